@@ -1,0 +1,36 @@
+# `make demo` and `make test` need Python 3.11, pip and make; each first creates .venv with what they run on.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNS ?= runs
+
+.PHONY: demo test lint types unit slow env clean
+
+demo: env
+	$(BIN)/dynaconv demo --out $(RUNS)/demo
+
+test: lint types unit
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: env
+	$(BIN)/mypy
+
+unit: env
+	$(BIN)/pytest -n 2 -m "not slow and not gpu"
+
+slow: env
+	$(BIN)/pytest -m slow
+
+env: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dynaconv needs Python 3.11 or newer; run: make env PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
