@@ -1,0 +1,153 @@
+"""Latency of several networks, measured so that they can be compared."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from dynaconv.analysis.profile import checked_size, eval_mode
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLatency:
+    """Times of one model, in milliseconds.
+
+    Attributes:
+        name: The key it was given under.
+        median_ms: Median over the rounds.
+        spread_ms: Half the distance between the quartiles.
+        ratio: Median over the rounds of this model's time divided by the first model's time in the same round.
+    """
+
+    name: str
+    median_ms: float
+    spread_ms: float
+    ratio: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """What `measure_latency` found, and under what conditions."""
+
+    models: tuple[ModelLatency, ...]
+    input_size: tuple[int, int, int, int]
+    rounds: int
+    threads: int
+    device: str
+    torch_version: str
+
+    def __getitem__(self, name: str) -> ModelLatency:
+        for entry in self.models:
+            if entry.name == name:
+                return entry
+        raise KeyError(f"no latency for {name!r}; measured: {[entry.name for entry in self.models]}.")
+
+    @property
+    def conditions(self) -> str:
+        """One line that belongs beside every number."""
+        batch, channels, height, width = self.input_size
+        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
+        return (
+            f"batch {batch}, {channels} x {height} x {width}, {self.device}, {threads}, torch {self.torch_version}, "
+            f"median of {self.rounds} alternating rounds"
+        )
+
+    def table(self) -> Table:
+        """The medians as a rich table."""
+        from rich.table import Table
+
+        table = Table(title="Latency", caption=self.conditions)
+        table.add_column("model")
+        table.add_column("median ms", justify="right")
+        table.add_column("± ms", justify="right")
+        table.add_column(f"ratio to {self.models[0].name}", justify="right")
+        for entry in self.models:
+            table.add_row(entry.name, f"{entry.median_ms:.2f}", f"{entry.spread_ms:.2f}", f"{entry.ratio:.2f}")
+        return table
+
+
+def measure_latency(
+    models: Mapping[str, nn.Module],
+    input_size: Sequence[int],
+    *,
+    rounds: int = 30,
+    warmup: int = 5,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Latency:
+    """Median forward time of each model in eval mode under inference mode.
+
+    Every round runs each model once, every other round in reverse order, so that a machine that slows down for a while
+    slows all of them down. The ratio compares times of the same round, which is steadier than a ratio of medians.
+
+    Args:
+        models: By name; the first one is the one the others are compared with. All on one device.
+        input_size: (C, H, W) for a batch of one, or (B, C, H, W).
+        rounds: Timed passes of each model.
+        warmup: Untimed passes of each model.
+        clock: Seconds; for tests.
+
+    Raises:
+        ValueError: No model, fewer than one round, or a bad size.
+    """
+    if not models:
+        raise ValueError("`models` is empty; give at least one model by name.")
+    if rounds < 1 or warmup < 0:
+        raise ValueError(f"`rounds` is at least 1 and `warmup` at least 0; got {rounds} and {warmup}.")
+    size = checked_size(input_size)
+    parameter = next(iter(next(iter(models.values())).parameters()), torch.zeros(()))
+    device, dtype = parameter.device, parameter.dtype
+    x = torch.rand(size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    times: dict[str, list[float]] = {name: [] for name in models}
+    order = list(models.items())
+    with ExitStack() as stack:
+        for model in models.values():
+            stack.enter_context(eval_mode(model))
+        stack.enter_context(torch.inference_mode())
+        for _ in range(warmup):
+            for _, model in order:
+                model(x)
+        _synchronise(device)
+        for turn in range(rounds):
+            for name, model in order if turn % 2 == 0 else reversed(order):
+                times[name].append(_one_pass(model, x, clock))
+    first = times[order[0][0]]
+    return Latency(
+        models=tuple(_summary(name, taken, first) for name, taken in times.items()),
+        input_size=size,
+        rounds=rounds,
+        threads=torch.get_num_threads(),
+        device=device.type,
+        torch_version=torch.__version__,
+    )
+
+
+def _one_pass(model: nn.Module, x: Tensor, clock: Callable[[], float]) -> float:
+    start = clock()
+    model(x)
+    _synchronise(x.device)
+    return (clock() - start) * 1e3
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _summary(name: str, taken: list[float], first: list[float]) -> ModelLatency:
+    quartiles = statistics.quantiles(taken, n=4, method="inclusive") if len(taken) > 1 else [taken[0]] * 3
+    return ModelLatency(
+        name=name,
+        median_ms=statistics.median(taken),
+        spread_ms=(quartiles[2] - quartiles[0]) / 2,
+        ratio=statistics.median(mine / base for mine, base in zip(taken, first, strict=True)),
+    )
