@@ -1,0 +1,216 @@
+"""What the dynamic branch computes, per class: how much of it depends on what is in the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynaconv.analysis.profile import eval_mode, is_dynamic
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PartStatistics:
+    """One part of a layer's coefficients (Lambda, Phi, an attention) over a data set, by class.
+
+    Attributes:
+        counts: Samples per class, (K,).
+        class_means: (K, *shape), where shape is that of the part for one sample; NaN for a class without samples.
+        class_variances: Population variance within each class, (K, *shape); NaN likewise.
+        mean: Over all samples, (*shape).
+    """
+
+    counts: Tensor
+    class_means: Tensor
+    class_variances: Tensor
+    mean: Tensor
+
+    @property
+    def between(self) -> Tensor:
+        """Variance of the class means, classes weighted by their samples, (*shape)."""
+        seen = self.counts > 0
+        deviations = (self.class_means[seen] - self.mean).square()
+        return _weighted(deviations, self.counts[seen])
+
+    @property
+    def within(self) -> Tensor:
+        """Mean over the samples of the variance inside their class, (*shape)."""
+        seen = self.counts > 0
+        return _weighted(self.class_variances[seen], self.counts[seen])
+
+    @property
+    def variance_ratio(self) -> float:
+        """Between-class over within-class variance, each summed over the elements; infinite without the latter."""
+        between, within = float(self.between.sum()), float(self.within.sum())
+        if within == 0:
+            return float("inf") if between > 0 else 0.0
+        return between / within
+
+    @property
+    def share_between(self) -> float:
+        """Share of the total variance that lies between classes, 0 to 1; 0 for a part that never changes."""
+        between, within = float(self.between.sum()), float(self.within.sum())
+        return between / (between + within) if between + within > 0 else 0.0
+
+    @property
+    def share_by_chance(self) -> float:
+        """The share to expect if classes made no difference: (K - 1) / (N - 1) for K classes and N samples."""
+        classes, samples = int((self.counts > 0).sum()), int(self.counts.sum())
+        return (classes - 1) / (samples - 1) if samples > 1 else 0.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerCoefficients:
+    """The parts of one dynamic layer.
+
+    Attributes:
+        name: Dotted path in the model.
+        kind: Class name.
+        parts: By the names of the layer's `coefficients` tuple, such as `scale` (Lambda) and `fusion` (Phi).
+    """
+
+    name: str
+    kind: str
+    parts: Mapping[str, PartStatistics]
+
+    @property
+    def share_between(self) -> float:
+        """The largest share among the parts."""
+        return max((part.share_between for part in self.parts.values()), default=0.0)
+
+
+@torch.inference_mode()
+def collect_coefficients(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    num_classes: int,
+    max_batches: int | None = None,
+) -> tuple[LayerCoefficients, ...]:
+    """Statistics of every dynamic layer's coefficients over a data set, in the order the network runs the layers.
+
+    Memory does not grow with the data: counts, means and sums of squared deviations are merged batch by batch in
+    float64. The model runs in eval mode and is left as it was.
+
+    Args:
+        model: Any network with layers that answer `coefficients(x)`.
+        batches: Pairs (images (B, C, H, W), classes (B,)), such as a data loader gives.
+        num_classes: K; class labels are 0 to K - 1.
+        max_batches: Stop after so many; None for all.
+
+    Raises:
+        ValueError: The model has no dynamic layer, there is no batch, or a label is outside 0 to K - 1.
+    """
+    names = {module: name for name, module in model.named_modules() if is_dynamic(module)}
+    if not names:
+        raise ValueError(f"{type(model).__name__} has no dynamic layer; nothing answers `coefficients(x)`.")
+    device = next(model.parameters()).device
+    collector = _Collector(names, num_classes)
+    with eval_mode(model), collector:
+        for index, (images, classes) in enumerate(batches):
+            if index == max_batches:
+                break
+            collector.classes = _checked_classes(classes, num_classes).to(device)
+            model(images.to(device))
+    if not collector.running:
+        raise ValueError("no batch reached a dynamic layer; the data loader is empty or the layers are not used.")
+    return tuple(
+        LayerCoefficients(
+            name=names[module],
+            kind=type(module).__name__,
+            parts={part: sums.result() for part, sums in parts.items()},
+        )
+        for module, parts in collector.running.items()
+    )
+
+
+@dataclass
+class _Running:
+    """Per-class counts, means and sums of squared deviations, merged batch by batch."""
+
+    counts: Tensor
+    means: Tensor
+    deviations: Tensor = field(repr=False)
+
+    @classmethod
+    def empty(cls, num_classes: int, like: Tensor) -> _Running:
+        zeros = torch.zeros(num_classes, *like.shape[1:], dtype=torch.float64, device=like.device)
+        return cls(torch.zeros(num_classes, dtype=torch.float64, device=like.device), zeros, zeros.clone())
+
+    def add(self, values: Tensor, classes: Tensor) -> None:
+        values = values.double()
+        counts = torch.zeros_like(self.counts).index_add_(0, classes, torch.ones_like(classes, dtype=torch.float64))
+        new = _column(counts, values).clamp(min=1)
+        means = torch.zeros_like(self.means).index_add_(0, classes, values) / new
+        deviations = torch.zeros_like(self.means).index_add_(0, classes, (values - means[classes]).square())
+        total = self.counts + counts
+        share = _column(counts / total.clamp(min=1), values)
+        step = means - self.means
+        self.deviations += deviations + step.square() * share * _column(self.counts, values)
+        self.means += step * share
+        self.counts = total
+
+    def result(self) -> PartStatistics:
+        counts = _column(self.counts, self.means)
+        empty = counts == 0
+        return PartStatistics(
+            counts=self.counts.long().cpu(),
+            class_means=self.means.masked_fill(empty, float("nan")).cpu(),
+            class_variances=(self.deviations / counts.clamp(min=1)).masked_fill(empty, float("nan")).cpu(),
+            mean=_weighted(self.means, self.counts).cpu(),
+        )
+
+
+class _Collector:
+    """Pre-hooks on the dynamic layers that ask each for its coefficients of what it is about to see."""
+
+    def __init__(self, names: Mapping[nn.Module, str], num_classes: int) -> None:
+        self.modules = list(names)
+        self.num_classes = num_classes
+        self.classes = torch.empty(0, dtype=torch.long)
+        self.running: dict[nn.Module, dict[str, _Running]] = {}
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        coefficients = module.coefficients(args[0])  # type: ignore[operator]
+        parts = self.running.setdefault(module, {})
+        for part, values in coefficients._asdict().items():
+            if not isinstance(values, Tensor):
+                continue
+            if part not in parts:
+                parts[part] = _Running.empty(self.num_classes, values)
+            parts[part].add(values, self.classes)
+
+    def __enter__(self) -> _Collector:
+        self._handles = [module.register_forward_pre_hook(self._before) for module in self.modules]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _checked_classes(classes: Tensor, num_classes: int) -> Tensor:
+    if classes.dim() != 1 or classes.is_floating_point():
+        raise ValueError(
+            f"classes are integers of shape (B,); got {classes.dtype} of shape {tuple(classes.shape)}. "
+            "Switch mixup and other label mixing off to collect statistics."
+        )
+    wrong = classes[(classes < 0) | (classes >= num_classes)]
+    if len(wrong):
+        raise ValueError(f"class {int(wrong[0])} is outside 0 to {num_classes - 1}; check `num_classes`.")
+    return classes.long()
+
+
+def _column(per_class: Tensor, like: Tensor) -> Tensor:
+    """(K,) reshaped to broadcast against (K, *shape)."""
+    return per_class.view(-1, *[1] * (like.dim() - 1))
+
+
+def _weighted(values: Tensor, counts: Tensor) -> Tensor:
+    """Mean over the first axis with weights (K,)."""
+    weights = counts.double() / counts.sum().clamp(min=1)
+    return (values * _column(weights, values)).sum(0)

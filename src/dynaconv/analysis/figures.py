@@ -1,0 +1,269 @@
+"""Figures of training runs and of what the dynamic branch computes.
+
+Each function returns a `matplotlib.figure.Figure` that belongs to no window and no global state; `save` writes it.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from torch import Tensor
+
+from dynaconv.analysis.coefficients import LayerCoefficients, PartStatistics
+
+# Okabe and Ito's colours, told apart with every kind of colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+SYMBOLS = {"scale": "Λ", "fusion": "Φ"}
+MAX_CLASSES = 12
+MAX_CHANNELS = 128
+DPI = 144
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write the figure as PNG and return the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI, facecolor="white")
+    return path
+
+
+def read_metrics(path: Path) -> dict[str, list[float]]:
+    """The columns of a run's `metrics.csv` as numbers; an empty cell is NaN."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError(f"{path} has no rows; the run stopped before its first epoch ended.")
+    return {name: [float(row[name]) if row[name] else math.nan for row in rows] for name in rows[0]}
+
+
+def training_curves(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """Loss and accuracy of several runs over the epochs.
+
+    Args:
+        runs: By name; each the columns `epoch`, `train_loss`, `val_loss`, `train_acc` and `val_acc` (0 to 1), as
+            `read_metrics` gives them. The first epoch is 0.
+    """
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    for (name, columns), colour in zip(runs.items(), _cycle(len(runs)), strict=True):
+        epochs = [epoch + 1 for epoch in columns["epoch"]]
+        for axes, quantity in ((loss, "loss"), (accuracy, "acc")):
+            train, held_out = columns.get(f"train_{quantity}"), columns[f"val_{quantity}"]
+            if train is not None:
+                axes.plot(epochs, train, color=colour, linestyle=(0, (2, 2)), linewidth=1.3, label=f"{name}, training")
+            marker = "o" if len(epochs) < 3 else None
+            axes.plot(epochs, held_out, color=colour, linewidth=2, marker=marker, label=f"{name}, held out")
+    best = {name: max(columns["val_acc"]) for name, columns in runs.items()}
+    _style(loss, "Loss", "cross-entropy")
+    summary = ", ".join(f"{name} {value:.1%}" for name, value in best.items())
+    _style(accuracy, f"Accuracy (best held out: {summary})", "accuracy")
+    loss.set_ylim(bottom=0)
+    accuracy.set_ylim(top=1.01)
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    accuracy.legend(loc="lower right", frameon=False, fontsize=9)
+    return figure
+
+
+def class_coefficients(
+    layers: Sequence[LayerCoefficients],
+    class_names: Sequence[str],
+    *,
+    layer: str | None = None,
+) -> Figure:
+    """How one layer's Lambda and Phi differ between classes, and how much they do in every layer.
+
+    Three panels: Lambda's class means minus their average over classes, by channel; Phi's class means minus theirs,
+    one small map per class; and by depth, the share of the variance of each that lies between classes. A part that
+    the layer does not have is left out.
+
+    Args:
+        layers: As `collect_coefficients` gives them.
+        class_names: One for each class. At most 12 are shown, those whose means lie farthest from the average.
+        layer: Name of the layer to show; None for the one with the largest share.
+
+    Raises:
+        ValueError: No layers, or no layer of that name.
+    """
+    shown = choose_layer(layers, layer)
+    vector = next(((name, part) for name, part in shown.parts.items() if part.mean.dim() == 1), None)
+    matrix = next(((name, part) for name, part in shown.parts.items() if part.mean.dim() >= 2), None)
+    classes = _classes_to_show(shown)
+    map_rows = math.ceil(len(classes) / _map_columns(len(classes)))
+    heights = [0.55]
+    heights += [1.3 + 0.22 * len(classes)] if vector else []
+    heights += [0.6 + 2.0 * map_rows] if matrix else []
+    heights += [3.0]
+    figure = Figure(figsize=(10.5, sum(heights)), layout="constrained")
+    grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+    panels = [figure.add_subfigure(grid[row]) for row in range(len(heights))]
+    head = panels.pop(0)
+    head.text(0.01, 0.5, _headline(shown), fontsize=13, fontweight="bold", va="center")
+    names = [class_names[index] for index in classes]
+    if vector:
+        _channel_heat_map(panels.pop(0), *vector, classes, names)
+    if matrix:
+        _fusion_maps(panels.pop(0), *matrix, classes, names)
+    _share_by_depth(panels.pop(0), layers, shown)
+    return figure
+
+
+def choose_layer(layers: Sequence[LayerCoefficients], name: str | None = None) -> LayerCoefficients:
+    """The named layer, or the one where classes differ most; layers with every part are preferred."""
+    if not layers:
+        raise ValueError("`layers` is empty; collect coefficients first.")
+    if name is not None:
+        for entry in layers:
+            if entry.name == name:
+                return entry
+        raise ValueError(f"no dynamic layer is called {name!r}; there are {', '.join(entry.name for entry in layers)}.")
+    most = max(len(entry.parts) for entry in layers)
+    return max((entry for entry in layers if len(entry.parts) == most), key=lambda entry: entry.share_between)
+
+
+def _headline(shown: LayerCoefficients) -> str:
+    shares = " and ".join(f"{part.share_between:.0%} of {_symbol(name)}" for name, part in shown.parts.items())
+    return f"Layer {shown.name or shown.kind}: the class explains {shares} (share of the variance)"
+
+
+def _channel_heat_map(
+    panel: SubFigure, name: str, part: PartStatistics, classes: list[int], class_names: list[str]
+) -> None:
+    deviations = _deviations(part, classes)
+    total = deviations.shape[1]
+    kept = part.between.argsort(descending=True)[:MAX_CHANNELS]
+    deviations = deviations[:, kept]
+    deviations = deviations[:, _channel_order(deviations)]
+    axes = panel.subplots()
+    image = axes.imshow(
+        deviations.numpy(), aspect="auto", interpolation="nearest", cmap="RdBu_r", norm=_symmetric(deviations)
+    )
+    symbol = _symbol(name)
+    subset = f"the {len(kept)} of {total} that differ most" if len(kept) < total else f"all {total}"
+    axes.set_title(f"{symbol} scales each output channel: class mean minus average over classes", **_TITLE)
+    axes.set_xlabel(f"output channel ({subset}; sorted by the class where each deviates most)")
+    axes.set_ylabel("class")
+    axes.set_yticks(range(len(class_names)), class_names)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.colorbar(image, ax=axes, pad=0.01, label=f"change of {symbol}")
+
+
+def _fusion_maps(panel: SubFigure, name: str, part: PartStatistics, classes: list[int], class_names: list[str]) -> None:
+    deviations, note = _as_matrices(_deviations(part, classes))
+    columns = _map_columns(len(classes))
+    rows = math.ceil(len(classes) / columns)
+    grid = panel.subplots(rows, columns, squeeze=False)
+    norm = _symmetric(deviations)
+    symbol = _symbol(name)
+    height, width = deviations.shape[1:]
+    panel.suptitle(
+        f"{symbol} mixes the {width} latent channels: class mean minus average over classes, {height} x {width}{note}",
+        x=0.01,
+        ha="left",
+        fontsize=11,
+    )
+    image: Any = None
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, matrix, label in zip(grid.flat, deviations, class_names, strict=False):
+        axes.set_axis_on()
+        image = axes.imshow(matrix.numpy(), cmap="RdBu_r", norm=norm, interpolation="nearest")
+        axes.set_title(label, fontsize=10)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    panel.colorbar(image, ax=list(grid.flat), pad=0.01, label=f"change of {symbol}", aspect=12 * rows)
+
+
+def _map_columns(classes: int) -> int:
+    """Columns that leave no ragged last row for 2 to 6, 8, 10 and 12 classes."""
+    return classes if classes <= 6 else math.ceil(classes / 2)
+
+
+def _share_by_depth(panel: SubFigure, layers: Sequence[LayerCoefficients], shown: LayerCoefficients) -> None:
+    axes = panel.subplots()
+    parts = list(dict.fromkeys(name for entry in layers for name in entry.parts))
+    positions = range(1, len(layers) + 1)
+    for index, (name, colour) in enumerate(zip(parts, _cycle(len(parts)), strict=True)):
+        shares = [entry.parts[name].share_between if name in entry.parts else math.nan for entry in layers]
+        marker = "os^D"[index % 4]
+        axes.plot(positions, shares, marker=marker, markersize=5, linewidth=1.5, color=colour, label=_symbol(name))
+    chance = next(iter(shown.parts.values())).share_by_chance
+    axes.axhline(chance, color="0.45", linestyle=(0, (4, 3)), linewidth=1, label="if classes made no difference")
+    axes.axvline(1 + list(layers).index(shown), color="0.75", linewidth=7, alpha=0.5, zorder=0, label="layer above")
+    _style(
+        axes,
+        "Share of the variance that lies between classes, by depth",
+        "share",
+        "dynamic layer, from input to output",
+    )
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(0.5, len(layers) + 0.5)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
+
+
+def _deviations(part: PartStatistics, classes: list[int]) -> Tensor:
+    """Class means minus the average over all classes that have samples, (len(classes), *shape)."""
+    seen = part.counts > 0
+    return part.class_means[classes] - part.class_means[seen].mean(0)
+
+
+def _as_matrices(values: Tensor) -> tuple[Tensor, str]:
+    """(K, blocks, L, L) or (K, L, L, L_k) cut to the matrix that differs most between classes, and a note saying so."""
+    if values.dim() == 3:
+        return values, ""
+    blocks_first = values.shape[-1] == values.shape[-2]
+    stacked = values if blocks_first else values.movedim(-1, 1)
+    strength = stacked.square().sum(dim=(0, 2, 3))
+    index = int(strength.argmax())
+    what = "block" if blocks_first else "slice"
+    return stacked[:, index], f", {what} {index + 1} of {len(strength)}"
+
+
+def _classes_to_show(shown: LayerCoefficients) -> list[int]:
+    part = next(iter(shown.parts.values()))
+    present = torch.nonzero(part.counts > 0).flatten()
+    distance = (part.class_means[present] - part.mean).flatten(1).square().sum(1)
+    farthest = present[distance.argsort(descending=True)[:MAX_CLASSES]]
+    return sorted(int(index) for index in farthest)
+
+
+def _channel_order(deviations: Tensor) -> Tensor:
+    """Channels grouped by the class where they deviate most, from most raised to most lowered."""
+    strongest = deviations.abs().argmax(0)
+    values = deviations.gather(0, strongest[None])[0]
+    keys = list(zip(strongest.tolist(), (-values).tolist(), strict=True))
+    return torch.tensor(sorted(range(len(keys)), key=keys.__getitem__))
+
+
+def _symmetric(values: Tensor) -> Normalize:
+    """A colour scale around zero that one outlier cannot stretch: up to the 99.5th percentile."""
+    limit = float(torch.quantile(values.abs().flatten().float(), 0.995)) or 1.0
+    return Normalize(-limit, limit)
+
+
+def _symbol(part: str) -> str:
+    return SYMBOLS.get(part, part)
+
+
+def _cycle(count: int) -> list[str]:
+    return [COLOURS[index % len(COLOURS)] for index in range(count)]
+
+
+_TITLE: dict[str, Any] = {"loc": "left", "fontsize": 11}
+
+
+def _style(axes: Axes, title: str, ylabel: str, xlabel: str = "epoch") -> None:
+    axes.set_title(title, **_TITLE)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(True, color="0.9", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
