@@ -1,3 +1,11 @@
-"""Convolutional networks whose kernels depend on the input."""
+"""Convolutional networks whose kernels depend on the input.
+
+Importing this package needs torch alone. With timm installed its models are registered there as soon as timm is
+imported, in either order.
+"""
+
+from dynaconv.layers import DCDConfig, DCDConv2d, DCDLinear, DynamicConv2d
 
 __version__ = "0.1.0"
+
+__all__ = ["DCDConfig", "DCDConv2d", "DCDLinear", "DynamicConv2d"]

@@ -1,0 +1,51 @@
+"""Checks that layers share; every message says what is wrong, what came and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+from torch import Tensor
+
+
+def check_positive(name: str, value: object) -> int:
+    """Return ``value`` if it is an int of at least 1, else raise ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}.")
+    return value
+
+
+def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """Raise ValueError unless ``value`` is one of ``choices``; the message names the nearest."""
+    known = list(choices)
+    if value in known and not isinstance(value, bool):
+        return
+    near = difflib.get_close_matches(str(value), [str(choice) for choice in known], n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name} must be one of {', '.join(repr(choice) for choice in known)}; got {value!r}.{hint}")
+
+
+def check_divides(name: str, value: int, channels_name: str, channels: int) -> None:
+    """Raise ValueError unless ``value`` divides ``channels``; the message lists what does."""
+    if channels % value:
+        divisors = ", ".join(str(d) for d in range(1, channels + 1) if channels % d == 0)
+        raise ValueError(f"{name}={value} does not divide {channels_name}={channels}; use one of {divisors}.")
+
+
+def pair(name: str, value: int | tuple[int, int], minimum: int = 1) -> tuple[int, int]:
+    """Return ``value`` as two ints of at least ``minimum``, else raise ValueError."""
+    values = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(values) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < minimum for v in values):
+        raise ValueError(f"{name} must be a whole number of at least {minimum}, or two of them; got {value!r}.")
+    return values
+
+
+def check_images(x: Tensor, in_channels: int, layer: str) -> None:
+    """Raise ValueError unless ``x`` is ``(B, in_channels, H, W)``."""
+    if x.dim() != 4:
+        hint = " Add the batch axis with x.unsqueeze(0)." if x.dim() == 3 else ""
+        raise ValueError(
+            f"{layer} takes a 4-D input (batch, channels, height, width); got {x.dim()}-D {tuple(x.shape)}.{hint}"
+        )
+    if x.shape[1] != in_channels:
+        raise ValueError(
+            f"{layer} was built for in_channels={in_channels}; the input {tuple(x.shape)} has {x.shape[1]} channels."
+        )

@@ -1,0 +1,205 @@
+"""The hyperparameters of DCD and the sizes they give for a convolution."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Self
+
+from dynaconv.layers._checks import check_choice, check_divides, check_positive
+from dynaconv.layers.branch import ACTIVATIONS
+from dynaconv.ops.dcd import DCDForm, default_latent_dim, default_latent_taps
+
+Variant = Literal["full", "scale", "residual"]
+Fusion = Literal["auto", "channel", "joint", "depthwise"]
+Activation = Literal["auto", "relu", "relu6", "silu", "gelu", "hardswish", "gate"]
+ScaleActivation = Literal["auto", "linear", "hard_sigmoid", "sigmoid", "tanh"]
+ContextNorm = Literal["auto", "layer"] | None
+Norm = Literal["batch"] | None
+Algorithm = Literal["auto", "kernel", "factored"]
+
+ALGORITHMS = ("auto", "kernel", "factored")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DCDConfig:
+    """Hyperparameters of a DCD layer, beside the convolution's own arguments.
+
+    Raises:
+        ValueError: a field has a value outside the range given here.
+
+    Reference: Li et al., ICLR 2021, arXiv:2103.08756v1.
+    """
+
+    variant: Variant = "full"
+    """``full`` is Lambda W0 + P Phi Q^T, ``scale`` Lambda W0 alone, ``residual`` W0 + P Phi Q^T."""
+    fusion: Fusion = "auto"
+    """Form of the residual. ``auto``: ``depthwise`` for a depthwise convolution, else ``channel``."""
+    latent_dim: int | None = None
+    """L of one block, at most its channels; None: floor(C / 2^floor(log2 sqrt C))."""
+    latent_taps: int | None = None
+    """L_k, 1 to k^2, of the joint and depthwise forms; None: floor(k^2 / 2)."""
+    blocks: int | None = None
+    """B, diagonal blocks of the residual, a multiple of groups; None: as many as groups."""
+    reduction: int = 16
+    """r: the branch is max(C_in // r, min_hidden_channels) wide."""
+    hidden_channels: int | None = None
+    """Width of the branch, in place of what `reduction` gives."""
+    min_hidden_channels: int = 4
+    """Least width of the branch."""
+    context_size: Literal[1, 2] = 1
+    """The input is averaged over a grid of this many cells along each axis."""
+    context_norm: ContextNorm = "auto"
+    """``layer`` normalises the context; ``auto`` does so unless ``norm="batch"``."""
+    activation: Activation = "auto"
+    """Of the branch. ``auto``: ``relu``, or with ``norm="batch"`` ``gate``, h * hsig(F2 h)."""
+    scale_activation: ScaleActivation = "auto"
+    """How a logit t becomes Lambda, always 1 at t = 0: ``linear`` 1 + t, ``hard_sigmoid`` relu6(t + 3) / 3 in [0, 2],
+    ``sigmoid`` 2 sigmoid(t) in (0, 2), ``tanh`` 1 + tanh(t) in (0, 2). ``auto``: ``linear``, or ``hard_sigmoid`` with
+    ``norm="batch"``."""
+    norm: Norm = None
+    """``batch`` puts batch norms around Phi and a skip over it, as the published code does (channel form only)."""
+    algorithm: Algorithm = "auto"
+    """``kernel`` forms W(x), ``factored`` applies its factors to features, ``auto`` asks the cost model."""
+
+    def __post_init__(self) -> None:
+        check_choice("variant", self.variant, ("full", "scale", "residual"))
+        check_choice("fusion", self.fusion, ("auto", "channel", "joint", "depthwise"))
+        for name in ("latent_dim", "latent_taps", "blocks", "hidden_channels"):
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
+        if isinstance(self.reduction, bool) or not isinstance(self.reduction, int) or self.reduction < 1:
+            raise ValueError(
+                f"reduction is a divisor, a whole number of at least 1; got {self.reduction!r}. "
+                "For a ratio of 1/16 pass 16."
+            )
+        check_positive("min_hidden_channels", self.min_hidden_channels)
+        check_choice("context_size", self.context_size, (1, 2))
+        check_choice("context_norm", self.context_norm, ("auto", "layer", None))
+        check_choice("activation", self.activation, ("auto", *ACTIVATIONS, "gate"))
+        check_choice("scale_activation", self.scale_activation, ("auto", "linear", "hard_sigmoid", "sigmoid", "tanh"))
+        check_choice("norm", self.norm, (None, "batch"))
+        check_choice("algorithm", self.algorithm, ALGORITHMS)
+        if self.variant == "scale":
+            given = [name for name in ("latent_dim", "latent_taps", "blocks") if getattr(self, name) is not None]
+            if given:
+                raise ValueError(f"variant='scale' has no residual, so {given[0]} has no meaning; leave it out.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as a plain dict; `from_dict` gives the same config back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """A config of the given fields.
+
+        Raises:
+            ValueError: a key is no field of this class.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in fields:
+            check_choice("a DCD option", key, known)
+        return cls(**fields)
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether Lambda(x) is there."""
+        return self.variant != "residual"
+
+    @property
+    def has_residual(self) -> bool:
+        """Whether P Phi(x) Q^T is there."""
+        return self.variant != "scale"
+
+    def resolved(self) -> Self:
+        """The same config with every ``auto`` that depends on `norm` alone replaced by what it means."""
+        batch = self.norm == "batch"
+        return dataclasses.replace(
+            self,
+            context_norm=(None if batch else "layer") if self.context_norm == "auto" else self.context_norm,
+            activation=("gate" if batch else "relu") if self.activation == "auto" else self.activation,
+            scale_activation=("hard_sigmoid" if batch else "linear")
+            if self.scale_activation == "auto"
+            else self.scale_activation,
+        )
+
+
+class DCDSizes(NamedTuple):
+    """What a config means for one convolution. L and L_k are 0 without a residual."""
+
+    form: DCDForm
+    blocks: int
+    latent_dim: int
+    latent_taps: int
+    hidden_channels: int
+    context_features: int
+
+    @property
+    def fusion_shape(self) -> tuple[int, ...]:
+        """Shape of Phi(x) of one sample, as the algorithms take it."""
+        if self.form == "depthwise":
+            return (self.latent_taps, self.latent_taps)
+        if self.form == "joint":
+            return (self.blocks, self.latent_dim, self.latent_dim, self.latent_taps)
+        return (self.blocks, self.latent_dim, self.latent_dim)
+
+
+def dcd_sizes(config: DCDConfig, in_channels: int, out_channels: int, groups: int, num_taps: int) -> DCDSizes:
+    """Sizes of a DCD layer for a convolution.
+
+    Raises:
+        ValueError: a size does not fit the convolution.
+    """
+    hidden = config.hidden_channels or max(in_channels // config.reduction, config.min_hidden_channels)
+    context = in_channels * config.context_size**2
+    form = _form(config, in_channels, groups)
+    if not config.has_residual:
+        return DCDSizes(form, 1, 0, 0, hidden, context)
+    if config.norm == "batch" and form != "channel":
+        raise ValueError(
+            f"norm='batch' is defined for channel fusion only; got fusion={form!r}. Use norm=None, or fusion='channel'."
+        )
+    taps = _latent_taps(config, form, num_taps)
+    if form == "depthwise":
+        for name in ("latent_dim", "blocks"):
+            if getattr(config, name) is not None:
+                raise ValueError(f"{name} has no meaning in the depthwise form, whose latent size is latent_taps.")
+        return DCDSizes(form, 1, 0, taps, hidden, context)
+    blocks = groups if config.blocks is None else config.blocks
+    if blocks % groups:
+        raise ValueError(
+            f"blocks={blocks} must be a multiple of groups={groups}, so that no block reaches across groups."
+        )
+    check_divides("blocks", blocks, "in_channels", in_channels)
+    check_divides("blocks", blocks, "out_channels", out_channels)
+    latent = config.latent_dim or default_latent_dim(min(in_channels, out_channels) / blocks / taps)
+    most = max(in_channels, out_channels) // blocks
+    if latent > most:
+        raise ValueError(
+            f"latent_dim={latent} is more than the {most} channels of a block (in_channels={in_channels}, "
+            f"out_channels={out_channels}, blocks={blocks}); use 1 to {most}."
+        )
+    return DCDSizes(form, blocks, latent, taps, hidden, context)
+
+
+def _form(config: DCDConfig, in_channels: int, groups: int) -> DCDForm:
+    depthwise = groups == in_channels
+    if config.fusion == "auto":
+        return "depthwise" if depthwise and in_channels > 1 else "channel"
+    if config.fusion == "depthwise" and not depthwise:
+        raise ValueError(
+            f"fusion='depthwise' needs a depthwise convolution (groups == in_channels); got groups={groups}, "
+            f"in_channels={in_channels}. Use fusion='channel' or 'joint'."
+        )
+    return config.fusion
+
+
+def _latent_taps(config: DCDConfig, form: DCDForm, num_taps: int) -> int:
+    if form == "channel":
+        if config.latent_taps not in (None, 1):
+            raise ValueError(
+                f"channel fusion has latent_taps=1 (the centre tap); got {config.latent_taps}. Use fusion='joint'."
+            )
+        return 1
+    taps = config.latent_taps or default_latent_taps(num_taps)
+    if taps > num_taps:
+        raise ValueError(f"latent_taps={taps} is more than the kernel's {num_taps} taps; use 1 to {num_taps}.")
+    return taps

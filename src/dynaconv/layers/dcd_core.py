@@ -1,0 +1,208 @@
+"""What the DCD convolution and the DCD linear layer have in common: factors, branch, choice of algorithm."""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynaconv.layers._checks import check_choice
+from dynaconv.layers.branch import DynamicBranch
+from dynaconv.layers.dcd_config import ALGORITHMS, DCDConfig, DCDSizes, dcd_sizes
+from dynaconv.layers.latent_norm import LatentBatchNorm2d
+from dynaconv.ops.common import Cost, Geometry, cheapest, is_exporting
+from dynaconv.ops.dcd import DCDFactors, dcd_kernel, factored_dcd, fold_latent_norms, kernel_dcd
+from dynaconv.ops.dcd.cost import dcd_costs
+
+SMALL_STD = 0.01
+"""Standard deviation of a fresh branch's weights when nothing normalises the residual."""
+
+
+class DCDCoefficients(NamedTuple):
+    """What the dynamic branch of a DCD layer computes. A part is None where the variant lacks it."""
+
+    scale: Tensor | None
+    """Diagonal of Lambda(x), ``(B, C_out)``."""
+    fusion: Tensor | None
+    """Phi(x): ``(B, L, L)``; in the joint form ``(B, L, L, L_k)``, its axes those of Q, P and R; in the depthwise form
+    ``(B, L_k, L_k)``. Several blocks stand in an axis of their own after the batch."""
+
+
+class DCDCore(nn.Module):
+    """Mixin: builds P, Q, R, the branch and the latent norms beside a static ``weight``, and runs them."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    p: nn.Parameter
+    q: nn.Parameter
+    r: nn.Parameter
+    config: DCDConfig
+    sizes: DCDSizes
+
+    def _build(self, config: DCDConfig, in_channels: int, out_channels: int, groups: int, num_taps: int) -> None:
+        options: dict[str, Any] = {"device": self.weight.device, "dtype": self.weight.dtype}
+        self.config = config.resolved()
+        self.sizes = sizes = dcd_sizes(config, in_channels, out_channels, groups, num_taps)
+        self._algorithm: str = config.algorithm
+        heads = {}
+        if config.has_scale:
+            heads["scale"] = out_channels
+        if config.has_residual:
+            heads["fusion"] = math.prod(sizes.fusion_shape)
+            latent = sizes.latent_taps if sizes.form == "depthwise" else sizes.latent_dim
+            self.p = nn.Parameter(torch.empty(out_channels, latent, **options))
+            if sizes.form != "depthwise":
+                self.q = nn.Parameter(torch.empty(in_channels, latent, **options))
+            if sizes.form != "channel":
+                self.r = nn.Parameter(torch.empty(num_taps, sizes.latent_taps, **options))
+            if config.norm == "batch":
+                self.norm1 = LatentBatchNorm2d(sizes.blocks * latent, **options)
+                self.norm2 = LatentBatchNorm2d(sizes.blocks * latent, **options)
+        self.branch = DynamicBranch(
+            sizes.context_features,
+            sizes.hidden_channels,
+            heads,
+            activation=self.config.activation,
+            normalise=self.config.context_norm == "layer",
+            device=self.weight.device,
+            dtype=self.weight.dtype,
+        )
+
+    def _reset_dynamic(self) -> None:
+        """Start P, Q, R at unit gain and the branch small, so that a fresh layer is near its static kernel."""
+        self.branch.reset_parameters(None if self.config.norm == "batch" else SMALL_STD)
+        if not self.config.has_residual:
+            return
+        nn.init.normal_(self.p, std=self.p.shape[1] ** -0.5)
+        if self.sizes.form != "depthwise":
+            nn.init.normal_(self.q, std=(self.q.shape[0] // self.sizes.blocks) ** -0.5)
+        if self.sizes.form != "channel":
+            nn.init.normal_(self.r, std=self.r.shape[0] ** -0.5)
+        if self.config.norm == "batch":
+            self.norm1.reset_parameters()
+            self.norm2.reset_parameters()
+
+    def _neutralise(self) -> None:
+        """Make the layer compute its static kernel exactly: Lambda = 1 and no residual.
+
+        Without norms Phi starts at zero, so P and Q keep their scale and Phi moves first. With norms the skip over Phi
+        would remain, so P starts at zero.
+        """
+        with torch.no_grad():
+            if self.config.has_scale:
+                self._head("scale").zero_()
+            if self.config.has_residual:
+                (self.p if self.config.norm == "batch" else self._head("fusion")).zero_()
+
+    def _head(self, name: str) -> Tensor:
+        head = self.branch.heads[name]
+        assert isinstance(head, nn.Linear)
+        return head.weight
+
+    @property
+    def algorithm(self) -> str:
+        """``auto``, ``kernel`` or ``factored``; may be set at any time."""
+        return self._algorithm
+
+    @algorithm.setter
+    def algorithm(self, value: str) -> None:
+        check_choice("algorithm", value, ALGORITHMS)
+        self._algorithm = value
+
+    def _coefficients(self, context: Tensor) -> DCDCoefficients:
+        """Coefficients of a context ``(B, features)``, Phi in the shape the algorithms take."""
+        heads = self.branch(context)
+        scale, fusion = heads.get("scale"), heads.get("fusion")
+        if scale is not None:
+            scale = _activate_scale(scale, self.config.scale_activation)
+        if fusion is not None:
+            fusion = fusion.reshape(fusion.shape[0], *self.sizes.fusion_shape)
+        return DCDCoefficients(scale, fusion)
+
+    def _public(self, coefficients: DCDCoefficients) -> DCDCoefficients:
+        fusion = coefficients.fusion
+        if fusion is not None and self.sizes.form != "depthwise" and self.sizes.blocks == 1:
+            fusion = fusion.squeeze(1)
+        return coefficients._replace(fusion=fusion)
+
+    def _normalises_by_batch(self) -> bool:
+        """Whether a latent norm would use statistics of the batch, so that no kernel of one sample exists."""
+        return self.config.norm == "batch" and self.config.has_residual and (self.norm1.training or self.norm2.training)
+
+    def _factors(self, context: Tensor, weight: Tensor) -> tuple[DCDFactors, Tensor | None]:
+        """The factors of W(x), fixed latent norms folded in, and the bias of each sample, ``(B, C_out)``."""
+        scale, fusion = self._coefficients(context)
+        p = self.p if self.config.has_residual else None
+        q = self.q if self.config.has_residual and self.sizes.form != "depthwise" else None
+        r = self.r if self.config.has_residual and self.sizes.form != "channel" else None
+        bias: Tensor | None = self.bias
+        if bias is not None and scale is not None and self.config.norm == "batch":
+            bias = bias.to(scale.dtype) * scale
+        if fusion is not None and self.config.norm == "batch" and not self._normalises_by_batch():
+            assert p is not None
+            norms = (self.norm1.scale_and_shift(fusion.dtype), self.norm2.scale_and_shift(fusion.dtype))
+            fusion, latent_bias = fold_latent_norms(fusion, p, *norms)
+            bias = latent_bias if bias is None else bias + latent_bias
+        if bias is not None:
+            bias = bias.expand(context.shape[0], -1)
+        return DCDFactors(self.sizes.form, weight, scale, fusion, p, q, r), bias
+
+    def _kernel_and_bias(self, context: Tensor, weight: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor | None]:
+        if self._normalises_by_batch():
+            raise RuntimeError(
+                "norm='batch' uses statistics of the whole batch in train mode, so no kernel of one sample exists; "
+                "call eval() first, or use norm=None."
+            )
+        factors, bias = self._factors(context, weight)
+        return dcd_kernel(factors, geometry, context.shape[0]), bias
+
+    def _apply_dcd(self, x: Tensor, context: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+        factors, bias = self._factors(context, weight)
+        if self._normalises_by_batch():
+            if self._algorithm == "kernel":
+                raise RuntimeError(
+                    "algorithm='kernel' cannot run norm='batch' in train mode, where no kernel of one sample exists; "
+                    "use algorithm='auto' or 'factored', or call eval()."
+                )
+            out = factored_dcd(x, factors, geometry, (self.norm1, self.norm2))
+        elif self._choose(x, geometry) == "kernel":
+            out = kernel_dcd(x, factors, geometry)
+        else:
+            out = factored_dcd(x, factors, geometry)
+        return out if bias is None else out + bias.to(out.dtype)[:, :, None, None]
+
+    def _choose(self, x: Tensor, geometry: Geometry) -> str:
+        if self._algorithm != "auto":
+            return self._algorithm
+        if is_exporting():
+            # The batch and the image size may be free in the exported graph; factors serve every size.
+            return "factored"
+        return cheapest(self._costs((x.shape[0], x.shape[1], x.shape[2], x.shape[3]), geometry))
+
+    def _costs(self, input_shape: tuple[int, int, int, int], geometry: Geometry) -> dict[str, Cost]:
+        form, blocks, latent_dim, latent_taps, _, _ = self.sizes
+        latent = (blocks, latent_taps if form == "depthwise" else latent_dim, latent_taps)
+        channels = self.weight.shape[0]
+        return dcd_costs(form, geometry, input_shape, channels, latent, scaled=self.config.has_scale)
+
+    def _dcd_repr(self) -> str:
+        form, blocks, latent_dim, latent_taps, hidden, _ = self.sizes
+        parts = [f"variant={self.config.variant!r}"]
+        if self.config.has_residual:
+            parts.append(f"fusion={form!r}")
+            parts += [f"latent_dim={latent_dim}"] if form != "depthwise" else []
+            parts += [f"latent_taps={latent_taps}"] if form != "channel" else []
+            parts += [f"blocks={blocks}"] if blocks > 1 else []
+        parts.append(f"hidden_channels={hidden}")
+        parts += [f"norm={self.config.norm!r}"] if self.config.norm else []
+        return ", ".join(parts)
+
+
+def _activate_scale(logits: Tensor, activation: str) -> Tensor:
+    """Lambda from its logits; 1 at logit 0 for every activation."""
+    if activation == "linear":
+        return 1 + logits
+    if activation == "hard_sigmoid":
+        return F.relu6(logits + 3) / 3
+    return 2 * torch.sigmoid(logits) if activation == "sigmoid" else 1 + torch.tanh(logits)

@@ -1,0 +1,25 @@
+"""Batch norm in the latent space, usable where a batch has a single value a channel."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LatentBatchNorm2d(nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d`, except that in train mode a single value a channel is normalised by running statistics.
+
+    One sample of 1x1 pixels has no variance; the ordinary layer raises there.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise ``(B, L, H, W)`` over all axes but the second."""
+        if self.training and input.shape[0] * input.shape[2] * input.shape[3] == 1:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(input)
+
+    def scale_and_shift(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """s and t of the map t -> s * t + shift that this layer is in eval mode, each ``(L,)``."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        scale = self.weight.to(dtype) * torch.rsqrt(self.running_var.to(dtype) + self.eps)
+        return scale, self.bias.to(dtype) - self.running_mean.to(dtype) * scale

@@ -1,0 +1,31 @@
+"""The context of a dynamic branch: the input, averaged over one cell or over a 2 x 2 grid of cells."""
+
+import torch
+from torch import Tensor
+
+
+def pool_context(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """Average ``x`` over a grid of ``size`` x ``size`` cells, summing in ``dtype``.
+
+    Cells are those of `torch.nn.functional.adaptive_avg_pool2d`: on odd heights or widths the two cells of a 2 x 2
+    grid share the middle row or column. No wider copy of ``x`` is made.
+
+    Args:
+        x: Input, ``(B, C, H, W)``.
+        size: Cells along each axis, 1 or 2.
+        dtype: Type of the sums and of the result; float32 keeps half-precision inputs from overflowing.
+
+    Returns:
+        ``(B, C * size**2)``; for ``size=2`` each channel's four cells stand together, row by row.
+    """
+    if size == 1:
+        return x.mean((2, 3), dtype=dtype)
+    rows, columns = _halves(x.shape[2]), _halves(x.shape[3])
+    cells = [
+        x[:, :, top:bottom, left:right].mean((2, 3), dtype=dtype) for top, bottom in rows for left, right in columns
+    ]
+    return torch.stack(cells, dim=2).flatten(1)
+
+
+def _halves(size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    return (0, (size + 1) // 2), (size // 2, size)

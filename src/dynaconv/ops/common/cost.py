@@ -1,0 +1,56 @@
+"""What an algorithm costs: a small, inspectable model that `algorithm="auto"` asks.
+
+Time is estimated as multiply-adds / rate + numbers moved / bandwidth + operator calls * overhead. The rates of
+`DEFAULT_MACHINE` were fitted to medians of `benchmarks/algorithms.py`; the model has to rank algorithms, not to
+predict milliseconds.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Cost(NamedTuple):
+    """What one forward pass of one algorithm does.
+
+    ``dense`` and ``batched`` are multiply-adds, of shared convolutions and of products with a matrix a sample;
+    ``moved`` counts numbers read or written besides, ``calls`` operators started.
+    """
+
+    dense: float = 0.0
+    batched: float = 0.0
+    moved: float = 0.0
+    calls: int = 0
+
+    def __add__(self, other: object) -> "Cost":
+        if not isinstance(other, Cost):
+            return NotImplemented
+        return Cost(
+            self.dense + other.dense, self.batched + other.batched, self.moved + other.moved, self.calls + other.calls
+        )
+
+    @property
+    def multiply_adds(self) -> float:
+        """All multiply-adds."""
+        return self.dense + self.batched
+
+
+class Machine(NamedTuple):
+    """Rates of a machine, per second: multiply-adds, numbers moved; and seconds to start an operator."""
+
+    dense_rate: float = 60e9
+    batched_rate: float = 40e9
+    bandwidth: float = 3e9
+    overhead: float = 4e-6
+
+    def seconds(self, cost: Cost) -> float:
+        """Estimated seconds of ``cost``."""
+        arithmetic = cost.dense / self.dense_rate + cost.batched / self.batched_rate
+        return arithmetic + cost.moved / self.bandwidth + cost.calls * self.overhead
+
+
+DEFAULT_MACHINE = Machine()
+
+
+def cheapest(costs: Mapping[str, Cost], machine: Machine = DEFAULT_MACHINE) -> str:
+    """Name of the algorithm with the least estimated time; the first of equals."""
+    return min(costs, key=lambda name: machine.seconds(costs[name]))

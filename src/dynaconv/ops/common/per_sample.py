@@ -1,0 +1,95 @@
+"""Convolve every sample of a batch with a kernel of its own."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dynaconv.ops.common.exporting import is_exporting
+from dynaconv.ops.common.geometry import Geometry
+
+
+def per_sample_conv2d(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
+    """Convolve sample b of ``x`` with ``kernel[b]``.
+
+    A single tap is a batched matrix product. Larger kernels fold the batch into ``groups``, except while exporting:
+    there the taps are summed one by one, because a folded batch would be frozen in the graph.
+
+    Args:
+        x: Input, ``(B, C_in, H, W)``.
+        kernel: One kernel a sample, ``(B, C_out, C_in / groups, k_h, k_w)``.
+        geometry: Stride, padding, dilation and groups.
+
+    Returns:
+        ``(B, C_out, H_out, W_out)``.
+    """
+    if geometry.pointwise:
+        return pointwise_per_sample(x, kernel, geometry)
+    if is_exporting() or x.shape[0] == 0:
+        return taps_per_sample(x, kernel, geometry)
+    return grouped_per_sample(x, kernel, geometry)
+
+
+def pointwise_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
+    """`per_sample_conv2d` for a 1x1 kernel: one matrix product a sample and group, in the memory format of ``x``."""
+    if geometry.padding != (0, 0):
+        pad_h, pad_w = geometry.padding
+        x = F.pad(x, (pad_w, pad_w, pad_h, pad_h))
+    if geometry.stride != (1, 1):
+        x = x[:, :, :: geometry.stride[0], :: geometry.stride[1]]
+    return grouped_matmul(kernel.flatten(2), x, geometry.groups)
+
+
+def grouped_matmul(matrix: Tensor, x: Tensor, groups: int = 1) -> Tensor:
+    """Multiply the channels of each sample by a matrix of its own, block-diagonal in ``groups`` blocks.
+
+    Args:
+        matrix: ``(B, C_out, C_in / groups)``.
+        x: ``(B, C_in, H, W)``; channels_last inputs are multiplied in place of storage, without a copy.
+        groups: Number of blocks.
+
+    Returns:
+        ``(B, C_out, H, W)`` in the memory format of ``x``.
+    """
+    batch, out_channels, height, width = x.shape[0], matrix.shape[1], x.shape[2], x.shape[3]
+    if groups == 1:
+        if _is_channels_last(x):
+            rows = x.permute(0, 2, 3, 1).flatten(1, 2)
+            product = torch.bmm(rows, matrix.transpose(1, 2))
+            return product.reshape(batch, height, width, out_channels).permute(0, 3, 1, 2)
+        return torch.bmm(matrix, x.flatten(2)).reshape(batch, out_channels, height, width)
+    blocks = matrix.reshape(batch, groups, out_channels // groups, matrix.shape[2])
+    product = torch.matmul(blocks, x.reshape(batch, groups, x.shape[1] // groups, height * width))
+    return product.reshape(batch, out_channels, height, width)
+
+
+def grouped_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
+    """`per_sample_conv2d` as one convolution with ``B * groups`` groups."""
+    batch = x.shape[0]
+    folded = x.reshape(1, batch * x.shape[1], x.shape[2], x.shape[3])
+    groups = batch * geometry.groups
+    out = F.conv2d(folded, kernel.flatten(0, 1), None, geometry.stride, geometry.padding, geometry.dilation, groups)
+    return out.reshape(batch, kernel.shape[1], out.shape[2], out.shape[3])
+
+
+def taps_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
+    """`per_sample_conv2d` as a sum over taps of matrix products; keeps the batch a free axis."""
+    out_h, out_w = geometry.output_size(x.shape[2], x.shape[3])
+    (stride_h, stride_w), (dilation_h, dilation_w) = geometry.stride, geometry.dilation
+    pad_h, pad_w = geometry.padding
+    x = F.pad(x, (pad_w, pad_w, pad_h, pad_h))
+    depthwise = kernel.shape[2] == 1 and kernel.shape[1] == x.shape[1]
+    total: Tensor | None = None
+    for row in range(geometry.kernel_size[0]):
+        for column in range(geometry.kernel_size[1]):
+            top, left = row * dilation_h, column * dilation_w
+            bottom, right = top + (out_h - 1) * stride_h + 1, left + (out_w - 1) * stride_w + 1
+            seen = x[:, :, top:bottom:stride_h, left:right:stride_w]
+            tap = kernel[:, :, :, row, column]
+            part = seen * tap.unsqueeze(3) if depthwise else grouped_matmul(tap, seen, geometry.groups)
+            total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()

@@ -1,0 +1,50 @@
+"""The factors of a DCD kernel, as the algorithms take them."""
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+
+def split_rows(matrix: Tensor, blocks: int) -> Tensor:
+    """The rows of each block: ``(C, L)`` to ``(blocks, C / blocks, L)``."""
+    return matrix.reshape(blocks, matrix.shape[0] // blocks, matrix.shape[1])
+
+
+def required(part: Tensor | None) -> Tensor:
+    """A factor that the form at hand must have."""
+    assert part is not None
+    return part
+
+
+DCDForm = Literal["channel", "joint", "depthwise"]
+
+
+class DCDFactors(NamedTuple):
+    """Everything W(x) is made of. A part is None where the variant lacks it.
+
+    The residual's form says how `p`, `fusion`, `q` and `r` combine:
+
+    - ``channel``: P_b Phi_b(x) Q_b^T for each block, at the centre tap (for a 1x1 kernel that is the whole kernel);
+      ``fusion`` is ``(B, blocks, L, L)``, its first latent axis the one P reads.
+    - ``joint``: Phi(x) x_1 Q x_2 P x_3 R; ``fusion`` is ``(B, blocks, L, L, L_k)``, its latent axes those of Q, P, R.
+    - ``depthwise``: P Phi(x) R^T; ``fusion`` is ``(B, L_k, L_k)``.
+    """
+
+    form: DCDForm
+    weight: Tensor
+    """W0, ``(C_out, C_in / groups, k_h, k_w)``."""
+    scale: Tensor | None = None
+    """Diagonal of Lambda(x), ``(B, C_out)``."""
+    fusion: Tensor | None = None
+    """Phi(x)."""
+    p: Tensor | None = None
+    """``(C_out, L)``, the rows of block b those of its channels out; ``(C_out, L_k)`` in the depthwise form."""
+    q: Tensor | None = None
+    """``(C_in, L)``, the rows of block b those of its channels in."""
+    r: Tensor | None = None
+    """``(k_h * k_w, L_k)``."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of diagonal blocks of the residual."""
+        return 1 if self.fusion is None or self.form == "depthwise" else self.fusion.shape[1]
