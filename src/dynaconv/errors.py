@@ -1,0 +1,53 @@
+"""Errors that a user can cause and mend: one sentence each, shown by the command line without a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DynaconvError(ValueError):
+    """Something the caller passed cannot be used; the message says what is wrong, what came and what to do."""
+
+
+class ConversionError(DynaconvError):
+    """A whole model cannot be converted."""
+
+
+class ExportError(DynaconvError):
+    """A whole model cannot be exported."""
+
+
+class DataError(DynaconvError):
+    """A data set, folder or image cannot be read."""
+
+
+class CheckpointError(DynaconvError):
+    """A checkpoint is damaged, or belongs to another model."""
+
+
+class RunError(DynaconvError):
+    """A run cannot start: its folder, recipe or options do not fit."""
+
+
+class TrainingDivergedError(DynaconvError):
+    """The loss left the finite numbers; the last checkpoint before that is kept."""
+
+
+def nearest_names(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
+    """Return the ``count`` known names most like ``name``, the most alike first.
+
+    Names that contain ``name`` come first; otherwise the closest spelling decides, however far it is, so that the
+    list is only empty when ``known`` is.
+    """
+    names = sorted(set(known))
+    wanted = name.lower()
+    containing = [candidate for candidate in names if wanted and wanted in candidate.lower()]
+    close = difflib.get_close_matches(wanted, names, n=count, cutoff=0.0)
+    return list(dict.fromkeys(containing[:count] + close))[:count]
+
+
+def listed(names: Iterable[str]) -> str:
+    """Join names for a sentence: ``'a', 'b' and 'c'``."""
+    quoted = [repr(name) for name in names]
+    if len(quoted) <= 1:
+        return "".join(quoted)
+    return f"{', '.join(quoted[:-1])} and {quoted[-1]}"

@@ -1,0 +1,1 @@
+"""Training: data, the Lightning modules, recipes and runs. Needs the ``train`` extra."""

@@ -1,0 +1,141 @@
+"""Trained networks on disk: safetensors with all that is needed to use them again."""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dynaconv.errors import CheckpointError, DynaconvError
+from dynaconv.train.callbacks import BEST, LAST
+from dynaconv.train.factory import create_network
+from dynaconv.train.files import replacing
+
+MODEL_FILE = "model.safetensors"
+CHECKPOINT_FOLDER = "checkpoints"
+_METADATA_KEY = "dynaconv"
+_REQUIRED = ("model", "num_classes", "in_channels", "class_names", "image_size", "mean", "std")
+
+
+def save_trained(path: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
+    """Write a network's weights and its metadata to one safetensors file, whole or not at all.
+
+    Args:
+        path: The file to write.
+        model: Its state dict is written, from whatever device it lies on.
+        metadata: What `load_trained` needs to build the network again, as JSON can hold it.
+    """
+    # A copy of each, because safetensors refuses tensors that share memory.
+    state = {key: value.detach().cpu().clone().contiguous() for key, value in model.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(state, temporary, metadata={_METADATA_KEY: json.dumps(dict(metadata)), "format": "pt"})
+
+
+def load_trained(path: str | Path, *, model: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """Load a trained network in eval mode, on the CPU.
+
+    Args:
+        path: A run folder, a ``model.safetensors``, or a Lightning ``.ckpt`` of a run.
+        model: When given, the checkpoint must be one of this model.
+
+    Returns:
+        The network and its metadata (``model``, ``model_options``, ``class_names``, ``image_size``, ``mean``, ...).
+
+    Raises:
+        CheckpointError: There is no checkpoint, it is damaged, or it is one of another model.
+    """
+    file = find_checkpoint(Path(path).expanduser())
+    state, metadata = _read_lightning(file) if file.suffix == ".ckpt" else _read_safetensors(file)
+    if missing := [key for key in _REQUIRED if key not in metadata]:
+        raise CheckpointError(f"the checkpoint {file} does not say its {missing[0]!r}; it was not written by dynaconv.")
+    if model is not None and metadata["model"] != model:
+        raise CheckpointError(f"the checkpoint {file} is one of {metadata['model']!r}, not of {model!r}.")
+    try:
+        network = create_network(
+            metadata["model"],
+            num_classes=metadata["num_classes"],
+            in_channels=metadata["in_channels"],
+            options=metadata.get("model_options"),
+        )
+    except DynaconvError as error:
+        raise CheckpointError(f"cannot build the network of the checkpoint {file}: {error}") from error
+    _load_state(network, state, file, str(metadata["model"]))
+    return network.eval(), metadata
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return the file to load for a path that may be a run folder.
+
+    A finished run has ``model.safetensors``; one that failed has its best or last checkpoint.
+    """
+    if path.is_dir():
+        candidates = [path / MODEL_FILE, *(path / CHECKPOINT_FOLDER / name for name in (BEST, LAST))]
+        found = next((file for file in candidates if file.is_file()), None)
+        if found is None:
+            raise CheckpointError(f"the folder {path} holds no {MODEL_FILE} and no checkpoint; give a run folder.")
+        return found
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}; give a run folder, a .safetensors or a .ckpt file.")
+    return path
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = json.loads((opened.metadata() or {}).get(_METADATA_KEY, "null"))
+            state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  # not a mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"the checkpoint {file} is damaged or not a safetensors file ({reason}).") from error
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{file} is a safetensors file that dynaconv did not write: it has no metadata.")
+    return state, metadata
+
+
+def read_lightning_checkpoint(file: Path) -> dict[str, Any]:
+    """Read a ``.ckpt`` of a run, allowing tensors and plain values only.
+
+    Raises:
+        CheckpointError: It is damaged, or not a checkpoint of a dynaconv run.
+    """
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"the checkpoint {file} is damaged or not a PyTorch file ({reason}).") from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(_METADATA_KEY), dict):
+        raise CheckpointError(f"the checkpoint {file} was not written by a run of dynaconv: it has no metadata.")
+    return checkpoint
+
+
+def _read_lightning(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    checkpoint = read_lightning_checkpoint(file)
+    state = evaluated_state(checkpoint["state_dict"])
+    return state, checkpoint[_METADATA_KEY]
+
+
+def evaluated_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Pick the network out of a module's state: the moving average where there is one."""
+    prefix = "ema.module." if any(key.startswith("ema.module.") for key in state) else "model."
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def _load_state(network: nn.Module, state: Mapping[str, Tensor], file: Path, name: str) -> None:
+    own = network.state_dict()
+    unlike = [key for key in own if key not in state or state[key].shape != own[key].shape]
+    unlike += [key for key in state if key not in own]
+    if unlike:
+        key = unlike[0]
+        came = tuple(state[key].shape) if key in state else "nothing"
+        wanted = tuple(own[key].shape) if key in own else "nothing"
+        raise CheckpointError(
+            f"the checkpoint {file} does not fit {name}: {len(unlike)} entries differ, the first is {key!r} "
+            f"(checkpoint: {came}, model: {wanted})."
+        )
+    network.load_state_dict(dict(state))

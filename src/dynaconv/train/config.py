@@ -1,0 +1,148 @@
+"""A run's configuration: YAML, command line and Python give the same object, checked by the same parser."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+
+from dynaconv.errors import RunError, listed, nearest_names
+from dynaconv.train.data.module import ImageDataModule
+from dynaconv.train.module import ClassificationModule
+
+_OURS = {"default_root_dir", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What a run does.
+
+    Attributes:
+        seed: Seeds the weights, the order of the images, the augmentation and dropout.
+        data: Arguments of `ImageDataModule`.
+        model: Arguments of `ClassificationModule`.
+        trainer: Arguments of `lightning.pytorch.Trainer`.
+    """
+
+    seed: int = 0
+    data: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
+        """Build from a nested dictionary, as a YAML recipe holds it.
+
+        Raises:
+            RunError: A key is unknown.
+        """
+        known = ("seed", "data", "model", "trainer")
+        for key in values:
+            if key not in known:
+                raise RunError(f"unknown key {key!r} in the configuration; the keys are {listed(known)}.")
+        return cls(**{str(key): value for key, value in values.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain nested dictionaries that `from_dict` takes back."""
+        return {"seed": self.seed, "data": dict(self.data), "model": dict(self.model), "trainer": dict(self.trainer)}
+
+    def with_changes(self, **changes: Any) -> "TrainConfig":
+        """Return a copy with values changed; ``model__name="x"`` changes one inside ``model``."""
+        values = self.to_dict()
+        for key, value in changes.items():
+            group, _, inner = key.partition("__")
+            if inner:
+                values[group][inner] = value
+            else:
+                values[key] = value
+        return TrainConfig.from_dict(values)
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    folder = resources.files("dynaconv.train") / "recipes"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def recipe_text(recipe: str | Path) -> str:
+    """Return a recipe's YAML, by name or from a file.
+
+    Raises:
+        RunError: There is no such recipe or file.
+    """
+    name = str(recipe)
+    if name in recipe_names():
+        return (resources.files("dynaconv.train") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    path = Path(recipe).expanduser()
+    if path.suffix in (".yaml", ".yml"):
+        try:
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"cannot read the recipe file {path}: {error.strerror}.") from error
+    near = listed(nearest_names(name, recipe_names(), count=4))
+    raise RunError(f"unknown recipe {name!r}; the nearest names are {near}, or give a .yaml file.")
+
+
+def load_recipe(recipe: str | Path) -> TrainConfig:
+    """Read a recipe by name or from a YAML file.
+
+    Raises:
+        RunError: There is no such recipe, or it is not a configuration.
+    """
+    try:
+        values = yaml.safe_load(recipe_text(recipe))
+    except yaml.YAMLError as error:
+        raise RunError(f"the recipe {recipe} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise RunError(
+            f"the recipe {recipe} must hold keys seed, data, model and trainer; got {type(values).__name__}."
+        )
+    return TrainConfig.from_dict(values)
+
+
+@cache
+def make_parser() -> LightningArgumentParser:
+    """Return the parser of all arguments of the data module, the module and the Trainer.
+
+    It is LightningCLI's own parser. LightningCLI itself parses and builds in one step, which leaves no place to claim
+    a fresh run folder between the two.
+    """
+    parser = LightningArgumentParser(prog="dynaconv train", description="", exit_on_error=False)
+    parser.add_argument("--seed", type=int, default=0, help="Seed of weights, image order, augmentation and dropout.")
+    parser.add_lightning_class_args(ImageDataModule, "data")
+    parser.add_lightning_class_args(ClassificationModule, "model")
+    parser.add_class_arguments(Trainer, "trainer", instantiate=False, fail_untyped=False, skip=_OURS)
+    parser.link_arguments("seed", "data.seed")
+    parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+    parser.link_arguments("data.in_channels", "model.in_channels", apply_on="instantiate")
+    return parser
+
+
+def resolve(config: TrainConfig, overrides: Sequence[str] = ()) -> Namespace:
+    """Check a configuration and fill in every default.
+
+    Args:
+        config: Where to start.
+        overrides: Command-line arguments that change it, such as ``["--trainer.max_epochs=3"]``.
+
+    Raises:
+        RunError: A key or value does not fit.
+    """
+    parser = make_parser()
+    try:
+        started = parser.parse_object(config.to_dict(), defaults=True)
+        return parser.parse_args(list(overrides), namespace=started) if overrides else started
+    except ArgumentError as error:
+        raise RunError(f"the configuration does not fit: {' '.join(str(error).split())}") from error
+
+
+def plain(resolved: Namespace) -> dict[str, Any]:
+    """Return a resolved configuration as the dictionary that ``config.yaml`` holds."""
+    values: dict[str, Any] = yaml.safe_load(make_parser().dump(resolved, skip_link_targets=True))
+    return values

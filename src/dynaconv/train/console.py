@@ -1,0 +1,77 @@
+"""A run on the console: a live bar where there is a terminal, one line an epoch everywhere."""
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dynaconv.train.callbacks import ProgressEvent
+
+# Without a terminal, a line inside an epoch after this many seconds of silence.
+_SILENCE = 60.0
+
+
+class ConsoleReport:
+    """Prints a run's progress; a context manager, so that the live bar always ends."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._epoch = 0
+        self._spoke = time.monotonic()
+
+    def __enter__(self) -> "ConsoleReport":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop_bar()
+
+    def start(self, directory: Path, facts: dict[str, Any]) -> None:
+        """Say what is about to run."""
+        images = ", ".join(
+            f"{facts[f'{split}_images']:,} {word}"
+            for split, word in (("train", "training"), ("val", "validation"), ("test", "test"))
+            if facts[f"{split}_images"]
+        )
+        self.console.print(f"{facts['model']}: {facts['params']:,} parameters; {images} images; run folder {directory}")
+
+    def __call__(self, event: ProgressEvent) -> None:
+        """Show one event."""
+        if event.kind == "epoch":
+            self._stop_bar()
+            self._line(f"epoch {event.epoch}/{event.epochs}  {_describe(event.metrics)}")
+        elif self.console.is_terminal:
+            self._advance_bar(event)
+        elif time.monotonic() - self._spoke > _SILENCE:
+            self._line(f"epoch {event.epoch}/{event.epochs}  batch {event.batch}/{event.batches or '?'}")
+
+    def _line(self, text: str) -> None:
+        self.console.print(text)
+        self._spoke = time.monotonic()
+
+    def _advance_bar(self, event: ProgressEvent) -> None:
+        if self._bar is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task(f"epoch {event.epoch}/{event.epochs}", total=event.batches or None)
+        self._bar.update(self._task, completed=event.batch)
+
+    def _stop_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _describe(metrics: dict[str, float]) -> str:
+    parts = [f"lr {metrics['lr']:.4f}", f"loss {metrics['train_loss']:.4f}", f"acc {metrics['train_acc']:.2%}"]
+    if "val_loss" in metrics:
+        parts.append(f"val loss {metrics['val_loss']:.4f}  val acc {metrics['val_acc']:.2%}")
+    parts.append(f"{metrics['seconds']:.1f} s  {metrics['images_per_second']:.0f} images/s")
+    return "  ".join(parts)

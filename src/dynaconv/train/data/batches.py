@@ -1,0 +1,91 @@
+"""Data sets that hand a loader whole batches, and a sampler whose order depends on seed and epoch alone."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from dynaconv.train.data.source import ImageSet, TensorImages
+from dynaconv.train.data.transforms import BatchTransform, image_to_tensor, resize_batch
+
+Batch = tuple[Tensor, Tensor]
+
+
+class SmallImages(Dataset[Any]):
+    """Small images, augmented a batch at a time, which costs a tenth of doing it one by one."""
+
+    def __init__(self, split: TensorImages | ImageSet, transform: BatchTransform, image_size: int) -> None:
+        if isinstance(split, TensorImages):
+            split = TensorImages(images=resize_batch(split.images, image_size), targets=split.targets)
+        self.split = split
+        self.transform = transform
+        self.image_size = image_size
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        if isinstance(self.split, TensorImages):
+            rows = torch.as_tensor(indices)
+            return self.transform(self.split.images[rows]), self.split.targets[rows]
+        pairs = [self.split[index] for index in indices]
+        images = torch.stack([image_to_tensor(image, self.image_size) for image, _ in pairs])
+        return self.transform(images), torch.tensor([target for _, target in pairs])
+
+    def __getitem__(self, index: int) -> Batch:
+        images, targets = self.__getitems__([index])
+        return images[0], targets[0]
+
+
+class Photographs(Dataset[Any]):
+    """Photographs of any size, augmented one at a time."""
+
+    def __init__(self, split: ImageSet | TensorImages, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.split = split
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if isinstance(self.split, TensorImages):
+            from torchvision.transforms.functional import to_pil_image
+
+            return self.transform(to_pil_image(self.split.images[index])), int(self.split.targets[index])
+        image, target = self.split[index]
+        return self.transform(image), target
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """Shuffles by seed and epoch, so that a resumed run sees what an uninterrupted one would have seen.
+
+    Lightning calls `set_epoch` at the start of each epoch. The generator of the loader, from which its workers get
+    their seeds, follows.
+    """
+
+    def __init__(self, dataset: Dataset[Any], *, num_replicas: int, rank: int, seed: int, drop_last: bool) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed, drop_last=drop_last)
+        self.worker_seeds = torch.Generator()
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self.worker_seeds.manual_seed(self.seed + 7919 * epoch + self.rank)
+
+    def __iter__(self) -> Iterator[Any]:
+        return super().__iter__()
+
+
+def _already_collated(batch: Any) -> Any:
+    return batch
+
+
+def make_loader(dataset: Any, *, sampler: EpochSampler | None, **options: Any) -> DataLoader[Any]:
+    """Build a loader; a `SmallImages` already returns whole batches."""
+    if isinstance(dataset, SmallImages):
+        options["collate_fn"] = _already_collated
+    if sampler is not None:
+        options.update(sampler=sampler, generator=sampler.worker_seeds)
+    return DataLoader(dataset, **options)

@@ -1,0 +1,254 @@
+"""The Lightning data module: a named image source, its augmentation, and its loaders."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from dynaconv.errors import DataError
+from dynaconv.train.data.batches import EpochSampler, Photographs, SmallImages, make_loader
+from dynaconv.train.data.source import Split, TensorImages, stratified_split
+from dynaconv.train.data.sources import load_source
+from dynaconv.train.data.transforms import BatchTransform, photo_transform
+
+_MAX_AUTO_WORKERS = 8
+
+
+class ImageDataModule(LightningDataModule):
+    """Images and their classes, from any source, as normalised batches.
+
+    Attributes:
+        num_classes, class_names, in_channels, image_size, mean, std: What a network needs to know about the data.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data_dir: str | None = None,
+        classes: int | None = None,
+        channels: int | None = None,
+        image_size: int | None = None,
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        num_workers: int | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        split_seed: int = 0,
+        train_limit: int | None = None,
+        augment: Literal["auto", "small", "photo", "none"] = "auto",
+        padding: int | None = None,
+        flip: bool | None = None,
+        erase_prob: float = 0.0,
+        rand_augment: str | None = None,
+        color_jitter: float = 0.4,
+        crop_scale: tuple[float, float] = (0.08, 1.0),
+        crop_pct: float = 0.875,
+        interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic",
+        seed: int = 0,
+    ) -> None:
+        """Find the data and split it; images of a folder are opened later, one at a time.
+
+        Args:
+            name: "digits", "fashion-mnist", "folder" (with data_dir), a path to an image folder, or a timm data set
+                name ("hfds/...", "wds/...", "torch/...", "tfds/...").
+            data_dir: Where the data lies; "fashion-mnist" finds Debian's package without it.
+            classes: Number of classes, for timm data sets that do not list them.
+            channels: 1 reads images as greyscale, 3 as colour; by default the source decides.
+            image_size: Side length of the network's input; by default the source decides.
+            batch_size: Images a training step, on each device.
+            eval_batch_size: Images an evaluation step; by default twice batch_size.
+            num_workers: Loader processes; by default 0 for images in memory, else one a core, at most 8.
+            val_fraction: Share of each class held out of the training set to choose the best checkpoint by. 0
+                trains on everything, and the last checkpoint is the one that is tested.
+            test_fraction: Share held out of an image folder that defines no test set.
+            split_seed: Seed of both splits; independent of the run's seed, so that runs are comparable.
+            train_limit: Train on this many images only, the same share of each class.
+            augment: "small" pads and crops, "photo" is timm's ImageNet pipeline, "none" normalises alone.
+            padding: Border for "small"; by default an eighth of the side.
+            flip: Mirror half of the images; by default unless that changes the class (digits).
+            erase_prob: Share of images that get a random rectangle erased.
+            rand_augment: A RandAugment or AutoAugment policy in timm's notation, such as "rand-m9-mstd0.5"; "photo"
+                only.
+            color_jitter: Strength of the jitter of brightness, contrast and saturation; "photo" only.
+            crop_scale: Range of the cropped area's share; "photo" only.
+            crop_pct: Share of the side that evaluation's centre crop keeps; "photo" only.
+            interpolation: Of resizing; "photo" only.
+            seed: Seed of the order of the training images; the run's seed.
+        """
+        super().__init__()
+        self._check_ranges(batch_size, eval_batch_size, val_fraction, test_fraction, erase_prob, image_size)
+        source = load_source(
+            name,
+            data_dir=Path(data_dir).expanduser() if data_dir is not None else None,
+            classes=classes,
+            channels=channels,
+            image_size=image_size,
+            test_fraction=test_fraction,
+            split_seed=split_seed,
+        )
+        self.source = source
+        self.name = name
+        self.num_classes = len(source.class_names)
+        self.class_names = source.class_names
+        self.in_channels = source.channels
+        self.image_size = image_size or source.image_size
+        self.mean, self.std = source.mean, source.std
+        self.style = source.style if augment in ("auto", "none") else augment
+        self.crop_pct, self.interpolation = crop_pct, interpolation
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or 2 * batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.train_split, self.val_split = _hold_out(source.train, source.validation, val_fraction, split_seed)
+        if train_limit is not None:
+            self.train_split = _limit(self.train_split, train_limit, split_seed)
+        flip = source.flip if flip is None else flip
+        if self.style == "small" and rand_augment is not None:
+            raise DataError(f"rand_augment={rand_augment!r} needs augment='photo'; {name} is augmented as 'small'.")
+        self._small_options: dict[str, Any] = {}
+        self._photo_options: dict[str, Any] | None = None
+        if augment != "none":
+            border = self.image_size // 8 if padding is None else padding
+            self._small_options = {"padding": border, "flip": flip, "erase_prob": erase_prob}
+            self._photo_options = {
+                "hflip": 0.5 * flip,
+                "re_prob": erase_prob,
+                "re_mode": "pixel",
+                "auto_augment": rand_augment,
+                "color_jitter": color_jitter,
+                "scale": crop_scale,
+            }
+
+    @staticmethod
+    def _check_ranges(
+        batch_size: int,
+        eval_batch_size: int | None,
+        val_fraction: float,
+        test_fraction: float,
+        erase_prob: float,
+        image_size: int | None,
+    ) -> None:
+        if batch_size < 1 or (eval_batch_size is not None and eval_batch_size < 1):
+            raise DataError(f"batch sizes are at least 1; got batch_size={batch_size}, {eval_batch_size=}.")
+        if not 0 <= val_fraction < 1:
+            raise DataError(f"val_fraction is a share in [0, 1); got {val_fraction}.")
+        if not 0 < test_fraction < 1:
+            raise DataError(f"test_fraction is a share in (0, 1); got {test_fraction}.")
+        if not 0 <= erase_prob <= 1:
+            raise DataError(f"erase_prob is a probability; got {erase_prob}.")
+        if image_size is not None and image_size < 4:
+            raise DataError(f"image_size is a side length of at least 4 pixels; got {image_size}.")
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are validation images to choose the best checkpoint by."""
+        return self.val_split is not None
+
+    def eval_dataset(self, split: Split) -> Any:
+        """Wrap images for evaluation: resized and normalised, nothing random."""
+        return self._dataset(split, training=False)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        dataset = self._dataset(self.train_split, training=True)
+        trainer = self.trainer
+        sampler = None
+        drop_last = True
+        if hasattr(dataset, "__len__") and not isinstance(dataset, torch.utils.data.IterableDataset):
+            world, rank = (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
+            drop_last = len(dataset) // world >= self.batch_size
+            sampler = EpochSampler(dataset, num_replicas=world, rank=rank, seed=self.seed, drop_last=drop_last)
+            sampler.set_epoch(trainer.current_epoch if trainer is not None else 0)
+        return self._loader(dataset, sampler, batch_size=self.batch_size, drop_last=drop_last)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        if self.val_split is None:
+            return []
+        return self.eval_loader(self.val_split)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self.eval_loader(self.source.test)
+
+    def eval_loader(self, split: Split) -> DataLoader[Any]:
+        """Return a loader over ``split`` in its own order, nothing dropped."""
+        return self._loader(self.eval_dataset(split), None, batch_size=self.eval_batch_size)
+
+    def _dataset(self, split: Split, *, training: bool) -> Any:
+        if self.style == "small":
+            options = self._small_options if training else {}
+            transform = BatchTransform(mean=self.mean, std=self.std, **options)
+            if hasattr(split, "__getitem__") or isinstance(split, TensorImages):
+                return SmallImages(split, transform, self.image_size)
+        photo = photo_transform(
+            training=training and self._photo_options is not None,
+            image_size=self.image_size,
+            mean=self.mean,
+            std=self.std,
+            crop_pct=self.crop_pct,
+            interpolation=self.interpolation,
+            options=self._photo_options or {},
+        )
+        if isinstance(split, torch.utils.data.IterableDataset):
+            split.transform = photo  # type: ignore[attr-defined]
+            return split
+        return Photographs(split, photo)
+
+    def _loader(self, dataset: Any, sampler: EpochSampler | None, **options: Any) -> DataLoader[Any]:
+        workers = self.num_workers
+        if workers is None:
+            in_memory = isinstance(dataset, SmallImages) and isinstance(dataset.split, TensorImages)
+            workers = 0 if in_memory else min(os.cpu_count() or 1, _MAX_AUTO_WORKERS)
+        return make_loader(
+            dataset, sampler=sampler, num_workers=workers, pin_memory=torch.cuda.is_available(), **options
+        )
+
+
+def _targets(split: Split) -> Any:
+    targets = getattr(split, "targets", None)
+    if targets is None and hasattr(split, "__getitem__"):
+        inner = getattr(split, "dataset", None)
+        samples = getattr(getattr(inner, "reader", None), "samples", None)
+        if samples is not None:
+            return [int(sample[1]) for sample in samples]
+        targets = getattr(getattr(inner, "reader", None) or inner, "targets", None)
+        targets = getattr(getattr(inner, "dataset", None), "targets", None) if targets is None else targets
+    return targets
+
+
+def _subset(split: Split, indices: list[int]) -> Split:
+    if hasattr(split, "subset"):
+        return split.subset(indices)
+    return torch.utils.data.Subset(split, indices)
+
+
+def _hold_out(train: Split, validation: Split | None, fraction: float, seed: int) -> tuple[Split, Split | None]:
+    """Return training and validation images; a validation set of the source's own wins."""
+    if validation is not None or fraction == 0:
+        return train, validation
+    if isinstance(train, torch.utils.data.IterableDataset) or not hasattr(train, "__getitem__"):
+        if isinstance(train, TensorImages):
+            return _split(train, fraction, seed)
+        raise DataError("a streamed data set cannot be split; pass val_fraction=0, or a validation set of its own.")
+    return _split(train, fraction, seed)
+
+
+def _split(train: Split, fraction: float, seed: int) -> tuple[Split, Split | None]:
+    targets = _targets(train)
+    if targets is None:
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
+        taken = max(round(len(order) * fraction), 1)
+        first, second = sorted(order[taken:]), sorted(order[:taken])
+    else:
+        first, second = stratified_split(targets, fraction, seed=seed)
+    return _subset(train, first), _subset(train, second) if second else None
+
+
+def _limit(train: Split, limit: int, seed: int) -> Split:
+    if not hasattr(train, "__len__") or not 1 <= limit <= len(train):
+        size = len(train) if hasattr(train, "__len__") else "an unknown number of"
+        raise DataError(f"train_limit={limit} does not fit a training set of {size} images.")
+    if limit == len(train):
+        return train
+    return _split(train, limit / len(train), seed)[1]

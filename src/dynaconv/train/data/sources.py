@@ -1,0 +1,58 @@
+"""From a name to a data source."""
+
+from pathlib import Path
+
+from dynaconv.errors import DataError, listed, nearest_names
+from dynaconv.train.data.embedded import digits, fashion_mnist
+from dynaconv.train.data.folder import image_folder
+from dynaconv.train.data.source import Source
+from dynaconv.train.data.timm_source import TIMM_PREFIXES, timm_dataset
+
+SOURCE_NAMES = ("digits", "fashion-mnist", "folder")
+
+
+def load_source(
+    name: str,
+    *,
+    data_dir: Path | None = None,
+    classes: int | None = None,
+    channels: int | None = None,
+    image_size: int | None = None,
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+) -> Source:
+    """Find a data source by name.
+
+    Args:
+        name: ``"digits"``, ``"fashion-mnist"``, ``"folder"`` (with ``data_dir``), a path to an image folder, or a
+            timm data set name such as ``"torch/cifar10"``.
+        data_dir: Where the data lies, for the sources that need it.
+        classes: Number of classes, for timm data sets that do not list them.
+        channels: 1 to read images as greyscale, 3 as colour; ``None`` leaves it to the source.
+        image_size: Side length of the network's input; ``None`` leaves it to the source.
+        test_fraction: Share held out of an image folder that defines no test set.
+        split_seed: Seed of that split.
+
+    Raises:
+        DataError: The name is unknown, or its data cannot be read.
+    """
+    if name in ("digits", "fashion-mnist"):
+        if channels not in (None, 1):
+            raise DataError(f"{name} is greyscale; got channels={channels}, pass 1 or leave it out.")
+        return digits() if name == "digits" else fashion_mnist(data_dir)
+    if name.startswith(TIMM_PREFIXES):
+        return timm_dataset(name, data_dir=data_dir, classes=classes, channels=channels, image_size=image_size)
+    if name == "folder":
+        if data_dir is None:
+            raise DataError("the data source 'folder' needs data_dir, a folder with one sub-folder a class.")
+        folder = data_dir
+    elif "/" in name or Path(name).is_dir():
+        folder = Path(name).expanduser()
+    else:
+        raise DataError(
+            f"unknown data set {name!r}; the nearest names are {listed(nearest_names(name, SOURCE_NAMES))}. "
+            f"A path to an image folder and timm names ({', '.join(f'{p}...' for p in TIMM_PREFIXES)}) work too."
+        )
+    return image_folder(
+        folder, channels=channels, image_size=image_size, test_fraction=test_fraction, split_seed=split_seed
+    )

@@ -1,0 +1,93 @@
+"""Data sets that timm's factory knows by a prefixed name: ``hfds/...``, ``wds/...``, ``torch/...``, ``tfds/...``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dynaconv.errors import DataError, DynaconvError
+from dynaconv.train.data.folder import IMAGENET_MEAN, IMAGENET_STD
+from dynaconv.train.data.source import Source
+
+TIMM_PREFIXES = ("hfds/", "hfids/", "tfds/", "torch/", "wds/")
+_TRAIN, _TEST = "train", "validation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimmImages:
+    """A map-style data set of timm, its images converted to one mode."""
+
+    dataset: Any
+    mode: str
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        image, target = self.dataset[index][:2]
+        return image.convert(self.mode), int(target)
+
+
+def timm_dataset(
+    name: str, *, data_dir: Path | None, classes: int | None, channels: int | None, image_size: int | None
+) -> Source:
+    """Ask timm's data set factory for ``name``; its "train" split trains and its "validation" split tests.
+
+    Args:
+        name: A name with one of timm's prefixes.
+        data_dir: The folder that timm calls ``root``.
+        classes: Number of classes, needed where the data set does not list them.
+        channels: 1 for greyscale, 3 (or ``None``) for colour.
+        image_size: Side length of the network's input.
+
+    Raises:
+        DataError: timm cannot make this data set.
+    """
+    from timm.data import create_dataset
+
+    mode = "L" if channels == 1 else "RGB"
+    splits = []
+    for split, is_training in ((_TRAIN, True), (_TEST, False)):
+        try:
+            made = create_dataset(
+                name,
+                root=str(data_dir) if data_dir else None,
+                split=split,
+                is_training=is_training,
+                download=True,
+                input_img_mode=mode,
+            )
+        except DynaconvError:
+            raise
+        # The factory asserts, and reaches into several optional packages; whatever fails is about this one name.
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DataError(f"timm cannot make the data set {name!r} (split {split!r}): {reason}") from error
+        splits.append(TimmImages(dataset=made, mode=mode) if hasattr(made, "__getitem__") else made)
+    names = _class_names(splits[0], classes, name)
+    return Source(
+        name=name,
+        train=splits[0],
+        test=splits[1],
+        class_names=names,
+        channels=1 if channels == 1 else 3,
+        mean=(sum(IMAGENET_MEAN) / 3,) if channels == 1 else IMAGENET_MEAN,
+        std=(sum(IMAGENET_STD) / 3,) if channels == 1 else IMAGENET_STD,
+        image_size=image_size or 224,
+        style="small" if (image_size or 224) <= 64 else "photo",
+    )
+
+
+def _class_names(split: Any, classes: int | None, name: str) -> tuple[str, ...]:
+    inner = getattr(split, "dataset", split)
+    reader = getattr(inner, "reader", None)
+    mapping = getattr(reader, "class_to_idx", None) or getattr(inner, "class_to_idx", None)
+    if isinstance(mapping, dict) and mapping:
+        found = [str(key) for key, _ in sorted(mapping.items(), key=lambda item: item[1])]
+        if classes is not None and classes != len(found):
+            raise DataError(f"classes={classes}, but the data set {name!r} lists {len(found)} classes.")
+        return tuple(found)
+    if classes is None:
+        raise DataError(f"the data set {name!r} does not list its classes; pass their number as data.classes.")
+    return tuple(f"class {index}" for index in range(classes))

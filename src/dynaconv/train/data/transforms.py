@@ -1,0 +1,119 @@
+"""Augmentation and normalisation: whole batches for small images, one image at a time for photographs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchTransform:
+    """Augment and normalise a batch of small images at once; every image draws its own random numbers.
+
+    Attributes:
+        mean, std: Of the pixel values in [0, 1], one a channel.
+        padding: Pixels of black border added before a random crop back to the size; 0 switches it off.
+        flip: Whether half of the images are mirrored.
+        erase_prob: Share of images that get a random rectangle set to the mean.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    padding: int = 0
+    flip: bool = False
+    erase_prob: float = 0.0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Map ``uint8`` images ``(B, C, H, W)`` to normalised ``float32`` of the same shape."""
+        if self.padding:
+            images = _random_crop(images, self.padding)
+        if self.flip:
+            mirrored = torch.rand(len(images)) < 0.5
+            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        mean = torch.tensor(self.mean)[:, None, None] * 255
+        std = torch.tensor(self.std)[:, None, None] * 255
+        normalised = (images.float() - mean) / std
+        return _random_erase(normalised, self.erase_prob) if self.erase_prob else normalised
+
+
+def _random_crop(images: Tensor, padding: int) -> Tensor:
+    batch, _, height, width = images.shape
+    padded = F.pad(images, (padding,) * 4)
+    offsets = torch.randint(0, 2 * padding + 1, (2, batch, 1))
+    rows = offsets[0] + torch.arange(height)  # (B, H)
+    columns = offsets[1] + torch.arange(width)  # (B, W)
+    cropped = padded[torch.arange(batch)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return cropped.permute(0, 3, 1, 2)
+
+
+def _random_erase(images: Tensor, probability: float) -> Tensor:
+    """Zero, the mean of normalised pixels, in a rectangle of 2 to 33 % of the area and aspect 0.3 to 3.3."""
+    batch, _, height, width = images.shape
+    chosen = torch.rand(batch) < probability
+    area = (0.02 + 0.31 * torch.rand(batch)) * height * width
+    aspect = torch.exp((2 * torch.rand(batch) - 1) * 1.19)
+    tall = (area * aspect).sqrt().clamp(1, height)[:, None]
+    wide = (area / aspect).sqrt().clamp(1, width)[:, None]
+    top = torch.rand(batch, 1) * (height - tall)
+    left = torch.rand(batch, 1) * (width - wide)
+    rows, columns = torch.arange(height), torch.arange(width)
+    in_rows = (rows >= top) & (rows < top + tall)
+    in_columns = (columns >= left) & (columns < left + wide)
+    erased = chosen[:, None, None] & in_rows[:, :, None] & in_columns[:, None, :]
+    return images.masked_fill(erased[:, None], 0.0)
+
+
+def resize_batch(images: Tensor, size: int) -> Tensor:
+    """Resize ``uint8`` images ``(N, C, H, W)`` to ``size`` x ``size``, bilinear with antialiasing."""
+    if images.shape[-2:] == (size, size):
+        return images
+    resized = F.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+def image_to_tensor(image: Image.Image, size: int) -> Tensor:
+    """Turn a PIL image of mode L or RGB into ``uint8`` ``(C, size, size)``; the aspect ratio is not kept."""
+    from torchvision.transforms.functional import pil_to_tensor
+
+    tensor: Tensor = pil_to_tensor(image)
+    return resize_batch(tensor[None], size)[0]
+
+
+def photo_transform(
+    *,
+    training: bool,
+    image_size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    crop_pct: float,
+    interpolation: str,
+    options: dict[str, Any],
+) -> Callable[[Image.Image], Tensor]:
+    """timm's ImageNet-style pipeline for one photograph.
+
+    Args:
+        training: Random resized crop and the augmentations in ``options``, else resize and centre crop.
+        image_size: Side length of the result.
+        mean, std: Of the pixel values in [0, 1], one a channel.
+        crop_pct: Share of the resized side that the centre crop of evaluation keeps.
+        interpolation: ``"bilinear"``, ``"bicubic"`` or, in training, ``"random"``.
+        options: Further arguments of `timm.data.create_transform` for training.
+    """
+    from timm.data import create_transform
+
+    if not training and interpolation == "random":
+        interpolation = "bicubic"
+    pipeline: Callable[[Image.Image], Tensor] = create_transform(
+        input_size=(len(mean), image_size, image_size),
+        is_training=training,
+        interpolation=interpolation,
+        mean=mean,
+        std=std,
+        crop_pct=crop_pct,
+        **(options if training else {}),
+    )
+    return pipeline

@@ -1,0 +1,85 @@
+"""Accuracy of a network on a set of images."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynaconv.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What one pass over a split measured.
+
+    Attributes:
+        images: How many images were seen.
+        loss: Mean cross-entropy.
+        accuracy, top5: Shares in [0, 1]; ``top5`` counts the true class among the five likeliest.
+        per_class: Share of each class that was recognised, by class name; ``None`` for a class without images.
+    """
+
+    images: int
+    loss: float
+    accuracy: float
+    top5: float
+    per_class: dict[str, float | None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    class_names: Sequence[str],
+    *,
+    device: torch.device | str = "cpu",
+    report: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Evaluate a classifier, in eval mode; the mode it had is restored.
+
+    Args:
+        model: Gives logits ``(B, num_classes)``.
+        loader: Batches of normalised images and classes.
+        class_names: One name a class.
+        device: Where ``model`` lies.
+        report: Called with the number of images done after each batch.
+
+    Raises:
+        DataError: There are no images, or their classes are not the model's.
+    """
+    classes = len(class_names)
+    seen, right, loss, top5 = torch.zeros(classes), torch.zeros(classes), 0.0, 0
+    training = model.training
+    model.eval()
+    try:
+        for images, targets in loader:
+            if int(targets.max()) >= classes:
+                raise DataError(f"the data has the class index {int(targets.max())}, the model has {classes} classes.")
+            logits = model(images.to(device)).float().cpu()
+            loss += float(F.cross_entropy(logits, targets, reduction="sum"))
+            hit = logits.topk(min(5, classes)).indices == targets[:, None]
+            top5 += int(hit.any(1).sum())
+            seen += torch.bincount(targets, minlength=classes)
+            right += torch.bincount(targets[hit[:, 0]], minlength=classes)
+            if report is not None:
+                report(int(seen.sum()))
+    finally:
+        model.train(training)
+    total = int(seen.sum())
+    if total == 0:
+        raise DataError("there are no images to evaluate on.")
+    shares = [float(right[i] / seen[i]) if seen[i] else None for i in range(classes)]
+    return Evaluation(
+        images=total,
+        loss=loss / total,
+        accuracy=float(right.sum()) / total,
+        top5=top5 / total,
+        per_class=dict(zip(class_names, shares, strict=True)),
+    )

@@ -1,0 +1,40 @@
+"""Build a network by name, with the errors a user can act on."""
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from dynaconv.errors import RunError, listed, nearest_names
+
+
+def create_network(
+    name: str, *, num_classes: int, in_channels: int, options: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Create a timm model, one of dynaconv's or any other.
+
+    Args:
+        name: A name that `timm.list_models` knows.
+        num_classes: Outputs of the classifier.
+        in_channels: Channels of the input images.
+        options: Further arguments of the model.
+
+    Raises:
+        RunError: The name is unknown, or the model does not take these options.
+    """
+    import timm
+
+    if importlib.util.find_spec("dynaconv.models") is not None:
+        importlib.import_module("dynaconv.models")
+    if not timm.is_model(name.split(".", 1)[0]):
+        near = nearest_names(name, timm.list_models())
+        raise RunError(f"unknown model {name!r}; the nearest names are {listed(near)}.")
+    given = dict(options or {})
+    if taken := sorted({"num_classes", "in_chans"} & given.keys()):
+        raise RunError(f"model_options sets {listed(taken)}, which follow from the data; leave them out.")
+    try:
+        model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **given)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise RunError(f"cannot build {name} with model_options={given}: {error}") from error
+    return model

@@ -1,0 +1,78 @@
+"""Run folders: each belongs to one run, and none is ever written over."""
+
+import os
+import re
+import time
+from pathlib import Path
+
+from dynaconv.errors import RunError
+
+RUN_VARIABLE = "DYNACONV_RUN_FOLDER"
+
+
+def _is_first_process() -> bool:
+    ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return all(rank == "0" for rank in ranks)
+
+
+def default_folder(data: str, model: str, root: Path = Path("runs")) -> Path:
+    """Return a name for a run's folder: the data, the model and the time."""
+    stem = "-".join(re.sub(r"[^\w.]+", "_", Path(part).name or part).strip("_") for part in (data, model))
+    return root / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def free_folder(path: Path) -> Path:
+    """Return ``path``, or ``path-2``, ``path-3``, ... whichever does not exist."""
+    candidate, number = path, 2
+    while candidate.exists():
+        candidate, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return candidate
+
+
+def claim_folder(path: Path | None, *, data: str, model: str) -> Path:
+    """Make a fresh run folder.
+
+    Args:
+        path: The folder asked for; it must not exist or be empty. Without it a free name is made up.
+        data, model: Names for a made-up name.
+
+    Returns:
+        The folder. The further processes of a distributed run get the first one's.
+
+    Raises:
+        RunError: The folder holds something, or cannot be made.
+    """
+    if not _is_first_process():
+        shared = path or os.environ.get(RUN_VARIABLE)
+        if shared is None:
+            raise RunError("processes that are started from outside need a common run folder; pass --out DIR.")
+        return Path(shared)
+    try:
+        folder = _make_fresh(path) if path is not None else _make_named(default_folder(data, model))
+    except OSError as error:
+        raise RunError(f"cannot make the run folder {path or 'runs/'}: {error.strerror}.") from error
+    # Lightning starts the further processes of a run with this environment.
+    os.environ[RUN_VARIABLE] = str(folder.resolve())
+    return folder
+
+
+def _make_fresh(path: Path) -> Path:
+    path = path.expanduser()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(
+            f"{path} exists and is not an empty folder; a run never writes over another, use {free_folder(path)}."
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _make_named(path: Path) -> Path:
+    while True:
+        path = free_folder(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir()
+        except FileExistsError:
+            # Another run took the name since.
+            continue
+        return path

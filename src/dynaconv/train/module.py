@@ -1,0 +1,217 @@
+"""The Lightning module: one classifier, its loss, optimiser and schedule."""
+
+import math
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from dynaconv.errors import RunError
+from dynaconv.train.factory import create_network
+
+
+class ClassificationModule(LightningModule):
+    """Trains one image classifier.
+
+    Attributes:
+        model: The network that is trained.
+        ema: The moving average of its weights, or ``None``; when on, it is what is evaluated and kept.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model_options: dict[str, Any] | None = None,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        optimizer: Literal["sgd", "adamw"] = "sgd",
+        lr: float = 0.1,
+        weight_decay: float = 1e-4,
+        decay_norm_and_bias: bool = False,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        betas: tuple[float, float] = (0.9, 0.999),
+        schedule: Literal["cosine", "step", "constant"] = "cosine",
+        warmup_epochs: float = 0.0,
+        min_lr: float = 0.0,
+        step_epochs: float = 30.0,
+        step_gamma: float = 0.1,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        mixup_prob: float = 1.0,
+        mixup_switch_prob: float = 0.5,
+        mixup_ramp_epochs: int = 0,
+        ema_decay: float | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        """Build the network.
+
+        Args:
+            name: A timm model name, dynaconv's included: dcd_mobilenetv2_050, static_resnet18, ...
+            model_options: Further arguments of the model, such as drop_rate or stem_stride.
+            num_classes: Outputs of the classifier; follows from the data.
+            in_channels: Channels of the images; follows from the data.
+            optimizer: "sgd" or "adamw".
+            lr: Peak learning rate.
+            weight_decay: Of kernels and other matrices; norms and biases have none unless the next option says so.
+            decay_norm_and_bias: Decay norms and biases too.
+            momentum: Of SGD.
+            nesterov: Nesterov's form of momentum in SGD.
+            betas: Of AdamW.
+            schedule: "cosine" to min_lr, "step" by step_gamma every step_epochs, or "constant"; set at every step.
+            warmup_epochs: Linear warm-up from zero, part of the run's epochs.
+            min_lr: Where the cosine ends.
+            step_epochs: Epochs between two steps of the step schedule.
+            step_gamma: Factor of each step.
+            label_smoothing: Share of the target spread over all classes, in [0, 1).
+            mixup: Alpha of mixup's beta distribution; 0 is off.
+            cutmix: Alpha of cutmix's beta distribution; 0 is off.
+            mixup_prob: Share of batches that are mixed.
+            mixup_switch_prob: Share of the mixed batches that get cutmix when both are on.
+            mixup_ramp_epochs: Epochs over which both alphas grow linearly to their values.
+            ema_decay: Decay of the moving average of the weights, such as 0.9998; by default off.
+            channels_last: Keep images and weights in channels_last memory format.
+        """
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise RunError(f"label_smoothing is a share in [0, 1); got {label_smoothing}.")
+        if lr <= 0:
+            raise RunError(f"lr is positive; got {lr}.")
+        if ema_decay is not None and not 0 < ema_decay < 1:
+            raise RunError(f"ema_decay is in (0, 1); got {ema_decay}.")
+        self.save_hyperparameters()
+        self.model = create_network(name, num_classes=num_classes, in_channels=in_channels, options=model_options)
+        if channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema: nn.Module | None = None
+        if ema_decay is not None:
+            from timm.utils import ModelEmaV3
+
+            self.ema = ModelEmaV3(self.model, decay=ema_decay, use_warmup=True)
+        self.metadata: dict[str, Any] = {}
+        self.mix = self._make_mix()
+        top5 = min(5, num_classes)
+        self.train_loss, self.val_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
+        self.train_acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.val_acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.val_acc5 = MulticlassAccuracy(num_classes, top_k=top5, average="micro", validate_args=False)
+
+    def _make_mix(self) -> Any:
+        options = self.hparams
+        if options["mixup"] < 0 or options["cutmix"] < 0:
+            raise RunError(f"mixup and cutmix are at least 0; got {options['mixup']} and {options['cutmix']}.")
+        if not (options["mixup"] or options["cutmix"]):
+            return None
+        from timm.data import Mixup
+
+        return Mixup(
+            mixup_alpha=options["mixup"],
+            cutmix_alpha=options["cutmix"],
+            prob=options["mixup_prob"],
+            switch_prob=options["mixup_switch_prob"],
+            label_smoothing=options["label_smoothing"],
+            num_classes=options["num_classes"],
+        )
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The network whose accuracy counts: the moving average when there is one."""
+        if self.ema is not None:
+            averaged = self.ema.module
+            assert isinstance(averaged, nn.Module)
+            return averaged
+        return self.model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits ``(B, num_classes)`` of images ``(B, C, H, W)``."""
+        logits: Tensor = self.evaluated_model(self._arrange(images))
+        return logits
+
+    def _arrange(self, images: Tensor) -> Tensor:
+        if self.hparams["channels_last"]:
+            return images.contiguous(memory_format=torch.channels_last)
+        return images
+
+    def on_train_epoch_start(self) -> None:
+        if self.mix is not None:
+            ramp = self.hparams["mixup_ramp_epochs"]
+            strength = min(1.0, (self.current_epoch + 1) / ramp) if ramp else 1.0
+            self.mix.mixup_alpha = self.hparams["mixup"] * strength
+            self.mix.cutmix_alpha = self.hparams["cutmix"] * strength
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        images, targets = batch
+        # timm's Mixup pairs a batch with its reverse and refuses an odd one.
+        if self.mix is not None and len(images) % 2 == 0:
+            images, soft_targets = self.mix(images, targets)
+            logits = self.model(self._arrange(images))
+            loss = F.cross_entropy(logits, soft_targets)
+        else:
+            logits = self.model(self._arrange(images))
+            loss = F.cross_entropy(logits, targets, label_smoothing=self.hparams["label_smoothing"])
+        self.train_loss.update(loss.detach())
+        self.train_acc.update(logits.detach(), targets)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
+        if self.ema is not None:
+            self.ema.update(self.model, step=self.global_step)  # type: ignore[operator]
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train_loss", self.train_loss)
+        self.log("train_acc", self.train_acc)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        images, targets = batch
+        logits = self(images)
+        self.val_loss.update(F.cross_entropy(logits, targets), weight=len(targets))
+        self.val_acc.update(logits, targets)
+        self.val_acc5.update(logits, targets)
+        self.log("val_loss", self.val_loss)
+        self.log("val_acc", self.val_acc)
+        self.log("val_acc5", self.val_acc5)
+
+    def configure_optimizers(self) -> Any:
+        options = self.hparams
+        if options["decay_norm_and_bias"]:
+            groups: Any = [{"params": list(self.model.parameters()), "weight_decay": options["weight_decay"]}]
+        else:
+            from timm.optim import param_groups_weight_decay
+
+            exempt = getattr(self.model, "no_weight_decay", set)()
+            groups = param_groups_weight_decay(self.model, options["weight_decay"], no_weight_decay_list=exempt)
+        optimizer: torch.optim.Optimizer
+        if options["optimizer"] == "sgd":
+            momentum = options["momentum"]
+            nesterov = options["nesterov"] and momentum > 0
+            optimizer = torch.optim.SGD(groups, lr=options["lr"], momentum=momentum, nesterov=nesterov)
+        else:
+            optimizer = torch.optim.AdamW(groups, lr=options["lr"], betas=tuple(options["betas"]))
+        total = int(self.trainer.estimated_stepping_batches)
+        steps_per_epoch = max(total / (self.trainer.max_epochs or 1), 1)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self._lr_factor(step, total, steps_per_epoch)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _lr_factor(self, step: int, total: int, steps_per_epoch: float) -> float:
+        """Return the learning rate after ``step`` updates as a share of the peak."""
+        options = self.hparams
+        warmup = round(options["warmup_epochs"] * steps_per_epoch)
+        if step < warmup:
+            return float((step + 1) / (warmup + 1))
+        if options["schedule"] == "cosine":
+            progress = min((step - warmup) / max(total - warmup, 1), 1.0)
+            floor = options["min_lr"] / options["lr"]
+            return float(floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+        if options["schedule"] == "step":
+            return float(options["step_gamma"] ** math.floor(step / steps_per_epoch / options["step_epochs"]))
+        return 1.0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["dynaconv"] = self.metadata
