@@ -1,0 +1,28 @@
+"""Fixed conditions for every test."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# No deadline: the first call of an operator on a busy machine takes long. Examples are derived from the test's name,
+# so that a failure in one run is a failure in every run.
+settings.register_profile(
+    "dynaconv",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("dynaconv")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _fixed_numerics() -> Iterator[None]:
+    """Seed the generators and fill uninitialised memory with NaN, so that a read of it cannot go unnoticed."""
+    torch.manual_seed(0)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -1,0 +1,31 @@
+"""What tests share: the tolerance table, seeded tensors, random DCD problems."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+TOLERANCE: dict[str, dict[str, float]] = {
+    # A fast algorithm against its reference, same arithmetic in another order.
+    "float64": {"rtol": 1e-10, "atol": 1e-10},
+    "float32": {"rtol": 1e-4, "atol": 1e-5},
+    # bfloat16 keeps 8 bits, float16 11; sums over up to 100 terms.
+    "bfloat16": {"rtol": 5e-2, "atol": 5e-2},
+    "float16": {"rtol": 1e-2, "atol": 1e-2},
+    # Stored float32 outputs of the published layers.
+    "golden": {"rtol": 1e-4, "atol": 1e-5},
+}
+
+
+def seeded_tensors(
+    shapes: Sequence[tuple[int, ...]], *, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> list[Tensor]:
+    """Leaf tensors of N(0, 1) that require gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes]
+
+
+def value_and_gradients(output: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """``output`` and the gradients of a fixed random weighting of it; zeros for an input it does not depend on."""
+    upstream = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=output.dtype)
+    return (output, *torch.autograd.grad(output, inputs, upstream, materialize_grads=True))
