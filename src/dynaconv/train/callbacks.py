@@ -65,7 +65,7 @@ class SeedEachEpoch(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         mixed = (self.seed * 1_000_003 + trainer.current_epoch * 8_191 + trainer.global_rank) % 2**32
         random.seed(mixed)
-        np.random.seed(mixed)  # noqa: NPY002  # timm's mixup draws from the global generator
+        np.random.seed(mixed)  # timm's mixup draws from the global generator
         torch.manual_seed(mixed)
 
 

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
@@ -113,7 +113,7 @@ def make_parser() -> LightningArgumentParser:
     It is LightningCLI's own parser. LightningCLI itself parses and builds in one step, which leaves no place to claim
     a fresh run folder between the two.
     """
-    parser = LightningArgumentParser(prog="dynaconv train", description="", exit_on_error=False)
+    parser = LightningArgumentParser(prog="dynaconv train", description="", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--seed", type=int, default=0, help="Seed of weights, image order, augmentation and dropout.")
     parser.add_lightning_class_args(ImageDataModule, "data")
     parser.add_lightning_class_args(ClassificationModule, "model")
@@ -142,7 +142,6 @@ def resolve(config: TrainConfig, overrides: Sequence[str] = ()) -> Namespace:
         raise RunError(f"the configuration does not fit: {' '.join(str(error).split())}") from error
 
 
-def plain(resolved: Namespace) -> dict[str, Any]:
-    """Return a resolved configuration as the dictionary that ``config.yaml`` holds."""
-    values: dict[str, Any] = yaml.safe_load(make_parser().dump(resolved, skip_link_targets=True))
-    return values
+def to_yaml(resolved: Namespace) -> str:
+    """Return a resolved configuration as the YAML that ``config.yaml`` holds; what is left at ``None`` is left out."""
+    return str(make_parser().dump(resolved, skip_link_targets=True))

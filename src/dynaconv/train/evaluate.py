@@ -1,6 +1,6 @@
 """Accuracy of a network on a set of images."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv.errors import DataError
+from dynaconv.train.data.batches import one_sentence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,11 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return asdict(self)
+
+
+def _short_errors(loader: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    with one_sentence():
+        yield from loader
 
 
 @torch.inference_mode()
@@ -59,7 +65,7 @@ def evaluate(
     training = model.training
     model.eval()
     try:
-        for images, targets in loader:
+        for images, targets in _short_errors(loader):
             if int(targets.max()) >= classes:
                 raise DataError(f"the data has the class index {int(targets.max())}, the model has {classes} classes.")
             logits = model(images.to(device)).float().cpu()
@@ -75,7 +81,7 @@ def evaluate(
     total = int(seen.sum())
     if total == 0:
         raise DataError("there are no images to evaluate on.")
-    shares = [float(right[i] / seen[i]) if seen[i] else None for i in range(classes)]
+    shares = [int(right[i]) / int(seen[i]) if seen[i] else None for i in range(classes)]
     return Evaluation(
         images=total,
         loss=loss / total,

@@ -1,6 +1,5 @@
 """Build a network by name, with the errors a user can act on."""
 
-import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,8 +24,8 @@ def create_network(
     """
     import timm
 
-    if importlib.util.find_spec("dynaconv.models") is not None:
-        importlib.import_module("dynaconv.models")
+    import dynaconv.models  # noqa: F401  # registers the names
+
     if not timm.is_model(name.split(".", 1)[0]):
         near = nearest_names(name, timm.list_models())
         raise RunError(f"unknown model {name!r}; the nearest names are {listed(near)}.")
@@ -36,5 +35,5 @@ def create_network(
     try:
         model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **given)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise RunError(f"cannot build {name} with model_options={given}: {error}") from error
+        raise RunError(f"cannot build {name} with model_options={given}: {' '.join(str(error).split())}") from error
     return model

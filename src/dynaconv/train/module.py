@@ -14,6 +14,29 @@ from dynaconv.errors import RunError
 from dynaconv.train.factory import create_network
 
 
+def weight_decay_groups(model: nn.Module, weight_decay: float, *, everything: bool = False) -> list[dict[str, Any]]:
+    """Group the trained parameters by whether they decay.
+
+    Args:
+        model: A model may exempt further parameters by name, with timm's ``no_weight_decay()``.
+        weight_decay: Of kernels and other tensors of at least two dimensions.
+        everything: Decay norms and biases as well.
+
+    Returns:
+        Parameter groups for an optimiser; none is empty.
+    """
+    named = getattr(model, "no_weight_decay", None)
+    exempt: set[str] = set(named()) if callable(named) else set()
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = everything or (parameter.dim() >= 2 and name not in exempt)
+            (decayed if decays else others).append(parameter)
+    groups = ({"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]
+
+
 class ClassificationModule(LightningModule):
     """Trains one image classifier.
 
@@ -87,10 +110,10 @@ class ClassificationModule(LightningModule):
         self.save_hyperparameters()
         self.model = create_network(name, num_classes=num_classes, in_channels=in_channels, options=model_options)
         if channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.model = self.model.to(memory_format=torch.channels_last)
         self.ema: nn.Module | None = None
         if ema_decay is not None:
-            from timm.utils import ModelEmaV3
+            from timm.utils.model_ema import ModelEmaV3
 
             self.ema = ModelEmaV3(self.model, decay=ema_decay, use_warmup=True)
         self.metadata: dict[str, Any] = {}
@@ -107,9 +130,9 @@ class ClassificationModule(LightningModule):
             raise RunError(f"mixup and cutmix are at least 0; got {options['mixup']} and {options['cutmix']}.")
         if not (options["mixup"] or options["cutmix"]):
             return None
-        from timm.data import Mixup
+        from timm.data.mixup import Mixup
 
-        return Mixup(
+        return Mixup(  # type: ignore[no-untyped-call]
             mixup_alpha=options["mixup"],
             cutmix_alpha=options["cutmix"],
             prob=options["mixup_prob"],
@@ -178,13 +201,7 @@ class ClassificationModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         options = self.hparams
-        if options["decay_norm_and_bias"]:
-            groups: Any = [{"params": list(self.model.parameters()), "weight_decay": options["weight_decay"]}]
-        else:
-            from timm.optim import param_groups_weight_decay
-
-            exempt = getattr(self.model, "no_weight_decay", set)()
-            groups = param_groups_weight_decay(self.model, options["weight_decay"], no_weight_decay_list=exempt)
+        groups = weight_decay_groups(self.model, options["weight_decay"], everything=options["decay_norm_and_bias"])
         optimizer: torch.optim.Optimizer
         if options["optimizer"] == "sgd":
             momentum = options["momentum"]

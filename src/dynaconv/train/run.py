@@ -1,9 +1,9 @@
 """One training run, from a configuration to a folder with everything it left."""
 
 import shlex
+import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from dynaconv import __version__
@@ -35,13 +35,15 @@ from dynaconv.train.checkpoint import (
     read_lightning_checkpoint,
     save_trained,
 )
-from dynaconv.train.config import TrainConfig, make_parser, plain, resolve
+from dynaconv.train.config import TrainConfig, load_recipe, make_parser, resolve, to_yaml
 from dynaconv.train.curves import draw_curves
+from dynaconv.train.data.batches import one_sentence
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.evaluate import evaluate
 from dynaconv.train.files import write_json, write_text
 from dynaconv.train.folders import claim_folder
 from dynaconv.train.module import ClassificationModule
+from dynaconv.train.quiet import quiet_lightning
 
 CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, CURVES_FILE = "config.yaml", "metrics.csv", "summary.json", "curves.png"
 Report = Callable[[ProgressEvent], None]
@@ -93,7 +95,7 @@ def fit(
     seed_everything(resolved.seed, workers=True, verbose=False)
     built = _build(resolved)
     directory = claim_folder(Path(out) if out else None, data=resolved.data.name, model=resolved.model.name)
-    write_text(directory / CONFIG_FILE, yaml.safe_dump(plain(resolved), sort_keys=False))
+    write_text(directory / CONFIG_FILE, to_yaml(resolved))
     return _Run(built, directory, report, on_start, callbacks, command, seed=resolved.seed).execute(resume=None)
 
 
@@ -123,7 +125,7 @@ def resume(
     if not last.is_file():
         raise RunError(f"the run in {directory} has no {CHECKPOINT_FOLDER}/{LAST}: no epoch was finished.")
     read_lightning_checkpoint(last)
-    resolved = resolve(TrainConfig.from_dict(yaml.safe_load(config_file.read_text(encoding="utf-8"))))
+    resolved = resolve(load_recipe(config_file))
     seed_everything(resolved.seed, workers=True, verbose=False)
     run = _Run(_build(resolved), directory, report, on_start, callbacks, command, seed=resolved.seed)
     return run.execute(resume=last)
@@ -197,14 +199,18 @@ class _Run:
             from lightning.pytorch.loggers import TensorBoardLogger
 
             options["logger"] = TensorBoardLogger(str(self.directory), name="", version="tensorboard")
-        return Trainer(
-            **options,
-            callbacks=[*own, *given, *callbacks],
-            plugins=plugins,
-            default_root_dir=self.directory,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        try:
+            with quiet_lightning():
+                return Trainer(
+                    **options,
+                    callbacks=[*own, *given, *callbacks],
+                    plugins=plugins,
+                    default_root_dir=self.directory,
+                    enable_progress_bar=False,
+                    enable_model_summary=False,
+                )
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise RunError(f"the Trainer does not take its options: {' '.join(str(error).split())}") from error
 
     def execute(self, *, resume: Path | None) -> RunResult:
         facts = {
@@ -217,14 +223,14 @@ class _Run:
         }
         if self.on_start is not None and self.trainer.is_global_zero:
             self.on_start(self.directory, facts)
-        with warnings.catch_warnings():
-            # The number of loader processes is the user's choice, or follows from the number of cores.
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*The number of training batches.*")
-            warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-            self.trainer.fit(self.module, datamodule=self.data, ckpt_path=resume, weights_only=True)
-        if self.trainer.interrupted:
-            raise KeyboardInterrupt
+        interrupt = signal.getsignal(signal.SIGINT)
+        try:
+            with quiet_lightning(), one_sentence():
+                self.trainer.fit(self.module, datamodule=self.data, ckpt_path=resume, weights_only=True)
+        except SystemExit:
+            # Lightning turns Ctrl+C into an exit and leaves the signal switched off.
+            signal.signal(signal.SIGINT, interrupt)
+            raise KeyboardInterrupt from None
         return self._finish(facts)
 
     def _finish(self, facts: dict[str, Any]) -> RunResult:

@@ -1,6 +1,7 @@
 """Data sets that hand a loader whole batches, and a sampler whose order depends on seed and epoch alone."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from dynaconv.errors import DataError
 from dynaconv.train.data.source import ImageSet, TensorImages
 from dynaconv.train.data.transforms import BatchTransform, image_to_tensor, resize_batch
 
@@ -74,8 +76,17 @@ class EpochSampler(DistributedSampler[Any]):
         super().set_epoch(epoch)
         self.worker_seeds.manual_seed(self.seed + 7919 * epoch + self.rank)
 
-    def __iter__(self) -> Iterator[Any]:
-        return super().__iter__()
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Shorten a `DataError` that a loader's worker process raised: it arrives with that process's traceback."""
+    try:
+        yield
+    except DataError as error:
+        message = str(error)
+        if "\n" not in message:
+            raise
+        raise DataError(message.rsplit("DataError: ", 1)[-1].strip()) from None
 
 
 def _already_collated(batch: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -220,7 +220,7 @@ def _targets(split: Split) -> Any:
 def _subset(split: Split, indices: list[int]) -> Split:
     if hasattr(split, "subset"):
         return split.subset(indices)
-    return torch.utils.data.Subset(split, indices)
+    return torch.utils.data.Subset(cast(Any, split), indices)
 
 
 def _hold_out(train: Split, validation: Split | None, fraction: float, seed: int) -> tuple[Split, Split | None]:

@@ -88,7 +88,7 @@ def stratified_split(targets: Sequence[int] | Tensor, fraction: float, *, seed: 
     generator = torch.Generator().manual_seed(seed)
     first: list[int] = []
     second: list[int] = []
-    for label in labels.unique().tolist():
+    for label in torch.unique(labels).tolist():
         members = (labels == label).nonzero().flatten()
         members = members[torch.randperm(len(members), generator=generator)].tolist()
         taken = min(max(round(len(members) * fraction), 1), len(members) - 1)

@@ -44,7 +44,7 @@ def timm_dataset(
     Raises:
         DataError: timm cannot make this data set.
     """
-    from timm.data import create_dataset
+    from timm.data.dataset_factory import create_dataset
 
     mode = "L" if channels == 1 else "RGB"
     splits = []

@@ -103,7 +103,7 @@ def photo_transform(
         interpolation: ``"bilinear"``, ``"bicubic"`` or, in training, ``"random"``.
         options: Further arguments of `timm.data.create_transform` for training.
     """
-    from timm.data import create_transform
+    from timm.data.transforms_factory import create_transform
 
     if not training and interpolation == "random":
         interpolation = "bicubic"

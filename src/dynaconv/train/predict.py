@@ -1,0 +1,79 @@
+"""From image files to class probabilities, with a trained network."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from dynaconv.train.data.folder import open_image
+from dynaconv.train.data.transforms import BatchTransform, image_to_tensor, photo_transform
+
+_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a network sees in one image.
+
+    Attributes:
+        image: The file.
+        classes: The likeliest classes with their probabilities, the likeliest first.
+    """
+
+    image: Path
+    classes: tuple[tuple[str, float], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        classes = [{"class": name, "probability": probability} for name, probability in self.classes]
+        return {"image": str(self.image), "top": classes}
+
+
+def input_transform(metadata: Mapping[str, Any]) -> Callable[[Image.Image], Tensor]:
+    """Return what a checkpoint's network was evaluated with: an image to its normalised ``(C, H, W)`` tensor."""
+    mean, std = tuple(metadata["mean"]), tuple(metadata["std"])
+    size = int(metadata["image_size"])
+    if metadata.get("style", "small") == "small":
+        normalise = BatchTransform(mean=mean, std=std)
+        return lambda image: normalise(image_to_tensor(image, size)[None])[0]
+    return photo_transform(
+        training=False,
+        image_size=size,
+        mean=mean,
+        std=std,
+        crop_pct=metadata["crop_pct"],
+        interpolation=metadata["interpolation"],
+        options={},
+    )
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, metadata: Mapping[str, Any], images: Sequence[str | Path], *, top: int = 5
+) -> list[Prediction]:
+    """Classify image files.
+
+    Args:
+        model: A network in eval mode, as `load_trained` gives it.
+        metadata: Its metadata; decides greyscale or colour, size and normalisation.
+        images: The files; each is converted to what the network was trained on.
+        top: How many classes to return, at most all of them.
+
+    Raises:
+        DataError: A file is missing or is not an image.
+    """
+    mode: Literal["L", "RGB"] = "L" if metadata["in_channels"] == 1 else "RGB"
+    transform, names = input_transform(metadata), metadata["class_names"]
+    predictions: list[Prediction] = []
+    for start in range(0, len(images), _BATCH):
+        paths = [Path(path).expanduser() for path in images[start : start + _BATCH]]
+        batch = torch.stack([transform(open_image(path, mode)) for path in paths])
+        likeliest = model(batch).float().softmax(1).topk(min(top, len(names)))
+        for path, values, indices in zip(paths, *(t.tolist() for t in likeliest), strict=True):
+            classes = tuple((names[index], value) for index, value in zip(indices, values, strict=True))
+            predictions.append(Prediction(image=path, classes=classes))
+    return predictions

@@ -1,0 +1,32 @@
+"""Keeps what Lightning says about itself off the console; what it says about the user's options stays."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_MESSAGES = (
+    # The number of loader processes is the user's choice, or follows from the number of cores.
+    r".*does not have many workers.*",
+    # The steps between two logged values; the table has one row an epoch.
+    r".*The number of training batches.*",
+    # A resumed run goes on in its own folder.
+    r".*Checkpoint directory .* exists and is not empty.*",
+    # `CombinedLoader` asks torch's pytree in a way that newer releases of torch deprecate.
+    r".*LeafSpec.*is deprecated.*",
+)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's information messages and the warnings that need nothing from the user."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in _MESSAGES:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        logger.setLevel(level)

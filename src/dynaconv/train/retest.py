@@ -1,0 +1,98 @@
+"""A trained network on a data set again: the one it was trained on, or another with the same classes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from dynaconv.errors import DataError, RunError
+from dynaconv.train.data.module import ImageDataModule
+from dynaconv.train.data.source import Split
+from dynaconv.train.evaluate import Evaluation, evaluate
+
+SplitName = Literal["train", "val", "test"]
+
+
+def retest(
+    model: nn.Module,
+    metadata: Mapping[str, Any],
+    *,
+    data: str | None = None,
+    data_dir: str | None = None,
+    split: SplitName = "test",
+    batch_size: int = 256,
+    num_workers: int | None = None,
+    device: torch.device | str = "cpu",
+    report: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Evaluate a loaded checkpoint.
+
+    Args:
+        model, metadata: As `load_trained` gives them.
+        data, data_dir: The data set; by default the one of the training run, split as it was.
+        split: Which part of it.
+        batch_size, num_workers: Of the loader.
+        device: Where to compute; the model is moved there.
+        report: Called with the number of images done after each batch.
+
+    Raises:
+        DataError: The data cannot be read, or its classes are not the checkpoint's.
+        RunError: The checkpoint does not say what it was trained on and ``data`` is not given.
+    """
+    module = _data_module(metadata, data, data_dir, batch_size, num_workers)
+    _check_classes(module, metadata)
+    chosen = _choose(module, split)
+    loader = module.eval_loader(chosen)
+    return evaluate(model.to(device), loader, metadata["class_names"], device=device, report=report)
+
+
+def _data_module(
+    metadata: Mapping[str, Any], data: str | None, data_dir: str | None, batch_size: int, num_workers: int | None
+) -> ImageDataModule:
+    trained = dict(metadata.get("data") or {})
+    if data is None and "name" not in trained:
+        raise RunError("the checkpoint does not say which data it was trained on; pass --data NAME.")
+    same = data is None or data == trained.get("name")
+    split_keys = ("classes", "val_fraction", "test_fraction", "split_seed")
+    options: dict[str, Any] = {key: trained[key] for key in split_keys if same and trained.get(key) is not None}
+    module = ImageDataModule(
+        name=data if data is not None else trained["name"],
+        data_dir=data_dir if data_dir is not None else (trained.get("data_dir") if same else None),
+        channels=metadata["in_channels"],
+        image_size=metadata["image_size"],
+        eval_batch_size=batch_size,
+        num_workers=num_workers,
+        **options,
+    )
+    # The network expects what it was trained with, whatever the data set's own statistics are.
+    module.mean, module.std = tuple(metadata["mean"]), tuple(metadata["std"])
+    module.style = metadata.get("style", module.style)
+    module.crop_pct = metadata.get("crop_pct", module.crop_pct)
+    module.interpolation = metadata.get("interpolation", module.interpolation)
+    return module
+
+
+def _check_classes(module: ImageDataModule, metadata: Mapping[str, Any]) -> None:
+    ours, theirs = tuple(metadata["class_names"]), tuple(module.class_names)
+    if len(ours) != len(theirs):
+        raise DataError(
+            f"the data set {module.name!r} has {len(theirs)} classes, the checkpoint's model {len(ours)}; "
+            f"give the data it was trained on, or one with the same classes."
+        )
+    unlike = next(((a, b) for a, b in zip(ours, theirs, strict=True) if a != b), None)
+    if unlike is not None:
+        raise DataError(
+            f"the data set {module.name!r} calls a class {unlike[1]!r} where the checkpoint's model has "
+            f"{unlike[0]!r}; give data with the same classes."
+        )
+
+
+def _choose(module: ImageDataModule, split: SplitName) -> Split:
+    if split == "test":
+        return module.source.test
+    if split == "train":
+        return module.train_split
+    if module.val_split is None:
+        raise DataError(f"the run on {module.name!r} held out no validation images; use --split test.")
+    return module.val_split
