@@ -83,6 +83,8 @@ def install() -> None:
 
 def _register() -> None:
     """Import the module whose import registers the names; a timm that does not fit must not break ``import timm``."""
+    if _MODELS in sys.modules:  # done, or being done further up this stack or by a thread that waits for timm
+        return
     try:
         importlib.import_module(_MODELS)
     except ImportError as error:
