@@ -1,0 +1,204 @@
+"""What the networks share: the table of families, the swap of convolutions, the stem for small images."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from dynaconv.errors import nearest_names
+from dynaconv.layers import DCDConv2d, DCDLinear
+from dynaconv.layers.published import published_dcd_options
+
+STEM_STRIDES = (1, 2, 4)
+ConvOptions = Callable[[nn.Conv2d], dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """The published code's version of a family.
+
+    Attributes:
+        options: ``(style, in_channels, out_channels, *, fc_squeeze)`` to the layer's keyword options.
+        classifier: Layer that takes the place of the linear classifier.
+    """
+
+    options: Callable[..., dict[str, Any]]
+    classifier: type[nn.Module]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """How a network of one family is built.
+
+    Attributes:
+        title: Name for docstrings.
+        layer: Layer that takes the place of a convolution; None leaves the network static.
+        dynamic_depthwise: Whether depthwise convolutions are replaced when the user does not say.
+        published: The published code's version, where there is one.
+    """
+
+    title: str
+    layer: type[nn.Module] | None
+    dynamic_depthwise: bool = False
+    published: Published | None = None
+
+
+FAMILIES: dict[str, Family] = {
+    "dcd": Family(
+        title="dynamic convolution decomposition (DCD)",
+        layer=DCDConv2d,
+        published=Published(options=published_dcd_options, classifier=DCDLinear),
+    ),
+    "static": Family(title="ordinary convolutions, the static twin of the dynamic families", layer=None),
+}
+
+
+def get_family(name: str) -> Family:
+    """The family called `name`.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in FAMILIES:
+        near = nearest_names(str(name), FAMILIES, count=1)[0]
+        raise ValueError(
+            f"`family` is one of {', '.join(sorted(FAMILIES))}; got {name!r}, and the nearest name is {near!r}."
+        )
+    return FAMILIES[name]
+
+
+def get_published(name: str) -> Published:
+    """The published version of the family called `name`.
+
+    Raises:
+        ValueError: If the family has no published version.
+    """
+    published = get_family(name).published
+    if published is None:
+        known = ", ".join(sorted(key for key, family in FAMILIES.items() if family.published is not None))
+        raise ValueError(f"family {name!r} has no published structure; `published=True` goes with {known}.")
+    return published
+
+
+def check_family_options(name: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A copy of `options`, each key of which the family's layer knows.
+
+    Raises:
+        ValueError: If the layer has no hyperparameter of that name.
+        TypeError: If `options` is not a mapping.
+    """
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise TypeError(f"`family_options` maps hyperparameter names to values; got {options!r}.")
+    layer = get_family(name).layer
+    parameters = {} if layer is None else inspect.signature(layer).parameters
+    known = sorted(key for key, value in parameters.items() if value.kind is inspect.Parameter.KEYWORD_ONLY)
+    for key in options:
+        if not known:
+            raise ValueError(f"`family_options` has the key {key!r}, but family {name!r} takes none; leave it.")
+        if key not in known:
+            raise ValueError(
+                f"`family_options` has the key {key!r}, but family {name!r} takes {', '.join(known)}; "
+                f"the nearest name is {nearest_names(str(key), known, count=1)[0]!r}."
+            )
+    return dict(options)
+
+
+def check_stem_stride(stem_stride: int) -> None:
+    """Raises ValueError unless `stem_stride` is one of `STEM_STRIDES`."""
+    if stem_stride not in STEM_STRIDES:
+        raise ValueError(
+            f"`stem_stride` is 1, 2 or 4; got {stem_stride!r}. "
+            f"Take 4 for images of about 224 pixels, 2 for 64, 1 or 2 for 28 to 32."
+        )
+
+
+def inner_output_stride(output_stride: int, stem_stride: int) -> int:
+    """The `output_stride` that timm's builders, which count a stem of stride 4, need for the one asked for.
+
+    Raises:
+        ValueError: If it cannot be had with this stem.
+    """
+    inner = min(32, output_stride * 4 // stem_stride)
+    if output_stride not in (2, 4, 8, 16, 32) or inner < 8:
+        possible = [stride for stride in (2, 4, 8, 16, 32) if stride * 4 // stem_stride >= 8]
+        raise ValueError(f"`output_stride` is one of {possible} with stem_stride={stem_stride}; got {output_stride!r}.")
+    return inner
+
+
+def rescale_reductions(feature_info: Iterable[dict[str, Any]], stem_stride: int) -> None:
+    """Correct, in place, the reductions that timm wrote down for a stem of stride 4 (its first convolution has 2)."""
+    for level, info in enumerate(feature_info):
+        info["reduction"] = min(2, stem_stride) if level == 0 else info["reduction"] * stem_stride // 4
+
+
+def is_depthwise(conv: nn.Conv2d) -> bool:
+    """Whether each channel is convolved by itself."""
+    return conv.groups == conv.in_channels > 1
+
+
+def replace_convolutions(
+    model: nn.Module, layer: type[nn.Module], eligible: Callable[[str, nn.Conv2d], bool], options: ConvOptions
+) -> None:
+    """Replace, in place, every `nn.Conv2d` of `model` that is `eligible` by a `layer` with the same static weights.
+
+    The layer's dynamic parameters keep the initial values that the layer gives them.
+
+    Args:
+        model: A network whose static weights are initialised.
+        layer: Dynamic layer with the constructor arguments of `nn.Conv2d`.
+        eligible: Says of a convolution, by name and module, whether it is replaced.
+        options: Gives a convolution's hyperparameters.
+
+    Raises:
+        ValueError: If a convolution cannot take the place of the layer; the message starts with its name.
+    """
+    found = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and eligible(n, m)]
+    for name, conv in found:
+        if type(conv) is not nn.Conv2d:
+            raise ValueError(f"{name} is a {type(conv).__name__}; use pad_type='' to have dynamic convolutions there.")
+        try:
+            dynamic = layer(
+                conv.in_channels,
+                conv.out_channels,
+                conv.kernel_size,
+                stride=conv.stride,
+                padding=conv.padding,
+                dilation=conv.dilation,
+                groups=conv.groups,
+                bias=conv.bias is not None,
+                padding_mode=conv.padding_mode,
+                device=conv.weight.device,
+                dtype=conv.weight.dtype,
+                **options(conv),
+            )
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        copy_parameters(conv, dynamic)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, dynamic)
+
+
+def published_classifier(linear: nn.Linear, published: Published) -> nn.Module:
+    """The dynamic classifier of the published networks, starting from the weights of `linear`."""
+    dynamic = published.classifier(
+        linear.in_features,
+        linear.out_features,
+        bias=linear.bias is not None,
+        device=linear.weight.device,
+        dtype=linear.weight.dtype,
+        **published.options("classifier", linear.in_features, linear.out_features),
+    )
+    copy_parameters(linear, dynamic)
+    return dynamic
+
+
+def copy_parameters(source: nn.Module, target: nn.Module) -> None:
+    """Copy the parameters of `source` into those of the same name in `target`."""
+    with torch.no_grad():
+        for name, parameter in source.named_parameters(recurse=False):
+            target.get_parameter(name).copy_(parameter)
