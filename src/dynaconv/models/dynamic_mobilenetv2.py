@@ -1,0 +1,219 @@
+"""MobileNetV2 with dynamic convolutions, on timm's own EfficientNet classes, and its static twin.
+
+Names registered with timm: ``{family}_mobilenetv2_{035,050,075,100,140}`` and, for the published code's structure,
+``{family}_mobilenetv2_{...}_published``.
+
+What is dynamic in the published networks was found from their parameter counts at 1000 classes (5,720,028 at x1.0 with
+``fc_squeeze=16``, 3,056,616 at x0.5 with ``fc_squeeze=8``). Of all subsets of {stem, first block, expansions,
+projections, head, classifier}, taken with the published sizes, exactly one gives both counts: the expansion and
+projection 1x1 convolutions of the blocks that expand (the second block onwards), and the classifier. The stem, the
+depthwise convolutions, the first block (it does not expand) and the 1x1 head are static.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from timm.models import FeatureHooks, build_model_with_cfg
+from timm.models._builder import pretrained_cfg_for_features
+from timm.models._efficientnet_builder import decode_arch_def, resolve_act_layer, resolve_bn_args, round_channels
+from timm.models.efficientnet import EfficientNet, EfficientNetFeatures
+from torch import nn
+
+from dynaconv.models import _families as fam
+from dynaconv.models._registration import register_names
+
+__all__ = ["DynamicMobileNetV2", "DynamicMobileNetV2Features"]
+
+_WIDTHS = {"035": 0.35, "050": 0.5, "075": 0.75, "100": 1.0, "140": 1.4}
+_STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+"""Expansion, channels, repeats and stride of each stage: Sandler et al., CVPR 2018, Table 2."""
+
+
+class DynamicMobileNetV2(EfficientNet):
+    """MobileNetV2 whose 1x1 convolutions are one family's dynamic layers.
+
+    The static weights are made first, so networks made under one seed start from the same ones whatever the family.
+
+    Args:
+        width: Multiplier of all channel counts, as in the model names (1.0 is ``mobilenetv2_100``).
+        family: A key of `dynaconv.models.FAMILIES`; ``"static"`` replaces nothing.
+        family_options: Hyperparameters for every dynamic convolution.
+        stem_stride: Downsampling before the third stage: 4 for images of about 224 pixels, 2 for 64, 1 or 2 for 28 to
+            32. With 2 the second stage, with 1 the first convolution too, has stride 1; no weight changes its shape.
+        dynamic_depthwise: Whether the depthwise convolutions are dynamic too; None leaves it to the family.
+        published: Build the published code's structure, dynamic classifier included; see the module's docstring.
+        fc_squeeze: Reduction of the published dynamic branch; 16 from ``width=1`` up and 8 below when None.
+        **kwargs: As `timm.models.efficientnet.EfficientNet` takes them: num_classes, in_chans, drop_rate,
+            drop_path_rate, output_stride, global_pool, pad_type, norm_layer, act_layer, device, dtype, ...
+
+    Raises:
+        ValueError: If an option is unknown, or does not go with the family, the layers or another option.
+
+    Shape:
+        ``(B, in_chans, H, W)`` to ``(B, num_classes)``.
+    """
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        *,
+        family: str = "dcd",
+        family_options: Mapping[str, Any] | None = None,
+        stem_stride: int = 4,
+        dynamic_depthwise: bool | None = None,
+        published: bool = False,
+        fc_squeeze: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        plan = _Plan(width, family, family_options, stem_stride, dynamic_depthwise, published, fc_squeeze)
+        arguments = plan.trunk_arguments(kwargs)
+        super().__init__(num_features=max(1280, arguments["round_chs_fn"](1280)), **arguments)
+        self._plan = plan
+        plan.apply(self)
+        fam.rescale_reductions(self.feature_info, stem_stride)
+        self._make_classifier_dynamic()
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a new one for `num_classes`; 0 takes it away. It is dynamic where it was."""
+        super().reset_classifier(num_classes, global_pool)
+        self._make_classifier_dynamic()
+
+    def _make_classifier_dynamic(self) -> None:
+        if self._plan.published and isinstance(self.classifier, nn.Linear):
+            dynamic = fam.published_classifier(self.classifier, fam.get_published(self._plan.family))
+            self.classifier = dynamic.train(self.training)
+
+
+class DynamicMobileNetV2Features(EfficientNetFeatures):
+    """The feature pyramid of `DynamicMobileNetV2`: what ``features_only=True`` gives.
+
+    Args:
+        width, family, family_options, stem_stride, dynamic_depthwise, published, fc_squeeze: As `DynamicMobileNetV2`.
+        **kwargs: As `timm.models.efficientnet.EfficientNetFeatures` takes them: out_indices, in_chans, ...
+
+    Shape:
+        ``(B, in_chans, H, W)`` to a list of ``(B, C_i, H / r_i, W / r_i)``, with C_i and r_i in `feature_info`.
+    """
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        *,
+        family: str = "dcd",
+        family_options: Mapping[str, Any] | None = None,
+        stem_stride: int = 4,
+        dynamic_depthwise: bool | None = None,
+        published: bool = False,
+        fc_squeeze: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        plan = _Plan(width, family, family_options, stem_stride, dynamic_depthwise, published, fc_squeeze)
+        super().__init__(**plan.trunk_arguments(kwargs))
+        plan.apply(self)
+        fam.rescale_reductions(self.feature_info.info, stem_stride)
+        if self.feature_hooks is not None:  # the base class hooked modules that have been replaced since
+            self.feature_hooks = FeatureHooks(
+                self.feature_info.get_dicts(keys=["module", "hook_type"]), self.named_modules()
+            )
+
+
+class _Plan:
+    """The checked options of one network and what they do to timm's."""
+
+    def __init__(
+        self,
+        width: float,
+        family: str,
+        family_options: Mapping[str, Any] | None,
+        stem_stride: int,
+        dynamic_depthwise: bool | None,
+        published: bool,
+        fc_squeeze: int | None,
+    ) -> None:
+        fam.check_stem_stride(stem_stride)
+        spec = fam.get_family(family)
+        self.options = fam.check_family_options(family, family_options)
+        if published:
+            fam.get_published(family)
+            if dynamic_depthwise:
+                raise ValueError(
+                    "the published structure has static depthwise convolutions; leave `dynamic_depthwise`."
+                )
+        elif fc_squeeze is not None:
+            raise ValueError(f"`fc_squeeze` goes with `published=True`; got {fc_squeeze!r}. Without, use `reduction`.")
+        if spec.layer is None and dynamic_depthwise:
+            raise ValueError(f"family {family!r} has no dynamic layer; leave `dynamic_depthwise`.")
+        self.width = width
+        self.family = family
+        self.stem_stride = stem_stride
+        self.published = published
+        self.depthwise = not published and (spec.dynamic_depthwise if dynamic_depthwise is None else dynamic_depthwise)
+        self.fc_squeeze = fc_squeeze if fc_squeeze is not None else (16 if width >= 1 else 8)
+
+    def trunk_arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Arguments for the base class: the architecture, and what the caller gave in `kwargs`."""
+        if self.stem_stride != 4 and kwargs.get("aa_layer") is not None:
+            raise ValueError(f"`aa_layer` carries the strides; it does not go with stem_stride={self.stem_stride}.")
+        stages = [[f"{'ds' if t == 1 else 'ir'}_r{n}_k3_s{s}_e{t}_c{c}"] for t, c, n, s in _STAGES]
+        kwargs = dict(kwargs)
+        norm_layer = kwargs.pop("norm_layer", None)
+        bn_args = resolve_bn_args(kwargs)  # type: ignore[no-untyped-call]
+        output_stride = fam.inner_output_stride(kwargs.pop("output_stride", 32), self.stem_stride)
+        return {
+            "block_args": decode_arch_def(stages),  # type: ignore[no-untyped-call]
+            "stem_size": 32,
+            "round_chs_fn": partial(round_channels, multiplier=self.width),
+            "norm_layer": norm_layer or partial(nn.BatchNorm2d, **bn_args),
+            "act_layer": resolve_act_layer(kwargs, "relu6"),  # type: ignore[no-untyped-call]
+            "output_stride": output_stride,
+            **kwargs,
+        }
+
+    def apply(self, model: nn.Module) -> None:
+        """Set the strides of the stem and replace the convolutions, in place."""
+        if self.stem_stride <= 2:
+            model.get_submodule("blocks.1.0.conv_dw").stride = (1, 1)  # type: ignore[assignment]
+        if self.stem_stride == 1:
+            model.get_submodule("conv_stem").stride = (1, 1)  # type: ignore[assignment]
+        layer = fam.get_family(self.family).layer
+        if layer is not None:
+            fam.replace_convolutions(model, layer, self._is_dynamic, self._layer_options)
+
+    def _is_dynamic(self, name: str, conv: nn.Conv2d) -> bool:
+        if name == "conv_stem":
+            return False
+        if self.published and (name == "conv_head" or name.startswith("blocks.0.")):
+            return False
+        return self.depthwise or not fam.is_depthwise(conv)
+
+    def _layer_options(self, conv: nn.Conv2d) -> dict[str, Any]:
+        if not self.published:
+            return self.options
+        published = fam.get_published(self.family)
+        sizes = published.options("mobilenet", conv.in_channels, conv.out_channels, fc_squeeze=self.fc_squeeze)
+        return sizes | self.options
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    """Build one of the registered names, as timm builds its own EfficientNets."""
+    if not kwargs.get("features_only") or "feature_cfg" in kwargs or "feature_cls" in kwargs:
+        model: nn.Module = build_model_with_cfg(DynamicMobileNetV2, variant, pretrained, **kwargs)
+        return model
+    del kwargs["features_only"]
+    no_head: Any = ("num_classes", "num_features", "global_pool")
+    features: Any = build_model_with_cfg(
+        DynamicMobileNetV2Features, variant, pretrained, pretrained_strict=False, kwargs_filter=no_head, **kwargs
+    )
+    features.pretrained_cfg = features.default_cfg = pretrained_cfg_for_features(features.pretrained_cfg)
+    assert isinstance(features, nn.Module)
+    return features
+
+
+register_names(
+    __name__,
+    "mobilenetv2_",
+    {size: {"width": width} for size, width in _WIDTHS.items()},
+    _create,
+    {"interpolation": "bicubic", "first_conv": "conv_stem", "classifier": "classifier"},
+)

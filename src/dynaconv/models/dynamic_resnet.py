@@ -1,0 +1,144 @@
+"""ResNet with dynamic convolutions, on timm's own ResNet class, and its static twin.
+
+Names registered with timm: ``{family}_resnet{10,18,34,50,101}`` and, for the published code's structure,
+``{family}_resnet{...}_published``.
+
+What is dynamic in the published networks was found from their parameter counts at 1000 classes (ResNet-18 14,703,332,
+ResNet-50 29,835,056). Of all subsets of {stem, each convolution of a block, 1x1 downsampling, classifier}, taken with
+the published sizes, exactly one gives both counts: every convolution of every block, 1x1 and 3x3 alike, and the
+classifier. The stem and the 1x1 convolutions of the downsampling shortcuts are static.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from timm.models import build_model_with_cfg
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import nn
+
+from dynaconv.models import _families as fam
+from dynaconv.models._registration import register_names
+
+__all__ = ["DynamicResNet"]
+
+_DEPTHS: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
+    "10": (BasicBlock, (1, 1, 1, 1)),
+    "18": (BasicBlock, (2, 2, 2, 2)),
+    "34": (BasicBlock, (3, 4, 6, 3)),
+    "50": (Bottleneck, (3, 4, 6, 3)),
+    "101": (Bottleneck, (3, 4, 23, 3)),
+}
+
+
+class DynamicResNet(ResNet):
+    """ResNet whose blocks' convolutions are one family's dynamic layers.
+
+    The static weights are made first, so networks made under one seed start from the same ones whatever the family.
+
+    Args:
+        block: `timm.models.resnet.BasicBlock` or `timm.models.resnet.Bottleneck`.
+        layers: Number of blocks of each of the four stages.
+        family: A key of `dynaconv.models.FAMILIES`; ``"static"`` replaces nothing.
+        family_options: Hyperparameters for every dynamic convolution.
+        stem_stride: Downsampling before the first stage: 4 (7x7 convolution of stride 2 and max pooling) for images of
+            about 224 pixels, 2 for 64, 1 or 2 for 28 to 32. Below 4 the stem is a 3x3 convolution of that stride and
+            nothing is pooled.
+        dynamic_downsample: Whether the 1x1 convolutions of the downsampling shortcuts are dynamic too.
+        published: Build the published code's structure, dynamic classifier included; see the module's docstring.
+        **kwargs: As `timm.models.resnet.ResNet` takes them: num_classes, in_chans, drop_rate, drop_path_rate,
+            output_stride, global_pool, norm_layer, act_layer, zero_init_last, device, dtype, ...
+
+    Raises:
+        ValueError: If an option is unknown, or does not go with the family, the layers or another option.
+
+    Shape:
+        ``(B, in_chans, H, W)`` to ``(B, num_classes)``.
+    """
+
+    def __init__(
+        self,
+        block: type[nn.Module],
+        layers: Sequence[int],
+        *,
+        family: str = "dcd",
+        family_options: Mapping[str, Any] | None = None,
+        stem_stride: int = 4,
+        dynamic_downsample: bool = False,
+        published: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        fam.check_stem_stride(stem_stride)
+        layer = fam.get_family(family).layer
+        options = fam.check_family_options(family, family_options)
+        if published:
+            fam.get_published(family)
+        if dynamic_downsample and (published or layer is None):
+            which = "the published structure" if published else f"family {family!r}"
+            raise ValueError(f"{which} has static downsampling convolutions; leave `dynamic_downsample`.")
+        output_stride = fam.inner_output_stride(kwargs.pop("output_stride", 32), stem_stride)
+        base: Any = super()  # timm annotates `block` as an instance
+        base.__init__(block, tuple(layers), output_stride=output_stride, **kwargs)
+        self._family = family
+        self._published = published
+        if stem_stride < 4:
+            self._shrink_stem(stem_stride)
+        fam.rescale_reductions(self.feature_info, stem_stride)
+        if layer is not None:
+            style = "basic" if issubclass(block, BasicBlock) else "bottleneck"
+
+            def is_dynamic(name: str, conv: nn.Conv2d) -> bool:
+                return name.startswith("layer") and (dynamic_downsample or "downsample" not in name)
+
+            def layer_options(conv: nn.Conv2d) -> dict[str, Any]:
+                if not published:
+                    return options
+                return fam.get_published(family).options(style, conv.in_channels, conv.out_channels) | options
+
+            fam.replace_convolutions(self, layer, is_dynamic, layer_options)
+        self._make_classifier_dynamic()
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a new one for `num_classes`; 0 takes it away. It is dynamic where it was."""
+        super().reset_classifier(num_classes, global_pool)
+        self._make_classifier_dynamic()
+
+    def _make_classifier_dynamic(self) -> None:
+        if self._published and isinstance(self.fc, nn.Linear):
+            self.fc = fam.published_classifier(self.fc, fam.get_published(self._family)).train(self.training)
+
+    def _shrink_stem(self, stride: int) -> None:
+        if not isinstance(self.conv1, nn.Conv2d) or not isinstance(self.maxpool, nn.MaxPool2d):
+            raise ValueError(
+                f"stem_stride={stride} has a 3x3 convolution for a stem; it does not go with `stem_type`, "
+                f"`replace_stem_pool` or `aa_layer`."
+            )
+        old = self.conv1
+        stem = nn.Conv2d(
+            old.in_channels,
+            old.out_channels,
+            kernel_size=3,
+            stride=stride,
+            padding=1,
+            bias=False,
+            device=old.weight.device,
+            dtype=old.weight.dtype,
+        )
+        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+        network: Any = self  # timm annotates both modules by one of the kinds it puts there
+        network.conv1 = stem
+        network.maxpool = nn.Identity()
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    """Build one of the registered names, as timm builds its own ResNets."""
+    model: nn.Module = build_model_with_cfg(DynamicResNet, variant, pretrained, **kwargs)
+    return model
+
+
+register_names(
+    __name__,
+    "resnet",
+    {depth: {"block": block, "layers": layers} for depth, (block, layers) in _DEPTHS.items()},
+    _create,
+    {"interpolation": "bilinear", "first_conv": "conv1", "classifier": "fc"},
+)
