@@ -1,0 +1,132 @@
+"""MobileNetV2: parameter counts, compatibility with timm's, which convolutions are dynamic."""
+
+import math
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from dynaconv.layers import DCDConv2d
+from dynaconv.models import DynamicMobileNetV2, DynamicMobileNetV2Features
+
+WIDTHS = ["035", "050", "075", "100", "140"]
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def dynamic_names(model: nn.Module) -> set[str]:
+    return {name for name, module in model.named_modules() if isinstance(module, DCDConv2d)}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_static_twin_is_timms_network(width: str) -> None:
+    twin = timm.create_model(f"static_mobilenetv2_{width}", device="meta")
+    theirs = timm.create_model(f"mobilenetv2_{width}", device="meta")
+    assert count(twin) == count(theirs)
+    assert list(twin.state_dict()) == list(theirs.state_dict())
+
+
+def test_timms_weights_load_and_give_timms_outputs() -> None:
+    theirs = timm.create_model("mobilenetv2_100", num_classes=5).eval()
+    twin = timm.create_model("static_mobilenetv2_100", num_classes=5).eval()
+    twin.load_state_dict(theirs.state_dict(), strict=True)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert twin(x).equal(theirs(x))
+
+
+@pytest.mark.parametrize(("width", "parameters"), [("100", 5_720_028), ("050", 3_056_616)])
+def test_published_counts(width: str, parameters: int) -> None:
+    assert count(timm.create_model(f"dcd_mobilenetv2_{width}_published", device="meta")) == parameters
+
+
+def test_fc_squeeze_defaults_by_width() -> None:
+    for width, squeeze in (("140", 16), ("100", 16), ("075", 8), ("050", 8)):
+        name = f"dcd_mobilenetv2_{width}_published"
+        given = timm.create_model(name, fc_squeeze=squeeze, device="meta")
+        other = timm.create_model(name, fc_squeeze=24 - squeeze, device="meta")
+        assert count(timm.create_model(name, device="meta")) == count(given) != count(other)
+
+
+def test_the_published_network_leaves_stem_depthwise_first_block_and_head_static() -> None:
+    model = timm.create_model("dcd_mobilenetv2_035_published", device="meta")
+    expected = {
+        f"{name}.{conv}"
+        for name, module in model.named_modules()
+        if type(module).__name__ == "InvertedResidual"
+        for conv in ("conv_pw", "conv_pwl")
+    }
+    assert len(expected) == 32
+    assert dynamic_names(model) == expected
+
+
+def test_every_pointwise_convolution_is_dynamic() -> None:
+    model = timm.create_model("dcd_mobilenetv2_035", device="meta")
+    static = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    assert [name for name in static if not name.endswith("conv_dw")] == ["conv_stem"]
+    assert len(dynamic_names(model)) == 34
+
+
+def test_depthwise_convolutions_are_dynamic_on_request() -> None:
+    model = timm.create_model("dcd_mobilenetv2_035", dynamic_depthwise=True, stem_stride=2, num_classes=3)
+    assert [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)] == ["conv_stem"]
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_the_count_is_the_papers_formula_summed_over_the_layers() -> None:
+    """C_in C_out + L (C_in + C_out) + the branch: C_in h + h (C_out + L^2), with biases where the branch has them."""
+    model = timm.create_model("dcd_mobilenetv2_100", device="meta")
+    added = 0
+    for layer in model.modules():
+        if isinstance(layer, DCDConv2d):
+            smaller = min(layer.in_channels, layer.out_channels)
+            latent = smaller // 2 ** math.floor(math.log2(math.sqrt(smaller)))
+            hidden = layer.sizes.hidden_channels
+            assert layer.sizes.latent_dim == latent
+            assert hidden >= layer.in_channels // 16
+            outputs = layer.out_channels + latent**2
+            added += latent * (layer.in_channels + layer.out_channels) + hidden * (layer.in_channels + outputs)
+            added += sum(p.numel() for name, p in layer.named_parameters() if name.endswith("bias"))
+    assert count(model) == count(timm.create_model("static_mobilenetv2_100", device="meta")) + added
+
+
+def test_the_stem_stride_changes_no_weight() -> None:
+    shapes = [
+        {key: value.shape for key, value in DynamicMobileNetV2(0.35, stem_stride=s, device="meta").state_dict().items()}
+        for s in (1, 2, 4)
+    ]
+    assert shapes[0] == shapes[1] == shapes[2]
+
+
+@pytest.mark.parametrize("family", ["dcd", "static"])
+def test_features_before_the_projection_are_available(family: str) -> None:
+    model = DynamicMobileNetV2Features(0.35, family=family, feature_location="expansion").eval()
+    with torch.no_grad():
+        features = model(torch.randn(1, 3, 64, 64))
+    assert [feature.shape[1] for feature in features] == model.feature_info.channels()
+
+
+def test_the_classes_build_without_timms_registry() -> None:
+    model = DynamicMobileNetV2(0.35, family="static", num_classes=4, in_chans=1, stem_stride=1).eval()
+    assert model(torch.randn(1, 1, 28, 28)).shape == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"family": "dcdd"}, "the nearest name is 'dcd'"),
+        ({"fc_squeeze": 8}, "`fc_squeeze` goes with `published=True`; got 8"),
+        ({"published": True, "dynamic_depthwise": True}, "static depthwise"),
+        ({"published": True, "family": "static"}, "'static' has no published structure"),
+        ({"family": "static", "dynamic_depthwise": True}, "family 'static' has no dynamic layer"),
+        ({"stem_stride": 2, "aa_layer": "blurpc"}, "`aa_layer` carries the strides"),
+        ({"dynamic_depthwise": True, "pad_type": "same"}, "conv_dw is a Conv2dSame; use pad_type=''"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DynamicMobileNetV2(0.35, device="meta", **options)  # type: ignore[arg-type]

@@ -1,0 +1,231 @@
+"""What timm expects of a model holds for every registered name."""
+
+import re
+
+import pytest
+import timm
+import torch
+from timm.models import get_pretrained_cfg
+from torch import Tensor, nn
+
+from dynaconv.layers import DCDConv2d, DCDLinear, DynamicConv2d
+
+SIZES = ["mobilenetv2_035", "mobilenetv2_050", "mobilenetv2_075", "mobilenetv2_100", "mobilenetv2_140"]
+SIZES += ["resnet10", "resnet18", "resnet34", "resnet50", "resnet101"]
+NAMES = [f"{family}_{size}" for family in ("dcd", "static") for size in SIZES] + [
+    f"dcd_{size}_published" for size in SIZES
+]
+VARIED = ["dcd_mobilenetv2_035", "dcd_resnet10", "dcd_mobilenetv2_035_published", "dcd_resnet10_published"]
+
+
+def create(name: str, seed: int = 0, **options: object) -> nn.Module:
+    torch.manual_seed(seed)
+    return timm.create_model(name, **options)
+
+
+def images(batch: int = 2, channels: int = 3, size: int = 32) -> Tensor:
+    return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def test_exactly_these_names_are_listed() -> None:
+    listed = timm.list_models("dcd_*") + timm.list_models("static_*")
+    assert sorted(listed) == sorted(NAMES)
+    assert not timm.list_models("dcd_*", pretrained=True)
+    assert set(timm.list_models(module="dynamic_resnet")) == {name for name in NAMES if "_resnet" in name}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_default_configuration_is_complete(name: str) -> None:
+    config = get_pretrained_cfg(name)
+    assert config.architecture == name
+    assert config.url == ""
+    assert config.num_classes == 1000
+    assert (config.input_size, config.pool_size) == ((3, 224, 224), (7, 7))
+    assert (config.mean, config.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert config.interpolation in ("bilinear", "bicubic")
+    assert config.crop_pct == 0.875
+    model = create(name, device="meta")
+    assert isinstance(model.get_submodule(config.first_conv), nn.Conv2d)
+    assert model.get_submodule(config.classifier) is model.get_classifier()
+    assert model.default_cfg["architecture"] == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_entry_point_is_a_documented_function_of_its_module(name: str) -> None:
+    entry = timm.model_entrypoint(name)
+    assert entry.__name__ == name
+    assert entry.__doc__ is not None
+    assert re.search(r"\w+ with .*\.$", entry.__doc__)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    model = create(name, num_classes=7, stem_stride=2)
+    output = model(images())
+    assert output.shape == (2, 7)
+    output.square().sum().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+
+
+@pytest.mark.parametrize("name", VARIED)
+def test_shapes_can_be_found_without_memory(name: str) -> None:
+    model = create(name, num_classes=7, device="meta")
+    assert model(torch.empty(2, 3, 64, 64, device="meta")).shape == (2, 7)
+
+
+@pytest.mark.parametrize("stem_stride", [1, 2, 4])
+@pytest.mark.parametrize("name", ["static_mobilenetv2_035", "static_resnet10", *VARIED])
+def test_feature_shapes_are_those_of_feature_info(name: str, stem_stride: int) -> None:
+    model = create(name, features_only=True, stem_stride=stem_stride).eval()
+    with torch.no_grad():
+        features = model(images(1, size=64))
+    assert len(features) == 5
+    first = min(2, stem_stride)
+    assert model.feature_info.reduction() == [first, *(stem_stride * 2**level for level in range(4))]
+    for feature, channels, reduction in zip(
+        features, model.feature_info.channels(), model.feature_info.reduction(), strict=True
+    ):
+        assert feature.shape == (1, channels, 64 // reduction, 64 // reduction)
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("stem_stride", [1, 2, 4])
+@pytest.mark.parametrize("name", ["static_mobilenetv2_035", "static_resnet10"])
+def test_output_stride_bounds_the_reductions(name: str, stem_stride: int, output_stride: int) -> None:
+    model = create(name, features_only=True, stem_stride=stem_stride, output_stride=output_stride).eval()
+    with torch.no_grad():
+        features = model(images(1, size=64))
+    reductions = model.feature_info.reduction()
+    assert max(reductions) == min(output_stride, 8 * stem_stride)
+    assert [64 // reduction for reduction in reductions] == [feature.shape[-1] for feature in features]
+
+
+@pytest.mark.parametrize("name", VARIED)
+def test_features_and_intermediates_agree_with_the_network(name: str) -> None:
+    model = create(name, stem_stride=2).eval()
+    backbone = create(name, seed=1, stem_stride=2, features_only=True, out_indices=(1, 3)).eval()
+    wanted = backbone.state_dict()
+    backbone.load_state_dict({key: value for key, value in model.state_dict().items() if key in wanted})
+    x = images()
+    with torch.no_grad():
+        final, intermediates = model.forward_intermediates(x)
+        torch.testing.assert_close(list(backbone(x)), [intermediates[1], intermediates[3]])
+        torch.testing.assert_close(final, model.forward_features(x))
+        torch.testing.assert_close(model(x), model.forward_head(final))
+        assert model.forward_head(final, pre_logits=True).shape == (2, model.head_hidden_size)
+
+
+@pytest.mark.parametrize("name", VARIED)
+def test_the_classifier_can_be_taken_away_and_replaced(name: str) -> None:
+    model = create(name, num_classes=0, stem_stride=2).eval()
+    x = images()
+    with torch.no_grad():
+        assert model(x).shape == (2, model.num_features)
+        model.reset_classifier(5)
+        assert model(x).shape == (2, 5)
+    kind = DCDLinear if name.endswith("published") else nn.Linear
+    assert type(model.get_classifier()) is kind
+    assert not model.get_classifier().training
+    model.reset_classifier(0)
+    assert isinstance(model.get_classifier(), nn.Identity)
+
+
+@pytest.mark.parametrize("stem_stride", [1, 4])
+@pytest.mark.parametrize("name", VARIED)
+def test_images_may_have_one_channel(name: str, stem_stride: int) -> None:
+    model = create(name, in_chans=1, num_classes=3, stem_stride=stem_stride).eval()
+    assert model(images(2, channels=1, size=28)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", VARIED)
+def test_dropout_and_drop_path_act_in_train_mode_only(name: str) -> None:
+    model = create(name, num_classes=3, stem_stride=2, drop_rate=0.5, drop_path_rate=0.2)
+    assert model.drop_rate == 0.5
+    x = images()
+    with torch.no_grad():
+        assert not model(x).equal(model(x))
+        model.eval()
+        assert model(x).equal(model(x))
+    assert any(type(module).__name__ == "DropPath" for module in model.modules())
+
+
+@pytest.mark.parametrize("name", VARIED)
+def test_gradient_checkpointing_gives_the_same_gradients(name: str) -> None:
+    gradients = []
+    for enable in (False, True):
+        model = create(name, num_classes=3, stem_stride=2).double()
+        model.set_grad_checkpointing(enable)
+        assert model.grad_checkpointing is enable
+        model(images().double()).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("name", VARIED)
+def test_a_state_dict_makes_the_round_trip(name: str) -> None:
+    first, second = create(name, stem_stride=2).eval(), create(name, seed=1, stem_stride=2).eval()
+    x = images()
+    with torch.no_grad():
+        assert not first(x).equal(second(x))
+        second.load_state_dict(first.state_dict(), strict=True)
+        assert first(x).equal(second(x))
+
+
+def test_a_checkpoint_is_loaded_by_path(tmp_path) -> None:
+    first = create("dcd_mobilenetv2_035", num_classes=3)
+    path = tmp_path / "weights.pth"
+    torch.save(first.state_dict(), path)
+    second = create("dcd_mobilenetv2_035", seed=1, num_classes=3, checkpoint_path=str(path))
+    for (key, mine), theirs in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
+        assert mine.equal(theirs), key
+
+
+@pytest.mark.parametrize("size", ["mobilenetv2_035", "resnet10"])
+@pytest.mark.parametrize("dynamic", ["dcd_{}", "dcd_{}_published"])
+@pytest.mark.parametrize("stem_stride", [2, 4])
+def test_twins_of_one_seed_start_from_the_same_static_weights(size: str, dynamic: str, stem_stride: int) -> None:
+    static = create(f"static_{size}", num_classes=3, stem_stride=stem_stride).state_dict()
+    twin = create(dynamic.format(size), num_classes=3, stem_stride=stem_stride).state_dict()
+    for key, value in static.items():
+        assert twin[key].equal(value), key
+
+
+@pytest.mark.parametrize("name", VARIED)
+def test_layer_groups_cover_every_parameter(name: str) -> None:
+    from timm.models import group_parameters
+
+    model = create(name, device="meta")
+    groups = group_parameters(model, model.group_matcher())
+    assert sorted(key for keys in groups.values() for key in keys) == sorted(k for k, _ in model.named_parameters())
+
+
+@pytest.mark.parametrize("size", ["mobilenetv2_035", "resnet10"])
+def test_hyperparameters_reach_every_dynamic_layer(size: str) -> None:
+    model = create(f"dcd_{size}", device="meta", family_options={"latent_dim": 3, "algorithm": "kernel"})
+    layers = [module for module in model.modules() if isinstance(module, DynamicConv2d)]
+    assert layers
+    assert all(isinstance(layer, DCDConv2d) and layer.sizes.latent_dim == 3 for layer in layers)
+
+
+@pytest.mark.parametrize("size", ["mobilenetv2_035", "resnet10"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stem_stride": 3}, "`stem_stride` is 1, 2 or 4; got 3"),
+        ({"stem_stride": "4"}, "`stem_stride` is 1, 2 or 4; got '4'"),
+        ({"family_options": {"latent_dimm": 3}}, "key 'latent_dimm', .* the nearest name is 'latent_dim'"),
+        ({"family_options": {"latent_dim": 0}}, r"^(blocks|layer)\S+: .*latent_dim"),
+        ({"output_stride": 12}, "`output_stride` is one of"),
+    ],
+)
+def test_bad_options_say_what_is_wrong(size: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create(f"dcd_{size}", **options)
+
+
+@pytest.mark.parametrize("name", ["dcd_mobilenetv2_035", "static_resnet10"])
+def test_a_misspelt_option_is_refused(name: str) -> None:
+    with pytest.raises(TypeError, match="stem_strid"):
+        create(name, stem_strid=2)
