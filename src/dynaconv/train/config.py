@@ -1,5 +1,7 @@
 """A run's configuration: YAML, command line and Python give the same object, checked by the same parser."""
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -135,11 +137,36 @@ def resolve(config: TrainConfig, overrides: Sequence[str] = ()) -> Namespace:
         RunError: A key or value does not fit.
     """
     parser = make_parser()
+    groups = {"data": config.data, "model": config.model, "trainer": config.trainer}
+    given = [f"--seed={config.seed}", *(f"--{name}={json.dumps(dict(group))}" for name, group in groups.items())]
     try:
-        started = parser.parse_object(config.to_dict(), defaults=True)
-        return parser.parse_args(list(overrides), namespace=started) if overrides else started
+        return parser.parse_args([*given, *overrides])
     except ArgumentError as error:
-        raise RunError(f"the configuration does not fit: {' '.join(str(error).split())}") from error
+        raise RunError(_explain(str(error), parser)) from error
+
+
+def _explain(message: str, parser: LightningArgumentParser) -> str:
+    """Make the parser's message one sentence, with the nearest names for an unknown key."""
+    message = " ".join(message.split())
+    unknown = re.search(r"unrecognized arguments: (\S+)|[Kk]ey '?\"?([\w.]+)'?\"? is not expected", message)
+    if unknown is None:
+        return _explain_value(message)
+    name = (unknown[1] or unknown[2]).partition("=")[0].lstrip("-")
+    keys = {flag.removeprefix("--") for action in parser._actions for flag in action.option_strings}
+    known = [key for key in keys if "." in key or key == "seed"]
+    return f"unknown option {name!r}; the nearest names are {listed(nearest_names(name, known))}."
+
+
+def _explain_value(message: str) -> str:
+    misfit = re.search(r'[Kk]ey "([\w.]+)":.*?(Expected a .*)', message)
+    value = re.search(r"(?:Given|Got) value: (.*)$", message)
+    if misfit is None or value is None:
+        return f"the configuration does not fit: {message}"
+    wanted = re.findall(r"Expected an? (.+?)(?= - Expected|,? Given value|[.,]? Got value)", misfit[2])
+    names = [
+        re.sub(r"<class '(\w+)'>", r"\1", kind).replace("typing.", "").replace("NoneType", "null") for kind in wanted
+    ]
+    return f"{misfit[1]} takes {' or '.join(dict.fromkeys(names))}; got {value[1]!r}."
 
 
 def to_yaml(resolved: Namespace) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import nn
 
 from dynaconv import __version__
@@ -95,8 +95,14 @@ def fit(
     seed_everything(resolved.seed, workers=True, verbose=False)
     built = _build(resolved)
     directory = claim_folder(Path(out) if out else None, data=resolved.data.name, model=resolved.model.name)
+    try:
+        run = _Run(built, directory, report, on_start, callbacks, command, seed=resolved.seed)
+    except RunError:
+        # Nothing has been written yet, and the corrected command should find the name free.
+        directory.rmdir()
+        raise
     write_text(directory / CONFIG_FILE, to_yaml(resolved))
-    return _Run(built, directory, report, on_start, callbacks, command, seed=resolved.seed).execute(resume=None)
+    return run.execute(resume=None)
 
 
 def resume(
