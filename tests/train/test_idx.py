@@ -1,0 +1,56 @@
+"""Reading the IDX format."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+
+from dynaconv.errors import DataError
+from dynaconv.train.data.idx import read_idx
+
+
+def idx_bytes(tensor: torch.Tensor) -> bytes:
+    header = struct.pack(f">HBB{tensor.dim()}I", 0, 8, tensor.dim(), *tensor.shape)
+    return header + tensor.numpy().tobytes()
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 3, 5)])
+@pytest.mark.parametrize("compressed", [True, False])
+def test_reads_what_was_written(tmp_path: Path, shape: tuple[int, ...], compressed: bool) -> None:
+    wanted = torch.randint(0, 256, shape, dtype=torch.uint8)
+    raw = idx_bytes(wanted)
+    path = tmp_path / "images-idx"
+    path.write_bytes(gzip.compress(raw) if compressed else raw)
+    torch.testing.assert_close(read_idx(path), wanted)
+
+
+def test_the_result_can_be_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "labels-idx"
+    path.write_bytes(idx_bytes(torch.arange(4, dtype=torch.uint8)))
+    read_idx(path).add_(1)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "not an IDX file"),
+        (b"\x89PNG....", "not an IDX file"),
+        (struct.pack(">HBB", 0, 0x0D, 1) + bytes(4), "not an IDX file of unsigned bytes"),
+        (struct.pack(">HBB", 0, 8, 3) + bytes(5), "ends inside its header"),
+        (struct.pack(">HBBI", 0, 8, 1, 10) + bytes(9), "holds 9"),
+        (gzip.compress(bytes(100))[:20], "cannot read"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, raw: bytes, message: str) -> None:
+    path = tmp_path / "broken-idx"
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=message) as caught:
+        read_idx(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing-here"):
+        read_idx(tmp_path / "nothing-here")

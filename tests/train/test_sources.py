@@ -1,0 +1,196 @@
+"""Every data source, and what is said when one does not fit."""
+
+import gzip
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dynaconv.errors import DataError
+from dynaconv.train.data import embedded
+from dynaconv.train.data.source import stratified_split
+from dynaconv.train.data.sources import load_source
+from tests.train.helpers import write_folder, write_image
+from tests.train.test_idx import idx_bytes
+
+
+def write_fashion(folder: Path, train: int = 20, test: int = 10) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem, count in (("train", train), ("t10k", test)):
+        images = torch.randint(0, 256, (count, 28, 28), dtype=torch.uint8)
+        labels = torch.arange(count, dtype=torch.uint8) % 10
+        (folder / f"{stem}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(images)))
+        (folder / f"{stem}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(labels)))
+    return folder
+
+
+def test_digits_are_split_by_class_and_never_overlap() -> None:
+    source = load_source("digits")
+    assert len(source.train) + len(source.test) == 1797
+    assert len(source.test) == 450
+    share = torch.bincount(source.test.targets) / torch.bincount(torch.cat([source.train.targets, source.test.targets]))
+    assert share.min() > 0.24
+    assert share.max() < 0.26
+    pixels = torch.cat([source.train.images, source.test.images]).double() / 255
+    assert float(pixels.mean()) == pytest.approx(source.mean[0], abs=1e-3)
+    assert float(pixels.std()) == pytest.approx(source.std[0], abs=1e-3)
+
+
+def test_stratified_split_depends_on_the_seed_alone() -> None:
+    targets = [0] * 10 + [1] * 30
+    first, second = stratified_split(targets, 0.2, seed=5)
+    assert (first, second) == stratified_split(targets, 0.2, seed=5)
+    assert second != stratified_split(targets, 0.2, seed=6)[1]
+    assert sorted(first + second) == list(range(40))
+    assert [sum(i < 10 for i in second), sum(i >= 10 for i in second)] == [2, 6]
+
+
+@pytest.mark.parametrize("inner", ["", "FashionMNIST/raw"])
+def test_fashion_mnist_is_read_from_a_folder(tmp_path: Path, inner: str) -> None:
+    write_fashion(tmp_path / inner)
+    source = load_source("fashion-mnist", data_dir=tmp_path)
+    assert source.train.images.shape == (20, 1, 28, 28)
+    assert source.test.targets.tolist() == list(range(10))
+    assert source.class_names[9] == "ankle boot"
+
+
+def test_fashion_mnist_is_found_where_debian_puts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "DEBIAN_FASHION_MNIST", write_fashion(tmp_path))
+    assert len(load_source("fashion-mnist").train) == 20
+
+
+def test_fashion_mnist_that_cannot_be_downloaded_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.datasets import FashionMNIST
+
+    def fail(self: FashionMNIST) -> None:
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz:\nTried ...")
+
+    monkeypatch.setattr(embedded, "DEBIAN_FASHION_MNIST", tmp_path / "none")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(FashionMNIST, "download", fail)
+    with pytest.raises(DataError, match=r"apt install dataset-fashion-mnist.*data_dir") as caught:
+        load_source("fashion-mnist")
+    assert "\n" not in str(caught.value)
+
+
+def test_fashion_mnist_folder_that_lacks_a_file_names_it(tmp_path: Path) -> None:
+    write_fashion(tmp_path)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte"):
+        load_source("fashion-mnist", data_dir=tmp_path)
+    with pytest.raises(DataError, match="not a folder"):
+        load_source("fashion-mnist", data_dir=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("held_out", ["test", "val", "validation"])
+def test_image_folder_with_splits(tmp_path: Path, held_out: str) -> None:
+    source = load_source(str(write_folder(tmp_path, ("train", held_out))))
+    assert source.class_names == ("dark", "light")
+    assert (len(source.train), len(source.test)) == (12, 12)
+    assert source.validation is None
+    image, target = source.test[11]
+    assert (image.mode, target) == ("RGB", 1)
+
+
+def test_image_folder_with_test_and_validation(tmp_path: Path) -> None:
+    write_folder(tmp_path, ("train", "test"))
+    write_folder(tmp_path, ("val",), images=2)
+    source = load_source("folder", data_dir=tmp_path)
+    assert (len(source.test), len(source.validation or ())) == (12, 4)
+
+
+def test_image_folder_without_splits_is_split_by_a_seed(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, ("",), images=10)
+    source, again = (load_source(str(folder), test_fraction=0.3, split_seed=1) for _ in range(2))
+    assert (len(source.train), len(source.test)) == (14, 6)
+    assert source.test.paths == again.test.paths
+    assert not set(source.train.paths) & set(source.test.paths)
+    assert source.test.paths != load_source(str(folder), test_fraction=0.3, split_seed=2).test.paths
+
+
+def test_image_folder_as_greyscale(tmp_path: Path) -> None:
+    source = load_source(str(write_folder(tmp_path)), channels=1)
+    assert source.train[0][0].mode == "L"
+    assert (source.channels, len(source.mean)) == (1, 1)
+
+
+def test_timm_names_go_through_timms_factory(tmp_path: Path) -> None:
+    write_folder(tmp_path, ("train", "validation"))
+    source = load_source("torch/image_folder", data_dir=tmp_path, image_size=32)
+    assert (len(source.train), len(source.test)) == (12, 12)
+    assert source.class_names == ("dark", "light")
+    image, target = source.train[11]
+    assert (image.mode, target) == ("RGB", 1)
+
+
+@pytest.mark.parametrize("name", ["torch/nonsense", "hfds/nobody/nothing"])
+def test_a_timm_name_that_fails_is_one_sentence(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match="timm cannot make the data set") as caught:
+        load_source(name, data_dir=tmp_path)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_name_lists_the_nearest() -> None:
+    with pytest.raises(DataError, match="unknown data set 'fashion_mnist'; the nearest names are 'fashion-mnist'"):
+        load_source("fashion_mnist")
+
+
+def test_digits_in_colour_are_refused() -> None:
+    with pytest.raises(DataError, match="channels=3"):
+        load_source("digits", channels=3)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no folder .*nowhere"):
+        load_source(str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match="needs data_dir"):
+        load_source("folder")
+
+
+def test_an_empty_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="found none"):
+        load_source(str(tmp_path))
+    (tmp_path / "cats").mkdir()
+    with pytest.raises(DataError, match="found only 'cats'"):
+        load_source(str(tmp_path))
+    (tmp_path / "dogs").mkdir()
+    with pytest.raises(DataError, match="cats holds no image"):
+        load_source(str(tmp_path))
+
+
+def test_a_folder_with_train_alone_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path, ("train",))
+    with pytest.raises(DataError, match="has train/ but none of"):
+        load_source(str(tmp_path))
+
+
+def test_a_class_that_training_lacks_is_named(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    write_image(tmp_path / "test" / "striped" / "0.png", 3)
+    with pytest.raises(DataError, match="'striped'"):
+        load_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("raw", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n" + bytes(40)])
+def test_a_corrupt_image_is_named(tmp_path: Path, raw: bytes) -> None:
+    write_folder(tmp_path)
+    broken = tmp_path / "train" / "dark" / "0.png"
+    broken.write_bytes(raw)
+    with pytest.raises(DataError, match="corrupt") as caught:
+        load_source(str(tmp_path)).train[0]
+    assert str(broken) in str(caught.value)
+
+
+def test_a_truncated_image_is_named(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    broken = tmp_path / "train" / "light" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:-200])
+    with pytest.raises(DataError, match="corrupt"):
+        load_source(str(tmp_path)).train[9]
