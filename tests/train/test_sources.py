@@ -127,9 +127,7 @@ def test_timm_names_go_through_timms_factory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["torch/nonsense", "hfds/nobody/nothing"])
-def test_a_timm_name_that_fails_is_one_sentence(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_timm_name_that_fails_is_one_sentence(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match="timm cannot make the data set") as caught:
         load_source(name, data_dir=tmp_path)
@@ -148,7 +146,7 @@ def test_digits_in_colour_are_refused() -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no folder .*nowhere"):
+    with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
         load_source(str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="needs data_dir"):
         load_source("folder")

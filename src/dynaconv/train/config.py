@@ -48,6 +48,8 @@ class TrainConfig:
         for key in values:
             if key not in known:
                 raise RunError(f"unknown key {key!r} in the configuration; the keys are {listed(known)}.")
+            if key != "seed" and not isinstance(values[key], Mapping):
+                raise RunError(f"{key!r} must hold keys and values; got {values[key]!r}.")
         return cls(**{str(key): value for key, value in values.items()})
 
     def to_dict(self) -> dict[str, Any]:
@@ -148,10 +150,11 @@ def resolve(config: TrainConfig, overrides: Sequence[str] = ()) -> Namespace:
 def _explain(message: str, parser: LightningArgumentParser) -> str:
     """Make the parser's message one sentence, with the nearest names for an unknown key."""
     message = " ".join(message.split())
-    unknown = re.search(r"unrecognized arguments: (\S+)|[Kk]ey '?\"?([\w.]+)'?\"? is not expected", message)
-    if unknown is None:
+    flag = re.search(r"unrecognized arguments: --(\S+)", message)
+    nested = re.search(r"[Gg]roup '(\w+)' does not accept option '([\w.]+)'", message)
+    if flag is None and nested is None:
         return _explain_value(message)
-    name = (unknown[1] or unknown[2]).partition("=")[0].lstrip("-")
+    name = flag[1].partition("=")[0] if flag is not None else ".".join(nested.groups() if nested is not None else ())
     keys = {flag.removeprefix("--") for action in parser._actions for flag in action.option_strings}
     known = [key for key in keys if "." in key or key == "seed"]
     return f"unknown option {name!r}; the nearest names are {listed(nearest_names(name, known))}."

@@ -115,7 +115,7 @@ class ClassificationModule(LightningModule):
         if ema_decay is not None:
             from timm.utils.model_ema import ModelEmaV3
 
-            self.ema = ModelEmaV3(self.model, decay=ema_decay, use_warmup=True)
+            self.ema = ModelEmaV3(self.model, decay=ema_decay, use_warmup=True).requires_grad_(False)
         self.metadata: dict[str, Any] = {}
         self.mix = self._make_mix()
         top5 = min(5, num_classes)

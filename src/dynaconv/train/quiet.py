@@ -14,6 +14,8 @@ _MESSAGES = (
     r".*Checkpoint directory .* exists and is not empty.*",
     # `CombinedLoader` asks torch's pytree in a way that newer releases of torch deprecate.
     r".*LeafSpec.*is deprecated.*",
+    # The moving average of the weights never leaves eval mode.
+    r".*module\(s\) in eval mode at the start of training.*",
 )
 
 

@@ -130,10 +130,12 @@ def resume(
         raise RunError(f"the run in {directory} is finished; start another with --out.")
     if not last.is_file():
         raise RunError(f"the run in {directory} has no {CHECKPOINT_FOLDER}/{LAST}: no epoch was finished.")
-    read_lightning_checkpoint(last)
+    epochs_done = int(read_lightning_checkpoint(last)["epoch"]) + 1
     resolved = resolve(load_recipe(config_file))
     seed_everything(resolved.seed, workers=True, verbose=False)
-    run = _Run(_build(resolved), directory, report, on_start, callbacks, command, seed=resolved.seed)
+    built = _build(resolved)
+    built.data.start_epoch = epochs_done
+    run = _Run(built, directory, report, on_start, callbacks, command, seed=resolved.seed)
     return run.execute(resume=last)
 
 
@@ -146,7 +148,7 @@ class _Built:
 
 
 def _build(resolved: Any) -> _Built:
-    built = make_parser().instantiate_classes(resolved)
+    built = make_parser().instantiate(resolved)
     options = resolved.data.as_dict()
     return _Built(built.data, built.model, built.trainer.as_dict(), options)
 
@@ -195,6 +197,8 @@ class _Run:
         options = {key: value for key, value in options.items() if value is not None}
         if options.get("max_epochs") is None:
             raise RunError("the run has no length; pass --epochs N, or trainer.max_epochs in the recipe.")
+        if not self.data.has_validation:
+            options["limit_val_batches"] = 0
         own: list[Callback] = [SeedEachEpoch(self.seed), self.table, StopOnDivergence()]
         if report is not None:
             own.append(ReportProgress(report, self.table))

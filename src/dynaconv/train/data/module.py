@@ -1,11 +1,15 @@
 """The Lightning data module: a named image source, its augmentation, and its loaders."""
 
 import os
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
+from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dynaconv.errors import DataError
@@ -22,6 +26,7 @@ class ImageDataModule(LightningDataModule):
 
     Attributes:
         num_classes, class_names, in_channels, image_size, mean, std: What a network needs to know about the data.
+        start_epoch: Epoch, from 0, that a resumed run starts with.
     """
 
     def __init__(
@@ -65,7 +70,7 @@ class ImageDataModule(LightningDataModule):
                 trains on everything, and the last checkpoint is the one that is tested.
             test_fraction: Share held out of an image folder that defines no test set.
             split_seed: Seed of both splits; independent of the run's seed, so that runs are comparable.
-            train_limit: Train on this many images only, the same share of each class.
+            train_limit: Train on this many images only, as many of each class as there are.
             augment: "small" pads and crops, "photo" is timm's ImageNet pipeline, "none" normalises alone.
             padding: Border for "small"; by default an eighth of the side.
             flip: Mirror half of the images; by default unless that changes the class (digits).
@@ -79,7 +84,7 @@ class ImageDataModule(LightningDataModule):
             seed: Seed of the order of the training images; the run's seed.
         """
         super().__init__()
-        self._check_ranges(batch_size, eval_batch_size, val_fraction, test_fraction, erase_prob, image_size)
+        self._check_ranges(batch_size, eval_batch_size, val_fraction, test_fraction, erase_prob, image_size, padding)
         source = load_source(
             name,
             data_dir=Path(data_dir).expanduser() if data_dir is not None else None,
@@ -102,6 +107,7 @@ class ImageDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size or 2 * batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self.start_epoch = 0
         self.train_split, self.val_split = _hold_out(source.train, source.validation, val_fraction, split_seed)
         if train_limit is not None:
             self.train_split = _limit(self.train_split, train_limit, split_seed)
@@ -121,6 +127,8 @@ class ImageDataModule(LightningDataModule):
                 "color_jitter": color_jitter,
                 "scale": crop_scale,
             }
+        if self.style == "photo":
+            self._check_photo_options(rand_augment)
 
     @staticmethod
     def _check_ranges(
@@ -130,6 +138,7 @@ class ImageDataModule(LightningDataModule):
         test_fraction: float,
         erase_prob: float,
         image_size: int | None,
+        padding: int | None,
     ) -> None:
         if batch_size < 1 or (eval_batch_size is not None and eval_batch_size < 1):
             raise DataError(f"batch sizes are at least 1; got batch_size={batch_size}, {eval_batch_size=}.")
@@ -139,8 +148,19 @@ class ImageDataModule(LightningDataModule):
             raise DataError(f"test_fraction is a share in (0, 1); got {test_fraction}.")
         if not 0 <= erase_prob <= 1:
             raise DataError(f"erase_prob is a probability; got {erase_prob}.")
+        if padding is not None and padding < 0:
+            raise DataError(f"padding counts pixels, at least 0; got {padding}.")
         if image_size is not None and image_size < 4:
             raise DataError(f"image_size is a side length of at least 4 pixels; got {image_size}.")
+
+    def _check_photo_options(self, rand_augment: str | None) -> None:
+        """Build the pipeline once, so that a policy that does not exist is found before the run starts."""
+        try:
+            self._photo_transform(training=True)
+        # timm asserts, and looks names up, deep inside its policies.
+        except (AssertionError, KeyError, ValueError, TypeError) as error:
+            reason = str(error) or type(error).__name__
+            raise DataError(f"timm does not take {rand_augment=} with {self._photo_options}: {reason}") from error
 
     @property
     def has_validation(self) -> bool:
@@ -160,7 +180,8 @@ class ImageDataModule(LightningDataModule):
             world, rank = (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
             drop_last = len(dataset) // world >= self.batch_size
             sampler = EpochSampler(dataset, num_replicas=world, rank=rank, seed=self.seed, drop_last=drop_last)
-            sampler.set_epoch(trainer.current_epoch if trainer is not None else 0)
+            # Lightning starts the workers of a resumed run's first epoch before it has restored the epoch.
+            sampler.set_epoch(max(trainer.current_epoch if trainer is not None else 0, self.start_epoch))
         return self._loader(dataset, sampler, batch_size=self.batch_size, drop_last=drop_last)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
@@ -181,7 +202,14 @@ class ImageDataModule(LightningDataModule):
             transform = BatchTransform(mean=self.mean, std=self.std, **options)
             if hasattr(split, "__getitem__") or isinstance(split, TensorImages):
                 return SmallImages(split, transform, self.image_size)
-        photo = photo_transform(
+        photo = self._photo_transform(training=training)
+        if isinstance(split, torch.utils.data.IterableDataset):
+            split.transform = photo  # type: ignore[attr-defined]
+            return split
+        return Photographs(split, photo)
+
+    def _photo_transform(self, *, training: bool) -> Callable[[Image.Image], Tensor]:
+        return photo_transform(
             training=training and self._photo_options is not None,
             image_size=self.image_size,
             mean=self.mean,
@@ -190,10 +218,6 @@ class ImageDataModule(LightningDataModule):
             interpolation=self.interpolation,
             options=self._photo_options or {},
         )
-        if isinstance(split, torch.utils.data.IterableDataset):
-            split.transform = photo  # type: ignore[attr-defined]
-            return split
-        return Photographs(split, photo)
 
     def _loader(self, dataset: Any, sampler: EpochSampler | None, **options: Any) -> DataLoader[Any]:
         workers = self.num_workers
@@ -249,6 +273,15 @@ def _limit(train: Split, limit: int, seed: int) -> Split:
     if not hasattr(train, "__len__") or not 1 <= limit <= len(train):
         size = len(train) if hasattr(train, "__len__") else "an unknown number of"
         raise DataError(f"train_limit={limit} does not fit a training set of {size} images.")
-    if limit == len(train):
-        return train
-    return _split(train, limit / len(train), seed)[1]
+    targets = _targets(train)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
+    if targets is not None:
+        # The first image of every class, then the second of every class, and so on.
+        turn: Counter[int] = Counter()
+        turns: dict[int, int] = {}
+        for index in order:
+            label = int(targets[index])
+            turns[index] = turn[label]
+            turn[label] += 1
+        order.sort(key=turns.__getitem__)
+    return _subset(train, sorted(order[:limit]))

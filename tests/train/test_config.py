@@ -1,0 +1,88 @@
+"""Recipes and configurations."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dynaconv.errors import RunError
+from dynaconv.train.config import TrainConfig, load_recipe, recipe_names, resolve, to_yaml
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_resolves(name: str) -> None:
+    resolved = resolve(load_recipe(name))
+    assert resolved.trainer.max_epochs > 0
+    assert load_recipe(name).to_dict() == yaml.safe_load(yaml.safe_dump(load_recipe(name).to_dict()))
+
+
+def test_the_papers_recipes_have_the_papers_figures() -> None:
+    mobile, residual = (resolve(load_recipe(f"imagenet-{name}")) for name in ("mobilenetv2", "resnet"))
+    wanted = {"lr": 0.1, "schedule": "cosine", "weight_decay": 2e-5, "label_smoothing": 0.1, "mixup": 0.2}
+    assert {key: mobile.model[key] for key in wanted} == wanted
+    assert (mobile.model.mixup_ramp_epochs, mobile.trainer.max_epochs, mobile.data.batch_size) == (100, 300, 512)
+    assert mobile.model.model_options["drop_rate"] == 0.2
+    wanted = {"lr": 0.1, "schedule": "step", "weight_decay": 1e-4, "label_smoothing": 0.1, "mixup": 0.2}
+    assert {key: residual.model[key] for key in wanted} == wanted
+    assert (residual.trainer.max_epochs, residual.data.batch_size) == (120, 256)
+    assert residual.model.model_options["drop_rate"] == 0.1
+
+
+def test_what_is_written_resolves_to_the_same(tmp_path: Path) -> None:
+    resolved = resolve(load_recipe("digits"), ["--trainer.max_epochs=3", "--model.betas=[0.8,0.9]"])
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(resolved))
+    assert resolve(load_recipe(path)).as_dict() == resolved.as_dict()
+
+
+def test_flags_win_over_the_recipe() -> None:
+    resolved = resolve(load_recipe("digits"), ["--model.lr=0.3", "--seed=7", "--model.model_options.stem_stride=2"])
+    assert (resolved.model.lr, resolved.seed, resolved.data.seed) == (0.3, 7, 7)
+    assert resolved.model.model_options["stem_stride"] == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--model.lrr=1", "unknown option 'model.lrr'; the nearest names are 'model.lr'"),
+        ("--trainer.max_epoch=1", "the nearest names are 'trainer.max_epochs'"),
+        ("--model.optimizer=adam", r"model.optimizer takes Literal\['sgd', 'adamw'\]; got 'adam'"),
+        ("--trainer.max_epochs=many", "trainer.max_epochs takes int or null; got 'many'"),
+    ],
+)
+def test_a_flag_that_does_not_fit_is_one_sentence(override: str, message: str) -> None:
+    with pytest.raises(RunError, match=message) as caught:
+        resolve(load_recipe("digits"), [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: {nmae: digits}\nmodel: {name: x}", "unknown option 'data.nmae'; the nearest names are 'data.name'"),
+        ("optimiser: sgd", "unknown key 'optimiser'"),
+        ("- a\n- b", "must hold keys"),
+        ("data: [", "not valid YAML"),
+        ("data: 3", "'data' must hold keys"),
+        ("seed: many", "seed takes int; got 'many'"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(RunError, match=message) as caught:
+        resolve(load_recipe(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_recipe_lists_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="unknown recipe 'fashion'; the nearest names are 'fashion-mnist'"):
+        load_recipe("fashion")
+    with pytest.raises(RunError, match="No such file"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_changes_leave_the_original_alone() -> None:
+    config = TrainConfig(model={"lr": 1.0})
+    assert config.with_changes(model__lr=2.0, seed=4).to_dict()["model"] == {"lr": 2.0}
+    assert config.model == {"lr": 1.0}

@@ -1,0 +1,110 @@
+"""The Lightning module: weight decay groups, schedules, mixing, moving average."""
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dynaconv.errors import RunError
+from dynaconv.train.module import ClassificationModule, weight_decay_groups
+from tests.train.helpers import TINY_MODEL
+
+
+def module(**options: Any) -> ClassificationModule:
+    return ClassificationModule(TINY_MODEL, num_classes=10, in_channels=1, **options)
+
+
+def test_norms_and_biases_do_not_decay() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    decayed, others = weight_decay_groups(model, 0.1)
+    assert [p.dim() for p in decayed["params"]] == [4, 2]
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert len(others["params"]) == 4
+    (everything,) = weight_decay_groups(model, 0.1, everything=True)
+    assert len(everything["params"]) == 6
+
+
+def test_a_model_may_exempt_parameters_by_name() -> None:
+    class Exempting(nn.Linear):
+        def no_weight_decay(self) -> set[str]:
+            return {"weight"}
+
+    (others,) = weight_decay_groups(Exempting(2, 2), 0.1)
+    assert others["weight_decay"] == 0.0
+
+
+def test_cosine_warms_up_and_ends_at_the_floor() -> None:
+    trained = module(lr=0.2, schedule="cosine", warmup_epochs=2, min_lr=0.02)
+    factors = [trained._lr_factor(step, total=100, steps_per_epoch=10) for step in range(101)]
+    assert factors[0] == pytest.approx(1 / 21)
+    assert factors[20] == pytest.approx(1.0)
+    assert factors[60] == pytest.approx(0.1 + 0.9 * 0.5)
+    assert factors[100] == pytest.approx(0.1)
+    assert all(a < b for a, b in itertools.pairwise(factors[:21]))
+    assert all(a > b for a, b in itertools.pairwise(factors[20:]))
+
+
+def test_step_schedule_counts_epochs() -> None:
+    trained = module(schedule="step", step_epochs=3, step_gamma=0.1)
+    factors = [trained._lr_factor(step, total=90, steps_per_epoch=10) for step in (0, 29, 30, 59, 60)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
+def test_mixing_grows_over_its_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = module(mixup=0.2, cutmix=1.0, mixup_ramp_epochs=4)
+    for epoch, share in ((0, 0.25), (1, 0.5), (3, 1.0), (9, 1.0)):
+        monkeypatch.setattr(ClassificationModule, "current_epoch", epoch)
+        trained.on_train_epoch_start()
+        assert trained.mix.mixup_alpha == pytest.approx(0.2 * share)
+        assert trained.mix.cutmix_alpha == pytest.approx(1.0 * share)
+
+
+@pytest.mark.parametrize("batch", [4, 5])
+def test_a_mixed_batch_gives_a_finite_loss(batch: int) -> None:
+    trained = module(mixup=0.5, label_smoothing=0.1)
+    loss = trained.training_step((torch.randn(batch, 1, 32, 32), torch.arange(batch)), 0)
+    assert math.isfinite(float(loss.detach()))
+
+
+def test_the_moving_average_is_what_is_evaluated() -> None:
+    trained = module(ema_decay=0.9)
+    with torch.no_grad():
+        for parameter in trained.model.parameters():
+            parameter.zero_()
+    assert trained.evaluated_model is not trained.model
+    assert float(trained.eval()(torch.randn(1, 1, 32, 32)).abs().sum()) > 0
+    assert all("ema" not in name for name, p in trained.named_parameters() if p.requires_grad)
+
+
+def test_channels_last_gives_the_same_logits() -> None:
+    plain = module()
+    arranged = module(channels_last=True)
+    arranged.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 1, 32, 32)
+    torch.testing.assert_close(plain.eval()(x), arranged.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label_smoothing": 1.0}, "label_smoothing is a share"),
+        ({"lr": 0.0}, "lr is positive"),
+        ({"ema_decay": 1.5}, "ema_decay is in"),
+        ({"mixup": -0.1}, "mixup and cutmix"),
+        ({"model_options": {"num_classes": 3}}, "follow from the data"),
+        ({"model_options": {"no_such_option": 3}}, "no_such_option"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        module(**options)
+
+
+def test_an_unknown_model_lists_the_nearest() -> None:
+    with pytest.raises(
+        RunError, match="unknown model 'dcd_mobilenet_050'; the nearest names are 'dcd_mobilenetv2_050'"
+    ):
+        ClassificationModule("dcd_mobilenet_050")

@@ -1,0 +1,257 @@
+"""Whole runs: what they leave, resuming, and what happens when they go wrong."""
+
+import csv
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from safetensors import safe_open
+
+from dynaconv.errors import DataError, RunError, TrainingDivergedError
+from dynaconv.train.callbacks import ProgressEvent
+from dynaconv.train.checkpoint import load_trained
+from dynaconv.train.folders import RUN_VARIABLE
+from dynaconv.train.run import RunResult, fit, resume
+from tests.train.helpers import tiny_config, write_folder
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """A run tells its further processes its seed and folder through the environment."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+class StopAfter(Callback):
+    """Ends a run as a crash would, once an epoch's checkpoint is written."""
+
+    def __init__(self, epochs: int, error: BaseException) -> None:
+        self.epochs, self.error = epochs, error
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch == self.epochs:
+            raise self.error
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def without_times(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(RUN_VARIABLE, raising=False)
+        return fit(tiny_config(), out=tmp_path_factory.mktemp("run") / "finished", command="dynaconv train ...")
+
+
+def test_a_run_leaves_all_its_files(finished: RunResult) -> None:
+    found = {str(path.relative_to(finished.directory)) for path in finished.directory.rglob("*") if path.is_file()}
+    assert found == {
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "config.yaml",
+        "curves.png",
+        "metrics.csv",
+        "model.safetensors",
+        "summary.json",
+    }
+    assert (finished.directory / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_has_one_row_an_epoch(finished: RunResult) -> None:
+    rows = rows_of(finished.directory)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [row["step"] for row in rows] == ["5", "10"]
+    assert all(float(row[name]) > 0 for row in rows for name in ("train_loss", "val_loss", "seconds", "val_acc5"))
+
+
+def test_the_summary_tells_what_was_measured(finished: RunResult) -> None:
+    summary = json.loads((finished.directory / "summary.json").read_text())
+    assert summary == finished.summary
+    assert summary["params"] == sum(p.numel() for p in finished.model.parameters())
+    assert summary["test_images"] == 450
+    assert (summary["seed"], summary["command"], summary["data"]) == (3, "dynaconv train ...", "digits")
+    assert 0 <= summary["test_accuracy"] <= summary["test_top5"] <= 1
+    assert summary["val_accuracy"] == max(float(row["val_acc"]) for row in rows_of(finished.directory))
+
+
+def test_the_weights_on_disk_are_those_that_were_tested(finished: RunResult) -> None:
+    model, metadata = load_trained(finished.directory)
+    for key, value in finished.model.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[key], value, rtol=0, atol=0)
+    assert metadata["metrics"]["test_accuracy"] == finished.summary["test_accuracy"]
+    with safe_open(finished.directory / "model.safetensors", framework="pt") as opened:
+        assert json.loads(opened.metadata()["dynaconv"])["class_names"] == [str(digit) for digit in range(10)]
+
+
+def test_the_same_seed_gives_the_same_weights(finished: RunResult, tmp_path: Path) -> None:
+    again = fit(tiny_config(), out=tmp_path / "again")
+    assert without_times(rows_of(again.directory)) == without_times(rows_of(finished.directory))
+    other = fit(tiny_config(seed=4), out=tmp_path / "other")
+    assert without_times(rows_of(other.directory)) != without_times(rows_of(finished.directory))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model__mixup": 0.3, "model__mixup_ramp_epochs": 3, "model__ema_decay": 0.9, "data__num_workers": 1},
+        {"model__optimizer": "adamw", "model__schedule": "step", "model__step_epochs": 1, "data__val_fraction": 0},
+    ],
+    ids=["plain", "mixup-ema-worker", "adamw-step-no-validation"],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, changes: dict[str, Any]) -> None:
+    config = tiny_config(trainer__max_epochs=3, **changes)
+    whole = fit(config, out=tmp_path / "whole")
+    with pytest.raises(OSError, match="power cut"):
+        fit(config, out=tmp_path / "cut", callbacks=[StopAfter(2, OSError("power cut"))])
+    assert len(rows_of(tmp_path / "cut")) == 2
+    torch.rand(5)
+    rest = resume(tmp_path / "cut")
+    assert without_times(rows_of(rest.directory)) == without_times(rows_of(whole.directory))
+    for key, value in whole.model.state_dict().items():
+        torch.testing.assert_close(rest.model.state_dict()[key], value, rtol=0, atol=0)
+    assert rest.summary["test_loss"] == whole.summary["test_loss"]
+
+
+def test_resuming_needs_an_unfinished_run(finished: RunResult, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is finished"):
+        resume(finished.directory)
+    with pytest.raises(RunError, match=r"no config\.yaml"):
+        resume(tmp_path)
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    with pytest.raises(RunError, match="no epoch was finished"):
+        resume(tmp_path)
+
+
+def test_a_run_never_writes_over_another(finished: RunResult) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.directory.rglob("*")}
+    with pytest.raises(RunError, match=r"finished exists and is not an empty folder.*finished-2"):
+        fit(tiny_config(), out=finished.directory)
+    assert before == {path: path.stat().st_mtime_ns for path in finished.directory.rglob("*")}
+
+
+def test_runs_without_a_name_get_different_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dynaconv.train.folders import claim_folder
+
+    monkeypatch.chdir(tmp_path)
+    folders = {claim_folder(None, data="a/b c", model="m") for _ in range(3)}
+    assert len(folders) == 3
+    assert all(folder.parent == Path("runs") and folder.name.startswith("b_c-m-") for folder in folders)
+
+
+def test_the_further_processes_of_a_run_share_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dynaconv.train.folders import claim_folder
+
+    first = claim_folder(tmp_path / "run", data="d", model="m")
+    (first / "config.yaml").touch()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert claim_folder(None, data="d", model="m") == first
+    monkeypatch.delenv(RUN_VARIABLE)
+    with pytest.raises(RunError, match="pass --out"):
+        claim_folder(None, data="d", model="m")
+
+
+def test_a_mistake_in_the_options_leaves_no_folder(tmp_path: Path) -> None:
+    for changes in ({"trainer__accelerator": "nonsense"}, {"model__name": "nonsense"}, {"trainer__max_epochs": None}):
+        with pytest.raises(RunError):
+            fit(tiny_config(**changes), out=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+class BreakWeights(Callback):
+    """Makes the loss NaN from an epoch on."""
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch == 1:
+            with torch.no_grad():
+                next(pl_module.model.parameters()).fill_(float("nan"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDivergedError, match=r"loss became nan in epoch 2.*after epoch 1 is kept"):
+        fit(tiny_config(trainer__max_epochs=3), out=tmp_path / "run", callbacks=[BreakWeights()])
+    for name in ("best", "last"):
+        model, _ = load_trained(tmp_path / "run" / "checkpoints" / f"{name}.ckpt")
+        assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert load_trained(tmp_path / "run")[1]["model"] == "test_resnet"
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_an_interrupt_is_passed_on_and_can_be_resumed(tmp_path: Path) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny_config(), out=tmp_path / "run", callbacks=[StopAfter(1, KeyboardInterrupt())])
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert resume(tmp_path / "run").summary["epochs"] == 2
+
+
+def test_without_validation_the_last_weights_are_tested(tmp_path: Path) -> None:
+    result = fit(tiny_config(data__val_fraction=0, trainer__max_epochs=1), out=tmp_path / "run")
+    assert result.summary["weights"] == {"checkpoint": "last.ckpt", "epoch": 1, "ema": False}
+    assert result.summary["val_accuracy"] is None
+    assert not (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
+
+
+def test_the_moving_average_is_what_is_kept(tmp_path: Path) -> None:
+    result = fit(tiny_config(model__ema_decay=0.5, trainer__max_epochs=1), out=tmp_path / "run")
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert result.summary["weights"]["ema"]
+    key, kept = next(iter(result.model.state_dict().items()))
+    torch.testing.assert_close(kept, checkpoint["state_dict"][f"ema.module.{key}"], rtol=0, atol=0)
+    assert not torch.equal(kept, checkpoint["state_dict"][f"model.{key}"])
+
+
+def test_progress_is_reported(tmp_path: Path) -> None:
+    events: list[ProgressEvent] = []
+    started: list[tuple[Path, dict[str, Any]]] = []
+    result = fit(
+        tiny_config(), out=tmp_path / "run", report=events.append, on_start=lambda *given: started.append(given)
+    )
+    assert [(e.kind, e.epoch, e.batch) for e in events] == [
+        (kind, epoch, batch) for epoch in (1, 2) for kind, batch in [*(("batch", n) for n in range(1, 6)), ("epoch", 5)]
+    ]
+    assert {(e.epochs, e.batches) for e in events} == {(2, 5)}
+    assert events[-1].metrics["val_acc"] == float(rows_of(result.directory)[-1]["val_acc"])
+    assert started[0][0] == result.directory
+    assert started[0][1]["train_images"] == 160
+
+
+def test_a_corrupt_image_ends_the_run_with_its_name(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "images")
+    broken = folder / "train" / "dark" / "0.png"
+    broken.write_bytes(b"broken")
+    data = {"name": str(folder), "image_size": 32, "batch_size": 4, "num_workers": 0, "val_fraction": 0}
+    with pytest.raises(DataError, match="corrupt") as caught:
+        fit(tiny_config(data=data), out=tmp_path / "run")
+    assert str(broken) in str(caught.value)
+
+
+def test_mixed_precision_clipping_and_tensorboard_pass_through(tmp_path: Path) -> None:
+    config = tiny_config(
+        trainer={
+            "max_epochs": 1,
+            "accelerator": "cpu",
+            "devices": 1,
+            "precision": "bf16-mixed",
+            "gradient_clip_val": 1.0,
+            "accumulate_grad_batches": 2,
+            "log_every_n_steps": 1,
+        }
+    )
+    result = fit(config, out=tmp_path / "run")
+    assert rows_of(result.directory)[0]["step"] == "3"
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
