@@ -39,7 +39,7 @@ def test_layers_and_parts_come_in_the_order_of_the_network(toy: nn.Sequential, l
     layers = collect_coefficients(toy, [labelled], num_classes=3)
     assert [layer.name for layer in layers] == ["0", "2"]
     assert list(layers[0].parts) == ["scale", "fusion"]
-    assert layers[0].share_between == max(part.share_between for part in layers[0].parts.values())
+    assert layers[0].share_between == sum(part.share_between for part in layers[0].parts.values()) / 2
 
 
 def test_a_class_without_samples_is_nan_and_changes_nothing(
@@ -64,6 +64,8 @@ def test_a_part_that_never_changes_has_no_share_and_one_that_is_the_class_has_al
     assert (part([1, 1], [0, 0]).share_between, part([1, 1], [0, 0]).variance_ratio) == (0.0, 0.0)
     assert (part([1, 3], [0, 0]).share_between, part([1, 3], [0, 0]).variance_ratio) == (1.0, math.inf)
     assert part([1, 3], [1, 1]).share_between == 0.5
+    # A dead branch gives one number for every picture, up to rounding in float32.
+    assert part([1, 1 + 1e-8], [0, 0]).share_between == 0.0
 
 
 def test_the_model_is_left_as_it_was_also_after_an_error(toy: nn.Sequential, labelled: tuple[Tensor, Tensor]) -> None:

@@ -42,11 +42,12 @@ def _assert_drawn(figure: Figure, path: Path) -> None:
         {"scale": (24,), "fusion": (4, 4)},
         {"scale": (300,), "fusion": (3, 4, 4)},
         {"scale": (24,), "fusion": (5, 5, 2)},
+        {"scale": (24,), "fusion": (2, 4, 4, 3)},
         {"scale": (24,)},
         {"fusion": (4, 4)},
         {"attention": (4,)},
     ],
-    ids=["square", "blocks", "joint", "lambda-only", "phi-only", "attention"],
+    ids=["square", "blocks", "joint", "joint-blocks", "lambda-only", "phi-only", "attention"],
 )
 def test_every_form_of_coefficients_is_drawn(parts: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
     layers = [_layer("a", spread=0.1, **parts), _layer("b", **parts)]
@@ -80,13 +81,13 @@ def test_the_headline_states_the_shares() -> None:
 def test_curves_are_drawn_from_a_metrics_file(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text(
-        "epoch,train_loss,val_loss,train_acc,val_acc\n0,2.0,1.9,,0.3\n1,1.0,1.1,0.7,0.6\n", encoding="utf-8"
+        "epoch,train_loss,val_loss,train_acc,val_acc\n1,2.0,1.9,,0.3\n2,1.0,1.1,0.7,0.6\n", encoding="utf-8"
     )
     columns = read_metrics(path)
     assert columns["val_acc"] == [0.3, 0.6]
     assert columns["train_acc"][0] != columns["train_acc"][0]
     figure = training_curves({"static": columns, "DCD": columns})
-    assert "best held out: static 60.0%, DCD 60.0%" in figure.axes[1].get_title(loc="left")
+    assert "best on validation: static 60.0%, DCD 60.0%" in figure.axes[1].get_title(loc="left")
     _assert_drawn(figure, tmp_path / "curves.png")
 
 

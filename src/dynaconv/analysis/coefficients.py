@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from dynaconv.analysis.profile import eval_mode, is_dynamic
 
+RELATIVE_ROUNDING = 1e-6
+"""Coefficients are float32: changes smaller than this share of their size are rounding, not dependence on the input."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PartStatistics:
@@ -44,7 +47,7 @@ class PartStatistics:
     @property
     def variance_ratio(self) -> float:
         """Between-class over within-class variance, each summed over the elements; infinite without the latter."""
-        between, within = float(self.between.sum()), float(self.within.sum())
+        between, within = self._sums()
         if within == 0:
             return float("inf") if between > 0 else 0.0
         return between / within
@@ -52,8 +55,14 @@ class PartStatistics:
     @property
     def share_between(self) -> float:
         """Share of the total variance that lies between classes, 0 to 1; 0 for a part that never changes."""
-        between, within = float(self.between.sum()), float(self.within.sum())
+        between, within = self._sums()
         return between / (between + within) if between + within > 0 else 0.0
+
+    def _sums(self) -> tuple[float, float]:
+        """Variance between and within classes, summed over the elements; both 0 where it is nothing but rounding."""
+        between, within = float(self.between.sum()), float(self.within.sum())
+        rounding = float(self.mean.square().sum()) * RELATIVE_ROUNDING**2
+        return (between, within) if between + within > rounding else (0.0, 0.0)
 
     @property
     def share_by_chance(self) -> float:
@@ -78,8 +87,8 @@ class LayerCoefficients:
 
     @property
     def share_between(self) -> float:
-        """The largest share among the parts."""
-        return max((part.share_between for part in self.parts.values()), default=0.0)
+        """The parts' shares, averaged over the parts."""
+        return sum(part.share_between for part in self.parts.values()) / max(len(self.parts), 1)
 
 
 @torch.inference_mode()

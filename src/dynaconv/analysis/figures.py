@@ -49,22 +49,23 @@ def training_curves(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure
 
     Args:
         runs: By name; each the columns `epoch`, `train_loss`, `val_loss`, `train_acc` and `val_acc` (0 to 1), as
-            `read_metrics` gives them. The first epoch is 0.
+            `read_metrics` gives them. A run without validation images lacks the `val_` columns' numbers.
     """
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
+    best: list[str] = []
     for (name, columns), colour in zip(runs.items(), _cycle(len(runs)), strict=True):
-        epochs = [epoch + 1 for epoch in columns["epoch"]]
+        epochs = columns["epoch"]
+        marker = "o" if len(epochs) < 3 else None
         for axes, quantity in ((loss, "loss"), (accuracy, "acc")):
-            train, held_out = columns.get(f"train_{quantity}"), columns[f"val_{quantity}"]
-            if train is not None:
-                axes.plot(epochs, train, color=colour, linestyle=(0, (2, 2)), linewidth=1.3, label=f"{name}, training")
-            marker = "o" if len(epochs) < 3 else None
-            axes.plot(epochs, held_out, color=colour, linewidth=2, marker=marker, label=f"{name}, held out")
-    best = {name: max(columns["val_acc"]) for name, columns in runs.items()}
+            train, validation = columns[f"train_{quantity}"], columns.get(f"val_{quantity}", [])
+            axes.plot(epochs, train, color=colour, linestyle=(0, (2, 2)), linewidth=1.3, label=f"{name}, training")
+            if not all(math.isnan(value) for value in validation):
+                axes.plot(epochs, validation, color=colour, linewidth=2, marker=marker, label=f"{name}, validation")
+        known = [value for value in columns.get("val_acc", []) if not math.isnan(value)]
+        best += [f"{name} {max(known):.1%}"] if known else []
     _style(loss, "Loss", "cross-entropy")
-    summary = ", ".join(f"{name} {value:.1%}" for name, value in best.items())
-    _style(accuracy, f"Accuracy (best held out: {summary})", "accuracy")
+    _style(accuracy, f"Accuracy (best on validation: {', '.join(best)})" if best else "Accuracy", "accuracy")
     loss.set_ylim(bottom=0)
     accuracy.set_ylim(top=1.01)
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -216,14 +217,19 @@ def _deviations(part: PartStatistics, classes: list[int]) -> Tensor:
 
 
 def _as_matrices(values: Tensor) -> tuple[Tensor, str]:
-    """(K, blocks, L, L) or (K, L, L, L_k) cut to the matrix that differs most between classes, and a note saying so."""
+    """Class means of Phi, with blocks or slices of L_k, cut to the matrix that differs most, and a note saying which.
+
+    Args:
+        values: (K, L, L), (K, blocks, L, L), (K, L, L, L_k) or (K, blocks, L, L, L_k).
+    """
     if values.dim() == 3:
         return values, ""
-    blocks_first = values.shape[-1] == values.shape[-2]
-    stacked = values if blocks_first else values.movedim(-1, 1)
+    blocks_only = values.dim() == 4 and values.shape[-1] == values.shape[-2]
+    stacked = values if blocks_only else values.movedim(-1, 1)
+    stacked = stacked.flatten(1, -3)
     strength = stacked.square().sum(dim=(0, 2, 3))
     index = int(strength.argmax())
-    what = "block" if blocks_first else "slice"
+    what = "block" if blocks_only else "slice"
     return stacked[:, index], f", {what} {index + 1} of {len(strength)}"
 
 
