@@ -1,0 +1,6 @@
+"""The demonstration: a static network and its DCD twin, trained on real pictures, compared and explained."""
+
+from dynaconv.demo.result import DemoResult, NetworkResult
+from dynaconv.demo.run import run_demo
+
+__all__ = ["DemoResult", "NetworkResult", "run_demo"]

@@ -1,0 +1,223 @@
+"""Train the twins, measure them, and write everything into one folder."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from dynaconv.analysis.coefficients import collect_coefficients
+from dynaconv.analysis.figures import class_coefficients, read_metrics, save, training_curves
+from dynaconv.analysis.latency import Latency, measure_latency
+from dynaconv.analysis.profile import profile
+from dynaconv.demo.progress import TwinProgress
+from dynaconv.demo.report import Pictures, write_report
+from dynaconv.demo.result import DemoResult, NetworkResult, rich_table, write_table
+from dynaconv.errors import RunError
+from dynaconv.train.config import TrainConfig, load_recipe
+from dynaconv.train.data.module import ImageDataModule
+from dynaconv.train.data.source import TensorImages
+from dynaconv.train.folders import free_folder
+from dynaconv.train.run import RunResult, fit
+
+RECIPE = "digits"
+MODELS = {"static": "static_mobilenetv2_035", "DCD": "dcd_mobilenetv2_035"}
+FOLDERS = {"static": "static", "DCD": "dcd"}
+DEFAULT_OUT = Path("runs/demo")
+THREADS = 1
+"""One thread trains networks this small about as fast as two, and much faster when something else is running."""
+
+
+def run_demo(
+    out: str | Path | None = None,
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    console: Console | None = None,
+    command: str | None = None,
+) -> DemoResult:
+    """Train a static network and its DCD twin on the embedded digits, compare them, and write a report.
+
+    Args:
+        out: Run folder; when it holds something already, the next free name beside it is used. By default
+            `runs/demo`.
+        epochs: Length of both trainings; by default the recipe's.
+        seed: Of both networks' weights, the order of the pictures and their augmentation.
+        console: Where progress and the table go; by default standard output.
+        command: The command to name in the report; by default this process's own.
+
+    Raises:
+        RunError: The number of epochs is not positive, or the folder cannot be made.
+        DynaconvError: A training failed; what it left stays in its folder.
+    """
+    if epochs is not None and epochs < 1:
+        raise RunError(f"the demonstration trains for at least 1 epoch; got {epochs}.")
+    console = console or Console(highlight=False)
+    command = command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    began = time.perf_counter()
+    folder = _claim(Path(out) if out is not None else DEFAULT_OUT, console)
+    recipe = load_recipe(RECIPE).with_changes(seed=seed, trainer__logger=False, trainer__accelerator="cpu")
+    if epochs is not None:
+        recipe = recipe.with_changes(trainer__max_epochs=epochs)
+    with _threads(THREADS):
+        trained = _train_twins(recipe, folder, console)
+        result, extras = _measure(trained, recipe, folder)
+    _write_pictures(result, extras)
+    write_table(result.networks, folder / "table.csv")
+    report = write_report(
+        result,
+        facts_of_run=_facts(recipe, command, time.perf_counter() - began, extras.data),
+        latency_conditions=extras.latency.conditions,
+        coefficients=extras.coefficients,
+        pictures=extras.pictures,
+    )
+    _print_end(result, extras.latency, report, console, time.perf_counter() - began)
+    return result
+
+
+class _Extras:
+    """What the report shows beside the table."""
+
+    def __init__(self, models: dict[str, nn.Module], data: ImageDataModule, latency: Latency) -> None:
+        self.data = data
+        self.latency = latency
+        self.coefficients = collect_coefficients(models["DCD"], data.test_dataloader(), num_classes=data.num_classes)
+        test = data.source.test
+        assert isinstance(test, TensorImages)
+        static, dynamic = (_probabilities(models[title], data) for title in MODELS)
+        self.pictures = Pictures(
+            images=test.images, classes=test.targets, class_names=data.class_names, probabilities=(static, dynamic)
+        )
+
+
+def _train_twins(recipe: TrainConfig, folder: Path, console: Console) -> dict[str, RunResult]:
+    trained: dict[str, RunResult] = {}
+    console.print(
+        f"Training {' and '.join(MODELS.values())} on {recipe.data['name']}: the same recipe, seed {recipe.seed}.",
+        soft_wrap=True,
+    )
+    with TwinProgress(console, list(MODELS)) as progress:
+        for title, name in MODELS.items():
+            progress.start(title)
+            trained[title] = fit(
+                recipe.with_changes(model__name=name),
+                out=folder / FOLDERS[title],
+                report=lambda event, title=title: progress.update(title, event),  # type: ignore[misc]
+            )
+    return trained
+
+
+def _measure(trained: dict[str, RunResult], recipe: TrainConfig, folder: Path) -> tuple[DemoResult, _Extras]:
+    data = ImageDataModule(**recipe.data)
+    models = {title: run.model.eval() for title, run in trained.items()}
+    size = (data.in_channels, data.image_size, data.image_size)
+    latency = measure_latency(models, size, rounds=60, warmup=10)
+    extras = _Extras(models, data, latency)
+    networks = []
+    for (title, run), probabilities in zip(trained.items(), extras.pictures.probabilities, strict=True):
+        found = profile(models[title], size)
+        networks.append(
+            NetworkResult(
+                title=title,
+                model=MODELS[title],
+                params=found.params,
+                macs=found.macs,
+                train_seconds=run.summary["train_seconds"],
+                latency_ms=latency[title].median_ms,
+                latency_ratio=latency[title].ratio,
+                correct=tuple((probabilities.argmax(1) == extras.pictures.classes).tolist()),
+            )
+        )
+    return DemoResult(folder=folder, static=networks[0], dynamic=networks[1]), extras
+
+
+@torch.inference_mode()
+def _probabilities(model: nn.Module, data: ImageDataModule) -> Tensor:
+    return torch.cat([model(images).softmax(1) for images, _ in data.test_dataloader()])
+
+
+def _write_pictures(result: DemoResult, extras: _Extras) -> None:
+    runs = {title: read_metrics(result.folder / name / "metrics.csv") for title, name in FOLDERS.items()}
+    save(training_curves(runs), result.folder / "curves.png")
+    names = extras.pictures.class_names
+    save(class_coefficients(extras.coefficients, names), result.folder / "coefficients.png")
+
+
+def _facts(recipe: TrainConfig, command: str, seconds: float, data: ImageDataModule) -> dict[str, str]:
+    model: dict[str, Any] = dict(recipe.model)
+    counts = [len(split) for split in (data.train_split, data.val_split or (), data.source.test)]
+    smoothing = model.get("label_smoothing", 0)
+    return {
+        "Command": command,
+        "Data": (
+            f"scikit-learn's handwritten digits of 8 x 8 pixels, enlarged to {data.image_size} x {data.image_size}: "
+            f"{counts[0]:,} to train on, {counts[1]:,} for validation, {counts[2]:,} held out for the result"
+        ),
+        "Networks": ", ".join(MODELS.values()),
+        "Recipe": (
+            f"{RECIPE}: {recipe.trainer['max_epochs']} epochs, batch {recipe.data['batch_size']}, "
+            f"{model['optimizer']}, learning rate {model['lr']:g} ({model['schedule']}), "
+            f"weight decay {model['weight_decay']:g}, label smoothing {smoothing:g}"
+        ),
+        "Weights": "of the epoch with the best validation accuracy; the held-out pictures choose nothing",
+        "Seed": str(recipe.seed),
+        "Machine": f"{platform.machine()}, {THREADS} thread{'s' if THREADS != 1 else ''}",
+        "dynaconv": version("dynaconv"),
+        "Software": ", ".join(
+            [f"Python {platform.python_version()}"]
+            + [f"{name} {version(name)}" for name in ("torch", "timm", "lightning")]
+        ),
+        "Date": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+        "Took": f"{seconds:.0f} seconds in all",
+    }
+
+
+def _print_end(result: DemoResult, latency: Latency, report: Path, console: Console, seconds: float) -> None:
+    console.print()
+    console.print(rich_table(result, caption=f"Latency: {latency.conditions}."))
+    console.print(result.verdict())
+    console.print(f"Took {seconds:.0f} s. Open the report in a browser:")
+    console.print(str(report.resolve()), soft_wrap=True)
+
+
+def _claim(out: Path, console: Console) -> Path:
+    """A new folder: `out` itself, or the next free name when that exists and holds something."""
+    out = out.expanduser()
+    try:
+        if out.is_dir() and not any(out.iterdir()):
+            return out
+        while True:
+            folder = free_folder(out)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                # Another run took the name since.
+                continue
+            break
+    except OSError as error:
+        raise RunError(f"cannot make the run folder {out}: {error.strerror}.") from error
+    if folder != out:
+        console.print(f"{out} is there already; this run goes to {folder}.", soft_wrap=True)
+    return folder
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
