@@ -240,13 +240,13 @@ def test_a_corrupt_image_ends_the_run_with_its_name(tmp_path: Path) -> None:
     assert str(broken) in str(caught.value)
 
 
-def test_mixed_precision_clipping_and_tensorboard_pass_through(tmp_path: Path) -> None:
+def test_precision_clipping_accumulation_and_tensorboard_pass_through(tmp_path: Path) -> None:
     config = tiny_config(
         trainer={
             "max_epochs": 1,
             "accelerator": "cpu",
             "devices": 1,
-            "precision": "bf16-mixed",
+            "precision": "64-true",
             "gradient_clip_val": 1.0,
             "accumulate_grad_batches": 2,
             "log_every_n_steps": 1,
@@ -254,4 +254,5 @@ def test_mixed_precision_clipping_and_tensorboard_pass_through(tmp_path: Path) -
     )
     result = fit(config, out=tmp_path / "run")
     assert rows_of(result.directory)[0]["step"] == "3"
+    assert next(result.model.parameters()).dtype == torch.float64
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))

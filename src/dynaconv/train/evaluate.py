@@ -63,12 +63,14 @@ def evaluate(
     classes = len(class_names)
     seen, right, loss, top5 = torch.zeros(classes), torch.zeros(classes), 0.0, 0
     training = model.training
+    # A run in half or double precision leaves weights of that type.
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     model.eval()
     try:
         for images, targets in _short_errors(loader):
             if int(targets.max()) >= classes:
                 raise DataError(f"the data has the class index {int(targets.max())}, the model has {classes} classes.")
-            logits = model(images.to(device)).float().cpu()
+            logits = model(images.to(device, dtype)).float().cpu()
             loss += float(F.cross_entropy(logits, targets, reduction="sum"))
             hit = logits.topk(min(5, classes)).indices == targets[:, None]
             top5 += int(hit.any(1).sum())

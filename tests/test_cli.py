@@ -1,0 +1,273 @@
+"""The command line: its flags, its exit codes, and one sentence for every mistake."""
+
+import argparse
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynaconv import cli
+from dynaconv.cli import main
+
+TINY = [
+    "--model=test_resnet",
+    "--model.model_options={}",
+    "--data.train_limit=64",
+    "--batch-size=32",
+    "--trainer.accelerator=cpu",
+    "--trainer.logger=false",
+    "--epochs=1",
+]
+
+
+def flags_of(command: str) -> set[str]:
+    parser = cli.make_parser()
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return {flag or a.dest for a in commands.choices[command]._actions for flag in a.option_strings or [a.dest]}
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("demo", {"--out"}),
+        (
+            "train",
+            {"--recipe", "--out", "--resume", "--data", "--data-dir", "--model", "--epochs", "--batch-size", "--lr"}
+            | {"--seed", "--list-recipes", "--help-all"},
+        ),
+        ("eval", {"checkpoint", "--data", "--data-dir", "--split", "--batch-size", "--device", "--json"}),
+        ("predict", {"images", "--checkpoint", "--top", "--json"}),
+    ],
+)
+def test_flags_change_on_purpose_only(command: str, flags: set[str]) -> None:
+    assert flags_of(command) == flags | {"-h", "--help", "--debug"}
+
+
+def test_every_argument_of_data_and_module_is_a_flag() -> None:
+    from dynaconv.train.config import make_parser
+
+    flags = {f for a in make_parser()._actions for f in a.option_strings if f.startswith(("--data.", "--model."))}
+    data = "name data_dir classes channels image_size batch_size eval_batch_size num_workers val_fraction test_fraction"
+    data += " split_seed train_limit augment padding flip erase_prob rand_augment color_jitter crop_scale crop_pct"
+    data += " interpolation"
+    model = "name model_options optimizer lr weight_decay decay_norm_and_bias momentum nesterov betas schedule"
+    model += " warmup_epochs min_lr step_epochs step_gamma label_smoothing mixup cutmix mixup_prob mixup_switch_prob"
+    model += " mixup_ramp_epochs ema_decay channels_last"
+    plain = {f for f in flags if not f.endswith(("+", ".help"))}
+    assert plain == {f"--data.{key}" for key in data.split()} | {f"--model.{key}" for key in model.split()}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Run a command that must fail as a user's mistake; return its sentence."""
+    code = main(list(argv))
+    captured = capsys.readouterr()
+    assert code == 2, captured.err
+    assert captured.err.startswith("dynaconv: ")
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(["train", "--recipe", "digits", *TINY, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[str]:
+    from tests.train.helpers import write_image
+
+    return [str(write_image(tmp_path / f"{value}.png", value)) for value in (10, 200)]
+
+
+def test_train_tells_where_everything_is(run_folder: Path) -> None:
+    assert json.loads((run_folder / "summary.json").read_text())["test_images"] == 450
+
+
+def test_eval_prints_every_class_and_writes_json(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "result.json"
+    assert main(["eval", str(run_folder), "--json", str(file), "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    result = json.loads(file.read_text())
+    summary = json.loads((run_folder / "summary.json").read_text())
+    assert result["accuracy"] == pytest.approx(summary["test_accuracy"])
+    assert f"{result['accuracy']:.2%}" in printed
+    assert list(result["per_class"]) == [str(digit) for digit in range(10)]
+    assert main(["eval", str(run_folder / "checkpoints" / "last.ckpt"), "--split", "val"]) == 0
+    assert "digits, val images" in capsys.readouterr().out
+
+
+def test_predict_prints_five_classes_an_image(
+    run_folder: Path, images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "result.json"
+    assert main(["predict", *images, "--checkpoint", str(run_folder), "--json", str(file)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 12
+    assert lines[0] == images[0]
+    assert all("%" in line for line in lines[1:6])
+    predictions = json.loads(file.read_text())["predictions"]
+    assert [p["image"] for p in predictions] == images
+    assert all(len(p["top"]) == 5 for p in predictions)
+
+
+def test_predict_takes_the_newest_run(
+    run_folder: Path, images: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "RUNS", run_folder.parent)
+    assert main(["predict", images[0]]) == 0
+    assert str(run_folder) in capsys.readouterr().err
+
+
+def test_demo_calls_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[dict[str, Any]] = []
+    module = types.SimpleNamespace(run_demo=lambda **given: calls.append(given))
+    monkeypatch.setitem(sys.modules, "dynaconv.demo", module)
+    assert main(["demo", "--out", str(tmp_path)]) == 0
+    assert calls == [{"out": tmp_path}]
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["bogus"], "invalid choice: 'bogus'"),
+        (["train"], "pass --recipe NAME (digits"),
+        (["train", "--recipe", "digitz"], "the nearest names are 'digits'"),
+        (
+            ["train", "--recipe", "digits", "--model", "dcd_mobilnetv2_035"],
+            "the nearest names are 'dcd_mobilenetv2_035'",
+        ),
+        (
+            ["train", "--recipe", "digits", "--data", "digitts"],
+            "unknown data set 'digitts'; the nearest names are 'digits'",
+        ),
+        (["train", "--recipe", "digits", "--data", "/nowhere/at/all"], "there is no folder /nowhere/at/all"),
+        (["train", "--recipe", "digits", "--model.lrr", "3"], "the nearest names are 'model.lr'"),
+        (["train", "--recipe", "digits", "--epochs", "x"], "trainer.max_epochs takes int or null; got 'x'"),
+        (["train", "--recipe", "digits", "--trainer.devices", "0"], "the Trainer does not take its options"),
+        (["train", "--resume", "/nowhere"], "is not a run folder"),
+        (["train", "--resume", "x", "--epochs", "3"], "leave the other arguments out"),
+        (["eval"], "the following arguments are required: CHECKPOINT"),
+        (["eval", "/nowhere"], "there is no checkpoint /nowhere"),
+        (["eval", "x", "--bogus"], "unknown argument '--bogus'"),
+        (["eval", "x", "--json", "/nowhere/x.json"], "there is no folder /nowhere"),
+        (["predict"], "the following arguments are required: IMAGE"),
+        (["predict", "x.png", "--top", "0"], "at least 1; got 0"),
+        (["predict", "x.png", "--checkpoint", "/nowhere"], "there is no checkpoint /nowhere"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    argv: list[str], sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refused(capsys, *argv)
+    assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ('{"family_options": {"reduction": 0}}', "reduction"),
+        ('{"family_options": {"latent_dim": -1}}', "latent_dim"),
+        ('{"family_options": {"blocks": 7}}', "blocks"),
+        ('{"family_options": {"variant": "nonsense"}}', "variant"),
+        ('{"family_options": {"norm": "nonsense"}}', "norm"),
+        ('{"stem_stride": 3}', "stem_stride"),
+        ('{"no_such_option": 1}', "no_such_option"),
+    ],
+)
+def test_a_dynamic_option_that_does_not_fit_is_one_sentence(
+    options: str, word: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    given = ["--model", "dcd_mobilenetv2_035", "--model.model_options", options, "--out", str(tmp_path / "run")]
+    assert word in refused(capsys, "train", "--recipe", "digits", *given)
+
+
+def test_empty_folder_and_corrupt_images_are_one_sentence(
+    run_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from tests.train.helpers import write_folder
+
+    (tmp_path / "empty").mkdir()
+    assert "found none" in refused(capsys, "train", "--recipe", "digits", "--data", str(tmp_path / "empty"))
+    folder = write_folder(tmp_path / "images")
+    broken = folder / "train" / "light" / "0.png"
+    broken.write_bytes(b"broken")
+    options = [*TINY, "--data.train_limit=null", "--data", str(folder), "--data.image_size=32", "--batch-size=2"]
+    options += ["--data.num_workers=1", "--out", str(tmp_path / "run"), "--data.val_fraction=0"]
+    assert f"the image {broken} is corrupt" in refused(capsys, "train", "--recipe", "digits", *options)
+    checkpoint = ["--checkpoint", str(run_folder)]
+    assert f"the image {broken} is corrupt" in refused(capsys, "predict", str(broken), *checkpoint)
+    assert "there is no image file" in refused(capsys, "predict", str(tmp_path / "none.png"), *checkpoint)
+
+
+def test_checkpoints_that_do_not_fit_are_one_sentence(
+    run_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    damaged = tmp_path / "model.safetensors"
+    damaged.write_bytes((run_folder / "model.safetensors").read_bytes()[:999])
+    assert "is damaged" in refused(capsys, "eval", str(damaged))
+    from tests.train.helpers import write_folder
+
+    folder = write_folder(tmp_path / "images")
+    assert "has 2 classes, the checkpoint's model 10" in refused(capsys, "eval", str(run_folder), "--data", str(folder))
+
+
+def test_a_run_is_never_written_over(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sentence = refused(capsys, "train", "--recipe", "digits", *TINY, "--out", str(run_folder))
+    assert f"use {run_folder}-2" in sentence
+    assert "is finished" in refused(capsys, "train", "--resume", str(run_folder))
+
+
+def test_a_diverged_run_exits_with_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    argv = ["train", "--recipe", "digits", *TINY, "--lr", "1e30", "--out", str(tmp_path / "run")]
+    assert main(argv) == 1
+    error = capsys.readouterr().err
+    assert "lower the learning rate" in error
+    assert error.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="unknown recipe"):
+        main(["train", "--recipe", "nonsense", "--debug"])
+
+
+def test_an_interrupt_exits_with_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_predict", interrupt)
+    assert main(["predict", "x.png"]) == 130
+
+
+def test_a_missing_extra_is_one_sentence(
+    run_folder: Path, images: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: Any) -> None:
+        raise ModuleNotFoundError("No module named 'lightning'", name="lightning.pytorch")
+
+    monkeypatch.setattr(cli, "_train", missing)
+    assert 'pip install "dynaconv[train]"' in refused(capsys, "train")
+
+
+def test_help_and_version_import_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, word in ((["--help"], "predict"), (["--version"], "dynaconv 0."), (["train", "--help"], "--recipe")):
+        with pytest.raises(SystemExit) as caught:
+            main(argv)
+        assert caught.value.code == 0
+        assert word in capsys.readouterr().out
+    code = (
+        "import sys; from dynaconv.cli import make_parser; make_parser().format_help();"
+        "sys.exit(' '.join({'timm', 'lightning', 'torchvision', 'rich', 'matplotlib'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert main([]) == 2

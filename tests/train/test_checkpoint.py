@@ -1,0 +1,169 @@
+"""Trained networks on disk, and predictions and tests from them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dynaconv.errors import CheckpointError, DataError, RunError
+from dynaconv.train.checkpoint import load_trained, save_trained
+from dynaconv.train.factory import create_network
+from dynaconv.train.predict import predict
+from dynaconv.train.retest import retest
+from tests.train.helpers import TINY_MODEL, write_folder, write_image
+
+METADATA: dict[str, Any] = {
+    "model": TINY_MODEL,
+    "model_options": {"drop_rate": 0.1},
+    "num_classes": 2,
+    "class_names": ["dark", "light"],
+    "in_channels": 3,
+    "image_size": 32,
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.25, 0.25, 0.25],
+    "style": "small",
+}
+
+
+def saved(path: Path, **changes: Any) -> tuple[Path, torch.nn.Module]:
+    metadata = {**METADATA, **changes}
+    model = create_network(
+        TINY_MODEL, num_classes=len(metadata["class_names"]), in_channels=metadata["in_channels"]
+    ).eval()
+    save_trained(path, model, metadata)
+    return path, model
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    path, model = saved(tmp_path / "model.safetensors")
+    for given in (path, tmp_path):
+        loaded, metadata = load_trained(given)
+        assert metadata == METADATA
+        assert not loaded.training
+        x = torch.randn(2, 3, 32, 32)
+        torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    path, _ = saved(tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="is one of 'test_resnet', not of 'resnet10t'"):
+        load_trained(path, model="resnet10t")
+    lying, _ = saved(tmp_path / "lying.safetensors", model="test_efficientnet")
+    with pytest.raises(CheckpointError, match=r"does not fit test_efficientnet: .* the first is"):
+        load_trained(lying)
+    unknown, _ = saved(tmp_path / "unknown.safetensors", model="dcd_mobilenetv3_050")
+    with pytest.raises(CheckpointError, match="nearest names"):
+        load_trained(unknown)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "last.ckpt"])
+@pytest.mark.parametrize("keep", [0, 5, 2000])
+def test_a_damaged_file_is_one_sentence(tmp_path: Path, name: str, keep: int) -> None:
+    path = tmp_path / name
+    if path.suffix == ".ckpt":
+        torch.save({"state_dict": {"w": torch.zeros(5000)}, "dynaconv": METADATA}, path)
+    else:
+        saved(path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match="damaged") as caught:
+        load_trained(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_others_wrote_are_refused(tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(CheckpointError, match="has no metadata"):
+        load_trained(tmp_path / "foreign.safetensors")
+    save_file({"w": torch.zeros(2)}, tmp_path / "odd.safetensors", metadata={"dynaconv": json.dumps({"model": "x"})})
+    with pytest.raises(CheckpointError, match="does not say its 'num_classes'"):
+        load_trained(tmp_path / "odd.safetensors")
+    torch.save({"w": torch.zeros(2)}, tmp_path / "foreign.ckpt")
+    with pytest.raises(CheckpointError, match="not written by a run of dynaconv"):
+        load_trained(tmp_path / "foreign.ckpt")
+
+
+def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:
+    torch.save({"dynaconv": METADATA, "state_dict": {}, "path": Path("x")}, tmp_path / "sly.ckpt")
+    with pytest.raises(CheckpointError, match="damaged or not a PyTorch file"):
+        load_trained(tmp_path / "sly.ckpt")
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint .*nowhere"):
+        load_trained(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"holds no model\.safetensors"):
+        load_trained(tmp_path)
+
+
+def test_a_file_that_cannot_be_written_whole_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = saved(tmp_path / "model.safetensors")
+    before = path.read_bytes()
+
+    def fail(state: Any, file: Path, metadata: Any) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("dynaconv.train.checkpoint.save_file", fail)
+    with pytest.raises(OSError, match="no space"):
+        saved(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
+def test_any_image_is_converted_to_what_the_network_takes(tmp_path: Path, channels: int, mode: str) -> None:
+    path, _ = saved(tmp_path / "m.safetensors", in_channels=channels, mean=[0.5] * channels, std=[0.25] * channels)
+    model, metadata = load_trained(path)
+    image = write_image(tmp_path / "image.png", 90, mode=mode)
+    (prediction,) = predict(model, metadata, [image])
+    assert {name for name, _ in prediction.classes} == {"dark", "light"}
+    assert sum(probability for _, probability in prediction.classes) == pytest.approx(1, abs=1e-5)
+    assert prediction.classes[0][1] >= prediction.classes[1][1]
+
+
+@pytest.mark.parametrize("style", ["small", "photo"])
+def test_predictions_see_what_evaluation_saw(tmp_path: Path, style: str) -> None:
+    extra = {"style": style, "crop_pct": 0.9, "interpolation": "bilinear"}
+    data = {"name": str(write_folder(tmp_path / "images")), "num_workers": 0}
+    path, _ = saved(tmp_path / "m.safetensors", data=data, **extra)
+    model, metadata = load_trained(path)
+    result = retest(model, metadata, num_workers=0)
+    files = sorted((tmp_path / "images" / "test").rglob("*.png"))
+    predictions = predict(model, metadata, files)
+    right = sum(p.image.parent.name == p.classes[0][0] for p in predictions)
+    assert result.images == 12
+    assert result.accuracy == pytest.approx(right / 12)
+    assert result.top5 == 1.0
+
+
+def test_predictions_keep_the_order_and_the_number_asked_for(tmp_path: Path) -> None:
+    names = [f"class {index}" for index in range(7)]
+    model, metadata = load_trained(saved(tmp_path / "m.safetensors", num_classes=7, class_names=names)[0])
+    files = [write_image(tmp_path / f"{index}.png", index) for index in range(3)]
+    assert [p.image for p in predict(model, metadata, files[::-1])] == files[::-1]
+    assert [len(p.classes) for p in predict(model, metadata, files, top=3)] == [3, 3, 3]
+    assert len(predict(model, metadata, files, top=99)[0].classes) == 7
+    with pytest.raises(DataError, match="there is no image file"):
+        predict(model, metadata, [tmp_path / "none.png"])
+
+
+def test_data_with_other_classes_is_refused(tmp_path: Path) -> None:
+    model, metadata = load_trained(saved(tmp_path / "m.safetensors")[0])
+    folder = write_folder(tmp_path / "images")
+    with pytest.raises(RunError, match="pass --data"):
+        retest(model, metadata)
+    assert retest(model, metadata, data=str(folder), num_workers=0).images == 12
+    for split in ("train", "test"):
+        (folder / split / "light").rename(folder / split / "sunny")
+    with pytest.raises(DataError, match="calls a class 'sunny' where the checkpoint's model has 'light'"):
+        retest(model, metadata, data=str(folder))
+    write_image(folder / "train" / "third" / "0.png", 5)
+    with pytest.raises(DataError, match="has 3 classes, the checkpoint's model 2"):
+        retest(model, metadata, data=str(folder))
+    with pytest.raises(DataError, match="greyscale"):
+        retest(model, metadata, data="digits")
