@@ -218,6 +218,7 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _train_with(config: Any, arguments: argparse.Namespace, overrides: list[str]) -> None:
     from dynaconv.train.console import ConsoleReport
+    from dynaconv.train.folders import is_first_process
     from dynaconv.train.run import fit, resume
 
     folders: list[Path] = []
@@ -236,7 +237,8 @@ def _train_with(config: Any, arguments: argparse.Namespace, overrides: list[str]
             if folders and (folders[0] / "checkpoints" / "last.ckpt").is_file():
                 print(f"dynaconv: continue with `dynaconv train --resume {folders[0]}`", file=sys.stderr)
             raise
-    _print_summary(report.console, result)
+    if is_first_process():
+        _print_summary(report.console, result)
 
 
 def _print_summary(console: "Console", result: "RunResult") -> None:

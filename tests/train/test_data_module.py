@@ -132,3 +132,43 @@ def test_a_corrupt_image_in_a_worker_is_one_sentence(tmp_path: Path) -> None:
 def test_options_that_do_not_fit_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         ImageDataModule("digits", **options)
+
+
+class Stream(torch.utils.data.IterableDataset[Any]):
+    """A streamed data set as timm makes them: it applies its ``transform`` itself and need not know its length."""
+
+    transform: Any = None
+
+    def __iter__(self) -> Any:
+        from PIL import Image
+
+        for index in range(10):
+            yield self.transform(Image.new("RGB", (20, 14), (index * 20,) * 3)), index % 2
+
+
+@pytest.mark.parametrize("augment", ["small", "photo"])
+def test_streamed_data_sets_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, augment: str) -> None:
+    from dynaconv.errors import RunError
+    from dynaconv.train.run import fit
+    from tests.train.helpers import tiny_config
+
+    monkeypatch.setattr("timm.data.dataset_factory.create_dataset", lambda *_, **__: Stream())
+    data = {"name": "wds/x", "classes": 2, "image_size": 32, "batch_size": 4, "num_workers": 0, "augment": augment}
+    with pytest.raises(DataError, match="cannot be split"):
+        fit(tiny_config(data=data), out=tmp_path / "run")
+    data["val_fraction"] = 0
+    with pytest.raises(RunError, match="does not tell its length"):
+        fit(tiny_config(data=data), out=tmp_path / "endless")
+    result = fit(tiny_config(data=data, trainer__limit_train_batches=2), out=tmp_path / "run")
+    assert result.summary["test_accuracy"] >= 0
+    assert result.summary["train_images"] is None
+    del data["classes"]
+    with pytest.raises(DataError, match=r"pass their number as data\.classes"):
+        fit(tiny_config(data=data), out=tmp_path / "other")
+
+
+def test_too_few_images_to_hold_any_out_are_told(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, ("train", "test"), images=1)
+    with pytest.raises(DataError, match=r"val_fraction=0\.1 cannot be held out of 2 training images"):
+        ImageDataModule(str(folder), image_size=16)
+    assert len(ImageDataModule(str(folder), image_size=16, val_fraction=0).train_split) == 2

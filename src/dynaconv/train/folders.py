@@ -10,7 +10,8 @@ from dynaconv.errors import RunError
 RUN_VARIABLE = "DYNACONV_RUN_FOLDER"
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
+    """Whether this process is the only one of its run, or the one that writes and prints."""
     ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return all(rank == "0" for rank in ranks)
 
@@ -42,7 +43,7 @@ def claim_folder(path: Path | None, *, data: str, model: str) -> Path:
     Raises:
         RunError: The folder holds something, or cannot be made.
     """
-    if not _is_first_process():
+    if not is_first_process():
         shared = path or os.environ.get(RUN_VARIABLE)
         if shared is None:
             raise RunError("processes that are started from outside need a common run folder; pass --out DIR.")

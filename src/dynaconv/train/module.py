@@ -209,7 +209,11 @@ class ClassificationModule(LightningModule):
             optimizer = torch.optim.SGD(groups, lr=options["lr"], momentum=momentum, nesterov=nesterov)
         else:
             optimizer = torch.optim.AdamW(groups, lr=options["lr"], betas=tuple(options["betas"]))
-        total = int(self.trainer.estimated_stepping_batches)
+        steps = self.trainer.estimated_stepping_batches
+        # Lightning says -1 for a stream of unknown length.
+        if not math.isfinite(steps) or steps < 1:
+            raise RunError("the data set does not tell its length; pass trainer.limit_train_batches, steps an epoch.")
+        total = int(steps)
         steps_per_epoch = max(total / (self.trainer.max_epochs or 1), 1)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self._lr_factor(step, total, steps_per_epoch)

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dynaconv.train.data.folder import open_image
-from dynaconv.train.data.transforms import BatchTransform, image_to_tensor, photo_transform
+from dynaconv.train.data.transforms import BatchTransform, SmallTransform, photo_transform
 
 _BATCH = 64
 
@@ -38,8 +38,7 @@ def input_transform(metadata: Mapping[str, Any]) -> Callable[[Image.Image], Tens
     mean, std = tuple(metadata["mean"]), tuple(metadata["std"])
     size = int(metadata["image_size"])
     if metadata.get("style", "small") == "small":
-        normalise = BatchTransform(mean=mean, std=std)
-        return lambda image: normalise(image_to_tensor(image, size)[None])[0]
+        return SmallTransform(transform=BatchTransform(mean=mean, std=std), image_size=size)
     return photo_transform(
         training=False,
         image_size=size,

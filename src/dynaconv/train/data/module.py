@@ -10,13 +10,13 @@ import torch
 from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from dynaconv.errors import DataError
 from dynaconv.train.data.batches import EpochSampler, Photographs, SmallImages, make_loader
 from dynaconv.train.data.source import Split, TensorImages, stratified_split
 from dynaconv.train.data.sources import load_source
-from dynaconv.train.data.transforms import BatchTransform, photo_transform
+from dynaconv.train.data.transforms import BatchTransform, SmallTransform, photo_transform
 
 _MAX_AUTO_WORKERS = 8
 
@@ -174,9 +174,8 @@ class ImageDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         dataset = self._dataset(self.train_split, training=True)
         trainer = self.trainer
-        sampler = None
-        drop_last = True
-        if hasattr(dataset, "__len__") and not isinstance(dataset, torch.utils.data.IterableDataset):
+        sampler, drop_last = None, True
+        if not isinstance(dataset, IterableDataset):
             world, rank = (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
             drop_last = len(dataset) // world >= self.batch_size
             sampler = EpochSampler(dataset, num_replicas=world, rank=rank, seed=self.seed, drop_last=drop_last)
@@ -197,16 +196,16 @@ class ImageDataModule(LightningDataModule):
         return self._loader(self.eval_dataset(split), None, batch_size=self.eval_batch_size)
 
     def _dataset(self, split: Split, *, training: bool) -> Any:
+        options = self._small_options if training else {}
+        small = BatchTransform(mean=self.mean, std=self.std, **options)
+        if isinstance(split, IterableDataset):
+            each = SmallTransform(transform=small, image_size=self.image_size)
+            streamed: Any = split
+            streamed.transform = each if self.style == "small" else self._photo_transform(training=training)
+            return streamed
         if self.style == "small":
-            options = self._small_options if training else {}
-            transform = BatchTransform(mean=self.mean, std=self.std, **options)
-            if hasattr(split, "__getitem__") or isinstance(split, TensorImages):
-                return SmallImages(split, transform, self.image_size)
-        photo = self._photo_transform(training=training)
-        if isinstance(split, torch.utils.data.IterableDataset):
-            split.transform = photo  # type: ignore[attr-defined]
-            return split
-        return Photographs(split, photo)
+            return SmallImages(split, small, self.image_size)
+        return Photographs(split, self._photo_transform(training=training))
 
     def _photo_transform(self, *, training: bool) -> Callable[[Image.Image], Tensor]:
         return photo_transform(
@@ -231,7 +230,7 @@ class ImageDataModule(LightningDataModule):
 
 def _targets(split: Split) -> Any:
     targets = getattr(split, "targets", None)
-    if targets is None and hasattr(split, "__getitem__"):
+    if targets is None:
         inner = getattr(split, "dataset", None)
         samples = getattr(getattr(inner, "reader", None), "samples", None)
         if samples is not None:
@@ -244,16 +243,14 @@ def _targets(split: Split) -> Any:
 def _subset(split: Split, indices: list[int]) -> Split:
     if hasattr(split, "subset"):
         return split.subset(indices)
-    return torch.utils.data.Subset(cast(Any, split), indices)
+    return Subset(cast(Any, split), indices)
 
 
 def _hold_out(train: Split, validation: Split | None, fraction: float, seed: int) -> tuple[Split, Split | None]:
     """Return training and validation images; a validation set of the source's own wins."""
     if validation is not None or fraction == 0:
         return train, validation
-    if isinstance(train, torch.utils.data.IterableDataset) or not hasattr(train, "__getitem__"):
-        if isinstance(train, TensorImages):
-            return _split(train, fraction, seed)
+    if isinstance(train, IterableDataset):
         raise DataError("a streamed data set cannot be split; pass val_fraction=0, or a validation set of its own.")
     return _split(train, fraction, seed)
 
@@ -266,13 +263,19 @@ def _split(train: Split, fraction: float, seed: int) -> tuple[Split, Split | Non
         first, second = sorted(order[taken:]), sorted(order[:taken])
     else:
         first, second = stratified_split(targets, fraction, seed=seed)
-    return _subset(train, first), _subset(train, second) if second else None
+    if not first or not second:
+        raise DataError(
+            f"val_fraction={fraction} cannot be held out of {len(train)} training images of as many classes; "
+            f"pass val_fraction=0 or add images."
+        )
+    return _subset(train, first), _subset(train, second)
 
 
 def _limit(train: Split, limit: int, seed: int) -> Split:
-    if not hasattr(train, "__len__") or not 1 <= limit <= len(train):
-        size = len(train) if hasattr(train, "__len__") else "an unknown number of"
-        raise DataError(f"train_limit={limit} does not fit a training set of {size} images.")
+    if isinstance(train, IterableDataset):
+        raise DataError(f"train_limit={limit} does not work on a streamed data set; use trainer.limit_train_batches.")
+    if not 1 <= limit <= len(train):
+        raise DataError(f"train_limit={limit} does not fit a training set of {len(train)} images.")
     targets = _targets(train)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
     if targets is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch.utils.data import IterableDataset
 
 from dynaconv.errors import DataError, DynaconvError
 from dynaconv.train.data.folder import IMAGENET_MEAN, IMAGENET_STD
@@ -64,7 +65,7 @@ def timm_dataset(
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DataError(f"timm cannot make the data set {name!r} (split {split!r}): {reason}") from error
-        splits.append(TimmImages(dataset=made, mode=mode) if hasattr(made, "__getitem__") else made)
+        splits.append(made if isinstance(made, IterableDataset) else TimmImages(dataset=made, mode=mode))
     names = _class_names(splits[0], classes, name)
     return Source(
         name=name,

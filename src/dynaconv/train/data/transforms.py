@@ -83,6 +83,18 @@ def image_to_tensor(image: Image.Image, size: int) -> Tensor:
     return resize_batch(tensor[None], size)[0]
 
 
+@dataclass(frozen=True, kw_only=True)
+class SmallTransform:
+    """A `BatchTransform` for one PIL image, where images arrive one at a time."""
+
+    transform: BatchTransform
+    image_size: int
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Map an image of mode L or RGB to normalised ``float32`` ``(C, size, size)``."""
+        return self.transform(image_to_tensor(image, self.image_size)[None])[0]
+
+
 def photo_transform(
     *,
     training: bool,
