@@ -33,7 +33,7 @@ def flags_of(command: str) -> set[str]:
 @pytest.mark.parametrize(
     ("command", "flags"),
     [
-        ("demo", {"--out"}),
+        ("demo", {"--out", "--epochs", "--seed"}),
         (
             "train",
             {"--recipe", "--out", "--resume", "--data", "--data-dir", "--model", "--epochs", "--batch-size", "--lr"}
@@ -131,8 +131,8 @@ def test_demo_calls_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     calls: list[dict[str, Any]] = []
     module = types.SimpleNamespace(run_demo=lambda **given: calls.append(given))
     monkeypatch.setitem(sys.modules, "dynaconv.demo", module)
-    assert main(["demo", "--out", str(tmp_path)]) == 0
-    assert calls == [{"out": tmp_path}]
+    assert main(["demo", "--out", str(tmp_path), "--epochs", "2"]) == 0
+    assert calls == [{"out": tmp_path, "epochs": 2, "seed": 0}]
 
 
 @pytest.mark.parametrize(

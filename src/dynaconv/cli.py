@@ -148,6 +148,8 @@ def _add_command(
 def _add_demo(commands: Any) -> None:
     demo = _add_command(commands, "demo", "train a static network and its dynamic twin on digits and compare", _demo)
     demo.add_argument("--out", metavar="DIR", type=Path, help="run folder; by default a fresh one under runs/")
+    demo.add_argument("--epochs", metavar="N", type=int, help="length of both trainings; by default the recipe's")
+    demo.add_argument("--seed", metavar="N", type=int, default=0, help="seed of both trainings")
 
 
 def _add_train(commands: Any) -> None:
@@ -186,9 +188,9 @@ def _add_predict(commands: Any) -> None:
 
 
 def _demo(arguments: argparse.Namespace, rest: list[str]) -> None:
-    import importlib
+    from dynaconv.demo import run_demo
 
-    importlib.import_module("dynaconv.demo").run_demo(out=arguments.out)
+    run_demo(out=arguments.out, epochs=arguments.epochs, seed=arguments.seed)
 
 
 def _train(arguments: argparse.Namespace, rest: list[str]) -> None:
