@@ -14,6 +14,9 @@ TOLERANCE: dict[str, dict[str, float]] = {
     "float16": {"rtol": 1e-2, "atol": 1e-2},
     # Stored float32 outputs of the published layers.
     "golden": {"rtol": 1e-4, "atol": 1e-5},
+    # The published classifier normalises over three values. Two of its stored float32 gradients, of magnitudes up to 46
+    # and 23, are themselves up to 1.2e-4 away from the gradient in float64.
+    "golden ill-conditioned": {"rtol": 1e-4, "atol": 2e-4},
 }
 
 

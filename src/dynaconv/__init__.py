@@ -4,8 +4,11 @@ Importing this package needs torch alone. With timm installed its models are reg
 imported, in either order.
 """
 
+from dynaconv._timm_hook import install as _install_timm_hook
 from dynaconv.layers import DCDConfig, DCDConv2d, DCDLinear, DynamicConv2d
 
 __version__ = "0.1.0"
 
 __all__ = ["DCDConfig", "DCDConv2d", "DCDLinear", "DynamicConv2d"]
+
+_install_timm_hook()

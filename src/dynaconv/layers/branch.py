@@ -70,7 +70,7 @@ class DynamicBranch(nn.Module):
 
     def forward(self, context: Tensor) -> dict[str, Tensor]:
         """Map ``(B, in_features)`` in float32 or float64 to one ``(B, size)`` tensor a head."""
-        if torch.is_autocast_enabled(context.device.type):
+        if context.device.type != "meta" and torch.is_autocast_enabled(context.device.type):
             with torch.autocast(context.device.type, enabled=False):
                 return self._compute(context)
         return self._compute(context)

@@ -23,22 +23,28 @@ def dcd_kernel(factors: DCDFactors, geometry: Geometry, batch: int) -> Tensor:
         batch: B.
 
     Returns:
-        ``(B, C_out, C_in / groups, k_h, k_w)``.
+        ``(B, C_out, C_in / groups, k_h, k_w)`` in the dtype of W0.
     """
-    static = factors.weight.expand(batch, -1, -1, -1, -1)
+    kernel = factors.weight.expand(batch, -1, -1, -1, -1)
     if factors.scale is not None:
-        static = static * factors.scale[:, :, None, None, None]
-    if factors.fusion is None:
-        return static
+        kernel = kernel * factors.scale[:, :, None, None, None]
+    if factors.fusion is not None:
+        kernel = kernel + _residual(factors, geometry)
+    return kernel.to(factors.weight.dtype)
+
+
+def _residual(factors: DCDFactors, geometry: Geometry) -> Tensor:
+    """The dynamic residual, broadcastable to the kernels."""
+    batch = required(factors.fusion).shape[0]
     if factors.form == "depthwise":
-        return static + _depthwise_residual(factors).reshape_as(static)
+        return _depthwise_residual(factors).reshape(batch, *factors.weight.shape)
     if factors.form == "joint":
-        return static + _joint_residual(factors, geometry).reshape_as(static)
+        return _joint_residual(factors, geometry).reshape(batch, *factors.weight.shape)
     residual = _channel_residual(factors, geometry)[..., None, None]
     if geometry.pointwise:
-        return static + residual
+        return residual
     (row, column), (height, width) = geometry.centre, geometry.kernel_size
-    return static + F.pad(residual, (column, width - 1 - column, row, height - 1 - row))
+    return F.pad(residual, (column, width - 1 - column, row, height - 1 - row))
 
 
 def _depthwise_residual(factors: DCDFactors) -> Tensor:
