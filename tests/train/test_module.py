@@ -87,12 +87,23 @@ def test_channels_last_gives_the_same_logits() -> None:
     torch.testing.assert_close(plain.eval()(x), arranged.eval()(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("std", [0.0, 0.01])
+def test_the_classifier_can_start_small(std: float) -> None:
+    trained = module(classifier_std=std)
+    classifier = trained.model.get_classifier().requires_grad_(False)
+    assert float(classifier.weight.std()) == pytest.approx(std, rel=0.1)
+    assert float(classifier.bias.abs().sum()) == 0
+    loss = trained.training_step((torch.randn(8, 1, 32, 32), torch.arange(8)), 0)
+    assert float(loss.detach()) == pytest.approx(math.log(10), abs=0.2)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"label_smoothing": 1.0}, "label_smoothing is a share"),
         ({"lr": 0.0}, "lr is positive"),
         ({"ema_decay": 1.5}, "ema_decay is in"),
+        ({"classifier_std": -1.0}, "std of at least 0"),
         ({"mixup": -0.1}, "mixup and cutmix"),
         ({"model_options": {"num_classes": 3}}, "follow from the data"),
         ({"model_options": {"no_such_option": 3}}, "no_such_option"),

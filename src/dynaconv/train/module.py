@@ -37,6 +37,17 @@ def weight_decay_groups(model: nn.Module, weight_decay: float, *, everything: bo
     return [group for group in groups if group["params"]]
 
 
+def _draw_classifier(model: nn.Module, std: float) -> None:
+    get_classifier = getattr(model, "get_classifier", None)
+    classifier = get_classifier() if callable(get_classifier) else None
+    weight, bias = getattr(classifier, "weight", None), getattr(classifier, "bias", None)
+    if not isinstance(weight, Tensor) or std < 0:
+        raise RunError(f"classifier_std={std} needs a model with one linear classifier, and a std of at least 0.")
+    nn.init.normal_(weight, std=std)
+    if isinstance(bias, Tensor):
+        nn.init.zeros_(bias)
+
+
 class ClassificationModule(LightningModule):
     """Trains one image classifier.
 
@@ -49,6 +60,7 @@ class ClassificationModule(LightningModule):
         self,
         name: str,
         model_options: dict[str, Any] | None = None,
+        classifier_std: float | None = None,
         num_classes: int = 10,
         in_channels: int = 3,
         optimizer: Literal["sgd", "adamw"] = "sgd",
@@ -77,6 +89,8 @@ class ClassificationModule(LightningModule):
         Args:
             name: A timm model name, dynaconv's included: dcd_mobilenetv2_050, static_resnet18, ...
             model_options: Further arguments of the model, such as drop_rate or stem_stride.
+            classifier_std: Draw the classifier's weights again with this standard deviation, 0 for zeros. By default
+                they stay as the model drew them, which in timm's MobileNets is wide for few classes.
             num_classes: Outputs of the classifier; follows from the data.
             in_channels: Channels of the images; follows from the data.
             optimizer: "sgd" or "adamw".
@@ -109,6 +123,8 @@ class ClassificationModule(LightningModule):
             raise RunError(f"ema_decay is in (0, 1); got {ema_decay}.")
         self.save_hyperparameters()
         self.model = create_network(name, num_classes=num_classes, in_channels=in_channels, options=model_options)
+        if classifier_std is not None:
+            _draw_classifier(self.model, classifier_std)
         if channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.ema: nn.Module | None = None
