@@ -7,6 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from dynaconv.analysis import figures
 from dynaconv.analysis.coefficients import LayerCoefficients, PartStatistics
 from dynaconv.analysis.figures import choose_layer, class_coefficients, read_metrics, save, training_curves
 
@@ -71,6 +72,17 @@ def test_the_layer_where_classes_differ_most_is_chosen_among_those_with_every_pa
         choose_layer([])
 
 
+def test_channels_of_every_class_are_shown_also_when_one_class_deviates_far_more() -> None:
+    deviations = torch.randn(4, 500, generator=torch.Generator().manual_seed(0))
+    deviations[2] *= 100
+    kept = figures._channels_to_show(deviations)
+    assert len(kept) == len(set(kept)) == figures.MAX_CHANNELS
+    typical = deviations.square().mean(1, keepdim=True).sqrt()
+    owners = (deviations / typical).abs().argmax(0)[kept]
+    assert owners.tolist() == sorted(owners.tolist())
+    assert owners.bincount().tolist() == [figures.MAX_CHANNELS // 4] * 4
+
+
 def test_the_headline_states_the_shares() -> None:
     figure = class_coefficients([_layer("b", scale=(4,), fusion=(2, 2))], [str(k) for k in range(10)])
     texts = [text.get_text() for panel in figure.subfigs for text in panel.texts]
@@ -87,7 +99,7 @@ def test_curves_are_drawn_from_a_metrics_file(tmp_path: Path) -> None:
     assert columns["val_acc"] == [0.3, 0.6]
     assert columns["train_acc"][0] != columns["train_acc"][0]
     figure = training_curves({"static": columns, "DCD": columns})
-    assert "best on validation: static 60.0%, DCD 60.0%" in figure.axes[1].get_title(loc="left")
+    assert "best validation: static 60.0%, DCD 60.0%" in figure.axes[1].get_title(loc="left")
     _assert_drawn(figure, tmp_path / "curves.png")
 
 

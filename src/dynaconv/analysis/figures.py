@@ -15,6 +15,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
@@ -51,7 +52,7 @@ def training_curves(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure
         runs: By name; each the columns `epoch`, `train_loss`, `val_loss`, `train_acc` and `val_acc` (0 to 1), as
             `read_metrics` gives them. A run without validation images lacks the `val_` columns' numbers.
     """
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = _figure(10, 4.5)
     loss, accuracy = figure.subplots(1, 2)
     best: list[str] = []
     for (name, columns), colour in zip(runs.items(), _cycle(len(runs)), strict=True):
@@ -65,12 +66,19 @@ def training_curves(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure
         known = [value for value in columns.get("val_acc", []) if not math.isnan(value)]
         best += [f"{name} {max(known):.1%}"] if known else []
     _style(loss, "Loss", "cross-entropy")
-    _style(accuracy, f"Accuracy (best on validation: {', '.join(best)})" if best else "Accuracy", "accuracy")
-    loss.set_ylim(bottom=0)
+    _style(accuracy, f"Accuracy (best validation: {', '.join(best)})" if best else "Accuracy", "accuracy")
+    loss.set_ylim(0, _loss_limit(runs))
     accuracy.set_ylim(top=1.01)
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    accuracy.legend(loc="lower right", frameon=False, fontsize=9)
+    handles, labels = accuracy.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return figure
+
+
+def _loss_limit(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> float | None:
+    """Upper end of the loss axis: validation peaks of the first epochs, far above all else, may leave the panel."""
+    train = [value for columns in runs.values() for value in columns["train_loss"] if math.isfinite(value)]
+    return 1.3 * max(train) if train and max(train) > 0 else None
 
 
 def class_coefficients(
@@ -102,7 +110,7 @@ def class_coefficients(
     heights += [1.3 + 0.22 * len(classes)] if vector else []
     heights += [0.6 + 2.0 * map_rows] if matrix else []
     heights += [3.0]
-    figure = Figure(figsize=(10.5, sum(heights)), layout="constrained")
+    figure = _figure(10.5, sum(heights))
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     panels = [figure.add_subfigure(grid[row]) for row in range(len(heights))]
     head = panels.pop(0)
@@ -129,6 +137,11 @@ def choose_layer(layers: Sequence[LayerCoefficients], name: str | None = None) -
     return max((entry for entry in layers if len(entry.parts) == most), key=lambda entry: entry.share_between)
 
 
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure, inches, with a margin around everything."""
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
+
+
 def _headline(shown: LayerCoefficients) -> str:
     shares = " and ".join(f"{part.share_between:.0%} of {_symbol(name)}" for name, part in shown.parts.items())
     return f"Layer {shown.name or shown.kind}: the class explains {shares} (share of the variance)"
@@ -139,17 +152,16 @@ def _channel_heat_map(
 ) -> None:
     deviations = _deviations(part, classes)
     total = deviations.shape[1]
-    kept = part.between.argsort(descending=True)[:MAX_CHANNELS]
+    kept = _channels_to_show(deviations)
     deviations = deviations[:, kept]
-    deviations = deviations[:, _channel_order(deviations)]
     axes = panel.subplots()
     image = axes.imshow(
         deviations.numpy(), aspect="auto", interpolation="nearest", cmap="RdBu_r", norm=_symmetric(deviations)
     )
     symbol = _symbol(name)
-    subset = f"the {len(kept)} of {total} that differ most" if len(kept) < total else f"all {total}"
+    subset = f"{len(kept)} of {total}, the strongest of each class" if len(kept) < total else f"all {total}"
     axes.set_title(f"{symbol} scales each output channel: class mean minus average over classes", **_TITLE)
-    axes.set_xlabel(f"output channel ({subset}; sorted by the class where each deviates most)")
+    axes.set_xlabel(f"output channel ({subset}; sorted by the class where each stands out)")
     axes.set_ylabel("class")
     axes.set_yticks(range(len(class_names)), class_names)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -241,12 +253,29 @@ def _classes_to_show(shown: LayerCoefficients) -> list[int]:
     return sorted(int(index) for index in farthest)
 
 
-def _channel_order(deviations: Tensor) -> Tensor:
-    """Channels grouped by the class where they deviate most, from most raised to most lowered."""
-    strongest = deviations.abs().argmax(0)
-    values = deviations.gather(0, strongest[None])[0]
-    keys = list(zip(strongest.tolist(), (-values).tolist(), strict=True))
-    return torch.tensor(sorted(range(len(keys)), key=keys.__getitem__))
+def _channels_to_show(deviations: Tensor) -> list[int]:
+    """At most `MAX_CHANNELS` channels, grouped by the class where each stands out, from most raised to most lowered.
+
+    Rows are brought to one size first and every class has the same number of places, or one class with a large
+    deviation would fill the picture. Places that a class does not need go to the strongest of the rest.
+
+    Args:
+        deviations: (K, C).
+    """
+    typical = deviations.square().mean(1, keepdim=True).sqrt().clamp(min=1e-30)
+    relative = deviations / typical
+    values, owner = relative.abs().max(0)
+    ranked = values.argsort(descending=True).tolist()
+    quota = MAX_CHANNELS // len(deviations)
+    taken = [0] * len(deviations)
+    kept: list[int] = []
+    spare: list[int] = []
+    for channel in ranked:
+        row = int(owner[channel])
+        (kept if taken[row] < quota else spare).append(channel)
+        taken[row] += 1
+    kept += spare[: MAX_CHANNELS - len(kept)]
+    return sorted(kept, key=lambda channel: (int(owner[channel]), -float(relative[owner[channel], channel])))
 
 
 def _symmetric(values: Tensor) -> Normalize:
