@@ -87,8 +87,8 @@ def _introduction(result: DemoResult) -> str:
 def _result(result: DemoResult, latency_conditions: str) -> Html:
     caption = (
         "MAdds: multiply-adds of the convolutions and products that run for one picture, the dynamic branch included. "
-        f"Latency: {latency_conditions}. On pictures this small the time goes into starting operations rather than "
-        "into arithmetic, so the latency ratio is far from the ratio of MAdds; on larger pictures they come closer."
+        f"Latency: {latency_conditions}. On pictures this small most of the time goes into starting the operations, "
+        "of which a dynamic layer has more, and little into arithmetic."
     )
     rows = [network.cells() for network in result.networks]
     return table(COLUMNS, rows, footer=result.ratio_cells(), caption=caption)
@@ -98,7 +98,8 @@ def _curves(png: Path) -> Html:
     caption = (
         "Left the loss, right the accuracy, after each epoch. Solid lines are validation pictures, which the networks "
         "do not train on; dotted lines are the training pictures, shifted at random and scored while the weights still "
-        "move, with smoothed labels, which keeps that loss above zero."
+        "move, with smoothed labels, which keeps that loss above zero. Peaks of the validation loss in early epochs, "
+        "when averages inside the networks lag behind the weights, may leave the picture."
     )
     return figure(png, alt="Loss and accuracy of both networks over the epochs", caption=caption)
 
@@ -148,6 +149,12 @@ def _coefficients(png: Path, layers: Sequence[LayerCoefficients]) -> Html:
         f"In the first dynamic layer it is {first.share_between:.0%}, in the last {last.share_between:.0%}, and "
         f"most in {shown.name}, with {shown.share_between:.0%}, the layer shown here."
     )
+    silent = sum(entry.share_between == 0 for entry in layers)
+    if silent:
+        trend += (
+            f" In {silent} of the {len(layers)} layers Λ and Φ are the same for every picture: their branch fell silent "
+            "in training, and they work as static layers."
+        )
     alt = (
         "Heat map of Lambda by class and channel, maps of Phi by class, and share of variance between classes by layer"
     )
@@ -216,7 +223,7 @@ def _next_steps(folder: Path) -> Html:
     return join(
         [
             paragraph("Another seed, to see how far the result moves by itself:"),
-            code_block("dynaconv train --recipe digits --seed 1"),
+            code_block("dynaconv demo --seed 1"),
             paragraph("Ask the trained network about pictures of your own, a light digit on a dark ground:"),
             code_block(f"dynaconv predict --checkpoint {weights} PICTURE.png"),
             paragraph("Clothes instead of digits, first dynamic, then the static twin:"),
