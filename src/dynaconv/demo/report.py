@@ -152,8 +152,8 @@ def _coefficients(png: Path, layers: Sequence[LayerCoefficients]) -> Html:
     silent = sum(entry.share_between == 0 for entry in layers)
     if silent:
         trend += (
-            f" In {silent} of the {len(layers)} layers Λ and Φ are the same for every picture: their branch fell silent "
-            "in training, and they work as static layers."
+            f" In {silent} of the {len(layers)} layers Λ and Φ are the same for every picture: their branch fell "
+            "silent in training, and they work as static layers."
         )
     alt = (
         "Heat map of Lambda by class and channel, maps of Phi by class, and share of variance between classes by layer"
