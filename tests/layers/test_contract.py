@@ -1,0 +1,272 @@
+"""What every dynamic convolution promises, over every form of DCD."""
+
+import copy
+import pickle
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynaconv.layers import DCDConv2d
+from tests.helpers import TOLERANCE, value_and_gradients
+from tests.layers.cases import CASES, IN_CHANNELS, make, prepare
+
+ALGORITHMS = ("kernel", "factored", "auto")
+
+
+def ready(name: str, **overrides: object) -> DCDConv2d:
+    """A float64 layer in eval mode, in which every form has a kernel."""
+    layer = make(name, dtype=torch.float64, **overrides)
+    prepare(layer, torch.rand)
+    return layer.eval()
+
+
+def images(batch: int = 3, size: tuple[int, int] = (9, 7), dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(batch, IN_CHANNELS, *size, dtype=dtype)
+
+
+def assert_close_to_scale(got: Tensor, want: Tensor, tolerance: str) -> None:
+    """Compare after dividing by the largest magnitude, where sums cancel."""
+    scale = want.abs().max()
+    torch.testing.assert_close(got / scale, want / scale, **TOLERANCE[tolerance])
+
+
+def convolve_each(layer: DCDConv2d, x: Tensor) -> Tensor:
+    """Each sample of ``x`` by `torch.nn.functional.conv2d` with its own kernel and bias."""
+    kernels, biases = layer.kernel(x), layer.sample_bias(x)
+    static = nn.Conv2d(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size,
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        layer.groups,
+        layer.bias is not None,
+        layer.padding_mode,
+        dtype=x.dtype,
+    )
+    outs = []
+    for sample in range(x.shape[0]):
+        weights = {"weight": kernels[sample]} | ({} if biases is None else {"bias": biases[sample]})
+        if biases is not None and static.bias is None:
+            out = torch.func.functional_call(static, {"weight": kernels[sample]}, (x[sample : sample + 1],))
+            out = out + biases[sample][:, None, None]
+        else:
+            out = torch.func.functional_call(static, weights, (x[sample : sample + 1],))
+        outs.append(out)
+    return torch.cat(outs)
+
+
+# torch warns that it may copy the input for "same" padding with even kernels; that is the case tested here.
+@pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("name", CASES)
+def test_forward_is_convolution_with_each_samples_kernel(name: str, algorithm: str) -> None:
+    layer, x = ready(name, algorithm=algorithm), images().requires_grad_()
+    leaves = [x, *layer.parameters()]
+    want = value_and_gradients(convolve_each(layer, x), leaves)
+    torch.testing.assert_close(value_and_gradients(layer(x), leaves), want, **TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("norm")])
+def test_kernel_exists_in_train_mode_without_norms(name: str) -> None:
+    layer, x = ready(name).train(), images()
+    torch.testing.assert_close(layer(x), convolve_each(layer, x), **TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("name", CASES)
+def test_batch_equals_single_samples(name: str, algorithm: str) -> None:
+    layer, x = ready(name, algorithm=algorithm), images()
+    each = torch.cat([layer(x[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(layer(x), each, **TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_shape_and_attributes_are_those_of_conv2d(name: str) -> None:
+    layer = make(name)
+    arguments = {"in_channels": IN_CHANNELS, "out_channels": 12, **CASES[name]}
+    allowed = nn.Conv2d.__init__.__annotations__
+    static = nn.Conv2d(**{key: value for key, value in arguments.items() if key in allowed})
+    assert layer(images(dtype=torch.float32)).shape == static(images(dtype=torch.float32)).shape
+    for attribute in (
+        "in_channels out_channels kernel_size stride padding dilation groups padding_mode transposed output_padding"
+    ).split():
+        assert getattr(layer, attribute) == getattr(static, attribute), attribute
+    assert layer.weight.shape == static.weight.shape
+    assert set(static.state_dict()) <= set(layer.state_dict())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    layer = make(name).train()
+    prepare(layer, torch.rand)
+    layer(images(dtype=torch.float32)).square().sum().backward()
+    for key, parameter in layer.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.abs().max() > 0, key
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_neutral_start_computes_the_static_convolution(name: str) -> None:
+    arguments = {"in_channels": IN_CHANNELS, "out_channels": 12, **CASES[name]}
+    allowed = nn.Conv2d.__init__.__annotations__
+    conv = nn.Conv2d(**{key: value for key, value in arguments.items() if key in allowed}, dtype=torch.float64)
+    options = {key: value for key, value in arguments.items() if key not in allowed}
+    conv.weight.requires_grad_(False)
+    for static in (conv, conv.eval()):
+        layer = DCDConv2d.from_conv(static, **options)
+        assert layer.training == static.training
+        assert not layer.weight.requires_grad
+        x = images()
+        torch.testing.assert_close(layer(x), static(x), **TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_neutral_start_can_move(name: str) -> None:
+    allowed = nn.Conv2d.__init__.__annotations__
+    arguments = {"in_channels": IN_CHANNELS, "out_channels": 12, **CASES[name]}
+    conv = nn.Conv2d(**{key: value for key, value in arguments.items() if key in allowed})
+    layer = DCDConv2d.from_conv(conv, **{k: v for k, v in arguments.items() if k not in allowed})
+    layer(images(dtype=torch.float32)).square().sum().backward()
+    moved = {key.split(".")[0] for key, p in layer.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert moved & {"branch", "p"}
+
+
+@pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", [n for n in CASES if "reflect" not in n])
+def test_one_sample_of_one_pixel(name: str, mode: bool) -> None:
+    layer = make(name).train(mode)
+    reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    padded = isinstance(layer.padding, str) or all(2 * p >= r - 1 for p, r in zip(layer.padding, reach, strict=True))
+    size = (1, 1) if padded else (reach[0], reach[1])
+    out = layer(images(1, size, torch.float32))
+    assert out.isfinite().all()
+    out.sum().backward()
+
+
+@pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", CASES)
+def test_channels_last_gives_the_same(name: str, mode: bool) -> None:
+    layer, x = ready(name).train(mode), images()
+    want = copy.deepcopy(layer)(x)
+    got = layer.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(got, want, **TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", CASES)
+def test_autocast_is_close_and_finite(name: str, mode: bool, dtype: str) -> None:
+    layer = make(name).train(mode)
+    prepare(layer, torch.rand)
+    x = images(4, dtype=torch.float32)
+    want = copy.deepcopy(layer)(x)
+    with torch.autocast("cpu", getattr(torch, dtype)):
+        out, coefficients = layer(x), layer.coefficients(x)
+    assert out.dtype == getattr(torch, dtype)
+    assert all(part.dtype == torch.float32 for part in coefficients if part is not None)
+    assert_close_to_scale(out.float(), want, dtype)
+    out.float().square().mean().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in layer.parameters())
+
+
+def test_context_of_half_precision_input_does_not_overflow() -> None:
+    layer = make("pointwise").half()
+    x = torch.full((1, IN_CHANNELS, 40, 40), 1000.0, dtype=torch.float16)
+    assert all(part.isfinite().all() for part in layer.coefficients(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("name", CASES)
+def test_layer_of_another_dtype(name: str, dtype: torch.dtype) -> None:
+    layer = make(name, dtype=dtype)
+    assert layer(images(dtype=dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_meta_device(name: str) -> None:
+    layer = make(name, device="meta")
+    assert layer(torch.empty(2, IN_CHANNELS, 9, 7, device="meta")).device.type == "meta"
+    assert layer.eval().kernel(torch.empty(2, IN_CHANNELS, 9, 7, device="meta")).shape[0] == 2
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_copies_and_state(name: str) -> None:
+    layer, x = ready(name), images()
+    want = layer(x)
+    fresh = make(name, dtype=torch.float64).eval()
+    fresh.load_state_dict(layer.state_dict())
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), fresh):
+        assert torch.equal(other(x), want)
+    doubled = {key: 2 * value for key, value in layer.named_parameters()}
+    assert not torch.equal(torch.func.functional_call(layer, doubled, (x,)), want)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_empty_batch(name: str) -> None:
+    for algorithm in ALGORITHMS:
+        layer = ready(name, algorithm=algorithm)
+        assert layer(images(0)).shape == (0, *layer(images(1)).shape[1:])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_export_keeps_the_batch_free(name: str) -> None:
+    layer = ready(name)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(layer, (images(3),), dynamic_shapes=({0: batch},)).module()
+    for size in (1, 2, 5):
+        x = images(size)
+        torch.testing.assert_close(program(x), layer(x), **TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("algorithm", ["kernel", "factored"])
+@pytest.mark.parametrize("name", ["pointwise", "channel", "joint", "depthwise", "norm-channel"])
+def test_export_of_a_named_algorithm_keeps_the_batch_free(name: str, algorithm: str) -> None:
+    layer = ready(name, algorithm=algorithm)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(layer, (images(3),), dynamic_shapes=({0: batch},)).module()
+    for size in (1, 4):
+        x = images(size)
+        torch.testing.assert_close(program(x), layer(x), **TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", CASES)
+def test_compiles_without_graph_breaks(name: str, mode: bool) -> None:
+    torch.compiler.reset()
+    layer, x = ready(name).train(mode), images()
+    want = copy.deepcopy(layer)(x)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), want, **TOLERANCE["float64"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["pointwise", "channel", "joint", "depthwise", "norm-channel"])
+def test_compiles_with_inductor(name: str) -> None:
+    torch.compiler.reset()
+    layer, x = ready(name).float().train(), images(dtype=torch.float32).requires_grad_()
+    twin = copy.deepcopy(layer)
+    want = value_and_gradients(twin(x), [x, *twin.parameters()])
+    got = value_and_gradients(torch.compile(layer, fullgraph=True)(x), [x, *layer.parameters()])
+    for one, other in zip(got, want, strict=True):
+        assert_close_to_scale(one, other, "float32")
+
+
+def test_kernels_differ_between_inputs() -> None:
+    for name in CASES:
+        kernels = ready(name).kernel(images())
+        assert any(not torch.allclose(a, b) for a, b in pairwise(kernels)), name
+
+
+def test_padding_equals_functional_padding() -> None:
+    layer = ready("channel-even")
+    x = images()
+    # "same" puts the odd pixel to the right and below, as torch does.
+    padded = F.pad(x, (1, 2, 0, 1))
+    kernels = layer.kernel(x)
+    want = torch.cat([F.conv2d(padded[i : i + 1], kernels[i], layer.bias) for i in range(3)])
+    torch.testing.assert_close(layer(x), want, **TOLERANCE["float64"])
