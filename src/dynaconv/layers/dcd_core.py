@@ -16,7 +16,7 @@ from dynaconv.ops.dcd import DCDFactors, dcd_kernel, factored_dcd, fold_latent_n
 from dynaconv.ops.dcd.cost import dcd_costs
 
 SMALL_STD = 0.01
-"""Standard deviation of a fresh branch's weights when nothing normalises the residual."""
+"""Standard deviation of a fresh branch's weights, times its gain, when nothing normalises the residual."""
 
 
 class DCDCoefficients(NamedTuple):
@@ -65,16 +65,24 @@ class DCDCore(nn.Module):
             heads,
             activation=self.config.activation,
             normalise=self.config.context_norm == "layer",
+            unit_hidden=self.config.hidden_norm == "unit",
+            gain=self.config.gain or 1.0,
             device=self.weight.device,
             dtype=self.weight.dtype,
         )
 
     def _reset_dynamic(self) -> None:
-        """Start P, Q, R at unit gain and the branch small, so that a fresh layer is near its static kernel."""
-        self.branch.reset_parameters(None if self.config.norm == "batch" else SMALL_STD)
+        """Start near the static kernel: a small branch, and P, Q, R with columns of about unit length.
+
+        With such columns a step in Phi moves W(x) by as much as the same step in W0 would. Longer columns of P, as
+        unit gain would have them, multiply the residual's learning rate by C_out / L and training diverges. With
+        latent norms P starts at unit gain.
+        """
+        self.branch.reset_parameters(None if self.config.norm == "batch" else SMALL_STD / self.branch.gain)
         if not self.config.has_residual:
             return
-        nn.init.normal_(self.p, std=self.p.shape[1] ** -0.5)
+        fan = self.p.shape[1] if self.config.norm == "batch" else self.p.shape[0] // self.sizes.blocks
+        nn.init.normal_(self.p, std=fan**-0.5)
         if self.sizes.form != "depthwise":
             nn.init.normal_(self.q, std=(self.q.shape[0] // self.sizes.blocks) ** -0.5)
         if self.sizes.form != "channel":
