@@ -5,10 +5,11 @@ imported, in either order.
 """
 
 from dynaconv._timm_hook import install as _install_timm_hook
+from dynaconv.analysis.profile import profile
 from dynaconv.layers import DCDConfig, DCDConv2d, DCDLinear, DynamicConv2d
 
 __version__ = "0.1.0"
 
-__all__ = ["DCDConfig", "DCDConv2d", "DCDLinear", "DynamicConv2d"]
+__all__ = ["DCDConfig", "DCDConv2d", "DCDLinear", "DynamicConv2d", "profile"]
 
 _install_timm_hook()

@@ -35,8 +35,6 @@ RECIPE = "digits"
 MODELS = {"static": "static_mobilenetv2_035", "DCD": "dcd_mobilenetv2_035"}
 FOLDERS = {"static": "static", "DCD": "dcd"}
 DEFAULT_OUT = Path("runs/demo")
-CHANGES: dict[str, Any] = {"model__lr": 0.03, "trainer__max_epochs": 18}
-"""Where the demonstration departs from the recipe: at a rate of 0.05 some seeds throw the dynamic network off."""
 THREADS = 1
 """One thread trains networks this small about as fast as two, and much faster when something else is running."""
 
@@ -69,7 +67,7 @@ def run_demo(
     command = command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     began = time.perf_counter()
     folder = _claim(Path(out) if out is not None else DEFAULT_OUT, console)
-    recipe = load_recipe(RECIPE).with_changes(seed=seed, trainer__logger=False, trainer__accelerator="cpu", **CHANGES)
+    recipe = load_recipe(RECIPE).with_changes(seed=seed, trainer__logger=False, trainer__accelerator="cpu")
     if epochs is not None:
         recipe = recipe.with_changes(trainer__max_epochs=epochs)
     with _threads(THREADS):

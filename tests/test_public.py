@@ -1,0 +1,56 @@
+"""What the package promises as a whole: its public names, its layout, the code shown in its documentation."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import dynaconv
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCKS = [
+    pytest.param(block, id=f"{page.relative_to(ROOT)}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+]
+
+
+def test_public_names_change_on_purpose_only() -> None:
+    assert dynaconv.__all__ == ["DCDConfig", "DCDConv2d", "DCDLinear", "DynamicConv2d", "profile"]
+    assert dynaconv.__all__ == sorted(dynaconv.__all__)
+    for name in dynaconv.__all__:
+        assert getattr(dynaconv, name).__doc__
+
+
+def test_core_imports_torch_alone() -> None:
+    extras = "timm torchvision lightning torchmetrics jsonargparse rich matplotlib sklearn PIL safetensors onnx".split()
+    code = f"import sys, dynaconv; print([m for m in {extras!r} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_every_family_has_a_reference() -> None:
+    families = [p for p in (ROOT / "src/dynaconv/ops").iterdir() if p.is_dir() and p.name not in ("common", "__pycache__")]
+    assert families
+    for family in families:
+        assert (family / "reference.py").is_file(), family.name
+        assert (ROOT / "src/dynaconv/layers" / f"{family.name}.py").is_file(), family.name
+        assert (ROOT / "docs/layers" / f"{family.name}.md").is_file(), family.name
+
+
+def test_imports_point_one_way() -> None:
+    order = ["ops", "layers", "models", "analysis", "train", "demo"]
+    for rank, package in enumerate(order):
+        for file in (ROOT / "src/dynaconv" / package).rglob("*.py"):
+            for imported in re.findall(r"^\s*(?:from|import) dynaconv\.(\w+)", file.read_text(), re.MULTILINE):
+                assert imported not in order[rank + 1 :], f"{file.relative_to(ROOT)} imports dynaconv.{imported}"
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_documented_code_runs(block: str) -> None:
+    torch.manual_seed(0)
+    exec(compile(block, "<documentation>", "exec"), {})
