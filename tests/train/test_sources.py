@@ -3,14 +3,18 @@
 import gzip
 import sys
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dynaconv.errors import DataError
 from dynaconv.train.data import embedded
+from dynaconv.train.data.folder import open_image
 from dynaconv.train.data.source import stratified_split
-from dynaconv.train.data.sources import load_source
+from dynaconv.train.data.sources import absolute_location, load_source, missing_folder
 from tests.train.helpers import write_folder, write_image
 from tests.train.test_idx import idx_bytes
 
@@ -127,17 +131,90 @@ def test_timm_names_go_through_timms_factory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["torch/nonsense", "hfds/nobody/nothing"])
-def test_a_timm_name_that_fails_is_one_sentence(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_timm_name_that_fails_is_one_sentence(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match="timm cannot make the data set") as caught:
         load_source(name, data_dir=tmp_path)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert not capsys.readouterr().out
 
 
 def test_an_unknown_name_lists_the_nearest() -> None:
     with pytest.raises(DataError, match="unknown data set 'fashion_mnist'; the nearest names are 'fashion-mnist'"):
         load_source("fashion_mnist")
+
+
+def test_a_name_without_a_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"unknown data set 'images'; .*there is no such folder"):
+        load_source("images")
+    write_image(tmp_path / "a.png", 3)
+    with pytest.raises(DataError, match=r"unknown data set 'a\.png'; .*it is a file"):
+        load_source("a.png")
+    with pytest.raises(DataError, match=r"a\.png is a file"):
+        load_source(str(tmp_path / "a.png"))
+
+
+def test_paths_are_made_absolute_and_names_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    assert absolute_location("images", None) == (str(tmp_path / "images"), None)
+    assert absolute_location("torch/cifar10", "data") == ("torch/cifar10", str(tmp_path / "data"))
+    assert absolute_location("digits", None) == ("digits", None)
+    assert missing_folder("folder", str(tmp_path / "images")) is None
+    assert missing_folder("./gone", None) == "./gone"
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_sixteen_bits_of_grey_keep_their_range(tmp_path: Path, mode: Literal["L", "RGB"], suffix: str) -> None:
+    grey = np.linspace(0, 65535, 24, dtype=np.uint16).reshape(4, 6)
+    Image.fromarray(grey).save(tmp_path / f"grey.{suffix}")
+    opened = np.asarray(open_image(tmp_path / f"grey.{suffix}", mode))
+    assert opened.dtype == np.uint8
+    assert np.array_equal(opened if mode == "L" else opened[..., 1], grey // 256)
+
+
+def test_pixels_of_unknown_range_are_refused(tmp_path: Path) -> None:
+    for values, words in (
+        (np.full((2, 3), 70000, dtype=np.int32), "beyond 16 bits"),
+        (np.full((2, 3), -1, dtype=np.int32), "beyond 16 bits"),
+        (np.ones((2, 3), dtype=np.float32), "floating-point"),
+    ):
+        Image.fromarray(values).save(tmp_path / "x.tif")
+        with pytest.raises(DataError, match=rf"the image .*x\.tif has .*{words}"):
+            open_image(tmp_path / "x.tif", "L")
+    with pytest.raises(DataError, match="is a directory"):
+        open_image(tmp_path, "L")
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "tRNS"])
+def test_what_is_transparent_becomes_white(tmp_path: Path, kind: str) -> None:
+    image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (30, 30, 30, 255))
+    path = tmp_path / "x.png"
+    if kind == "P":
+        indexed = Image.new("P", (2, 1))
+        indexed.putpalette([0, 0, 0, 30, 30, 30])
+        indexed.putpixel((1, 0), 1)
+        indexed.save(path, transparency=0)
+    elif kind == "tRNS":
+        image.convert("RGB").save(path, transparency=(0, 0, 0))
+    else:
+        image.convert(kind).save(path)
+    assert np.asarray(open_image(path, "L")).tolist() == [[255, 30]]
+    assert np.asarray(open_image(path, "RGB")).tolist() == [[[255] * 3, [30] * 3]]
+
+
+def test_a_folder_with_the_name_of_an_image_is_no_image(tmp_path: Path) -> None:
+    write_folder(tmp_path, ("train", "val"))
+    (tmp_path / "train" / "dark" / "more.png").mkdir()
+    source = load_source(str(tmp_path))
+    assert len(source.train) == 12
+    assert source.note.endswith("has no test/: val/ is the test set.")
 
 
 def test_digits_in_colour_are_refused() -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from PIL import Image
 
 from dynaconv.errors import DataError, listed
@@ -18,21 +19,47 @@ _SMALL_SIDE = 64
 
 
 def open_image(path: Path, mode: Literal["L", "RGB"]) -> Image.Image:
-    """Open one image file, decoded and converted to ``mode``.
+    """Open one image file, decoded and converted to ``mode`` by `convert_image`.
 
     Raises:
-        DataError: The file is missing or is not an image that Pillow can decode.
+        DataError: The file is missing, is not an image that Pillow can decode, or has pixels of unknown range.
     """
     try:
         with Image.open(path) as image:
-            if image.mode == "P" and "transparency" in image.info:
-                return image.convert("RGBA").convert(mode)
-            return image.convert(mode)
+            return convert_image(image, mode)
+    except DataError as error:
+        raise DataError(f"the image {path} {error}") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path} is a directory, not an image file.") from error
     except FileNotFoundError as error:
         raise DataError(f"there is no image file {path}.") from error
     # Pillow's decoders raise SyntaxError and ValueError for some damaged files.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"the image {path} is corrupt or not an image ({error}); mend or remove the file.") from error
+
+
+def convert_image(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
+    """Convert an image of any Pillow mode to 8-bit grey or colour.
+
+    What is transparent becomes white, as on paper. Grey values of 16 bits are divided by 256, where Pillow would clip
+    them at 255.
+
+    Raises:
+        DataError: The pixels are floating-point numbers, or integers beyond 16 bits.
+    """
+    if image.mode == "F":
+        raise DataError("has floating-point pixels, whose range is not known; convert it to 8 or 16 bits.")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.size and not 0 <= values.min() <= values.max() < 2**16:
+            raise DataError(
+                f"has grey values from {values.min()} to {values.max()}, beyond 16 bits; convert it to 8 or 16 bits."
+            )
+        return Image.fromarray((values // 256).astype(np.uint8)).convert(mode)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        coloured = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert(mode)
+    return image.convert(mode)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +99,13 @@ def image_folder(
     Raises:
         DataError: The folder is missing or empty, or its splits do not hold the same classes.
     """
+    if folder.is_file():
+        raise DataError(f"{folder} is a file; an image folder has one sub-folder a class.")
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; an image folder has one sub-folder a class.")
     mode: Literal["L", "RGB"] = "L" if channels == 1 else "RGB"
     train_folder = folder / "train"
-    validation = None
+    validation, note = None, ""
     if train_folder.is_dir():
         held_out = [folder / name for name in _HELD_OUT if (folder / name).is_dir()]
         if not held_out:
@@ -86,6 +115,8 @@ def image_folder(
         test = _scan(held_out[0], names, mode)
         if held_out[0].name == "test" and len(held_out) > 1:
             validation = _scan(held_out[1], names, mode)
+        if held_out[0].name != "test":
+            note = f"{folder} has no test/: {held_out[0].name}/ is the test set."
     else:
         names = class_folders(folder)
         everything = _scan(folder, names, mode)
@@ -106,6 +137,7 @@ def image_folder(
         std=(sum(IMAGENET_STD) / 3,) if grey else IMAGENET_STD,
         image_size=size,
         style="small" if size <= _SMALL_SIDE else "photo",
+        note=note,
     )
 
 
@@ -125,7 +157,8 @@ def _scan(folder: Path, names: Sequence[str], mode: Literal["L", "RGB"]) -> Fold
     paths: list[Path] = []
     targets: list[int] = []
     for target, name in enumerate(names):
-        images = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        found_here = (folder / name).rglob("*")
+        images = sorted(path for path in found_here if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
         if not images and folder.name not in _HELD_OUT:
             raise DataError(f"the class folder {folder / name} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
         paths += images

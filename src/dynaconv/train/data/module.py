@@ -85,6 +85,8 @@ class ImageDataModule(LightningDataModule):
         """
         super().__init__()
         self._check_ranges(batch_size, eval_batch_size, val_fraction, test_fraction, erase_prob, image_size, padding)
+        if num_workers is not None and num_workers < 0:
+            raise DataError(f"num_workers counts processes, at least 0; got {num_workers}.")
         source = load_source(
             name,
             data_dir=Path(data_dir).expanduser() if data_dir is not None else None,

@@ -57,6 +57,7 @@ class Source:
         image_size: Side length that suits the source.
         style: Which augmentation suits: ``"small"`` (pad and crop) or ``"photo"`` (random resized crop).
         flip: Whether a mirrored image keeps its class.
+        note: What a user should hear about how the data was understood; mostly nothing.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Source:
     style: Literal["small", "photo"]
     flip: bool = True
     validation: Split | None = None
+    note: str = ""
 
 
 def stratified_split(targets: Sequence[int] | Tensor, fraction: float, *, seed: int) -> tuple[list[int], list[int]]:

@@ -1,5 +1,6 @@
 """From a name to a data source."""
 
+import os
 from pathlib import Path
 
 from dynaconv.errors import DataError, listed, nearest_names
@@ -9,6 +10,45 @@ from dynaconv.train.data.source import Source
 from dynaconv.train.data.timm_source import TIMM_PREFIXES, timm_dataset
 
 SOURCE_NAMES = ("digits", "fashion-mnist", "folder")
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether `load_source` takes ``name`` for a path to an image folder."""
+    known = name in SOURCE_NAMES or name.startswith(TIMM_PREFIXES)
+    return not known and ("/" in name or Path(name).expanduser().is_dir())
+
+
+def absolute_location(name: str, data_dir: str | None) -> tuple[str, str | None]:
+    """Return ``name`` and ``data_dir`` with their paths made absolute, so that they hold in any working directory."""
+    if is_folder_name(name):
+        name = str(_absolute(name))
+    return name, None if data_dir is None else str(_absolute(data_dir))
+
+
+def _absolute(path: str) -> Path:
+    return Path(os.path.abspath(Path(path).expanduser()))
+
+
+def missing_folder(name: str, data_dir: str | None) -> str | None:
+    """Return the folder that this data source reads, when it is not there."""
+    folder = name if is_folder_name(name) else data_dir
+    return folder if folder is not None and not Path(folder).expanduser().is_dir() else None
+
+
+def check_source_name(name: str) -> None:
+    """Refuse a name that is no data source's and no folder's.
+
+    Raises:
+        DataError: It is neither; the message has the nearest names.
+    """
+    if name in SOURCE_NAMES or name.startswith(TIMM_PREFIXES) or is_folder_name(name):
+        return
+    what = "it is a file" if Path(name).is_file() else "there is no such folder"
+    raise DataError(
+        f"unknown data set {name!r}; the nearest names are {listed(nearest_names(name, SOURCE_NAMES))}. "
+        f"A path to an image folder works too, but {what}; so do timm names "
+        f"({', '.join(f'{p}...' for p in TIMM_PREFIXES)})."
+    )
 
 
 def load_source(
@@ -36,6 +76,7 @@ def load_source(
     Raises:
         DataError: The name is unknown, or its data cannot be read.
     """
+    check_source_name(name)
     if name in ("digits", "fashion-mnist"):
         if channels not in (None, 1):
             raise DataError(f"{name} is greyscale; got channels={channels}, pass 1 or leave it out.")
@@ -46,13 +87,8 @@ def load_source(
         if data_dir is None:
             raise DataError("the data source 'folder' needs data_dir, a folder with one sub-folder a class.")
         folder = data_dir
-    elif "/" in name or Path(name).is_dir():
-        folder = Path(name).expanduser()
     else:
-        raise DataError(
-            f"unknown data set {name!r}; the nearest names are {listed(nearest_names(name, SOURCE_NAMES))}. "
-            f"A path to an image folder and timm names ({', '.join(f'{p}...' for p in TIMM_PREFIXES)}) work too."
-        )
+        folder = Path(name).expanduser()
     return image_folder(
         folder, channels=channels, image_size=image_size, test_fraction=test_fraction, split_seed=split_seed
     )

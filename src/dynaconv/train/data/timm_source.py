@@ -1,14 +1,16 @@
 """Data sets that timm's factory knows by a prefixed name: ``hfds/...``, ``wds/...``, ``torch/...``, ``tfds/...``."""
 
+import io
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 from torch.utils.data import IterableDataset
 
 from dynaconv.errors import DataError, DynaconvError
-from dynaconv.train.data.folder import IMAGENET_MEAN, IMAGENET_STD
+from dynaconv.train.data.folder import IMAGENET_MEAN, IMAGENET_STD, convert_image
 from dynaconv.train.data.source import Source
 
 TIMM_PREFIXES = ("hfds/", "hfids/", "tfds/", "torch/", "wds/")
@@ -20,14 +22,14 @@ class TimmImages:
     """A map-style data set of timm, its images converted to one mode."""
 
     dataset: Any
-    mode: str
+    mode: Literal["L", "RGB"]
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         image, target = self.dataset[index][:2]
-        return image.convert(self.mode), int(target)
+        return convert_image(image, self.mode), int(target)
 
 
 def timm_dataset(
@@ -47,18 +49,20 @@ def timm_dataset(
     """
     from timm.data.dataset_factory import create_dataset
 
-    mode = "L" if channels == 1 else "RGB"
+    mode: Literal["L", "RGB"] = "L" if channels == 1 else "RGB"
     splits = []
     for split, is_training in ((_TRAIN, True), (_TEST, False)):
         try:
-            made = create_dataset(
-                name,
-                root=str(data_dir) if data_dir else None,
-                split=split,
-                is_training=is_training,
-                download=True,
-                input_img_mode=mode,
-            )
+            # Its readers print what the error says as well.
+            with redirect_stdout(io.StringIO()):
+                made = create_dataset(
+                    name,
+                    root=str(data_dir) if data_dir else None,
+                    split=split,
+                    is_training=is_training,
+                    download=True,
+                    input_img_mode=mode,
+                )
         except DynaconvError:
             raise
         # The factory asserts, and reaches into several optional packages; whatever fails is about this one name.
