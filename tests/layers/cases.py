@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+from torch import nn
+
 from dynaconv.layers import DCDConv2d
+from dynaconv.layers.branch import DynamicBranch
 
 CASES: dict[str, dict[str, Any]] = {
     "pointwise": {"kernel_size": 1},
@@ -37,8 +40,16 @@ def make(name: str, **overrides: Any) -> DCDConv2d:
     arguments = {"in_channels": IN_CHANNELS, "out_channels": 12, **CASES[name], **overrides}
     layer = DCDConv2d(**arguments)
     if layer.weight.device.type != "meta":
-        layer.branch.reset_parameters(0.5 / layer.branch.gain)
+        enlarge(layer.branch)
     return layer
+
+
+def enlarge(branch: DynamicBranch) -> None:
+    """Draw the outputs' weights with a standard deviation of 0.5, gain included."""
+    for head in branch.heads.values():
+        nn.init.normal_(head.weight, std=0.5 / branch.gain)
+    if not branch.unit_hidden:
+        nn.init.normal_(branch.squeeze.weight, std=0.5)
 
 
 def prepare(layer: DCDConv2d, draw: Callable[..., Any]) -> None:

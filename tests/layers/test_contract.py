@@ -10,9 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv.layers import DCDConv2d
+from dynaconv.ops.common import pool_context
 from tests.helpers import TOLERANCE, value_and_gradients
 from tests.layers.cases import CASES, IN_CHANNELS, make, prepare
 
+# torch warns, once, that it may copy the input for "same" padding with even kernels; that is one of the cases.
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
 ATTRIBUTES = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 ALGORITHMS = ("kernel", "factored", "auto")
 
@@ -61,8 +64,6 @@ def convolve_each(layer: DCDConv2d, x: Tensor) -> Tensor:
     return torch.cat(outs)
 
 
-# torch warns that it may copy the input for "same" padding with even kernels; that is the case tested here.
-@pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("name", CASES)
 def test_forward_is_convolution_with_each_samples_kernel(name: str, algorithm: str) -> None:
@@ -116,7 +117,8 @@ def test_neutral_start_computes_the_static_convolution(name: str) -> None:
     conv = nn.Conv2d(**{key: value for key, value in arguments.items() if key in allowed}, dtype=torch.float64)
     options = {key: value for key, value in arguments.items() if key not in allowed}
     conv.weight.requires_grad_(False)
-    for static in (conv, conv.eval()):
+    for training in (True, False):
+        static = conv.train(training)
         layer = DCDConv2d.from_conv(static, **options)
         assert layer.training == static.training
         assert not layer.weight.requires_grad
@@ -173,17 +175,23 @@ def test_autocast_is_close_and_finite(name: str, mode: bool, dtype: str) -> None
     assert all(p.grad is None or p.grad.isfinite().all() for p in layer.parameters())
 
 
-def test_context_of_half_precision_input_does_not_overflow() -> None:
-    layer = make("pointwise").half()
-    x = torch.full((1, IN_CHANNELS, 40, 40), 1000.0, dtype=torch.float16)
-    assert all(part.isfinite().all() for part in layer.coefficients(x))
+@pytest.mark.parametrize("size", [1, 2])
+def test_context_is_summed_in_float32(size: int) -> None:
+    x = torch.rand(2, IN_CHANNELS, 33, 47).half()
+    context = pool_context(x, size, torch.float32)
+    assert context.dtype == torch.float32
+    want = F.adaptive_avg_pool2d(x.double(), size).flatten(1)
+    torch.testing.assert_close(context.double(), want, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("name", CASES)
 def test_layer_of_another_dtype(name: str, dtype: torch.dtype) -> None:
-    layer = make(name, dtype=dtype)
-    assert layer(images(dtype=dtype)).dtype == dtype
+    layer, x = make(name), images(dtype=torch.float32)
+    want = copy.deepcopy(layer).eval()(x)
+    got = layer.to(dtype).eval()(x.to(dtype))
+    assert got.dtype == dtype
+    assert_close_to_scale(got.float(), want, "float32" if dtype == torch.float64 else str(dtype).removeprefix("torch."))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -238,9 +246,12 @@ def test_export_of_a_named_algorithm_keeps_the_batch_free(name: str, algorithm: 
 def test_compiles_without_graph_breaks(name: str, mode: bool) -> None:
     torch.compiler.reset()
     layer, x = ready(name).train(mode), images()
-    want = copy.deepcopy(layer)(x)
+    twin = copy.deepcopy(layer)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), want, **TOLERANCE["float64"])
+    torch.testing.assert_close(compiled(x), twin(x), **TOLERANCE["float64"])
+    # A second batch size makes the batch a symbol.
+    x = images(4)
+    torch.testing.assert_close(compiled(x), twin(x), **TOLERANCE["float64"])
 
 
 @pytest.mark.slow
@@ -269,3 +280,20 @@ def test_padding_equals_functional_padding() -> None:
     kernels = layer.kernel(x)
     want = torch.cat([F.conv2d(padded[i : i + 1], kernels[i], layer.bias) for i in range(3)])
     torch.testing.assert_close(layer(x), want, **TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("name", ["pointwise", "channel", "joint", "depthwise", "norm-channel"])
+def test_vmap_over_inputs(name: str) -> None:
+    layer, x = ready(name, algorithm="factored"), images(4)
+    got = torch.func.vmap(lambda sample: layer(sample.unsqueeze(0)).squeeze(0))(x)
+    torch.testing.assert_close(got, layer(x), **TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("algorithm", ["kernel", "factored"])
+@pytest.mark.parametrize("name", ["pointwise-stride", "channel", "joint", "depthwise", "norm-channel"])
+def test_export_with_a_free_image_size(name: str, algorithm: str) -> None:
+    layer = ready(name, algorithm=algorithm)
+    dim = torch.export.Dim.DYNAMIC
+    program = torch.export.export(layer, (images(3, (9, 7)),), dynamic_shapes=({0: dim, 2: dim, 3: dim},)).module()
+    x = images(2, (12, 11))
+    torch.testing.assert_close(program(x), layer(x), **TOLERANCE["float64"])

@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
-from dynaconv.layers import DCDConfig, DCDConv2d, DCDLinear
+from dynaconv.layers import DCDConfig, DCDConv2d, DCDLinear, dcd_core
 from dynaconv.ops.dcd import default_latent_dim
 from tests.helpers import TOLERANCE
+from tests.layers.cases import enlarge
 
 
 def count(module: nn.Module) -> int:
@@ -59,7 +61,7 @@ def test_linear_count() -> None:
 @pytest.mark.parametrize("algorithm", ["kernel", "factored"])
 def test_linear_multiplies_each_row_by_its_own_matrix(algorithm: Any, norm: Any) -> None:
     layer = DCDLinear(9, 7, dtype=torch.float64, blocks=1, algorithm=algorithm, norm=norm, latent_dim=4).eval()
-    layer.branch.reset_parameters(0.5 / layer.branch.gain)
+    enlarge(layer.branch)
     x = torch.randn(2, 3, 9, dtype=torch.float64)
     rows = x.flatten(0, 1)
     bias = layer.sample_bias(rows)
@@ -107,17 +109,84 @@ def test_coefficients_have_the_documented_shapes() -> None:
     assert DCDConv2d(8, 12, 1, variant="residual").coefficients(x).scale is None
 
 
-def test_auto_asks_the_cost_model() -> None:
-    layer = DCDConv2d(512, 512, 1, device="meta")
-    costs = layer.algorithm_costs((1, 512, 28, 28))
-    assert costs["factored"].multiply_adds > costs["kernel"].multiply_adds
+def test_costs_count_what_runs() -> None:
+    costs = DCDConv2d(512, 512, 1, device="meta").algorithm_costs((1, 512, 28, 28))
     # Static part, and L (C_in + C_out) a pixel with L = 32; Phi goes into P once.
     pixels = 28 * 28
     assert costs["factored"].multiply_adds == pixels * (512 * 512 + 32 * 1024)
     assert costs["kernel"].multiply_adds == pixels * 512 * 512 + 512 * 32 * 32 + 512 * 32 * 512
-    big, small = torch.empty(1, 512, 56, 56, device="meta"), torch.empty(64, 512, 2, 2, device="meta")
-    assert layer._choose(big, layer.geometry) == "kernel"
-    assert layer._choose(small, layer.geometry) == "factored"
+
+
+def test_costs_see_the_padding_the_layer_does_itself() -> None:
+    reflected, zeros = (DCDConv2d(8, 8, 3, padding=2, padding_mode=mode) for mode in ("reflect", "zeros"))
+    shape = (2, 8, 9, 7)
+    assert reflected.algorithm_costs(shape)["factored"].dense == zeros.algorithm_costs(shape)["factored"].dense
+    with pytest.raises(ValueError, match="built for in_channels=8"):
+        zeros.algorithm_costs((2, 5, 9, 7))
+
+
+def test_auto_takes_the_cheaper_algorithm() -> None:
+    layer = DCDConv2d(32, 192, 1, device="meta")
+    # Large maps of few channels are cheaper with the kernel formed, small maps of many with the factors.
+    assert layer._choose(torch.empty(1, 32, 112, 112, device="meta"), layer.geometry) == "kernel"
+    assert layer._choose(torch.empty(64, 32, 2, 2, device="meta"), layer.geometry) == "factored"
+
+
+def test_auto_runs_what_it_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = DCDConv2d(8, 12, 1), torch.randn(2, 8, 5, 5)
+    calls: list[str] = []
+    for choice, op in (("kernel", "kernel_dcd"), ("factored", "factored_dcd")):
+        with monkeypatch.context() as patch:
+            patch.setattr("dynaconv.layers.dcd_core.cheapest", lambda costs, choice=choice: choice)
+            real = getattr(dcd_core, op)
+            patch.setattr(dcd_core, op, lambda *args, op=op, real=real: (calls.append(op), real(*args))[1])
+            layer(x)
+    assert calls == ["kernel_dcd", "factored_dcd"]
+
+
+def test_attributes_are_read_when_called() -> None:
+    layer, conv = DCDConv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+    for module in (layer, conv):
+        module.dilation, module.padding, module.stride = (2, 2), (2, 2), (1, 2)
+    x = torch.randn(1, 4, 9, 7)
+    assert layer(x).shape == conv(x).shape
+
+
+def test_context_of_one_number_still_counts() -> None:
+    layer = DCDConv2d(1, 8, 3)
+    enlarge(layer.branch)
+    assert not torch.equal(layer.kernel(torch.ones(1, 1, 5, 5)), layer.kernel(-torch.ones(1, 1, 5, 5)))
+
+
+def test_norms_put_in_place_by_other_tools() -> None:
+    layer, x = DCDConv2d(4, 4, 1, norm="batch"), torch.randn(3, 4, 5, 5)
+    want = layer.eval()(x)
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(layer).eval()
+    torch.testing.assert_close(synchronised(x), want, **TOLERANCE["float32"])
+
+
+def test_branch_maps_are_modules_that_hooks_reach() -> None:
+    layer = DCDConv2d(4, 4, 1)
+    prune.l1_unstructured(layer.branch.squeeze, "weight", 0.3)
+    for _ in range(2):
+        layer(torch.randn(2, 4, 3, 3)).sum().backward()
+
+
+def test_every_module_can_be_reset_after_meta_construction() -> None:
+    layer = DCDConv2d(16, 16, 1, norm="batch", device="meta").to_empty(device="cpu")
+    for module in layer.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    assert layer(torch.randn(2, 16, 3, 3)).isfinite().all()
+
+
+def test_convolutions_that_compute_something_else_are_refused() -> None:
+    class Doubled(nn.Conv2d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(input)
+
+    with pytest.raises(TypeError, match="Doubled computes something else than"):
+        DCDConv2d.from_conv(Doubled(3, 3, 1))
 
 
 def test_algorithm_can_be_set_and_is_checked() -> None:
@@ -156,6 +225,11 @@ def test_no_kernel_while_batch_statistics_are_in_use() -> None:
         ({"blocks": 3}, "blocks=3 does not divide in_channels=8; use one of 1, 2, 4, 8."),
         ({"blocks": 1, "groups": 2}, "blocks=1 must be a multiple of groups=2"),
         ({"reduction": 0.0625}, "reduction is a divisor, a whole number of at least 1; got 0.0625. For a ratio"),
+        ({"gain": True}, "gain must be a positive number; got True."),
+        ({"context_size": 2.0}, "context_size must be one of 1, 2; got 2.0."),
+        ({"variant": "scale", "fusion": "joint"}, "variant='scale' has no residual, so fusion has no meaning"),
+        ({"variant": "residual", "scale_activation": "tanh"}, "has no Lambda, so scale_activation has no meaning"),
+        ({"in_channels": 1, "context_norm": "layer"}, "context_norm='layer' makes a context of one number zero"),
         ({"gain": 0}, "gain must be a positive number; got 0."),
         ({"hidden_norm": "layer"}, "hidden_norm must be one of 'auto', 'unit', None; got 'layer'."),
         ({"context_size": 3}, "context_size must be one of 1, 2; got 3."),

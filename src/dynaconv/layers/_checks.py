@@ -1,22 +1,31 @@
 """Checks that layers share; every message says what is wrong, what came and what to do."""
 
 import difflib
+import operator
 from collections.abc import Iterable
 
 from torch import Tensor
 
 
+def as_int(value: object) -> int | None:
+    """``value`` as an int if it is a whole number of any kind (numpy's too), but neither a bool nor a float."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return None
+    return operator.index(value)
+
+
 def check_positive(name: str, value: object) -> int:
     """Return ``value`` if it is an int of at least 1, else raise ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    number = as_int(value)
+    if number is None or number < 1:
         raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}.")
-    return value
+    return number
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     """Raise ValueError unless ``value`` is one of ``choices``; the message names the nearest."""
     known = list(choices)
-    if value in known and not isinstance(value, bool):
+    if any(type(value) is type(choice) and value == choice for choice in known):
         return
     near = difflib.get_close_matches(str(value), [str(choice) for choice in known], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -33,9 +42,10 @@ def check_divides(name: str, value: int, channels_name: str, channels: int) -> N
 def pair(name: str, value: int | tuple[int, int], minimum: int = 1) -> tuple[int, int]:
     """Return ``value`` as two ints of at least ``minimum``, else raise ValueError."""
     values = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(values) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < minimum for v in values):
+    numbers = [number for number in map(as_int, values) if number is not None and number >= minimum]
+    if len(values) != 2 or len(numbers) != 2:
         raise ValueError(f"{name} must be a whole number of at least {minimum}, or two of them; got {value!r}.")
-    return values
+    return numbers[0], numbers[1]
 
 
 def check_images(x: Tensor, in_channels: int, layer: str) -> None:

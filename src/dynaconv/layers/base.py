@@ -85,8 +85,14 @@ class DynamicConv2d(nn.Module, ABC):
     @classmethod
     def _like(cls, conv: nn.Conv2d, **hyperparameters: Any) -> Self:
         """A layer with the arguments, weights, dtype, device and modes of ``conv``."""
-        if not isinstance(conv, nn.Conv2d) or isinstance(conv, nn.ConvTranspose2d):
+        if not isinstance(conv, nn.Conv2d):
             raise TypeError(f"{cls.__name__}.from_conv takes a torch.nn.Conv2d; got {type(conv).__name__}.")
+        kind = type(conv)
+        if kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward:
+            raise TypeError(
+                f"{kind.__name__} computes something else than torch.nn.Conv2d, so {cls.__name__}.from_conv cannot "
+                f"keep its function; give a torch.nn.Conv2d."
+            )
         layer = cls(
             conv.in_channels,
             conv.out_channels,
@@ -116,36 +122,39 @@ class DynamicConv2d(nn.Module, ABC):
 
     def _padded(self, x: Tensor) -> Tensor:
         """``x`` with every padding applied that the algorithms do not do themselves."""
-        if self._own_padding is None:
+        sides = self._sides()
+        if self._is_simple(sides) or not any(sides):
             return x
-        return F.pad(x, self._own_padding, "constant" if self.padding_mode == "zeros" else self.padding_mode)
+        return F.pad(x, sides, "constant" if self.padding_mode == "zeros" else self.padding_mode)
 
     @property
     def geometry(self) -> Geometry:
         """Stride, padding, dilation and groups of the convolution that runs on the padded input."""
-        return Geometry(self.kernel_size, self.stride, self._conv_padding, self.dilation, self.groups)
+        sides = self._sides()
+        padding = (sides[2], sides[0]) if self._is_simple(sides) else (0, 0)
+        return Geometry(self.kernel_size, self.stride, padding, self.dilation, self.groups)
+
+    def _sides(self) -> tuple[int, int, int, int]:
+        """Pixels of padding left, right, above and below, from the attributes as they are now."""
+        if self.padding == "valid":
+            return (0, 0, 0, 0)
+        if self.padding == "same":
+            reach_h, reach_w = (d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
+            return (reach_w // 2, reach_w - reach_w // 2, reach_h // 2, reach_h - reach_h // 2)
+        assert not isinstance(self.padding, str)
+        height, width = self.padding
+        return (width, width, height, height)
+
+    def _is_simple(self, sides: tuple[int, int, int, int]) -> bool:
+        """Whether the padding is symmetric zeros, which every algorithm does itself."""
+        return self.padding_mode == "zeros" and sides[0] == sides[1] and sides[2] == sides[3]
 
     def _checked_padding(self, padding: int | tuple[int, int] | str) -> tuple[int, int] | str:
-        """Check ``padding`` and split it into what convolutions take and what `_padded` has to apply (left first)."""
-        self._own_padding: tuple[int, int, int, int] | None = None
-        self._conv_padding = (0, 0)
-        if isinstance(padding, str):
-            check_choice("padding", padding, ("same", "valid"))
-            if padding == "valid":
-                return padding
-            if self.stride != (1, 1):
-                raise ValueError(
-                    f"padding='same' needs stride 1; got stride={self.stride}. Give the padding as numbers."
-                )
-            reach_h, reach_w = (d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
-            sides = (reach_w // 2, reach_w - reach_w // 2, reach_h // 2, reach_h - reach_h // 2)
-        else:
-            padding = pair("padding", padding, minimum=0)
-            sides = (padding[1], padding[1], padding[0], padding[0])
-        if self.padding_mode == "zeros" and sides[0] == sides[1] and sides[2] == sides[3]:
-            self._conv_padding = (sides[2], sides[0])
-        elif any(sides):
-            self._own_padding = sides
+        if not isinstance(padding, str):
+            return pair("padding", padding, minimum=0)
+        check_choice("padding", padding, ("same", "valid"))
+        if padding == "same" and self.stride != (1, 1):
+            raise ValueError(f"padding='same' needs stride 1; got stride={self.stride}. Give the padding as numbers.")
         return padding
 
     def extra_repr(self) -> str:

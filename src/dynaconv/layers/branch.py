@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynaconv.ops.common import full_precision
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu6": F.relu6,
@@ -18,6 +20,38 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def context_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type a branch computes in: float32, or float64 for float64 inputs."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class BranchLinear(nn.Linear):
+    """A linear map without bias that computes in its input's type and knows how it starts.
+
+    Args:
+        in_features, out_features: Lengths of input and output.
+        std: Standard deviation of fresh weights; None starts as `torch.nn.Linear` does.
+        device, dtype: Of the weight.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        std: float | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.std = std
+        super().__init__(in_features, out_features, bias=False, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Draw the weight anew."""
+        if self.std is None:
+            super().reset_parameters()
+        else:
+            nn.init.normal_(self.weight, std=self.std)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map ``(B, in_features)`` to ``(B, out_features)`` in the input's dtype, whatever the weight's."""
+        return F.linear(input, self.weight.to(input.dtype))
 
 
 class DynamicBranch(nn.Module):
@@ -34,6 +68,8 @@ class DynamicBranch(nn.Module):
         normalise: Layer-normalise the context first, without learned scale and shift.
         unit_hidden: Divide the activated hidden vector by its length, so that the first map's scale has no effect.
         gain: Factor on every output; it sets how fast coefficients move at a given learning rate.
+        std: Standard deviation of fresh outputs' weights, gain included; the first map starts at unit gain where its
+            scale has no effect. None starts every map as `torch.nn.Linear` does.
         device, dtype: Of the weights.
     """
 
@@ -47,6 +83,7 @@ class DynamicBranch(nn.Module):
         normalise: bool = True,
         unit_hidden: bool = True,
         gain: float = 1.0,
+        std: float | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -55,58 +92,39 @@ class DynamicBranch(nn.Module):
         self.normalise = normalise
         self.unit_hidden = unit_hidden
         self.gain = gain
-        self.squeeze = nn.Linear(in_features, hidden_channels, bias=False, device=device, dtype=dtype)
+        first = None if std is None else in_features**-0.5 if unit_hidden else std
+        self.squeeze = BranchLinear(in_features, hidden_channels, first, device, dtype)
+        std = None if std is None else std / gain
         if activation == "gate":
-            self.gate = nn.Linear(hidden_channels, hidden_channels, bias=False, device=device, dtype=dtype)
+            self.gate = BranchLinear(hidden_channels, hidden_channels, std, device, dtype)
         self.heads = nn.ModuleDict(
-            {
-                name: nn.Linear(hidden_channels, size, bias=False, device=device, dtype=dtype)
-                for name, size in heads.items()
-            }
+            {name: BranchLinear(hidden_channels, size, std, device, dtype) for name, size in heads.items()}
         )
 
-    def reset_parameters(self, std: float | None) -> None:
-        """Draw every weight from N(0, std^2), but the first map at unit gain where its scale has no effect.
-
-        Args:
-            std: With None every map starts as `torch.nn.Linear` does.
-        """
+    def reset_parameters(self) -> None:
+        """Draw every weight anew."""
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                if std is None:
-                    module.reset_parameters()
-                else:
-                    unit = module is self.squeeze and self.unit_hidden
-                    nn.init.normal_(module.weight, std=module.in_features**-0.5 if unit else std)
+            if isinstance(module, BranchLinear):
+                module.reset_parameters()
 
     def forward(self, context: Tensor) -> dict[str, Tensor]:
         """Map ``(B, in_features)`` in float32 or float64 to one ``(B, size)`` tensor a head."""
-        if context.device.type != "meta" and torch.is_autocast_enabled(context.device.type):
-            with torch.autocast(context.device.type, enabled=False):
-                return self._compute(context)
-        return self._compute(context)
-
-    def _compute(self, context: Tensor) -> dict[str, Tensor]:
-        if self.normalise:
-            context = F.layer_norm(context, context.shape[-1:])
-        hidden = _linear(context, self.squeeze)
-        if self.activation == "gate":
-            hidden = hidden * F.relu6(_linear(hidden, self.gate) + 3) / 3
-        else:
-            hidden = ACTIVATIONS[self.activation](hidden)
-        if self.unit_hidden:
-            # The small term keeps the gradient finite where every unit is off.
-            hidden = hidden * torch.rsqrt(hidden.square().sum(1, keepdim=True) + 1e-4)
-        if self.gain != 1:
-            hidden = hidden * self.gain
-        return {name: _linear(hidden, head) for name, head in self.heads.items()}
+        with full_precision(context.device):
+            if self.normalise:
+                context = F.layer_norm(context, context.shape[-1:])
+            hidden = self.squeeze(context)
+            if self.activation == "gate":
+                hidden = hidden * F.relu6(self.gate(hidden) + 3) / 3
+            else:
+                hidden = ACTIVATIONS[self.activation](hidden)
+            if self.unit_hidden:
+                # The small term keeps the gradient finite where every unit is off.
+                hidden = hidden * (self.gain * torch.rsqrt(hidden.square().sum(1, keepdim=True) + 1e-4))
+            elif self.gain != 1:
+                hidden = hidden * self.gain
+            return {name: head(hidden) for name, head in self.heads.items()}
 
     def extra_repr(self) -> str:
         """What holds no parameters."""
         normal = f"normalise={self.normalise}, unit_hidden={self.unit_hidden}"
         return f"activation={self.activation!r}, {normal}, gain={self.gain}"
-
-
-def _linear(x: Tensor, linear: nn.Module) -> Tensor:
-    assert isinstance(linear, nn.Linear)
-    return F.linear(x, linear.weight.to(x.dtype))

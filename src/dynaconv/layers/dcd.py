@@ -152,7 +152,10 @@ class DCDConv2d(DCDCore, DynamicConv2d):
 
     def algorithm_costs(self, input_shape: tuple[int, int, int, int]) -> dict[str, Cost]:
         """What each algorithm would cost on an input ``(B, C_in, H, W)``, as ``algorithm="auto"`` sees it."""
-        return self._costs(input_shape, self.geometry)
+        x = torch.empty(input_shape, device="meta")
+        self._check_input(x)
+        batch, channels, height, width = self._padded(x).shape
+        return self._costs((batch, channels, height, width), self.geometry)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve each sample of ``(B, C_in, H, W)`` with its own kernel: ``(B, C_out, H_out, W_out)``."""

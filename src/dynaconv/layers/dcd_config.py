@@ -1,10 +1,11 @@
 """The hyperparameters of DCD and the sizes they give for a convolution."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Self
 
-from dynaconv.layers._checks import check_choice, check_divides, check_positive
+from dynaconv.layers._checks import as_int, check_choice, check_divides, check_positive
 from dynaconv.layers.branch import ACTIVATIONS
 from dynaconv.ops.dcd import DCDForm, default_latent_dim, default_latent_taps
 
@@ -35,7 +36,7 @@ class DCDConfig:
     fusion: Fusion = "auto"
     """Form of the residual. ``auto``: ``depthwise`` for a depthwise convolution, else ``channel``."""
     latent_dim: int | None = None
-    """L of one block, at most its channels; None: floor(C / 2^floor(log2 sqrt C))."""
+    """L of one block, at most the larger of its channels in and out; None: floor(C / 2^floor(log2 sqrt C))."""
     latent_taps: int | None = None
     """L_k, 1 to k^2, of the joint and depthwise forms; None: floor(k^2 / 2)."""
     blocks: int | None = None
@@ -49,7 +50,7 @@ class DCDConfig:
     context_size: Literal[1, 2] = 1
     """The input is averaged over a grid of this many cells along each axis."""
     context_norm: ContextNorm = "auto"
-    """``layer`` normalises the context; ``auto`` does so unless ``norm="batch"``."""
+    """``layer`` normalises the context; ``auto`` does so unless ``norm="batch"`` or the context is a single number."""
     hidden_norm: HiddenNorm = "auto"
     """``unit`` divides the branch's hidden vector by its length; ``auto`` does so unless ``norm="batch"``."""
     gain: float | None = None
@@ -71,7 +72,7 @@ class DCDConfig:
         for name in ("latent_dim", "latent_taps", "blocks", "hidden_channels"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
-        if isinstance(self.reduction, bool) or not isinstance(self.reduction, int) or self.reduction < 1:
+        if as_int(self.reduction) is None or self.reduction < 1:
             raise ValueError(
                 f"reduction is a divisor, a whole number of at least 1; got {self.reduction!r}. "
                 "For a ratio of 1/16 pass 16."
@@ -80,16 +81,23 @@ class DCDConfig:
         check_choice("context_size", self.context_size, (1, 2))
         check_choice("context_norm", self.context_norm, ("auto", "layer", None))
         check_choice("hidden_norm", self.hidden_norm, ("auto", "unit", None))
-        if self.gain is not None and not (isinstance(self.gain, int | float) and self.gain > 0):
+        if self.gain is not None and (type(self.gain) not in (int, float) or not 0 < self.gain < math.inf):
             raise ValueError(f"gain must be a positive number; got {self.gain!r}.")
         check_choice("activation", self.activation, ("auto", *ACTIVATIONS, "gate"))
         check_choice("scale_activation", self.scale_activation, ("auto", "linear", "hard_sigmoid", "sigmoid", "tanh"))
         check_choice("norm", self.norm, (None, "batch"))
         check_choice("algorithm", self.algorithm, ALGORITHMS)
-        if self.variant == "scale":
-            given = [name for name in ("latent_dim", "latent_taps", "blocks") if getattr(self, name) is not None]
-            if given:
-                raise ValueError(f"variant='scale' has no residual, so {given[0]} has no meaning; leave it out.")
+        self._check_variant()
+
+    def _check_variant(self) -> None:
+        """No option may be set that the variant has no use for."""
+        idle = {"scale": ("fusion", "latent_dim", "latent_taps", "blocks"), "residual": ("scale_activation",)}
+        missing = {"scale": "residual", "residual": "Lambda"}
+        for name in idle.get(self.variant, ()):
+            if getattr(self, name) not in (None, "auto"):
+                raise ValueError(
+                    f"variant={self.variant!r} has no {missing[self.variant]}, so {name} has no meaning; leave it out."
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as a plain dict; `from_dict` gives the same config back."""
@@ -117,17 +125,25 @@ class DCDConfig:
         """Whether P Phi(x) Q^T is there."""
         return self.variant != "scale"
 
-    def resolved(self) -> Self:
-        """The same config with every default that depends on `norm` alone replaced by what it means."""
+    def resolved(self, context_features: int) -> Self:
+        """The same config with every default that depends on `norm` and the context replaced by what it means.
+
+        Raises:
+            ValueError: a layer norm of the context is asked for, and the context is a single number.
+        """
         batch = self.norm == "batch"
+        if self.context_norm == "layer" and context_features == 1:
+            raise ValueError("context_norm='layer' makes a context of one number zero; use context_norm=None.")
         return dataclasses.replace(
             self,
-            context_norm=(None if batch else "layer") if self.context_norm == "auto" else self.context_norm,
+            context_norm=(None if batch or context_features == 1 else "layer")
+            if self.context_norm == "auto"
+            else self.context_norm,
             hidden_norm=(None if batch else "unit") if self.hidden_norm == "auto" else self.hidden_norm,
             gain=(1.0 if batch else 0.1) if self.gain is None else self.gain,
             activation=("gate" if batch else "relu") if self.activation == "auto" else self.activation,
             scale_activation=("hard_sigmoid" if batch else "linear")
-            if self.scale_activation == "auto"
+            if self.scale_activation == "auto" and self.has_scale
             else self.scale_activation,
         )
 

@@ -1,5 +1,6 @@
 """What the DCD convolution and the DCD linear layer have in common: factors, branch, choice of algorithm."""
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -7,16 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynaconv.layers._checks import check_choice
 from dynaconv.layers.branch import DynamicBranch
-from dynaconv.layers.dcd_config import ALGORITHMS, DCDConfig, DCDSizes, dcd_sizes
-from dynaconv.layers.latent_norm import LatentBatchNorm2d
+from dynaconv.layers.dcd_config import Algorithm, DCDConfig, DCDSizes, dcd_sizes
+from dynaconv.layers.latent_norm import LatentBatchNorm2d, scale_and_shift
 from dynaconv.ops.common import Cost, Geometry, cheapest, is_exporting
 from dynaconv.ops.dcd import DCDFactors, dcd_kernel, factored_dcd, fold_latent_norms, kernel_dcd
 from dynaconv.ops.dcd.cost import dcd_costs
 
 SMALL_STD = 0.01
-"""Standard deviation of a fresh branch's weights, times its gain, when nothing normalises the residual."""
+"""Standard deviation of the weights of a fresh branch, gain included, when nothing normalises the residual."""
 
 
 class DCDCoefficients(NamedTuple):
@@ -42,9 +42,8 @@ class DCDCore(nn.Module):
 
     def _build(self, config: DCDConfig, in_channels: int, out_channels: int, groups: int, num_taps: int) -> None:
         options: dict[str, Any] = {"device": self.weight.device, "dtype": self.weight.dtype}
-        self.config = config.resolved()
         self.sizes = sizes = dcd_sizes(config, in_channels, out_channels, groups, num_taps)
-        self._algorithm: str = config.algorithm
+        self.config = config.resolved(sizes.context_features)
         heads = {}
         if config.has_scale:
             heads["scale"] = out_channels
@@ -67,6 +66,7 @@ class DCDCore(nn.Module):
             normalise=self.config.context_norm == "layer",
             unit_hidden=self.config.hidden_norm == "unit",
             gain=self.config.gain or 1.0,
+            std=None if config.norm == "batch" else SMALL_STD,
             device=self.weight.device,
             dtype=self.weight.dtype,
         )
@@ -78,7 +78,7 @@ class DCDCore(nn.Module):
         unit gain would have them, multiply the residual's learning rate by C_out / L and training diverges. With
         latent norms P starts at unit gain.
         """
-        self.branch.reset_parameters(None if self.config.norm == "batch" else SMALL_STD / self.branch.gain)
+        self.branch.reset_parameters()
         if not self.config.has_residual:
             return
         fan = self.p.shape[1] if self.config.norm == "batch" else self.p.shape[0] // self.sizes.blocks
@@ -109,14 +109,13 @@ class DCDCore(nn.Module):
         return head.weight
 
     @property
-    def algorithm(self) -> str:
+    def algorithm(self) -> Algorithm:
         """``auto``, ``kernel`` or ``factored``; may be set at any time."""
-        return self._algorithm
+        return self.config.algorithm
 
     @algorithm.setter
-    def algorithm(self, value: str) -> None:
-        check_choice("algorithm", value, ALGORITHMS)
-        self._algorithm = value
+    def algorithm(self, value: Algorithm) -> None:
+        self.config = dataclasses.replace(self.config, algorithm=value)
 
     def _coefficients(self, context: Tensor) -> DCDCoefficients:
         """Coefficients of a context ``(B, features)``, Phi in the shape the algorithms take."""
@@ -149,7 +148,7 @@ class DCDCore(nn.Module):
             bias = bias.to(scale.dtype) * scale
         if fusion is not None and self.config.norm == "batch" and not self._normalises_by_batch():
             assert p is not None
-            norms = (self.norm1.scale_and_shift(fusion.dtype), self.norm2.scale_and_shift(fusion.dtype))
+            norms = (scale_and_shift(self.norm1, fusion.dtype), scale_and_shift(self.norm2, fusion.dtype))
             fusion, latent_bias = fold_latent_norms(fusion, p, *norms)
             bias = latent_bias if bias is None else bias + latent_bias
         if bias is not None:
@@ -168,7 +167,7 @@ class DCDCore(nn.Module):
     def _apply_dcd(self, x: Tensor, context: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
         factors, bias = self._factors(context, weight)
         if self._normalises_by_batch():
-            if self._algorithm == "kernel":
+            if self.algorithm == "kernel":
                 raise RuntimeError(
                     "algorithm='kernel' cannot run norm='batch' in train mode, where no kernel of one sample exists; "
                     "use algorithm='auto' or 'factored', or call eval()."
@@ -181,8 +180,8 @@ class DCDCore(nn.Module):
         return out if bias is None else out + bias.to(out.dtype)[:, :, None, None]
 
     def _choose(self, x: Tensor, geometry: Geometry) -> str:
-        if self._algorithm != "auto":
-            return self._algorithm
+        if self.algorithm != "auto":
+            return self.config.algorithm
         if is_exporting():
             # The batch and the image size may be free in the exported graph; factors serve every size.
             return "factored"

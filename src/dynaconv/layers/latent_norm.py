@@ -17,9 +17,14 @@ class LatentBatchNorm2d(nn.BatchNorm2d):
             return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(input)
 
-    def scale_and_shift(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """s and t of the map t -> s * t + shift that this layer is in eval mode, each ``(L,)``."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        scale = self.weight.to(dtype) * torch.rsqrt(self.running_var.to(dtype) + self.eps)
-        return scale, self.bias.to(dtype) - self.running_mean.to(dtype) * scale
+
+def scale_and_shift(norm: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The map z -> scale * z + shift that a batch norm is in eval mode, each ``(L,)``.
+
+    ``norm`` may be what another tool put in place of `LatentBatchNorm2d`, such as a synchronised or a frozen norm.
+    """
+    weight, bias, mean, variance = (
+        getattr(norm, name).to(dtype) for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    scale = weight * torch.rsqrt(variance + norm.eps)
+    return scale, bias - mean * scale

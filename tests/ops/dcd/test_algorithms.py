@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dynaconv.ops.common import Geometry
 from dynaconv.ops.common.per_sample import taps_per_sample
-from dynaconv.ops.dcd import DCDFactors, dcd_kernel, factored_dcd, kernel_dcd, reference_dcd
+from dynaconv.ops.dcd import DCDFactors, dcd_kernel, factored_dcd, kernel_dcd, reference_dcd, reference_normalised_dcd
 from tests.helpers import TOLERANCE, value_and_gradients
 from tests.ops.dcd.problems import Problem, problems
 
@@ -81,3 +81,18 @@ def test_pointwise_keeps_channels_last() -> None:
     for algorithm in (kernel_dcd, factored_dcd):
         out = algorithm(x, problem.factors(tensors), problem.geometry)
         assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("groups", "blocks", "stride", "dilation"), [(1, 1, 1, 1), (1, 2, 2, 1), (2, 4, 1, 2)])
+def test_normalised_form_equals_reference(groups: int, blocks: int, stride: int, dilation: int) -> None:
+    geometry = Geometry((3, 3), (stride, stride), (dilation, dilation), (dilation, dilation), groups)
+    tensors = Problem("channel", geometry, 3, 8, 12, (7, 5), blocks, 2, 1, True, True, 0).tensors()
+    leaves, factors = list(tensors.values()), DCDFactors("channel", **{k: t for k, t in tensors.items() if k != "x"})
+
+    def norm(z: Tensor) -> Tensor:
+        return torch.nn.functional.batch_norm(z, None, None, training=True)
+
+    x = tensors["x"]
+    want = value_and_gradients(reference_normalised_dcd(x, factors, geometry, (norm, norm)), leaves)
+    got = value_and_gradients(factored_dcd(x, factors, geometry, (norm, norm)), leaves)
+    torch.testing.assert_close(got, want, **TOLERANCE["float64"])

@@ -5,6 +5,7 @@ from dynaconv.ops.common.cost import DEFAULT_MACHINE, Cost, Machine, cheapest
 from dynaconv.ops.common.exporting import is_exporting
 from dynaconv.ops.common.geometry import Geometry
 from dynaconv.ops.common.per_sample import per_sample_conv2d
+from dynaconv.ops.common.precision import full_precision
 
 __all__ = [
     "DEFAULT_MACHINE",
@@ -12,6 +13,7 @@ __all__ = [
     "Geometry",
     "Machine",
     "cheapest",
+    "full_precision",
     "is_exporting",
     "per_sample_conv2d",
     "pool_context",

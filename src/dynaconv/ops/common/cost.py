@@ -1,8 +1,8 @@
 """What an algorithm costs: a small, inspectable model that `algorithm="auto"` asks.
 
 Time is estimated as multiply-adds / rate + numbers moved / bandwidth + operator calls * overhead. The rates of
-`DEFAULT_MACHINE` were fitted to medians of `benchmarks/algorithms.py`; the model has to rank algorithms, not to
-predict milliseconds.
+`DEFAULT_MACHINE` are round numbers held against `benchmarks/algorithms.py`, which reports how often the model picks the
+faster algorithm and what a wrong pick costs; it has to rank algorithms, not to predict milliseconds.
 """
 
 from collections.abc import Mapping
@@ -53,4 +53,10 @@ DEFAULT_MACHINE = Machine()
 
 def cheapest(costs: Mapping[str, Cost], machine: Machine = DEFAULT_MACHINE) -> str:
     """Name of the algorithm with the least estimated time; the first of equals."""
-    return min(costs, key=lambda name: machine.seconds(costs[name]))
+    # A loop, because `min` with a key cannot be traced by torch.compile once the batch size is symbolic.
+    best, least = "", float("inf")
+    for name, cost in costs.items():
+        seconds = machine.seconds(cost)
+        if seconds < least:
+            best, least = name, seconds
+    return best

@@ -2,7 +2,10 @@
 
 import torch
 
+# `is_exporting` came with torch 2.7; before, compilation in general has to do.
+_in_export = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
 
 def is_exporting() -> bool:
     """True under `torch.export`, `torch.onnx.export` (either exporter) and `torch.jit.trace`."""
-    return torch.compiler.is_exporting() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
+    return bool(_in_export() or torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]

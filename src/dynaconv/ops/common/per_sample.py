@@ -30,7 +30,7 @@ def per_sample_conv2d(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
 
 
 def pointwise_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
-    """`per_sample_conv2d` for a 1x1 kernel: one matrix product a sample and group, in the memory format of ``x``."""
+    """`per_sample_conv2d` for a 1x1 kernel: one matrix product a sample and group."""
     if geometry.padding != (0, 0):
         pad_h, pad_w = geometry.padding
         x = F.pad(x, (pad_w, pad_w, pad_h, pad_h))
@@ -44,11 +44,11 @@ def grouped_matmul(matrix: Tensor, x: Tensor, groups: int = 1) -> Tensor:
 
     Args:
         matrix: ``(B, C_out, C_in / groups)``.
-        x: ``(B, C_in, H, W)``; channels_last inputs are multiplied in place of storage, without a copy.
+        x: ``(B, C_in, H, W)``; with one group, channels_last inputs are multiplied as they lie, without a copy.
         groups: Number of blocks.
 
     Returns:
-        ``(B, C_out, H, W)`` in the memory format of ``x``.
+        ``(B, C_out, H, W)``; with one group in the memory format of ``x``.
     """
     batch, out_channels, height, width = x.shape[0], matrix.shape[1], x.shape[2], x.shape[3]
     if groups == 1:
@@ -82,8 +82,7 @@ def taps_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     for row in range(geometry.kernel_size[0]):
         for column in range(geometry.kernel_size[1]):
             top, left = row * dilation_h, column * dilation_w
-            bottom, right = top + (out_h - 1) * stride_h + 1, left + (out_w - 1) * stride_w + 1
-            seen = x[:, :, top:bottom:stride_h, left:right:stride_w]
+            seen = x[:, :, top::stride_h, left::stride_w][:, :, :out_h, :out_w]
             tap = kernel[:, :, :, row, column]
             part = seen * tap.unsqueeze(3) if depthwise else grouped_matmul(tap, seen, geometry.groups)
             total = part if total is None else total + part
@@ -92,4 +91,5 @@ def taps_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
 
 
 def _is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    # Read off the strides, which vmap can answer; not while exporting, where sizes are symbols.
+    return not is_exporting() and x.stride(1) == 1 and x.stride(3) != 1

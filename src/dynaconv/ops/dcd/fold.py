@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from dynaconv.ops.common.precision import full_precision
 from dynaconv.ops.dcd.factors import split_rows
 
 
@@ -26,8 +27,9 @@ def fold_latent_norms(
     (scale1, shift1), (scale2, shift2) = (
         (s.reshape(blocks, latent), t.reshape(blocks, latent)) for s, t in (norm1, norm2)
     )
-    with_skip = scale2[:, :, None] * fusion + torch.eye(latent, dtype=fusion.dtype, device=fusion.device)
-    latent_bias = torch.matmul(with_skip, shift1[:, :, None]).squeeze(3) + shift2  # (B, blocks, L)
-    rows = split_rows(p, blocks).to(fusion.dtype)  # (blocks, C_out / blocks, L)
-    bias = torch.matmul(rows, latent_bias.unsqueeze(3)).squeeze(3).flatten(1)
-    return with_skip * scale1[:, None, :], bias
+    with full_precision(fusion.device):
+        with_skip = scale2[:, :, None] * fusion + torch.eye(latent, dtype=fusion.dtype, device=fusion.device)
+        latent_bias = torch.matmul(with_skip, shift1[:, :, None]).squeeze(3) + shift2  # (B, blocks, L)
+        rows = split_rows(p, blocks).to(fusion.dtype)  # (blocks, C_out / blocks, L)
+        bias = torch.matmul(rows, latent_bias.unsqueeze(3)).squeeze(3).flatten(1)
+        return with_skip * scale1[:, None, :], bias
