@@ -150,7 +150,7 @@ def test_demo_calls_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
             "unknown data set 'digitts'; the nearest names are 'digits'",
         ),
         (["train", "--recipe", "digits", "--data", "/nowhere/at/all"], "there is no folder /nowhere/at/all"),
-        (["train", "--recipe", "digits", "--model.lrr", "3"], "the nearest names are 'model.lr'"),
+        (["train", "--recipe", "digits", "--model.lrr", "3"], "unknown option --model.lrr; did you mean --model"),
         (["train", "--recipe", "digits", "--epochs", "x"], "trainer.max_epochs takes int or null; got 'x'"),
         (["train", "--recipe", "digits", "--trainer.devices", "0"], "the Trainer does not take its options"),
         (["train", "--resume", "/nowhere"], "is not a run folder"),

@@ -1,10 +1,11 @@
 """The command line: ``dynaconv demo|train|eval|predict``.
 
 Heavy packages are imported by the command that needs them. What a user can mend is one sentence on standard error and
-exit code 2; exit code 1 means that a run failed, 130 that it was interrupted.
+exit code 2; exit code 1 means that a run failed, 130 that it was interrupted, 141 that nobody reads the output.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ SHORT_FLAGS = {
     "--data": ("data.name", "NAME", "digits, fashion-mnist, a path to an image folder, or a timm data set name"),
     "--data-dir": ("data.data_dir", "DIR", "where the data lies"),
     "--model": ("model.name", "NAME", "a timm model name, dynaconv's included, such as dcd_mobilenetv2_050"),
-    "--epochs": ("trainer.max_epochs", "N", "length of the run"),
+    "--epochs": ("trainer.max_epochs", "N", "length of the run; without a recipe 30"),
     "--batch-size": ("data.batch_size", "N", "images a step on each device"),
     "--lr": ("model.lr", "RATE", "peak learning rate"),
     "--seed": ("seed", "N", "seed of weights, image order, augmentation and dropout"),
@@ -73,11 +74,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the program's name; by default this process's.
 
     Returns:
-        The exit code: 0, 1 (a run failed), 2 (a mistake in what was given) or 130 (interrupted).
+        The exit code: 0, 1 (a run failed), 2 (a mistake in what was given), 130 (interrupted) or 141 (the reader of
+        the output went away, as after ``| head``).
     """
     given = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(given)
+        code = _run(given)
+        # Here, where a reader that went away can be told from a failure, rather than when the interpreter ends.
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        _drop_output()
+        return 141
     except KeyboardInterrupt:
         print("dynaconv: interrupted.", file=sys.stderr)
         return 130
@@ -89,6 +97,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"dynaconv: {' '.join(message.split())}", file=sys.stderr)
         return code
+
+
+def _drop_output() -> None:
+    """Let what is still buffered go nowhere, so that the interpreter does not complain about it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _explain(error: Exception) -> tuple[str | None, int]:
@@ -195,6 +210,7 @@ def _demo(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 def _train(arguments: argparse.Namespace, rest: list[str]) -> None:
     from dynaconv.train.config import TrainConfig, load_recipe, make_parser, recipe_names
+    from dynaconv.train.data.sources import check_source_name
 
     if arguments.help_all:
         make_parser().print_help()
@@ -203,6 +219,9 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> None:
         print("\n".join(recipe_names()))
         return
     short = [(key, getattr(arguments, key)) for key, _, _ in SHORT_FLAGS.values()]
+    _check_rest(rest)
+    if arguments.out == "":
+        raise RunError("--out is a folder; got an empty name.")
     overrides = [f"--{key}={value}" for key, value in short if value is not None] + rest
     if arguments.resume:
         if overrides or arguments.recipe or arguments.out:
@@ -214,8 +233,32 @@ def _train(arguments: argparse.Namespace, rest: list[str]) -> None:
         data = getattr(arguments, "data.name")
         if data is None and not rest:
             raise RunError(f"pass --recipe NAME ({', '.join(recipe_names())}) or a file, or --data and --model.")
+        if data is not None:
+            check_source_name(data)
         config = load_recipe(data) if data in recipe_names() else TrainConfig()
     _train_with(config, arguments, overrides)
+
+
+def _check_rest(rest: list[str]) -> None:
+    """Refuse flags that do not exist and words that no flag takes; the values are checked with the configuration."""
+    from dynaconv.train.config import make_parser, unknown_flag
+
+    known = {flag for action in make_parser()._actions for flag in action.option_strings}
+    # Below any other known key lie those of a dictionary or class, such as --model.model_options.drop_rate.
+    open_keys = known - {"--data", "--model", "--trainer"}
+    takes_value = False
+    for word in rest:
+        flag, given, _ = word.partition("=")
+        if flag.startswith("--"):
+            parts = flag.split(".")
+            above = {".".join(parts[:count]) for count in range(1, len(parts))}
+            if flag not in known and not above & open_keys:
+                raise RunError(unknown_flag(flag, [*SHORT_FLAGS, "--recipe", "--out", "--resume"]))
+            takes_value = not given
+        elif takes_value:
+            takes_value = False
+        else:
+            raise RunError(f"unknown argument {word!r}; see `dynaconv train --help`.")
 
 
 def _train_with(config: Any, arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -262,13 +305,12 @@ def _device(name: str) -> Any:
         # Only using a device shows whether it is there.
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise RunError(f"there is no device {name!r} here: {str(error).splitlines()[0]}") from error
+        raise RunError(f"there is no device {name!r} here; pass --device cpu.") from error
 
 
 def _eval(arguments: argparse.Namespace, rest: list[str]) -> None:
-    from rich.console import Console
-
     from dynaconv.train.checkpoint import load_trained
+    from dynaconv.train.console import make_console
     from dynaconv.train.retest import retest
 
     _check_parent(arguments.json)
@@ -283,7 +325,7 @@ def _eval(arguments: argparse.Namespace, rest: list[str]) -> None:
         device=_device(arguments.device),
     )
     data = arguments.data or metadata["data"]["name"]
-    _print_evaluation(Console(highlight=False), result, f"{metadata['model']} on {data}, {arguments.split} images")
+    _print_evaluation(make_console(), result, f"{metadata['model']} on {data}, {arguments.split} images")
     if arguments.json is not None:
         from dynaconv.train.files import write_json
 
@@ -337,6 +379,8 @@ def _newest_run() -> Path:
 
 
 def _check_parent(file: Path | None) -> None:
+    if file is not None and file.is_dir():
+        raise RunError(f"cannot write {file}: it is a folder; name a file.")
     if file is not None and not file.parent.is_dir():
         raise RunError(f"cannot write {file}: there is no folder {file.parent}.")
 

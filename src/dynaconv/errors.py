@@ -45,9 +45,9 @@ def nearest_names(name: str, known: Iterable[str], *, count: int = 3) -> list[st
     return list(dict.fromkeys(containing[:count] + close))[:count]
 
 
-def listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str], *, last: str = "and", quote: bool = True) -> str:
     """Join names for a sentence: ``'a', 'b' and 'c'``."""
-    quoted = [repr(name) for name in names]
+    quoted = [repr(name) if quote else name for name in names]
     if len(quoted) <= 1:
         return "".join(quoted)
-    return f"{', '.join(quoted[:-1])} and {quoted[-1]}"
+    return f"{', '.join(quoted[:-1])} {last} {quoted[-1]}"

@@ -44,8 +44,8 @@ def test_flags_win_over_the_recipe() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("--model.lrr=1", "unknown option 'model.lrr'; the nearest names are 'model.lr'"),
-        ("--trainer.max_epoch=1", "the nearest names are 'trainer.max_epochs'"),
+        ("--model.lrr=1", r"unknown option --model.lrr; did you mean --model\.lr"),
+        ("--trainer.max_epoch=1", r"did you mean --trainer\.max_epochs"),
         ("--model.optimizer=adam", r"model.optimizer takes Literal\['sgd', 'adamw'\]; got 'adam'"),
         ("--trainer.max_epochs=many", "trainer.max_epochs takes int or null; got 'many'"),
     ],
@@ -73,6 +73,18 @@ def test_a_recipe_that_does_not_fit_is_one_sentence(tmp_path: Path, text: str, m
     with pytest.raises(RunError, match=message) as caught:
         resolve(load_recipe(path))
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_missing_is_named_with_its_flag() -> None:
+    with pytest.raises(RunError, match=r"lacks 'model\.name'; pass --model NAME"):
+        resolve(TrainConfig(), ["--data.name=digits"])
+
+
+def test_a_recipe_in_another_encoding_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes("# Größe\nseed: 0\n".encode("latin-1"))
+    with pytest.raises(RunError, match="is not UTF-8 text"):
+        load_recipe(path)
 
 
 def test_an_unknown_recipe_lists_the_nearest(tmp_path: Path) -> None:

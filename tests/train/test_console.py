@@ -29,7 +29,7 @@ def test_without_a_terminal_there_is_one_line_an_epoch() -> None:
         report(event("epoch", 9))
     lines = stream.getvalue().replace("\n", " ")
     assert "1,234,567 parameters; 1,000 training, 20 test images; run folder runs/x" in lines
-    assert "epoch 1/2  lr 0.1000  loss 1.5000  acc 50.00%" in lines
+    assert "epoch 1/2  lr 0.1  loss 1.5000  acc 50.00%" in lines
     assert "batch" not in lines
     assert "\x1b" not in lines
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,12 @@ import torch
 from lightning.pytorch import Callback
 from safetensors import safe_open
 
-from dynaconv.errors import DataError, RunError, TrainingDivergedError
+from dynaconv.errors import CheckpointError, DataError, RunError, TrainingDivergedError
 from dynaconv.train.callbacks import ProgressEvent
 from dynaconv.train.checkpoint import load_trained
+from dynaconv.train.config import resolve
 from dynaconv.train.folders import RUN_VARIABLE
-from dynaconv.train.run import RunResult, fit, resume
+from dynaconv.train.run import RunResult, _check_and_complete, _without_foreign_options, fit, resume
 from tests.train.helpers import tiny_config, write_folder
 
 
@@ -166,10 +168,100 @@ def test_the_further_processes_of_a_run_share_its_folder(tmp_path: Path, monkeyp
 
 
 def test_a_mistake_in_the_options_leaves_no_folder(tmp_path: Path) -> None:
-    for changes in ({"trainer__accelerator": "nonsense"}, {"model__name": "nonsense"}, {"trainer__max_epochs": None}):
+    for changes in (
+        {"trainer__accelerator": "nonsense"},
+        {"model__name": "nonsense"},
+        {"seed": -1},
+        {"trainer__fast_dev_run": True},
+    ):
         with pytest.raises(RunError):
             fit(tiny_config(**changes), out=tmp_path / "run")
         assert not (tmp_path / "run").exists()
+    for epochs in (0, -1):
+        with pytest.raises(RunError, match=f"--epochs is at least 1; got {epochs}"):
+            fit(tiny_config(trainer__max_epochs=epochs), out=tmp_path / "run")
+    with pytest.raises(RunError, match="empty name"):
+        fit(tiny_config(), out="")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_no_folder(tmp_path: Path) -> None:
+    for error in (OSError("power cut"), KeyboardInterrupt()):
+        with pytest.raises(type(error)):
+            fit(tiny_config(trainer__logger=True), out=tmp_path / "run", callbacks=[StopAfter(0, error)])
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_a_length_has_a_default_one(tmp_path: Path) -> None:
+    for changes, epochs in (({}, 30), ({"trainer__max_steps": 7}, None), ({"trainer__max_epochs": 4}, 4)):
+        resolved = resolve(tiny_config(**{"trainer__max_epochs": None, **changes}))
+        _check_and_complete(resolved)
+        assert resolved.trainer.max_epochs == epochs
+
+
+def test_the_length_may_be_counted_in_steps(tmp_path: Path) -> None:
+    events: list[ProgressEvent] = []
+    config = tiny_config(trainer__max_epochs=None, trainer__max_steps=7)
+    result = fit(config, out=tmp_path / "run", report=events.append)
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == ["5", "7"]
+    assert {event.epochs for event in events} == {2}
+    assert result.summary["epochs"] == 2
+
+
+@pytest.mark.parametrize("changes", [{"limit_val_batches": 0}, {"check_val_every_n_epoch": 2}])
+def test_without_a_best_checkpoint_the_last_is_tested(tmp_path: Path, changes: dict[str, Any]) -> None:
+    changes = {f"trainer__{key}": value for key, value in changes.items()}
+    result = fit(tiny_config(trainer__max_epochs=1, **changes), out=tmp_path / "run")
+    assert result.summary["weights"]["checkpoint"] == "last.ckpt"
+    assert rows_of(tmp_path / "run")[0]["val_acc"] == ""
+
+
+def test_an_epoch_without_validation_has_no_validation_values(tmp_path: Path) -> None:
+    fit(tiny_config(trainer__max_epochs=3, trainer__check_val_every_n_epoch=2), out=tmp_path / "run")
+    assert [row["val_acc"] != "" for row in rows_of(tmp_path / "run")] == [False, True, False]
+
+
+def test_a_broken_last_checkpoint_names_the_best(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="power cut"):
+        fit(tiny_config(), out=tmp_path / "run", callbacks=[StopAfter(1, OSError("power cut"))])
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"broken")
+    with pytest.raises(CheckpointError, match=r"last\.ckpt is damaged or incomplete; copy .*best\.ckpt over it"):
+        resume(tmp_path / "run")
+    shutil.copy(tmp_path / "run" / "checkpoints" / "best.ckpt", tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert resume(tmp_path / "run").summary["epochs"] == 2
+
+
+def test_a_folder_is_recorded_with_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = write_folder(tmp_path / "images", ("train", "val"))
+    data = {"name": "images", "image_size": 32, "batch_size": 4, "num_workers": 0, "val_fraction": 0}
+    facts: list[dict[str, Any]] = []
+    broken = folder / "val" / "dark" / "0.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"broken")
+    config = tiny_config(data=data, trainer__max_epochs=1)
+    with pytest.raises(DataError, match=r"0\.png is corrupt .*then `dynaconv train --resume run`"):
+        fit(config, out="run", on_start=lambda _, given: facts.append(given))
+    assert facts[0]["notes"] == [f"{folder} has no test/: val/ is the test set."]
+    folder.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved")
+    with pytest.raises(RunError, match=f"the folder {folder} it was trained on is not there"):
+        resume(tmp_path / "run")
+    (tmp_path / "moved").rename(folder)
+    broken.write_bytes(whole)
+    summary = resume(tmp_path / "run").summary
+    assert summary["data"] == load_trained(tmp_path / "run")[1]["data"]["name"] == str(folder)
+    assert summary["train_seconds"] > 0
+
+
+def test_a_recipes_options_stay_with_our_models(tmp_path: Path) -> None:
+    recipe = tiny_config(model__name="dcd_mobilenetv2_035", model__model_options={"stem_stride": 1})
+    config, notes = _without_foreign_options(recipe, "resnet18")
+    assert config.model["model_options"] is None
+    assert notes == [
+        "resnet18 is not one of dynaconv's models, so the recipe's model_options (stem_stride: 1) are left out."
+    ]
+    assert _without_foreign_options(recipe, "dcd_resnet18") == (recipe, [])
 
 
 class BreakWeights(Callback):

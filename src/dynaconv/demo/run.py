@@ -25,7 +25,7 @@ from dynaconv.demo.progress import TwinProgress
 from dynaconv.demo.report import Pictures, write_report
 from dynaconv.demo.result import DemoResult, NetworkResult, rich_table, write_table
 from dynaconv.errors import RunError
-from dynaconv.train.config import TrainConfig, load_recipe
+from dynaconv.train.config import TrainConfig, check_seed, load_recipe
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.source import TensorImages
 from dynaconv.train.folders import free_folder
@@ -58,11 +58,12 @@ def run_demo(
         command: The command to name in the report; by default this process's own.
 
     Raises:
-        RunError: The number of epochs is not positive, or the folder cannot be made.
+        RunError: The number of epochs is not positive, the seed is negative, or the folder cannot be made.
         DynaconvError: A training failed; what it left stays in its folder.
     """
     if epochs is not None and epochs < 1:
         raise RunError(f"the demonstration trains for at least 1 epoch; got {epochs}.")
+    check_seed(seed)
     console = console or Console(highlight=False)
     command = command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     began = time.perf_counter()

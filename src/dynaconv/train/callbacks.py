@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from dynaconv.errors import TrainingDivergedError
@@ -41,7 +41,7 @@ class ProgressEvent:
 
     Attributes:
         kind: ``"batch"`` or ``"epoch"``.
-        epoch, epochs: Number of this epoch, from 1, and how many there will be.
+        epoch, epochs: Number of this epoch, from 1, and how many there will be (0 when unknown).
         batch, batches: Batches done in this epoch, and how many it has (0 when unknown).
         seconds: Since the start of this epoch.
         metrics: After an epoch, its row of the metrics table; otherwise empty.
@@ -77,17 +77,27 @@ class EpochTable(Callback):
         self.rows: list[dict[str, Any]] = []
         self._started = 0.0
         self._images = 0
+        self._lr = 0.0
+        self._validated = False
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.path.is_file() and trainer.current_epoch > 0:
+    def restore(self, epochs: int) -> None:
+        """Take back the rows of a run's first ``epochs`` epochs, which a resumed run goes on from."""
+        if self.path.is_file():
             with self.path.open(newline="", encoding="utf-8") as file:
-                kept = [row for row in csv.DictReader(file) if int(row["epoch"]) <= trainer.current_epoch]
-            self.rows = [dict(row) for row in kept]
+                self.rows = [dict(row) for row in csv.DictReader(file) if int(row["epoch"]) <= epochs]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter()
         self._train_seconds = 0.0
         self._images = 0
+        self._validated = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # The schedule moves on before the hook at the end of the step.
+        self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated = not trainer.sanity_checking
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -101,11 +111,12 @@ class EpochTable(Callback):
             "train_loss": float(pl_module.train_loss.compute()),  # type: ignore[operator, union-attr]
             "train_acc": float(pl_module.train_acc.compute()),  # type: ignore[operator, union-attr]
         }
-        logged = trainer.callback_metrics
+        # Lightning keeps the values of an earlier epoch when this one is not validated.
+        logged = trainer.callback_metrics if self._validated else {}
         row: dict[str, Any] = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self._lr,
             **computed,
             **{name: float(logged[name]) for name in ("val_loss", "val_acc", "val_acc5") if name in logged},
             "seconds": time.perf_counter() - self._started,
@@ -147,8 +158,12 @@ class StopOnDivergence(Callback):
         )
 
 
-class ReportProgress(Callback):
-    """Calls a function with a `ProgressEvent` after every batch and epoch."""
+class ReportProgress(Checkpoint):
+    """Calls a function with a `ProgressEvent` after every batch and epoch.
+
+    It counts as a checkpoint callback because Lightning calls those last, in their order: an epoch is reported once
+    its checkpoints are written.
+    """
 
     def __init__(self, report: Callable[[ProgressEvent], None], table: EpochTable) -> None:
         self.report = report
@@ -172,13 +187,20 @@ class ReportProgress(Callback):
         batches = trainer.num_training_batches
         return int(batches) if math.isfinite(batches) else 0
 
+    def _epochs(self, trainer: Trainer) -> int:
+        if (trainer.max_epochs or -1) > 0:
+            return int(trainer.max_epochs or 0)
+        batches = self._batches(trainer)
+        steps = math.ceil(batches / trainer.accumulate_grad_batches)
+        return math.ceil(trainer.max_steps / steps) if steps and trainer.max_steps > 0 else 0
+
     def _send(self, trainer: Trainer, kind: Literal["batch", "epoch"], batch: int, metrics: dict[str, float]) -> None:
         if trainer.is_global_zero:
             self.report(
                 ProgressEvent(
                     kind=kind,
                     epoch=trainer.current_epoch + 1,
-                    epochs=trainer.max_epochs or 0,
+                    epochs=self._epochs(trainer),
                     batch=batch,
                     batches=self._batches(trainer),
                     seconds=time.perf_counter() - self._started,

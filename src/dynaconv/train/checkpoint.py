@@ -1,8 +1,6 @@
 """Trained networks on disk: safetensors with all that is needed to use them again."""
 
 import json
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from dynaconv.train.files import replacing
 MODEL_FILE = "model.safetensors"
 CHECKPOINT_FOLDER = "checkpoints"
 _METADATA_KEY = "dynaconv"
+_SUFFIXES = (".safetensors", ".ckpt")
 _REQUIRED = ("model", "num_classes", "in_channels", "class_names", "image_size", "mean", "std")
 
 
@@ -30,11 +29,22 @@ def save_trained(path: Path, model: nn.Module, metadata: Mapping[str, Any]) -> N
         path: The file to write.
         model: Its state dict is written, from whatever device it lies on.
         metadata: What `load_trained` needs to build the network again, as JSON can hold it.
+
+    Raises:
+        CheckpointError: The system does not let it be written, for example because the disk is full.
     """
     # A copy of each, because safetensors refuses tensors that share memory.
     state = {key: value.detach().cpu().clone().contiguous() for key, value in model.state_dict().items()}
-    with replacing(path) as temporary:
-        save_file(state, temporary, metadata={_METADATA_KEY: json.dumps(dict(metadata)), "format": "pt"})
+    header = {_METADATA_KEY: json.dumps(dict(metadata)), "format": "pt"}
+    try:
+        with replacing(path) as temporary:
+            # safetensors makes its file readable by the owner alone; take the ordinary mode of a new file instead.
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            save_file(state, temporary, metadata=header)
+            temporary.chmod(mode)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write {path}: {' '.join(str(error).split()).rstrip('.')}.") from error
 
 
 def load_trained(path: str | Path, *, model: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
@@ -54,6 +64,13 @@ def load_trained(path: str | Path, *, model: str | None = None) -> tuple[nn.Modu
     state, metadata = _read_lightning(file) if file.suffix == ".ckpt" else _read_safetensors(file)
     if missing := [key for key in _REQUIRED if key not in metadata]:
         raise CheckpointError(f"the checkpoint {file} does not say its {missing[0]!r}; it was not written by dynaconv.")
+    names = metadata["class_names"]
+    if not isinstance(names, list) or len(names) != metadata["num_classes"]:
+        count = len(names) if isinstance(names, list) else "no"
+        raise CheckpointError(
+            f"the checkpoint {file} has {count} class_names for {metadata['num_classes']} classes; it was changed "
+            f"since it was written, use another checkpoint of the run."
+        )
     if model is not None and metadata["model"] != model:
         raise CheckpointError(f"the checkpoint {file} is one of {metadata['model']!r}, not of {model!r}.")
     try:
@@ -82,6 +99,8 @@ def find_checkpoint(path: Path) -> Path:
         return found
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}; give a run folder, a .safetensors or a .ckpt file.")
+    if path.suffix not in _SUFFIXES:
+        raise CheckpointError(f"{path} is no checkpoint; give a run folder, a .safetensors or a .ckpt file.")
     return path
 
 
@@ -91,8 +110,7 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = json.loads((opened.metadata() or {}).get(_METADATA_KEY, "null"))
             state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  # not a mapping
     except (SafetensorError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"the checkpoint {file} is damaged or not a safetensors file ({reason}).") from error
+        raise _damaged(file) from error
     if not isinstance(metadata, dict):
         raise CheckpointError(f"{file} is a safetensors file that dynaconv did not write: it has no metadata.")
     return state, metadata
@@ -102,16 +120,25 @@ def read_lightning_checkpoint(file: Path) -> dict[str, Any]:
     """Read a ``.ckpt`` of a run, allowing tensors and plain values only.
 
     Raises:
-        CheckpointError: It is damaged, or not a checkpoint of a dynaconv run.
+        CheckpointError: It is not there, damaged, or not a checkpoint of a dynaconv run.
     """
+    if not file.is_file():
+        raise CheckpointError(f"there is no checkpoint {file}.")
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"the checkpoint {file} is damaged or not a PyTorch file ({reason}).") from error
+    # On bytes that are no checkpoint, torch's unpickler raises whatever its machine stumbles over.
+    except Exception as error:
+        raise _damaged(file) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(_METADATA_KEY), dict):
         raise CheckpointError(f"the checkpoint {file} was not written by a run of dynaconv: it has no metadata.")
     return checkpoint
+
+
+def _damaged(file: Path) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint {file} is damaged, incomplete or no {file.suffix} file of dynaconv; "
+        f"use another checkpoint of the run, or train again."
+    )
 
 
 def _read_lightning(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

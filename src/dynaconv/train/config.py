@@ -1,5 +1,6 @@
 """A run's configuration: YAML, command line and Python give the same object, checked by the same parser."""
 
+import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -89,6 +90,8 @@ def recipe_text(recipe: str | Path) -> str:
             return path.read_text(encoding="utf-8")
         except OSError as error:
             raise RunError(f"cannot read the recipe file {path}: {error.strerror}.") from error
+        except UnicodeDecodeError as error:
+            raise RunError(f"the recipe file {path} is not UTF-8 text; save it as UTF-8.") from error
     near = listed(nearest_names(name, recipe_names(), count=4))
     raise RunError(f"unknown recipe {name!r}; the nearest names are {near}, or give a .yaml file.")
 
@@ -108,6 +111,16 @@ def load_recipe(recipe: str | Path) -> TrainConfig:
             f"the recipe {recipe} must hold keys seed, data, model and trainer; got {type(values).__name__}."
         )
     return TrainConfig.from_dict(values)
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that the generators do not take.
+
+    Raises:
+        RunError: It is negative or has more than 32 bits.
+    """
+    if not 0 <= seed < 2**32:
+        raise RunError(f"--seed is between 0 and {2**32 - 1}; got {seed}.")
 
 
 @cache
@@ -144,23 +157,48 @@ def resolve(config: TrainConfig, overrides: Sequence[str] = ()) -> Namespace:
     try:
         return parser.parse_args([*given, *overrides])
     except ArgumentError as error:
-        raise RunError(_explain(str(error), parser)) from error
+        raise RunError(_explain(str(error))) from error
 
 
-def _explain(message: str, parser: LightningArgumentParser) -> str:
+def _explain(message: str) -> str:
     """Make the parser's message one sentence, with the nearest names for an unknown key."""
     message = " ".join(message.split())
-    flag = re.search(r"unrecognized arguments: --(\S+)", message)
+    flag = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
+    if flag is not None:
+        return unknown_flag(flag[1])
     nested = re.search(r"[Gg]roup '(\w+)' does not accept option '([\w.]+)'", message)
-    if flag is None and nested is None:
+    if nested is None:
         return _explain_value(message)
-    name = flag[1].partition("=")[0] if flag is not None else ".".join(nested.groups() if nested is not None else ())
-    keys = {flag.removeprefix("--") for action in parser._actions for flag in action.option_strings}
-    known = [key for key in keys if "." in key or key == "seed"]
+    name = ".".join(nested.groups())
+    known = [flag.removeprefix("--") for flag in flags()]
     return f"unknown option {name!r}; the nearest names are {listed(nearest_names(name, known))}."
 
 
+def flags() -> list[str]:
+    """Return every flag of data, model and trainer, without the forms that only jsonargparse itself needs."""
+    known = {flag for action in make_parser()._actions for flag in action.option_strings}
+    return [*sorted(flag for flag in known if "." in flag and not flag.endswith((".help", "+"))), "--seed"]
+
+
+def unknown_flag(flag: str, further: Sequence[str] = ()) -> str:
+    """Return the sentence for a flag that does not exist.
+
+    Args:
+        flag: With its dashes.
+        further: Short flags of a command, told before the long ones.
+    """
+    name = flag.lstrip("-")
+    short = difflib.get_close_matches(name, [known.lstrip("-") for known in further], cutoff=0.6)
+    long = nearest_names(name, [known.removeprefix("--") for known in flags()])
+    near = [f"--{known}" for known in dict.fromkeys([*short, *long])][:3]
+    return f"unknown option {flag}; did you mean {listed(near, last='or', quote=False)}?"
+
+
 def _explain_value(message: str) -> str:
+    if "the following arguments are required" in message:
+        missing = [name for name in ("data.name", "model.name") if name in message]
+        flags = {"data.name": "--data NAME", "model.name": "--model NAME, such as dcd_resnet18"}
+        return f"the run lacks {listed(missing)}; pass {' and '.join(flags[name] for name in missing)}."
     misfit = re.search(r'[Kk]ey "([\w.]+)":.*?(Expected a .*)', message)
     value = re.search(r"(?:Given|Got) value: (.*)$", message)
     if misfit is None or value is None:

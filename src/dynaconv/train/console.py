@@ -14,11 +14,22 @@ from dynaconv.train.callbacks import ProgressEvent
 _SILENCE = 60.0
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        # rich would end the program here; the command line has one place for that.
+        raise BrokenPipeError
+
+
+def make_console(*, soft_wrap: bool = False) -> Console:
+    """Return a console on standard output that raises `BrokenPipeError` when its reader goes away."""
+    return _Console(highlight=False, soft_wrap=soft_wrap)
+
+
 class ConsoleReport:
     """Prints a run's progress; a context manager, so that the live bar always ends."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or make_console(soft_wrap=True)
         self._bar: Progress | None = None
         self._task: Any = None
         self._epoch = 0
@@ -40,16 +51,18 @@ class ConsoleReport:
             if facts[f"{split}_images"]
         )
         self.console.print(f"{facts['model']}: {facts['params']:,} parameters; {images} images; run folder {directory}")
+        for note in facts.get("notes", ()):
+            self.console.print(note)
 
     def __call__(self, event: ProgressEvent) -> None:
         """Show one event."""
         if event.kind == "epoch":
             self._stop_bar()
-            self._line(f"epoch {event.epoch}/{event.epochs}  {_describe(event.metrics)}")
+            self._line(f"epoch {event.epoch}/{event.epochs or '?'}  {_describe(event.metrics)}")
         elif self.console.is_terminal:
             self._advance_bar(event)
         elif time.monotonic() - self._spoke > _SILENCE:
-            self._line(f"epoch {event.epoch}/{event.epochs}  batch {event.batch}/{event.batches or '?'}")
+            self._line(f"epoch {event.epoch}/{event.epochs or '?'}  batch {event.batch}/{event.batches or '?'}")
 
     def _line(self, text: str) -> None:
         self.console.print(text)
@@ -60,7 +73,7 @@ class ConsoleReport:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, console=self.console, transient=True)
             self._bar.start()
-            self._task = self._bar.add_task(f"epoch {event.epoch}/{event.epochs}", total=event.batches or None)
+            self._task = self._bar.add_task(f"epoch {event.epoch}/{event.epochs or '?'}", total=event.batches or None)
         self._bar.update(self._task, completed=event.batch)
 
     def _stop_bar(self) -> None:
@@ -70,7 +83,7 @@ class ConsoleReport:
 
 
 def _describe(metrics: dict[str, float]) -> str:
-    parts = [f"lr {metrics['lr']:.4f}", f"loss {metrics['train_loss']:.4f}", f"acc {metrics['train_acc']:.2%}"]
+    parts = [f"lr {metrics['lr']:.2g}", f"loss {metrics['train_loss']:.4f}", f"acc {metrics['train_acc']:.2%}"]
     if "val_loss" in metrics:
         parts.append(f"val loss {metrics['val_loss']:.4f}  val acc {metrics['val_acc']:.2%}")
     parts.append(f"{metrics['seconds']:.1f} s  {metrics['images_per_second']:.0f} images/s")

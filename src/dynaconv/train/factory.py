@@ -1,11 +1,22 @@
 """Build a network by name, with the errors a user can act on."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from dynaconv.errors import RunError, listed, nearest_names
+
+
+def is_own_model(name: str) -> bool:
+    """Whether a timm name is one of dynaconv's."""
+    import timm
+
+    import dynaconv.models  # noqa: F401  # registers the names
+
+    stem = name.split(".", 1)[0]
+    return timm.is_model(stem) and timm.model_entrypoint(stem).__module__.startswith("dynaconv.")
 
 
 def create_network(
@@ -35,5 +46,10 @@ def create_network(
     try:
         model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **given)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise RunError(f"cannot build {name} with model_options={given}: {' '.join(str(error).split())}") from error
+        hint = ""
+        if "unexpected keyword argument" in str(error) and is_own_model(name):
+            hint = f"; hyperparameters of its dynamic layers go into {json.dumps({'family_options': {}})}"
+        raise RunError(
+            f"cannot build {name} with model_options={given}: {' '.join(str(error).split()).rstrip('.')}{hint}."
+        ) from error
     return model

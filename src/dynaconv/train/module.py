@@ -230,11 +230,19 @@ class ClassificationModule(LightningModule):
         if not math.isfinite(steps) or steps < 1:
             raise RunError("the data set does not tell its length; pass trainer.limit_train_batches, steps an epoch.")
         total = int(steps)
-        steps_per_epoch = max(total / (self.trainer.max_epochs or 1), 1)
+        steps_per_epoch = self._steps_per_epoch(total)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self._lr_factor(step, total, steps_per_epoch)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _steps_per_epoch(self, total: int) -> float:
+        # Lightning has loaded the data already, unless the length is counted in steps.
+        self.trainer.fit_loop.setup_data()
+        batches = self.trainer.num_training_batches
+        if math.isfinite(batches):
+            return max(math.ceil(batches / self.trainer.accumulate_grad_batches), 1)
+        return max(total / max(self.trainer.max_epochs or 1, 1), 1)
 
     def _lr_factor(self, step: int, total: int, steps_per_epoch: float) -> float:
         """Return the learning rate after ``step`` updates as a share of the peak."""

@@ -16,6 +16,8 @@ _MESSAGES = (
     r".*LeafSpec.*is deprecated.*",
     # The moving average of the weights never leaves eval mode.
     r".*module\(s\) in eval mode at the start of training.*",
+    # No validation was due in this epoch.
+    r".*could not find the monitored key.*",
 )
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from dynaconv.errors import DataError, RunError
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.source import Split
+from dynaconv.train.data.sources import GREY_SOURCES, absolute_location, is_folder_name, missing_folder
 from dynaconv.train.evaluate import Evaluation, evaluate
 
 SplitName = Literal["train", "val", "test"]
@@ -53,9 +54,20 @@ def _data_module(
     trained = dict(metadata.get("data") or {})
     if data is None and "name" not in trained:
         raise RunError("the checkpoint does not say which data it was trained on; pass --data NAME.")
-    same = data is None or data == trained.get("name")
-    split_keys = ("classes", "val_fraction", "test_fraction", "split_seed")
-    options: dict[str, Any] = {key: trained[key] for key in split_keys if same and trained.get(key) is not None}
+    if data is None and data_dir is None:
+        _check_still_there(trained["name"], trained.get("data_dir"))
+    name = trained.get("name")
+    same = data is None or name in (data, absolute_location(data, None)[0])
+    # A folder that was moved is split as it was; so is another in its place.
+    moved = data is not None and name is not None and is_folder_name(data) and is_folder_name(name)
+    keys = ["classes"] if same else []
+    keys += ["val_fraction", "test_fraction", "split_seed"] if same or moved else []
+    options: dict[str, Any] = {key: trained[key] for key in keys if trained.get(key) is not None}
+    if (data or name) in GREY_SOURCES and metadata["in_channels"] != 1:
+        raise DataError(
+            f"{data or name} is greyscale, and the checkpoint's model takes images of {metadata['in_channels']} "
+            f"channels; give data in colour."
+        )
     module = ImageDataModule(
         name=data if data is not None else trained["name"],
         data_dir=data_dir if data_dir is not None else (trained.get("data_dir") if same else None),
@@ -71,6 +83,12 @@ def _data_module(
     module.crop_pct = metadata.get("crop_pct", module.crop_pct)
     module.interpolation = metadata.get("interpolation", module.interpolation)
     return module
+
+
+def _check_still_there(name: str, data_dir: str | None) -> None:
+    if (gone := missing_folder(name, data_dir)) is not None:
+        flag = "--data" if is_folder_name(name) else "--data-dir"
+        raise RunError(f"the folder {gone} it was trained on is not there; pass {flag} DIR.")
 
 
 def _check_classes(module: ImageDataModule, metadata: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """One training run, from a configuration to a folder with everything it left."""
 
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import nn
 
 from dynaconv import __version__
-from dynaconv.errors import RunError
+from dynaconv.errors import CheckpointError, DataError, RunError
 from dynaconv.train.callbacks import (
     BEST,
     LAST,
@@ -35,17 +36,22 @@ from dynaconv.train.checkpoint import (
     read_lightning_checkpoint,
     save_trained,
 )
-from dynaconv.train.config import TrainConfig, load_recipe, make_parser, resolve, to_yaml
+from dynaconv.train.config import TrainConfig, check_seed, load_recipe, make_parser, resolve, to_yaml
 from dynaconv.train.curves import draw_curves
 from dynaconv.train.data.batches import one_sentence
 from dynaconv.train.data.module import ImageDataModule
-from dynaconv.train.evaluate import evaluate
+from dynaconv.train.data.sources import absolute_location, missing_folder
+from dynaconv.train.evaluate import Evaluation, evaluate
+from dynaconv.train.factory import is_own_model
 from dynaconv.train.files import write_json, write_text
-from dynaconv.train.folders import claim_folder
+from dynaconv.train.folders import claim_folder, is_first_process
 from dynaconv.train.module import ClassificationModule
 from dynaconv.train.quiet import quiet_lightning
 
 CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, CURVES_FILE = "config.yaml", "metrics.csv", "summary.json", "curves.png"
+LOG_FOLDER = "tensorboard"
+DEFAULT_EPOCHS = 30
+"""Length of a run whose configuration gives neither epochs nor steps."""
 Report = Callable[[ProgressEvent], None]
 
 
@@ -81,7 +87,8 @@ def fit(
         out: The folder, which must not exist or be empty; by default a fresh one under ``runs/``.
         overrides: Command-line arguments that change ``config``, such as ``["--trainer.max_epochs=3"]``.
         report: Called after every batch and epoch.
-        on_start: Called once, before the first step, with the folder and facts about the run.
+        on_start: Called once, before the first step, with the folder and facts about the run; ``facts["notes"]`` are
+            sentences for the user.
         callbacks: Further Lightning callbacks.
         command: The command to record; by default this process's own.
 
@@ -91,18 +98,23 @@ def fit(
     Raises:
         DynaconvError: The configuration, the data or the folder does not fit, or the loss left the finite numbers.
     """
+    if out is not None and not str(out):
+        raise RunError("the run folder has an empty name; pass --out DIR, or leave it out.")
     resolved = resolve(config, overrides)
+    config, notes = _without_foreign_options(config, resolved.model.name)
+    if notes:
+        resolved = resolve(config, overrides)
+    _check_and_complete(resolved)
     seed_everything(resolved.seed, workers=True, verbose=False)
     built = _build(resolved)
-    directory = claim_folder(Path(out) if out else None, data=resolved.data.name, model=resolved.model.name)
+    directory = claim_folder(Path(out) if out is not None else None, data=resolved.data.name, model=resolved.model.name)
     try:
-        run = _Run(built, directory, report, on_start, callbacks, command, seed=resolved.seed)
-    except RunError:
-        # Nothing has been written yet, and the corrected command should find the name free.
-        directory.rmdir()
+        run = _Run(built, directory, report, on_start, callbacks, command, seed=resolved.seed, notes=notes)
+        write_text(directory / CONFIG_FILE, to_yaml(resolved))
+        return run.execute(resume=None)
+    except BaseException:
+        _discard_without_checkpoint(directory)
         raise
-    write_text(directory / CONFIG_FILE, to_yaml(resolved))
-    return run.execute(resume=None)
 
 
 def resume(
@@ -130,13 +142,68 @@ def resume(
         raise RunError(f"the run in {directory} is finished; start another with --out.")
     if not last.is_file():
         raise RunError(f"the run in {directory} has no {CHECKPOINT_FOLDER}/{LAST}: no epoch was finished.")
-    epochs_done = int(read_lightning_checkpoint(last)["epoch"]) + 1
+    epochs_done = _epochs_done(last)
     resolved = resolve(load_recipe(config_file))
+    if (gone := missing_folder(resolved.data.name, resolved.data.data_dir)) is not None:
+        raise RunError(
+            f"the folder {gone} it was trained on is not there; bring it back, or change the path in {config_file}."
+        )
     seed_everything(resolved.seed, workers=True, verbose=False)
     built = _build(resolved)
     built.data.start_epoch = epochs_done
     run = _Run(built, directory, report, on_start, callbacks, command, seed=resolved.seed)
+    run.table.restore(epochs_done)
     return run.execute(resume=last)
+
+
+def _epochs_done(last: Path) -> int:
+    try:
+        return int(read_lightning_checkpoint(last)["epoch"]) + 1
+    except CheckpointError as error:
+        best = last.with_name(BEST)
+        if not best.is_file():
+            raise
+        raise CheckpointError(
+            f"the checkpoint {last} is damaged or incomplete; copy {best} over it to continue from there."
+        ) from error
+
+
+def _without_foreign_options(config: TrainConfig, name: str) -> tuple[TrainConfig, list[str]]:
+    """Leave out a recipe's options for one of our models when the run trains another library's."""
+    options = config.model.get("model_options")
+    if not options or config.model.get("name") in (None, name) or is_own_model(name):
+        return config, []
+    given = ", ".join(f"{key}: {value}" for key, value in options.items())
+    note = f"{name} is not one of dynaconv's models, so the recipe's model_options ({given}) are left out."
+    return config.with_changes(model__model_options=None), [note]
+
+
+def _check_and_complete(resolved: Any) -> None:
+    """Check what would fail late, and fill in the length and absolute paths."""
+    check_seed(resolved.seed)
+    trainer = resolved.trainer
+    if trainer.fast_dev_run:
+        raise RunError(
+            "trainer.fast_dev_run leaves no checkpoint to test; for a short run pass --epochs 1 "
+            "--trainer.limit_train_batches 2."
+        )
+    if trainer.max_epochs is not None and trainer.max_epochs < 1:
+        raise RunError(f"--epochs is at least 1; got {trainer.max_epochs}.")
+    if trainer.max_steps == 0 or trainer.max_steps < -1:
+        raise RunError(f"--trainer.max_steps is at least 1; got {trainer.max_steps}.")
+    if trainer.max_epochs is None and trainer.max_steps == -1:
+        trainer.max_epochs = DEFAULT_EPOCHS
+    resolved.data.name, resolved.data.data_dir = absolute_location(resolved.data.name, resolved.data.data_dir)
+
+
+def _discard_without_checkpoint(directory: Path) -> None:
+    """Remove the folder of a run that failed before its first checkpoint, so that its name is free again."""
+    if not is_first_process():
+        return
+    disposable = {CONFIG_FILE, METRICS_FILE, LOG_FOLDER}
+    files = [path.relative_to(directory) for path in directory.rglob("*") if not path.is_dir()]
+    if all(file.parts[0] in disposable for file in files):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -164,10 +231,12 @@ class _Run:
         command: str | None,
         *,
         seed: int,
+        notes: Sequence[str] = (),
     ) -> None:
         self.data, self.module = built.data, built.module
         self.directory = directory
         self.seed = seed
+        self.notes = [*notes, *([self.data.source.note] if self.data.source.note else [])]
         self.command = command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         self.on_start = on_start
         self.table = EpochTable(directory / METRICS_FILE)
@@ -195,20 +264,19 @@ class _Run:
 
     def _make_trainer(self, options: dict[str, Any], report: Report | None, callbacks: Sequence[Callback]) -> Trainer:
         options = {key: value for key, value in options.items() if value is not None}
-        if options.get("max_epochs") is None:
-            raise RunError("the run has no length; pass --epochs N, or trainer.max_epochs in the recipe.")
         if not self.data.has_validation:
             options["limit_val_batches"] = 0
         own: list[Callback] = [SeedEachEpoch(self.seed), self.table, StopOnDivergence()]
+        monitor = options.get("limit_val_batches") != 0
+        own += checkpoint_callbacks(self.directory / CHECKPOINT_FOLDER, monitor=monitor)
         if report is not None:
             own.append(ReportProgress(report, self.table))
-        own += checkpoint_callbacks(self.directory / CHECKPOINT_FOLDER, monitor=self.data.has_validation)
         given = _as_list(options.pop("callbacks", None))
         plugins = [*_as_list(options.pop("plugins", None)), WholeCheckpoints()]
         if "logger" not in options or options["logger"] is True:
             from lightning.pytorch.loggers import TensorBoardLogger
 
-            options["logger"] = TensorBoardLogger(str(self.directory), name="", version="tensorboard")
+            options["logger"] = TensorBoardLogger(str(self.directory), name="", version=LOG_FOLDER)
         try:
             with quiet_lightning():
                 return Trainer(
@@ -229,10 +297,11 @@ class _Run:
             "train_images": _length(self.data.train_split),
             "val_images": _length(self.data.val_split),
             "test_images": _length(self.data.source.test),
-            "epochs": self.trainer.max_epochs,
+            # Lightning says -1 for a run whose length is counted in steps.
+            "epochs": self.trainer.max_epochs if (self.trainer.max_epochs or -1) > 0 else None,
         }
         if self.on_start is not None and self.trainer.is_global_zero:
-            self.on_start(self.directory, facts)
+            self.on_start(self.directory, {**facts, "notes": self.notes})
         interrupt = signal.getsignal(signal.SIGINT)
         try:
             with quiet_lightning(), one_sentence():
@@ -245,16 +314,18 @@ class _Run:
 
     def _finish(self, facts: dict[str, Any]) -> RunResult:
         model = self.module.evaluated_model
-        chosen = BEST if self.data.has_validation else LAST
+        # Without validation, or when none was due before the end, there is no best.
+        chosen = BEST if (self.directory / CHECKPOINT_FOLDER / BEST).is_file() else LAST
         checkpoint = read_lightning_checkpoint(self.directory / CHECKPOINT_FOLDER / chosen)
         model.load_state_dict(evaluated_state(checkpoint["state_dict"]))
         device = self.trainer.strategy.root_device
-        tested = evaluate(model.to(device), self.data.test_dataloader(), self.data.class_names, device=device)
+        tested = self._test(model.to(device), device)
         rows = self.table.rows
         metrics = {"test_accuracy": tested.accuracy, "test_loss": tested.loss, "test_top5": tested.top5}
         best = max((float(row["val_acc"]) for row in rows if row.get("val_acc") not in (None, "")), default=None)
         summary = {
             **facts,
+            "epochs": facts["epochs"] or len(rows),
             **metrics,
             "val_accuracy": best,
             "weights": {
@@ -280,6 +351,14 @@ class _Run:
             # Last, because a folder with a summary counts as finished.
             write_json(self.directory / SUMMARY_FILE, summary)
         return RunResult(directory=self.directory, summary=summary, model=model)
+
+    def _test(self, model: nn.Module, device: torch.device) -> Evaluation:
+        try:
+            return evaluate(model, self.data.test_dataloader(), self.data.class_names, device=device)
+        except DataError as error:
+            raise DataError(
+                f"{error} The training is done: then `dynaconv train --resume {self.directory}`."
+            ) from error
 
 
 def _as_list(value: Any) -> list[Any]:

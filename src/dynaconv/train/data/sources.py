@@ -9,7 +9,8 @@ from dynaconv.train.data.folder import image_folder
 from dynaconv.train.data.source import Source
 from dynaconv.train.data.timm_source import TIMM_PREFIXES, timm_dataset
 
-SOURCE_NAMES = ("digits", "fashion-mnist", "folder")
+GREY_SOURCES = ("digits", "fashion-mnist")
+SOURCE_NAMES = (*GREY_SOURCES, "folder")
 
 
 def is_folder_name(name: str) -> bool:
@@ -77,7 +78,7 @@ def load_source(
         DataError: The name is unknown, or its data cannot be read.
     """
     check_source_name(name)
-    if name in ("digits", "fashion-mnist"):
+    if name in GREY_SOURCES:
         if channels not in (None, 1):
             raise DataError(f"{name} is greyscale; got channels={channels}, pass 1 or leave it out.")
         return digits() if name == "digits" else fashion_mnist(data_dir)
