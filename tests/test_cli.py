@@ -150,7 +150,18 @@ def test_demo_calls_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
             "unknown data set 'digitts'; the nearest names are 'digits'",
         ),
         (["train", "--recipe", "digits", "--data", "/nowhere/at/all"], "there is no folder /nowhere/at/all"),
-        (["train", "--recipe", "digits", "--model.lrr", "3"], "unknown option --model.lrr; did you mean --model"),
+        (["train", "--recipe", "digits", "--model.lrr", "3"], "did you mean --model.lr,"),
+        (["train", "--recipe", "digits", "--epoch", "1"], "unknown option --epoch; did you mean --epochs"),
+        (["train", "--recipe", "digits", "--epoch=1"], "unknown option --epoch; did you mean --epochs"),
+        (["train", "--recipe", "digits", "--lr", "0.1", "extra"], "unknown argument 'extra'"),
+        (["train", "--recipe", "digits", "--epochs", "0"], "--epochs is at least 1; got 0."),
+        (["train", "--recipe", "digits", "--epochs", "-1"], "--epochs is at least 1; got -1."),
+        (["train", "--recipe", "digits", "--seed", "-1"], "--seed is between 0 and"),
+        (["train", "--recipe", "digits", "--data.num_workers", "-1"], "num_workers counts processes, at least 0"),
+        (["train", "--recipe", "digits", "--out", ""], "got an empty name"),
+        (["train", "--data", "digitz"], "unknown data set 'digitz'; the nearest names are 'digits'"),
+        (["train", "--data", "torch/image_folder"], "the run lacks 'model.name'; pass --model NAME"),
+        (["demo", "--seed", "-1"], "--seed is between 0 and"),
         (["train", "--recipe", "digits", "--epochs", "x"], "trainer.max_epochs takes int or null; got 'x'"),
         (["train", "--recipe", "digits", "--trainer.devices", "0"], "the Trainer does not take its options"),
         (["train", "--resume", "/nowhere"], "is not a run folder"),
@@ -159,6 +170,8 @@ def test_demo_calls_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         (["eval", "/nowhere"], "there is no checkpoint /nowhere"),
         (["eval", "x", "--bogus"], "unknown argument '--bogus'"),
         (["eval", "x", "--json", "/nowhere/x.json"], "there is no folder /nowhere"),
+        (["eval", "x", "--json", "."], "it is a folder; name a file"),
+        (["predict", "x.png", "--json", "."], "it is a folder; name a file"),
         (["predict"], "the following arguments are required: IMAGE"),
         (["predict", "x.png", "--top", "0"], "at least 1; got 0"),
         (["predict", "x.png", "--checkpoint", "/nowhere"], "there is no checkpoint /nowhere"),
@@ -180,6 +193,7 @@ def test_a_mistake_is_one_sentence(
         ('{"family_options": {"blocks": 7}}', "blocks"),
         ('{"family_options": {"variant": "nonsense"}}', "variant"),
         ('{"family_options": {"norm": "nonsense"}}', "norm"),
+        ('{"reduction": 0}', 'go into {"family_options": {}}'),
         ('{"stem_stride": 3}', "stem_stride"),
         ('{"no_such_option": 1}', "no_such_option"),
     ],
@@ -189,6 +203,45 @@ def test_a_dynamic_option_that_does_not_fit_is_one_sentence(
 ) -> None:
     given = ["--model", "dcd_mobilenetv2_035", "--model.model_options", options, "--out", str(tmp_path / "run")]
     assert word in refused(capsys, "train", "--recipe", "digits", *given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_by_a_data_sets_name_takes_another_librarys_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [
+        "--data",
+        "digits",
+        *(word for word in TINY if "model_options" not in word),
+        "--out",
+        str(tmp_path / "r"),
+    ]
+    assert main(["train", *options, "--trainer.limit_train_batches=1"]) == 0
+    printed = capsys.readouterr().out
+    assert "the recipe's model_options (stem_stride: 1) are left out" in printed
+    assert json.loads((tmp_path / "r" / "summary.json").read_text())["model_options"] == {}
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly(run_folder: Path, images: list[str]) -> None:
+    commands = (
+        ["eval", str(run_folder), "--device", "cpu"],
+        ["predict", *images, "--checkpoint", str(run_folder)],
+    )
+    for argv in commands:
+        with subprocess.Popen(
+            [sys.executable, "-m", "dynaconv.cli", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.close()
+            error = process.stderr.read()
+        assert (process.returncode, error) == (141, b"")
+
+
+def test_a_device_that_is_not_there_is_one_sentence(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for device in ("mps", "nonsense"):
+        sentence = refused(capsys, "eval", str(run_folder), "--device", device)
+        assert sentence == f"dynaconv: there is no device {device!r} here; pass --device cpu.\n"
 
 
 def test_empty_folder_and_corrupt_images_are_one_sentence(

@@ -188,7 +188,8 @@ def unknown_flag(flag: str, further: Sequence[str] = ()) -> str:
         further: Short flags of a command, told before the long ones.
     """
     name = flag.lstrip("-")
-    short = difflib.get_close_matches(name, [known.lstrip("-") for known in further], cutoff=0.6)
+    plain = [known.lstrip("-") for known in further] if "." not in name else []
+    short = difflib.get_close_matches(name, plain, cutoff=0.6)
     long = nearest_names(name, [known.removeprefix("--") for known in flags()])
     near = [f"--{known}" for known in dict.fromkeys([*short, *long])][:3]
     return f"unknown option {flag}; did you mean {listed(near, last='or', quote=False)}?"
