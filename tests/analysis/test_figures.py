@@ -103,6 +103,16 @@ def test_curves_are_drawn_from_a_metrics_file(tmp_path: Path) -> None:
     _assert_drawn(figure, tmp_path / "curves.png")
 
 
+def test_a_single_epoch_is_seen_whole() -> None:
+    columns = {"epoch": [1.0], "train_loss": [2.0], "val_loss": [1.9], "train_acc": [0.0], "val_acc": [0.3]}
+    figure = training_curves({"static": columns})
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        assert all(line.get_marker() == "o" for line in axes.get_lines())
+        assert all(tick == int(tick) for tick in axes.get_xticks())
+    assert figure.axes[1].get_ylim()[0] < 0
+
+
 def test_a_run_without_a_finished_epoch_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("epoch,val_loss\n", encoding="utf-8")

@@ -60,7 +60,16 @@ def training_curves(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure
         marker = "o" if len(epochs) < 3 else None
         for axes, quantity in ((loss, "loss"), (accuracy, "acc")):
             train, validation = columns[f"train_{quantity}"], columns.get(f"val_{quantity}", [])
-            axes.plot(epochs, train, color=colour, linestyle=(0, (2, 2)), linewidth=1.3, label=f"{name}, training")
+            axes.plot(
+                epochs,
+                train,
+                color=colour,
+                linestyle=(0, (2, 2)),
+                linewidth=1.3,
+                marker=marker,
+                markerfacecolor="white",
+                label=f"{name}, training",
+            )
             if not all(math.isnan(value) for value in validation):
                 axes.plot(epochs, validation, color=colour, linewidth=2, marker=marker, label=f"{name}, validation")
         known = [value for value in columns.get("val_acc", []) if not math.isnan(value)]
@@ -68,7 +77,11 @@ def training_curves(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure
     _style(loss, "Loss", "cross-entropy")
     _style(accuracy, f"Accuracy (best validation: {', '.join(best)})" if best else "Accuracy", "accuracy")
     loss.set_ylim(0, _loss_limit(runs))
-    accuracy.set_ylim(top=1.01)
+    accuracy.set_ylim(_accuracy_floor(runs), 1.01)
+    if max(len(columns["epoch"]) for columns in runs.values()) == 1:
+        # Around a single epoch the axis would have fractions only.
+        for axes in (loss, accuracy):
+            axes.set_xlim(0, 2)
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     handles, labels = accuracy.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
@@ -79,6 +92,13 @@ def _loss_limit(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> float | No
     """Upper end of the loss axis: validation peaks of the first epochs, far above all else, may leave the panel."""
     train = [value for columns in runs.values() for value in columns["train_loss"] if math.isfinite(value)]
     return 1.3 * max(train) if train and max(train) > 0 else None
+
+
+def _accuracy_floor(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> float:
+    """Lower end of the accuracy axis: below the lowest point by more than its marker."""
+    columns = [run.get(f"{phase}_acc", ()) for run in runs.values() for phase in ("train", "val")]
+    low = min((value for column in columns for value in column if math.isfinite(value)), default=0.0)
+    return low - 0.05 * (1.01 - low)
 
 
 def class_coefficients(
