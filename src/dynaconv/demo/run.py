@@ -26,6 +26,7 @@ from dynaconv.demo.report import Pictures, write_report
 from dynaconv.demo.result import DemoResult, NetworkResult, rich_table, write_table
 from dynaconv.errors import RunError
 from dynaconv.train.config import TrainConfig, check_seed, load_recipe
+from dynaconv.train.console import make_console
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.source import TensorImages
 from dynaconv.train.folders import free_folder
@@ -64,7 +65,7 @@ def run_demo(
     if epochs is not None and epochs < 1:
         raise RunError(f"the demonstration trains for at least 1 epoch; got {epochs}.")
     check_seed(seed)
-    console = console or Console(highlight=False)
+    console = console or make_console()
     command = command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     began = time.perf_counter()
     folder = _claim(Path(out) if out is not None else DEFAULT_OUT, console)
