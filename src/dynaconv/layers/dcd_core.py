@@ -75,8 +75,8 @@ class DCDCore(nn.Module):
         """Start near the static kernel: a small branch, and P, Q, R with columns of about unit length.
 
         With such columns a step in Phi moves W(x) by as much as the same step in W0 would. Longer columns of P, as
-        unit gain would have them, multiply the residual's learning rate by C_out / L and training diverges. With
-        latent norms P starts at unit gain.
+        unit gain would have them, multiply the residual's learning rate by C_out / L. With latent norms P starts at
+        unit gain.
         """
         self.branch.reset_parameters()
         if not self.config.has_residual:
