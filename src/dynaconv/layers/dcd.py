@@ -46,8 +46,9 @@ class DCDConv2d(DCDCore, DynamicConv2d):
 
     Deviations:
         The context is layer-normalised, the hidden vector of the branch has unit length and its outputs a factor of
-        0.1, which the paper does not ask for: without gradient clipping the bare branch stays near chance at rates at which
-        the static network trains; with clipping both train (`benchmarks/stability.py`, docs/layers/dcd.md). ``context_norm=None, hidden_norm=None, gain=1`` is the bare branch.
+        0.1, which the paper does not ask for. Without gradient clipping the bare branch stays near chance at rates at
+        which the static network trains; with clipping both train (`benchmarks/stability.py`, docs/layers/dcd.md).
+        ``context_norm=None, hidden_norm=None, gain=1`` is the bare branch.
 
     Reference: Li et al., ICLR 2021, arXiv:2103.08756v1.
     """
