@@ -92,7 +92,7 @@ def measure(shape: Shape, batch: int, train: bool, repeats: int) -> tuple[dict[s
 
 
 def fit(rows: list[tuple[Cost, float]]) -> Machine:
-    """Rates with the least relative squared error over (cost, seconds beyond the shared branch)."""
+    """Rates with the least relative squared error over (cost, seconds of the whole layer, its branch included)."""
     matrix = np.array([list(cost) for cost, _ in rows], dtype=float)
     seconds = np.array([second for _, second in rows])
     weights = 1 / seconds

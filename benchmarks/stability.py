@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import dynaconv
 from dynaconv.train.data.sources import load_source
-from dynaconv.train.module import weight_decay_groups
+from dynaconv.train.module import draw_classifier, weight_decay_groups
 
 BARE = {"context_norm": None, "hidden_norm": None, "gain": 1}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -50,9 +50,7 @@ def make(family: str, options: dict[str, Any], seed: int) -> nn.Module:
     torch.manual_seed(seed)
     name = f"{family}_mobilenetv2_035"
     model: nn.Module = timm.create_model(name, num_classes=10, in_chans=1, stem_stride=2, family_options=options)
-    classifier = model.get_classifier()
-    nn.init.zeros_(classifier.weight)
-    nn.init.zeros_(classifier.bias)
+    draw_classifier(model, 0.0)
     return model.to(memory_format=torch.channels_last)
 
 

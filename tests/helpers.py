@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 TOLERANCE: dict[str, dict[str, float]] = {
     # A fast algorithm against its reference, same arithmetic in another order.
@@ -32,3 +32,8 @@ def value_and_gradients(output: Tensor, inputs: Sequence[Tensor]) -> tuple[Tenso
     """``output`` and the gradients of a fixed random weighting of it; zeros for an input it does not depend on."""
     upstream = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=output.dtype)
     return (output, *torch.autograd.grad(output, inputs, upstream, materialize_grads=True))
+
+
+def count(module: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())

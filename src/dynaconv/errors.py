@@ -8,14 +8,6 @@ class DynaconvError(ValueError):
     """Something the caller passed cannot be used; the message says what is wrong, what came and what to do."""
 
 
-class ConversionError(DynaconvError):
-    """A whole model cannot be converted."""
-
-
-class ExportError(DynaconvError):
-    """A whole model cannot be exported."""
-
-
 class DataError(DynaconvError):
     """A data set, folder or image cannot be read."""
 

@@ -9,12 +9,8 @@ from torch.nn.utils import prune
 
 from dynaconv.layers import DCDConfig, DCDConv2d, DCDLinear, dcd_core
 from dynaconv.ops.dcd import default_latent_dim
-from tests.helpers import TOLERANCE
+from tests.helpers import TOLERANCE, count
 from tests.layers.cases import enlarge
-
-
-def count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 @pytest.mark.parametrize("channels", [64, 96, 160, 320, 1280])

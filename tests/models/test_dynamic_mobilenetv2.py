@@ -5,16 +5,13 @@ import math
 import pytest
 import timm
 import torch
+from tests.helpers import count
 from torch import nn
 
 from dynaconv.layers import DCDConv2d
 from dynaconv.models import DynamicMobileNetV2, DynamicMobileNetV2Features
 
 WIDTHS = ["035", "050", "075", "100", "140"]
-
-
-def count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def dynamic_names(model: nn.Module) -> set[str]:

@@ -5,15 +5,12 @@ import math
 import pytest
 import timm
 import torch
+from tests.helpers import count
 from timm.models.resnet import BasicBlock
 from torch import nn
 
 from dynaconv.layers import DCDConv2d, DCDLinear
 from dynaconv.models import DynamicResNet
-
-
-def count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def static_names(model: nn.Module) -> list[str]:

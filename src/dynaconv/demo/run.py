@@ -29,7 +29,7 @@ from dynaconv.train.config import TrainConfig, check_seed, load_recipe
 from dynaconv.train.console import make_console
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.source import TensorImages
-from dynaconv.train.folders import free_folder
+from dynaconv.train.folders import make_free_folder
 from dynaconv.train.run import RunResult, fit
 
 RECIPE = "digits"
@@ -199,15 +199,7 @@ def _claim(out: Path, console: Console) -> Path:
     try:
         if out.is_dir() and not any(out.iterdir()):
             return out
-        while True:
-            folder = free_folder(out)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                # Another run took the name since.
-                continue
-            break
+        folder = make_free_folder(out)
     except OSError as error:
         raise RunError(f"cannot make the run folder {out}: {error.strerror}.") from error
     if folder != out:

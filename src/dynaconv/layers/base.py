@@ -83,8 +83,13 @@ class DynamicConv2d(nn.Module, ABC):
         """A dynamic layer that computes what ``conv`` computes, until it is trained."""
 
     @classmethod
-    def _like(cls, conv: nn.Conv2d, **hyperparameters: Any) -> Self:
-        """A layer with the arguments, weights, dtype, device and modes of ``conv``."""
+    def like(cls, conv: nn.Conv2d, **hyperparameters: Any) -> Self:
+        """A layer with the arguments, static weights, dtype, device and modes of ``conv``, its dynamic part as fresh.
+
+        Raises:
+            TypeError: ``conv`` is no `torch.nn.Conv2d` or computes something else, or a hyperparameter is unknown.
+            ValueError: a hyperparameter does not fit.
+        """
         if not isinstance(conv, nn.Conv2d):
             raise TypeError(f"{cls.__name__}.from_conv takes a torch.nn.Conv2d; got {type(conv).__name__}.")
         kind = type(conv)

@@ -125,7 +125,7 @@ class DCDConv2d(DCDCore, DynamicConv2d):
             TypeError: ``conv`` is not a `torch.nn.Conv2d`, or a hyperparameter is unknown.
             ValueError: a hyperparameter does not fit.
         """
-        layer = cls._like(conv, **hyperparameters)
+        layer = cls.like(conv, **hyperparameters)
         layer._neutralise()
         return layer
 
@@ -240,8 +240,8 @@ class DCDLinear(DCDCore):
         self._reset_dynamic()
 
     @classmethod
-    def from_linear(cls, linear: nn.Linear, **hyperparameters: Any) -> Self:
-        """A DCD layer that computes what ``linear`` computes until it is trained; see `DCDConv2d.from_conv`."""
+    def like(cls, linear: nn.Linear, **hyperparameters: Any) -> Self:
+        """A layer with the sizes, static weights, dtype, device and modes of ``linear``, its dynamic part as fresh."""
         if not isinstance(linear, nn.Linear):
             raise TypeError(f"{cls.__name__}.from_linear takes a torch.nn.Linear; got {type(linear).__name__}.")
         weight = linear.weight
@@ -254,6 +254,12 @@ class DCDLinear(DCDCore):
             **hyperparameters,
         )
         adopt_static(layer, linear)
+        return layer
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, **hyperparameters: Any) -> Self:
+        """A DCD layer that computes what ``linear`` computes until it is trained; see `DCDConv2d.from_conv`."""
+        layer = cls.like(linear, **hyperparameters)
         layer._neutralise()
         return layer
 

@@ -34,9 +34,9 @@ class DCDCore(nn.Module):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
-    p: nn.Parameter
-    q: nn.Parameter
-    r: nn.Parameter
+    p: nn.Parameter | None
+    q: nn.Parameter | None
+    r: nn.Parameter | None
     config: DCDConfig
     sizes: DCDSizes
 
@@ -44,6 +44,9 @@ class DCDCore(nn.Module):
         options: dict[str, Any] = {"device": self.weight.device, "dtype": self.weight.dtype}
         self.sizes = sizes = dcd_sizes(config, in_channels, out_channels, groups, num_taps)
         self.config = config.resolved(sizes.context_features)
+        self.register_parameter("p", None)
+        self.register_parameter("q", None)
+        self.register_parameter("r", None)
         heads = {}
         if config.has_scale:
             heads["scale"] = out_channels
@@ -79,13 +82,13 @@ class DCDCore(nn.Module):
         unit gain.
         """
         self.branch.reset_parameters()
-        if not self.config.has_residual:
+        if self.p is None:
             return
         fan = self.p.shape[1] if self.config.norm == "batch" else self.p.shape[0] // self.sizes.blocks
         nn.init.normal_(self.p, std=fan**-0.5)
-        if self.sizes.form != "depthwise":
+        if self.q is not None:
             nn.init.normal_(self.q, std=(self.q.shape[0] // self.sizes.blocks) ** -0.5)
-        if self.sizes.form != "channel":
+        if self.r is not None:
             nn.init.normal_(self.r, std=self.r.shape[0] ** -0.5)
         if self.config.norm == "batch":
             self.norm1.reset_parameters()
@@ -100,7 +103,7 @@ class DCDCore(nn.Module):
         with torch.no_grad():
             if self.config.has_scale:
                 self._head("scale").zero_()
-            if self.config.has_residual:
+            if self.p is not None:
                 (self.p if self.config.norm == "batch" else self._head("fusion")).zero_()
 
     def _head(self, name: str) -> Tensor:
@@ -140,20 +143,17 @@ class DCDCore(nn.Module):
     def _factors(self, context: Tensor, weight: Tensor) -> tuple[DCDFactors, Tensor | None]:
         """The factors of W(x), fixed latent norms folded in, and the bias of each sample, ``(B, C_out)``."""
         scale, fusion = self._coefficients(context)
-        p = self.p if self.config.has_residual else None
-        q = self.q if self.config.has_residual and self.sizes.form != "depthwise" else None
-        r = self.r if self.config.has_residual and self.sizes.form != "channel" else None
         bias: Tensor | None = self.bias
         if bias is not None and scale is not None and self.config.norm == "batch":
             bias = bias.to(scale.dtype) * scale
         if fusion is not None and self.config.norm == "batch" and not self._normalises_by_batch():
-            assert p is not None
+            assert self.p is not None
             norms = (scale_and_shift(self.norm1, fusion.dtype), scale_and_shift(self.norm2, fusion.dtype))
-            fusion, latent_bias = fold_latent_norms(fusion, p, *norms)
+            fusion, latent_bias = fold_latent_norms(fusion, self.p, *norms)
             bias = latent_bias if bias is None else bias + latent_bias
         if bias is not None:
             bias = bias.expand(context.shape[0], -1)
-        return DCDFactors(self.sizes.form, weight, scale, fusion, p, q, r), bias
+        return DCDFactors(self.sizes.form, weight, scale, fusion, self.p, self.q, self.r), bias
 
     def _kernel_and_bias(self, context: Tensor, weight: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor | None]:
         if self._normalises_by_batch():
@@ -181,7 +181,7 @@ class DCDCore(nn.Module):
 
     def _choose(self, x: Tensor, geometry: Geometry) -> str:
         if self.algorithm != "auto":
-            return self.config.algorithm
+            return self.algorithm
         if is_exporting():
             # The batch and the image size may be free in the exported graph; factors serve every size.
             return "factored"

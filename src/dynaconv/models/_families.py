@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from dynaconv.errors import nearest_names
-from dynaconv.layers import DCDConv2d, DCDLinear
+from dynaconv.layers import DCDConv2d, DCDLinear, DynamicConv2d
 from dynaconv.layers.published import published_dcd_options
 
 STEM_STRIDES = (1, 2, 4)
@@ -26,7 +25,7 @@ class Published:
     """
 
     options: Callable[..., dict[str, Any]]
-    classifier: type[nn.Module]
+    classifier: type[DCDLinear]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class Family:
     """
 
     title: str
-    layer: type[nn.Module] | None
+    layer: type[DynamicConv2d] | None
     dynamic_depthwise: bool = False
     published: Published | None = None
 
@@ -142,7 +141,7 @@ def is_depthwise(conv: nn.Conv2d) -> bool:
 
 
 def replace_convolutions(
-    model: nn.Module, layer: type[nn.Module], eligible: Callable[[str, nn.Conv2d], bool], options: ConvOptions
+    model: nn.Module, layer: type[DynamicConv2d], eligible: Callable[[str, nn.Conv2d], bool], options: ConvOptions
 ) -> None:
     """Replace, in place, every `nn.Conv2d` of `model` that is `eligible` by a `layer` with the same static weights.
 
@@ -150,7 +149,7 @@ def replace_convolutions(
 
     Args:
         model: A network whose static weights are initialised.
-        layer: Dynamic layer with the constructor arguments of `nn.Conv2d`.
+        layer: Dynamic layer.
         eligible: Says of a convolution, by name and module, whether it is replaced.
         options: Gives a convolution's hyperparameters.
 
@@ -162,43 +161,13 @@ def replace_convolutions(
         if type(conv) is not nn.Conv2d:
             raise ValueError(f"{name} is a {type(conv).__name__}; use pad_type='' to have dynamic convolutions there.")
         try:
-            dynamic = layer(
-                conv.in_channels,
-                conv.out_channels,
-                conv.kernel_size,
-                stride=conv.stride,
-                padding=conv.padding,
-                dilation=conv.dilation,
-                groups=conv.groups,
-                bias=conv.bias is not None,
-                padding_mode=conv.padding_mode,
-                device=conv.weight.device,
-                dtype=conv.weight.dtype,
-                **options(conv),
-            )
+            dynamic = layer.like(conv, **options(conv))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        copy_parameters(conv, dynamic)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, dynamic)
 
 
 def published_classifier(linear: nn.Linear, published: Published) -> nn.Module:
     """The dynamic classifier of the published networks, starting from the weights of `linear`."""
-    dynamic = published.classifier(
-        linear.in_features,
-        linear.out_features,
-        bias=linear.bias is not None,
-        device=linear.weight.device,
-        dtype=linear.weight.dtype,
-        **published.options("classifier", linear.in_features, linear.out_features),
-    )
-    copy_parameters(linear, dynamic)
-    return dynamic
-
-
-def copy_parameters(source: nn.Module, target: nn.Module) -> None:
-    """Copy the parameters of `source` into those of the same name in `target`."""
-    with torch.no_grad():
-        for name, parameter in source.named_parameters(recurse=False):
-            target.get_parameter(name).copy_(parameter)
+    return published.classifier.like(linear, **published.options("classifier", linear.in_features, linear.out_features))

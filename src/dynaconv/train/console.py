@@ -32,7 +32,6 @@ class ConsoleReport:
         self.console = console or make_console(soft_wrap=True)
         self._bar: Progress | None = None
         self._task: Any = None
-        self._epoch = 0
         self._spoke = time.monotonic()
 
     def __enter__(self) -> "ConsoleReport":

@@ -49,7 +49,7 @@ def claim_folder(path: Path | None, *, data: str, model: str) -> Path:
             raise RunError("processes that are started from outside need a common run folder; pass --out DIR.")
         return Path(shared)
     try:
-        folder = _make_fresh(path) if path is not None else _make_named(default_folder(data, model))
+        folder = _make_fresh(path) if path is not None else make_free_folder(default_folder(data, model))
     except OSError as error:
         raise RunError(f"cannot make the run folder {path or 'runs/'}: {error.strerror}.") from error
     # Lightning starts the further processes of a run with this environment.
@@ -67,7 +67,8 @@ def _make_fresh(path: Path) -> Path:
     return path
 
 
-def _make_named(path: Path) -> Path:
+def make_free_folder(path: Path) -> Path:
+    """Make ``path``, or ``path-2``, ``path-3``, ... whichever is free, and return it."""
     while True:
         path = free_folder(path)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,12 @@ def weight_decay_groups(model: nn.Module, weight_decay: float, *, everything: bo
     return [group for group in groups if group["params"]]
 
 
-def _draw_classifier(model: nn.Module, std: float) -> None:
+def draw_classifier(model: nn.Module, std: float) -> None:
+    """Draw the weights of a model's linear classifier from N(0, std^2) and set its bias to zero.
+
+    Raises:
+        RunError: It has no such classifier, or ``std`` is negative.
+    """
     get_classifier = getattr(model, "get_classifier", None)
     classifier = get_classifier() if callable(get_classifier) else None
     weight, bias = getattr(classifier, "weight", None), getattr(classifier, "bias", None)
@@ -124,7 +129,7 @@ class ClassificationModule(LightningModule):
         self.save_hyperparameters()
         self.model = create_network(name, num_classes=num_classes, in_channels=in_channels, options=model_options)
         if classifier_std is not None:
-            _draw_classifier(self.model, classifier_std)
+            draw_classifier(self.model, classifier_std)
         if channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.ema: nn.Module | None = None
