@@ -42,6 +42,8 @@ def test_the_result_can_be_written_to(tmp_path: Path) -> None:
         (struct.pack(">HBBI", 0, 8, 1, 10) + bytes(9), "holds 9"),
         (gzip.compress(bytes(100))[:20], "cannot read"),
     ],
+    # Named here: by default the bytes would be the name, and gzip writes the time into them.
+    ids=["empty", "PNG", "floats", "short header", "short data", "short gzip"],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, raw: bytes, message: str) -> None:
     path = tmp_path / "broken-idx"
