@@ -12,6 +12,7 @@ import pytest
 
 from dynaconv import cli
 from dynaconv.cli import main
+from dynaconv.commands import predict, train
 
 TINY = [
     "--model=test_resnet",
@@ -122,7 +123,7 @@ def test_predict_prints_five_classes_an_image(
 def test_predict_takes_the_newest_run(
     run_folder: Path, images: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "RUNS", run_folder.parent)
+    monkeypatch.setattr(predict, "RUNS", run_folder.parent)
     assert main(["predict", images[0]]) == 0
     assert str(run_folder) in capsys.readouterr().err
 
@@ -297,7 +298,7 @@ def test_an_interrupt_exits_with_130(capsys: pytest.CaptureFixture[str], monkeyp
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_predict", interrupt)
+    monkeypatch.setattr(predict, "run", interrupt)
     assert main(["predict", "x.png"]) == 130
 
 
@@ -307,7 +308,7 @@ def test_a_missing_extra_is_one_sentence(
     def missing(*_: Any) -> None:
         raise ModuleNotFoundError("No module named 'lightning'", name="lightning.pytorch")
 
-    monkeypatch.setattr(cli, "_train", missing)
+    monkeypatch.setattr(train, "run", missing)
     assert 'pip install "dynaconv[train]"' in refused(capsys, "train")
 
 

@@ -1,0 +1,22 @@
+"""``dynaconv demo``: a static network and its dynamic twin, trained on digits and compared."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dynaconv.commands._shared import add_command
+
+
+def add(commands: Any) -> None:
+    """Add ``dynaconv demo``."""
+    demo = add_command(commands, "demo", "train a static network and its dynamic twin on digits and compare", run)
+    demo.add_argument("--out", metavar="DIR", type=Path, help="run folder; by default a fresh one under runs/")
+    demo.add_argument("--epochs", metavar="N", type=int, help="length of both trainings; by default the recipe's")
+    demo.add_argument("--seed", metavar="N", type=int, default=0, help="seed of both trainings")
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> None:
+    """Train the static network and its dynamic twin."""
+    from dynaconv.demo import run_demo
+
+    run_demo(out=arguments.out, epochs=arguments.epochs, seed=arguments.seed)

@@ -1,0 +1,78 @@
+"""``dynaconv eval``: test a trained network."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynaconv.commands._shared import add_command, check_parent
+from dynaconv.errors import RunError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dynaconv.train.evaluate import Evaluation
+
+
+def add(commands: Any) -> None:
+    """Add ``dynaconv eval``."""
+    command = add_command(commands, "eval", "test a trained network", run)
+    command.add_argument("checkpoint", metavar="CHECKPOINT", help="a run folder, model.safetensors or .ckpt")
+    command.add_argument("--data", metavar="NAME", help="a data set; by default the one it was trained on")
+    command.add_argument("--data-dir", metavar="DIR", help="where the data lies")
+    command.add_argument("--split", choices=("train", "val", "test"), default="test", help="which part of the data")
+    command.add_argument("--batch-size", metavar="N", type=int, default=256, help="images a step")
+    command.add_argument("--device", default="auto", help="cpu, cuda, ...; by default the fastest there is")
+    command.add_argument("--json", metavar="FILE", type=Path, help="write the result as JSON too")
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> None:
+    """Test a network on a part of a data set, class by class."""
+    from dynaconv.train.checkpoint import load_trained
+    from dynaconv.train.console import make_console
+    from dynaconv.train.retest import retest
+
+    check_parent(arguments.json)
+    model, metadata = load_trained(arguments.checkpoint)
+    result = retest(
+        model,
+        metadata,
+        data=arguments.data,
+        data_dir=arguments.data_dir,
+        split=arguments.split,
+        batch_size=arguments.batch_size,
+        device=_device(arguments.device),
+    )
+    data = arguments.data or metadata["data"]["name"]
+    _print_evaluation(make_console(), result, f"{metadata['model']} on {data}, {arguments.split} images")
+    if arguments.json is not None:
+        from dynaconv.train.files import write_json
+
+        facts = {"checkpoint": arguments.checkpoint, "model": metadata["model"], "data": data}
+        write_json(arguments.json, {**facts, "split": arguments.split, **result.to_dict()})
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        # Only using a device shows whether it is there.
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise RunError(f"there is no device {name!r} here; pass --device cpu.") from error
+
+
+def _print_evaluation(console: "Console", result: "Evaluation", title: str) -> None:
+    from rich.table import Table
+
+    console.print(title)
+    table = Table("class", "accuracy")
+    table.columns[1].justify = "right"
+    for name, share in result.per_class.items():
+        table.add_row(name, "no images" if share is None else f"{share:.2%}")
+    table.add_section()
+    table.add_row(f"all {result.images:,} images", f"{result.accuracy:.2%}")
+    table.add_row("among the likeliest five", f"{result.top5:.2%}")
+    table.add_row("cross-entropy", f"{result.loss:.4f}")
+    console.print(table)
