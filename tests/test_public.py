@@ -20,7 +20,16 @@ BLOCKS = [
 
 
 def test_public_names_change_on_purpose_only() -> None:
-    assert dynaconv.__all__ == ["DCDConfig", "DCDConv2d", "DCDLinear", "DynamicConv2d", "profile"]
+    assert dynaconv.__all__ == [
+        "CondConv2d",
+        "DCDConfig",
+        "DCDConv2d",
+        "DCDLinear",
+        "DYConv2d",
+        "DynamicConv2d",
+        "profile",
+        "set_temperature",
+    ]
     assert dynaconv.__all__ == sorted(dynaconv.__all__)
     for name in dynaconv.__all__:
         assert getattr(dynaconv, name).__doc__

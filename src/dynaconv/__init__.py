@@ -6,10 +6,27 @@ imported, in either order.
 
 from dynaconv._timm_hook import install as _install_timm_hook
 from dynaconv.analysis.profile import profile
-from dynaconv.layers import DCDConfig, DCDConv2d, DCDLinear, DynamicConv2d
+from dynaconv.layers import (
+    CondConv2d,
+    DCDConfig,
+    DCDConv2d,
+    DCDLinear,
+    DYConv2d,
+    DynamicConv2d,
+    set_temperature,
+)
 
 __version__ = "0.1.0"
 
-__all__ = ["DCDConfig", "DCDConv2d", "DCDLinear", "DynamicConv2d", "profile"]
+__all__ = [
+    "CondConv2d",
+    "DCDConfig",
+    "DCDConv2d",
+    "DCDLinear",
+    "DYConv2d",
+    "DynamicConv2d",
+    "profile",
+    "set_temperature",
+]
 
 _install_timm_hook()

@@ -1,8 +1,31 @@
 """Dynamic layers. Each answers `kernel(x)`, the kernel it applies to each sample."""
 
 from dynaconv.layers.base import DynamicConv2d
+from dynaconv.layers.condconv import CondConv2d
 from dynaconv.layers.dcd import DCDConv2d, DCDLinear
 from dynaconv.layers.dcd_config import DCDConfig
 from dynaconv.layers.dcd_core import DCDCoefficients
+from dynaconv.layers.dyconv import DYConv2d
+from dynaconv.layers.mixture import KernelMixture2d, MixtureCoefficients
+from dynaconv.layers.temperature import set_temperature
 
-__all__ = ["DCDCoefficients", "DCDConfig", "DCDConv2d", "DCDLinear", "DynamicConv2d"]
+LAYERS: dict[str, type[DynamicConv2d]] = {
+    "condconv": CondConv2d,
+    "dcd": DCDConv2d,
+    "dyconv": DYConv2d,
+}
+"""Every family's convolution under its stem, the name that its files have in ops, layers, tests and docs."""
+
+__all__ = [
+    "LAYERS",
+    "CondConv2d",
+    "DCDCoefficients",
+    "DCDConfig",
+    "DCDConv2d",
+    "DCDLinear",
+    "DYConv2d",
+    "DynamicConv2d",
+    "KernelMixture2d",
+    "MixtureCoefficients",
+    "set_temperature",
+]

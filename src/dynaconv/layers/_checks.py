@@ -22,6 +22,16 @@ def check_positive(name: str, value: object) -> int:
     return number
 
 
+def check_reduction(value: object) -> int:
+    """Return ``value`` if it is a divisor, an int of at least 1, else raise ValueError."""
+    number = as_int(value)
+    if number is None or number < 1:
+        raise ValueError(
+            f"reduction is a divisor, a whole number of at least 1; got {value!r}. For a ratio of 1/16 pass 16."
+        )
+    return number
+
+
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     """Raise ValueError unless ``value`` is one of ``choices``; the message names the nearest."""
     known = list(choices)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv.layers._checks import check_choice, check_divides, check_images, check_positive, pair
-from dynaconv.ops.common import Geometry
+from dynaconv.ops.common import Cost, Geometry
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
@@ -18,10 +18,17 @@ class DynamicConv2d(nn.Module, ABC):
     """A 2-D convolution whose kernel depends on its input; base of every family.
 
     Constructor arguments and attributes are those of `torch.nn.Conv2d`. The static kernel is the parameter ``weight``,
-    ``(C_out, C_in / groups, k_h, k_w)``, so a static layer's state dict has its place here.
+    ``(C_out, C_in / groups, k_h, k_w)``; a family that mixes K kernels has them stacked there, K first. A static
+    layer's state dict loads into both: neutral coefficients, those of logits zero, then give the static kernel.
 
     `forward(x)` equals convolving each sample with its own `kernel(x)` and adding its `sample_bias(x)`, by the
     cheapest algorithm.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            As for `torch.nn.Conv2d`.
+        num_kernels, num_biases: For a family that mixes: how many are stacked in ``weight`` and in ``bias``; None
+            where there is a single one.
 
     Raises:
         ValueError: an argument is out of range, or groups does not divide the channels.
@@ -29,6 +36,12 @@ class DynamicConv2d(nn.Module, ABC):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
+    algorithm: Any
+    """``auto`` or one of `algorithms`; may be set at any time."""
+    neutral_gain: float = 1.0
+    """What neutral coefficients multiply the kernel by, or the mean of the K kernels."""
+    neutral_bias_gain: float = 1.0
+    """What neutral coefficients multiply the bias by, or the mean of the K biases."""
 
     def __init__(
         self,
@@ -43,6 +56,9 @@ class DynamicConv2d(nn.Module, ABC):
         padding_mode: PaddingMode = "zeros",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        num_kernels: int | None = None,
+        num_biases: int | None = None,
     ) -> None:
         super().__init__()
         self.in_channels = check_positive("in_channels", in_channels)
@@ -58,10 +74,10 @@ class DynamicConv2d(nn.Module, ABC):
         self.padding = self._checked_padding(padding)
         self.transposed = False
         self.output_padding = (0, 0)
-        shape = (out_channels, in_channels // groups, *self.kernel_size)
+        shape = (*_stack(num_kernels), out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         if bias:
-            self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
+            self.bias = nn.Parameter(torch.empty((*_stack(num_biases), out_channels), device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
 
@@ -77,14 +93,40 @@ class DynamicConv2d(nn.Module, ABC):
         """The bias of each sample of ``x``, ``(B, C_out)``, or None when the layer adds none."""
         return None if self.bias is None else self.bias.expand(x.shape[0], -1)
 
-    @classmethod
+    @property
     @abstractmethod
+    def algorithms(self) -> tuple[str, ...]:
+        """Names of the algorithms that can evaluate this layer."""
+
+    @abstractmethod
+    def algorithm_costs(self, input_shape: tuple[int, int, int, int]) -> dict[str, Cost]:
+        """What each algorithm would cost on an input ``(B, C_in, H, W)``, as ``algorithm="auto"`` sees it."""
+
+    @abstractmethod
+    def _neutralise(self) -> None:
+        """Make the coefficients neutral whatever the input, in a way that training can leave."""
+
+    @classmethod
     def from_conv(cls, conv: nn.Conv2d, **hyperparameters: Any) -> Self:
-        """A dynamic layer that computes what ``conv`` computes, until it is trained."""
+        """A dynamic layer that computes what ``conv`` computes, until it is trained.
+
+        Args:
+            conv: The convolution to take arguments, weights, dtype, device and modes from.
+            hyperparameters: Keyword-only arguments of this class.
+
+        Raises:
+            TypeError: ``conv`` is no `torch.nn.Conv2d` or computes something else, or a hyperparameter is unknown.
+            ValueError: a hyperparameter does not fit.
+        """
+        layer = cls.like(conv, **hyperparameters)
+        layer._neutralise()
+        return layer
 
     @classmethod
     def like(cls, conv: nn.Conv2d, **hyperparameters: Any) -> Self:
-        """A layer with the arguments, static weights, dtype, device and modes of ``conv``, its dynamic part as fresh.
+        """A layer with the arguments, weights, dtype, device and modes of ``conv``, its dynamic part as fresh.
+
+        Where kernels are mixed they differ as fresh ones do, around what gives ``conv``'s at neutral coefficients.
 
         Raises:
             TypeError: ``conv`` is no `torch.nn.Conv2d` or computes something else, or a hyperparameter is unknown.
@@ -115,12 +157,33 @@ class DynamicConv2d(nn.Module, ABC):
         adopt_static(layer, conv)
         return layer
 
+    def _from_static(self, name: str, static: Tensor) -> Tensor:
+        """The parameter ``name`` that neutral coefficients turn into ``static``; kernels keep how they differ."""
+        own: Tensor = getattr(self, name)
+        mean = static.to(own.dtype) / (self.neutral_gain if name == "weight" else self.neutral_bias_gain)
+        if own.dim() == static.dim():
+            return mean
+        return mean + (own.detach() - own.detach().mean(0)).to(mean.device)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        static_axes = {"weight": 4, "bias": 1}
+        given = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+        if given.keys() <= static_axes.keys():
+            for name, value in given.items():
+                own = getattr(self, name)
+                fits = isinstance(value, Tensor) and own is not None and value.shape == own.shape[-static_axes[name] :]
+                if fits and not own.is_meta:
+                    state_dict[prefix + name] = self._from_static(name, value)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _reset_static(self) -> None:
-        """Initialise weight and bias as `torch.nn.Conv2d` does."""
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        """Initialise weight and bias, or each of several, as `torch.nn.Conv2d` does."""
+        kernels: Any = self.weight if self.weight.dim() == 5 else (self.weight,)
+        for kernel in kernels:
+            nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
         if self.bias is not None:
-            fan_in = self.weight[0].numel()
-            nn.init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+            bound = 1 / math.sqrt(kernels[0][0].numel())
+            nn.init.uniform_(self.bias, -bound, bound)
 
     def _check_input(self, x: Tensor) -> None:
         check_images(x, self.in_channels, type(self).__name__)
@@ -173,12 +236,16 @@ class DynamicConv2d(nn.Module, ABC):
         return ", ".join(parts)
 
 
+def _stack(count: int | None) -> tuple[int, ...]:
+    return () if count is None else (count,)
+
+
 def adopt_static(layer: nn.Module, static: nn.Conv2d | nn.Linear) -> None:
     """Take over weight, bias, what is trainable, and train mode from ``static`` into a layer of the same sizes."""
     with torch.no_grad():
         for name in ("weight", "bias"):
             mine, theirs = getattr(layer, name), getattr(static, name)
             if theirs is not None:
-                mine.copy_(theirs)
+                mine.copy_(layer._from_static(name, theirs) if isinstance(layer, DynamicConv2d) else theirs)
                 mine.requires_grad_(theirs.requires_grad)
     layer.train(static.training)

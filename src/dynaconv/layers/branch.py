@@ -23,12 +23,13 @@ def context_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 class BranchLinear(nn.Linear):
-    """A linear map without bias that computes in its input's type and knows how it starts.
+    """A linear map that computes in its input's type and knows how it starts.
 
     Args:
         in_features, out_features: Lengths of input and output.
-        std: Standard deviation of fresh weights; None starts as `torch.nn.Linear` does.
-        device, dtype: Of the weight.
+        std: Standard deviation of fresh weights, the bias then starts at zero; None starts as `torch.nn.Linear` does.
+        device, dtype: Of the parameters.
+        bias: Whether there is one.
     """
 
     def __init__(
@@ -38,9 +39,11 @@ class BranchLinear(nn.Linear):
         std: float | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        bias: bool = False,
     ) -> None:
         self.std = std
-        super().__init__(in_features, out_features, bias=False, device=device, dtype=dtype)
+        super().__init__(in_features, out_features, bias=bias, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Draw the weight anew."""
@@ -48,14 +51,23 @@ class BranchLinear(nn.Linear):
             super().reset_parameters()
         else:
             nn.init.normal_(self.weight, std=self.std)
+            if self.bias is not None:
+                nn.init.zeros_(self.bias)
+
+    def neutralise(self) -> None:
+        """Give zeros whatever the input."""
+        nn.init.zeros_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         """Map ``(B, in_features)`` to ``(B, out_features)`` in the input's dtype, whatever the weight's."""
-        return F.linear(input, self.weight.to(input.dtype))
+        bias: Tensor | None = self.bias
+        return F.linear(input, self.weight.to(input.dtype), None if bias is None else bias.to(input.dtype))
 
 
 class DynamicBranch(nn.Module):
-    """Context -> linear -> activation -> one linear map (a head) for each kind of coefficient, all without bias.
+    """Context -> linear -> activation -> one linear map (a head) for each kind of coefficient.
 
     Computes in float32 (float64 for float64 contexts) whatever the weights' type and also under autocast, because its
     outputs scale whole channels.
@@ -71,6 +83,7 @@ class DynamicBranch(nn.Module):
         std: Standard deviation of fresh outputs' weights, gain included; the first map starts at unit gain where its
             scale has no effect. None starts every map as `torch.nn.Linear` does.
         device, dtype: Of the weights.
+        squeeze_bias, head_bias: Whether the first map, and the heads, have a bias.
     """
 
     def __init__(
@@ -86,6 +99,8 @@ class DynamicBranch(nn.Module):
         std: float | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        squeeze_bias: bool = False,
+        head_bias: bool = False,
     ) -> None:
         super().__init__()
         self.activation = activation
@@ -93,12 +108,15 @@ class DynamicBranch(nn.Module):
         self.unit_hidden = unit_hidden
         self.gain = gain
         first = None if std is None else in_features**-0.5 if unit_hidden else std
-        self.squeeze = BranchLinear(in_features, hidden_channels, first, device, dtype)
+        self.squeeze = BranchLinear(in_features, hidden_channels, first, device, dtype, bias=squeeze_bias)
         std = None if std is None else std / gain
         if activation == "gate":
             self.gate = BranchLinear(hidden_channels, hidden_channels, std, device, dtype)
         self.heads = nn.ModuleDict(
-            {name: BranchLinear(hidden_channels, size, std, device, dtype) for name, size in heads.items()}
+            {
+                name: BranchLinear(hidden_channels, size, std, device, dtype, bias=head_bias)
+                for name, size in heads.items()
+            }
         )
 
     def reset_parameters(self) -> None:
@@ -106,6 +124,12 @@ class DynamicBranch(nn.Module):
         for module in self.modules():
             if isinstance(module, BranchLinear):
                 module.reset_parameters()
+
+    def neutralise(self) -> None:
+        """Make every head give zeros; gradients reach the heads first."""
+        for head in self.heads.values():
+            assert isinstance(head, BranchLinear)
+            head.neutralise()
 
     def forward(self, context: Tensor) -> dict[str, Tensor]:
         """Map ``(B, in_features)`` in float32 or float64 to one ``(B, size)`` tensor a head."""

@@ -113,22 +113,6 @@ class DCDConv2d(DCDCore, DynamicConv2d):
         self._reset_static()
         self._reset_dynamic()
 
-    @classmethod
-    def from_conv(cls, conv: nn.Conv2d, **hyperparameters: Any) -> Self:
-        """A DCD layer that computes what ``conv`` computes: Lambda(x) = 1, no residual, until it is trained.
-
-        Args:
-            conv: The convolution to take arguments, weights, dtype, device and modes from.
-            hyperparameters: Fields of `DCDConfig`.
-
-        Raises:
-            TypeError: ``conv`` is not a `torch.nn.Conv2d`, or a hyperparameter is unknown.
-            ValueError: a hyperparameter does not fit.
-        """
-        layer = cls.like(conv, **hyperparameters)
-        layer._neutralise()
-        return layer
-
     def _context(self, x: Tensor) -> Tensor:
         return pool_context(x, self.config.context_size, context_dtype(x.dtype))
 

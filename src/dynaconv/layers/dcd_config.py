@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Self
 
-from dynaconv.layers._checks import as_int, check_choice, check_divides, check_positive
+from dynaconv.layers._checks import check_choice, check_divides, check_positive, check_reduction
 from dynaconv.layers.branch import ACTIVATIONS
 from dynaconv.ops.dcd import DCDForm, default_latent_dim, default_latent_taps
 
@@ -72,11 +72,7 @@ class DCDConfig:
         for name in ("latent_dim", "latent_taps", "blocks", "hidden_channels"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
-        if as_int(self.reduction) is None or self.reduction < 1:
-            raise ValueError(
-                f"reduction is a divisor, a whole number of at least 1; got {self.reduction!r}. "
-                "For a ratio of 1/16 pass 16."
-            )
+        check_reduction(self.reduction)
         check_positive("min_hidden_channels", self.min_hidden_channels)
         check_choice("context_size", self.context_size, (1, 2))
         check_choice("context_norm", self.context_norm, ("auto", "layer", None))

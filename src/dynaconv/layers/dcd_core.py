@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv.layers.branch import DynamicBranch
-from dynaconv.layers.dcd_config import Algorithm, DCDConfig, DCDSizes, dcd_sizes
+from dynaconv.layers.dcd_config import ALGORITHMS, Algorithm, DCDConfig, DCDSizes, dcd_sizes
 from dynaconv.layers.latent_norm import LatentBatchNorm2d, scale_and_shift
 from dynaconv.ops.common import Cost, Geometry, cheapest, is_exporting
 from dynaconv.ops.dcd import DCDFactors, dcd_kernel, factored_dcd, fold_latent_norms, kernel_dcd
@@ -112,8 +112,13 @@ class DCDCore(nn.Module):
         return head.weight
 
     @property
+    def algorithms(self) -> tuple[str, ...]:
+        """Names of the algorithms: form W(x), or apply its factors to features."""
+        return ALGORITHMS[1:]
+
+    @property
     def algorithm(self) -> Algorithm:
-        """``auto``, ``kernel`` or ``factored``; may be set at any time."""
+        """``auto`` or one of `algorithms`; may be set at any time."""
         return self.config.algorithm
 
     @algorithm.setter

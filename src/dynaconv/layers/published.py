@@ -10,7 +10,7 @@ from dynaconv.layers._checks import check_choice
 
 PublishedStyle = Literal["basic", "bottleneck", "mobilenet", "classifier"]
 
-_KEYS = {
+DCD_STEMS = {
     "conv": "",
     "cls": "",
     "fc.0": "branch.squeeze.",
@@ -20,6 +20,7 @@ _KEYS = {
     "bn1": "norm1.",
     "bn2": "norm2.",
 }
+"""Published names of a layer's parts to what our keys start with."""
 _Q_KEYS = ("q", "conv_q", "cls_q")
 _P_KEYS = ("p", "conv_p", "cls_p")
 
@@ -74,9 +75,9 @@ def published_layer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             renamed["q"] = tensor.flatten(1).T.contiguous()
         elif stem in _P_KEYS:
             renamed["p"] = tensor.flatten(1)
-        elif stem in _KEYS:
-            renamed[_KEYS[stem] + leaf] = tensor
+        elif stem in DCD_STEMS:
+            renamed[DCD_STEMS[stem] + leaf] = tensor
         else:
-            known = ", ".join((*_KEYS, *_Q_KEYS, *_P_KEYS))
+            known = ", ".join((*DCD_STEMS, *_Q_KEYS, *_P_KEYS))
             raise ValueError(f"{key!r} is no key of a published DCD layer; its parts are {known}.")
     return renamed

@@ -29,6 +29,21 @@ def per_sample_conv2d(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     return grouped_per_sample(x, kernel, geometry)
 
 
+def matmul_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
+    """`per_sample_conv2d` as one matrix product a sample and group, whatever the kernel's size.
+
+    Larger kernels multiply copied patches, or, where the batch may be free or empty, one tap after the other.
+    """
+    if geometry.pointwise:
+        return pointwise_per_sample(x, kernel, geometry)
+    if is_exporting() or x.shape[0] == 0:
+        return taps_per_sample(x, kernel, geometry)
+    out_h, out_w = geometry.output_size(x.shape[2], x.shape[3])
+    kernel_size, stride, padding, dilation, groups = geometry
+    patches = F.unfold(x, kernel_size, dilation, padding, stride)  # (B, C_in * k^2, H_out * W_out)
+    return grouped_matmul(kernel.flatten(2), patches.reshape(*patches.shape[:2], out_h, out_w), groups)
+
+
 def pointwise_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     """`per_sample_conv2d` for a 1x1 kernel: one matrix product a sample and group."""
     if geometry.padding != (0, 0):

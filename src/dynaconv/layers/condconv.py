@@ -1,0 +1,71 @@
+"""CondConv: conditionally parameterised convolution."""
+
+import torch
+from torch import Tensor
+
+from dynaconv.layers.base import PaddingMode
+from dynaconv.layers.branch import BranchLinear
+from dynaconv.layers.mixture import KernelMixture2d, MixtureAlgorithm
+
+
+class CondConv2d(KernelMixture2d):
+    """A convolution with W(x) = sum_k sigmoid(r_k(x)) W_k, its bias mixed alike.
+
+    r(x) is one linear map, with bias, of the averaged input: routing of this layer's own. The weights are independent
+    of one another and need not sum to one; at logits zero each is 1/2.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            As for `torch.nn.Conv2d`.
+        num_experts: K, the number of kernels.
+        algorithm: ``kernel`` forms W(x) and multiplies, ``mixed`` mixes the outputs of all kernels, ``grouped`` forms
+            W(x) and convolves with the batch folded into groups, ``auto`` asks the cost model.
+
+    Raises:
+        ValueError: an argument is out of range or does not fit.
+
+    Reference: Yang et al., NeurIPS 2019, arXiv:1904.04971v3.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        num_experts: int = 8,
+        algorithm: MixtureAlgorithm = "auto",
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            num_kernels=num_experts,
+            algorithm=algorithm,
+        )
+        self.branch = BranchLinear(in_channels, num_experts, None, device, dtype, bias=True)
+        self.neutral_gain = self.neutral_bias_gain = num_experts / 2
+        self.reset_parameters()
+
+    def _logits(self, context: Tensor) -> Tensor:
+        logits: Tensor = self.branch(context)
+        return logits
+
+    def _attention(self, logits: Tensor) -> Tensor:
+        return torch.sigmoid(logits)

@@ -1,0 +1,154 @@
+"""What CondConv and DY-Conv have in common: K kernels and biases, summed with weights that depend on the input."""
+
+from abc import abstractmethod
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynaconv.layers._checks import check_choice, check_positive
+from dynaconv.layers.base import DynamicConv2d, PaddingMode
+from dynaconv.layers.branch import context_dtype
+from dynaconv.ops.common import Cost, cheapest, full_precision, is_exporting, pool_context
+from dynaconv.ops.common.mixture import grouped_mixture, kernel_mixture, mix_kernels, mixed_mixture, mixture_costs
+
+MixtureAlgorithm = Literal["auto", "kernel", "mixed", "grouped"]
+_ALGORITHMS = {"kernel": kernel_mixture, "mixed": mixed_mixture, "grouped": grouped_mixture}
+
+
+class MixtureCoefficients(NamedTuple):
+    """What the branch of a kernel mixture computes."""
+
+    attention: Tensor
+    """Weight of each kernel, ``(B, K)``, in float32 (float64 for float64 inputs)."""
+
+
+class KernelMixture2d(DynamicConv2d):
+    """A convolution with W(x) = sum_k a_k(x) W_k, its bias mixed alike; how a_k(x) comes about is the family's.
+
+    ``weight`` holds the K kernels, ``(K, C_out, C_in / groups, k_h, k_w)``, and ``bias`` the biases, ``(K, C_out)``.
+    `from_conv` and a static state dict set their mean, and leave how they differ: equal kernels would get equal
+    gradients for ever.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            As for `torch.nn.Conv2d`.
+        num_kernels: K.
+        algorithm: ``kernel`` forms W(x) and multiplies, ``mixed`` mixes the outputs of all kernels, ``grouped`` forms
+            W(x) and convolves with the batch folded into groups, ``auto`` asks the cost model.
+
+    Raises:
+        ValueError: an argument is out of range or does not fit.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        num_kernels: int,
+        algorithm: MixtureAlgorithm,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            num_kernels=check_positive("num_kernels", num_kernels),
+            num_biases=num_kernels,
+        )
+        self.num_kernels = num_kernels
+        self.algorithm = algorithm
+
+    @abstractmethod
+    def _logits(self, context: Tensor) -> Tensor:
+        """``(B, K)`` of the averaged input ``(B, C_in)``."""
+
+    @abstractmethod
+    def _attention(self, logits: Tensor) -> Tensor:
+        """Weights of the kernels, ``(B, K)``, of logits."""
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """Names of the algorithms: form W(x) and multiply, mix outputs, or fold the batch into groups."""
+        return tuple(_ALGORITHMS)
+
+    @property
+    def algorithm(self) -> MixtureAlgorithm:
+        """``auto`` or one of `algorithms`; may be set at any time."""
+        return self._algorithm
+
+    @algorithm.setter
+    def algorithm(self, value: MixtureAlgorithm) -> None:
+        check_choice("algorithm", value, ("auto", *_ALGORITHMS))
+        self._algorithm: MixtureAlgorithm = value
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What the branch gives for ``x``, ``(B, C_in, H, W)``, before it becomes attention: ``(B, K)``."""
+        self._check_input(x)
+        with full_precision(x.device):
+            return self._logits(pool_context(x, 1, context_dtype(x.dtype)))
+
+    def coefficients(self, x: Tensor) -> MixtureCoefficients:
+        """The weight of each kernel for each sample of ``x``, ``(B, C_in, H, W)``."""
+        return MixtureCoefficients(self._attention(self.logits(x)))
+
+    def kernel(self, x: Tensor) -> Tensor:
+        """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``."""
+        return mix_kernels(self.coefficients(x).attention, self.weight)
+
+    def sample_bias(self, x: Tensor) -> Tensor | None:
+        """The mixed bias of each sample, ``(B, C_out)``, or None."""
+        return None if self.bias is None else mix_kernels(self.coefficients(x).attention, self.bias)
+
+    def algorithm_costs(self, input_shape: tuple[int, int, int, int]) -> dict[str, Cost]:
+        """What each algorithm would cost on an input ``(B, C_in, H, W)``, as ``algorithm="auto"`` sees it."""
+        x = torch.empty(input_shape, device="meta")
+        self._check_input(x)
+        return self._costs(self._padded(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve each sample of ``(B, C_in, H, W)`` with its own kernel: ``(B, C_out, H_out, W_out)``."""
+        attention = self.coefficients(x).attention
+        padded = self._padded(x)
+        out = _ALGORITHMS[self._choose(padded)](padded, attention, self.weight, self.geometry)
+        return out if self.bias is None else out + mix_kernels(attention, self.bias).to(out.dtype)[:, :, None, None]
+
+    def _choose(self, padded: Tensor) -> str:
+        if self.algorithm != "auto":
+            return self.algorithm
+        # In a graph the sizes may be free; with K times fewer multiply-adds W(x) is the safer choice there.
+        return "kernel" if is_exporting() else cheapest(self._costs(padded))
+
+    def _costs(self, padded: Tensor) -> dict[str, Cost]:
+        batch, channels, height, width = padded.shape
+        return mixture_costs(self.geometry, (batch, channels, height, width), self.out_channels, self.num_kernels)
+
+    def reset_parameters(self) -> None:
+        """Initialise every kernel and bias independently, as `torch.nn.Conv2d` does, and the branch as fresh."""
+        self._reset_static()
+        self.branch: Any
+        self.branch.reset_parameters()
+
+    def _neutralise(self) -> None:
+        self.branch.neutralise()
+
+    def extra_repr(self) -> str:
+        """The convolution's arguments and the number of kernels."""
+        return f"{super().extra_repr()}, num_kernels={self.num_kernels}"

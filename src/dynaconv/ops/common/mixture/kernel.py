@@ -1,0 +1,38 @@
+"""A mixture by forming the kernel of every sample and multiplying."""
+
+import torch
+from torch import Tensor
+
+from dynaconv.ops.common.geometry import Geometry
+from dynaconv.ops.common.per_sample import matmul_per_sample
+from dynaconv.ops.common.precision import full_precision
+
+
+def kernel_mixture(x: Tensor, attention: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
+    """Form W(x) of each sample, then multiply it with the patches it sees, sample by sample in one batched product.
+
+    Args:
+        x: Input, ``(B, C_in, H, W)``.
+        attention: Weights of the kernels, ``(B, K)``.
+        kernels: ``(K, C_out, C_in / groups, k_h, k_w)``.
+        geometry: Stride, padding, dilation and groups.
+
+    Returns:
+        ``(B, C_out, H_out, W_out)``, without a bias.
+    """
+    return matmul_per_sample(x, mix_kernels(attention, kernels), geometry)
+
+
+def mix_kernels(attention: Tensor, kernels: Tensor) -> Tensor:
+    """Sum K kernels, or K biases, with the weights of each sample.
+
+    Args:
+        attention: ``(B, K)``.
+        kernels: ``(K, ...)``.
+
+    Returns:
+        ``(B, ...)`` in the dtype of ``kernels``, also under autocast: the sum is small beside the convolution.
+    """
+    with full_precision(kernels.device):
+        mixed = torch.matmul(attention.to(kernels.dtype), kernels.flatten(1))
+    return mixed.reshape(attention.shape[0], *kernels.shape[1:])
