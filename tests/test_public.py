@@ -27,6 +27,7 @@ def test_public_names_change_on_purpose_only() -> None:
         "DCDLinear",
         "DYConv2d",
         "DynamicConv2d",
+        "ODConv2d",
         "profile",
         "set_temperature",
     ]

@@ -13,6 +13,7 @@ from dynaconv.layers import (
     DCDLinear,
     DYConv2d,
     DynamicConv2d,
+    ODConv2d,
     set_temperature,
 )
 
@@ -25,6 +26,7 @@ __all__ = [
     "DCDLinear",
     "DYConv2d",
     "DynamicConv2d",
+    "ODConv2d",
     "profile",
     "set_temperature",
 ]

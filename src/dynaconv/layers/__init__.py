@@ -7,12 +7,15 @@ from dynaconv.layers.dcd_config import DCDConfig
 from dynaconv.layers.dcd_core import DCDCoefficients
 from dynaconv.layers.dyconv import DYConv2d
 from dynaconv.layers.mixture import KernelMixture2d, MixtureCoefficients
+from dynaconv.layers.odconv import ODConv2d
 from dynaconv.layers.temperature import set_temperature
+from dynaconv.ops.odconv import ODConvCoefficients
 
 LAYERS: dict[str, type[DynamicConv2d]] = {
     "condconv": CondConv2d,
     "dcd": DCDConv2d,
     "dyconv": DYConv2d,
+    "odconv": ODConv2d,
 }
 """Every family's convolution under its stem, the name that its files have in ops, layers, tests and docs."""
 
@@ -27,5 +30,7 @@ __all__ = [
     "DynamicConv2d",
     "KernelMixture2d",
     "MixtureCoefficients",
+    "ODConv2d",
+    "ODConvCoefficients",
     "set_temperature",
 ]

@@ -1,0 +1,190 @@
+"""ODConv: omni-dimensional dynamic convolution, with attention along every axis of its kernels."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dynaconv.layers._checks import check_choice, check_positive, check_reduction
+from dynaconv.layers.base import DynamicConv2d, PaddingMode
+from dynaconv.layers.branch import context_dtype
+from dynaconv.layers.odconv_branch import ODConvBranch
+from dynaconv.layers.temperature import temperature_buffer
+from dynaconv.ops.common import Cost, cheapest, full_precision, is_exporting, pool_context
+from dynaconv.ops.odconv import (
+    ODConvCoefficients,
+    grouped_odconv,
+    kernel_odconv,
+    mixed_odconv,
+    odconv_attention,
+    odconv_costs,
+    odconv_kernel,
+)
+
+ODConvAlgorithm = Literal["auto", "kernel", "mixed", "grouped"]
+_ALGORITHMS = {"kernel": kernel_odconv, "mixed": mixed_odconv, "grouped": grouped_odconv}
+
+
+class ODConv2d(DynamicConv2d):
+    """A convolution with W(x)[o, i, t] = filter_o(x) channel_i(x) spatial_t(x) sum_k kernel_k(x) W_k[o, i, t].
+
+    The branch is average pool -> linear to max(C_in // reduction, min_hidden_channels) -> batch norm -> ReLU -> one
+    linear map with bias for each attention: of channels in, channels out and positions a sigmoid, of the K kernels a
+    softmax, every logit divided by the temperature first. An attention is left out where it would say nothing: over
+    kernels when there is one, over positions when there is one, over channels out when each has one channel in of its
+    own (depthwise with C_out = C_in).
+
+    In train mode the branch's batch norm uses the statistics of the batch, so W(x) of a sample depends on the others;
+    `kernel` and `coefficients` do too, and leave the running statistics alone.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            As for `torch.nn.Conv2d`.
+        num_kernels: K; 1 keeps the parameters of a static convolution plus the branch.
+        reduction: Divisor that gives the branch's width.
+        min_hidden_channels: Least width of the branch.
+        temperature: Divides the logits; > 0. A buffer, saved with the weights.
+        algorithm: ``kernel`` forms W(x) and multiplies, ``mixed`` scales features around one shared convolution with
+            all K kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` asks the
+            cost model.
+
+    Raises:
+        ValueError: an argument is out of range or does not fit.
+
+    Deviations:
+        There may be a bias, added after everything; the published layer has none. The temperature starts at 1 and the
+        kernels as `torch.nn.Conv2d` starts; the published code draws them from a normal distribution by fan out. The
+        branch starts as published. A single sample in train mode is normalised by running statistics.
+
+    Reference: Li et al., ICLR 2022, arXiv:2209.07947v1 (openreview DmpCfq6Mg39).
+    """
+
+    temperature: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        num_kernels: int = 4,
+        reduction: int = 16,
+        min_hidden_channels: int = 16,
+        temperature: float = 1.0,
+        algorithm: ODConvAlgorithm = "auto",
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            num_kernels=check_positive("num_kernels", num_kernels),
+        )
+        self.num_kernels = num_kernels
+        self.algorithm = algorithm
+        hidden = max(
+            in_channels // check_reduction(reduction), check_positive("min_hidden_channels", min_hidden_channels)
+        )
+        self.branch = ODConvBranch(in_channels, hidden, self._heads(), device, dtype)
+        # A sigmoid of logit zero is 1/2; the kernels' softmax is then their mean, which needs no gain.
+        self.neutral_gain = 0.5 ** sum(name != "kernel" for name in self.branch.heads)
+        self.register_buffer("temperature", temperature_buffer(temperature, device))
+        self.reset_parameters()
+
+    def _heads(self) -> dict[str, int]:
+        """Number of logits of each attention that says something."""
+        taps = self.kernel_size[0] * self.kernel_size[1]
+        heads = {"channel": self.in_channels}
+        if not self.in_channels == self.out_channels == self.groups:
+            heads["filter"] = self.out_channels
+        if taps > 1:
+            heads["spatial"] = taps
+        if self.num_kernels > 1:
+            heads["kernel"] = self.num_kernels
+        return heads
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """Names of the algorithms: form W(x) and multiply, scale features, or fold the batch into groups."""
+        return tuple(_ALGORITHMS)
+
+    @property
+    def algorithm(self) -> ODConvAlgorithm:
+        """``auto`` or one of `algorithms`; may be set at any time."""
+        return self._algorithm
+
+    @algorithm.setter
+    def algorithm(self, value: ODConvAlgorithm) -> None:
+        check_choice("algorithm", value, ("auto", *_ALGORITHMS))
+        self._algorithm: ODConvAlgorithm = value
+
+    def logits(self, x: Tensor) -> ODConvCoefficients:
+        """What the branch gives for ``x``, ``(B, C_in, H, W)``, before it becomes attention."""
+        return self._logits(x, track=False)
+
+    def coefficients(self, x: Tensor) -> ODConvCoefficients:
+        """The attentions of each sample of ``x``, ``(B, C_in, H, W)``, in float32 (float64 for float64 inputs)."""
+        return odconv_attention(self.logits(x), self.temperature)
+
+    def kernel(self, x: Tensor) -> Tensor:
+        """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``."""
+        return odconv_kernel(self.coefficients(x), self.weight, self.groups)
+
+    def algorithm_costs(self, input_shape: tuple[int, int, int, int]) -> dict[str, Cost]:
+        """What each algorithm would cost on an input ``(B, C_in, H, W)``, as ``algorithm="auto"`` sees it."""
+        x = torch.empty(input_shape, device="meta")
+        self._check_input(x)
+        return self._costs(self._padded(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve each sample of ``(B, C_in, H, W)`` with its own kernel: ``(B, C_out, H_out, W_out)``."""
+        attention = odconv_attention(self._logits(x, track=True), self.temperature)
+        padded = self._padded(x)
+        out = _ALGORITHMS[self._choose(padded)](padded, attention, self.weight, self.geometry)
+        return out if self.bias is None else out + self.bias.to(out.dtype)[:, None, None]
+
+    def _logits(self, x: Tensor, *, track: bool) -> ODConvCoefficients:
+        self._check_input(x)
+        with full_precision(x.device):
+            heads: dict[str, Tensor] = self.branch(pool_context(x, 1, context_dtype(x.dtype)), track=track)
+        if "spatial" in heads:
+            heads["spatial"] = heads["spatial"].reshape(x.shape[0], *self.kernel_size)
+        return ODConvCoefficients(**heads)
+
+    def _choose(self, padded: Tensor) -> str:
+        if self.algorithm != "auto":
+            return self.algorithm
+        # In a graph the sizes may be free; with K times fewer multiply-adds W(x) is the safer choice there.
+        return "kernel" if is_exporting() else cheapest(self._costs(padded))
+
+    def _costs(self, padded: Tensor) -> dict[str, Cost]:
+        batch, channels, height, width = padded.shape
+        return odconv_costs(self.geometry, (batch, channels, height, width), self.out_channels, self.num_kernels)
+
+    def reset_parameters(self) -> None:
+        """Initialise every kernel independently, as `torch.nn.Conv2d` does, and the branch as published."""
+        self._reset_static()
+        self.branch.reset_parameters()
+
+    def _neutralise(self) -> None:
+        self.branch.neutralise()
+
+    def extra_repr(self) -> str:
+        """The convolution's arguments, the number of kernels and the width of the branch."""
+        hidden = self.branch.squeeze.out_features
+        return f"{super().extra_repr()}, num_kernels={self.num_kernels}, hidden_channels={hidden}"

@@ -1,0 +1,97 @@
+"""The dynamic branch of ODConv: from the averaged input to the logits of its four attentions."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynaconv.layers.branch import BranchLinear
+from dynaconv.layers.latent_norm import LatentBatchNorm2d
+from dynaconv.ops.common import full_precision
+
+
+class ODConvBranch(nn.Module):
+    """Context -> linear -> batch norm -> ReLU -> one linear map with bias (a head) for each attention.
+
+    Computes in float32 (float64 for float64 contexts) whatever the weights' type and also under autocast. A single
+    context in train mode is normalised by running statistics, because one value has no variance.
+
+    Args:
+        in_features: Length of the context.
+        hidden_channels: Width between the linear maps.
+        heads: Name and number of logits of each attention.
+        device, dtype: Of the weights.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_channels: int,
+        heads: Mapping[str, int],
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.squeeze = BranchLinear(in_features, hidden_channels, _std(hidden_channels), device, dtype)
+        self.norm: nn.Module = LatentBatchNorm2d(hidden_channels, device=device, dtype=dtype)
+        self.heads = nn.ModuleDict(
+            {
+                name: BranchLinear(hidden_channels, size, _std(size), device, dtype, bias=True)
+                for name, size in heads.items()
+            }
+        )
+
+    def reset_parameters(self) -> None:
+        """Draw every weight anew, set every bias to zero and forget the running statistics."""
+        for module in (self.squeeze, self.norm, *self.heads.values()):
+            module.reset_parameters()  # type: ignore[operator]
+
+    def neutralise(self) -> None:
+        """Make every head give zeros; gradients reach the heads first."""
+        for head in self.heads.values():
+            assert isinstance(head, BranchLinear)
+            head.neutralise()
+
+    def forward(self, context: Tensor, *, track: bool = True) -> dict[str, Tensor]:
+        """Map ``(B, in_features)`` in float32 or float64 to one ``(B, size)`` tensor of logits a head.
+
+        Args:
+            context: The averaged input.
+            track: Whether train mode updates the running statistics.
+        """
+        with full_precision(context.device):
+            hidden = F.relu(self._normalise(self.squeeze(context), track))
+            return {name: head(hidden) for name, head in self.heads.items()}
+
+    def _normalise(self, hidden: Tensor, track: bool) -> Tensor:
+        norm, training = self.norm, self.norm.training
+        if training and hidden.shape[0] == 0:
+            # Statistics of nothing would be NaN.
+            return hidden
+        # Four axes, as every batch norm takes them that other tools may put here.
+        images = hidden[:, :, None, None]
+        same_type = all(t.dtype == hidden.dtype for t in (*norm.parameters(), *norm.buffers()) if t.is_floating_point())
+        if same_type and (track or not training):
+            return norm(images)[:, :, 0, 0]  # type: ignore[no-any-return]
+        copies = {name: _copy(tensor, hidden.dtype) for name, tensor in _state(norm).items()}
+        out: Tensor = torch.func.functional_call(norm, copies, (images,))
+        if track and training:
+            with torch.no_grad():
+                for name, buffer in norm.named_buffers():
+                    buffer.copy_(copies[name])
+        return out[:, :, 0, 0]
+
+
+def _std(fan_out: int) -> float:
+    """Standard deviation of Kaiming's normal initialisation by fan out, for ReLU."""
+    return math.sqrt(2 / fan_out)
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor.clone()
