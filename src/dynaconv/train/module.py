@@ -1,17 +1,20 @@
 """The Lightning module: one classifier, its loss, optimiser and schedule."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from dynaconv.errors import RunError
+from dynaconv.layers.temperature import has_temperature
 from dynaconv.train.factory import create_network
+from dynaconv.train.temperature import AnnealTemperature
 
 
 def weight_decay_groups(model: nn.Module, weight_decay: float, *, everything: bool = False) -> list[dict[str, Any]]:
@@ -88,6 +91,8 @@ class ClassificationModule(LightningModule):
         mixup_ramp_epochs: int = 0,
         ema_decay: float | None = None,
         channels_last: bool = False,
+        temperature: tuple[float, float] | None = None,
+        temperature_epochs: float | None = None,
     ) -> None:
         """Build the network.
 
@@ -118,6 +123,8 @@ class ClassificationModule(LightningModule):
             mixup_ramp_epochs: Epochs over which both alphas grow linearly to their values.
             ema_decay: Decay of the moving average of the weights, such as 0.9998; by default off.
             channels_last: Keep images and weights in channels_last memory format.
+            temperature: Of attention over kernels, at the start and after annealing; 30 and 1 where a network has one.
+            temperature_epochs: Over which it falls; ten, or a third of a run that is shorter than thirty.
         """
         super().__init__()
         if not 0 <= label_smoothing < 1:
@@ -132,6 +139,7 @@ class ClassificationModule(LightningModule):
             draw_classifier(self.model, classifier_std)
         if channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
+        self._annealing = self._make_annealing(name)
         self.ema: nn.Module | None = None
         if ema_decay is not None:
             from timm.utils.model_ema import ModelEmaV3
@@ -144,6 +152,19 @@ class ClassificationModule(LightningModule):
         self.train_acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.val_acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.val_acc5 = MulticlassAccuracy(num_classes, top_k=top5, average="micro", validate_args=False)
+
+    def _make_annealing(self, name: str) -> list[Callback]:
+        start_and_end, epochs = self.hparams["temperature"], self.hparams["temperature_epochs"]
+        if not any(has_temperature(module) for module in self.model.modules()):
+            if start_and_end is not None or epochs is not None:
+                raise RunError(f"{name} has no temperature; leave out model.temperature and model.temperature_epochs.")
+            return []
+        start, end = start_and_end or (30.0, 1.0)
+        return [AnnealTemperature(start, end, epochs)]
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """The callback that anneals the temperature, where the network has one."""
+        return self._annealing
 
     def _make_mix(self) -> Any:
         options = self.hparams

@@ -1,0 +1,92 @@
+"""Annealing the temperature of attention."""
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from dynaconv.errors import RunError
+from dynaconv.layers import DYConv2d
+from dynaconv.train.module import ClassificationModule
+from dynaconv.train.quiet import quiet_lightning
+from dynaconv.train.temperature import AnnealTemperature
+
+
+class Recorder(LightningModule):
+    """A tiny network that writes down the temperature it is trained at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = DYConv2d(2, 3, 1)
+        self.seen: list[float] = []
+
+    def training_step(self, batch: Tensor, batch_index: int) -> Tensor:
+        self.seen.append(float(self.layer.temperature))
+        return self.layer(batch).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def train(callback: AnnealTemperature, tmp_path, *, epochs: int, batches: int = 4, checkpoint=None) -> Recorder:
+    module = Recorder()
+    with quiet_lightning():
+        return _train(module, callback, tmp_path, epochs, batches, checkpoint)
+
+
+def _train(module: Recorder, callback: AnnealTemperature, tmp_path, epochs: int, batches: int, checkpoint) -> Recorder:
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        callbacks=[callback],
+        default_root_dir=tmp_path,
+    )
+    loader = torch.utils.data.DataLoader(torch.randn(batches, 2, 3, 3), batch_size=1)
+    trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=False)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    return module
+
+
+def test_it_falls_in_equal_steps_and_stays(tmp_path) -> None:
+    module = train(AnnealTemperature(30, 1, epochs=2), tmp_path, epochs=3)
+    assert module.seen == pytest.approx([30 - 29 * step / 8 for step in range(8)] + [1.0] * 4)
+    assert float(module.layer.temperature) == 1
+
+
+def test_a_short_run_anneals_over_its_first_third(tmp_path) -> None:
+    module = train(AnnealTemperature(), tmp_path, epochs=3)
+    assert module.seen == pytest.approx([30, 22.75, 15.5, 8.25] + [1.0] * 8)
+
+
+def test_the_end_is_reached_when_the_whole_run_anneals(tmp_path) -> None:
+    assert float(train(AnnealTemperature(10, 2, epochs=1), tmp_path, epochs=1).layer.temperature) == 2
+
+
+def test_a_resumed_run_goes_on(tmp_path) -> None:
+    train(AnnealTemperature(30, 1, epochs=2), tmp_path, epochs=1)
+    resumed = train(AnnealTemperature(30, 1, epochs=2), tmp_path, epochs=2, checkpoint=tmp_path / "last.ckpt")
+    assert resumed.seen == pytest.approx([30 - 29 * step / 8 for step in range(4, 8)])
+
+
+@pytest.mark.parametrize("options", [{"start": 0}, {"end": -1.0}, {"epochs": 0}])
+def test_what_is_not_positive_is_refused(options: dict[str, float]) -> None:
+    with pytest.raises(RunError, match=f"{next(iter(options))} of the temperature is positive"):
+        AnnealTemperature(**options)
+
+
+def test_a_network_with_a_temperature_brings_the_callback() -> None:
+    module = ClassificationModule("dyconv_resnet10", {"stem_stride": 2}, temperature=(20, 2), temperature_epochs=0.5)
+    (callback,) = module.configure_callbacks()
+    assert isinstance(callback, AnnealTemperature)
+    assert (callback.start, callback.end, callback.epochs) == (20, 2, 0.5)
+
+
+@pytest.mark.parametrize("options", [{"temperature": (30, 1)}, {"temperature_epochs": 3}])
+def test_a_network_without_one_refuses_its_options(options: dict[str, object]) -> None:
+    assert not ClassificationModule("static_resnet10", {"stem_stride": 2}).configure_callbacks()
+    with pytest.raises(RunError, match="static_resnet10 has no temperature"):
+        ClassificationModule("static_resnet10", {"stem_stride": 2}, **options)
