@@ -28,6 +28,7 @@ def test_public_names_change_on_purpose_only() -> None:
         "DYConv2d",
         "DynamicConv2d",
         "ODConv2d",
+        "SEConv2d",
         "profile",
         "set_temperature",
     ]

@@ -14,6 +14,7 @@ from dynaconv.layers import (
     DYConv2d,
     DynamicConv2d,
     ODConv2d,
+    SEConv2d,
     set_temperature,
 )
 
@@ -27,6 +28,7 @@ __all__ = [
     "DYConv2d",
     "DynamicConv2d",
     "ODConv2d",
+    "SEConv2d",
     "profile",
     "set_temperature",
 ]

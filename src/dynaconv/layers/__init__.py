@@ -8,6 +8,7 @@ from dynaconv.layers.dcd_core import DCDCoefficients
 from dynaconv.layers.dyconv import DYConv2d
 from dynaconv.layers.mixture import KernelMixture2d, MixtureCoefficients
 from dynaconv.layers.odconv import ODConv2d
+from dynaconv.layers.squeeze_excite import SECoefficients, SEConv2d
 from dynaconv.layers.temperature import set_temperature
 from dynaconv.ops.odconv import ODConvCoefficients
 
@@ -16,6 +17,7 @@ LAYERS: dict[str, type[DynamicConv2d]] = {
     "dcd": DCDConv2d,
     "dyconv": DYConv2d,
     "odconv": ODConv2d,
+    "squeeze_excite": SEConv2d,
 }
 """Every family's convolution under its stem, the name that its files have in ops, layers, tests and docs."""
 
@@ -32,5 +34,7 @@ __all__ = [
     "MixtureCoefficients",
     "ODConv2d",
     "ODConvCoefficients",
+    "SECoefficients",
+    "SEConv2d",
     "set_temperature",
 ]

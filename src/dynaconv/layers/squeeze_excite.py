@@ -1,0 +1,169 @@
+"""A convolution followed by squeeze-and-excitation, as a dynamic convolution."""
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dynaconv.layers._checks import check_choice, check_positive, check_reduction
+from dynaconv.layers.base import DynamicConv2d, PaddingMode
+from dynaconv.layers.branch import DynamicBranch, context_dtype
+from dynaconv.ops.common import Cost, cheapest, is_exporting, pool_context
+from dynaconv.ops.squeeze_excite import (
+    factored_squeeze_excite,
+    kernel_squeeze_excite,
+    scale_rows,
+    squeeze_excite_costs,
+)
+
+SEAlgorithm = Literal["auto", "kernel", "factored"]
+_ALGORITHMS = {"kernel": kernel_squeeze_excite, "factored": factored_squeeze_excite}
+
+
+class SECoefficients(NamedTuple):
+    """What squeeze-and-excitation computes."""
+
+    scale: Tensor
+    """Factor on each output channel, ``(B, C_out)`` in [0, 1], in float32 (float64 for float64 inputs)."""
+
+
+class SEConv2d(DynamicConv2d):
+    """A convolution whose output channels are scaled by s = sigmoid(F2 relu(F1 pool(y))), y its own output.
+
+    As a dynamic convolution, W(x) = diag(s) W and the bias is s * bias. Unlike Lambda(x) of `dynaconv.DCDConv2d`, s
+    reads the output: the convolution has to run before its kernel is known. F1 and F2 have biases; F1 maps to
+    max(C_out // reduction, min_hidden_channels) numbers.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            As for `torch.nn.Conv2d`.
+        reduction: Divisor that gives the branch's width.
+        min_hidden_channels: Least width of the branch.
+        algorithm: ``factored`` scales the output, ``kernel`` forms W(x) and convolves once more, ``auto`` asks the
+            cost model, which always prefers the former.
+
+    Raises:
+        ValueError: an argument is out of range or does not fit.
+
+    Deviations:
+        The paper scales a residual block's output after its last batch norm. Here the scales stand directly behind a
+        convolution, before any norm, so that networks of all families differ in their convolutions alone.
+
+    Reference: Hu et al., CVPR 2018, arXiv:1709.01507v4.
+    """
+
+    neutral_gain = neutral_bias_gain = 0.5
+    branch: DynamicBranch
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        reduction: int = 16,
+        min_hidden_channels: int = 8,
+        algorithm: SEAlgorithm = "auto",
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
+        )
+        self.algorithm = algorithm
+        hidden = max(
+            out_channels // check_reduction(reduction), check_positive("min_hidden_channels", min_hidden_channels)
+        )
+        self.branch = DynamicBranch(
+            out_channels,
+            hidden,
+            {"scale": out_channels},
+            normalise=False,
+            unit_hidden=False,
+            device=device,
+            dtype=dtype,
+            squeeze_bias=True,
+            head_bias=True,
+        )
+        self.reset_parameters()
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """Names of the algorithms: form W(x) and convolve again, or scale the output."""
+        return tuple(_ALGORITHMS)
+
+    @property
+    def algorithm(self) -> SEAlgorithm:
+        """``auto`` or one of `algorithms`; may be set at any time."""
+        return self._algorithm
+
+    @algorithm.setter
+    def algorithm(self, value: SEAlgorithm) -> None:
+        check_choice("algorithm", value, ("auto", *_ALGORITHMS))
+        self._algorithm: SEAlgorithm = value
+
+    def coefficients(self, x: Tensor) -> SECoefficients:
+        """The scales for ``x``, ``(B, C_in, H, W)``. Runs the convolution, whose output they depend on."""
+        self._check_input(x)
+        _, stride, padding, dilation, groups = self.geometry
+        out = F.conv2d(self._padded(x), self.weight, self.bias, stride, padding, dilation, groups)
+        return SECoefficients(self._excite(out))
+
+    def kernel(self, x: Tensor) -> Tensor:
+        """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``."""
+        return scale_rows(self.coefficients(x).scale, self.weight)
+
+    def sample_bias(self, x: Tensor) -> Tensor | None:
+        """The scaled bias of each sample, ``(B, C_out)``, or None."""
+        return None if self.bias is None else scale_rows(self.coefficients(x).scale, self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve and scale: ``(B, C_in, H, W)`` to ``(B, C_out, H_out, W_out)``."""
+        self._check_input(x)
+        padded = self._padded(x)
+        return _ALGORITHMS[self._choose(padded)](padded, self.weight, self.bias, self._excite, self.geometry)
+
+    def algorithm_costs(self, input_shape: tuple[int, int, int, int]) -> dict[str, Cost]:
+        """What each algorithm would cost on an input ``(B, C_in, H, W)``, as ``algorithm="auto"`` sees it."""
+        x = torch.empty(input_shape, device="meta")
+        self._check_input(x)
+        return self._costs(self._padded(x))
+
+    def published_macs(self, input_shape: tuple[int, int, int, int]) -> int:
+        """Multiply-adds for an input ``(B, C_in, H, W)`` as papers count them: the convolution, F1 and F2.
+
+        The multiplication of each output by its scale is not counted.
+        """
+        static = self.algorithm_costs(input_shape)["factored"].multiply_adds
+        return int(static) + input_shape[0] * 2 * self.out_channels * self.branch.squeeze.out_features
+
+    def _excite(self, out: Tensor) -> Tensor:
+        return torch.sigmoid(self.branch(pool_context(out, 1, context_dtype(out.dtype)))["scale"])
+
+    def _choose(self, padded: Tensor) -> str:
+        if self.algorithm != "auto":
+            return self.algorithm
+        return "factored" if is_exporting() else cheapest(self._costs(padded))
+
+    def _costs(self, padded: Tensor) -> dict[str, Cost]:
+        batch, channels, height, width = padded.shape
+        return squeeze_excite_costs(self.geometry, (batch, channels, height, width), self.out_channels)
+
+    def reset_parameters(self) -> None:
+        """Initialise weight and bias as `torch.nn.Conv2d` does, F1 and F2 as `torch.nn.Linear` does."""
+        self._reset_static()
+        self.branch.reset_parameters()
+
+    def _neutralise(self) -> None:
+        self.branch.neutralise()
+
+    def extra_repr(self) -> str:
+        """The convolution's arguments and the width of the branch."""
+        return f"{super().extra_repr()}, hidden_channels={self.branch.squeeze.out_features}"

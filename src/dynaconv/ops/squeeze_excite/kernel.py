@@ -1,0 +1,32 @@
+"""Squeeze-and-excitation by forming the kernel of every sample, for which the convolution has to run already."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from dynaconv.ops.common.geometry import Geometry
+from dynaconv.ops.common.per_sample import per_sample_conv2d
+from dynaconv.ops.squeeze_excite.factored import Excite
+
+
+def kernel_squeeze_excite(x: Tensor, weight: Tensor, bias: Tensor | None, excite: Excite, geometry: Geometry) -> Tensor:
+    """As `factored_squeeze_excite`, by a second convolution with W(x) = diag(s) W.
+
+    It shows that the layer is a dynamic convolution; scaling the output, which is there by then, is always cheaper.
+    """
+    _, stride, padding, dilation, groups = geometry
+    scale = excite(F.conv2d(x, weight, bias, stride, padding, dilation, groups))
+    out = per_sample_conv2d(x, scale_rows(scale, weight), geometry)
+    return out if bias is None else out + scale_rows(scale, bias).to(out.dtype)[:, :, None, None]
+
+
+def scale_rows(scale: Tensor, static: Tensor) -> Tensor:
+    """diag(s) W of every sample, or s * b of a bias.
+
+    Args:
+        scale: ``(B, C_out)``.
+        static: ``(C_out, ...)``.
+
+    Returns:
+        ``(B, C_out, ...)`` in the dtype of ``static``.
+    """
+    return (scale.reshape(*scale.shape, *(1,) * (static.dim() - 1)) * static).to(static.dtype)
