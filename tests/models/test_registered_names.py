@@ -9,13 +9,14 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from dynaconv.layers import DCDConv2d, DCDLinear, DynamicConv2d
+from dynaconv.models import FAMILIES
 
 SIZES = ["mobilenetv2_035", "mobilenetv2_050", "mobilenetv2_075", "mobilenetv2_100", "mobilenetv2_140"]
 SIZES += ["resnet10", "resnet18", "resnet34", "resnet50", "resnet101"]
-NAMES = [f"{family}_{size}" for family in ("dcd", "static") for size in SIZES] + [
-    f"dcd_{size}_published" for size in SIZES
-]
-VARIED = ["dcd_mobilenetv2_035", "dcd_resnet10", "dcd_mobilenetv2_035_published", "dcd_resnet10_published"]
+NAMES = [f"{family}_{size}" for family in FAMILIES for size in SIZES] + [f"dcd_{size}_published" for size in SIZES]
+DYNAMIC = [family for family in FAMILIES if family != "static"]
+VARIED = [f"{family}_{size}" for family in DYNAMIC for size in ("mobilenetv2_035", "resnet10")]
+VARIED += ["dcd_mobilenetv2_035_published", "dcd_resnet10_published"]
 
 
 def create(name: str, seed: int = 0, **options: object) -> nn.Module:
@@ -28,7 +29,7 @@ def images(batch: int = 2, channels: int = 3, size: int = 32) -> Tensor:
 
 
 def test_exactly_these_names_are_listed() -> None:
-    listed = timm.list_models("dcd_*") + timm.list_models("static_*")
+    listed = [name for name in timm.list_models() if name.split("_")[0] in FAMILIES]
     assert sorted(listed) == sorted(NAMES)
     assert not timm.list_models("dcd_*", pretrained=True)
     assert set(timm.list_models(module="dynamic_resnet")) == {name for name in NAMES if "_resnet" in name}

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from dynaconv.errors import nearest_names
-from dynaconv.layers import DCDConv2d, DCDLinear, DynamicConv2d
+from dynaconv.layers import CondConv2d, DCDConv2d, DCDLinear, DYConv2d, DynamicConv2d
 from dynaconv.layers.published import published_dcd_options
 
 STEM_STRIDES = (1, 2, 4)
@@ -51,6 +51,8 @@ FAMILIES: dict[str, Family] = {
         layer=DCDConv2d,
         published=Published(options=published_dcd_options, classifier=DCDLinear),
     ),
+    "condconv": Family(title="conditionally parameterised convolution (CondConv)", layer=CondConv2d),
+    "dyconv": Family(title="attention over kernels (DY-Conv)", layer=DYConv2d),
     "static": Family(title="ordinary convolutions, the static twin of the dynamic families", layer=None),
 }
 
