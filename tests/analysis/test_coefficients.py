@@ -29,6 +29,10 @@ def test_statistics_equal_numpy_whatever_the_batch_size(toy: nn.Sequential, labe
         np.testing.assert_allclose(part.class_means.numpy(), means, rtol=1e-9)
         np.testing.assert_allclose(part.class_variances[1].numpy(), values[labels == 1].var(0), rtol=1e-9)
         np.testing.assert_allclose(part.mean.numpy(), values.mean(0), rtol=1e-9)
+        np.testing.assert_allclose(part.deviation.numpy(), values.std(0), rtol=1e-9)
+        np.testing.assert_allclose(part.minimum.numpy(), values.min(0), rtol=1e-9)
+        np.testing.assert_allclose(part.maximum.numpy(), values.max(0), rtol=1e-9)
+        np.testing.assert_allclose(part.class_maxima[2].numpy(), values[labels == 2].max(0), rtol=1e-9)
         assert part.counts.tolist() == [int((labels == k).sum()) for k in range(3)]
         assert float(part.within.sum()) == pytest.approx(within, rel=1e-9)
         assert part.share_between == pytest.approx(1 - within / total, rel=1e-9)
@@ -47,7 +51,9 @@ def test_a_class_without_samples_is_nan_and_changes_nothing(
 ) -> None:
     few = collect_coefficients(toy, [labelled], num_classes=3)[0].parts["scale"]
     many = collect_coefficients(toy, [labelled], num_classes=5)[0].parts["scale"]
-    assert many.class_means[3:].isnan().all()
+    for by_class in (many.class_means, many.class_variances, many.class_minima, many.class_maxima):
+        assert by_class[3:].isnan().all()
+        assert not by_class[:3].isnan().any()
     assert many.counts.tolist()[3:] == [0, 0]
     assert many.share_between == pytest.approx(few.share_between)
     assert many.share_by_chance == few.share_by_chance == pytest.approx(2 / 36)
@@ -58,7 +64,12 @@ def test_a_part_that_never_changes_has_no_share_and_one_that_is_the_class_has_al
         column = torch.tensor(means, dtype=torch.float64)[:, None]
         spread = torch.tensor(variances, dtype=torch.float64)[:, None]
         return PartStatistics(
-            counts=torch.tensor([4, 4]), class_means=column, class_variances=spread, mean=column.mean(0)
+            counts=torch.tensor([4, 4]),
+            class_means=column,
+            class_variances=spread,
+            class_minima=column - spread,
+            class_maxima=column + spread,
+            mean=column.mean(0),
         )
 
     assert (part([1, 1], [0, 0]).share_between, part([1, 1], [0, 0]).variance_ratio) == (0.0, 0.0)

@@ -19,6 +19,8 @@ def _part(*shape: int, classes: int = 10, spread: float = 1.0, seed: int = 0) ->
         counts=torch.full((classes,), 30),
         class_means=means,
         class_variances=torch.ones(classes, *shape, dtype=torch.float64),
+        class_minima=means - 1,
+        class_maxima=means + 1,
         mean=means.mean(0),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,13 +23,32 @@ class PartStatistics:
         counts: Samples per class, (K,).
         class_means: (K, *shape), where shape is that of the part for one sample; NaN for a class without samples.
         class_variances: Population variance within each class, (K, *shape); NaN likewise.
+        class_minima: Smallest value in each class, (K, *shape); NaN likewise.
+        class_maxima: Largest value in each class, (K, *shape); NaN likewise.
         mean: Over all samples, (*shape).
     """
 
     counts: Tensor
     class_means: Tensor
     class_variances: Tensor
+    class_minima: Tensor
+    class_maxima: Tensor
     mean: Tensor
+
+    @property
+    def deviation(self) -> Tensor:
+        """Standard deviation over all samples, (*shape)."""
+        return (self.between + self.within).sqrt()
+
+    @property
+    def minimum(self) -> Tensor:
+        """Smallest value over all samples, (*shape)."""
+        return self.class_minima[self.counts > 0].amin(0)
+
+    @property
+    def maximum(self) -> Tensor:
+        """Largest value over all samples, (*shape)."""
+        return self.class_maxima[self.counts > 0].amax(0)
 
     @property
     def between(self) -> Tensor:
@@ -91,7 +110,10 @@ class LayerCoefficients:
         return sum(part.share_between for part in self.parts.values()) / max(len(self.parts), 1)
 
 
-@torch.inference_mode()
+Visit = Callable[[nn.Module, Mapping[str, Tensor], Tensor], None]
+"""Called with a dynamic layer, the parts of its coefficients, each (B, *shape), and the classes of the batch, (B,)."""
+
+
 def collect_coefficients(
     model: nn.Module,
     batches: Iterable[Any],
@@ -113,43 +135,83 @@ def collect_coefficients(
     Raises:
         ValueError: The model has no dynamic layer, there is no batch, or a label is outside 0 to K - 1.
     """
-    names = {module: name for name, module in model.named_modules() if is_dynamic(module)}
-    if not names:
-        raise ValueError(f"{type(model).__name__} has no dynamic layer; nothing answers `coefficients(x)`.")
-    device = next(model.parameters()).device
-    collector = _Collector(names, num_classes)
-    with eval_mode(model), collector:
-        for index, (images, classes) in enumerate(batches):
-            if index == max_batches:
-                break
-            collector.classes = _checked_classes(classes, num_classes).to(device)
-            model(images.to(device))
-    if not collector.running:
-        raise ValueError("no batch reached a dynamic layer; the data loader is empty or the layers are not used.")
+    running: dict[nn.Module, dict[str, RunningStatistics]] = {}
+
+    def add(module: nn.Module, parts: Mapping[str, Tensor], classes: Tensor) -> None:
+        sums = running.setdefault(module, {})
+        for part, values in parts.items():
+            if part not in sums:
+                sums[part] = RunningStatistics.empty(num_classes, values)
+            sums[part].add(values, classes)
+
+    names = visit_coefficients(model, batches, add, num_classes=num_classes, max_batches=max_batches)
     return tuple(
         LayerCoefficients(
             name=names[module],
             kind=type(module).__name__,
             parts={part: sums.result() for part, sums in parts.items()},
         )
-        for module, parts in collector.running.items()
+        for module, parts in running.items()
     )
 
 
+@torch.inference_mode()
+def visit_coefficients(
+    model: nn.Module,
+    batches: Iterable[Any],
+    visit: Visit,
+    *,
+    num_classes: int,
+    max_batches: int | None = None,
+) -> dict[nn.Module, str]:
+    """Run a network over a data set and hand over what each dynamic layer computes, as it happens.
+
+    Args:
+        model, batches, num_classes, max_batches: As for `collect_coefficients`.
+        visit: Called for each layer and batch; parts that are None are left out.
+
+    Returns:
+        The names of the dynamic layers.
+
+    Raises:
+        ValueError: As `collect_coefficients`.
+    """
+    names = {module: name for name, module in model.named_modules() if is_dynamic(module)}
+    if not names:
+        raise ValueError(f"{type(model).__name__} has no dynamic layer; nothing answers `coefficients(x)`.")
+    device = next(model.parameters()).device
+    visitor = _Visitor(names, visit)
+    with eval_mode(model), visitor:
+        for index, (images, classes) in enumerate(batches):
+            if index == max_batches:
+                break
+            visitor.classes = _checked_classes(classes, num_classes).to(device)
+            model(images.to(device))
+    if not visitor.called:
+        raise ValueError("no batch reached a dynamic layer; the data loader is empty or the layers are not used.")
+    return names
+
+
 @dataclass
-class _Running:
-    """Per-class counts, means and sums of squared deviations, merged batch by batch."""
+class RunningStatistics:
+    """Per-class counts, means, sums of squared deviations and extremes, merged batch by batch."""
 
     counts: Tensor
     means: Tensor
     deviations: Tensor = field(repr=False)
+    minima: Tensor = field(repr=False)
+    maxima: Tensor = field(repr=False)
 
     @classmethod
-    def empty(cls, num_classes: int, like: Tensor) -> _Running:
+    def empty(cls, num_classes: int, like: Tensor) -> RunningStatistics:
+        """Statistics of nothing yet, for values shaped as `like`, (B, *shape)."""
         zeros = torch.zeros(num_classes, *like.shape[1:], dtype=torch.float64, device=like.device)
-        return cls(torch.zeros(num_classes, dtype=torch.float64, device=like.device), zeros, zeros.clone())
+        counts = torch.zeros(num_classes, dtype=torch.float64, device=like.device)
+        infinite = torch.full_like(zeros, float("inf"))
+        return cls(counts, zeros, zeros.clone(), infinite, -infinite)
 
     def add(self, values: Tensor, classes: Tensor) -> None:
+        """Take in the values of a batch, (B, *shape), and its classes, (B,)."""
         values = values.double()
         counts = torch.zeros_like(self.counts).index_add_(0, classes, torch.ones_like(classes, dtype=torch.float64))
         new = _column(counts, values).clamp(min=1)
@@ -161,39 +223,44 @@ class _Running:
         self.deviations += deviations + step.square() * share * _column(self.counts, values)
         self.means += step * share
         self.counts = total
+        rows = _column(classes, values).expand_as(values)
+        self.minima.scatter_reduce_(0, rows, values, "amin")
+        self.maxima.scatter_reduce_(0, rows, values, "amax")
 
     def result(self) -> PartStatistics:
+        """What came in so far."""
         counts = _column(self.counts, self.means)
-        empty = counts == 0
+
+        def known(values: Tensor) -> Tensor:
+            return values.masked_fill(counts == 0, float("nan")).cpu()
+
         return PartStatistics(
             counts=self.counts.long().cpu(),
-            class_means=self.means.masked_fill(empty, float("nan")).cpu(),
-            class_variances=(self.deviations / counts.clamp(min=1)).masked_fill(empty, float("nan")).cpu(),
+            class_means=known(self.means),
+            class_variances=known(self.deviations / counts.clamp(min=1)),
+            class_minima=known(self.minima),
+            class_maxima=known(self.maxima),
             mean=_weighted(self.means, self.counts).cpu(),
         )
 
 
-class _Collector:
+class _Visitor:
     """Pre-hooks on the dynamic layers that ask each for its coefficients of what it is about to see."""
 
-    def __init__(self, names: Mapping[nn.Module, str], num_classes: int) -> None:
-        self.modules = list(names)
-        self.num_classes = num_classes
+    def __init__(self, modules: Iterable[nn.Module], visit: Visit) -> None:
+        self.modules = list(modules)
+        self.visit = visit
         self.classes = torch.empty(0, dtype=torch.long)
-        self.running: dict[nn.Module, dict[str, _Running]] = {}
+        self.called = False
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         coefficients = module.coefficients(args[0])  # type: ignore[operator]
-        parts = self.running.setdefault(module, {})
-        for part, values in coefficients._asdict().items():
-            if not isinstance(values, Tensor):
-                continue
-            if part not in parts:
-                parts[part] = _Running.empty(self.num_classes, values)
-            parts[part].add(values, self.classes)
+        parts = {part: values for part, values in coefficients._asdict().items() if isinstance(values, Tensor)}
+        self.called = True
+        self.visit(module, parts, self.classes)
 
-    def __enter__(self) -> _Collector:
+    def __enter__(self) -> _Visitor:
         self._handles = [module.register_forward_pre_hook(self._before) for module in self.modules]
         return self
 
