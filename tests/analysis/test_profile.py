@@ -68,14 +68,15 @@ def test_work_outside_layers_is_in_the_total_and_the_table_says_so() -> None:
     class Raw(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner = nn.Identity()
+            self.inner = nn.Conv2d(4, 4, 1, bias=False)
             self.weight = nn.Parameter(torch.rand(4, 4, 1, 1))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return nn.functional.conv2d(self.inner(x), self.weight)
 
     found = profile(Raw(), (4, 3, 3))
-    assert (found.macs, found.params) == (16 * 9, 16)
+    assert (found.macs, found.params) == (2 * 16 * 9, 32)
+    assert (found.layers[0].macs, found.layers[0].params) == (16 * 9, 16)
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(found.table())
     assert "outside any layer" in console.export_text()

@@ -1,31 +1,46 @@
-"""Parameters and multiply-adds of a network, layer by layer."""
+"""What a network costs, layer by layer: parameters, multiply-adds, activation memory, latency."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+
+from dynaconv.analysis._units import checked_size, eval_mode, example_input, is_dynamic, kept_random_state, layers_of
+from dynaconv.analysis.layer_latency import LayerLatency, measure_layer_latency
+from dynaconv.analysis.memory import MemoryRecorder, saved_bytes
+from dynaconv.analysis.multiply_adds import LayerWork, WorkRecorder, chosen_algorithm, published_macs
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+__all__ = ["LayerProfile", "Profile", "checked_size", "eval_mode", "is_dynamic", "profile"]
+
+# What a model raises that does not take the input.
+_REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerProfile:
-    """One leaf layer; a dynamic layer counts as one, with its branch.
+    """One layer; a dynamic layer counts as one, with its branch.
 
     Attributes:
         name: Dotted path in the model; the empty string is the model itself.
         kind: Class name.
         params: Number of parameters. Those shared with an earlier layer count there, and not again here.
-        macs: Multiply-adds of one forward pass, summed over the calls when the layer is used more than once.
+        macs: Multiply-adds of one forward pass as executed, summed over the calls when the layer is used repeatedly.
         output_shape: Of the last call, batch included; None when the layer does not return one tensor.
         calls: How often the forward pass used the layer.
+        published_macs: Multiply-adds by the convention of the papers; equal to `macs` for a static layer.
+        algorithm: How a dynamic layer was run at this size; None for a static layer.
+        output_bytes: Size of what the layer returned, summed over the calls, also where it lies in the input's memory.
+        peak_bytes: The most that was held at once while the layer ran beyond what was held when it started.
+        latency_ms: Median time in the layer; None when it was not measured.
     """
 
     name: str
@@ -34,178 +49,177 @@ class LayerProfile:
     macs: int
     output_shape: tuple[int, ...] | None
     calls: int
+    published_macs: int
+    algorithm: str | None
+    output_bytes: int
+    peak_bytes: int
+    latency_ms: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What `profile` found.
+    """What `profile` found; docs/profile.md says what each number counts.
 
     Attributes:
         params: Number of parameters of the whole model, shared ones once.
-        macs: Multiply-adds of one forward pass at `input_size`.
+        macs: Multiply-adds of one forward pass at `input_size`, as executed.
         layers: In the order of the first call, layers the forward pass does not reach last.
         input_size: (B, C, H, W).
+        published_macs: Multiply-adds by the convention of the papers on dynamic convolution.
+        peak_bytes: The most bytes of operators' outputs that one forward pass in inference holds at once.
+        peak_layer: The layer that ran then; None for an operator outside any layer.
+        saved_bytes: Bytes that one forward pass in train mode keeps for the backward pass; None when the model does
+            not run in train mode on this input.
+        saved_refusal: Why `saved_bytes` is None.
+        latency_ms: Median time of a forward pass; None when it was not measured.
+        conditions: Of the measurement of `latency_ms`.
     """
 
     params: int
     macs: int
     layers: tuple[LayerProfile, ...]
     input_size: tuple[int, int, int, int]
+    published_macs: int
+    peak_bytes: int
+    peak_layer: str | None
+    saved_bytes: int | None
+    saved_refusal: str | None
+    latency_ms: float | None
+    conditions: str | None
 
-    def table(self) -> Table:
-        """The layers as a rich table, with the totals in its footer."""
-        from rich.table import Table
+    def table(self, width: int | None = None) -> Table:
+        """The layers as a rich table, with the totals in its footer.
 
-        size = " x ".join(str(n) for n in self.input_size)
-        table = Table(title=f"Input {size}", show_footer=True, caption="MAdds as executed: convolutions and products.")
-        macs = self.macs - sum(layer.macs for layer in self.layers)
-        params = self.params - sum(layer.params for layer in self.layers)
-        table.add_column("layer", footer="total", overflow="fold")
-        table.add_column("kind")
-        table.add_column("output", justify="right")
-        table.add_column("params", footer=f"{self.params:,}", justify="right")
-        table.add_column("MAdds", footer=f"{self.macs:,}", justify="right")
-        for layer in self.layers:
-            shape = "" if layer.output_shape is None else " x ".join(str(n) for n in layer.output_shape)
-            table.add_row(layer.name or "(model)", layer.kind, shape, f"{layer.params:,}", f"{layer.macs:,}")
-        if macs or params:
-            table.add_row("(outside any layer)", "", "", f"{params:,}", f"{macs:,}")
-        return table
+        Args:
+            width: Characters a line; columns that do not fit are left out and named below the table. None keeps all.
+        """
+        from dynaconv.analysis.profile_table import layer_table
+
+        return layer_table(self, width)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, exact, as JSON can hold them."""
+        from dynaconv.analysis.profile_export import profile_dict
+
+        return profile_dict(self)
+
+    def to_json(self, path: str | Path) -> None:
+        """Write `to_dict` to a file."""
+        from dynaconv.analysis.profile_export import write_json
+
+        write_json(self, Path(path))
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write a row a layer, one for work outside any layer where there is such work, and the totals."""
+        from dynaconv.analysis.profile_export import write_csv
+
+        write_csv(self, Path(path))
 
 
-def profile(model: nn.Module, input_size: Sequence[int]) -> Profile:
-    """Count parameters and multiply-adds of one forward pass in eval mode.
+def profile(model: nn.Module, input_size: Sequence[int], *, latency: bool = False, rounds: int = 20) -> Profile:
+    """Parameters, multiply-adds and activation memory of one forward pass, and its latency where asked for.
 
     A multiply-add is half a flop of `torch.utils.flop_counter`: convolutions and matrix products count, element-wise
-    work, normalisation and pooling do not. What is counted is what is executed. A dynamic layer therefore counts with
-    the algorithm it runs at this size, its branch included, while papers on dynamic convolution count the static
-    convolution, the branch and the assembly of the kernel, whichever way it is run.
+    work, normalisation and pooling do not. ``macs`` counts what is executed, so a dynamic layer counts with the
+    algorithm it runs at this size, its branch included. ``published_macs`` counts the static convolution, the branch
+    and the assembly of the kernel, whichever way the layer is run.
+
+    The model runs in eval mode, and once in train mode for what training keeps for the backward pass.
 
     Args:
-        model: Left as it was: training mode, buffers, hooks and random state.
+        model: Left as it was: modes, buffers, hooks, gradients and random state.
         input_size: (C, H, W) for a batch of one, or (B, C, H, W).
+        latency: Also measure the time of the model and of each layer, which takes 2 * `rounds` passes.
+        rounds: Rounds of that measurement.
 
     Raises:
-        ValueError: The size is not three or four positive integers, or the model does not accept it.
+        ValueError: The size is not three or four positive integers, or the model does not accept it; `rounds` is less
+            than 1, or latency is asked for of a model on the meta device.
     """
     size = checked_size(input_size)
-    x = _example_input(model, size)
-    units = dict(_units(model))
-    recorder = _Recorder({module: name for name, module in units.items()})
-    counter = FlopCounterMode(display=False)
-    recorder.counter = counter
-    with eval_mode(model), torch.no_grad(), recorder, counter:
-        try:
-            model(x)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            cause = str(error).strip().splitlines() or [type(error).__name__]
-            raise ValueError(f"{type(model).__name__} does not accept an input of size {size}: {cause[0]}") from error
-    seen: set[int] = set()
-    order = [*recorder.macs, *(name for name in units if name not in recorder.macs)]
-    layers = tuple(
-        LayerProfile(
-            name=name,
-            kind=type(units[name]).__name__,
-            params=_new_parameters(units[name], seen),
-            macs=recorder.macs.get(name, 0),
-            output_shape=recorder.shapes.get(name),
-            calls=recorder.calls.get(name, 0),
-        )
-        for name in order
+    layers = layers_of(model)
+    # Nothing here may depend on the grad mode of the caller.
+    with torch.inference_mode(False), kept_random_state():
+        with _refused_as_value_error(model, size):
+            x = example_input(model, size)
+            work = _count(model, x, layers)
+        memory = _follow_memory(model, x, layers)
+        saved, refusal = _saved(model, x)
+        timed = measure_layer_latency(model, x, layers, rounds=rounds) if latency else None
+        with eval_mode(model):
+            rows = tuple(_rows(layers, work.work, memory, timed))
+    outside = work.macs - sum(layer.macs for layer in rows)
+    return Profile(
+        params=sum(p.numel() for p in model.parameters()),
+        macs=work.macs,
+        layers=rows,
+        input_size=size,
+        published_macs=outside + sum(layer.published_macs for layer in rows),
+        peak_bytes=memory.peak_bytes,
+        peak_layer=memory.peak_layer,
+        saved_bytes=saved,
+        saved_refusal=refusal,
+        latency_ms=timed.total_ms if timed else None,
+        conditions=timed.conditions if timed else None,
     )
-    params = sum(p.numel() for p in model.parameters())
-    return Profile(params=params, macs=counter.get_total_flops() // 2, layers=layers, input_size=size)
 
 
 @contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; afterwards every submodule has the mode it had, also where they differ."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+def _refused_as_value_error(model: nn.Module, size: tuple[int, ...]) -> Iterator[None]:
     try:
         yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    except _REFUSALS as error:
+        raise ValueError(f"{type(model).__name__} does not accept an input of size {size}: {_cause(error)}") from error
 
 
-def is_dynamic(module: nn.Module) -> bool:
-    """Whether the module answers `coefficients(x)`, as every dynamic layer does."""
-    return callable(getattr(module, "coefficients", None))
+def _cause(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0]
 
 
-class _Recorder:
-    """Hooks on layers that read the flop counter before and after each call."""
-
-    def __init__(self, names: dict[nn.Module, str]) -> None:
-        self.names = names
-        self.counter: FlopCounterMode | None = None
-        self.macs: dict[str, int] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.calls: dict[str, int] = {}
-        self._starts: list[int] = []
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-
-    def _total(self) -> int:
-        assert self.counter is not None
-        return int(self.counter.get_total_flops())
-
-    def _before(self, module: nn.Module, args: Any) -> None:
-        self._starts.append(self._total())
-
-    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
-        name = self.names[module]
-        self.macs[name] = self.macs.get(name, 0) + (self._total() - self._starts.pop()) // 2
-        self.calls[name] = self.calls.get(name, 0) + 1
-        if isinstance(output, Tensor):
-            self.shapes[name] = tuple(output.shape)
-
-    def __enter__(self) -> _Recorder:
-        for module in self.names:
-            self._handles.append(module.register_forward_pre_hook(self._before))
-            self._handles.append(module.register_forward_hook(self._after))
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+def _count(model: nn.Module, x: Tensor, layers: Mapping[nn.Module, str]) -> WorkRecorder:
+    with eval_mode(model), torch.no_grad(), WorkRecorder(layers) as recorder:
+        model(x)
+    return recorder
 
 
-def _units(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Leaf layers in order of registration; a dynamic layer is one, whatever it is made of."""
-    seen: set[nn.Module] = set()
-    stack = [("", model)]
-    while stack:
-        name, module = stack.pop()
-        if module in seen:
-            continue
-        seen.add(module)
-        children = list(module.named_children())
-        if is_dynamic(module) or not children:
-            yield name, module
-            continue
-        stack.extend((f"{name}.{child}" if name else child, sub) for child, sub in reversed(children))
+def _follow_memory(model: nn.Module, x: Tensor, layers: Mapping[nn.Module, str]) -> MemoryRecorder:
+    known = [*model.parameters(), *model.buffers(), x]
+    with eval_mode(model), torch.no_grad(), MemoryRecorder(layers, known) as recorder:
+        model(x)
+    return recorder
+
+
+def _saved(model: nn.Module, x: Tensor) -> tuple[int | None, str | None]:
+    try:
+        return saved_bytes(model, x), None
+    except _REFUSALS as error:
+        return None, _cause(error)
+
+
+def _rows(
+    layers: Mapping[nn.Module, str], work: Mapping[str, LayerWork], memory: MemoryRecorder, timed: LayerLatency | None
+) -> Iterator[LayerProfile]:
+    modules = {name: module for module, name in layers.items()}
+    seen: set[int] = set()
+    for name in [*work, *(name for name in modules if name not in work)]:
+        module, done = modules[name], work.get(name, LayerWork())
+        yield LayerProfile(
+            name=name,
+            kind=type(module).__name__,
+            params=_new_parameters(module, seen),
+            macs=done.macs,
+            output_shape=done.output_shape,
+            calls=done.calls,
+            published_macs=published_macs(module, done),
+            algorithm=chosen_algorithm(module, done),
+            output_bytes=done.output_bytes,
+            peak_bytes=memory.layer_peaks.get(name, 0),
+            latency_ms=timed.layers_ms.get(name, 0.0) if timed else None,
+        )
 
 
 def _new_parameters(module: nn.Module, seen: set[int]) -> int:
     fresh = [p for p in module.parameters() if id(p) not in seen]
     seen.update(id(p) for p in fresh)
     return sum(p.numel() for p in fresh)
-
-
-def checked_size(input_size: Sequence[int]) -> tuple[int, int, int, int]:
-    """(B, C, H, W) from a size with or without the batch; ValueError for anything else."""
-    whole = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in input_size)
-    size = tuple(input_size)
-    if len(size) not in (3, 4) or not whole:
-        raise ValueError(f"`input_size` is (C, H, W) or (B, C, H, W), positive integers; got {size}.")
-    batch, channels, height, width = (1, *size) if len(size) == 3 else size
-    return batch, channels, height, width
-
-
-def _example_input(model: nn.Module, size: tuple[int, int, int, int]) -> Tensor:
-    """Zeros on the device and in the dtype of the model's first floating-point parameter."""
-    for tensor in model.parameters():
-        if tensor.is_floating_point():
-            return torch.zeros(size, device=tensor.device, dtype=tensor.dtype)
-    return torch.zeros(size)

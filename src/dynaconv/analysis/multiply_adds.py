@@ -1,0 +1,139 @@
+"""Multiply-adds of a network's layers: as executed, and by the convention of the papers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dynaconv.analysis._units import example_input, is_dynamic
+from dynaconv.ops.common import cheapest
+
+
+@dataclass
+class LayerWork:
+    """What one layer did in one forward pass of the network.
+
+    Attributes:
+        macs: Multiply-adds as executed, summed over the calls.
+        output_bytes: Size of what it returned, summed over the calls.
+        output_shape: Of the last call; None when the layer did not return one tensor.
+        input_shapes: Of each call's first argument; None in place of one that is no tensor.
+        output_numels: Numbers that each call returned, by call; 0 where it did not return one tensor.
+    """
+
+    macs: int = 0
+    output_bytes: int = 0
+    output_shape: tuple[int, ...] | None = None
+    input_shapes: list[tuple[int, ...] | None] = field(default_factory=list)
+    output_numels: list[int] = field(default_factory=list)
+
+    @property
+    def calls(self) -> int:
+        """How often the layer was used."""
+        return len(self.input_shapes)
+
+
+class WorkRecorder:
+    """A context in which every call of the given layers is recorded, in order of the first call.
+
+    Attributes:
+        work: By name; a layer that was not called is missing.
+    """
+
+    def __init__(self, names: Mapping[nn.Module, str]) -> None:
+        self.work: dict[str, LayerWork] = {}
+        self._names = names
+        self._counter = FlopCounterMode(display=False)
+        self._starts: list[int] = []
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of everything that ran in the context."""
+        return int(self._counter.get_total_flops()) // 2
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._starts.append(self.macs)
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        work = self.work.setdefault(self._names[module], LayerWork())
+        work.macs += self.macs - self._starts.pop()
+        work.output_bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(output))
+        is_tensor = isinstance(output, Tensor)
+        work.output_shape = tuple(output.shape) if is_tensor else None
+        work.output_numels.append(output.numel() if is_tensor else 0)
+        work.input_shapes.append(tuple(args[0].shape) if args and isinstance(args[0], Tensor) else None)
+
+    def __enter__(self) -> WorkRecorder:
+        self._counter.__enter__()
+        for module in self._names:
+            self._handles.append(module.register_forward_pre_hook(self._before))
+            self._handles.append(module.register_forward_hook(self._after))
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._counter.__exit__(*exc)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors of a module's output: one, or those in its lists, tuples and dictionaries."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [tensor for item in value.values() for tensor in tensors_in(item)]
+    if isinstance(value, (list, tuple)):
+        return [tensor for item in value for tensor in tensors_in(item)]
+    return []
+
+
+def chosen_algorithm(layer: nn.Module, work: LayerWork) -> str | None:
+    """Which algorithm a dynamic layer ran; several, joined by a comma, where its calls differed.
+
+    None for a layer that has one way only. A layer set to ``auto`` that does not tell its costs stays ``auto``.
+    """
+    algorithm = getattr(layer, "algorithm", None)
+    if not is_dynamic(layer) or not isinstance(algorithm, str):
+        return None
+    costs = getattr(layer, "algorithm_costs", None)
+    if algorithm != "auto" or costs is None or not work.calls:
+        return algorithm
+    chosen = [cheapest(costs(shape)) for shape in work.input_shapes if shape is not None]
+    return ", ".join(dict.fromkeys(chosen)) or algorithm
+
+
+def published_macs(layer: nn.Module, work: LayerWork) -> int:
+    """Multiply-adds of a layer's calls as papers on dynamic convolution count them.
+
+    That is the static convolution, the dynamic branch and the assembly of the kernel, whichever way the layer is run.
+    The static convolution is the number of outputs times the kernel's inputs; the rest is what the flop counter sees
+    while the layer forms the kernel of each sample. A layer whose method has another cost, or whose kernel cannot be
+    formed without running the convolution, answers ``published_macs(input_shape)`` itself.
+
+    Args:
+        layer: In eval mode.
+        work: Its calls. A layer that is not dynamic, or that has no kernel, counts as executed.
+    """
+    if not is_dynamic(layer):
+        return work.macs
+    own = getattr(layer, "published_macs", None)
+    kernel = own or getattr(layer, "kernel", None)
+    if kernel is None or None in work.input_shapes:
+        return work.macs
+    if own is not None:
+        return sum(int(own(shape)) for shape in work.input_shapes)
+    total = 0
+    for shape, outputs in zip(work.input_shapes, work.output_numels, strict=True):
+        assert shape is not None
+        one = example_input(layer, (1, *shape[1:]))
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            taps = math.prod(layer.kernel(one).shape[2:])  # type: ignore[operator]
+        total += outputs * taps + shape[0] * (int(counter.get_total_flops()) // 2)
+    return total

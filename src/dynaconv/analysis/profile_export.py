@@ -1,0 +1,84 @@
+"""A profile as rows of exact numbers, as JSON and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dynaconv.analysis.profile import Profile
+
+OUTSIDE = "(outside any layer)"
+TOTAL = "total"
+# Columns in which something may lie outside the layers.
+_SUMS = ("params", "macs", "published_macs", "latency_ms")
+_COLUMNS = (
+    "name",
+    "kind",
+    "algorithm",
+    "calls",
+    "output_shape",
+    "params",
+    "macs",
+    "published_macs",
+    "output_bytes",
+    "peak_bytes",
+    "latency_ms",
+)
+
+
+def outside_row(profile: Profile) -> dict[str, Any]:
+    """What belongs to no layer, such as the time between two of them; empty when there is nothing."""
+    rest = {key: value for key in _SUMS if (value := _outside(profile, key)) is not None}
+    return {"name": OUTSIDE, **rest} if rest["params"] or rest["macs"] or "latency_ms" in rest else {}
+
+
+def total_row(profile: Profile) -> dict[str, Any]:
+    """The totals. Every column but `peak_bytes` is the sum of the rows above."""
+    output_bytes = sum(layer.output_bytes for layer in profile.layers)
+    totals = {key: getattr(profile, key) for key in ("params", "macs", "published_macs", "peak_bytes", "latency_ms")}
+    return {"name": TOTAL, "output_bytes": output_bytes, **totals}
+
+
+def profile_dict(profile: Profile) -> dict[str, Any]:
+    """All numbers, exact, as JSON can hold them."""
+    total = total_row(profile)
+    del total["name"]
+    return {
+        "input_size": list(profile.input_size),
+        **total,
+        "peak_layer": profile.peak_layer,
+        "saved_bytes": profile.saved_bytes,
+        "saved_refusal": profile.saved_refusal,
+        "conditions": profile.conditions,
+        "layers": [dataclasses.asdict(layer) for layer in profile.layers],
+        "outside": {key: value for key, value in outside_row(profile).items() if key != "name"},
+    }
+
+
+def write_json(profile: Profile, path: Path) -> None:
+    """Write `profile_dict`, indented."""
+    path.write_text(json.dumps(profile_dict(profile), indent=2) + "\n", encoding="utf-8")
+
+
+def write_csv(profile: Profile, path: Path) -> None:
+    """Write a row a layer, one for work outside any layer where there is such work, and the totals."""
+    rows = [dataclasses.asdict(layer) for layer in profile.layers]
+    rows += [row for row in (outside_row(profile), total_row(profile)) if row]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, "output_shape": dimensions(row.get("output_shape"))} for row in rows)
+
+
+def dimensions(shape: tuple[int, ...] | None) -> str:
+    """``1x8x28x28``, or nothing where there is no shape."""
+    return "x".join(str(n) for n in shape or ())
+
+
+def _outside(profile: Profile, key: str) -> Any:
+    total = total_row(profile)[key]
+    return None if total is None else total - sum(getattr(layer, key) for layer in profile.layers)

@@ -1,0 +1,170 @@
+"""A profile for reading: the layers, the totals, and two networks side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from dynaconv.analysis.profile_export import dimensions, outside_row, total_row
+
+if TYPE_CHECKING:
+    from dynaconv.analysis.profile import LayerProfile, Profile
+
+_UNITS = ("", "k", "M", "G", "T", "P")
+# A blank on each side of a column, and the line that may stand between two.
+_GAP = 3
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One column: its key in a row, its header, how a cell is written, and which go first when there is no room."""
+
+    key: str
+    header: str
+    write: Callable[[Any], str]
+    keep: int
+    right: bool = True
+
+
+def short(number: float, unit: str = "") -> str:
+    """Four digits and a power of ten: ``300.8M``; ``unit`` follows, as in ``1.606MB``."""
+    power = 0
+    while abs(number) >= 999.95 and power < len(_UNITS) - 1:
+        number /= 1000
+        power += 1
+    digits = 0 if power == 0 else 3 - len(str(int(abs(number))).lstrip("-")) + 1
+    return f"{number:.{max(digits, 0)}f}{_UNITS[power]}{unit}"
+
+
+def _bytes(number: float) -> str:
+    return short(number, "B")
+
+
+def _milliseconds(number: float) -> str:
+    return f"{number:.2f}"
+
+
+_COLUMNS = (
+    _Column("name", "layer", lambda name: name or "(model)", 9, right=False),
+    _Column("kind", "kind", str, 3, right=False),
+    _Column("algorithm", "algorithm", str, 5, right=False),
+    _Column("output_shape", "output", lambda shape: dimensions(shape[1:]), 2),
+    _Column("params", "params", short, 7),
+    _Column("macs", "MAdds run", short, 8),
+    _Column("published_macs", "published", short, 6),
+    _Column("output_bytes", "bytes", _bytes, 1),
+    _Column("peak_bytes", "peak bytes", _bytes, 4),
+    _Column("latency_ms", "ms", _milliseconds, 6),
+)
+
+
+def layer_table(profile: Profile, width: int | None) -> Table:
+    """The layers and, in the footer, the totals; see `Profile.table`."""
+    rows = [vars(layer) for layer in profile.layers if not _is_idle(layer)]
+    idle = len(profile.layers) - len(rows)
+    outside, total = outside_row(profile), total_row(profile)
+    rows += [outside] if outside else []
+    columns = [column for column in _COLUMNS if any(row.get(column.key) is not None for row in rows)]
+    cells = {column: [_cell(column, row) for row in (*rows, total)] for column in columns}
+    kept = _fitting(cells, width)
+    batch, *size = profile.input_size
+    caption = [
+        "MAdds run: of the algorithm that ran; published: static convolution + branch + assembly of the kernel. "
+        "Element-wise work is not counted. Output without the batch."
+    ]
+    if profile.conditions:
+        caption.append(f"ms: {profile.conditions}.")
+    if idle:
+        caption.append(f"{idle} layer{'s' if idle > 1 else ''} without work or parameters left out.")
+    if dropped := [f"{column.header} ({column.key})" for column in columns if column not in kept]:
+        caption.append(f"No room for {', '.join(dropped)}.")
+    table = Table(
+        title=f"Input {dimensions(tuple(size))}, batch {batch}",
+        caption=" ".join(caption),
+        caption_justify="left",
+        show_footer=True,
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for column in kept:
+        justify: Any = "right" if column.right else "left"
+        overflow: Any = "fold" if column.key == "name" else "ellipsis"
+        table.add_column(column.header, cells[column][-1], justify=justify, overflow=overflow, no_wrap=column.right)
+    for index in range(len(rows)):
+        table.add_row(*(cells[column][index] for column in kept))
+    return table
+
+
+def _is_idle(layer: LayerProfile) -> bool:
+    """Whether a layer only passes its input on, or is not reached, and has no parameters."""
+    return not layer.params and (layer.kind == "Identity" or not layer.calls)
+
+
+def _cell(column: _Column, row: Mapping[str, Any]) -> str:
+    value = row.get(column.key)
+    return "" if value is None else column.write(value)
+
+
+def _fitting(cells: Mapping[_Column, list[str]], width: int | None) -> list[_Column]:
+    """The columns that fit, left out in the order of `keep` until the rest does."""
+    needs = {column: max(len(text) for text in (column.header, *texts)) + _GAP for column, texts in cells.items()}
+    kept = list(cells)
+    while width is not None and sum(needs[column] for column in kept) > width and len(kept) > 4:
+        kept.remove(min(kept, key=lambda column: column.keep))
+    return kept
+
+
+@dataclass(frozen=True)
+class _Total:
+    """One line of the totals."""
+
+    label: str
+    value: Callable[[Profile], float | None]
+    write: Callable[[float], str]
+
+
+_TOTALS = (
+    _Total("parameters", lambda p: p.params, lambda n: f"{n:,}"),
+    _Total("MAdds run", lambda p: p.macs, lambda n: f"{n:,}"),
+    _Total("MAdds published", lambda p: p.published_macs, lambda n: f"{n:,}"),
+    _Total("activations, peak in inference", lambda p: p.peak_bytes, _bytes),
+    _Total("activations kept for backward", lambda p: p.saved_bytes, _bytes),
+)
+
+
+def comparison_table(profiles: Mapping[str, Profile], latencies: Mapping[str, float] | None = None) -> Table:
+    """The totals side by side, each with its ratio to the last profile's.
+
+    Args:
+        profiles: By name.
+        latencies: Milliseconds by the same names.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    *others, base = profiles
+    table.add_column("")
+    for name in profiles:
+        table.add_column(name, justify="right", overflow="fold")
+    for _ in others:
+        table.add_column("ratio", justify="right")
+    for total in _TOTALS:
+        values = [total.value(found) for found in profiles.values()]
+        table.add_row(total.label, *(_written(value, total.write) for value in values), *_ratios(values))
+    if latencies is not None:
+        times = [latencies[name] for name in profiles]
+        table.add_row("latency in ms", *(_milliseconds(time) for time in times), *_ratios(times))
+    if base != next(iter(profiles)):
+        table.caption = f"ratio to {base}"
+    return table
+
+
+def _written(value: float | None, write: Callable[[float], str]) -> str:
+    return "not known" if value is None else write(value)
+
+
+def _ratios(values: list[Any]) -> list[str]:
+    *others, base = values
+    return [f"{value / base:.3f}" if value is not None and base else "" for value in others]
