@@ -1,0 +1,132 @@
+"""Why a checkpoint does not fit a model, in words, and what to do about it."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from dynaconv.convert.match import Match, Slot
+from dynaconv.convert.network_names import network_of
+from dynaconv.errors import listed
+from dynaconv.layers import DCDConv2d, DynamicConv2d
+from dynaconv.layers.published import published_dcd_options
+
+_SHOWN = 3
+_STEMS = ("conv_stem.weight", "conv1.weight", "features.0.0.weight")
+_CLASSIFIERS = ("classifier.", "fc.")
+_Wrong = Mapping[str, tuple[Slot, Tensor]]
+
+
+def what_it_is(match: Match) -> str:
+    """The file in words: ``a DCD MobileNetV2 (mobilenetv2_050)``."""
+    article = "an" if match.kind == "ODConv" else "a"
+    size = f" ({match.size})" if match.size else ""
+    return f"{article} {match.kind} {network_of(match.layout) or 'state dict'}{size}"
+
+
+def model_to_build(match: Match) -> str:
+    """What to do to have a network that a file fits."""
+    size = match.size or f"{(network_of(match.layout) or 'network').lower()}..."
+    names = {"DCD": f"dcd_{size}_published", "ODConv": f"odconv_{size}"}
+    return f"build {names[match.kind]}" if match.kind in names else f"build static_{size} or a dynamic twin of it"
+
+
+def all_differences(match: Match, state: Mapping[str, Tensor]) -> str:
+    """What to do, then every kind of difference with its first few keys, under the file's names."""
+    parts = _advice(match, state)
+    misfits = [_misfit(*pair) for pair in match.misfits]
+    for names, one, many in (
+        ([repr(key) for key in match.missing], "tensor is missing", "tensors are missing"),
+        ([repr(key) for key in match.unexpected], "tensor was not expected", "tensors were not expected"),
+        (misfits, "tensor does not fit", "tensors do not fit"),
+    ):
+        if names:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            parts.append(f"{len(names)} {one if len(names) == 1 else many}: {', '.join(names[:_SHOWN])}{more}")
+    return "; ".join(parts)
+
+
+def _misfit(slot: Slot, tensor: Tensor) -> str:
+    if slot.adapted(tensor).shape != slot.shape:
+        return f"{slot.file_key!r} is {_times(tensor.shape)} and should be {_times(slot.file_shape(tensor.dim()))}"
+    if tensor.is_meta:
+        return f"{slot.file_key!r} is on the meta device, without data"
+    kind = "" if tensor.layout == torch.strided else "sparse "
+    wanted = "floating-point" if slot.floating else "whole"
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return f"{slot.file_key!r} holds {kind}{dtype} and should hold dense {wanted} numbers"
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) if shape else "a scalar"
+
+
+def _advice(match: Match, state: Mapping[str, Tensor]) -> list[str]:
+    if match.size and match.model_size and match.size != match.model_size:
+        return [f"the model is a {match.model_size}, {model_to_build(match)}"]
+    wrong = {slot.key: (slot, tensor) for slot, tensor in match.misfits}
+    classes = _num_classes(match, state, wrong)
+    options = [*_stem_options(wrong), *([f"num_classes={classes}"] if classes else [])]
+    options += [*_fc_squeeze(match, wrong), *_num_kernels(match, wrong)]
+    advice = [f"build the model with {listed(options, quote=False)}"] if options else []
+    if classes and any(key.startswith(_CLASSIFIERS) for key in wrong):
+        advice.append("to train other classes, call model.reset_classifier(...) after loading")
+    elif classes:
+        advice.append("or pass strict=False to leave the file's classifier out")
+    if match.kind == "dynaconv" and match.missing and match.unexpected:
+        advice.append("the file's dynamic layers are others: build the family that it was saved from")
+    return advice
+
+
+def _stem_options(wrong: _Wrong) -> Iterator[str]:
+    for slot, tensor in (wrong[key] for key in _STEMS if key in wrong):
+        if tensor.dim() == 4 and tensor.shape[1] != slot.shape[1]:
+            yield f"in_chans={tensor.shape[1]}"
+        if tensor.dim() == 4 and tensor.shape[2:] == (7, 7) != slot.shape[2:]:
+            yield "stem_stride=4"
+
+
+def _num_classes(match: Match, state: Mapping[str, Tensor], wrong: _Wrong) -> int | None:
+    """Classes of the file, if the model has another number of them or no classifier."""
+    for key in ("classifier.weight", "fc.weight"):
+        if key in wrong and wrong[key][1].dim() == 2:
+            return wrong[key][1].shape[0]
+    if any(slot.key.startswith(_CLASSIFIERS) for slot in match.slots):
+        return None
+    ends = ("cls.weight", "classifier.weight", "fc.weight", ".1.weight")
+    matrices = (state[key] for key in match.unexpected if key.startswith(_CLASSIFIERS) and key.endswith(ends))
+    return next((tensor.shape[0] for tensor in matrices if tensor.dim() == 2), None)
+
+
+def _fc_squeeze(match: Match, wrong: _Wrong) -> Iterator[str]:
+    """The option that gives the branches the file's widths."""
+    if match.kind != "DCD" or network_of(match.layout) != "MobileNetV2":
+        return
+    widths = [
+        (layer, wrong[key][1].shape[0])
+        for name, layer in match.layers.items()
+        if isinstance(layer, DCDConv2d)
+        and (key := f"{name}.branch.squeeze.weight") in wrong
+        and wrong[key][1].dim() == 2
+    ]
+    candidates = (16, 8, 4, 32, *range(1, 65)) if widths else ()
+    fitting = (s for s in candidates if all(_published_width(layer, s) == width for layer, width in widths))
+    yield from (f"fc_squeeze={squeeze}" for squeeze in list(fitting)[:1])
+
+
+def _published_width(layer: DCDConv2d, fc_squeeze: int) -> int:
+    sizes = published_dcd_options("mobilenet", layer.in_channels, layer.out_channels, fc_squeeze=fc_squeeze)
+    width: int = sizes["hidden_channels"]
+    return width
+
+
+def _num_kernels(match: Match, wrong: _Wrong) -> Iterator[str]:
+    """The option that gives the layers as many kernels as the file has."""
+    counts: set[int] = set()
+    for name, layer in match.layers.items():
+        if isinstance(layer, DynamicConv2d) and (pair := wrong.get(f"{name}.weight")):
+            slot, tensor = pair
+            same_but_for_k = tensor.dim() == 5 == len(slot.shape) and tensor.shape[1:] == slot.shape[1:]
+            counts |= {tensor.shape[0]} if same_but_for_k else set()
+    if len(counts) == 1:
+        yield f"family_options={{'num_kernels': {counts.pop()}}}"

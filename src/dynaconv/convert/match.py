@@ -1,0 +1,175 @@
+"""Which tensor of a file belongs to which of a model, and what does not fit."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from dynaconv.convert.network_names import find_layout, module_namer, network_of, size_name
+from dynaconv.convert.published_dcd import is_published_dcd, published_dcd_name
+from dynaconv.convert.published_odconv import is_published_odconv, published_odconv_name
+from dynaconv.layers import DynamicConv2d
+from dynaconv.layers.dcd_core import DCDCore
+
+_OPTIONAL = ("num_batches_tracked", "temperature")
+"""Buffers that a file may lack: old ones do, and published code keeps the temperature elsewhere."""
+_STATIC_AXES = {"weight": 4, "bias": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """A place in the model, and the tensor of the file that belongs there.
+
+    Attributes:
+        key: In the model's state dict.
+        file_key: In the file.
+        shape: Of the tensor as the model takes it.
+        floating: Whether it holds floating-point numbers.
+        transposed: Whether the file has the matrix the other way round.
+    """
+
+    key: str
+    file_key: str
+    shape: torch.Size
+    floating: bool
+    transposed: bool = False
+
+    @property
+    def optional(self) -> bool:
+        """Whether the file may lack it."""
+        return self.key.rpartition(".")[2] in _OPTIONAL
+
+    def adapted(self, tensor: Tensor) -> Tensor:
+        """The file's tensor as the model takes it: linear maps stored as 1x1 convolutions become matrices."""
+        if tensor.dim() == 4 == len(self.shape) + 2 and tensor.shape[2:] == (1, 1):
+            tensor = tensor[:, :, 0, 0]
+        return tensor.T if self.transposed and tensor.dim() == 2 else tensor
+
+    def file_shape(self, axes: int) -> tuple[int, ...]:
+        """The shape that would fit, as a file writes it whose tensor has so many axes."""
+        shape = tuple(self.shape[::-1] if self.transposed else self.shape)
+        return (*shape, 1, 1) if axes == 4 == len(shape) + 2 else shape
+
+
+@dataclass(kw_only=True)
+class Match:
+    """What a file is and how its tensors fit a model.
+
+    Attributes:
+        kind: ``DCD``, ``ODConv``, ``static``, or ``dynaconv`` for a state dict that the model itself could have saved.
+        layout, model_layout: How file and model name their modules; see `dynaconv.convert.network_names`.
+        size, model_size: Network and size, such as ``mobilenetv2_050``; None when unknown.
+        layers: The model's dynamic layers by name.
+        slots: Every place of the model that the file has to fill.
+        fitting: Keys of the model to the tensors that go there.
+        missing, unexpected: Names in the file.
+        misfits: Slots and the file's tensors that do not fit them.
+    """
+
+    kind: str
+    layout: str | None
+    model_layout: str | None
+    size: str | None
+    model_size: str | None
+    layers: dict[str, nn.Module]
+    slots: list[Slot] = field(default_factory=list)
+    fitting: dict[str, Tensor] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    misfits: list[tuple[Slot, Tensor]] = field(default_factory=list)
+
+    @property
+    def same_network(self) -> bool:
+        """Whether file and model are not known to be of two different networks."""
+        networks = network_of(self.layout), network_of(self.model_layout)
+        return None in networks or networks[0] == networks[1]
+
+
+def match_state(model: nn.Module, state: Mapping[str, Tensor]) -> Match:
+    """Find the place of each tensor of a file in a model. Nothing is written."""
+    own = model.state_dict()
+    layers: dict[str, nn.Module] = {
+        name: module for name, module in model.named_modules() if isinstance(module, DynamicConv2d | DCDCore)
+    }
+    layout, model_layout = find_layout(state), find_layout(own)
+    match = Match(
+        kind=_kind(own, layers, state),
+        layout=layout,
+        model_layout=model_layout,
+        size=size_name(layout, state),
+        model_size=size_name(model_layout, own),
+        layers=layers,
+    )
+    match.slots = list(_slots(match, own, state))
+    for slot in match.slots:
+        if slot.file_key not in state:
+            match.missing += [] if slot.optional else [slot.file_key]
+            continue
+        tensor = slot.adapted(state[slot.file_key])
+        if tensor.shape == slot.shape and _holds(tensor, floating=slot.floating):
+            match.fitting[slot.key] = tensor
+        else:
+            match.misfits.append((slot, state[slot.file_key]))
+    expected = {slot.file_key for slot in match.slots}
+    match.unexpected = [key for key in state if key not in expected]
+    return match
+
+
+def _kind(own: Mapping[str, Tensor], layers: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> str:
+    keys = list(state)
+    dynamic = [key for key in own if (split := _split(key, layers))[0] in layers and split[1] not in _STATIC_AXES]
+    if any(key in state for key in dynamic):
+        return "dynaconv"
+    return "DCD" if is_published_dcd(keys) else "ODConv" if is_published_odconv(keys) else "static"
+
+
+def _slots(match: Match, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[Slot]:
+    """A slot for each tensor of the model that a file of the match's kind and layout holds."""
+    if match.kind == "dynaconv":
+        for key, tensor in own.items():
+            yield Slot(key=key, file_key=key, shape=tensor.shape, floating=tensor.is_floating_point())
+        return
+    names = module_namer(own, match.model_layout, match.layout)
+    modules = {key.rpartition(".")[0] for key in state}
+    parents = {".".join(parts[:n]) for parts in (name.split(".") for name in modules) for n in range(len(parts) + 1)}
+    for key, tensor in own.items():
+        module, rest = _split(key, match.layers)
+        layer = match.layers.get(module)
+        if match.kind == "static" and layer is not None and rest not in _STATIC_AXES:
+            continue
+        candidates = names(module)
+        theirs = next((name for name in candidates if name in parents), candidates[0])
+        shape = tensor.shape
+        if match.kind == "static" and isinstance(layer, DynamicConv2d):
+            shape = shape[-_STATIC_AXES[rest] :]
+        named = rest if layer is None else _name_in_layer(match, layer, rest)
+        yield Slot(
+            key=key,
+            file_key=f"{theirs}.{named}" if theirs else named,
+            shape=shape,
+            floating=tensor.is_floating_point(),
+            transposed=match.kind == "DCD" and layer is not None and rest == "q",
+        )
+
+
+def _name_in_layer(match: Match, layer: nn.Module, key: str) -> str:
+    if match.kind == "DCD":
+        return published_dcd_name(layer, key, mobilenet=network_of(match.layout) == "MobileNetV2")
+    return published_odconv_name(key) if match.kind == "ODConv" else key
+
+
+def _split(key: str, layers: Mapping[str, nn.Module]) -> tuple[str, str]:
+    """Module and rest of a key; all that belongs to a dynamic layer belongs to one module."""
+    parts = key.split(".")
+    for end in range(1, len(parts)):
+        if (name := ".".join(parts[:end])) in layers:
+            return name, ".".join(parts[end:])
+    module, _, rest = key.rpartition(".")
+    return module, rest
+
+
+def _holds(tensor: Tensor, *, floating: bool) -> bool:
+    """Whether a tensor holds numbers of a type that can be copied into the model's."""
+    plain = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_complex()
+    return plain and not tensor.is_quantized and tensor.is_floating_point() == floating
