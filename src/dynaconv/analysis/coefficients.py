@@ -13,6 +13,21 @@ from dynaconv.analysis.profile import eval_mode, is_dynamic
 
 RELATIVE_ROUNDING = 1e-6
 """Coefficients are float32: changes smaller than this share of their size are rounding, not dependence on the input."""
+SYMBOLS = {
+    "scale": "Λ",
+    "fusion": "Φ",
+    "attention": "π",
+    "kernel": "π",
+    "channel": "channels in",
+    "filter": "channels out",
+    "spatial": "positions",
+}
+"""How tables and figures write the parts."""
+
+
+def symbol(part: str, kind: str = "") -> str:
+    """How a part is written; the scale of squeeze-and-excitation is s, since Lambda is DCD's."""
+    return "s" if part == "scale" and kind == "SEConv2d" else SYMBOLS.get(part, part)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
