@@ -42,6 +42,10 @@ def flags_of(command: str) -> set[str]:
         ),
         ("eval", {"checkpoint", "--data", "--data-dir", "--split", "--batch-size", "--device", "--json"}),
         ("predict", {"images", "--checkpoint", "--top", "--json"}),
+        (
+            "profile",
+            {"model", "--size", "--batch", "--latency", "--rounds", "--option", "--csv", "--json", "--compare"},
+        ),
     ],
 )
 def test_flags_change_on_purpose_only(command: str, flags: set[str]) -> None:
@@ -128,6 +132,41 @@ def test_predict_takes_the_newest_run(
     assert str(run_folder) in capsys.readouterr().err
 
 
+def test_profile_compares_with_the_static_twin_and_writes_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / "layers.csv", tmp_path / "all.json"]
+    options = ["--option", "num_classes=7", "--option", "stem_stride=1", "--option", "family_options.reduction=8"]
+    argv = ["profile", "dcd_mobilenetv2_035", "--size", "1x14x10", "--batch", "2", *options]
+    assert main([*argv, "--csv", str(files[0]), "--json", str(files[1]), "--latency", "--rounds", "1"]) == 0
+    printed = capsys.readouterr().out
+    facts = json.loads(files[1].read_text())
+    assert facts["input_size"] == [2, 1, 14, 10]
+    assert facts["options"]["family_options"] == {"reduction": 8}
+    assert facts["compared"]["model"] == "static_mobilenetv2_035"
+    assert facts["compared"]["options"] == {"num_classes": 7, "in_chans": 1, "stem_stride": 1}
+    assert facts["compared"]["layers"][-1]["params"] == facts["layers"][-1]["params"]
+    for profile in (facts, facts["compared"]):
+        assert f"{profile['params']:,}" in printed
+        assert f"{profile['published_macs']:,}" in printed
+    assert f"{facts['macs'] / facts['compared']['macs']:.3f}" in printed
+    assert "median of 1 alternating rounds" in printed
+    assert files[0].read_text().splitlines()[-1].startswith("total,")
+
+
+def test_profile_takes_a_run_and_its_size(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "all.json"
+    assert main(["profile", str(run_folder), "--json", str(file)]) == 0
+    facts = json.loads(file.read_text())
+    assert (facts["model"], facts["options"]["num_classes"], facts["input_size"]) == ("test_resnet", 10, [1, 1, 16, 16])
+    assert "may need --batch 2" in " ".join(capsys.readouterr().out.split())
+    assert "compared" not in facts
+    assert main(["profile", "dcd_resnet10", "--size", "1x16x16", "--compare", str(run_folder)]) == 0
+    assert "test_resnet of" in capsys.readouterr().out
+    assert "to have 1 channels, but got 3" in refused(capsys, "profile", str(run_folder), "--size", "3x28x28")
+    assert "leave --option" in refused(capsys, "profile", str(run_folder), "--option", "stem_stride=1")
+
+
 def test_demo_calls_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls: list[dict[str, Any]] = []
     module = types.SimpleNamespace(run_demo=lambda **given: calls.append(given))
@@ -176,6 +215,22 @@ def test_demo_calls_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         (["predict"], "the following arguments are required: IMAGE"),
         (["predict", "x.png", "--top", "0"], "at least 1; got 0"),
         (["predict", "x.png", "--checkpoint", "/nowhere"], "there is no checkpoint /nowhere"),
+        (["profile"], "the following arguments are required: MODEL"),
+        (["profile", "dcd_resnet81"], "the nearest names are 'dcd_resnet"),
+        (["profile", "runs/none"], "there is no checkpoint runs/none"),
+        (["profile", "test_resnet", "--size", "3", "8"], "such as 3 224 224 or 1x28x28; got '3 8'"),
+        (["profile", "test_resnet", "--size", "3x0x8"], "such as 3 224 224 or 1x28x28; got '3x0x8'"),
+        (["profile", "test_vit", "--size", "3x33x33"], "test_vit: VisionTransformer does not accept an input of size"),
+        (["profile", "test_resnet", "--batch", "0"], "--batch is at least 1; got 0."),
+        (["profile", "test_resnet", "--rounds", "0"], "--rounds is at least 1; got 0."),
+        (["profile", "test_resnet", "--option", "num_classes"], "--option takes KEY=VALUE"),
+        (["profile", "test_resnet", "--option", "num_classes=x"], "num_classes of test_resnet is a whole number"),
+        (["profile", "test_resnet", "--option", "a=1", "--option", "a.b=1"], "another --option gives a value"),
+        (["profile", "test_resnet", "--option", "nonsense=1"], "unexpected keyword argument 'nonsense'"),
+        (["profile", "dcd_resnet10", "--option", "family_options.reduction=0"], "reduction"),
+        (["profile", "test_resnet", "--compare", "test_resnett"], "the nearest names are 'test_resnet'"),
+        (["profile", "test_resnet", "--csv", "/nowhere/x.csv"], "there is no folder /nowhere"),
+        (["profile", "test_resnet", "--json", "."], "it is a folder; name a file"),
     ],
 )
 def test_a_mistake_is_one_sentence(

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from dynaconv.analysis.profile_export import dimensions, outside_row, total_row
+from dynaconv.errors import listed
 
 if TYPE_CHECKING:
     from dynaconv.analysis.profile import LayerProfile, Profile
@@ -80,8 +81,8 @@ def layer_table(profile: Profile, width: int | None) -> Table:
         caption.append(f"ms: {profile.conditions}.")
     if idle:
         caption.append(f"{idle} layer{'s' if idle > 1 else ''} without work or parameters left out.")
-    if dropped := [f"{column.header} ({column.key})" for column in columns if column not in kept]:
-        caption.append(f"No room for {', '.join(dropped)}.")
+    if dropped := [column.header for column in columns if column not in kept]:
+        caption.append(f"No room for {listed(dropped, quote=False)}.")
     table = Table(
         title=f"Input {dimensions(tuple(size))}, batch {batch}",
         caption=" ".join(caption),
@@ -113,7 +114,8 @@ def _fitting(cells: Mapping[_Column, list[str]], width: int | None) -> list[_Col
     """The columns that fit, left out in the order of `keep` until the rest does."""
     needs = {column: max(len(text) for text in (column.header, *texts)) + _GAP for column, texts in cells.items()}
     kept = list(cells)
-    while width is not None and sum(needs[column] for column in kept) > width and len(kept) > 4:
+    # The outermost columns have no gap towards the edge.
+    while width is not None and sum(needs[column] for column in kept) - _GAP > width and len(kept) > 4:
         kept.remove(min(kept, key=lambda column: column.keep))
     return kept
 

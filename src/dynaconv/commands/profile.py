@@ -1,0 +1,150 @@
+"""``dynaconv profile``: what a network costs, layer by layer and beside another."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynaconv.commands._shared import add_command, check_parent, light_console
+from dynaconv.commands._subject import Subject, carried_options, load_subject, static_twin
+from dynaconv.errors import RunError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dynaconv.analysis.latency import Latency
+    from dynaconv.analysis.profile import Profile
+
+_EPILOG = (
+    "Sizes are channels, height and width: `--size 3 224 224` or `--size 1x28x28`. Options are arguments of the model, "
+    "their values JSON: `--option num_classes=10 --option family_options.reduction=8`. The page docs/profile.md says "
+    "what each column counts."
+)
+_NO_COMPARISON = "none"
+
+
+def add(commands: Any) -> None:
+    """Add ``dynaconv profile``."""
+    command = add_command(commands, "profile", "count parameters, multiply-adds, memory and time", run, _EPILOG)
+    command.add_argument("model", metavar="MODEL", help="a timm name, dynaconv's included, or a trained run")
+    command.add_argument("--size", metavar="N", nargs="+", help="input without the batch; by default the model's own")
+    command.add_argument("--batch", metavar="N", type=int, default=1, help="images in the input")
+    command.add_argument("--latency", action="store_true", help="measure time too")
+    command.add_argument("--rounds", metavar="N", type=int, default=20, help="rounds of that measurement")
+    command.add_argument(
+        "--option", metavar="KEY=VALUE", action="append", default=[], help="an argument of the model; may be repeated"
+    )
+    command.add_argument("--csv", metavar="FILE", type=Path, help="write the layers as CSV too")
+    command.add_argument("--json", metavar="FILE", type=Path, help="write everything as JSON too")
+    command.add_argument(
+        "--compare",
+        metavar="OTHER",
+        help="another name or run; by default the static twin, where there is one; or none",
+    )
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> None:
+    """Print the layers and the totals, and write the files asked for."""
+    for file in (arguments.csv, arguments.json):
+        check_parent(file)
+    for flag, value in (("--batch", arguments.batch), ("--rounds", arguments.rounds)):
+        if value < 1:
+            raise RunError(f"{flag} is at least 1; got {value}.")
+    size, options = _size(arguments.size), _options(arguments.option)
+    subject = load_subject(arguments.model, size, options)
+    input_size = (arguments.batch, *(size or subject.size))
+    other = _other(arguments.compare, subject, input_size)
+    found = _profiled(subject, input_size, latency=arguments.latency, rounds=arguments.rounds)
+    compared = None if other is None else _profiled(other, input_size)
+    console = light_console()
+    console.print(found.table(console.width))
+    profiles = {subject.title: found}
+    models = {subject.title: subject.model}
+    if other is not None and compared is not None:
+        profiles[other.title] = compared
+        models[other.title] = other.model
+    latency = None
+    if arguments.latency:
+        from dynaconv.analysis.latency import measure_latency
+
+        latency = measure_latency(models, input_size, rounds=arguments.rounds)
+    _print_totals(console, profiles, latency)
+    if arguments.csv is not None:
+        found.to_csv(arguments.csv)
+    if arguments.json is not None:
+        from dynaconv.train.files import write_json
+
+        facts: dict[str, Any] = {"model": subject.name, "options": subject.options, **found.to_dict()}
+        if other is not None and compared is not None:
+            facts["compared"] = {"model": other.name, "options": other.options, **compared.to_dict()}
+        write_json(arguments.json, facts)
+
+
+def _print_totals(console: "Console", profiles: "Mapping[str, Profile]", latency: "Latency | None") -> None:
+    from dynaconv.analysis.profile_table import comparison_table
+
+    times = None if latency is None else {entry.name: entry.median_ms for entry in latency.models}
+    console.print(comparison_table(profiles, times))
+    for name, found in profiles.items():
+        console.print(
+            f"{name}: the peak is in {found.peak_layer or 'no layer, but between two'}.", markup=False, soft_wrap=True
+        )
+        if found.saved_refusal is not None:
+            hint = " A batch norm may need --batch 2." if found.input_size[0] == 1 else ""
+            console.print(
+                f"{name} does not train on this input: {found.saved_refusal}.{hint}", markup=False, soft_wrap=True
+            )
+    if latency is not None:
+        console.print(f"latency: {latency.conditions}.", soft_wrap=True)
+
+
+def _profiled(subject: Subject, input_size: tuple[int, ...], **latency: Any) -> "Profile":
+    from dynaconv.analysis.profile import profile
+
+    try:
+        return profile(subject.model, input_size, **latency)
+    except ValueError as error:
+        raise RunError(f"{subject.title}: {str(error).rstrip('.')}.") from error
+
+
+def _other(given: str | None, subject: Subject, input_size: tuple[int, ...]) -> Subject | None:
+    """The network to compare with: the one asked for, else the static twin."""
+    if given == _NO_COMPARISON:
+        return None
+    name = given or static_twin(subject.name)
+    if name is None:
+        return None
+    return load_subject(name, (input_size[1], input_size[2], input_size[3]), carried_options(subject, name))
+
+
+def _size(given: Sequence[str] | None) -> tuple[int, int, int] | None:
+    """(C, H, W) from ``3 224 224`` or ``3x224x224``."""
+    if given is None:
+        return None
+    parts = " ".join(given).replace("x", " ").split()
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise RunError(f"--size is channels, height and width, such as 3 224 224 or 1x28x28; got {' '.join(given)!r}.")
+    channels, height, width = map(int, parts)
+    return channels, height, width
+
+
+def _options(given: Sequence[str]) -> dict[str, Any]:
+    """A dictionary from ``key=value`` words; dots in a key lead into dictionaries."""
+    options: dict[str, Any] = {}
+    for word in given:
+        path, equals, text = word.partition("=")
+        *above, key = path.split(".")
+        if not equals or not all((*above, key)):
+            raise RunError(f"--option takes KEY=VALUE, such as num_classes=10; got {word!r}.")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        inner = options
+        for name in above:
+            inner = inner.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise RunError(f"--option {word} leads into {name!r}, which another --option gives a value.")
+        inner[key] = value
+    return options
