@@ -1,5 +1,7 @@
 """Whole networks: the published ones and static ones give the same outputs after loading."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,9 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from dynaconv.convert import LoadReport, load_published
-from dynaconv.layers import DynamicConv2d
+from dynaconv.layers import DCDConv2d, DynamicConv2d, ODConv2d
 from dynaconv.models import FAMILIES, DynamicMobileNetV2, DynamicResNet
-from tests.convert.published_networks import DCDMobileNetV2, PublishedResNet, images, warmed
+from tests.convert.published_networks import DCDMobileNetV2, ODConvMobileNetV2, PublishedResNet, images, warmed
 from tests.helpers import TOLERANCE
 
 CHANNELS = (16, 24, 32, 40)
@@ -70,6 +72,34 @@ def test_dcd_resnet(bottleneck: bool, tmp_path: Path) -> None:
     report = load_published(ours, tmp_path / "net.safetensors")
     assert (report.kind, report.layout, report.entry) == ("DCD", "ResNet", "")
     assert_complete(report, ours)
+    assert_same_outputs(ours, theirs)
+
+
+def assert_complete_odconv(report: LoadReport, model: nn.Module) -> None:
+    """Everything but the temperature, which the published layers do not save, came from the file."""
+    assert (report.kind, report.missing, report.unexpected) == ("ODConv", (), ())
+    layers = [name for name, module in model.named_modules() if isinstance(module, ODConv2d)]
+    assert sorted(report.kept) == sorted(f"{name}.temperature" for name in layers)
+    assert report.num_tensors == len(model.state_dict()) - len(layers)
+
+
+@pytest.mark.parametrize("num_kernels", [1, 4])
+def test_odconv_mobilenetv2(num_kernels: int, tmp_path: Path) -> None:
+    theirs = warmed(ODConvMobileNetV2(0.35, 10, num_kernels=num_kernels))
+    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "net.pth.tar")
+    ours = make("odconv_mobilenetv2_035", family_options={"num_kernels": num_kernels})
+    report = load_published(ours, tmp_path / "net.pth.tar")
+    assert (report.network, report.layout) == ("mobilenetv2_035", "torchvision MobileNetV2")
+    assert_complete_odconv(report, ours)
+    assert_same_outputs(ours, theirs)
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_odconv_resnet(bottleneck: bool) -> None:
+    theirs = warmed(PublishedResNet("odconv", CHANNELS, (1, 2, 1, 1), 10, bottleneck=bottleneck))
+    block = Bottleneck if bottleneck else BasicBlock
+    ours = DynamicResNet(block, (1, 2, 1, 1), family="odconv", channels=CHANNELS, num_classes=10).double()
+    assert_complete_odconv(load_published(ours, theirs.state_dict()), ours)
     assert_same_outputs(ours, theirs)
 
 
@@ -155,6 +185,24 @@ def test_a_network_with_the_names_of_the_file_takes_it(static: Callable[[str], n
     other = torchvision.models.mobilenet_v2(width_mult=0.35, num_classes=10).double()
     assert_complete(load_published(other, theirs.state_dict()), other)
     assert_same_outputs(other, theirs)
+
+
+def test_a_dynamic_layer_anywhere_takes_the_convolution_under_its_name(static: Callable[[str], nn.Module]) -> None:
+    theirs = static("torchvision mobilenet_v2")
+    other = torchvision.models.mobilenet_v2(width_mult=0.35, num_classes=10).double()
+    conv = other.get_submodule("features.9.conv.2")
+    assert isinstance(conv, nn.Conv2d)
+    other.get_submodule("features.9.conv").register_module("2", DCDConv2d.like(conv))
+    assert load_published(other, theirs.state_dict()).neutral == ("features.9.conv.2",)
+    assert_same_outputs(other, theirs)
+
+
+def test_the_package_needs_torch_alone() -> None:
+    code = (
+        "import sys, dynaconv.convert; print([m for m in ('timm', 'safetensors', 'torchvision') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
 
 
 def test_mode_device_type_and_what_is_trainable_stay(static: Callable[[str], nn.Module]) -> None:
