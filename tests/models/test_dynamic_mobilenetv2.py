@@ -8,14 +8,18 @@ import torch
 from tests.helpers import count
 from torch import nn
 
-from dynaconv.layers import DCDConv2d
-from dynaconv.models import DynamicMobileNetV2, DynamicMobileNetV2Features
+from dynaconv.layers import DCDConv2d, DynamicConv2d
+from dynaconv.models import FAMILIES, DynamicMobileNetV2, DynamicMobileNetV2Features
 
 WIDTHS = ["035", "050", "075", "100", "140"]
 
 
 def dynamic_names(model: nn.Module) -> set[str]:
-    return {name for name, module in model.named_modules() if isinstance(module, DCDConv2d)}
+    return {name for name, module in model.named_modules() if isinstance(module, DynamicConv2d)}
+
+
+def static_names(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -60,16 +64,36 @@ def test_the_published_network_leaves_stem_depthwise_first_block_and_head_static
     assert dynamic_names(model) == expected
 
 
-def test_every_pointwise_convolution_is_dynamic() -> None:
+def test_every_pointwise_convolution_of_dcd_is_dynamic() -> None:
     model = timm.create_model("dcd_mobilenetv2_035", device="meta")
-    static = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    assert [name for name in static if not name.endswith("conv_dw")] == ["conv_stem"]
+    assert [name for name in static_names(model) if not name.endswith("conv_dw")] == ["conv_stem"]
     assert len(dynamic_names(model)) == 34
+
+
+@pytest.mark.parametrize(
+    ("family", "static"), [("condconv", []), ("odconv", []), ("dyconv", ["conv_head"])], ids=lambda value: str(value)
+)
+def test_every_convolution_behind_the_stem_is_dynamic_but(family: str, static: list[str]) -> None:
+    model = timm.create_model(f"{family}_mobilenetv2_035", device="meta")
+    assert static_names(model) == ["conv_stem", *static]
+    assert len(dynamic_names(model)) == 51 - len(static)
+
+
+def test_squeeze_and_excitation_follows_the_last_convolution_of_each_block() -> None:
+    model = timm.create_model("se_mobilenetv2_035", device="meta")
+    ends = {f"blocks.{stage}.{i}.conv_pwl" for stage, n in enumerate((0, 2, 3, 4, 3, 3, 1)) for i in range(n)}
+    assert dynamic_names(model) == {"blocks.0.0.conv_pw", *ends}
+
+
+@pytest.mark.parametrize("family", ["condconv", "dyconv", "odconv"])
+def test_depthwise_convolutions_stay_static_on_request(family: str) -> None:
+    model = timm.create_model(f"{family}_mobilenetv2_035", dynamic_depthwise=False, device="meta")
+    assert sum(name.endswith("conv_dw") for name in static_names(model)) == 17
 
 
 def test_depthwise_convolutions_are_dynamic_on_request() -> None:
     model = timm.create_model("dcd_mobilenetv2_035", dynamic_depthwise=True, stem_stride=2, num_classes=3)
-    assert [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)] == ["conv_stem"]
+    assert static_names(model) == ["conv_stem"]
     model(torch.randn(2, 3, 32, 32)).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
@@ -99,7 +123,7 @@ def test_the_stem_stride_changes_no_weight() -> None:
     assert shapes[0] == shapes[1] == shapes[2]
 
 
-@pytest.mark.parametrize("family", ["dcd", "static"])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_features_before_the_projection_are_available(family: str) -> None:
     model = DynamicMobileNetV2Features(0.35, family=family, feature_location="expansion").eval()
     with torch.no_grad():

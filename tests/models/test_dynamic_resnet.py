@@ -6,16 +6,16 @@ import pytest
 import timm
 import torch
 from tests.helpers import count
-from timm.models.resnet import BasicBlock
+from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
 
-from dynaconv.layers import DCDConv2d, DCDLinear
-from dynaconv.models import DynamicResNet
+from dynaconv.layers import DCDConv2d, DCDLinear, DynamicConv2d
+from dynaconv.models import FAMILIES, DynamicResNet
 
 
 def static_names(model: nn.Module) -> list[str]:
     kinds = (nn.Conv2d, nn.Linear)
-    return [name for name, module in model.named_modules() if isinstance(module, kinds) and ".branch." not in name]
+    return [name for name, module in model.named_modules() if isinstance(module, kinds) and ".branch" not in name]
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101])
@@ -52,11 +52,35 @@ def test_the_published_network_leaves_stem_and_downsampling_static(depth: int) -
     assert isinstance(model.fc, DCDLinear)
 
 
+@pytest.mark.parametrize("family", ["dcd", "condconv", "dyconv", "odconv"])
 @pytest.mark.parametrize("downsample", [False, True])
-def test_downsampling_is_dynamic_on_request(downsample: bool) -> None:
-    model = timm.create_model("dcd_resnet18", dynamic_downsample=downsample, device="meta")
+def test_downsampling_is_dynamic_on_request(family: str, downsample: bool) -> None:
+    model = timm.create_model(f"{family}_resnet18", dynamic_downsample=downsample, device="meta")
     expected = ["conv1"] + ([] if downsample else [f"layer{s}.0.downsample.0" for s in (2, 3, 4)]) + ["fc"]
     assert static_names(model) == expected
+
+
+@pytest.mark.parametrize(("depth", "last"), [(18, "conv2"), (50, "conv3")])
+def test_squeeze_and_excitation_follows_the_last_convolution_of_each_block(depth: int, last: str) -> None:
+    model = timm.create_model(f"se_resnet{depth}", device="meta")
+    blocks = [name for name, module in model.named_modules() if isinstance(module, (BasicBlock, Bottleneck))]
+    dynamic = [name for name, module in model.named_modules() if isinstance(module, DynamicConv2d)]
+    assert dynamic == [f"{name}.{last}" for name in blocks]
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101])
+def test_squeeze_and_excitation_has_the_parameters_of_timms_network(depth: int) -> None:
+    ours = timm.create_model(f"se_resnet{depth}", device="meta")
+    assert count(ours) == count(timm.create_model(f"seresnet{depth}", device="meta"))
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_parameter_of_bottlenecks_gets_a_gradient(family: str) -> None:
+    model = DynamicResNet(Bottleneck, (1, 1, 1, 1), family=family, num_classes=3, stem_stride=2)
+    model(torch.randn(2, 3, 32, 32)).square().sum().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
 
 
 @pytest.mark.parametrize("depth", [18, 50])

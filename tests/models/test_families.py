@@ -8,7 +8,9 @@ from dynaconv.models import FAMILIES, _families
 
 
 def test_an_unknown_family_is_named_with_the_known_and_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"one of condconv, dcd, .*static; got 'dcdd', and the nearest name is 'dcd'"):
+    with pytest.raises(
+        ValueError, match=r"one of condconv, dcd, .*, static; got 'dcdd', and the nearest name is 'dcd'"
+    ):
         _families.get_family("dcdd")
 
 

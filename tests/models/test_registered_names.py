@@ -1,27 +1,38 @@
 """What timm expects of a model holds for every registered name."""
 
 import re
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+from tests.helpers import TOLERANCE
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
-from dynaconv.layers import DCDConv2d, DCDLinear, DynamicConv2d
+from dynaconv import set_temperature
+from dynaconv.layers import DCDLinear, DynamicConv2d
 from dynaconv.models import FAMILIES
 
 SIZES = ["mobilenetv2_035", "mobilenetv2_050", "mobilenetv2_075", "mobilenetv2_100", "mobilenetv2_140"]
 SIZES += ["resnet10", "resnet18", "resnet34", "resnet50", "resnet101"]
 NAMES = [f"{family}_{size}" for family in FAMILIES for size in SIZES] + [f"dcd_{size}_published" for size in SIZES]
 DYNAMIC = [family for family in FAMILIES if family != "static"]
+TEMPERED = ["dyconv", "odconv"]
 VARIED = [f"{family}_{size}" for family in DYNAMIC for size in ("mobilenetv2_035", "resnet10")]
 VARIED += ["dcd_mobilenetv2_035_published", "dcd_resnet10_published"]
+# Two kernels, so that tests that run a network take little memory; the default numbers are counted elsewhere.
+FEW_KERNELS = {"condconv": {"num_experts": 2}, "dyconv": {"num_kernels": 2}, "odconv": {"num_kernels": 2}}
 
 
 def create(name: str, seed: int = 0, **options: object) -> nn.Module:
     torch.manual_seed(seed)
+    options.setdefault("family_options", FEW_KERNELS.get(name.split("_")[0]))
     return timm.create_model(name, **options)
+
+
+def dynamic_layers(model: nn.Module) -> dict[str, DynamicConv2d]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, DynamicConv2d)}
 
 
 def images(batch: int = 2, channels: int = 3, size: int = 32) -> Tensor:
@@ -60,7 +71,15 @@ def test_the_entry_point_is_a_documented_function_of_its_module(name: str) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_shapes_can_be_found_without_memory(name: str) -> None:
+    model = timm.create_model(name, num_classes=7, device="meta").eval()
+    with torch.no_grad():
+        assert model(torch.empty(2, 3, 64, 64, device="meta")).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["static_mobilenetv2_035", "static_resnet10", *VARIED])
 def test_every_parameter_gets_a_gradient(name: str) -> None:
+    """Bottlenecks have a test of their own in test_dynamic_resnet.py; larger networks repeat these blocks."""
     model = create(name, num_classes=7, stem_stride=2)
     output = model(images())
     assert output.shape == (2, 7)
@@ -68,12 +87,6 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key
-
-
-@pytest.mark.parametrize("name", VARIED)
-def test_shapes_can_be_found_without_memory(name: str) -> None:
-    model = create(name, num_classes=7, device="meta")
-    assert model(torch.empty(2, 3, 64, 64, device="meta")).shape == (2, 7)
 
 
 @pytest.mark.parametrize("stem_stride", [1, 2, 4])
@@ -174,23 +187,48 @@ def test_a_state_dict_makes_the_round_trip(name: str) -> None:
         assert first(x).equal(second(x))
 
 
-def test_a_checkpoint_is_loaded_by_path(tmp_path) -> None:
-    first = create("dcd_mobilenetv2_035", num_classes=3)
+@pytest.mark.parametrize("family", TEMPERED)
+@pytest.mark.parametrize("size", ["mobilenetv2_035", "resnet10"])
+def test_the_temperature_is_part_of_the_state(size: str, family: str) -> None:
+    first, second = (create(f"{family}_{size}", num_classes=3) for _ in range(2))
+    assert set_temperature(first, 7.0) == len(dynamic_layers(first))
+    second.load_state_dict(first.state_dict(), strict=True)
+    assert all(float(layer.temperature) == 7.0 for layer in dynamic_layers(second).values())
+
+
+@pytest.mark.parametrize("family", [*DYNAMIC, "static"])
+def test_a_checkpoint_is_loaded_by_path(family: str, tmp_path: Path) -> None:
+    name = f"{family}_mobilenetv2_035"
+    first = create(name, num_classes=3)
     path = tmp_path / "weights.pth"
     torch.save(first.state_dict(), path)
-    second = create("dcd_mobilenetv2_035", seed=1, num_classes=3, checkpoint_path=str(path))
+    second = create(name, seed=1, num_classes=3, checkpoint_path=str(path))
     for (key, mine), theirs in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
         assert mine.equal(theirs), key
 
 
 @pytest.mark.parametrize("size", ["mobilenetv2_035", "resnet10"])
-@pytest.mark.parametrize("dynamic", ["dcd_{}", "dcd_{}_published"])
+@pytest.mark.parametrize("dynamic", [*(f"{family}_{{}}" for family in DYNAMIC), "dcd_{}_published"])
 @pytest.mark.parametrize("stem_stride", [2, 4])
 def test_twins_of_one_seed_start_from_the_same_static_weights(size: str, dynamic: str, stem_stride: int) -> None:
+    """At neutral coefficients, where a layer has those of one kernel or of the mean of several times a gain."""
     static = create(f"static_{size}", num_classes=3, stem_stride=stem_stride).state_dict()
-    twin = create(dynamic.format(size), num_classes=3, stem_stride=stem_stride).state_dict()
+    model = create(dynamic.format(size), num_classes=3, stem_stride=stem_stride)
+    twin = model.state_dict()
+    for name, layer in dynamic_layers(model).items():
+        key = f"{name}.weight"
+        kernel = layer.weight.detach()
+        kernel = (kernel.mean(0) if kernel.dim() == 5 else kernel) * layer.neutral_gain
+        torch.testing.assert_close(kernel, static.pop(key), **TOLERANCE["float32"], msg=key)
     for key, value in static.items():
         assert twin[key].equal(value), key
+
+
+@pytest.mark.parametrize("size", ["mobilenetv2_035", "resnet10"])
+def test_dcd_keeps_the_static_weights_to_the_bit(size: str) -> None:
+    static = create(f"static_{size}", num_classes=3).state_dict()
+    twin = create(f"dcd_{size}", num_classes=3).state_dict()
+    assert [key for key, value in static.items() if not twin[key].equal(value)] == []
 
 
 @pytest.mark.parametrize("name", VARIED)
@@ -203,11 +241,24 @@ def test_layer_groups_cover_every_parameter(name: str) -> None:
 
 
 @pytest.mark.parametrize("size", ["mobilenetv2_035", "resnet10"])
-def test_hyperparameters_reach_every_dynamic_layer(size: str) -> None:
-    model = create(f"dcd_{size}", device="meta", family_options={"latent_dim": 3, "algorithm": "kernel"})
-    layers = [module for module in model.modules() if isinstance(module, DynamicConv2d)]
+@pytest.mark.parametrize(
+    ("family", "options", "shown"),
+    [
+        ("dcd", {"latent_dim": 3}, "latent_dim=3"),
+        ("condconv", {"num_experts": 3}, "num_kernels=3"),
+        ("dyconv", {"num_kernels": 3}, "num_kernels=3"),
+        ("odconv", {"num_kernels": 1}, "num_kernels=1"),
+        ("se", {"min_hidden_channels": 500}, "hidden_channels=500"),
+    ],
+)
+def test_hyperparameters_reach_every_dynamic_layer(
+    size: str, family: str, options: dict[str, object], shown: str
+) -> None:
+    model = create(f"{family}_{size}", device="meta", family_options={**options, "algorithm": "kernel"})
+    layers = dynamic_layers(model)
     assert layers
-    assert all(isinstance(layer, DCDConv2d) and layer.sizes.latent_dim == 3 for layer in layers)
+    assert [name for name, layer in layers.items() if shown not in layer.extra_repr()] == []
+    assert all(layer.algorithm == "kernel" for layer in layers.values())
 
 
 @pytest.mark.parametrize("size", ["mobilenetv2_035", "resnet10"])
@@ -224,6 +275,14 @@ def test_hyperparameters_reach_every_dynamic_layer(size: str) -> None:
 def test_bad_options_say_what_is_wrong(size: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         create(f"dcd_{size}", **options)
+
+
+@pytest.mark.parametrize("size", ["mobilenetv2_035", "resnet10"])
+@pytest.mark.parametrize("family", DYNAMIC)
+def test_every_family_names_a_misspelt_hyperparameter(size: str, family: str) -> None:
+    message = f"key 'algoritm', but family '{family}' takes .*; the nearest name is 'algorithm'"
+    with pytest.raises(ValueError, match=message):
+        create(f"{family}_{size}", family_options={"algoritm": "kernel"})
 
 
 @pytest.mark.parametrize("name", ["dcd_mobilenetv2_035", "static_resnet10"])

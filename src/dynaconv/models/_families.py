@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from dynaconv.errors import nearest_names
-from dynaconv.layers import CondConv2d, DCDConv2d, DCDLinear, DYConv2d, DynamicConv2d
+from dynaconv.layers import CondConv2d, DCDConv2d, DCDLinear, DYConv2d, DynamicConv2d, ODConv2d, SEConv2d
 from dynaconv.layers.published import published_dcd_options
 
 STEM_STRIDES = (1, 2, 4)
@@ -32,16 +32,23 @@ class Published:
 class Family:
     """How a network of one family is built.
 
+    The defaults make the convolutions dynamic that the family's own paper does, as far as its counts tell;
+    docs/paper-tables.md puts the counts side by side.
+
     Attributes:
         title: Name for docstrings.
         layer: Layer that takes the place of a convolution; None leaves the network static.
         dynamic_depthwise: Whether depthwise convolutions are replaced when the user does not say.
+        dynamic_head: Whether the 1x1 convolution behind MobileNetV2's blocks is replaced.
+        ends_only: Whether, of the convolutions in a block, only the last one is replaced.
         published: The published code's version, where there is one.
     """
 
     title: str
     layer: type[DynamicConv2d] | None
     dynamic_depthwise: bool = False
+    dynamic_head: bool = True
+    ends_only: bool = False
     published: Published | None = None
 
 
@@ -51,8 +58,14 @@ FAMILIES: dict[str, Family] = {
         layer=DCDConv2d,
         published=Published(options=published_dcd_options, classifier=DCDLinear),
     ),
-    "condconv": Family(title="conditionally parameterised convolution (CondConv)", layer=CondConv2d),
-    "dyconv": Family(title="attention over kernels (DY-Conv)", layer=DYConv2d),
+    "condconv": Family(
+        title="conditionally parameterised convolution (CondConv)", layer=CondConv2d, dynamic_depthwise=True
+    ),
+    "dyconv": Family(
+        title="attention over kernels (DY-Conv)", layer=DYConv2d, dynamic_depthwise=True, dynamic_head=False
+    ),
+    "odconv": Family(title="omni-dimensional dynamic convolution (ODConv)", layer=ODConv2d, dynamic_depthwise=True),
+    "se": Family(title="squeeze-and-excitation (SE)", layer=SEConv2d, dynamic_head=False, ends_only=True),
     "static": Family(title="ordinary convolutions, the static twin of the dynamic families", layer=None),
 }
 

@@ -3,11 +3,19 @@
 Names registered with timm: ``{family}_mobilenetv2_{035,050,075,100,140}`` and, for the published code's structure,
 ``{family}_mobilenetv2_{...}_published``.
 
-What is dynamic in the published networks was found from their parameter counts at 1000 classes (5,720,028 at x1.0 with
-``fc_squeeze=16``, 3,056,616 at x0.5 with ``fc_squeeze=8``). Of all subsets of {stem, first block, expansions,
-projections, head, classifier}, taken with the published sizes, exactly one gives both counts: the expansion and
-projection 1x1 convolutions of the blocks that expand (the second block onwards), and the classifier. The stem, the
-depthwise convolutions, the first block (it does not expand) and the 1x1 head are static.
+The stem and the classifier are static in every family, the rest as published:
+
+- DCD: every 1x1 convolution. In the published code's structure only the expansion and projection 1x1 convolutions of
+  the blocks that expand (the second block onwards), and the classifier. This was found from its parameter counts at
+  1000 classes (5,720,028 at x1.0 with ``fc_squeeze=16``, 3,056,616 at x0.5 with ``fc_squeeze=8``): of all subsets of
+  {stem, first block, expansions, projections, head, classifier}, taken with the published sizes, exactly one gives
+  both.
+- CondConv: every convolution. The published counts (27.5M at x1.0, 15.5M at x0.5) include a classifier of 8 experts.
+- DY-Conv: every convolution of the blocks, not the head. Of all subsets of {stem, expansions, depthwise, projections,
+  head, classifier} this one is within 1.5 % of each of the counts published for x1.0, x0.75 and x0.5 (11.1M, 7.0M,
+  4.0M); the head would add 1.26M at x1.0.
+- ODConv: every convolution, which gives each published count to its last digit.
+- SE: the last convolution of each block, where the paper has it.
 """
 
 from collections.abc import Mapping
@@ -31,7 +39,7 @@ _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3
 
 
 class DynamicMobileNetV2(EfficientNet):
-    """MobileNetV2 whose 1x1 convolutions are one family's dynamic layers.
+    """MobileNetV2 whose convolutions, those that the family's paper takes, are the family's dynamic layers.
 
     The static weights are made first, so networks made under one seed start from the same ones whatever the family.
 
@@ -146,6 +154,7 @@ class _Plan:
             raise ValueError(f"family {family!r} has no dynamic layer; leave `dynamic_depthwise`.")
         self.width = width
         self.family = family
+        self.spec = spec
         self.stem_stride = stem_stride
         self.published = published
         self.depthwise = not published and (spec.dynamic_depthwise if dynamic_depthwise is None else dynamic_depthwise)
@@ -176,16 +185,21 @@ class _Plan:
             model.get_submodule("blocks.1.0.conv_dw").stride = (1, 1)  # type: ignore[assignment]
         if self.stem_stride == 1:
             model.get_submodule("conv_stem").stride = (1, 1)  # type: ignore[assignment]
-        layer = fam.get_family(self.family).layer
-        if layer is not None:
-            fam.replace_convolutions(model, layer, self._is_dynamic, self._layer_options)
+        if self.spec.layer is not None:
+            fam.replace_convolutions(model, self.spec.layer, self._is_dynamic, self._layer_options)
 
     def _is_dynamic(self, name: str, conv: nn.Conv2d) -> bool:
         if name == "conv_stem":
             return False
         if self.published and (name == "conv_head" or name.startswith("blocks.0.")):
             return False
-        return self.depthwise or not fam.is_depthwise(conv)
+        if fam.is_depthwise(conv):
+            return self.depthwise
+        if name == "conv_head":
+            return self.spec.dynamic_head
+        # The first block does not expand: its projection has the name that expansions have in the others.
+        ends_block = name.endswith(".conv_pwl") or name.startswith("blocks.0.")
+        return ends_block or not self.spec.ends_only
 
     def _layer_options(self, conv: nn.Conv2d) -> dict[str, Any]:
         if not self.published:

@@ -3,10 +3,12 @@
 Names registered with timm: ``{family}_resnet{10,18,34,50,101}`` and, for the published code's structure,
 ``{family}_resnet{...}_published``.
 
-What is dynamic in the published networks was found from their parameter counts at 1000 classes (ResNet-18 14,703,332,
-ResNet-50 29,835,056). Of all subsets of {stem, each convolution of a block, 1x1 downsampling, classifier}, taken with
-the published sizes, exactly one gives both counts: every convolution of every block, 1x1 and 3x3 alike, and the
-classifier. The stem and the 1x1 convolutions of the downsampling shortcuts are static.
+Every convolution of every block is dynamic, 1x1 and 3x3 alike; in the SE family the last one of each block. The stem,
+the 1x1 convolutions of the downsampling shortcuts and the classifier are static. For DCD and ODConv this was found from
+the published parameter counts at 1000 classes. Of all subsets of {stem, each convolution of a block, 1x1 downsampling,
+classifier}, taken with the published code's sizes, exactly one gives both counts of DCD (ResNet-18 14,703,332,
+ResNet-50 29,835,056): the blocks' convolutions and, in the published structure, the classifier. The blocks'
+convolutions alone give every count of ODConv to its last digit. SE gives the counts of timm's SE networks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +33,7 @@ _DEPTHS: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
 
 
 class DynamicResNet(ResNet):
-    """ResNet whose blocks' convolutions are one family's dynamic layers.
+    """ResNet whose blocks' convolutions, or the last of each block, are one family's dynamic layers.
 
     The static weights are made first, so networks made under one seed start from the same ones whatever the family.
 
@@ -68,7 +70,8 @@ class DynamicResNet(ResNet):
         **kwargs: Any,
     ) -> None:
         fam.check_stem_stride(stem_stride)
-        layer = fam.get_family(family).layer
+        spec = fam.get_family(family)
+        layer = spec.layer
         options = fam.check_family_options(family, family_options)
         if published:
             fam.get_published(family)
@@ -84,10 +87,12 @@ class DynamicResNet(ResNet):
             self._shrink_stem(stem_stride)
         fam.rescale_reductions(self.feature_info, stem_stride)
         if layer is not None:
-            style = "basic" if issubclass(block, BasicBlock) else "bottleneck"
+            style, last = ("basic", "conv2") if issubclass(block, BasicBlock) else ("bottleneck", "conv3")
 
             def is_dynamic(name: str, conv: nn.Conv2d) -> bool:
-                return name.startswith("layer") and (dynamic_downsample or "downsample" not in name)
+                if "downsample" in name:
+                    return dynamic_downsample
+                return name.startswith("layer") and (name.endswith(last) or not spec.ends_only)
 
             def layer_options(conv: nn.Conv2d) -> dict[str, Any]:
                 if not published:
