@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,15 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from dynaconv.analysis.coefficients import LayerCoefficients, PartStatistics
+from dynaconv.analysis.coefficients import LayerCoefficients, PartStatistics, symbol
+from dynaconv.errors import listed
 
 # Okabe and Ito's colours, told apart with every kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-SYMBOLS = {"scale": "Λ", "fusion": "Φ"}
+ACTS = {"scale": "scales each output channel", "attention": "weights each kernel", "kernel": "weights each kernel"}
+"""What the parts that have a letter do."""
+ELEMENTS = {"attention": "kernel", "kernel": "kernel", "channel": "input channel"}
+"""What the elements of a vector stand for, if not for output channels."""
 MAX_CLASSES = 12
 MAX_CHANNELS = 128
 DPI = 144
@@ -107,11 +112,11 @@ def class_coefficients(
     *,
     layer: str | None = None,
 ) -> Figure:
-    """How one layer's Lambda and Phi differ between classes, and how much they do in every layer.
+    """How one layer's coefficients differ between classes, and how much they do in every layer.
 
-    Three panels: Lambda's class means minus their average over classes, by channel; Phi's class means minus theirs,
-    one small map per class; and by depth, the share of the variance of each that lies between classes. A part that
-    the layer does not have is left out.
+    A panel for each part: for a vector (Lambda, attention) the class means minus their average over classes, by
+    channel or kernel; for a matrix (Phi) the same as one small map per class. The last panel shows, by depth, the share
+    of the variance of each part that lies between classes.
 
     Args:
         layers: As `collect_coefficients` gives them.
@@ -122,24 +127,25 @@ def class_coefficients(
         ValueError: No layers, or no layer of that name.
     """
     shown = choose_layer(layers, layer)
-    vector = next(((name, part) for name, part in shown.parts.items() if part.mean.dim() == 1), None)
-    matrix = next(((name, part) for name, part in shown.parts.items() if part.mean.dim() >= 2), None)
     classes = _classes_to_show(shown)
     map_rows = math.ceil(len(classes) / _map_columns(len(classes)))
-    heights = [0.55]
-    heights += [1.3 + 0.22 * len(classes)] if vector else []
-    heights += [0.6 + 2.0 * map_rows] if matrix else []
+    headline = _headline(shown)
+    heights = [0.3 + 0.25 * len(headline.splitlines())]
+    heights += [
+        1.3 + 0.22 * len(classes) if part.mean.dim() == 1 else 0.6 + 2.0 * map_rows for part in shown.parts.values()
+    ]
     heights += [3.0]
     figure = _figure(10.5, sum(heights))
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     panels = [figure.add_subfigure(grid[row]) for row in range(len(heights))]
     head = panels.pop(0)
-    head.text(0.01, 0.5, _headline(shown), fontsize=13, fontweight="bold", va="center")
+    head.text(0.01, 0.5, headline, fontsize=13, fontweight="bold", va="center")
     names = [class_names[index] for index in classes]
-    if vector:
-        _channel_heat_map(panels.pop(0), *vector, classes, names)
-    if matrix:
-        _fusion_maps(panels.pop(0), *matrix, classes, names)
+    for name, part in shown.parts.items():
+        if part.mean.dim() == 1:
+            _vector_heat_map(panels.pop(0), shown, name, classes, names)
+        else:
+            _matrix_maps(panels.pop(0), shown, name, classes, names)
     _share_by_depth(panels.pop(0), layers, shown)
     return figure
 
@@ -163,41 +169,50 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _headline(shown: LayerCoefficients) -> str:
-    shares = " and ".join(f"{part.share_between:.0%} of {_symbol(name)}" for name, part in shown.parts.items())
-    return f"Layer {shown.name or shown.kind}: the class explains {shares} (share of the variance)"
+    shares = [f"{part.share_between:.0%} of {symbol(name, shown.kind)}" for name, part in shown.parts.items()]
+    said = f"Layer {shown.name or shown.kind}: the class explains {listed(shares, quote=False)} (share of the variance)"
+    return textwrap.fill(said, 95)
 
 
-def _channel_heat_map(
-    panel: SubFigure, name: str, part: PartStatistics, classes: list[int], class_names: list[str]
+def _vector_heat_map(
+    panel: SubFigure, shown: LayerCoefficients, name: str, classes: list[int], class_names: list[str]
 ) -> None:
-    deviations = _deviations(part, classes)
+    deviations = _deviations(shown.parts[name], classes)
     total = deviations.shape[1]
-    kept = _channels_to_show(deviations)
+    letter = symbol(name, shown.kind)
+    element = ELEMENTS.get(name, "output channel")
+    kept = list(range(total)) if element == "kernel" else _channels_to_show(deviations)
     deviations = deviations[:, kept]
     axes = panel.subplots()
     image = axes.imshow(
         deviations.numpy(), aspect="auto", interpolation="nearest", cmap="RdBu_r", norm=_symmetric(deviations)
     )
-    symbol = _symbol(name)
-    subset = f"{len(kept)} of {total}, the strongest of each class" if len(kept) < total else f"all {total}"
-    axes.set_title(f"{symbol} scales each output channel: class mean minus average over classes", **_TITLE)
-    axes.set_xlabel(f"output channel ({subset}; sorted by the class where each stands out)")
+    axes.set_title(f"{_subject(name, letter)}: class mean minus average over classes", **_TITLE)
     axes.set_ylabel("class")
     axes.set_yticks(range(len(class_names)), class_names)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.colorbar(image, ax=axes, pad=0.01, label=f"change of {symbol}")
+    if element == "kernel":
+        axes.set_xlabel("kernel")
+        axes.set_xticks(range(total), [str(k + 1) for k in range(total)])
+    else:
+        subset = f"{len(kept)} of {total}, the strongest of each class" if len(kept) < total else f"all {total}"
+        axes.set_xlabel(f"{element} ({subset}; sorted by the class where each stands out)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.colorbar(image, ax=axes, pad=0.01, label=f"change of {_inline(letter)}")
 
 
-def _fusion_maps(panel: SubFigure, name: str, part: PartStatistics, classes: list[int], class_names: list[str]) -> None:
-    deviations, note = _as_matrices(_deviations(part, classes))
+def _matrix_maps(
+    panel: SubFigure, shown: LayerCoefficients, name: str, classes: list[int], class_names: list[str]
+) -> None:
+    deviations, note = _as_matrices(_deviations(shown.parts[name], classes))
     columns = _map_columns(len(classes))
     rows = math.ceil(len(classes) / columns)
     grid = panel.subplots(rows, columns, squeeze=False)
     norm = _symmetric(deviations)
-    symbol = _symbol(name)
+    letter = symbol(name, shown.kind)
     height, width = deviations.shape[1:]
+    subject = f"Φ mixes the {width} latent channels" if name == "fusion" else _subject(name, letter)
     panel.suptitle(
-        f"{symbol} mixes the {width} latent channels: class mean minus average over classes, {height} x {width}{note}",
+        f"{subject}: class mean minus average over classes, {height} x {width}{note}",
         x=0.01,
         ha="left",
         fontsize=11,
@@ -211,7 +226,16 @@ def _fusion_maps(panel: SubFigure, name: str, part: PartStatistics, classes: lis
         axes.set_title(label, fontsize=10)
         axes.set_xticks([])
         axes.set_yticks([])
-    panel.colorbar(image, ax=list(grid.flat), pad=0.01, label=f"change of {symbol}", aspect=12 * rows)
+    panel.colorbar(image, ax=list(grid.flat), pad=0.01, label=f"change of {_inline(letter)}", aspect=12 * rows)
+
+
+def _subject(name: str, letter: str) -> str:
+    """A part and what it does; those without a letter are attentions."""
+    return f"{letter} {ACTS.get(name, '')}".strip() if len(letter) == 1 else f"Attention to {letter}"
+
+
+def _inline(letter: str) -> str:
+    return letter if len(letter) == 1 else "attention"
 
 
 def _map_columns(classes: int) -> int:
@@ -226,7 +250,9 @@ def _share_by_depth(panel: SubFigure, layers: Sequence[LayerCoefficients], shown
     for index, (name, colour) in enumerate(zip(parts, _cycle(len(parts)), strict=True)):
         shares = [entry.parts[name].share_between if name in entry.parts else math.nan for entry in layers]
         marker = "os^D"[index % 4]
-        axes.plot(positions, shares, marker=marker, markersize=5, linewidth=1.5, color=colour, label=_symbol(name))
+        axes.plot(
+            positions, shares, marker=marker, markersize=5, linewidth=1.5, color=colour, label=symbol(name, shown.kind)
+        )
     chance = next(iter(shown.parts.values())).share_by_chance
     axes.axhline(chance, color="0.45", linestyle=(0, (4, 3)), linewidth=1, label="if classes made no difference")
     axes.axvline(1 + list(layers).index(shown), color="0.75", linewidth=7, alpha=0.5, zorder=0, label="layer above")
@@ -304,11 +330,8 @@ def _symmetric(values: Tensor) -> Normalize:
     return Normalize(-limit, limit)
 
 
-def _symbol(part: str) -> str:
-    return SYMBOLS.get(part, part)
-
-
 def _cycle(count: int) -> list[str]:
+    """As many colours, from the start again where they run out."""
     return [COLOURS[index % len(COLOURS)] for index in range(count)]
 
 
@@ -316,6 +339,7 @@ _TITLE: dict[str, Any] = {"loc": "left", "fontsize": 11}
 
 
 def _style(axes: Axes, title: str, ylabel: str, xlabel: str = "epoch") -> None:
+    """Title, labels and grid as every figure has them."""
     axes.set_title(title, **_TITLE)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
