@@ -38,7 +38,7 @@ def layers_of(model: nn.Module) -> dict[nn.Module, str]:
 
 
 def _is_one_layer(module: nn.Module) -> bool:
-    if parametrize.is_parametrized(module):  # type: ignore[no-untyped-call]
+    if parametrize.is_parametrized(module):
         return True
     children = list(module.children())
     return not children or (_has_tensors(module, recurse=False) and not any(map(_has_tensors, children)))

@@ -71,7 +71,7 @@ class WorkRecorder:
         work.input_shapes.append(tuple(args[0].shape) if args and isinstance(args[0], Tensor) else None)
 
     def __enter__(self) -> WorkRecorder:
-        self._counter.__enter__()
+        self._counter.__enter__()  # type: ignore[no-untyped-call]
         for module in self._names:
             self._handles.append(module.register_forward_pre_hook(self._before))
             self._handles.append(module.register_forward_hook(self._after))
@@ -80,7 +80,7 @@ class WorkRecorder:
     def __exit__(self, *exc: Any) -> None:
         for handle in self._handles:
             handle.remove()
-        self._counter.__exit__(*exc)
+        self._counter.__exit__(*exc)  # type: ignore[no-untyped-call]
 
 
 def tensors_in(value: Any) -> list[Tensor]:
