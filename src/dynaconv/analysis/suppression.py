@@ -27,6 +27,10 @@ from dynaconv.analysis.profile import eval_mode, is_dynamic
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
+class NoFactorsError(ValueError):
+    """A network has no layer with factors that coefficients scale."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Columns:
     """The D columns of one factor, all of unit length: what scales each, and the gradient that reaches it.
@@ -200,7 +204,8 @@ def measure_suppression(
         max_batches: Stop after so many; None for all.
 
     Raises:
-        ValueError: The model has no layer that the measure covers, or there is no batch.
+        NoFactorsError: The model has no layer that the measure covers.
+        ValueError: There is no batch.
 
     Reference: Li et al., ICLR 2021, arXiv:2103.08756v1.
     """
@@ -216,7 +221,7 @@ def measure_suppression(
                 probes[name] = probe
     if not probes:
         reasons = f": {'; '.join(sorted(set(skipped.values())))}" if skipped else ""
-        raise ValueError(f"{type(model).__name__} has no layer with factors to measure{reasons}.")
+        raise NoFactorsError(f"{type(model).__name__} has no layer with factors to measure{reasons}.")
     pass_ = _Pass(model, {modules[name]: probe for name, probe in probes.items()}, loss)
     with eval_mode(model), pass_:
         for index, (images, classes) in enumerate(batches):
