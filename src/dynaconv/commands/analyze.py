@@ -1,0 +1,189 @@
+"""``dynaconv analyze``: what a trained dynamic network computes, as one report."""
+
+import argparse
+import platform
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynaconv.commands._shared import add_command, check_parent, light_console
+from dynaconv.commands.eval import _device
+from dynaconv.errors import DynaconvError, RunError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import nn
+
+    from dynaconv.analysis.analyze.result import NetworkAnalysis
+
+SEED = 0
+"""Chooses the images."""
+
+
+def add(commands: Any) -> None:
+    """Add ``dynaconv analyze``."""
+    command = add_command(commands, "analyze", "show what trained dynamic networks compute, as an HTML report", run)
+    command.add_argument("checkpoints", metavar="CHECKPOINT", nargs="+", help="run folders, model.safetensors or .ckpt")
+    command.add_argument("--out", metavar="FILE", type=Path, required=True, help="the report to write, an HTML file")
+    command.add_argument("--data", metavar="NAME", help="a data set; by default the one it was trained on")
+    command.add_argument("--data-dir", metavar="DIR", help="where the data lies")
+    command.add_argument("--split", choices=("train", "val", "test"), default="test", help="which part of the data")
+    command.add_argument("--images", metavar="N", type=int, default=1024, help="how many images, drawn at random")
+    command.add_argument("--batch-size", metavar="N", type=int, default=128, help="images a step")
+    command.add_argument("--layer", metavar="NAME", help="layer to show in detail; by default the most telling one")
+    command.add_argument("--device", default="auto", help="cpu, cuda, ...; by default the fastest there is")
+    command.add_argument("--json", metavar="FILE", type=Path, help="write every number as JSON too")
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> None:
+    """Analyse one network, or several beside each other, and write the report."""
+    for file in (arguments.out, arguments.json):
+        check_parent(file)
+    for flag, value in (("--images", arguments.images), ("--batch-size", arguments.batch_size)):
+        if value < 1:
+            raise RunError(f"{flag} is at least 1; got {value}.")
+    from dynaconv.train.checkpoint import load_trained
+
+    device = _device(arguments.device)
+    loaded = [(path, *load_trained(path)) for path in arguments.checkpoints]
+    for _, model, metadata in loaded:
+        _check_dynamic(model, str(metadata["model"]), arguments.layer)
+    console = light_console()
+    titles = _titles([(path, str(metadata["model"])) for path, _, metadata in loaded])
+    found = []
+    for title, (_, model, metadata) in zip(titles, loaded, strict=True):
+        console.print(f"{title}: coefficients, decomposition and gradients ...", soft_wrap=True, markup=False)
+        found.append(_analyze(arguments, title, model.float().to(device), metadata))
+    _write(arguments, found, _facts(arguments, [metadata for *_, metadata in loaded], found, str(device)))
+    _print_summary(console, found)
+    console.print(f"everything is in {arguments.out}", soft_wrap=True, markup=False)
+
+
+def _check_dynamic(model: "nn.Module", name: str, layer: str | None) -> None:
+    from dynaconv.analysis.profile import is_dynamic
+    from dynaconv.errors import nearest_names
+
+    names = [path for path, module in model.named_modules() if is_dynamic(module)]
+    if not names:
+        raise RunError(
+            f"{name} has no dynamic layer to analyse; give a run of a dynamic network, such as dcd_..., dyconv_..., "
+            f"condconv_... or odconv_...."
+        )
+    if layer is not None and layer not in names:
+        raise RunError(
+            f"{name} has no dynamic layer {layer!r}; the nearest names are {', '.join(nearest_names(layer, names))}."
+        )
+
+
+def _titles(runs: list[tuple[str, str]]) -> list[str]:
+    """The models' names, with the run where a model is there twice."""
+    models = [model for _, model in runs]
+    return [model if models.count(model) == 1 else f"{model} ({path})" for path, model in runs]
+
+
+def _analyze(
+    arguments: argparse.Namespace, title: str, model: "nn.Module", metadata: dict[str, Any]
+) -> "NetworkAnalysis":
+    from dynaconv.analysis.analyze.result import analyze_network
+    from dynaconv.train.evaluate import evaluate
+
+    device = next(model.parameters()).device
+    batches = _batches(arguments, metadata)
+    try:
+        accuracy = evaluate(model, batches, metadata["class_names"], device=device).accuracy
+        return analyze_network(
+            model,
+            batches,
+            metadata["class_names"],
+            title=title,
+            name=metadata["model"],
+            accuracy=accuracy,
+            layer=arguments.layer,
+        )
+    except DynaconvError:
+        raise
+    except ValueError as error:
+        raise RunError(f"cannot analyse {title}: {str(error).rstrip('.')}.") from error
+
+
+class _Batches:
+    """A number of images of a loader, as often as they are asked for, the errors of its workers in one sentence."""
+
+    def __init__(self, loader: Iterable[Any], images: int) -> None:
+        self.loader = loader
+        self.images = images
+
+    def __iter__(self) -> Iterator[Any]:
+        from dynaconv.train.data.batches import one_sentence
+
+        left = self.images
+        with one_sentence():
+            for images, classes in self.loader:
+                yield images[:left], classes[:left]
+                left -= len(images)
+                if left <= 0:
+                    break
+
+
+def _batches(arguments: argparse.Namespace, metadata: dict[str, Any]) -> _Batches:
+    """Images of the split, drawn at random: those of a folder lie class by class."""
+    import torch
+    from torch.utils.data import IterableDataset, Subset
+
+    from dynaconv.train.retest import _check_classes, _choose, _data_module
+
+    module = _data_module(metadata, arguments.data, arguments.data_dir, arguments.batch_size, None)
+    _check_classes(module, metadata)
+    split: Any = _choose(module, arguments.split)
+    if not isinstance(split, IterableDataset):
+        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(SEED))
+        indices = sorted(order[: arguments.images].tolist())
+        split = split.subset(indices) if hasattr(split, "subset") else Subset(split, indices)
+    return _Batches(module.eval_loader(split), arguments.images)
+
+
+def _write(arguments: argparse.Namespace, found: "list[NetworkAnalysis]", facts: dict[str, str]) -> None:
+    from dynaconv.analysis.analyze.report import report_html
+    from dynaconv.train.files import write_json, write_text
+
+    write_text(arguments.out, report_html(found, facts))
+    if arguments.json is not None:
+        write_json(arguments.json, {"run": facts, "networks": [network.to_dict() for network in found]})
+
+
+def _print_summary(console: "Console", found: "list[NetworkAnalysis]") -> None:
+    """The summary of the report, a column a network."""
+    from rich.table import Table
+
+    from dynaconv.analysis.analyze.report import SUMMARY, summary_cells
+
+    table = Table("", *[network.title for network in found])
+    columns = [summary_cells(network)[1:] for network in found]
+    for index, term in enumerate(SUMMARY[1:]):
+        table.add_row(term, *[column[index] for column in columns])
+    console.print(table)
+
+
+def _facts(
+    arguments: argparse.Namespace, metadata: list[dict[str, Any]], found: "list[NetworkAnalysis]", device: str
+) -> dict[str, str]:
+    data = dict.fromkeys(str(arguments.data or facts["data"]["name"]) for facts in metadata)
+    images = sorted({network.statistics.images for network in found})
+    measured = {network.suppression.images for network in found if network.suppression is not None}
+    gradients = f", gradients of {max(measured):,} of them" if measured else ""
+    return {
+        "Command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "Checkpoints": ", ".join(map(str, arguments.checkpoints)),
+        "Data": f"{', '.join(data)}, {arguments.split} images: {', '.join(f'{n:,}' for n in images)}{gradients}",
+        "Seed": f"{SEED}, which chooses the images",
+        "Machine": f"{platform.machine()}, {device}",
+        "dynaconv": version("dynaconv"),
+        "Software": ", ".join(
+            [f"Python {platform.python_version()}"] + [f"{name} {version(name)}" for name in ("torch", "timm")]
+        ),
+        "Date": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+    }
