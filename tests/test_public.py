@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import dynaconv
+from dynaconv.layers import LAYERS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -29,6 +30,7 @@ def test_public_names_change_on_purpose_only() -> None:
         "DynamicConv2d",
         "ODConv2d",
         "SEConv2d",
+        "load_published",
         "profile",
         "set_temperature",
     ]
@@ -54,19 +56,18 @@ def test_core_imports_torch_alone() -> None:
     assert out.stdout.strip() == "[]"
 
 
-def test_every_family_has_a_reference() -> None:
-    families = [
-        p for p in (ROOT / "src/dynaconv/ops").iterdir() if p.is_dir() and p.name not in ("common", "__pycache__")
-    ]
-    assert families
-    for family in families:
-        assert (family / "reference.py").is_file(), family.name
-        assert (ROOT / "src/dynaconv/layers" / f"{family.name}.py").is_file(), family.name
-        assert (ROOT / "docs/layers" / f"{family.name}.md").is_file(), family.name
+def test_every_family_is_whole() -> None:
+    folders = {p.name for p in (ROOT / "src/dynaconv/ops").iterdir() if p.is_dir()} - {"common", "__pycache__"}
+    assert folders == LAYERS.keys()
+    for family in LAYERS:
+        for part in ("src/dynaconv/ops/{}/reference.py", "src/dynaconv/layers/{}.py", "docs/layers/{}.md"):
+            assert (ROOT / part.format(family)).is_file(), part.format(family)
+        assert list((ROOT / "tests/ops" / family).glob("test_*.py")), f"tests/ops/{family}"
+        assert (ROOT / "tests/layers" / f"test_{family}.py").is_file(), f"tests/layers/test_{family}.py"
 
 
 def test_imports_point_one_way() -> None:
-    order = ["ops", "layers", "models", "analysis", "train", "demo"]
+    order = ["ops", "layers", "models", "convert", "analysis", "train", "demo", "commands"]
     for rank, package in enumerate(order):
         for file in (ROOT / "src/dynaconv" / package).rglob("*.py"):
             for imported in re.findall(r"^\s*(?:from|import) dynaconv\.(\w+)", file.read_text(), re.MULTILINE):

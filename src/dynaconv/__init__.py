@@ -6,6 +6,7 @@ imported, in either order.
 
 from dynaconv._timm_hook import install as _install_timm_hook
 from dynaconv.analysis.profile import profile
+from dynaconv.convert import load_published
 from dynaconv.layers import (
     CondConv2d,
     DCDConfig,
@@ -29,6 +30,7 @@ __all__ = [
     "DynamicConv2d",
     "ODConv2d",
     "SEConv2d",
+    "load_published",
     "profile",
     "set_temperature",
 ]

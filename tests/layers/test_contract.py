@@ -1,4 +1,4 @@
-"""What every dynamic convolution promises, over every form of DCD."""
+"""What every dynamic convolution promises, over every family and form."""
 
 import copy
 import pickle
@@ -9,18 +9,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynaconv.layers import DCDConv2d
+from dynaconv.layers import LAYERS, DynamicConv2d
 from dynaconv.ops.common import pool_context
 from tests.helpers import TOLERANCE, value_and_gradients
-from tests.layers.cases import CASES, IN_CHANNELS, make, prepare
+from tests.layers.cases import CASES, FAMILY_CASES, IN_CHANNELS, algorithms, make, neutral, prepare, static_twin
 
 # torch warns, once, that it may copy the input for "same" padding with even kernels; that is one of the cases.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
 ATTRIBUTES = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-ALGORITHMS = ("kernel", "factored", "auto")
+WITH_ALGORITHM = [(name, algorithm) for name in CASES for algorithm in algorithms(name)]
+# Exporting and compiling take seconds each, so not every geometry of every family goes through all of it.
+EXPORTED = [name for name in CASES if name.endswith(("-pointwise-stride", "-square", "-depthwise"))]
+EXPORTED += ["dcd-channel", "dcd-joint", "dcd-norm-channel"]
+TRACED = [name for name in CASES if name.startswith("dcd-") or name in EXPORTED or name.endswith("-grouped")]
+EXPORTED_BY = [(name, algorithm) for name in EXPORTED for algorithm in algorithms(name) if algorithm != "auto"]
 
 
-def ready(name: str, **overrides: object) -> DCDConv2d:
+def uses_batch_statistics(layer: DynamicConv2d) -> bool:
+    """Whether a kernel of one sample does not exist in train mode."""
+    return getattr(getattr(layer, "config", None), "norm", None) == "batch"
+
+
+def ready(name: str, **overrides: object) -> DynamicConv2d:
     """A float64 layer in eval mode, in which every form has a kernel."""
     layer = make(name, dtype=torch.float64, **overrides)
     prepare(layer, torch.rand)
@@ -37,7 +47,7 @@ def assert_close_to_scale(got: Tensor, want: Tensor, tolerance: str) -> None:
     torch.testing.assert_close(got / scale, want / scale, **TOLERANCE[tolerance])
 
 
-def convolve_each(layer: DCDConv2d, x: Tensor) -> Tensor:
+def convolve_each(layer: DynamicConv2d, x: Tensor) -> Tensor:
     """Each sample of ``x`` by `torch.nn.functional.conv2d` with its own kernel and bias."""
     kernels, biases = layer.kernel(x), layer.sample_bias(x)
     static = nn.Conv2d(
@@ -64,8 +74,7 @@ def convolve_each(layer: DCDConv2d, x: Tensor) -> Tensor:
     return torch.cat(outs)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "algorithm"), WITH_ALGORITHM)
 def test_forward_is_convolution_with_each_samples_kernel(name: str, algorithm: str) -> None:
     layer, x = ready(name, algorithm=algorithm), images().requires_grad_()
     leaves = [x, *layer.parameters()]
@@ -73,14 +82,13 @@ def test_forward_is_convolution_with_each_samples_kernel(name: str, algorithm: s
     torch.testing.assert_close(value_and_gradients(layer(x), leaves), want, **TOLERANCE["float64"])
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("norm")])
-def test_kernel_exists_in_train_mode_without_norms(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in CASES if not uses_batch_statistics(make(name, device="meta"))])
+def test_kernel_exists_in_train_mode(name: str) -> None:
     layer, x = ready(name).train(), images()
     torch.testing.assert_close(layer(x), convolve_each(layer, x), **TOLERANCE["float64"])
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "algorithm"), WITH_ALGORITHM)
 def test_batch_equals_single_samples(name: str, algorithm: str) -> None:
     layer, x = ready(name, algorithm=algorithm), images()
     each = torch.cat([layer(x[i : i + 1]) for i in range(3)])
@@ -89,14 +97,12 @@ def test_batch_equals_single_samples(name: str, algorithm: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_shape_and_attributes_are_those_of_conv2d(name: str) -> None:
-    layer = make(name)
-    arguments = {"in_channels": IN_CHANNELS, "out_channels": 12, **CASES[name]}
-    allowed = nn.Conv2d.__init__.__annotations__
-    static = nn.Conv2d(**{key: value for key, value in arguments.items() if key in allowed})
+    layer, static = make(name), static_twin(name)
     assert layer(images(dtype=torch.float32)).shape == static(images(dtype=torch.float32)).shape
     for attribute in ATTRIBUTES:
         assert getattr(layer, attribute) == getattr(static, attribute), attribute
-    assert layer.weight.shape == static.weight.shape
+    # A mixture has its kernels stacked in front.
+    assert layer.weight.shape[-4:] == static.weight.shape
     assert set(static.state_dict()) <= set(layer.state_dict())
 
 
@@ -112,14 +118,11 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_neutral_start_computes_the_static_convolution(name: str) -> None:
-    arguments = {"in_channels": IN_CHANNELS, "out_channels": 12, **CASES[name]}
-    allowed = nn.Conv2d.__init__.__annotations__
-    conv = nn.Conv2d(**{key: value for key, value in arguments.items() if key in allowed}, dtype=torch.float64)
-    options = {key: value for key, value in arguments.items() if key not in allowed}
+    conv = static_twin(name, dtype=torch.float64)
     conv.weight.requires_grad_(False)
     for training in (True, False):
         static = conv.train(training)
-        layer = DCDConv2d.from_conv(static, **options)
+        layer = neutral(name, static)
         assert layer.training == static.training
         assert not layer.weight.requires_grad
         x = images()
@@ -128,10 +131,7 @@ def test_neutral_start_computes_the_static_convolution(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_neutral_start_can_move(name: str) -> None:
-    allowed = nn.Conv2d.__init__.__annotations__
-    arguments = {"in_channels": IN_CHANNELS, "out_channels": 12, **CASES[name]}
-    conv = nn.Conv2d(**{key: value for key, value in arguments.items() if key in allowed})
-    layer = DCDConv2d.from_conv(conv, **{k: v for k, v in arguments.items() if k not in allowed})
+    layer = neutral(name, static_twin(name))
     layer(images(dtype=torch.float32)).square().sum().backward()
     moved = {key.split(".")[0] for key, p in layer.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert moved & {"branch", "p"}
@@ -215,12 +215,12 @@ def test_copies_and_state(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_empty_batch(name: str) -> None:
-    for algorithm in ALGORITHMS:
+    for algorithm in algorithms(name):
         layer = ready(name, algorithm=algorithm)
         assert layer(images(0)).shape == (0, *layer(images(1)).shape[1:])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", TRACED)
 def test_export_keeps_the_batch_free(name: str) -> None:
     layer = ready(name)
     batch = torch.export.Dim("batch", min=1, max=64)
@@ -230,8 +230,7 @@ def test_export_keeps_the_batch_free(name: str) -> None:
         torch.testing.assert_close(program(x), layer(x), **TOLERANCE["float64"])
 
 
-@pytest.mark.parametrize("algorithm", ["kernel", "factored"])
-@pytest.mark.parametrize("name", ["pointwise", "channel", "joint", "depthwise", "norm-channel"])
+@pytest.mark.parametrize(("name", "algorithm"), EXPORTED_BY)
 def test_export_of_a_named_algorithm_keeps_the_batch_free(name: str, algorithm: str) -> None:
     layer = ready(name, algorithm=algorithm)
     batch = torch.export.Dim("batch", min=1, max=64)
@@ -242,7 +241,7 @@ def test_export_of_a_named_algorithm_keeps_the_batch_free(name: str, algorithm: 
 
 
 @pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", TRACED)
 def test_compiles_without_graph_breaks(name: str, mode: bool) -> None:
     torch.compiler.reset()
     layer, x = ready(name).train(mode), images()
@@ -255,7 +254,7 @@ def test_compiles_without_graph_breaks(name: str, mode: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["pointwise", "channel", "joint", "depthwise", "norm-channel"])
+@pytest.mark.parametrize("name", EXPORTED)
 def test_compiles_with_inductor(name: str) -> None:
     torch.compiler.reset()
     layer, x = ready(name).float().train(), images(dtype=torch.float32).requires_grad_()
@@ -266,6 +265,50 @@ def test_compiles_with_inductor(name: str) -> None:
         assert_close_to_scale(one, other, "float32")
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_static_state_dict_loads_through_the_key_weight(name: str) -> None:
+    static, x = static_twin(name, dtype=torch.float64), images()
+    layer = make(name, dtype=torch.float64).eval()
+    missing, unexpected = layer.load_state_dict(static.state_dict(), strict=False)
+    assert not unexpected
+    assert not {"weight", "bias"} & set(missing)
+    # Neutral coefficients then give the static layer; without them the dynamic part goes on as it was.
+    layer._neutralise()
+    torch.testing.assert_close(layer(x), static(x), **TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_looking_at_a_layer_leaves_it_as_it_was(name: str) -> None:
+    layer, x = ready(name).train(), images()
+    before = copy.deepcopy(layer.state_dict())
+    layer.coefficients(x)
+    if not uses_batch_statistics(layer):
+        layer.kernel(x)
+        layer.sample_bias(x)
+    after = layer.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_costs_are_given_for_every_algorithm(name: str) -> None:
+    layer = make(name, device="meta")
+    costs = layer.algorithm_costs((2, IN_CHANNELS, 9, 7))
+    assert tuple(costs) == layer.algorithms
+    assert all(cost.multiply_adds > 0 and cost.moved >= 0 and cost.calls > 0 for cost in costs.values())
+
+
+def test_an_unknown_algorithm_is_refused() -> None:
+    for family in LAYERS:
+        with pytest.raises(ValueError, match="algorithm must be one of 'auto', 'kernel'"):
+            LAYERS[family](4, 4, 1, algorithm="fast")
+
+
+def test_every_family_is_here() -> None:
+    assert FAMILY_CASES.keys() == LAYERS.keys()
+    names = ("pointwise", "depthwise", "grouped")
+    assert all(name in cases for cases in FAMILY_CASES.values() for name in names)
+
+
 def test_kernels_differ_between_inputs() -> None:
     for name in CASES:
         kernels = ready(name).kernel(images())
@@ -273,7 +316,7 @@ def test_kernels_differ_between_inputs() -> None:
 
 
 def test_padding_equals_functional_padding() -> None:
-    layer = ready("channel-even")
+    layer = ready("dcd-channel-even")
     x = images()
     # "same" puts the odd pixel to the right and below, as torch does.
     padded = F.pad(x, (1, 2, 0, 1))
@@ -282,15 +325,15 @@ def test_padding_equals_functional_padding() -> None:
     torch.testing.assert_close(layer(x), want, **TOLERANCE["float64"])
 
 
-@pytest.mark.parametrize("name", ["pointwise", "channel", "joint", "depthwise", "norm-channel"])
+@pytest.mark.parametrize("name", [name for name in EXPORTED if not name.startswith("odconv")])
 def test_vmap_over_inputs(name: str) -> None:
-    layer, x = ready(name, algorithm="factored"), images(4)
+    features_only = "factored" if "factored" in algorithms(name) else "mixed"
+    layer, x = ready(name, algorithm=features_only), images(4)
     got = torch.func.vmap(lambda sample: layer(sample.unsqueeze(0)).squeeze(0))(x)
     torch.testing.assert_close(got, layer(x), **TOLERANCE["float64"])
 
 
-@pytest.mark.parametrize("algorithm", ["kernel", "factored"])
-@pytest.mark.parametrize("name", ["pointwise-stride", "channel", "joint", "depthwise", "norm-channel"])
+@pytest.mark.parametrize(("name", "algorithm"), EXPORTED_BY)
 def test_export_with_a_free_image_size(name: str, algorithm: str) -> None:
     layer = ready(name, algorithm=algorithm)
     dim = torch.export.Dim.DYNAMIC

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Literal, Self
 
 import torch
@@ -175,6 +176,16 @@ class DynamicConv2d(nn.Module, ABC):
                 if fits and not own.is_meta:
                     state_dict[prefix + name] = self._from_static(name, value)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def each(tensor: Tensor) -> Tensor:
+            # `Module.to` refuses channels_last for five axes; joined, K kernels are those of one wide convolution.
+            if tensor.dim() == 5 and type(tensor.data) is Tensor:
+                return fn(tensor.flatten(0, 1)).reshape(tensor.shape)
+            return fn(tensor)
+
+        super()._apply(each, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def _reset_static(self) -> None:
         """Initialise weight and bias, or each of several, as `torch.nn.Conv2d` does."""
