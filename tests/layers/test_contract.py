@@ -257,12 +257,13 @@ def test_compiles_without_graph_breaks(name: str, mode: bool) -> None:
 @pytest.mark.parametrize("name", EXPORTED)
 def test_compiles_with_inductor(name: str) -> None:
     torch.compiler.reset()
-    layer, x = ready(name).float().train(), images(dtype=torch.float32).requires_grad_()
+    # In float64, because the gradient through a batch norm over three contexts cancels to 1e-3 in float32.
+    layer, x = ready(name).train(), images().requires_grad_()
     twin = copy.deepcopy(layer)
     want = value_and_gradients(twin(x), [x, *twin.parameters()])
     got = value_and_gradients(torch.compile(layer, fullgraph=True)(x), [x, *layer.parameters()])
     for one, other in zip(got, want, strict=True):
-        assert_close_to_scale(one, other, "float32")
+        assert_close_to_scale(one, other, "float64")
 
 
 @pytest.mark.parametrize("name", CASES)

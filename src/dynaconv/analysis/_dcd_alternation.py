@@ -18,7 +18,7 @@ from torch import Tensor
 
 HISTORY = 20
 """Steps that the acceleration combines."""
-PATIENCE = 60
+PATIENCE = 100
 """Steps over which the error must fall by `PROGRESS` of itself, or the search ends."""
 PROGRESS = 1e-3
 GAIN = 1e-6

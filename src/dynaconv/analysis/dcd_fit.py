@@ -121,7 +121,7 @@ def fit_dcd(
     scale: bool = True,
     groups: int = 1,
     taps: Taps = "all",
-    max_steps: int = 2000,
+    max_steps: int = 4000,
 ) -> DCDFit:
     """The DCD kernel of latent size L closest to a mixture over a batch, in the squared Frobenius norm.
 
@@ -158,7 +158,7 @@ def dcd_error_curve(
     scale: bool = True,
     groups: int = 1,
     taps: Taps = "all",
-    max_steps: int = 2000,
+    max_steps: int = 4000,
 ) -> DCDErrorCurve:
     """`fit_dcd` for several latent sizes. Each also starts from the next smaller one's fit, so no error rises with L.
 
