@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from dynaconv.layers._checks import check_positive
 from dynaconv.layers.base import PaddingMode
 from dynaconv.layers.branch import BranchLinear
 from dynaconv.layers.mixture import KernelMixture2d, MixtureAlgorithm
@@ -56,7 +57,7 @@ class CondConv2d(KernelMixture2d):
             padding_mode,
             device,
             dtype,
-            num_kernels=num_experts,
+            num_kernels=check_positive("num_experts", num_experts),
             algorithm=algorithm,
         )
         self.branch = BranchLinear(in_channels, num_experts, None, device, dtype, bias=True)

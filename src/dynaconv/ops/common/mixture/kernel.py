@@ -7,6 +7,9 @@ from dynaconv.ops.common.geometry import Geometry
 from dynaconv.ops.common.per_sample import matmul_per_sample
 from dynaconv.ops.common.precision import full_precision
 
+_CHANNELS_LAST = (0, 1, 3, 4, 2)
+_CHANNELS_FIRST = (0, 1, 4, 2, 3)
+
 
 def kernel_mixture(x: Tensor, attention: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
     """Form W(x) of each sample, then multiply it with the patches it sees, sample by sample in one batched product.
@@ -33,6 +36,11 @@ def mix_kernels(attention: Tensor, kernels: Tensor) -> Tensor:
     Returns:
         ``(B, ...)`` in the dtype of ``kernels``, also under autocast: the sum is small beside the convolution.
     """
+    rows = kernels
+    if taps_before_channels := kernels.dim() == 5 and kernels.permute(_CHANNELS_LAST).is_contiguous():
+        # As channels_last left them; joined in the usual order, all K kernels would be copied first.
+        rows = kernels.permute(_CHANNELS_LAST)
     with full_precision(kernels.device):
-        mixed = torch.matmul(attention.to(kernels.dtype), kernels.flatten(1))
-    return mixed.reshape(attention.shape[0], *kernels.shape[1:])
+        mixed = torch.matmul(attention.to(kernels.dtype), rows.flatten(1))
+    mixed = mixed.reshape(attention.shape[0], *rows.shape[1:])
+    return mixed.permute(_CHANNELS_FIRST) if taps_before_channels else mixed
