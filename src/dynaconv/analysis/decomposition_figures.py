@@ -33,6 +33,11 @@ ROUNDING = 1e-6
 _GREY: dict[str, Any] = {"color": "0.45", "linestyle": (0, (4, 3)), "linewidth": 1}
 
 
+def percent(share: float) -> str:
+    """A share in per cent, small ones with two digits that say something."""
+    return f"{share:.1%}" if share == 0 or abs(share) >= 0.01 else f"{100 * share:.2g}%"
+
+
 def spectrum_figure(spectrum: ResidualSpectrum) -> Figure:
     """Singular values of the residuals, each kernel's and joint, and the energy in the largest of them.
 
@@ -140,7 +145,7 @@ def residual_figure(form: ResidualForm, attention: Tensor) -> Figure:
     shares.axvline(median, **_GREY)
     _style(
         shares,
-        f"The residual has {median:.1%} of |W(x)|²\nmedian of {len(energy)} samples, dashed",
+        f"The residual has {percent(median)} of |W(x)|²\nmedian of {len(energy)} samples, dashed",
         "share of the samples with at most this much",
         "|residual|² / |W(x)|²",
     )

@@ -56,7 +56,7 @@ def remark(layer: LayerStatistics, part: PartReport) -> str:
 
 def kernel_remark(use: KernelUse) -> str:
     """Which kernels are used, and how much depends on the input."""
-    words = [f"uses {use.effective_kernels:.1f} of {len(use.usage)}", f"input decides {use.dependence:.3f}"]
+    words = [f"uses {use.effective_kernels:.1f} of {len(use.usage)}", f"input decides {use.dependence:.2g}"]
     if use.unused:
         words.append(f"unused: {', '.join(str(k + 1) for k in use.unused)}")
     return ", ".join(words)

@@ -21,7 +21,7 @@ from dynaconv.analysis.analyze.text import (
     suppression_captions,
     usage_caption,
 )
-from dynaconv.analysis.decomposition_figures import error_curve_figure, residual_figure, spectrum_figure
+from dynaconv.analysis.decomposition_figures import error_curve_figure, percent, residual_figure, spectrum_figure
 from dynaconv.analysis.figures import class_coefficients, save
 from dynaconv.analysis.report import Html, Section, facts, figure, join, page, paragraph, table, text
 from dynaconv.analysis.statistics_figures import coefficients_by_depth, kernel_usage, suppression_scatter
@@ -72,9 +72,9 @@ def summary_cells(network: NetworkAnalysis) -> list[str]:
     used = decides = residual = NOT_MIXED
     if uses:
         used = f"{_mean([use.effective_kernels for use in uses]):.1f} of {_mean([len(use.usage) for use in uses]):g}"
-        decides = f"{_mean([use.dependence for use in uses]):.3f}"
+        decides = f"{_mean([use.dependence for use in uses]):.2g}"
     if network.decompositions:
-        residual = f"{_mean([layer.energy_share for layer in network.decompositions]):.1%}"
+        residual = percent(_mean([layer.energy_share for layer in network.decompositions]))
     found = network.suppression
     return [
         network.title,
@@ -139,7 +139,7 @@ def _decomposition(network: NetworkAnalysis) -> Html:
         [
             layer.name,
             "x".join(map(str, layer.shape)),
-            f"{layer.energy_share:.1%}",
+            percent(layer.energy_share),
             f"{layer.effective_rank:.1f}",
             str(layer.directions),
             str(layer.outputs),

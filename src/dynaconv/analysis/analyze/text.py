@@ -38,7 +38,7 @@ def introduction(networks: Sequence[NetworkAnalysis]) -> list[str]:
             total = sum(len(use.usage) for use in uses)
             sentence += (
                 f" Of its {total} kernels {unused or 'none'} {'is' if unused == 1 else 'are'} unused; what the input "
-                f"decides about the mixture is {decides:.3f} on a scale from 0 to 1."
+                f"decides about the mixture is {decides:.2g} on a scale from 0 to 1."
             )
         said.append(sentence)
     return said
@@ -61,7 +61,7 @@ def usage_caption(network: NetworkAnalysis) -> str:
     said = (
         "Left: share of the weight that each kernel has, averaged over the images. Right: entropy of the shares of one "
         "image, averaged, and entropy of the average shares; the distance between them is what the input decides. It "
-        f"is largest in {name}, {use.dependence:.3f}."
+        f"is largest in {name}, {use.dependence:.2g}."
     )
     sigmoids = [use.binary_entropy for _, use in uses if use.binary_entropy is not None]
     if sigmoids:
