@@ -24,7 +24,7 @@ MILLION = 1_000_000
 )
 def test_counts_are_within_a_fiftieth_of_the_printed_ones(name: str, params: float | None, macs: float) -> None:
     # Not nearer, because the networks behind the printed counts differ in the branch's width and in which of the small
-    # convolutions are dynamic. Parameters of ResNets are printed without the classifier.
+    # convolutions are dynamic. Parameters of ResNets are printed in another unit, see docs/paper-tables.md.
     with torch.device("meta"):
         model = timm.create_model(name)
     found = profile(model, (3, 224, 224))

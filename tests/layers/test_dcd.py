@@ -124,8 +124,8 @@ def test_costs_see_the_padding_the_layer_does_itself() -> None:
 def test_auto_takes_the_cheaper_algorithm() -> None:
     layer = DCDConv2d(32, 192, 1, device="meta")
     # Large maps of few channels are cheaper with the kernel formed, small maps of many with the factors.
-    assert layer._choose(torch.empty(1, 32, 112, 112, device="meta"), layer.geometry) == "kernel"
-    assert layer._choose(torch.empty(64, 32, 2, 2, device="meta"), layer.geometry) == "factored"
+    assert layer._choose(torch.empty(1, 32, 112, 112, device="meta")) == "kernel"
+    assert layer._choose(torch.empty(64, 32, 2, 2, device="meta")) == "factored"
 
 
 def test_auto_runs_what_it_chose(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynaconv.commands._shared import add_command, check_parent, light_console
-from dynaconv.commands.eval import _device
+from dynaconv.commands.eval import find_device
 from dynaconv.errors import DynaconvError, RunError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
             raise RunError(f"{flag} is at least 1; got {value}.")
     from dynaconv.train.checkpoint import load_trained
 
-    device = _device(arguments.device)
+    device = find_device(arguments.device)
     loaded = [(path, *load_trained(path)) for path in arguments.checkpoints]
     for _, model, metadata in loaded:
         _check_dynamic(model, str(metadata["model"]), arguments.layer)
@@ -134,11 +134,11 @@ def _batches(arguments: argparse.Namespace, metadata: dict[str, Any]) -> _Batche
     import torch
     from torch.utils.data import IterableDataset, Subset
 
-    from dynaconv.train.retest import _check_classes, _choose, _data_module
+    from dynaconv.train.retest import check_classes, choose_split, checkpoint_data
 
-    module = _data_module(metadata, arguments.data, arguments.data_dir, arguments.batch_size, None)
-    _check_classes(module, metadata)
-    split: Any = _choose(module, arguments.split)
+    module = checkpoint_data(metadata, arguments.data, arguments.data_dir, arguments.batch_size, None)
+    check_classes(module, metadata)
+    split: Any = choose_split(module, arguments.split)
     if not isinstance(split, IterableDataset):
         order = torch.randperm(len(split), generator=torch.Generator().manual_seed(SEED))
         indices = sorted(order[: arguments.images].tolist())

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         data_dir=arguments.data_dir,
         split=arguments.split,
         batch_size=arguments.batch_size,
-        device=_device(arguments.device),
+        device=find_device(arguments.device),
     )
     data = arguments.data or metadata["data"]["name"]
     _print_evaluation(make_console(), result, f"{metadata['model']} on {data}, {arguments.split} images")
@@ -51,7 +51,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         write_json(arguments.json, {**facts, "split": arguments.split, **result.to_dict()})
 
 
-def _device(name: str) -> Any:
+def find_device(name: str) -> Any:
+    """The device of that name, ``auto`` for the fastest; RunError where there is none."""
     import torch
 
     if name == "auto":

@@ -2,15 +2,15 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, Literal, Self
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv.layers._checks import check_choice, check_divides, check_images, check_positive, pair
-from dynaconv.ops.common import Cost, Geometry
+from dynaconv.ops.common import Cost, Geometry, cheapest, is_exporting
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
@@ -37,8 +37,9 @@ class DynamicConv2d(nn.Module, ABC):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
-    algorithm: Any
-    """``auto`` or one of `algorithms`; may be set at any time."""
+    _functions: ClassVar[Mapping[str, Callable[..., Tensor]]] = {}
+    """The family's algorithms by name."""
+    _exported_algorithm: ClassVar[str] = "kernel"
     neutral_gain: float = 1.0
     """What neutral coefficients multiply the kernel by, or the mean of the K kernels."""
     neutral_bias_gain: float = 1.0
@@ -95,13 +96,36 @@ class DynamicConv2d(nn.Module, ABC):
         return None if self.bias is None else self.bias.expand(x.shape[0], -1)
 
     @property
-    @abstractmethod
     def algorithms(self) -> tuple[str, ...]:
         """Names of the algorithms that can evaluate this layer."""
+        return tuple(self._functions)
 
-    @abstractmethod
+    @property
+    def algorithm(self) -> Any:
+        """``auto`` or one of `algorithms`; may be set at any time."""
+        return self._algorithm
+
+    @algorithm.setter
+    def algorithm(self, value: Any) -> None:
+        check_choice("algorithm", value, ("auto", *self.algorithms))
+        self._algorithm = value
+
     def algorithm_costs(self, input_shape: tuple[int, int, int, int]) -> dict[str, Cost]:
         """What each algorithm would cost on an input ``(B, C_in, H, W)``, as ``algorithm="auto"`` sees it."""
+        x = torch.empty(input_shape, device="meta")
+        self._check_input(x)
+        return self._costs_of(self._padded(x))
+
+    @abstractmethod
+    def _costs_of(self, padded: Tensor) -> dict[str, Cost]:
+        """What each algorithm would cost on this input, padded by `_padded`."""
+
+    def _choose(self, padded: Tensor) -> str:
+        """The algorithm for this input: the one that was set, or the cheapest."""
+        if self.algorithm != "auto":
+            return str(self.algorithm)
+        # In an exported graph the sizes may be free, so that nothing can be compared.
+        return self._exported_algorithm if is_exporting() else cheapest(self._costs_of(padded))
 
     @abstractmethod
     def _neutralise(self) -> None:

@@ -135,11 +135,8 @@ class DCDConv2d(DCDCore, DynamicConv2d):
         self._check_input(x)
         return self._kernel_and_bias(self._context(x), self.weight, self.geometry)[1]
 
-    def algorithm_costs(self, input_shape: tuple[int, int, int, int]) -> dict[str, Cost]:
-        """What each algorithm would cost on an input ``(B, C_in, H, W)``, as ``algorithm="auto"`` sees it."""
-        x = torch.empty(input_shape, device="meta")
-        self._check_input(x)
-        batch, channels, height, width = self._padded(x).shape
+    def _costs_of(self, padded: Tensor) -> dict[str, Cost]:
+        batch, channels, height, width = padded.shape
         return self._costs((batch, channels, height, width), self.geometry)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -178,13 +178,13 @@ class DCDCore(nn.Module):
                     "use algorithm='auto' or 'factored', or call eval()."
                 )
             out = factored_dcd(x, factors, geometry, (self.norm1, self.norm2))
-        elif self._choose(x, geometry) == "kernel":
+        elif self._cheapest(x, geometry) == "kernel":
             out = kernel_dcd(x, factors, geometry)
         else:
             out = factored_dcd(x, factors, geometry)
         return out if bias is None else out + bias.to(out.dtype)[:, :, None, None]
 
-    def _choose(self, x: Tensor, geometry: Geometry) -> str:
+    def _cheapest(self, x: Tensor, geometry: Geometry) -> str:
         if self.algorithm != "auto":
             return self.algorithm
         if is_exporting():

@@ -1,19 +1,18 @@
 """What CondConv and DY-Conv have in common: K kernels and biases, summed with weights that depend on the input."""
 
 from abc import abstractmethod
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dynaconv.layers._checks import check_choice, check_positive
+from dynaconv.layers._checks import check_positive
 from dynaconv.layers.base import DynamicConv2d, PaddingMode
 from dynaconv.layers.branch import context_dtype
-from dynaconv.ops.common import Cost, cheapest, full_precision, is_exporting, pool_context
+from dynaconv.ops.common import Cost, full_precision, pool_context
 from dynaconv.ops.common.mixture import grouped_mixture, kernel_mixture, mix_kernels, mixed_mixture, mixture_costs
 
 MixtureAlgorithm = Literal["auto", "kernel", "mixed", "grouped"]
-_ALGORITHMS = {"kernel": kernel_mixture, "mixed": mixed_mixture, "grouped": grouped_mixture}
 
 
 class MixtureCoefficients(NamedTuple):
@@ -40,6 +39,8 @@ class KernelMixture2d(DynamicConv2d):
     Raises:
         ValueError: an argument is out of range or does not fit.
     """
+
+    _functions: ClassVar = {"kernel": kernel_mixture, "mixed": mixed_mixture, "grouped": grouped_mixture}
 
     def __init__(
         self,
@@ -84,21 +85,6 @@ class KernelMixture2d(DynamicConv2d):
     def _attention(self, logits: Tensor) -> Tensor:
         """Weights of the kernels, ``(B, K)``, of logits."""
 
-    @property
-    def algorithms(self) -> tuple[str, ...]:
-        """Names of the algorithms: form W(x) and multiply, mix outputs, or fold the batch into groups."""
-        return tuple(_ALGORITHMS)
-
-    @property
-    def algorithm(self) -> MixtureAlgorithm:
-        """``auto`` or one of `algorithms`; may be set at any time."""
-        return self._algorithm
-
-    @algorithm.setter
-    def algorithm(self, value: MixtureAlgorithm) -> None:
-        check_choice("algorithm", value, ("auto", *_ALGORITHMS))
-        self._algorithm: MixtureAlgorithm = value
-
     def logits(self, x: Tensor) -> Tensor:
         """What the branch gives for ``x``, ``(B, C_in, H, W)``, before it becomes attention: ``(B, K)``."""
         self._check_input(x)
@@ -117,26 +103,14 @@ class KernelMixture2d(DynamicConv2d):
         """The mixed bias of each sample, ``(B, C_out)``, or None."""
         return None if self.bias is None else mix_kernels(self.coefficients(x).attention, self.bias)
 
-    def algorithm_costs(self, input_shape: tuple[int, int, int, int]) -> dict[str, Cost]:
-        """What each algorithm would cost on an input ``(B, C_in, H, W)``, as ``algorithm="auto"`` sees it."""
-        x = torch.empty(input_shape, device="meta")
-        self._check_input(x)
-        return self._costs(self._padded(x))
-
     def forward(self, x: Tensor) -> Tensor:
         """Convolve each sample of ``(B, C_in, H, W)`` with its own kernel: ``(B, C_out, H_out, W_out)``."""
         attention = self.coefficients(x).attention
         padded = self._padded(x)
-        out = _ALGORITHMS[self._choose(padded)](padded, attention, self.weight, self.geometry)
+        out = self._functions[self._choose(padded)](padded, attention, self.weight, self.geometry)
         return out if self.bias is None else out + mix_kernels(attention, self.bias).to(out.dtype)[:, :, None, None]
 
-    def _choose(self, padded: Tensor) -> str:
-        if self.algorithm != "auto":
-            return self.algorithm
-        # In a graph the sizes may be free; with K times fewer multiply-adds W(x) is the safer choice there.
-        return "kernel" if is_exporting() else cheapest(self._costs(padded))
-
-    def _costs(self, padded: Tensor) -> dict[str, Cost]:
+    def _costs_of(self, padded: Tensor) -> dict[str, Cost]:
         batch, channels, height, width = padded.shape
         return mixture_costs(self.geometry, (batch, channels, height, width), self.out_channels, self.num_kernels)
 

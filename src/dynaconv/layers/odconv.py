@@ -1,16 +1,16 @@
 """ODConv: omni-dimensional dynamic convolution, with attention along every axis of its kernels."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from dynaconv.layers._checks import check_choice, check_positive, check_reduction
+from dynaconv.layers._checks import check_positive, check_reduction
 from dynaconv.layers.base import DynamicConv2d, PaddingMode
 from dynaconv.layers.branch import context_dtype
 from dynaconv.layers.odconv_branch import ODConvBranch
 from dynaconv.layers.temperature import temperature_buffer
-from dynaconv.ops.common import Cost, cheapest, full_precision, is_exporting, pool_context
+from dynaconv.ops.common import Cost, full_precision, pool_context
 from dynaconv.ops.odconv import (
     ODConvCoefficients,
     grouped_odconv,
@@ -22,7 +22,6 @@ from dynaconv.ops.odconv import (
 )
 
 ODConvAlgorithm = Literal["auto", "kernel", "mixed", "grouped"]
-_ALGORITHMS = {"kernel": kernel_odconv, "mixed": mixed_odconv, "grouped": grouped_odconv}
 
 
 class ODConv2d(DynamicConv2d):
@@ -59,6 +58,7 @@ class ODConv2d(DynamicConv2d):
     Reference: Li et al., ICLR 2022, arXiv:2209.07947v1 (openreview DmpCfq6Mg39).
     """
 
+    _functions: ClassVar = {"kernel": kernel_odconv, "mixed": mixed_odconv, "grouped": grouped_odconv}
     temperature: Tensor
 
     def __init__(
@@ -118,21 +118,6 @@ class ODConv2d(DynamicConv2d):
             heads["kernel"] = self.num_kernels
         return heads
 
-    @property
-    def algorithms(self) -> tuple[str, ...]:
-        """Names of the algorithms: form W(x) and multiply, scale features, or fold the batch into groups."""
-        return tuple(_ALGORITHMS)
-
-    @property
-    def algorithm(self) -> ODConvAlgorithm:
-        """``auto`` or one of `algorithms`; may be set at any time."""
-        return self._algorithm
-
-    @algorithm.setter
-    def algorithm(self, value: ODConvAlgorithm) -> None:
-        check_choice("algorithm", value, ("auto", *_ALGORITHMS))
-        self._algorithm: ODConvAlgorithm = value
-
     def logits(self, x: Tensor) -> ODConvCoefficients:
         """What the branch gives for ``x``, ``(B, C_in, H, W)``, before it becomes attention."""
         return self._logits(x, track=False)
@@ -145,17 +130,11 @@ class ODConv2d(DynamicConv2d):
         """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``."""
         return odconv_kernel(self.coefficients(x), self.weight, self.groups)
 
-    def algorithm_costs(self, input_shape: tuple[int, int, int, int]) -> dict[str, Cost]:
-        """What each algorithm would cost on an input ``(B, C_in, H, W)``, as ``algorithm="auto"`` sees it."""
-        x = torch.empty(input_shape, device="meta")
-        self._check_input(x)
-        return self._costs(self._padded(x))
-
     def forward(self, x: Tensor) -> Tensor:
         """Convolve each sample of ``(B, C_in, H, W)`` with its own kernel: ``(B, C_out, H_out, W_out)``."""
         attention = odconv_attention(self._logits(x, track=True), self.temperature)
         padded = self._padded(x)
-        out = _ALGORITHMS[self._choose(padded)](padded, attention, self.weight, self.geometry)
+        out = self._functions[self._choose(padded)](padded, attention, self.weight, self.geometry)
         return out if self.bias is None else out + self.bias.to(out.dtype)[:, None, None]
 
     def _logits(self, x: Tensor, *, track: bool) -> ODConvCoefficients:
@@ -166,13 +145,7 @@ class ODConv2d(DynamicConv2d):
             heads["spatial"] = heads["spatial"].reshape(x.shape[0], *self.kernel_size)
         return ODConvCoefficients(**heads)
 
-    def _choose(self, padded: Tensor) -> str:
-        if self.algorithm != "auto":
-            return self.algorithm
-        # In a graph the sizes may be free; with K times fewer multiply-adds W(x) is the safer choice there.
-        return "kernel" if is_exporting() else cheapest(self._costs(padded))
-
-    def _costs(self, padded: Tensor) -> dict[str, Cost]:
+    def _costs_of(self, padded: Tensor) -> dict[str, Cost]:
         batch, channels, height, width = padded.shape
         return odconv_costs(self.geometry, (batch, channels, height, width), self.out_channels, self.num_kernels)
 

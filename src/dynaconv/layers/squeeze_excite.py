@@ -1,15 +1,15 @@
 """A convolution followed by squeeze-and-excitation, as a dynamic convolution."""
 
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynaconv.layers._checks import check_choice, check_positive, check_reduction
+from dynaconv.layers._checks import check_positive, check_reduction
 from dynaconv.layers.base import DynamicConv2d, PaddingMode
 from dynaconv.layers.branch import DynamicBranch, context_dtype
-from dynaconv.ops.common import Cost, cheapest, is_exporting, pool_context
+from dynaconv.ops.common import Cost, pool_context
 from dynaconv.ops.squeeze_excite import (
     factored_squeeze_excite,
     kernel_squeeze_excite,
@@ -18,7 +18,6 @@ from dynaconv.ops.squeeze_excite import (
 )
 
 SEAlgorithm = Literal["auto", "kernel", "factored"]
-_ALGORITHMS = {"kernel": kernel_squeeze_excite, "factored": factored_squeeze_excite}
 
 
 class SECoefficients(NamedTuple):
@@ -53,6 +52,8 @@ class SEConv2d(DynamicConv2d):
     Reference: Hu et al., CVPR 2018, arXiv:1709.01507v4.
     """
 
+    _functions: ClassVar = {"kernel": kernel_squeeze_excite, "factored": factored_squeeze_excite}
+    _exported_algorithm = "factored"
     neutral_gain = neutral_bias_gain = 0.5
     branch: DynamicBranch
 
@@ -94,21 +95,6 @@ class SEConv2d(DynamicConv2d):
         )
         self.reset_parameters()
 
-    @property
-    def algorithms(self) -> tuple[str, ...]:
-        """Names of the algorithms: form W(x) and convolve again, or scale the output."""
-        return tuple(_ALGORITHMS)
-
-    @property
-    def algorithm(self) -> SEAlgorithm:
-        """``auto`` or one of `algorithms`; may be set at any time."""
-        return self._algorithm
-
-    @algorithm.setter
-    def algorithm(self, value: SEAlgorithm) -> None:
-        check_choice("algorithm", value, ("auto", *_ALGORITHMS))
-        self._algorithm: SEAlgorithm = value
-
     def coefficients(self, x: Tensor) -> SECoefficients:
         """The scales for ``x``, ``(B, C_in, H, W)``. Runs the convolution, whose output they depend on."""
         self._check_input(x)
@@ -128,13 +114,7 @@ class SEConv2d(DynamicConv2d):
         """Convolve and scale: ``(B, C_in, H, W)`` to ``(B, C_out, H_out, W_out)``."""
         self._check_input(x)
         padded = self._padded(x)
-        return _ALGORITHMS[self._choose(padded)](padded, self.weight, self.bias, self._excite, self.geometry)
-
-    def algorithm_costs(self, input_shape: tuple[int, int, int, int]) -> dict[str, Cost]:
-        """What each algorithm would cost on an input ``(B, C_in, H, W)``, as ``algorithm="auto"`` sees it."""
-        x = torch.empty(input_shape, device="meta")
-        self._check_input(x)
-        return self._costs(self._padded(x))
+        return self._functions[self._choose(padded)](padded, self.weight, self.bias, self._excite, self.geometry)
 
     def published_macs(self, input_shape: tuple[int, int, int, int]) -> int:
         """Multiply-adds for an input ``(B, C_in, H, W)`` as papers count them: the convolution, F1 and F2.
@@ -147,12 +127,7 @@ class SEConv2d(DynamicConv2d):
     def _excite(self, out: Tensor) -> Tensor:
         return torch.sigmoid(self.branch(pool_context(out, 1, context_dtype(out.dtype)))["scale"])
 
-    def _choose(self, padded: Tensor) -> str:
-        if self.algorithm != "auto":
-            return self.algorithm
-        return "factored" if is_exporting() else cheapest(self._costs(padded))
-
-    def _costs(self, padded: Tensor) -> dict[str, Cost]:
+    def _costs_of(self, padded: Tensor) -> dict[str, Cost]:
         batch, channels, height, width = padded.shape
         return squeeze_excite_costs(self.geometry, (batch, channels, height, width), self.out_channels)
 

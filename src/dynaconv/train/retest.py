@@ -41,16 +41,17 @@ def retest(
         DataError: The data cannot be read, or its classes are not the checkpoint's.
         RunError: The checkpoint does not say what it was trained on and ``data`` is not given.
     """
-    module = _data_module(metadata, data, data_dir, batch_size, num_workers)
-    _check_classes(module, metadata)
-    chosen = _choose(module, split)
+    module = checkpoint_data(metadata, data, data_dir, batch_size, num_workers)
+    check_classes(module, metadata)
+    chosen = choose_split(module, split)
     loader = module.eval_loader(chosen)
     return evaluate(model.to(device), loader, metadata["class_names"], device=device, report=report)
 
 
-def _data_module(
+def checkpoint_data(
     metadata: Mapping[str, Any], data: str | None, data_dir: str | None, batch_size: int, num_workers: int | None
 ) -> ImageDataModule:
+    """The data of a checkpoint, prepared as its network expects it; see `retest`."""
     trained = dict(metadata.get("data") or {})
     if data is None and "name" not in trained:
         raise RunError("the checkpoint does not say which data it was trained on; pass --data NAME.")
@@ -91,7 +92,8 @@ def _check_still_there(name: str, data_dir: str | None) -> None:
         raise RunError(f"the folder {gone} it was trained on is not there; pass {flag} DIR.")
 
 
-def _check_classes(module: ImageDataModule, metadata: Mapping[str, Any]) -> None:
+def check_classes(module: ImageDataModule, metadata: Mapping[str, Any]) -> None:
+    """Raise DataError unless the data has the checkpoint's classes, in their order."""
     ours, theirs = tuple(metadata["class_names"]), tuple(module.class_names)
     if len(ours) != len(theirs):
         raise DataError(
@@ -106,7 +108,8 @@ def _check_classes(module: ImageDataModule, metadata: Mapping[str, Any]) -> None
         )
 
 
-def _choose(module: ImageDataModule, split: SplitName) -> Split:
+def choose_split(module: ImageDataModule, split: SplitName) -> Split:
+    """The images of one part of the data; DataError where the run held out none."""
     if split == "test":
         return module.source.test
     if split == "train":
