@@ -134,7 +134,7 @@ def _batches(arguments: argparse.Namespace, metadata: dict[str, Any]) -> _Batche
     import torch
     from torch.utils.data import IterableDataset, Subset
 
-    from dynaconv.train.retest import check_classes, choose_split, checkpoint_data
+    from dynaconv.train.retest import check_classes, checkpoint_data, choose_split
 
     module = checkpoint_data(metadata, arguments.data, arguments.data_dir, arguments.batch_size, None)
     check_classes(module, metadata)
