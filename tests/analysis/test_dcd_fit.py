@@ -212,3 +212,11 @@ def test_what_does_not_fit_is_refused() -> None:
         fit_dcd(kernels, attention, 2, max_steps=0)
     with pytest.raises(ValueError, match="`latent_dims` is empty"):
         dcd_error_curve(kernels, attention, [])
+
+
+def test_restarts_never_make_the_error_larger() -> None:
+    kernels, attention = _random(4, 8, 10, 1, 1), _attention(4)
+    once = fit_dcd(kernels, attention, 2)
+    assert 0 < fit_dcd(kernels, attention, 2, restarts=3).error <= once.error
+    with pytest.raises(ValueError, match="restarts must be a whole number of at least 0; got -1"):
+        fit_dcd(kernels, attention, 2, restarts=-1)

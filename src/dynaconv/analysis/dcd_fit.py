@@ -122,6 +122,7 @@ def fit_dcd(
     groups: int = 1,
     taps: Taps = "all",
     max_steps: int = 4000,
+    restarts: int = 0,
 ) -> DCDFit:
     """The DCD kernel of latent size L closest to a mixture over a batch, in the squared Frobenius norm.
 
@@ -141,13 +142,17 @@ def fit_dcd(
             of every channel, N' = C_in / groups * k_h * k_w: more than any of DCD's forms with one Phi of L x L can do,
             so its error is a lower bound for theirs. The same for 1x1 kernels.
         max_steps: At most so many turns from each start.
+        restarts: So many further starts from random Q, unless an exact fit is found before; for fits with Lambda.
 
     Raises:
         ValueError: Tensors that do not fit each other or are not finite, L out of range, unknown taps.
 
     Reference: Li et al., ICLR 2021, arXiv:2103.08756.
     """
-    return _fits(kernels, attention, [latent_dim], scale=scale, groups=groups, taps=taps, max_steps=max_steps)[0]
+    if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 0:
+        raise ValueError(f"restarts must be a whole number of at least 0; got {restarts!r}.")
+    options = {"groups": groups, "max_steps": max_steps, "restarts": restarts}
+    return _fits(kernels, attention, [latent_dim], scale=scale, taps=taps, **options)[0]
 
 
 def dcd_error_curve(
@@ -225,6 +230,7 @@ def _fits(
     groups: int,
     taps: Taps,
     max_steps: int,
+    restarts: int = 0,
 ) -> list[DCDFit]:
     """A fit for each of the ascending sizes."""
     kernels = check_kernels(kernels).double()
@@ -248,7 +254,9 @@ def _fits(
         ]
         if scale:
             both = [
-                _fit_scaled(whole.matrices[:, g], columns, max_steps, mean[g], plain[g], both[g] if both else None)
+                _fit_scaled(
+                    whole.matrices[:, g], columns, max_steps, mean[g], plain[g], both[g] if both else None, restarts
+                )
                 for g in range(groups)
             ]
         fits.append(_assembled(whole, varying, mean, plain, both, kernels.shape[1:], taps))
@@ -268,9 +276,15 @@ def _fit_plain(targets: Tensor, size: int, columns: slice, max_steps: int, small
 
 
 def _fit_scaled(
-    targets: Tensor, columns: slice, max_steps: int, mean: Tensor, plain: Residual, smaller: Solution | None
+    targets: Tensor,
+    columns: slice,
+    max_steps: int,
+    mean: Tensor,
+    plain: Residual,
+    smaller: Solution | None,
+    restarts: int,
 ) -> Solution:
-    """The best fit found with Lambda: from the one without, from Lambda W0 alone, and from the smaller one."""
+    """The best fit found with Lambda: from the one without, Lambda W0 alone, the smaller one, and random Q."""
     if targets.norm() == 0:
         scale = targets.new_zeros(targets.shape[:2])
         residual = replace(plain, fusion=targets.new_zeros(len(targets), *plain.fusion.shape[1:]))
@@ -283,6 +297,12 @@ def _fit_scaled(
     if smaller is not None:
         rest = (targets - smaller.scale[:, :, None] * smaller.weight)[:, :, columns]
         starts.append((smaller.scale, smaller.weight, extend_directions(rest, smaller.residual.q, size)))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(restarts):
+        drawn = torch.randn(rest.shape[2], size, generator=generator, dtype=targets.dtype).to(targets.device)
+        q = torch.linalg.qr(drawn).Q
+        residual = fit_residual(targets, columns, 1, q)
+        starts.append((*rank_one_rows(targets - residual.fill(targets, columns)), residual.q))
     best: Solution | None = None
     for start in starts:
         found = fit_both(targets, columns, max_steps, *start)
