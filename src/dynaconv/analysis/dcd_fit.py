@@ -122,7 +122,7 @@ def fit_dcd(
     groups: int = 1,
     taps: Taps = "all",
     max_steps: int = 4000,
-    restarts: int = 0,
+    restarts: int = 8,
 ) -> DCDFit:
     """The DCD kernel of latent size L closest to a mixture over a batch, in the squared Frobenius norm.
 
