@@ -1,6 +1,7 @@
 """DCD's sizes, parameter counts, choice of algorithm and error messages."""
 
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -126,6 +127,9 @@ def test_auto_takes_the_cheaper_algorithm() -> None:
     # Large maps of few channels are cheaper with the kernel formed, small maps of many with the factors.
     assert layer._choose(torch.empty(1, 32, 112, 112, device="meta")) == "kernel"
     assert layer._choose(torch.empty(64, 32, 2, 2, device="meta")) == "factored"
+    # While exporting, sizes say nothing, and factors serve every size.
+    with patch("dynaconv.ops.common.cost.is_exporting", return_value=True):
+        assert layer._choose(torch.empty(1, 32, 112, 112, device="meta")) == "factored"
 
 
 def test_auto_runs_what_it_chose(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +137,7 @@ def test_auto_runs_what_it_chose(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     for choice, op in (("kernel", "kernel_dcd"), ("factored", "factored_dcd")):
         with monkeypatch.context() as patch:
-            patch.setattr("dynaconv.layers.dcd_core.cheapest", lambda costs, choice=choice: choice)
+            patch.setattr("dynaconv.ops.common.cost.cheapest", lambda costs, choice=choice: choice)
             real = getattr(dcd_core, op)
             patch.setattr(dcd_core, op, lambda *args, op=op, real=real: (calls.append(op), real(*args))[1])
             layer(x)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv.layers._checks import check_choice, check_divides, check_images, check_positive, pair
-from dynaconv.ops.common import Cost, Geometry, cheapest, is_exporting
+from dynaconv.ops.common import Cost, Geometry, choose
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
@@ -40,6 +40,7 @@ class DynamicConv2d(nn.Module, ABC):
     _functions: ClassVar[Mapping[str, Callable[..., Tensor]]] = {}
     """The family's algorithms by name."""
     _exported_algorithm: ClassVar[str] = "kernel"
+    """What ``auto`` means in an exported graph."""
     neutral_gain: float = 1.0
     """What neutral coefficients multiply the kernel by, or the mean of the K kernels."""
     neutral_bias_gain: float = 1.0
@@ -122,10 +123,7 @@ class DynamicConv2d(nn.Module, ABC):
 
     def _choose(self, padded: Tensor) -> str:
         """The algorithm for this input: the one that was set, or the cheapest."""
-        if self.algorithm != "auto":
-            return str(self.algorithm)
-        # In an exported graph the sizes may be free, so that nothing can be compared.
-        return self._exported_algorithm if is_exporting() else cheapest(self._costs_of(padded))
+        return choose(self.algorithm, lambda: self._costs_of(padded), exported=self._exported_algorithm)
 
     @abstractmethod
     def _neutralise(self) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dynaconv.layers.branch import DynamicBranch
 from dynaconv.layers.dcd_config import ALGORITHMS, Algorithm, DCDConfig, DCDSizes, dcd_sizes
 from dynaconv.layers.latent_norm import LatentBatchNorm2d, scale_and_shift
-from dynaconv.ops.common import Cost, Geometry, cheapest, is_exporting
+from dynaconv.ops.common import Cost, Geometry, choose
 from dynaconv.ops.dcd import DCDFactors, dcd_kernel, factored_dcd, fold_latent_norms, kernel_dcd
 from dynaconv.ops.dcd.cost import dcd_costs
 
@@ -39,6 +39,7 @@ class DCDCore(nn.Module):
     r: nn.Parameter | None
     config: DCDConfig
     sizes: DCDSizes
+    _exported_algorithm: ClassVar[str] = "factored"
 
     def _build(self, config: DCDConfig, in_channels: int, out_channels: int, groups: int, num_taps: int) -> None:
         options: dict[str, Any] = {"device": self.weight.device, "dtype": self.weight.dtype}
@@ -178,19 +179,11 @@ class DCDCore(nn.Module):
                     "use algorithm='auto' or 'factored', or call eval()."
                 )
             out = factored_dcd(x, factors, geometry, (self.norm1, self.norm2))
-        elif self._cheapest(x, geometry) == "kernel":
-            out = kernel_dcd(x, factors, geometry)
         else:
-            out = factored_dcd(x, factors, geometry)
+            shape = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
+            chosen = choose(self.algorithm, lambda: self._costs(shape, geometry), exported=self._exported_algorithm)
+            out = (kernel_dcd if chosen == "kernel" else factored_dcd)(x, factors, geometry)
         return out if bias is None else out + bias.to(out.dtype)[:, :, None, None]
-
-    def _cheapest(self, x: Tensor, geometry: Geometry) -> str:
-        if self.algorithm != "auto":
-            return self.algorithm
-        if is_exporting():
-            # The batch and the image size may be free in the exported graph; factors serve every size.
-            return "factored"
-        return cheapest(self._costs((x.shape[0], x.shape[1], x.shape[2], x.shape[3]), geometry))
 
     def _costs(self, input_shape: tuple[int, int, int, int], geometry: Geometry) -> dict[str, Cost]:
         form, blocks, latent_dim, latent_taps, _, _ = self.sizes

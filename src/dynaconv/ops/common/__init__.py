@@ -1,7 +1,7 @@
 """What at least two families use: geometry, context pooling, per-sample convolution, cost model."""
 
 from dynaconv.ops.common.context import pool_context
-from dynaconv.ops.common.cost import DEFAULT_MACHINE, Cost, Machine, cheapest
+from dynaconv.ops.common.cost import DEFAULT_MACHINE, Cost, Machine, cheapest, choose
 from dynaconv.ops.common.exporting import is_exporting
 from dynaconv.ops.common.geometry import Geometry
 from dynaconv.ops.common.per_sample import per_sample_conv2d
@@ -13,6 +13,7 @@ __all__ = [
     "Geometry",
     "Machine",
     "cheapest",
+    "choose",
     "full_precision",
     "is_exporting",
     "per_sample_conv2d",

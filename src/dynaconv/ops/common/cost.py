@@ -5,8 +5,10 @@ Time is estimated as multiply-adds / rate + numbers moved / bandwidth + operator
 faster algorithm and what a wrong pick costs; it has to rank algorithms, not to predict milliseconds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
+
+from dynaconv.ops.common.exporting import is_exporting
 
 
 class Cost(NamedTuple):
@@ -60,3 +62,16 @@ def cheapest(costs: Mapping[str, Cost], machine: Machine = DEFAULT_MACHINE) -> s
         if seconds < least:
             best, least = name, seconds
     return best
+
+
+def choose(algorithm: str, costs: Callable[[], Mapping[str, Cost]], *, exported: str) -> str:
+    """The algorithm that a layer set to ``algorithm`` runs: the one named, or for ``auto`` the cheapest.
+
+    Args:
+        algorithm: ``auto`` or a name.
+        costs: Gives what each would cost; asked only where that decides.
+        exported: What ``auto`` means in an exported graph, whose sizes may be free, so that nothing can be compared.
+    """
+    if algorithm != "auto":
+        return algorithm
+    return exported if is_exporting() else cheapest(costs())
