@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.analysis.decomposition import SVDForm, svd_form
-from dynaconv.analysis.mixtures import as_matrices
+from dynaconv.analysis.mixtures import as_matrices, matrix_groups
 from dynaconv.layers import KernelMixture2d
 from dynaconv.layers.dcd_core import DCDCore
 
@@ -25,10 +25,8 @@ class MixtureProbe:
 
     def __init__(self, layer: KernelMixture2d, form: SVDForm | None = None) -> None:
         weight = layer.weight
-        # A depthwise kernel is one C x k^2 matrix, as in the decompositions.
-        groups = layer.groups if weight.shape[2] > 1 else 1
         self.leaves: list[nn.Parameter] = [weight]
-        self.form = form if form is not None else svd_form(weight.detach(), groups=groups)
+        self.form = form if form is not None else svd_form(weight.detach(), groups=matrix_groups(layer))
         self.samples = self.batches = 0
         self._attention = torch.zeros(len(weight), dtype=torch.float64)
         self._kernels = torch.zeros(len(weight), dtype=torch.float64)

@@ -40,8 +40,9 @@ class ResidualForm:
 
         The two parts are not orthogonal, so the share may exceed 1 where they cancel.
         """
-        residual = mix(self.residuals, attention).flatten(1).square().sum(1)
-        whole = self.reconstruct(attention).flatten(1).square().sum(1)
+        weights = check_attention(attention, self.residuals).double()
+        residual = _energies(self.residuals, weights)
+        whole = _energies(self.mean + self.residuals, weights)
         return torch.where(whole > 0, residual / whole, torch.zeros_like(whole))
 
     def cosine_similarity(self) -> Tensor:
@@ -212,3 +213,9 @@ def latent_form(kernels: Tensor, *, groups: int = 1) -> LatentForm:
 def _scaled(mean: Tensor, attention: Tensor) -> Tensor:
     """s(x) W_mean for every sample."""
     return attention.sum(1)[:, None, None, None, None] * mean
+
+
+def _energies(kernels: Tensor, weights: Tensor) -> Tensor:
+    """|sum_k w_k W_k|^2 for each sample, float64, (B,): through K x K products, without a kernel for each sample."""
+    flat = kernels.flatten(1).double()
+    return torch.einsum("bk,kl,bl->b", weights, flat @ flat.T, weights).clamp(min=0)

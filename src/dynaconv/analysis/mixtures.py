@@ -7,6 +7,7 @@ of a batch is ``(B, K)``. The softmax of DY-Conv sums to 1 over k, the sigmoids 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +50,13 @@ def layer_mixture(layer: nn.Module, x: Tensor) -> Mixture:
     attention = getattr(coefficients(x), "attention", None) if callable(coefficients) else None
     if not isinstance(attention, Tensor):
         raise ValueError(f"{name} does not answer `coefficients(x).attention`; pass a CondConv2d or a DYConv2d.")
-    groups = int(getattr(layer, "groups", 1))
-    return Mixture(kernels=weight.detach(), attention=attention.detach(), groups=groups if weight.shape[2] > 1 else 1)
+    return Mixture(kernels=weight.detach(), attention=attention.detach(), groups=matrix_groups(layer))
+
+
+def matrix_groups(layer: nn.Module) -> int:
+    """Into how many matrices a kernel of a layer with stacked kernels is read: its groups, but 1 where depthwise."""
+    weight: Any = layer.weight
+    return int(getattr(layer, "groups", 1)) if weight.shape[2] > 1 else 1
 
 
 def mix(kernels: Tensor, attention: Tensor) -> Tensor:

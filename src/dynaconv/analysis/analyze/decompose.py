@@ -17,15 +17,13 @@ from dynaconv.analysis.decomposition_spectrum import (
     effective_rank,
     residual_spectrum,
 )
-from dynaconv.analysis.mixtures import as_matrices
+from dynaconv.analysis.mixtures import as_matrices, matrix_groups
 from dynaconv.analysis.statistics import NetworkStatistics
 from dynaconv.layers import KernelMixture2d
 from dynaconv.ops.dcd import default_latent_dim
 
 FIT_SAMPLES = 256
 """Samples of attention that a DCD is fitted to."""
-FORMED = 2 * 10**7
-"""Numbers of all samples' kernels together that are formed at once."""
 FIT_STEPS = 60
 """Steps of each fit; more change the third digit."""
 SMALL = 80_000
@@ -125,9 +123,8 @@ def decompose(model: nn.Module, statistics: NetworkStatistics) -> tuple[LayerDec
 
 def _decomposition(name: str, layer: KernelMixture2d, attention: Tensor) -> LayerDecomposition:
     kernels = layer.weight.detach().cpu()
-    groups = layer.groups if kernels.shape[2] > 1 else 1
+    groups = matrix_groups(layer)
     form = residual_form(kernels)
-    shares = _energy_shares(form, kernels, attention)
     residuals = as_matrices(form.residuals, groups).double()
     # Singular values of the residuals side by side, through the small Gram matrix of each group.
     gram = torch.einsum("kgmn,kgpn->gmp", residuals, residuals)
@@ -135,24 +132,13 @@ def _decomposition(name: str, layer: KernelMixture2d, attention: Tensor) -> Laye
     return LayerDecomposition(
         name=name,
         shape=tuple(kernels.shape),
-        energy_share=float(shares.median()),
+        energy_share=float(form.energy_share(attention).median()),
         outputs=len(values),
         effective_rank=effective_rank(values),
         directions=directions_for_energy(values, ENERGY),
         latent_dim=default_latent_dim(min(layer.in_channels, layer.out_channels) // groups),
         svd=svd_form(kernels, groups=groups),
     )
-
-
-def _energy_shares(form: ResidualForm, kernels: Tensor, attention: Tensor) -> Tensor:
-    """`ResidualForm.energy_share` through K x K products, without a kernel for each sample."""
-    weights = attention.double()
-    energies = []
-    for matrices in (form.residuals, kernels):
-        flat = matrices.flatten(1).double()
-        energies.append(torch.einsum("bk,kl,bl->b", weights, flat @ flat.T, weights))
-    residual, whole = energies
-    return torch.where(whole > 0, residual / whole, torch.zeros_like(whole))
 
 
 def choose_mixture(layers: Sequence[LayerDecomposition], name: str | None = None) -> LayerDecomposition | None:
@@ -177,8 +163,7 @@ def mixture_detail(model: nn.Module, layer: LayerDecomposition, attention: Tenso
     """
     kernels = model.get_submodule(layer.name).weight.detach().cpu()  # type: ignore[operator]
     groups = layer.svd.groups
-    # The figure of the residual forms a kernel for each sample: a large one for fewer of them.
-    attention = attention[: min(FIT_SAMPLES, max(16, FORMED // layer.numbers))]
+    attention = attention[:FIT_SAMPLES]
     small, fits = layer.numbers <= SMALL, layer.numbers <= MEDIUM
     sizes = _sizes(layer)
     scales = (True, False) if small else (False,)
