@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import dynaconv
+from dynaconv.analysis.multiply_adds import WorkRecorder
 from dynaconv.layers import CondConv2d, DynamicConv2d
 
 FIGURES = Path(__file__).parents[1] / "docs" / "data" / "published-figures.csv"
@@ -128,30 +129,16 @@ def _work(model: nn.Module, size: tuple[int, int, int, int]) -> Work:
     profile = dynaconv.profile(model, size)
     least = float(profile.macs)
     rows = {row.name: row for row in profile.layers}
-    for name, shape in _input_shapes(model, size).items():
-        layer = model.get_submodule(name)
-        assert isinstance(layer, DynamicConv2d)
+    dynamic = {layer: name for name, layer in model.named_modules() if isinstance(layer, DynamicConv2d)}
+    with torch.no_grad(), WorkRecorder(dynamic) as recorder:
+        model(torch.empty(size, device="meta"))
+    for layer, name in dynamic.items():
+        (shape,) = recorder.work[name].input_shapes
         costs = {key: cost.multiply_adds for key, cost in layer.algorithm_costs(shape).items()}
         executed = rows[name].algorithm
         assert executed is not None
         least += min(costs.values()) - costs[executed]
     return Work(profile.published_macs, profile.macs, least)
-
-
-def _input_shapes(model: nn.Module, size: tuple[int, int, int, int]) -> dict[str, tuple[int, int, int, int]]:
-    shapes: dict[str, tuple[int, int, int, int]] = {}
-    names = {module: name for name, module in model.named_modules() if isinstance(module, DynamicConv2d)}
-
-    def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        batch, channels, height, width = args[0].shape
-        shapes[names[module]] = (batch, channels, height, width)
-
-    handles = [module.register_forward_pre_hook(note) for module in names]
-    with torch.no_grad():
-        model(torch.empty(size, device="meta"))
-    for handle in handles:
-        handle.remove()
-    return shapes
 
 
 def difference(ours: float, figure: str) -> float | None:

@@ -7,7 +7,7 @@ best are linear in W(x), hence in the attention, so that the error over B sample
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -289,28 +289,32 @@ def _fit_scaled(
         scale = targets.new_zeros(targets.shape[:2])
         residual = replace(plain, fusion=targets.new_zeros(len(targets), *plain.fusion.shape[1:]))
         return Solution(scale=scale, weight=mean, residual=residual, error=0.0, converged=True)
-    size = plain.q.shape[1]
-    starts = [(solve_scale(targets, mean, plain, columns), mean, plain.q)]
-    scale, weight = rank_one_rows(targets)
-    rest = (targets - scale[:, :, None] * weight)[:, :, columns]
-    starts.append((scale, weight, leading_directions(rest, size)))
-    if smaller is not None:
-        rest = (targets - smaller.scale[:, :, None] * smaller.weight)[:, :, columns]
-        starts.append((smaller.scale, smaller.weight, extend_directions(rest, smaller.residual.q, size)))
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(restarts):
-        drawn = torch.randn(rest.shape[2], size, generator=generator, dtype=targets.dtype).to(targets.device)
-        q = torch.linalg.qr(drawn).Q
-        residual = fit_residual(targets, columns, 1, q)
-        starts.append((*rank_one_rows(targets - residual.fill(targets, columns)), residual.q))
     best: Solution | None = None
-    for start in starts:
+    for start in _starts(targets, columns, mean, plain, smaller, restarts):
         found = fit_both(targets, columns, max_steps, *start)
         best = found if best is None or found.error < best.error else best
         if best.error <= EXACT:
             break
     assert best is not None
     return best
+
+
+def _starts(
+    targets: Tensor, columns: slice, mean: Tensor, plain: Residual, smaller: Solution | None, restarts: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Lambda, W0 and Q to start from, each made when it is asked for."""
+    size = plain.q.shape[1]
+    yield solve_scale(targets, mean, plain, columns), mean, plain.q
+    scale, weight = rank_one_rows(targets)
+    yield scale, weight, leading_directions((targets - scale[:, :, None] * weight)[:, :, columns], size)
+    if smaller is not None:
+        rest = (targets - smaller.scale[:, :, None] * smaller.weight)[:, :, columns]
+        yield smaller.scale, smaller.weight, extend_directions(rest, smaller.residual.q, size)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(restarts):
+        drawn = torch.randn(plain.q.shape, generator=generator, dtype=targets.dtype).to(targets.device)
+        residual = fit_residual(targets, columns, 1, torch.linalg.qr(drawn).Q)
+        yield *rank_one_rows(targets - residual.fill(targets, columns)), residual.q
 
 
 def _assembled(
