@@ -3,12 +3,9 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from dynaconv.errors import RunError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,15 +34,3 @@ def check_parent(file: Path | None) -> None:
         raise RunError(f"cannot write {file}: it is a folder; name a file.")
     if file is not None and not file.parent.is_dir():
         raise RunError(f"cannot write {file}: there is no folder {file.parent}.")
-
-
-def light_console() -> "Console":
-    """A console on standard output as `dynaconv.train.console` makes one, without what training imports."""
-    from rich.console import Console
-
-    class LightConsole(Console):
-        def on_broken_pipe(self) -> None:
-            # rich would end the program here; the command line has one place for that.
-            raise BrokenPipeError
-
-    return LightConsole(highlight=False)

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynaconv.commands._shared import add_command, check_parent, light_console
+from dynaconv.commands._shared import add_command, check_parent
 from dynaconv.commands.eval import find_device
 from dynaconv.errors import DynaconvError, RunError
 
@@ -46,13 +46,14 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     for flag, value in (("--images", arguments.images), ("--batch-size", arguments.batch_size)):
         if value < 1:
             raise RunError(f"{flag} is at least 1; got {value}.")
+    from dynaconv.console import make_console
     from dynaconv.train.checkpoint import load_trained
 
     device = find_device(arguments.device)
     loaded = [(path, *load_trained(path)) for path in arguments.checkpoints]
     for _, model, metadata in loaded:
         _check_dynamic(model, str(metadata["model"]), arguments.layer)
-    console = light_console()
+    console = make_console()
     titles = _titles([(path, str(metadata["model"])) for path, _, metadata in loaded])
     found = []
     for title, (_, model, metadata) in zip(titles, loaded, strict=True):
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _check_dynamic(model: "nn.Module", name: str, layer: str | None) -> None:
-    from dynaconv.analysis.profile import is_dynamic
+    from dynaconv.analysis._units import is_dynamic
     from dynaconv.errors import nearest_names
 
     names = [path for path, module in model.named_modules() if is_dynamic(module)]

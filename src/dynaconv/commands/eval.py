@@ -27,8 +27,8 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Test a network on a part of a data set, class by class."""
+    from dynaconv.console import make_console
     from dynaconv.train.checkpoint import load_trained
-    from dynaconv.train.console import make_console
     from dynaconv.train.retest import retest
 
     check_parent(arguments.json)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynaconv.commands._shared import add_command, check_parent, light_console
+from dynaconv.commands._shared import add_command, check_parent
 from dynaconv.commands._subject import Subject, carried_options, load_subject, static_twin
 from dynaconv.errors import RunError
 
@@ -46,6 +46,8 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Print the layers and the totals, and write the files asked for."""
+    from dynaconv.console import make_console
+
     for file in (arguments.csv, arguments.json):
         check_parent(file)
     for flag, value in (("--batch", arguments.batch), ("--rounds", arguments.rounds)):
@@ -57,7 +59,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     other = _other(arguments.compare, subject, input_size)
     found = _profiled(subject, input_size, latency=arguments.latency, rounds=arguments.rounds)
     compared = None if other is None else _profiled(other, input_size)
-    console = light_console()
+    console = make_console()
     console.print(found.table(console.width))
     profiles = {subject.title: found}
     models = {subject.title: subject.model}

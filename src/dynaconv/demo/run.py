@@ -21,12 +21,12 @@ from dynaconv.analysis.coefficients import collect_coefficients
 from dynaconv.analysis.figures import class_coefficients, read_metrics, save, training_curves
 from dynaconv.analysis.latency import Latency, measure_latency
 from dynaconv.analysis.profile import profile
+from dynaconv.console import make_console
 from dynaconv.demo.progress import TwinProgress
 from dynaconv.demo.report import Pictures, write_report
 from dynaconv.demo.result import DemoResult, NetworkResult, rich_table, write_table
 from dynaconv.errors import RunError
 from dynaconv.train.config import TrainConfig, check_seed, load_recipe
-from dynaconv.train.console import make_console
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.source import TensorImages
 from dynaconv.train.folders import make_free_folder

@@ -8,21 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dynaconv.console import make_console
 from dynaconv.train.callbacks import ProgressEvent
 
 # Without a terminal, a line inside an epoch after this many seconds of silence.
 _SILENCE = 60.0
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        # rich would end the program here; the command line has one place for that.
-        raise BrokenPipeError
-
-
-def make_console(*, soft_wrap: bool = False) -> Console:
-    """Return a console on standard output that raises `BrokenPipeError` when its reader goes away."""
-    return _Console(highlight=False, soft_wrap=soft_wrap)
 
 
 class ConsoleReport:
