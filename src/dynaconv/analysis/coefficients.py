@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynaconv.analysis.profile import eval_mode, is_dynamic
+from dynaconv.analysis._units import eval_mode, is_dynamic
 
 RELATIVE_ROUNDING = 1e-6
 """Coefficients are float32: changes smaller than this share of their size are rounding, not dependence on the input."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from dynaconv.analysis.profile import checked_size, eval_mode
+from dynaconv.analysis._timing import conditions, now
+from dynaconv.analysis._units import checked_size, eval_mode
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,12 +56,7 @@ class Latency:
     @property
     def conditions(self) -> str:
         """One line that belongs beside every number."""
-        batch, channels, height, width = self.input_size
-        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
-        return (
-            f"batch {batch}, {channels} x {height} x {width}, {self.device}, {threads}, torch {self.torch_version}, "
-            f"median of {self.rounds} alternating rounds"
-        )
+        return conditions(self.input_size, self.device, self.threads, self.torch_version, self.rounds)
 
     def table(self) -> Table:
         """The medians as a rich table."""
@@ -116,7 +112,6 @@ def measure_latency(
         for _ in range(warmup):
             for _, model in order:
                 model(x)
-        _synchronise(device)
         for turn in range(rounds):
             for name, model in order if turn % 2 == 0 else reversed(order):
                 times[name].append(_one_pass(model, x, clock))
@@ -132,15 +127,9 @@ def measure_latency(
 
 
 def _one_pass(model: nn.Module, x: Tensor, clock: Callable[[], float]) -> float:
-    start = clock()
+    start = now(x.device, clock)
     model(x)
-    _synchronise(x.device)
-    return (clock() - start) * 1e3
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return (now(x.device, clock) - start) * 1e3
 
 
 def _summary(name: str, taken: list[float], first: list[float]) -> ModelLatency:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynaconv.analysis._timing import conditions, now
 from dynaconv.analysis._units import eval_mode
 
 
@@ -68,9 +69,9 @@ def measure_layer_latency(
                         model(x)
                     taken = timer.taken_ms
                 else:
-                    start = _now(x.device, clock)
+                    start = now(x.device, clock)
                     model(x)
-                    total = (_now(x.device, clock) - start) * 1e3
+                    total = (now(x.device, clock) - start) * 1e3
             if turn >= 0:
                 totals.append(total)
                 for name, one in taken.items():
@@ -78,7 +79,7 @@ def measure_layer_latency(
     return LayerLatency(
         total_ms=statistics.median(totals),
         layers_ms={name: statistics.median(one) for name, one in layers.items()},
-        conditions=_conditions(x, rounds),
+        conditions=conditions(x.shape, x.device.type, torch.get_num_threads(), torch.__version__, rounds),
     )
 
 
@@ -94,10 +95,10 @@ class _LayerTimer:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def _before(self, module: nn.Module, args: Any) -> None:
-        self._starts.append(_now(self._device, self._clock))
+        self._starts.append(now(self._device, self._clock))
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
-        taken = (_now(self._device, self._clock) - self._starts.pop()) * 1e3
+        taken = (now(self._device, self._clock) - self._starts.pop()) * 1e3
         name = self._names[module]
         self.taken_ms[name] = self.taken_ms.get(name, 0.0) + taken
 
@@ -110,19 +111,3 @@ class _LayerTimer:
     def __exit__(self, *exc: Any) -> None:
         while self._handles:
             self._handles.pop().remove()
-
-
-def _now(device: torch.device, clock: Callable[[], float]) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return clock()
-
-
-def _conditions(x: Tensor, rounds: int) -> str:
-    batch, size = x.shape[0], " x ".join(str(n) for n in x.shape[1:])
-    count = torch.get_num_threads()
-    threads = f"{count} thread{'s' if count != 1 else ''}"
-    return (
-        f"batch {batch}, {size}, {x.device.type}, {threads}, torch {torch.__version__}, "
-        f"median of {rounds} alternating rounds"
-    )

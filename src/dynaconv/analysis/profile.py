@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dynaconv.analysis._units import checked_size, eval_mode, example_input, is_dynamic, kept_random_state, layers_of
+from dynaconv.analysis._units import checked_size, eval_mode, example_input, kept_random_state, layers_of
 from dynaconv.analysis.layer_latency import LayerLatency, measure_layer_latency
 from dynaconv.analysis.memory import MemoryRecorder, saved_bytes
 from dynaconv.analysis.multiply_adds import LayerWork, WorkRecorder, chosen_algorithm, published_macs
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-__all__ = ["LayerProfile", "Profile", "checked_size", "eval_mode", "is_dynamic", "profile"]
 
 # What a model raises that does not take the input.
 _REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv.analysis._suppression_probes import MixtureProbe, Probe, probe_for
+from dynaconv.analysis._units import eval_mode, is_dynamic
 from dynaconv.analysis.decomposition import SVDForm
-from dynaconv.analysis.profile import eval_mode, is_dynamic
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

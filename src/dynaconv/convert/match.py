@@ -10,11 +10,11 @@ from dynaconv.convert.network_names import find_layout, module_namer, network_of
 from dynaconv.convert.published_dcd import is_published_dcd, published_dcd_name
 from dynaconv.convert.published_odconv import is_published_odconv, published_odconv_name
 from dynaconv.layers import DynamicConv2d
+from dynaconv.layers.base import STATIC_AXES
 from dynaconv.layers.dcd_core import DCDCore
 
 _OPTIONAL = ("num_batches_tracked", "temperature")
 """Buffers that a file may lack: old ones do, and published code keeps the temperature elsewhere."""
-_STATIC_AXES = {"weight": 4, "bias": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ def match_state(model: nn.Module, state: Mapping[str, Tensor]) -> Match:
 
 def _kind(own: Mapping[str, Tensor], layers: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> str:
     keys = list(state)
-    dynamic = [key for key in own if (split := _split(key, layers))[0] in layers and split[1] not in _STATIC_AXES]
+    dynamic = [key for key in own if (split := _split(key, layers))[0] in layers and split[1] not in STATIC_AXES]
     if any(key in state for key in dynamic):
         return "dynaconv"
     return "DCD" if is_published_dcd(keys) else "ODConv" if is_published_odconv(keys) else "static"
@@ -136,13 +136,13 @@ def _slots(match: Match, own: Mapping[str, Tensor], state: Mapping[str, Tensor])
     for key, tensor in own.items():
         module, rest = _split(key, match.layers)
         layer = match.layers.get(module)
-        if match.kind == "static" and layer is not None and rest not in _STATIC_AXES:
+        if match.kind == "static" and layer is not None and rest not in STATIC_AXES:
             continue
         candidates = names(module)
         theirs = next((name for name in candidates if name in parents), candidates[0])
         shape = tensor.shape
         if match.kind == "static" and isinstance(layer, DynamicConv2d):
-            shape = shape[-_STATIC_AXES[rest] :]
+            shape = shape[-STATIC_AXES[rest] :]
         named = rest if layer is None else _name_in_layer(match, layer, rest)
         yield Slot(
             key=key,

@@ -13,6 +13,8 @@ from dynaconv.layers._checks import check_choice, check_divides, check_images, c
 from dynaconv.ops.common import Cost, Geometry, choose
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+STATIC_AXES = {"weight": 4, "bias": 1}
+"""What a static convolution's state dict holds, and how many axes each tensor has."""
 
 
 class DynamicConv2d(nn.Module, ABC):
@@ -189,12 +191,11 @@ class DynamicConv2d(nn.Module, ABC):
         return mean + (own.detach() - own.detach().mean(0)).to(mean.device)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        static_axes = {"weight": 4, "bias": 1}
         given = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
-        if given.keys() <= static_axes.keys():
+        if given.keys() <= STATIC_AXES.keys():
             for name, value in given.items():
                 own = getattr(self, name)
-                fits = isinstance(value, Tensor) and own is not None and value.shape == own.shape[-static_axes[name] :]
+                fits = isinstance(value, Tensor) and own is not None and value.shape == own.shape[-STATIC_AXES[name] :]
                 if fits and not own.is_meta:
                     state_dict[prefix + name] = self._from_static(name, value)
         super()._load_from_state_dict(state_dict, prefix, *args)

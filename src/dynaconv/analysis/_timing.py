@@ -1,0 +1,22 @@
+"""What measurements of time share: a clock that waits for the device, and the line that belongs beside a number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+
+def now(device: torch.device, clock: Callable[[], float]) -> float:
+    """The time once everything that was started on the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock()
+
+
+def conditions(input_size: Sequence[int], device: str, threads: int, torch_version: str, rounds: int) -> str:
+    """One line that belongs beside every number: what was run, where, and how often."""
+    batch, *size = input_size
+    count = f"{threads} thread{'s' if threads != 1 else ''}"
+    shape = " x ".join(str(n) for n in size)
+    return f"batch {batch}, {shape}, {device}, {count}, torch {torch_version}, median of {rounds} alternating rounds"
