@@ -16,6 +16,14 @@ class CheckpointError(DynaconvError):
     """A checkpoint is damaged, or belongs to another model."""
 
 
+class ConversionError(DynaconvError):
+    """A network cannot be converted as asked; it is as it was."""
+
+
+class ExportError(DynaconvError):
+    """A network cannot be exported, or what was written does not compute what it does; no file is left."""
+
+
 class RunError(DynaconvError):
     """A run cannot start: its folder, recipe or options do not fit."""
 
