@@ -30,8 +30,11 @@ def test_public_names_change_on_purpose_only() -> None:
         "DynamicConv2d",
         "ODConv2d",
         "SEConv2d",
+        "convert",
         "load_published",
+        "plan_conversion",
         "profile",
+        "revert",
         "set_temperature",
     ]
     assert dynaconv.__all__ == sorted(dynaconv.__all__)

@@ -6,7 +6,7 @@ imported, in either order.
 
 from dynaconv._timm_hook import install as _install_timm_hook
 from dynaconv.analysis.profile import profile
-from dynaconv.convert import load_published
+from dynaconv.convert import convert, load_published, plan_conversion, revert
 from dynaconv.layers import (
     CondConv2d,
     DCDConfig,
@@ -30,8 +30,11 @@ __all__ = [
     "DynamicConv2d",
     "ODConv2d",
     "SEConv2d",
+    "convert",
     "load_published",
+    "plan_conversion",
     "profile",
+    "revert",
     "set_temperature",
 ]
 

@@ -1,5 +1,19 @@
-"""From networks that exist to dynamic ones: published and static checkpoints."""
+"""From networks that exist to dynamic ones: conversion, and published and static checkpoints."""
 
+from dynaconv.convert.conversion import convert, plan_conversion
 from dynaconv.convert.load import LoadReport, load_published
+from dynaconv.convert.plan import ConversionPlan, PlannedLayer
+from dynaconv.convert.record import apply_conversion, conversion_of
+from dynaconv.convert.revert import revert
 
-__all__ = ["LoadReport", "load_published"]
+__all__ = [
+    "ConversionPlan",
+    "LoadReport",
+    "PlannedLayer",
+    "apply_conversion",
+    "conversion_of",
+    "convert",
+    "load_published",
+    "plan_conversion",
+    "revert",
+]

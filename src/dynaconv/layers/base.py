@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -47,6 +48,8 @@ class DynamicConv2d(nn.Module, ABC):
     """What neutral coefficients multiply the kernel by, or the mean of the K kernels."""
     neutral_bias_gain: float = 1.0
     """What neutral coefficients multiply the bias by, or the mean of the K biases."""
+    hyperparameters: Mapping[str, Any] = MappingProxyType({})
+    """The keyword-only arguments of a layer made by `like` or `from_conv`."""
 
     def __init__(
         self,
@@ -131,6 +134,46 @@ class DynamicConv2d(nn.Module, ABC):
     def _neutralise(self) -> None:
         """Make the coefficients neutral whatever the input, in a way that training can leave."""
 
+    @property
+    @abstractmethod
+    def is_neutral(self) -> bool:
+        """Whether the layer computes what a static convolution does, whatever its input."""
+
+    def static_conv(self) -> nn.Conv2d:
+        """The convolution that this layer computes while its coefficients are neutral.
+
+        Its weight and bias are new parameters with what is trainable, the dtype, device, memory format and mode here.
+
+        Raises:
+            RuntimeError: the coefficients are not neutral, so no static convolution does the same.
+        """
+        if not self.is_neutral:
+            raise RuntimeError(f"this {type(self).__name__} is not neutral: its kernel depends on the input.")
+        conv = nn.Conv2d(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.bias is not None,
+            self.padding_mode,
+            self.weight.device,
+            self.weight.dtype,
+        )
+        if is_channels_last(self.weight):
+            conv.to(memory_format=torch.channels_last)
+        gains = {"weight": self.neutral_gain, "bias": self.neutral_bias_gain}
+        with torch.no_grad():
+            for name, axes in STATIC_AXES.items():
+                own = getattr(self, name)
+                if own is not None:
+                    parameter = getattr(conv, name)
+                    parameter.copy_((own.mean(0) if own.dim() > axes else own) * gains[name])
+                    parameter.requires_grad_(own.requires_grad)
+        return conv.train(self.training)
+
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, **hyperparameters: Any) -> Self:
         """A dynamic layer that computes what ``conv`` computes, until it is trained.
@@ -179,7 +222,10 @@ class DynamicConv2d(nn.Module, ABC):
             conv.weight.dtype,
             **hyperparameters,
         )
+        if is_channels_last(conv.weight):
+            layer.to(memory_format=torch.channels_last)
         adopt_static(layer, conv)
+        layer.hyperparameters = dict(hyperparameters)
         return layer
 
     def _from_static(self, name: str, static: Tensor) -> Tensor:
@@ -272,6 +318,11 @@ class DynamicConv2d(nn.Module, ABC):
 
 def _stack(count: int | None) -> tuple[int, ...]:
     return () if count is None else (count,)
+
+
+def is_channels_last(weight: Tensor) -> bool:
+    """Whether a kernel, or each of several, lies in memory with its channels last, which 1x1 kernels tell too."""
+    return weight.shape[-3] > 1 and weight.stride()[-3] == 1 and weight.stride()[-1] == weight.shape[-3]
 
 
 def adopt_static(layer: nn.Module, static: nn.Conv2d | nn.Linear) -> None:

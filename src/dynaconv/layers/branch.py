@@ -60,6 +60,11 @@ class BranchLinear(nn.Linear):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    @property
+    def is_neutral(self) -> bool:
+        """Whether it gives zeros whatever the input."""
+        return not any(tensor.any() for tensor in self.parameters())
+
     def forward(self, input: Tensor) -> Tensor:
         """Map ``(B, in_features)`` to ``(B, out_features)`` in the input's dtype, whatever the weight's."""
         bias: Tensor | None = self.bias
@@ -130,6 +135,11 @@ class DynamicBranch(nn.Module):
         for head in self.heads.values():
             assert isinstance(head, BranchLinear)
             head.neutralise()
+
+    @property
+    def is_neutral(self) -> bool:
+        """Whether every head gives zeros."""
+        return all(head.is_neutral for head in self.heads.values())
 
     def forward(self, context: Tensor) -> dict[str, Tensor]:
         """Map ``(B, in_features)`` in float32 or float64 to one ``(B, size)`` tensor a head."""

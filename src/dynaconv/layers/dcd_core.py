@@ -107,6 +107,14 @@ class DCDCore(nn.Module):
             if self.p is not None:
                 (self.p if self.config.norm == "batch" else self._head("fusion")).zero_()
 
+    @property
+    def is_neutral(self) -> bool:
+        """Whether the layer computes what a static one does, whatever its input."""
+        parts = [self._head("scale")] if self.config.has_scale else []
+        if self.p is not None:
+            parts.append(self.p if self.config.norm == "batch" else self._head("fusion"))
+        return not any(part.any() for part in parts)
+
     def _head(self, name: str) -> Tensor:
         head = self.branch.heads[name]
         assert isinstance(head, nn.Linear)

@@ -123,6 +123,11 @@ class KernelMixture2d(DynamicConv2d):
     def _neutralise(self) -> None:
         self.branch.neutralise()
 
+    @property
+    def is_neutral(self) -> bool:
+        """Whether the layer computes what a static convolution does, whatever its input."""
+        return bool(self.branch.is_neutral)
+
     def extra_repr(self) -> str:
         """The convolution's arguments and the number of kernels."""
         return f"{super().extra_repr()}, num_kernels={self.num_kernels}"

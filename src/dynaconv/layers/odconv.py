@@ -157,6 +157,11 @@ class ODConv2d(DynamicConv2d):
     def _neutralise(self) -> None:
         self.branch.neutralise()
 
+    @property
+    def is_neutral(self) -> bool:
+        """Whether the layer computes what a static convolution does, whatever its input."""
+        return bool(self.branch.is_neutral)
+
     def extra_repr(self) -> str:
         """The convolution's arguments, the number of kernels and the width of the branch."""
         hidden = self.branch.squeeze.out_features

@@ -54,6 +54,11 @@ class ODConvBranch(nn.Module):
             assert isinstance(head, BranchLinear)
             head.neutralise()
 
+    @property
+    def is_neutral(self) -> bool:
+        """Whether every head gives zeros."""
+        return all(head.is_neutral for head in self.heads.values())
+
     def forward(self, context: Tensor, *, track: bool = True) -> dict[str, Tensor]:
         """Map ``(B, in_features)`` in float32 or float64 to one ``(B, size)`` tensor of logits a head.
 

@@ -139,6 +139,11 @@ class SEConv2d(DynamicConv2d):
     def _neutralise(self) -> None:
         self.branch.neutralise()
 
+    @property
+    def is_neutral(self) -> bool:
+        """Whether the layer computes what a static convolution does, whatever its input."""
+        return bool(self.branch.is_neutral)
+
     def extra_repr(self) -> str:
         """The convolution's arguments and the width of the branch."""
         return f"{super().extra_repr()}, hidden_channels={self.branch.squeeze.out_features}"

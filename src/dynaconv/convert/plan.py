@@ -1,0 +1,138 @@
+"""What a conversion would do, before anything is changed."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from dynaconv.convert.kinds import Kind, describe, kind_of
+from dynaconv.convert.swap import carry_attachments, put_dynamic
+from dynaconv.errors import ConversionError
+from dynaconv.layers import LAYERS, DynamicConv2d
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedLayer:
+    """What happens to one convolution.
+
+    Attributes:
+        names: Every name under which the model reaches it.
+        kind, shape: Its kind, and its channels, kernel and stride in words.
+        reason: Why it stays static; None when it becomes dynamic.
+        static_params, dynamic_params: Parameters before and after.
+    """
+
+    names: tuple[str, ...]
+    kind: Kind
+    shape: str
+    reason: str | None
+    static_params: int
+    dynamic_params: int
+
+    @property
+    def name(self) -> str:
+        """The first of its names."""
+        return self.names[0]
+
+    @property
+    def converts(self) -> bool:
+        """Whether it becomes dynamic."""
+        return self.reason is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionPlan:
+    """Which convolutions of a model become dynamic, and why the others do not. Printing it shows both.
+
+    Attributes:
+        family: Stem of the family.
+        hyperparameters: Keyword-only arguments of its layers.
+        layers: Every static convolution of the model, in the order of its modules.
+        params: Parameters of the whole model as it is.
+    """
+
+    family: str
+    hyperparameters: Mapping[str, Any]
+    layers: tuple[PlannedLayer, ...]
+    params: int
+
+    @property
+    def converted(self) -> tuple[PlannedLayer, ...]:
+        """The convolutions that become dynamic."""
+        return tuple(layer for layer in self.layers if layer.converts)
+
+    @property
+    def converted_params(self) -> int:
+        """Parameters of the whole model after the conversion."""
+        return self.params + sum(layer.dynamic_params - layer.static_params for layer in self.converted)
+
+    def apply(self, model: nn.Module, *, inplace: bool = False) -> nn.Module:
+        """Carry the plan out, wholly or not at all.
+
+        Args:
+            model: The model it was made for, or one with the same convolutions.
+            inplace: Change ``model`` itself instead of a copy.
+
+        Returns:
+            The dynamic model; ``model`` itself when ``inplace``.
+
+        Raises:
+            ConversionError: The model has not these convolutions, or cannot be copied.
+        """
+        alone = self.converted[0].name == ""
+        if alone and inplace:
+            raise ConversionError(
+                "the model is itself a convolution, which cannot be replaced in place; leave inplace."
+            )
+        target = model if inplace else _copy(model)
+        dynamic = {layer: _build(self, layer, target) for layer in self.converted}
+        if alone:
+            return dynamic[self.converted[0]]
+        for planned, layer in dynamic.items():
+            put_dynamic(target, planned.names, layer)
+        return target
+
+    def __str__(self) -> str:
+        width = max((len(layer.name) for layer in self.layers), default=0)
+        shapes = max((len(layer.shape) for layer in self.layers), default=0)
+        lines = []
+        for layer in self.layers:
+            what = LAYERS[self.family].__name__ if layer.reason is None else f"static: {layer.reason}"
+            counts = f"  {layer.static_params:,} -> {layer.dynamic_params:,}" if layer.converts else ""
+            lines.append(f"{layer.name:{width}}  {layer.kind:9}  {layer.shape:{shapes}}  {what}{counts}")
+        given = "".join(f", {key}={value!r}" for key, value in self.hyperparameters.items())
+        ratio = self.converted_params / max(self.params, 1)
+        lines.append(
+            f"{self.family}{given}: {len(self.converted)} of {len(self.layers)} convolutions become dynamic; "
+            f"{self.params:,} -> {self.converted_params:,} parameters (x{ratio:.2f})."
+        )
+        return "\n".join(lines)
+
+
+def _build(plan: ConversionPlan, planned: PlannedLayer, model: nn.Module) -> DynamicConv2d:
+    try:
+        conv = model.get_submodule(planned.name)
+    except AttributeError:
+        conv = None
+    if not isinstance(conv, nn.Conv2d) or describe(conv) != planned.shape or kind_of(conv) != planned.kind:
+        what = "nothing" if conv is None else f"{type(conv).__name__}({conv.extra_repr()})"
+        raise ConversionError(
+            f"the plan is for another model: {planned.name!r} was {planned.shape}, and here it is {what}."
+        )
+    try:
+        layer = LAYERS[plan.family].from_conv(conv, **plan.hyperparameters)
+    except (ValueError, TypeError) as error:
+        raise ConversionError(f"{planned.name!r} cannot be converted: {error}") from error
+    carry_attachments(conv, layer)
+    return layer
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ConversionError(
+            f"the model cannot be copied ({' '.join(str(error).split()).rstrip('.')}); pass inplace=True to change it."
+        ) from error

@@ -1,0 +1,141 @@
+"""Which convolutions are asked for: by name, kind, size, position or predicate."""
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from dynaconv.convert.kinds import KINDS, Kind, kind_of
+from dynaconv.errors import ConversionError, listed, nearest_names
+
+Pattern = str | re.Pattern[str]
+Predicate = Callable[[str, nn.Conv2d], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The convolutions that a conversion is asked to take.
+
+    Attributes:
+        include, exclude: Patterns of full module names, as the shell has them (``layer4.*``, where ``*`` matches dots
+            too) or compiled regular expressions, which may match anywhere. No ``include`` means every name.
+        kinds: The kinds that are taken.
+        kernel_sizes: Sides of the kernels that are taken, such as ``(3, 5)``; None takes all.
+        min_channels, max_channels: Bounds of the smaller of the channels in and out.
+        position: Part of what the other conditions leave, in the order of the model's modules: ``slice(-10, None)``
+            is the last ten.
+        predicate: Further condition on name and convolution.
+    """
+
+    include: tuple[Pattern, ...] = ()
+    exclude: tuple[Pattern, ...] = ()
+    kinds: tuple[Kind, ...] = KINDS
+    kernel_sizes: tuple[int, ...] | None = None
+    min_channels: int | None = None
+    max_channels: int | None = None
+    position: slice | None = None
+    predicate: Predicate | None = None
+
+    def refusal(self, names: Iterable[str], conv: nn.Conv2d) -> str | None:
+        """Why a convolution of these names is not asked for; None when it is, but for its position."""
+        names = tuple(names)
+        if self.include and not any(matches(pattern, name) for pattern in self.include for name in names):
+            return "not included"
+        if any(matches(pattern, name) for pattern in self.exclude for name in names):
+            return "excluded"
+        kind = kind_of(conv)
+        if kind not in self.kinds:
+            return f"{kind}, not among the kinds"
+        if self.kernel_sizes is not None and not set(conv.kernel_size) <= set(self.kernel_sizes):
+            return f"its kernel is not among kernel_sizes={self.kernel_sizes!r}"
+        channels = min(conv.in_channels, conv.out_channels)
+        if self.min_channels is not None and channels < self.min_channels:
+            return f"fewer than {self.min_channels} channels"
+        if self.max_channels is not None and channels > self.max_channels:
+            return f"more than {self.max_channels} channels"
+        if self.predicate is not None and not self.predicate(names[0], conv):
+            return "refused by the predicate"
+        return None
+
+    def names_exactly(self, names: Iterable[str]) -> bool:
+        """Whether one of these names is given in full."""
+        return any(isinstance(pattern, str) and pattern == name for pattern in self.include for name in names)
+
+    def check_patterns(self, model: nn.Module) -> None:
+        """Refuse a pattern that matches nothing, or no convolution.
+
+        Raises:
+            ConversionError: There is such a pattern.
+        """
+        modules = dict(model.named_modules(remove_duplicate=False))
+        convolutions = [name for name, module in modules.items() if is_convolution(module)]
+        for argument in ("include", "exclude"):
+            for pattern in getattr(self, argument):
+                if any(matches(pattern, name) for name in convolutions):
+                    continue
+                shown = pattern if isinstance(pattern, str) else pattern.pattern
+                matched = next((name for name in modules if name and matches(pattern, name)), None)
+                if matched is not None:
+                    raise ConversionError(_no_convolution(argument, shown, matched, modules[matched]))
+                near = listed(nearest_names(shown, convolutions, count=1))
+                raise ConversionError(
+                    f"no module matches {argument}={shown!r}; the model has {len(convolutions)} Conv2d modules"
+                    + (f", the nearest name is {near}." if near else ".")
+                )
+
+
+def is_convolution(module: nn.Module) -> bool:
+    """Whether it is a convolution, static or dynamic."""
+    from dynaconv.layers import DynamicConv2d
+
+    return isinstance(module, nn.Conv2d | DynamicConv2d)
+
+
+def matches(pattern: Pattern, name: str) -> bool:
+    """Whether a pattern matches a full module name."""
+    return fnmatch.fnmatchcase(name, pattern) if isinstance(pattern, str) else pattern.search(name) is not None
+
+
+def _no_convolution(argument: str, shown: str, matched: str, module: nn.Module) -> str:
+    inside = [name for name, child in module.named_modules() if name and is_convolution(child)]
+    what = f"{argument}={shown!r} matches {matched!r}, a {type(module).__name__}"
+    if inside:
+        return f"{what} that holds {len(inside)} convolutions; write '{matched}.*' for those."
+    return f"{what}; only Conv2d modules can be made dynamic."
+
+
+def as_patterns(argument: str, given: object) -> tuple[Pattern, ...]:
+    """One or several patterns as a tuple.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if given is None:
+        return ()
+    several = (given,) if isinstance(given, str | re.Pattern) else given
+    if not isinstance(several, Iterable):
+        raise TypeError(f"`{argument}` is a pattern or several; got {given!r}.")
+    patterns = tuple(several)
+    for pattern in patterns:
+        if not isinstance(pattern, str | re.Pattern) or not pattern:
+            raise TypeError(f"`{argument}` takes names, shell patterns and compiled expressions; got {pattern!r}.")
+    if not patterns:
+        raise ConversionError(f"`{argument}` is empty, which asks for nothing; leave it out to have no condition.")
+    return patterns
+
+
+def as_kinds(given: object) -> tuple[Kind, ...]:
+    """One or several kinds as a tuple.
+
+    Raises:
+        ConversionError: One is unknown.
+    """
+    several = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (given,)
+    for kind in several:
+        if kind not in KINDS:
+            raise ConversionError(f"`kinds` is of {', '.join(KINDS)}; got {kind!r}.")
+    if not several:
+        raise ConversionError("`kinds` is empty, which asks for nothing; leave it out for the family's own.")
+    return several
