@@ -49,11 +49,13 @@ def refusal(model: nn.Module, name: str, conv: nn.Conv2d) -> str | None:
     """
     kind = type(conv)
     if kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward:
-        return f"a {kind.__name__}, which computes something else than Conv2d"
+        return f"its class {kind.__name__} computes something else than Conv2d"
     if parametrize.is_parametrized(conv) or "weight" not in conv._parameters:
         return "its weight is computed from others (a parametrisation, a weight norm or a pruning mask)"
     if type(conv.weight) is not nn.Parameter:
         return f"its weight is a {type(conv.weight).__name__}, not a plain parameter"
+    if conv.out_channels == 1 and conv.bias is None and not conv.weight.requires_grad:
+        return "a fixed weighted sum of channels"
     for outer, module in ancestors(model, name):
         merger = next((method for method in _MERGERS if callable(getattr(module, method, None))), None)
         if merger is not None and outer and any(isinstance(child, _BatchNorm) for child in module.modules()):
