@@ -1,4 +1,4 @@
-"""The command line: ``dynaconv demo|train|eval|predict|profile|analyze``.
+"""The command line: ``dynaconv demo|train|eval|predict|profile|analyze|convert``.
 
 Heavy packages are imported by the command that needs them. What a user can mend is one sentence on standard error and
 exit code 2; exit code 1 means that a run failed, 130 that it was interrupted, 141 that nobody reads the output.
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from dynaconv.commands import analyze, demo, eval, predict, profile, train
+from dynaconv.commands import analyze, convert, demo, eval, predict, profile, train
 from dynaconv.commands._shared import Parser
 from dynaconv.errors import DynaconvError, RunError, TrainingDivergedError
 
@@ -90,7 +90,7 @@ def _explain(error: Exception) -> tuple[str | None, int]:
         return f'this command needs {package}, which is not installed; pip install "dynaconv[train]".', 2
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
-        return f"the system refused: {error.strerror or error}{where}.", 1
+        return f"the system refused: {str(error.strerror or error).rstrip('.')}{where}.", 1
     return str(error), 1 if isinstance(error, TrainingDivergedError) else 2
 
 
@@ -116,7 +116,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for command in (demo, train, eval, predict, profile, analyze):
+    for command in (demo, train, eval, predict, profile, analyze, convert):
         command.add(commands)
     return parser
 

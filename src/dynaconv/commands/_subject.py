@@ -27,6 +27,7 @@ class Subject:
         name: Its timm name.
         options: What it was built with, ``num_classes`` and ``in_chans`` always among it.
         size: (C, H, W) that it is made for.
+        metadata: What the checkpoint of a run says; None for a network built by name.
     """
 
     title: str
@@ -34,6 +35,7 @@ class Subject:
     name: str
     options: dict[str, Any]
     size: tuple[int, int, int]
+    metadata: dict[str, Any] | None = None
 
 
 def load_subject(given: str, size: tuple[int, int, int] | None, options: Mapping[str, Any]) -> Subject:
@@ -59,7 +61,9 @@ def load_subject(given: str, size: tuple[int, int, int] | None, options: Mapping
     side, channels = int(facts["image_size"]), int(facts["in_channels"])
     own = {**(facts.get("model_options") or {}), "num_classes": facts["num_classes"], "in_chans": channels}
     title = f"{facts['model']} of {given}"
-    return Subject(title=title, model=model, name=facts["model"], options=own, size=(channels, side, side))
+    return Subject(
+        title=title, model=model, name=facts["model"], options=own, size=(channels, side, side), metadata=facts
+    )
 
 
 def _built(name: str, size: tuple[int, int, int] | None, options: Mapping[str, Any]) -> Subject:

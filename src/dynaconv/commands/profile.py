@@ -1,11 +1,11 @@
 """``dynaconv profile``: what a network costs, layer by layer and beside another."""
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynaconv.commands._options import parse_options
 from dynaconv.commands._shared import add_command, check_parent
 from dynaconv.commands._subject import Subject, carried_options, load_subject, static_twin
 from dynaconv.errors import RunError
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     for flag, value in (("--batch", arguments.batch), ("--rounds", arguments.rounds)):
         if value < 1:
             raise RunError(f"{flag} is at least 1; got {value}.")
-    size, options = _size(arguments.size), _options(arguments.option)
+    size, options = _size(arguments.size), parse_options(arguments.option)
     subject = load_subject(arguments.model, size, options)
     input_size = (arguments.batch, *(size or subject.size))
     other = _other(arguments.compare, subject, input_size)
@@ -114,7 +114,8 @@ def _other(given: str | None, subject: Subject, input_size: tuple[int, ...]) -> 
     """The network to compare with: the one asked for, else the static twin."""
     if given == _NO_COMPARISON:
         return None
-    name = given or static_twin(subject.name)
+    converted = subject.metadata is not None and "conversion" in subject.metadata
+    name = given or (subject.name if converted else static_twin(subject.name))
     if name is None:
         return None
     return load_subject(name, (input_size[1], input_size[2], input_size[3]), carried_options(subject, name))
@@ -129,24 +130,3 @@ def _size(given: Sequence[str] | None) -> tuple[int, int, int] | None:
         raise RunError(f"--size is channels, height and width, such as 3 224 224 or 1x28x28; got {' '.join(given)!r}.")
     channels, height, width = map(int, parts)
     return channels, height, width
-
-
-def _options(given: Sequence[str]) -> dict[str, Any]:
-    """A dictionary from ``key=value`` words; dots in a key lead into dictionaries."""
-    options: dict[str, Any] = {}
-    for word in given:
-        path, equals, text = word.partition("=")
-        *above, key = path.split(".")
-        if not equals or not all((*above, key)):
-            raise RunError(f"--option takes KEY=VALUE, such as num_classes=10; got {word!r}.")
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        inner = options
-        for name in above:
-            inner = inner.setdefault(name, {})
-            if not isinstance(inner, dict):
-                raise RunError(f"--option {word} leads into {name!r}, which another --option gives a value.")
-        inner[key] = value
-    return options

@@ -263,7 +263,7 @@ def _check_model(model: nn.Module, *, again: bool) -> None:
     if dynamic and not again:
         raise ConversionError(
             f"the model is converted already: {len(dynamic)} of its layers are dynamic, {dynamic[0]!r} first; take the "
-            f"static network (revert gives it back while it is untrained), or pass again=True to convert others too."
+            f"static network (revert gives it back while it is untrained), or say `again` to convert others too."
         )
 
 

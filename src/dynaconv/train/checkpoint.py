@@ -55,7 +55,8 @@ def load_trained(path: str | Path, *, model: str | None = None) -> tuple[nn.Modu
         model: When given, the checkpoint must be one of this model.
 
     Returns:
-        The network and its metadata (``model``, ``model_options``, ``class_names``, ``image_size``, ``mean``, ...).
+        The network and its metadata (``model``, ``model_options``, ``class_names``, ``image_size``, ``mean``, ..., and
+        ``conversion`` for a network that was converted).
 
     Raises:
         CheckpointError: There is no checkpoint, it is damaged, or it is one of another model.
@@ -79,6 +80,7 @@ def load_trained(path: str | Path, *, model: str | None = None) -> tuple[nn.Modu
             num_classes=metadata["num_classes"],
             in_channels=metadata["in_channels"],
             options=metadata.get("model_options"),
+            conversion=metadata.get("conversion"),
         )
     except DynaconvError as error:
         raise CheckpointError(f"cannot build the network of the checkpoint {file}: {error}") from error

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from dynaconv.convert import apply_conversion
 from dynaconv.errors import RunError, listed, nearest_names
 
 
@@ -20,7 +21,12 @@ def is_own_model(name: str) -> bool:
 
 
 def create_network(
-    name: str, *, num_classes: int, in_channels: int, options: Mapping[str, Any] | None = None
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int,
+    options: Mapping[str, Any] | None = None,
+    conversion: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Create a timm model, one of dynaconv's or any other.
 
@@ -29,9 +35,11 @@ def create_network(
         num_classes: Outputs of the classifier.
         in_channels: Channels of the input images.
         options: Further arguments of the model.
+        conversion: What `dynaconv.convert.conversion_of` says of the network that is wanted.
 
     Raises:
         RunError: The name is unknown, or the model does not take these options.
+        ConversionError: The conversion is not one of this model.
     """
     import timm
 
@@ -52,4 +60,4 @@ def create_network(
         raise RunError(
             f"cannot build {name} with model_options={given}: {' '.join(str(error).split()).rstrip('.')}{hint}."
         ) from error
-    return model
+    return apply_conversion(model, conversion) if conversion else model

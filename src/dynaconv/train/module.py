@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from dynaconv.errors import RunError
 from dynaconv.layers.temperature import has_temperature
 from dynaconv.train.factory import create_network
+from dynaconv.train.start import start_from
 from dynaconv.train.temperature import AnnealTemperature
 
 
@@ -93,6 +94,7 @@ class ClassificationModule(LightningModule):
         channels_last: bool = False,
         temperature: tuple[float, float] | None = None,
         temperature_epochs: float | None = None,
+        weights: str | None = None,
     ) -> None:
         """Build the network.
 
@@ -125,6 +127,7 @@ class ClassificationModule(LightningModule):
             channels_last: Keep images and weights in channels_last memory format.
             temperature: Of attention over kernels, at the start and after annealing; 30 and 1 where a network has one.
             temperature_epochs: Over which it falls; ten, or a third of a run that is shorter than thirty.
+            weights: A run, or a file of ``dynaconv convert``, to start from; it brings its own model_options.
         """
         super().__init__()
         if not 0 <= label_smoothing < 1:
@@ -134,7 +137,13 @@ class ClassificationModule(LightningModule):
         if ema_decay is not None and not 0 < ema_decay < 1:
             raise RunError(f"ema_decay is in (0, 1); got {ema_decay}.")
         self.save_hyperparameters()
-        self.model = create_network(name, num_classes=num_classes, in_channels=in_channels, options=model_options)
+        self.structure: dict[str, Any] = {"model_options": dict(model_options or {})}
+        if weights is None:
+            self.model = create_network(name, num_classes=num_classes, in_channels=in_channels, options=model_options)
+        else:
+            self.model, self.structure = start_from(
+                weights, name=name, num_classes=num_classes, in_channels=in_channels, options=model_options
+            )
         if classifier_std is not None:
             draw_classifier(self.model, classifier_std)
         if channels_last:

@@ -248,7 +248,7 @@ class _Run:
         hparams, data = self.module.hparams, self.data
         return {
             "model": hparams["name"],
-            "model_options": dict(hparams["model_options"] or {}),
+            **self.module.structure,
             "num_classes": data.num_classes,
             "class_names": list(data.class_names),
             "in_channels": data.in_channels,

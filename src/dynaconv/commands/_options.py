@@ -1,0 +1,32 @@
+"""``KEY=VALUE`` words of the command line."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from dynaconv.errors import RunError
+
+
+def parse_options(given: Sequence[str], flag: str = "--option") -> dict[str, Any]:
+    """A dictionary from ``key=value`` words, the values JSON; dots in a key lead into dictionaries.
+
+    Raises:
+        RunError: A word is of another form, or leads into a value.
+    """
+    options: dict[str, Any] = {}
+    for word in given:
+        path, equals, text = word.partition("=")
+        *above, key = path.split(".")
+        if not equals or not all((*above, key)):
+            raise RunError(f"{flag} takes KEY=VALUE, such as num_classes=10; got {word!r}.")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        inner = options
+        for name in above:
+            inner = inner.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise RunError(f"{flag} {word} leads into {name!r}, which another {flag} gives a value.")
+        inner[key] = value
+    return options

@@ -1,0 +1,166 @@
+"""``dynaconv convert``: a network with its weights, made dynamic without a change of its function."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynaconv.commands._options import parse_options
+from dynaconv.commands._shared import add_command, check_parent
+from dynaconv.commands._subject import Subject, load_subject
+from dynaconv.errors import CheckpointError, RunError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dynaconv.convert import ConversionPlan
+
+_EPILOG = (
+    "Without -o nothing is written: the plan is printed, and what it would cost. The file is a checkpoint like that of "
+    "a run: `dynaconv train --model NAME --model.weights FILE` goes on from it, `dynaconv profile` and `dynaconv "
+    "export` take it. Patterns are as the shell has them; quote them. The page docs/convert.md says more."
+)
+
+
+def add(commands: Any) -> None:
+    """Add ``dynaconv convert``."""
+    command = add_command(commands, "convert", "make a network dynamic, its function unchanged", run, _EPILOG)
+    command.add_argument("model", metavar="MODEL", help="a timm name, or a trained run")
+    command.add_argument("--family", default="dcd", help="dcd, condconv, dyconv, odconv or squeeze_excite (dcd)")
+    command.add_argument("--include", metavar="PATTERN", nargs="+", help="names of convolutions to take")
+    command.add_argument("--exclude", metavar="PATTERN", nargs="+", help="names of convolutions to leave")
+    command.add_argument("--kinds", metavar="KIND", nargs="+", help="pointwise, depthwise, grouped, spatial")
+    command.add_argument("--kernel-sizes", metavar="N", nargs="+", type=int, help="sides of the kernels to take")
+    command.add_argument("--min-channels", metavar="N", type=int, help="take no fewer channels than that")
+    command.add_argument("--max-channels", metavar="N", type=int, help="take no more channels than that")
+    command.add_argument("--first", metavar="N", type=int, help="of these, the first N only")
+    command.add_argument("--last", metavar="N", type=int, help="of these, the last N only")
+    command.add_argument("--again", action="store_true", help="take a network that is dynamic in part, and more of it")
+    command.add_argument(
+        "--layer", metavar="KEY=VALUE", action="append", default=[], help="a hyperparameter of the layers"
+    )
+    command.add_argument("--option", metavar="KEY=VALUE", action="append", default=[], help="an argument of the model")
+    weights = command.add_mutually_exclusive_group()
+    weights.add_argument("--weights", metavar="FILE", type=Path, help="a checkpoint of the static network")
+    weights.add_argument("--pretrained", action="store_true", help="load timm's weights, which are downloaded")
+    command.add_argument("-o", "--out", metavar="FILE", type=Path, help="write the dynamic network, a .safetensors")
+    command.add_argument("--overwrite", action="store_true", help="replace the file if there is one")
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> None:
+    """Print the plan and what it costs, and write the network when asked to."""
+    from dynaconv.convert import plan_conversion
+
+    _check_target(arguments.out, overwrite=arguments.overwrite)
+    subject = _load(arguments)
+    plan = plan_conversion(
+        subject.model,
+        arguments.family,
+        include=arguments.include,
+        exclude=arguments.exclude,
+        kinds=arguments.kinds,
+        kernel_sizes=arguments.kernel_sizes,
+        min_channels=arguments.min_channels,
+        max_channels=arguments.max_channels,
+        position=_position(arguments),
+        again=arguments.again,
+        **parse_options(arguments.layer, "--layer"),
+    )
+    print(plan)
+    dynamic = plan.apply(subject.model)
+    _print_costs(subject, dynamic, plan)
+    if arguments.out is not None:
+        from dynaconv.convert import conversion_of
+        from dynaconv.train.checkpoint import save_trained
+
+        save_trained(arguments.out, dynamic, {**_metadata(subject), "conversion": conversion_of(dynamic)})
+        print(f"written to {arguments.out} ({arguments.out.stat().st_size / 2**20:.1f} MiB)")
+
+
+def _check_target(out: Path | None, *, overwrite: bool) -> None:
+    if out is None:
+        return
+    check_parent(out)
+    if out.suffix != ".safetensors":
+        raise RunError(f"the dynamic network is written as .safetensors; got {out}.")
+    if out.exists() and not overwrite:
+        raise RunError(f"{out} exists; pass --overwrite to replace it.")
+
+
+def _position(arguments: argparse.Namespace) -> slice | None:
+    first, last = arguments.first, arguments.last
+    for flag, value in (("--first", first), ("--last", last)):
+        if value is not None and value < 1:
+            raise RunError(f"{flag} is at least 1; got {value}.")
+    if first is not None and last is not None:
+        raise RunError("--first and --last exclude one another.")
+    if first is not None:
+        return slice(0, first)
+    return None if last is None else slice(-last, None)
+
+
+def _load(arguments: argparse.Namespace) -> Subject:
+    options = parse_options(arguments.option)
+    if arguments.pretrained:
+        if Path(arguments.model).exists():
+            raise RunError(f"{arguments.model} is a trained run, which has its own weights; leave --pretrained.")
+        options["pretrained"] = True
+    subject = load_subject(arguments.model, None, options)
+    subject.options.pop("pretrained", None)
+    if arguments.weights is not None:
+        if subject.metadata is not None:
+            raise RunError(f"{arguments.model} is a trained run, which has its own weights; leave --weights.")
+        _load_static(subject.model, arguments.weights)
+    elif subject.metadata is None and not arguments.pretrained:
+        print(f"{subject.name} has random weights; give it others with --weights or --pretrained.")
+    return subject
+
+
+def _load_static(model: "nn.Module", file: Path) -> None:
+    from dynaconv.convert.checkpoint_file import read_checkpoint
+
+    state = read_checkpoint(file).state
+    own = model.state_dict()
+    unlike = [key for key in own if key not in state or state[key].shape != own[key].shape]
+    unlike += [key for key in state if key not in own]
+    if unlike:
+        raise CheckpointError(f"{file} does not fit the network: {len(unlike)} entries differ, first {unlike[0]!r}.")
+    model.load_state_dict(state)
+
+
+def _print_costs(subject: Subject, dynamic: "nn.Module", plan: "ConversionPlan") -> None:
+    import torch
+
+    from dynaconv.analysis.profile import profile
+
+    size = (1, *subject.size)
+    static = subject.model.eval()
+    images = torch.randn((2, *subject.size), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before, after = static(images), dynamic.eval()(images)
+    difference = float((after - before).abs().max() / before.abs().max().clamp_min(1e-30))
+    old, new = profile(static, size), profile(dynamic, size)
+    print(
+        f"{old.params:,} -> {new.params:,} parameters, {old.macs / 1e6:,.1f} -> {new.macs / 1e6:,.1f} million "
+        f"multiply-adds at {'x'.join(map(str, subject.size))} (x{new.macs / old.macs:.2f}); outputs differ by "
+        f"{difference:.1e} of the largest on two random images."
+    )
+
+
+def _metadata(subject: Subject) -> dict[str, Any]:
+    """What `load_trained` needs; of a network that was not trained here, what timm says of it."""
+    if subject.metadata is not None:
+        return subject.metadata
+    from timm.data.config import resolve_model_data_config
+
+    data = resolve_model_data_config(subject.model)  # type: ignore[no-untyped-call]
+    further = {key: value for key, value in subject.options.items() if key not in ("num_classes", "in_chans")}
+    return {
+        "model": subject.name,
+        "model_options": further,
+        "num_classes": subject.options["num_classes"],
+        "in_channels": subject.options["in_chans"],
+        "class_names": [str(number) for number in range(subject.options["num_classes"])],
+        "image_size": subject.size[1],
+        "mean": list(data["mean"]),
+        "std": list(data["std"]),
+    }

@@ -1,0 +1,118 @@
+"""``dynaconv convert`` as it is typed, and what goes on from its file."""
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from dynaconv.cli import main
+from dynaconv.train.checkpoint import load_trained
+from dynaconv.train.config import load_recipe
+from dynaconv.train.run import fit
+from tests.helpers import TOLERANCE
+
+NAME = "resnet10t"
+FEW = ["--option", "num_classes=4", "--option", "in_chans=1"]
+
+
+@pytest.fixture
+def static(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    torch.save(timm.create_model(NAME, num_classes=4, in_chans=1).state_dict(), tmp_path / "static.pth")
+    return tmp_path / "static.pth"
+
+
+def test_plan_alone_writes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["convert", NAME, "--family", "odconv", "--last", "2", "--layer", "num_kernels=1"]) == 0
+    out = capsys.readouterr().out
+    assert "odconv, num_kernels=1: 2 of 14 convolutions become dynamic" in out
+    assert "million multiply-adds at 3x176x176" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_holds_the_network(static: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "dynamic.safetensors"
+    command = ["convert", NAME, *FEW, "--weights", str(static), "--include", "layer4.*", "-o", str(file)]
+    assert main(command) == 0
+    assert "3 of 14 convolutions become dynamic" in capsys.readouterr().out
+    model, metadata = load_trained(file)
+    assert metadata["conversion"].keys() == {f"layer4.0.{name}" for name in ("conv1", "conv2", "downsample.1")}
+    twin = timm.create_model(NAME, num_classes=4, in_chans=1).eval()
+    twin.load_state_dict(torch.load(static, weights_only=True))
+    x = torch.randn(2, 1, 32, 32)
+    torch.testing.assert_close(model(x), twin(x), **TOLERANCE["float32 twin"])
+    assert main(command) == 2
+    assert "exists; pass --overwrite" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+    capsys.readouterr()
+    assert main(["profile", str(file), "--size", "1x32x32"]) == 0
+    assert f"ratio to {NAME}" in capsys.readouterr().out
+
+
+def test_training_goes_on_from_it(static: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "dynamic.safetensors"
+    assert main(["convert", NAME, *FEW, "--weights", str(static), "-o", str(file)]) == 0
+    options = [f"--model.name={NAME}", f"--model.weights={file}", "--trainer.max_epochs=1"]
+    options += ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]
+    result = fit(load_recipe("digits"), out=tmp_path / "run", overrides=options)
+    model, metadata = load_trained(tmp_path / "run")
+    assert metadata["num_classes"] == 10
+    assert metadata["conversion"] == load_trained(file)[1]["conversion"]
+    x = torch.randn(2, 1, 32, 32)
+    torch.testing.assert_close(model(x), result.model(x), rtol=0, atol=0)
+    best, _ = load_trained(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    torch.testing.assert_close(best(x), model(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--include", "fc"], "include='fc' matches 'fc', a Linear"),
+        (["--include", "layer7.*"], "no module matches include='layer7.*'"),
+        (["--kinds", "depthwise"], "there is nothing to convert to dcd"),
+        (["--family", "dxd"], "the nearest name is 'dcd'"),
+        (["--layer", "latent=3"], "DCDConv2d has no hyperparameter 'latent'"),
+        (["--layer", "latent_dim"], "--layer takes KEY=VALUE"),
+        (["--first", "0"], "--first is at least 1"),
+        (["--first", "1", "--last", "1"], "exclude one another"),
+        (["-o", "net.pt"], "is written as .safetensors"),
+        (["-o", "nowhere/net.safetensors"], "there is no folder nowhere"),
+        (["--weights", "nothing.pth"], "nothing.pth"),
+        (["--pretrained", "--weights", "x"], "not allowed with argument"),
+    ],
+)
+def test_mistakes(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", NAME, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_of_another_network(static: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", NAME, "--weights", str(static)]) == 2
+    assert "does not fit the network" in capsys.readouterr().err
+
+
+def test_start_that_does_not_fit(static: Path, tmp_path: Path) -> None:
+    from dynaconv.errors import CheckpointError
+    from dynaconv.train.start import start_from
+
+    file = tmp_path / "dynamic.safetensors"
+    assert main(["convert", NAME, *FEW, "--weights", str(static), "-o", str(file)]) == 0
+    with pytest.raises(CheckpointError, match="images of 1 channels"):
+        start_from(str(file), name=NAME, num_classes=4, in_channels=3)
+    with pytest.raises(CheckpointError, match="asks for"):
+        start_from(str(file), name=NAME, num_classes=4, in_channels=1, options={"drop_rate": 0.1})
+    with pytest.raises(CheckpointError, match="is one of 'resnet10t', not of 'resnet18'"):
+        start_from(str(file), name="resnet18", num_classes=4, in_channels=1)
+    assert json.dumps(start_from(str(file), name=NAME, num_classes=4, in_channels=1)[1])
