@@ -18,9 +18,8 @@ from _lite_report import FAMILIES, read_records, write_results
 from _lite_weights import likeliest, load_lite0, load_pictures
 from torch import Tensor, nn
 
+from dynaconv import convert, plan_conversion, profile
 from dynaconv.analysis.latency import measure_latency
-from dynaconv.analysis.profile import profile
-from dynaconv.convert import convert, plan_conversion
 from dynaconv.errors import DynaconvError, RunError
 from dynaconv.train.files import replacing
 

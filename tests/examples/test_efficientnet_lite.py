@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from dynaconv import DynamicConv2d
-from dynaconv.convert import convert
+from dynaconv import DynamicConv2d, convert
 from dynaconv.errors import CheckpointError, RunError
 from dynaconv.train.data.source import TensorImages
 
@@ -83,7 +82,6 @@ def test_training_depends_on_the_seed_alone_and_the_report_shows_it(
     def train(seed: int) -> dict[str, Any]:
         torch.manual_seed(0)
         network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-        torch.manual_seed(torch.seed())
         return tuner.fine_tune(network, splits, budget, seed)
 
     first, again, other = train(1), train(1), train(2)
