@@ -1,0 +1,110 @@
+"""The comparison that every export has to pass."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dynaconv.errors import ExportError
+from dynaconv.export.verify import largest_difference, named_outputs, random_inputs, verify
+
+
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        y = self.conv(x)
+        return {"out": y, "aux": [y.mean((2, 3)), y.amax((2, 3))]}
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return TwoHeads().eval()
+
+
+def test_a_twin_passes_at_every_batch_and_size(model: nn.Module) -> None:
+    checks = verify(model, model, torch.rand(2, 3, 8, 8), runtime="twin", batches=(1, 5), sizes=[None, (9, 7)])
+    assert [check.shapes for check in checks] == [((1, 3, 8, 8),), ((5, 3, 8, 8),), ((5, 3, 9, 7),)]
+    assert [check.difference for check in checks] == [0.0, 0.0, 0.0]
+
+
+def test_a_flat_list_of_arrays_counts_as_the_outputs(model: nn.Module) -> None:
+    def run(x: Tensor) -> list[Any]:
+        return [value.detach().numpy() for value in named_outputs(model(x)).values()]
+
+    assert verify(run, model, torch.rand(2, 3, 8, 8), runtime="twin")[0].difference == 0.0
+
+
+@pytest.mark.parametrize("size", [2e-4, math.nan, math.inf])
+def test_a_difference_in_any_output_is_refused(model: nn.Module, size: float) -> None:
+    def run(x: Tensor) -> dict[str, Any]:
+        outputs = model(x)
+        worst = outputs["aux"][1]
+        worst.view(-1)[0] += size * worst.abs().max()
+        return dict(named_outputs(outputs))
+
+    with torch.no_grad(), pytest.raises(ExportError, match=r"twin differs from the network by .* at 1x3x8x8"):
+        verify(run, model, torch.rand(2, 3, 8, 8), runtime="twin")
+
+
+def test_a_small_difference_is_measured_relative_to_the_largest_output() -> None:
+    want = torch.tensor([[100.0, 0.0]])
+    assert largest_difference(torch.tensor([[100.0, 0.01]]), want, "twin") == pytest.approx(1e-4)
+    assert largest_difference(torch.tensor([[0.5]]), torch.zeros(1, 1), "twin") == 0.5
+
+
+def test_a_runtime_that_fails_or_changes_the_outputs_is_refused(model: nn.Module) -> None:
+    def fails(x: Tensor) -> Any:
+        raise RuntimeError("Got invalid dimensions for input\nmore")
+
+    def drops(x: Tensor) -> Any:
+        return [model(x)["out"]]
+
+    def flattens(x: Tensor) -> Any:
+        return [each.flatten() for each in named_outputs(model(x)).values()]
+
+    for run, message in (
+        (fails, "cannot run what was exported at 1x3x8x8: Got invalid dimensions for input."),
+        (drops, "gives 1 outputs; the network gives 3."),
+        (flattens, r"gives 'out' with the shape \(144,\); the network's is \(1, 4, 6, 6\)"),
+    ):
+        with pytest.raises(ExportError, match=message):
+            verify(run, model, torch.rand(2, 3, 8, 8), runtime="twin")
+
+
+def test_the_message_says_when_the_network_itself_is_uncertain() -> None:
+    class Cancels(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x + 1e6) - 1e6
+
+    with pytest.raises(ExportError, match="own rounding errors in float32"):
+        verify(lambda x: x, Cancels(), torch.randn(2, 3), runtime="twin")
+
+
+def test_inputs_are_drawn_from_the_values_of_the_example() -> None:
+    images, labels = random_inputs((torch.rand(2, 3, 6, 6) + 1, torch.tensor([3, 5])), 7, (4, 5))
+    assert images.shape == (7, 3, 4, 5)
+    assert 0.25 <= images.min() <= images.max() <= 2
+    assert set(labels.tolist()) <= {3, 5}
+    means = images.mean((2, 3))
+    assert means.std(0).min() > 0.1  # the samples differ
+    assert random_inputs(torch.zeros(1, 3, 6, 6), 2)[0].std() > 0.5
+
+
+def test_names_of_outputs_follow_the_structure() -> None:
+    y = torch.zeros(1)
+    assert list(named_outputs(y)) == ["output"]
+    assert list(named_outputs([y, (y, None)])) == ["output_0", "output_1_0"]
+    assert list(named_outputs({"out": y, "aux": [y]})) == ["out", "aux_0"]
+    with pytest.raises(ExportError, match="returns a str"):
+        named_outputs("no")
+
+
+@pytest.mark.parametrize("example", ["no", (), (torch.zeros(2, 3), torch.zeros(3)), torch.zeros(()), torch.zeros(0, 3)])
+def test_other_examples_are_refused(example: Any) -> None:
+    with pytest.raises(ExportError, match="`example`"):
+        verify(lambda x: x, nn.Identity(), example, runtime="twin")
