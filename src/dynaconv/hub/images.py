@@ -1,0 +1,64 @@
+"""From an image to a network's input, and to the likeliest classes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dynaconv.errors import DataError
+from dynaconv.hub.config import SMALL, HubConfig
+
+
+def image_transform(config: HubConfig) -> Callable[[Any], Tensor]:
+    """What turns a PIL image of mode L or RGB into the normalised ``(C, H, W)`` that the network takes."""
+    if config.style == SMALL:
+        from dynaconv.train.data.transforms import BatchTransform, SmallTransform
+
+        return SmallTransform(transform=BatchTransform(mean=config.mean, std=config.std), image_size=config.image_size)
+    from timm.data.transforms_factory import create_transform
+
+    transform: Callable[[Any], Tensor] = create_transform(
+        input_size=(config.in_channels, config.image_size, config.image_size),
+        is_training=False,
+        interpolation=config.interpolation,
+        mean=config.mean,
+        std=config.std,
+        crop_pct=config.crop_pct,
+        crop_mode=config.crop_mode,
+    )
+    return transform
+
+
+def prepared(config: HubConfig, image: Any) -> Tensor:
+    """A file or PIL image as the network's input, ``(1, C, H, W)``.
+
+    Raises:
+        DataError: The file is missing or is not an image, or the network takes other channels than images have.
+        TypeError: ``image`` is neither a path nor a PIL image.
+    """
+    from PIL import Image
+
+    from dynaconv.train.data.folder import open_image
+
+    if config.in_channels not in (1, 3):
+        raise DataError(f"the network takes {config.in_channels} channels, which no image file has; pass it tensors.")
+    mode: Literal["L", "RGB"] = "L" if config.in_channels == 1 else "RGB"
+    if isinstance(image, (str, Path)):
+        opened = open_image(Path(image).expanduser(), mode)
+    elif isinstance(image, Image.Image):
+        opened = image.convert(mode)
+    else:
+        raise TypeError(f"`image` is a path or a PIL image; got {type(image).__name__}.")
+    return image_transform(config)(opened)[None]
+
+
+@torch.inference_mode()
+def likeliest(network: nn.Module, config: HubConfig, x: Tensor, top: int) -> list[tuple[str, float]]:
+    """The likeliest classes of one image with their probabilities, the likeliest first."""
+    parameter = next(network.parameters())
+    probabilities = network(x.to(parameter.device, parameter.dtype)).float().softmax(1)[0]
+    names = config.class_names or tuple(map(str, range(config.num_classes)))
+    values, indices = probabilities.topk(min(top, len(names)))
+    return [(names[index], value) for index, value in zip(indices.tolist(), values.tolist(), strict=True)]
