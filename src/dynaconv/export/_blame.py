@@ -1,0 +1,57 @@
+"""Finds the layer at which an export failed."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def layer_at_failure(model: nn.Module, call: Callable[[], object]) -> str | None:
+    """Run ``call`` once more and say in which module of ``model`` it fails: the innermost one entered and not left.
+
+    Returns:
+        ``'blocks.0' (Block)``, ``the model itself (Net)``, or None where ``call`` fails outside every module or not at
+        all.
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    entered: list[nn.Module] = []
+
+    def enter(module: nn.Module, _: Any) -> None:
+        entered.append(module)
+
+    def leave(module: nn.Module, _: Any, __: Any) -> None:
+        # A module that raised, where its caller went on, was never left.
+        while entered and entered.pop() is not module:
+            pass
+
+    handles = [module.register_forward_pre_hook(enter) for module in model.modules()]
+    handles += [module.register_forward_hook(leave) for module in model.modules()]
+    try:
+        call()
+    except Exception:
+        return named(names[id(entered[-1])], entered[-1]) if entered else None
+    finally:
+        for handle in handles:
+            handle.remove()
+    return None
+
+
+def layer_in_message(model: nn.Module, program: torch.export.ExportedProgram, message: str) -> str | None:
+    """The layer of the first operator of ``program`` that an exporter's message speaks of, as `layer_at_failure`."""
+    words = set(re.findall(r"[\w.]+", message))
+    for node in program.graph.nodes:
+        target = str(node.target)
+        if node.op == "call_function" and (node.name in words or target in words or f"torch.ops.{target}" in words):
+            stack = list((node.meta.get("nn_module_stack") or {}).values())
+            if stack:
+                name = re.sub(r"^L\['self'\]\.?", "", str(stack[-1][0]))
+                return named(name, model.get_submodule(name))
+    return None
+
+
+def named(name: str, module: nn.Module) -> str:
+    """A module as a message speaks of it."""
+    kind = type(module).__name__
+    return f"{name!r} ({kind})" if name else f"the model itself ({kind})"

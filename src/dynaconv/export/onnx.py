@@ -1,0 +1,125 @@
+"""ONNX, checked in ONNX Runtime."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynaconv.errors import ExportError
+from dynaconv.export.capture import Capture, FreeSize
+from dynaconv.export.packages import require, versioned
+from dynaconv.export.pipeline import Format, export_as
+from dynaconv.export.report import ExportReport
+from dynaconv.export.verify import Run
+
+MIN_OPSET = 18
+# One file of ONNX's serialisation holds 2 GiB; the graph takes some of it.
+_ONE_FILE_BYTES = 1_900_000_000
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | Path,
+    example: Tensor | Sequence[Tensor],
+    *,
+    free_batch: bool = True,
+    free_size: FreeSize = "auto",
+    opset: int = MIN_OPSET,
+    overwrite: bool = False,
+) -> ExportReport:
+    """Write a network as one ONNX file, and keep it only when ONNX Runtime computes what the network does.
+
+    The model itself stays as it is: a copy in eval mode is exported. The input is called ``images``, several are called
+    as in ``forward``; an output is called ``output``, several by their key or position. A network of more than 1.9 GB
+    gets a second file, ``<path>.data``, for its weights.
+
+    Args:
+        model: Any network of images; `deploy` it first for a smaller graph.
+        path: The file to write, ``*.onnx``.
+        example: Input ``(B, C, H, W)``, or a tuple of the positional inputs; a batch of one will do. It gives the
+            image size, the types and the range of the random inputs for the checks.
+        free_batch: Let the batch size be chosen at every run.
+        free_size: Let the image size be, too: True or False, or ``"auto"`` for where the network allows it.
+        opset: Version of the operator set, 18 or newer.
+        overwrite: Replace a file that is there.
+
+    Returns:
+        What was written, what is free, and the difference in each check: at batch sizes 1 and 3, and at another image
+        size where that is free.
+
+    Raises:
+        ExportError: A package is missing, the path cannot be used, the network cannot be exported, or the file computes
+            something else: ``max|a - b| / max|b|`` over 1e-4 for an output. No file is left, one that was there stays.
+    """
+    if not isinstance(opset, int) or opset < MIN_OPSET:
+        raise ExportError(f"`opset` is an int from {MIN_OPSET} up; got {opset!r}.")
+    require("onnx", "onnxscript", "onnxruntime", what="export_onnx")
+
+    def write(recorded: Capture, file: Path) -> None:
+        write_onnx(recorded, file, opset=opset)
+
+    form = Format(
+        name=f"ONNX (opset {opset})",
+        runtime=versioned("onnxruntime", "ONNX Runtime"),
+        suffixes=(".onnx",),
+        write=write,
+        load=load_onnx,
+    )
+    return export_as(form, model, path, example, free_batch=free_batch, free_size=free_size, overwrite=overwrite)
+
+
+def write_onnx(recorded: Capture, file: Path, *, opset: int = MIN_OPSET) -> None:
+    """Write a recorded network as ONNX and let ONNX's own checker read it."""
+    (onnx,) = require("onnx", what="ONNX")
+    program = torch.onnx.export(
+        recorded.program,
+        (),
+        dynamo=True,
+        opset_version=opset,
+        input_names=list(recorded.inputs),
+        output_names=list(recorded.outputs),
+        verbose=False,
+    )
+    assert program is not None
+    _name_axes(program.model, recorded.symbols)
+    weights = sum(tensor.nbytes for tensor in recorded.program.state_dict.values())
+    program.save(file, external_data=weights > _ONE_FILE_BYTES)
+    onnx.checker.check_model(str(file), full_check=True)
+
+
+def load_onnx(file: Path) -> Run:
+    """Open an ONNX file in ONNX Runtime on the CPU."""
+    (onnxruntime,) = require("onnxruntime", what="running ONNX")
+    options = onnxruntime.SessionOptions()
+    # Errors only: what it warns of is how it placed operators.
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> Any:
+        return session.run(None, {name: each.numpy() for name, each in zip(names, inputs, strict=True)})
+
+    return run
+
+
+def _name_axes(model: Any, symbols: dict[str, str]) -> None:
+    """Call the free axes batch, height and width wherever a shape speaks of them."""
+    if not symbols:
+        return
+    (ir,) = require("onnx_ir", what="ONNX")
+    pattern = re.compile(rf"\b({'|'.join(map(re.escape, symbols))})\b")
+    graph = model.graph
+    values = [*graph.inputs, *graph.outputs, *(value for node in graph.all_nodes() for value in node.outputs)]
+    for value in {id(each): each for each in values}.values():
+        if value.shape is not None:
+            value.shape = ir.Shape(
+                [
+                    dim
+                    if isinstance(dim, int)
+                    else pattern.sub(lambda found: symbols[found[0]], str(dim.value or "")) or None
+                    for dim in value.shape
+                ]
+            )
