@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv.layers._checks import check_choice, check_divides, check_images, check_positive, pair
+from dynaconv.layers.affine import add_to, multiply_rows
+from dynaconv.layers.branch import context_dtype
 from dynaconv.ops.common import Cost, Geometry, choose
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -40,6 +42,8 @@ class DynamicConv2d(nn.Module, ABC):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
+    shift: nn.Parameter | None
+    """A part of the bias that no coefficient touches, ``(C_out,)``; only `absorb_affine` makes one."""
     _functions: ClassVar[Mapping[str, Callable[..., Tensor]]] = {}
     """The family's algorithms by name."""
     _exported_algorithm: ClassVar[str] = "kernel"
@@ -88,6 +92,7 @@ class DynamicConv2d(nn.Module, ABC):
             self.bias = nn.Parameter(torch.empty((*_stack(num_biases), out_channels), device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
+        self.register_parameter("shift", None)
 
     @abstractmethod
     def coefficients(self, x: Tensor) -> Any:
@@ -100,6 +105,34 @@ class DynamicConv2d(nn.Module, ABC):
     def sample_bias(self, x: Tensor) -> Tensor | None:
         """The bias of each sample of ``x``, ``(B, C_out)``, or None when the layer adds none."""
         return None if self.bias is None else self.bias.expand(x.shape[0], -1)
+
+    def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
+        """Make the layer compute ``scale * forward(x) + shift``, so that a fixed norm behind it is no longer needed.
+
+        Args:
+            scale, shift: One number a channel out, ``(C_out,)``.
+
+        Raises:
+            ValueError: the family cannot take this scale; the layer is as it was.
+        """
+        self.weight = multiply_rows(self.weight, scale, axis=-4)
+        if self.bias is not None:
+            self.bias = multiply_rows(self.bias, scale)
+        if self.shift is not None:
+            self.shift = multiply_rows(self.shift, scale)
+        self._add_fixed(shift)
+
+    def _add_fixed(self, shift: Tensor) -> None:
+        """Add a vector ``(C_out,)`` to the output of every sample."""
+        self.shift = add_to(self.shift, shift, self.weight)
+
+    def fold_constants(self) -> None:
+        """Compute once what forward passes in eval mode would compute from parameters alone; the function stays.
+
+        Afterwards the layer is for inference: norms in the branch are gone, and a half-precision layer's branch, which
+        computes in float32 anyway, holds float32.
+        """
+        self.get_submodule("branch").to(context_dtype(self.weight.dtype))
 
     @property
     def algorithms(self) -> tuple[str, ...]:

@@ -2,13 +2,15 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynaconv.layers.branch import DynamicBranch
+from dynaconv.layers.affine import add_to, multiply_rows
+from dynaconv.layers.branch import BranchLinear, DynamicBranch, context_dtype
 from dynaconv.layers.dcd_config import ALGORITHMS, Algorithm, DCDConfig, DCDSizes, dcd_sizes
 from dynaconv.layers.latent_norm import LatentBatchNorm2d, scale_and_shift
 from dynaconv.ops.common import Cost, Geometry, choose
@@ -34,6 +36,7 @@ class DCDCore(nn.Module):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
+    shift: nn.Parameter | None
     p: nn.Parameter | None
     q: nn.Parameter | None
     r: nn.Parameter | None
@@ -45,6 +48,8 @@ class DCDCore(nn.Module):
         options: dict[str, Any] = {"device": self.weight.device, "dtype": self.weight.dtype}
         self.sizes = sizes = dcd_sizes(config, in_channels, out_channels, groups, num_taps)
         self.config = config.resolved(sizes.context_features)
+        self._scales_bias = config.norm == "batch" and config.has_scale
+        self.register_parameter("shift", None)
         self.register_parameter("p", None)
         self.register_parameter("q", None)
         self.register_parameter("r", None)
@@ -110,15 +115,15 @@ class DCDCore(nn.Module):
     @property
     def is_neutral(self) -> bool:
         """Whether the layer computes what a static one does, whatever its input."""
+        if self.shift is not None or "shift" in self.branch.heads:
+            return False
         parts = [self._head("scale")] if self.config.has_scale else []
         if self.p is not None:
             parts.append(self.p if self.config.norm == "batch" else self._head("fusion"))
         return not any(part.any() for part in parts)
 
     def _head(self, name: str) -> Tensor:
-        head = self.branch.heads[name]
-        assert isinstance(head, nn.Linear)
-        return head.weight
+        return self._linear(name).weight
 
     @property
     def algorithms(self) -> tuple[str, ...]:
@@ -134,9 +139,65 @@ class DCDCore(nn.Module):
     def algorithm(self, value: Algorithm) -> None:
         self.config = dataclasses.replace(self.config, algorithm=value)
 
+    def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
+        """Make the layer compute ``scale * forward(x) + shift``; see `DynamicConv2d.absorb_affine`."""
+        self.weight = multiply_rows(self.weight, scale, axis=0)
+        if self.p is not None:
+            self.p = multiply_rows(self.p, scale, axis=0)
+        for name in ("bias", "shift"):
+            if getattr(self, name) is not None:
+                setattr(self, name, multiply_rows(getattr(self, name), scale))
+        if "shift" in self.branch.heads:
+            head = self._linear("shift")
+            head.weight = multiply_rows(head.weight, scale, axis=0)
+            head.bias = multiply_rows(head.bias, scale)
+            head.bias = add_to(head.bias, shift, head.weight)
+        elif self._scales_bias and self.bias is not None:
+            self.shift = add_to(self.shift, shift, self.weight)
+        else:
+            self.bias = add_to(self.bias, shift, self.weight)
+
+    def fold_constants(self) -> None:
+        """Fold the latent norms, as they are in eval mode, into the branch; see `DynamicConv2d.fold_constants`.
+
+        Phi'(x) and the bias of `fold_latent_norms` are affine in the branch's hidden vector: the head of Phi gets other
+        weights and a bias, and a head ``shift`` gives the bias of each sample.
+        """
+        self.branch.to(context_dtype(self.weight.dtype))
+        if self.config.norm == "batch" and self.config.has_residual:
+            self._fold_latent_norms()
+        self.config = dataclasses.replace(self.config, norm=None)
+
+    @torch.no_grad()
+    def _fold_latent_norms(self) -> None:
+        old = self._linear("fusion")
+        weight = old.weight
+        # Each column of the old weight, and nothing at all, is a Phi; folding is affine in Phi. In float64, because the
+        # constant part is subtracted again; on the CPU, because not every device has that type.
+        columns = weight.T.cpu().double().reshape(-1, *self.sizes.fusion_shape)
+        phis = torch.cat([torch.zeros_like(columns[:1]), columns])
+        (scale1, shift1), (scale2, shift2) = (
+            [part.cpu() for part in scale_and_shift(norm.cpu(), torch.float64)] for norm in (self.norm1, self.norm2)
+        )
+        assert self.p is not None
+        fusions, shifts = fold_latent_norms(phis, self.p.cpu(), (scale1, shift1), (scale2, shift2))
+        for name, values in (("fusion", fusions.flatten(1)), ("shift", shifts)):
+            head = BranchLinear(weight.shape[1], values.shape[1], None, weight.device, weight.dtype, bias=True)
+            head.weight.copy_((values[1:] - values[0]).T)
+            head.bias.copy_(values[0])
+            self.branch.heads[name] = head.train(old.training).requires_grad_(weight.requires_grad)
+        del self.norm1, self.norm2
+
+    def _linear(self, name: str) -> BranchLinear:
+        head = self.branch.heads[name]
+        assert isinstance(head, BranchLinear)
+        return head
+
     def _coefficients(self, context: Tensor) -> DCDCoefficients:
         """Coefficients of a context ``(B, features)``, Phi in the shape the algorithms take."""
-        heads = self.branch(context)
+        return self._activated(self.branch(context))
+
+    def _activated(self, heads: Mapping[str, Tensor]) -> DCDCoefficients:
         scale, fusion = heads.get("scale"), heads.get("fusion")
         if scale is not None:
             scale = _activate_scale(scale, self.config.scale_activation)
@@ -156,10 +217,14 @@ class DCDCore(nn.Module):
 
     def _factors(self, context: Tensor, weight: Tensor) -> tuple[DCDFactors, Tensor | None]:
         """The factors of W(x), fixed latent norms folded in, and the bias of each sample, ``(B, C_out)``."""
-        scale, fusion = self._coefficients(context)
+        heads = self.branch(context)
+        scale, fusion = self._activated(heads)
         bias: Tensor | None = self.bias
-        if bias is not None and scale is not None and self.config.norm == "batch":
+        if bias is not None and scale is not None and self._scales_bias:
             bias = bias.to(scale.dtype) * scale
+        for fixed in (self.shift, heads.get("shift")):
+            if fixed is not None:
+                bias = fixed if bias is None else bias + fixed
         if fusion is not None and self.config.norm == "batch" and not self._normalises_by_batch():
             assert self.p is not None
             norms = (scale_and_shift(self.norm1, fusion.dtype), scale_and_shift(self.norm2, fusion.dtype))

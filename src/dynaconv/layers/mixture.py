@@ -101,14 +101,23 @@ class KernelMixture2d(DynamicConv2d):
 
     def sample_bias(self, x: Tensor) -> Tensor | None:
         """The mixed bias of each sample, ``(B, C_out)``, or None."""
-        return None if self.bias is None else mix_kernels(self.coefficients(x).attention, self.bias)
+        bias = self._mixed_bias(self.coefficients(x).attention)
+        return None if bias is None else bias.expand(x.shape[0], -1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve each sample of ``(B, C_in, H, W)`` with its own kernel: ``(B, C_out, H_out, W_out)``."""
         attention = self.coefficients(x).attention
         padded = self._padded(x)
         out = self._functions[self._choose(padded)](padded, attention, self.weight, self.geometry)
-        return out if self.bias is None else out + mix_kernels(attention, self.bias).to(out.dtype)[:, :, None, None]
+        bias = self._mixed_bias(attention)
+        return out if bias is None else out + bias.to(out.dtype)[..., None, None]
+
+    def _mixed_bias(self, attention: Tensor) -> Tensor | None:
+        """The bias of each sample, ``(B, C_out)``, or of all, ``(C_out,)``."""
+        if self.bias is None:
+            return self.shift
+        mixed = mix_kernels(attention, self.bias)
+        return mixed if self.shift is None else mixed + self.shift
 
     def _costs_of(self, padded: Tensor) -> dict[str, Cost]:
         batch, channels, height, width = padded.shape
@@ -126,7 +135,7 @@ class KernelMixture2d(DynamicConv2d):
     @property
     def is_neutral(self) -> bool:
         """Whether the layer computes what a static convolution does, whatever its input."""
-        return bool(self.branch.is_neutral)
+        return self.shift is None and bool(self.branch.is_neutral)
 
     def extra_repr(self) -> str:
         """The convolution's arguments and the number of kernels."""

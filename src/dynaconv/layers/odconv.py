@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dynaconv.layers._checks import check_positive, check_reduction
+from dynaconv.layers.affine import add_to
 from dynaconv.layers.base import DynamicConv2d, PaddingMode
 from dynaconv.layers.branch import context_dtype
 from dynaconv.layers.odconv_branch import ODConvBranch
@@ -153,6 +154,14 @@ class ODConv2d(DynamicConv2d):
         """Initialise every kernel independently, as `torch.nn.Conv2d` does, and the branch as published."""
         self._reset_static()
         self.branch.reset_parameters()
+
+    def _add_fixed(self, shift: Tensor) -> None:
+        self.bias = add_to(self.bias, shift, self.weight)
+
+    def fold_constants(self) -> None:
+        """Fold the branch's batch norm into the linear map before it; see `DynamicConv2d.fold_constants`."""
+        super().fold_constants()
+        self.branch.fold_norm()
 
     def _neutralise(self) -> None:
         self.branch.neutralise()

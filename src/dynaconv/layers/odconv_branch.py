@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynaconv.layers.affine import add_to, multiply_rows
 from dynaconv.layers.branch import BranchLinear
-from dynaconv.layers.latent_norm import LatentBatchNorm2d
+from dynaconv.layers.latent_norm import LatentBatchNorm2d, scale_and_shift
 from dynaconv.ops.common import full_precision
 
 
@@ -59,6 +60,16 @@ class ODConvBranch(nn.Module):
         """Whether every head gives zeros."""
         return all(head.is_neutral for head in self.heads.values())
 
+    def fold_norm(self) -> None:
+        """Replace the norm, as it is in eval mode, by a scale and a bias of the linear map before it."""
+        if isinstance(self.norm, nn.Identity):
+            return
+        squeeze = self.squeeze
+        scale, shift = scale_and_shift(self.norm, squeeze.weight.dtype)
+        squeeze.weight = multiply_rows(squeeze.weight, scale, axis=0)
+        squeeze.bias = add_to(None, shift, squeeze.weight)
+        self.norm = nn.Identity().train(self.training)
+
     def forward(self, context: Tensor, *, track: bool = True) -> dict[str, Tensor]:
         """Map ``(B, in_features)`` in float32 or float64 to one ``(B, size)`` tensor of logits a head.
 
@@ -72,6 +83,8 @@ class ODConvBranch(nn.Module):
 
     def _normalise(self, hidden: Tensor, track: bool) -> Tensor:
         norm, training = self.norm, self.norm.training
+        if isinstance(norm, nn.Identity):
+            return hidden
         if training and hidden.shape[0] == 0:
             # Statistics of nothing would be NaN.
             return hidden

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynaconv.layers._checks import check_positive, check_reduction
+from dynaconv.layers.affine import multiply_rows
 from dynaconv.layers.base import DynamicConv2d, PaddingMode
 from dynaconv.layers.branch import DynamicBranch, context_dtype
 from dynaconv.ops.common import Cost, pool_context
@@ -108,13 +109,31 @@ class SEConv2d(DynamicConv2d):
 
     def sample_bias(self, x: Tensor) -> Tensor | None:
         """The scaled bias of each sample, ``(B, C_out)``, or None."""
-        return None if self.bias is None else scale_rows(self.coefficients(x).scale, self.bias)
+        bias = None if self.bias is None else scale_rows(self.coefficients(x).scale, self.bias)
+        if self.shift is None:
+            return bias
+        return self.shift.expand(x.shape[0], -1) if bias is None else bias + self.shift
+
+    def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
+        """Make the layer compute ``scale * forward(x) + shift``; see `DynamicConv2d.absorb_affine`.
+
+        The branch reads the output, so its first map takes the scale back.
+
+        Raises:
+            ValueError: a channel's scale is zero or too small to divide by; the layer is as it was.
+        """
+        inverse = 1 / scale.to(context_dtype(self.weight.dtype))
+        if not torch.isfinite(inverse).all():
+            raise ValueError("a channel's scale is zero, and squeeze-and-excitation reads that channel.")
+        super().absorb_affine(scale, shift)
+        self.branch.squeeze.weight = multiply_rows(self.branch.squeeze.weight, inverse)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve and scale: ``(B, C_in, H, W)`` to ``(B, C_out, H_out, W_out)``."""
         self._check_input(x)
         padded = self._padded(x)
-        return self._functions[self._choose(padded)](padded, self.weight, self.bias, self._excite, self.geometry)
+        out = self._functions[self._choose(padded)](padded, self.weight, self.bias, self._excite, self.geometry)
+        return out if self.shift is None else out + self.shift.to(out.dtype)[:, None, None]
 
     def published_macs(self, input_shape: tuple[int, int, int, int]) -> int:
         """Multiply-adds for an input ``(B, C_in, H, W)`` as papers count them: the convolution, F1 and F2.
@@ -142,7 +161,7 @@ class SEConv2d(DynamicConv2d):
     @property
     def is_neutral(self) -> bool:
         """Whether the layer computes what a static convolution does, whatever its input."""
-        return bool(self.branch.is_neutral)
+        return self.shift is None and bool(self.branch.is_neutral)
 
     def extra_repr(self) -> str:
         """The convolution's arguments and the width of the branch."""

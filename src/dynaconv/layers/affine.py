@@ -1,0 +1,27 @@
+"""Parameters that take in a factor or a summand a channel, computed in float32 at least."""
+
+import torch
+from torch import Tensor, nn
+
+from dynaconv.layers.branch import context_dtype
+
+
+@torch.no_grad()
+def multiply_rows(parameter: Tensor, scale: Tensor, axis: int = -1) -> nn.Parameter:
+    """A new parameter: the old one, entry c along ``axis`` multiplied by ``scale[c]``, in its dtype and layout."""
+    dtype = context_dtype(parameter.dtype)
+    shape = [1] * parameter.dim()
+    shape[axis] = scale.shape[0]
+    product = parameter.to(dtype) * scale.to(parameter.device, dtype).reshape(shape)
+    return nn.Parameter(product.to(parameter.dtype), requires_grad=parameter.requires_grad)
+
+
+@torch.no_grad()
+def add_to(parameter: Tensor | None, shift: Tensor, like: Tensor) -> nn.Parameter:
+    """A new parameter: the old one plus ``shift``; where there is none ``shift`` itself, trainable as ``like`` is."""
+    own = like if parameter is None else parameter
+    dtype = context_dtype(own.dtype)
+    total = shift.to(own.device, dtype)
+    if parameter is not None:
+        total = parameter.to(dtype) + total
+    return nn.Parameter(total.to(own.dtype).clone(), requires_grad=own.requires_grad)
