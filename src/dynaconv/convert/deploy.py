@@ -1,0 +1,281 @@
+"""A network as it is shipped: in eval mode, fixed norms folded away, algorithms decided."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from dynaconv.convert.example import examples
+from dynaconv.convert.norm_pairs import (
+    Watch,
+    after_norm,
+    foldable_convolution,
+    foldable_norm,
+    is_norm,
+    norm_affine,
+)
+from dynaconv.convert.select import is_convolution
+from dynaconv.convert.surroundings import find_shared
+from dynaconv.convert.swap import put
+from dynaconv.errors import ConversionError
+from dynaconv.layers import DynamicConv2d
+from dynaconv.layers.affine import add_to, multiply_rows
+from dynaconv.layers.dcd_core import DCDCore
+from dynaconv.ops.common import Geometry, cheapest
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeploymentPlan:
+    """What `deploy` does to a network. Printing it shows what is folded, what is not, and why.
+
+    Attributes:
+        folded: The convolution, static or dynamic, that takes in each batch norm, by the norm's name.
+        kept: Why each of the other batch norms stays, by its name.
+        dynamic: Names of the dynamic layers, whose constants are computed once.
+        algorithms: The algorithm that each dynamic layer is set to; those not here stay as they are.
+    """
+
+    folded: Mapping[str, str]
+    kept: Mapping[str, str]
+    dynamic: tuple[str, ...]
+    algorithms: Mapping[str, str]
+
+    def apply(self, model: nn.Module, *, inplace: bool = False) -> nn.Module:
+        """Carry the plan out on the model it was made for.
+
+        Args:
+            inplace: Change ``model`` itself instead of a copy.
+
+        Raises:
+            ConversionError: The model has not these layers, or cannot be copied.
+        """
+        names = [*self.folded, *self.folded.values(), *self.dynamic]
+        modules = dict(model.named_modules(remove_duplicate=False))
+        missing = next((name for name in names if name not in modules), None)
+        if missing is not None:
+            raise ConversionError(f"the plan is for another model: this one has no module {missing!r}.")
+        target = (model if inplace else _copied(model)).eval().requires_grad_(False)
+        layers: dict[str, Any] = {name: target.get_submodule(name) for name in self.dynamic}
+        for layer in layers.values():
+            layer.fold_constants()
+        paths = _all_names(target)
+        for norm_name, conv_name in self.folded.items():
+            norm = target.get_submodule(norm_name)
+            _absorb(target.get_submodule(conv_name), *norm_affine(norm))
+            rest = after_norm(norm)
+            assert rest is not None
+            put(target, paths[norm], rest.eval())
+        for name, algorithm in self.algorithms.items():
+            layers[name].algorithm = algorithm
+        return target
+
+    def __str__(self) -> str:
+        width = max(map(len, (*self.folded, *self.kept, *self.dynamic)), default=0)
+        lines = [f"{norm:{width}}  folded into {conv}" for norm, conv in self.folded.items()]
+        lines += [f"{norm:{width}}  stays: {reason}" for norm, reason in self.kept.items()]
+        lines += [f"{name:{width}}  {self.algorithms.get(name, 'algorithm as it is')}" for name in self.dynamic]
+        lines.append(
+            f"{len(self.folded)} of {len(self.folded) + len(self.kept)} batch norms are folded; "
+            f"{len(self.algorithms)} of {len(self.dynamic)} dynamic layers get an algorithm."
+        )
+        return "\n".join(lines)
+
+
+def plan_deployment(
+    model: nn.Module, input_size: Sequence[int] | None = None, *, example: Any = None
+) -> DeploymentPlan:
+    """Find out what `deploy` can do to a network. It is run once, in eval mode, and nothing is changed.
+
+    A batch norm is folded where that run proves that it reads the output of one convolution and nothing else does.
+
+    Args:
+        model: Any network.
+        input_size: ``(B, C, H, W)``, or ``(C, H, W)`` for a batch of one; then each dynamic layer's algorithm is
+            decided for it.
+        example: In place of ``input_size`` an input, or a tuple of the positional arguments.
+
+    Raises:
+        ConversionError: The model cannot be run, has no numbers in it (device ``meta``), or both inputs are given.
+        TypeError: ``model`` is no module.
+    """
+    _check(model, input_size, example)
+    modules = dict(model.named_modules())
+    dynamic = {n: m for n, m in modules.items() if isinstance(m, DynamicConv2d | DCDCore)}
+    inner = {id(part) for layer in dynamic.values() for part in layer.modules() if part is not layer}
+    modules = {name: module for name, module in modules.items() if id(module) not in inner}
+    norms = {name: module for name, module in modules.items() if is_norm(module)}
+    convolutions = {name: module for name, module in modules.items() if is_convolution(module)}
+    decided = input_size is not None or example is not None
+    shapes: dict[str, tuple[int, ...]] = {}
+    folded, kept = {}, {}
+    if norms or (decided and dynamic):
+        with _evaluating(model):
+            watch, output, shapes = _watch(model, convolutions, norms, dynamic, examples(model, input_size, example))
+            shared = find_shared(model, convolutions)
+            for name, norm in norms.items():
+                reason = foldable_norm(norm) or watch.refusal(name)
+                conv = watch.sources.get(name, "")
+                if reason is None:
+                    reason = _refusal(convolutions[conv], norm, shared.get(conv))
+                if reason is None:
+                    folded[name] = conv
+                else:
+                    kept[name] = reason
+            del output
+    return DeploymentPlan(
+        folded=folded,
+        kept=kept,
+        dynamic=tuple(dynamic),
+        algorithms=_algorithms(dynamic, shapes) if decided else {},
+    )
+
+
+def deploy(
+    model: nn.Module, input_size: Sequence[int] | None = None, *, example: Any = None, inplace: bool = False
+) -> nn.Module:
+    """Make a network ready for inference: the same function in eval mode, with less to compute.
+
+    Batch norms that alone read one convolution are folded into it, static or dynamic, and the latent norms of DCD into
+    its branch; what a forward pass would compute from parameters alone is computed once. Nothing requires gradients
+    any more. The result is an ordinary module with a state dict, to be copied, pickled, compiled or exported.
+
+    With ``input_size`` (or ``example``) every dynamic layer whose algorithm is ``auto`` is set to what is fastest for
+    that input in PyTorch. Leave it out before an export, which has algorithms of its own for a free batch size.
+
+    Args:
+        model: A trained network; its running statistics become part of the weights.
+        input_size, example: As for `plan_deployment`, whose plan shows what happens.
+        inplace: Change ``model`` itself instead of a copy.
+
+    Returns:
+        The network for inference; ``model`` itself when ``inplace``.
+
+    Raises:
+        ConversionError: As for `plan_deployment`, or the model cannot be copied; the model is as it was.
+        TypeError: ``model`` is no module.
+    """
+    return plan_deployment(model, input_size, example=example).apply(model, inplace=inplace)
+
+
+def _check(model: nn.Module, input_size: Sequence[int] | None, example: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` is a torch.nn.Module; got {type(model).__name__}.")
+    if input_size is not None and example is not None:
+        raise ConversionError("`input_size` and `example` both say what the input is; give one of them.")
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor):
+            raise ConversionError(f"{name!r} has no size yet; run the model once before it is deployed.")
+        if tensor.is_meta:
+            raise ConversionError(f"{name!r} is on the device meta and holds no numbers; load the weights first.")
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; afterwards every module is in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _watch(
+    model: nn.Module,
+    convolutions: Mapping[str, nn.Module],
+    norms: Mapping[str, nn.Module],
+    dynamic: Mapping[str, nn.Module],
+    inputs: Iterator[tuple[Any, ...]],
+) -> tuple[Watch, Any, dict[str, tuple[int, ...]]]:
+    """Run the model on the first input it accepts: what was watched, the output, and the inputs' shapes by layer."""
+    failures = []
+    for args in inputs:
+        watch = Watch(convolutions, norms)
+        shapes: dict[str, tuple[int, ...]] = {}
+        handles = [layer.register_forward_pre_hook(_noting(shapes, name)) for name, layer in dynamic.items()]
+        try:
+            with watch.hooked():
+                return watch, model(*args), shapes
+        # Whatever a network raises on an input it is not made for.
+        except Exception as error:
+            what = tuple(args[0].shape) if len(args) == 1 and isinstance(args[0], Tensor) else "the example"
+            failures.append(f"on {what} it raises {type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}")
+        finally:
+            for handle in handles:
+                handle.remove()
+    raise ConversionError(
+        f"the model has to run once to find what can be folded, and {failures[0]}. Give input_size=(B, C, H, W), or "
+        f"example= with an input or a tuple of arguments."
+    )
+
+
+def _noting(shapes: dict[str, tuple[int, ...]], name: str) -> Any:
+    def hook(module: nn.Module, args: Any) -> None:
+        if args and isinstance(args[0], Tensor):
+            shapes[name] = tuple(args[0].shape)
+
+    return hook
+
+
+def _refusal(conv: nn.Module, norm: nn.Module, shared: str | None) -> str | None:
+    """Why a convolution cannot take in the norm that is known to read it."""
+    if shared is not None:
+        return f"the convolution's weight is shared with {shared!r}"
+    reason = foldable_convolution(conv)
+    if reason is not None:
+        return f"the convolution cannot take it in: {reason}"
+    if isinstance(conv, DynamicConv2d):
+        try:
+            copy.deepcopy(conv).absorb_affine(*norm_affine(norm))
+        except ValueError as error:
+            return str(error).rstrip(".")
+    return None
+
+
+def _absorb(conv: nn.Module, scale: Tensor, shift: Tensor) -> None:
+    if isinstance(conv, DynamicConv2d):
+        conv.absorb_affine(scale, shift)
+        return
+    assert isinstance(conv, nn.Conv2d)
+    conv.weight = multiply_rows(conv.weight, scale, axis=0)
+    bias = None if conv.bias is None else multiply_rows(conv.bias, scale)
+    conv.bias = add_to(bias, shift, conv.weight)
+
+
+def _algorithms(dynamic: Mapping[str, nn.Module], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """The cheapest algorithm of each layer that ran and that nobody set to one."""
+    chosen = {}
+    for name, layer in dynamic.items():
+        shape = shapes.get(name)
+        if shape is None or layer.algorithm != "auto":
+            continue
+        if isinstance(layer, DynamicConv2d):
+            batch, channels, height, width = shape
+            chosen[name] = cheapest(layer.algorithm_costs((batch, channels, height, width)))
+        else:
+            assert isinstance(layer, DCDCore)
+            rows = torch.Size(shape[:-1]).numel()
+            chosen[name] = cheapest(layer._costs((rows, shape[-1], 1, 1), Geometry((1, 1))))
+    return chosen
+
+
+def _all_names(model: nn.Module) -> dict[nn.Module, list[str]]:
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    return names
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ConversionError(
+            f"the model cannot be copied ({' '.join(str(error).split()).rstrip('.')}); pass inplace=True to change it."
+        ) from error
