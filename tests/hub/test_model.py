@@ -100,6 +100,17 @@ def test_a_converted_network_comes_back(tmp_path: Path, family: str) -> None:
     assert len(dynamic_layers(again)) == len(dynamic_layers(network))
 
 
+def test_a_dynamic_network_converted_further_comes_back(tmp_path: Path) -> None:
+    network = timm.create_model(MODEL, num_classes=4, **OPTIONS)
+    further = trained(convert(network, "odconv", kinds="depthwise", position=slice(2), again=True))
+    model = DynaconvModel.from_network(further, image_size=20)
+    assert model.description.conversion is not None
+    assert {entry["family"] for entry in model.description.conversion.values()} == {"odconv"}
+    model.save_pretrained(tmp_path)
+    x = images(3, 20)
+    torch.testing.assert_close(DynaconvModel.from_pretrained(tmp_path)(x), further(x), rtol=0, atol=0)
+
+
 def test_timm_refuses_a_converted_network(tmp_path: Path) -> None:
     network = convert(timm.create_model("test_resnet", num_classes=4), kernel_sizes=3)
     DynaconvModel.from_network(network, image_size=32).save_pretrained(tmp_path)
@@ -132,6 +143,9 @@ def test_options_that_do_not_rebuild_the_network_are_found() -> None:
         DynaconvModel.from_network(network, model="dcd_mobilenetv2_050", image_size=20)
     with pytest.raises(CheckpointError, match=r"this Linear does not say which timm model it is; pass model="):
         DynaconvModel.from_network(torch.nn.Linear(2, 2))
+    smooth = timm.create_model("test_resnet", act_layer=torch.nn.SiLU)
+    with pytest.raises(CheckpointError, match="an option of test_resnet cannot be written as JSON"):
+        DynaconvModel.from_network(smooth, image_size=32)
     headless = timm.create_model(MODEL, num_classes=0)
     with pytest.raises(CheckpointError, match="has no classifier"):
         DynaconvModel.from_network(headless)

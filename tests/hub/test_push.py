@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import disable_progress_bars
@@ -39,6 +40,13 @@ def test_a_pushed_network_comes_back(model: DynaconvModel, hub: FakeHub) -> None
     torch.testing.assert_close(again(x), model(x), rtol=0, atol=0)
     assert again.description == model.description
     assert not again.training
+
+
+def test_timm_loads_from_the_hub(model: DynaconvModel, saved: Path, hub: FakeHub) -> None:
+    hub.repositories["ada/pets"] = {path.name: path.read_bytes() for path in saved.iterdir()}
+    network = timm.create_model("hf-hub:ada/pets", pretrained=True).eval()
+    x = images(1, 20)
+    torch.testing.assert_close(network(x), model(x), rtol=0, atol=0)
 
 
 def test_saving_can_push_too(model: DynaconvModel, hub: FakeHub, tmp_path: Path) -> None:

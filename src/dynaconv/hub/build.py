@@ -119,8 +119,9 @@ def check_rebuilds(network: nn.Module, config: HubConfig, state: Mapping[str, Te
     by rounding.
 
     Raises:
-        CheckpointError: They do not.
+        CheckpointError: They do not, or the description cannot be written.
     """
+    config.to_json()
     again = build_network(config)
     load_weights(again, state, f"the state of this {type(network).__name__}")
     parameter = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))

@@ -88,7 +88,8 @@ def _summary(config: HubConfig, families: Counter[str]) -> str:
             for family, count in sorted(families.items())
         )
         start = f"{classes}: the timm network `{config.model}`"
-        verb = "with" if config.conversion is None else "in which convolutions were replaced by"
+        replaced = config.conversion is not None and len(config.conversion) == families.total()
+        verb = "in which convolutions were replaced by" if replaced else "with"
         text = f"{start} {verb} {layers}. Their kernels depend on the input."
     if config.class_names and config.num_classes <= _MOST_CLASSES_LISTED:
         text += f"\n\nClasses: {', '.join(config.class_names)}."
