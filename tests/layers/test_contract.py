@@ -1,6 +1,7 @@
 """What every dynamic convolution promises, over every family and form."""
 
 import copy
+import io
 import pickle
 from itertools import pairwise
 
@@ -341,3 +342,30 @@ def test_export_with_a_free_image_size(name: str, algorithm: str) -> None:
     program = torch.export.export(layer, (images(3, (9, 7)),), dynamic_shapes=({0: dim, 2: dim, 3: dim},)).module()
     x = images(2, (12, 11))
     torch.testing.assert_close(program(x), layer(x), **TOLERANCE["float64"])
+
+
+@pytest.mark.export
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:Constant folding:UserWarning")
+@pytest.mark.parametrize("name", ["dcd-channel", "dcd-depthwise", "condconv-grouped", "odconv-square", "dyconv-square"])
+def test_older_onnx_exporter_keeps_the_batch_free(name: str) -> None:
+    """Other libraries still call it for their users; joint fusion it cannot take."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    layer, file = make(name).eval(), io.BytesIO()
+    axes = {"x": {0: "batch"}, "y": {0: "batch"}}
+    with torch.no_grad():
+        torch.onnx.export(
+            layer,
+            (images(3, dtype=torch.float32),),
+            file,
+            dynamo=False,
+            opset_version=18,
+            dynamic_axes=axes,
+            input_names=["x"],
+            output_names=["y"],
+        )
+        session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+        for batch in (1, 2, 5):
+            x = images(batch, dtype=torch.float32)
+            (got,) = session.run(None, {"x": x.numpy()})
+            torch.testing.assert_close(torch.from_numpy(got), layer(x), **TOLERANCE["float32"])

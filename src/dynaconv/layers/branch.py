@@ -145,7 +145,8 @@ class DynamicBranch(nn.Module):
         """Map ``(B, in_features)`` in float32 or float64 to one ``(B, size)`` tensor a head."""
         with full_precision(context.device):
             if self.normalise:
-                context = F.layer_norm(context, context.shape[-1:])
+                # A constant, where the older exporter to ONNX would take a traced shape for a variable.
+                context = F.layer_norm(context, (self.squeeze.in_features,))
             hidden = self.squeeze(context)
             if self.activation == "gate":
                 hidden = hidden * F.relu6(self.gate(hidden) + 3) / 3

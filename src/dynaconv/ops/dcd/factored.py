@@ -68,21 +68,21 @@ def _normalised_residual(x: Tensor, factors: DCDFactors, geometry: Geometry, nor
 def _joint_residual(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tensor:
     p, q, r, fusion = map(required, (factors.p, factors.q, factors.r, factors.fusion))
     blocks = factors.num_blocks
-    seen = _filter_each(project(x, q, blocks), r, geometry)  # (B, blocks * L * L_k, H_out, W_out)
+    latent = project(x, q, blocks)
+    seen = _filter_each(latent, r, geometry, latent.shape[1])  # (B, blocks * L * L_k, H_out, W_out)
     matrix = fusion.permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2)  # (B, blocks * L, L * L_k)
     return F.conv2d(grouped_matmul(matrix.to(seen.dtype), seen, blocks), p[:, :, None, None], groups=blocks)
 
 
 def _depthwise_residual(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tensor:
     p, r, fusion = required(factors.p), required(factors.r), required(factors.fusion)
-    seen = _filter_each(x, r, geometry)  # (B, C_in * L_k, H_out, W_out)
+    seen = _filter_each(x, r, geometry, geometry.groups)  # (B, C_in * L_k, H_out, W_out)
     mix = torch.matmul(p, fusion.to(p.dtype))  # (B, C_out, L_k)
-    return grouped_matmul(mix.to(seen.dtype), seen, x.shape[1])
+    return grouped_matmul(mix.to(seen.dtype), seen, geometry.groups)
 
 
-def _filter_each(x: Tensor, r: Tensor, geometry: Geometry) -> Tensor:
+def _filter_each(x: Tensor, r: Tensor, geometry: Geometry, channels: int) -> Tensor:
     """Filter every channel with each of the L_k columns of R: ``(B, C, H, W)`` to ``(B, C * L_k, H_out, W_out)``."""
-    channels = x.shape[1]
     filters = r.T.reshape(-1, 1, *geometry.kernel_size).repeat(channels, 1, 1, 1)
     return F.conv2d(x, filters, None, geometry.stride, geometry.padding, geometry.dilation, channels)
 
