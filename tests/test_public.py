@@ -31,6 +31,9 @@ def test_public_names_change_on_purpose_only() -> None:
         "ODConv2d",
         "SEConv2d",
         "convert",
+        "deploy",
+        "export_onnx",
+        "export_openvino",
         "load_published",
         "plan_conversion",
         "profile",
@@ -53,6 +56,10 @@ def test_core_imports_torch_alone() -> None:
         "matplotlib",
         "sklearn",
         "PIL",
+        "onnx",
+        "onnxruntime",
+        "openvino",
+        "huggingface_hub",
     ]
     code = f"import sys, dynaconv; print([m for m in {extras!r} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

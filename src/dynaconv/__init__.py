@@ -6,7 +6,8 @@ imported, in either order.
 
 from dynaconv._timm_hook import install as _install_timm_hook
 from dynaconv.analysis.profile import profile
-from dynaconv.convert import convert, load_published, plan_conversion, revert
+from dynaconv.convert import convert, deploy, load_published, plan_conversion, revert
+from dynaconv.export import export_onnx, export_openvino
 from dynaconv.layers import (
     CondConv2d,
     DCDConfig,
@@ -31,6 +32,9 @@ __all__ = [
     "ODConv2d",
     "SEConv2d",
     "convert",
+    "deploy",
+    "export_onnx",
+    "export_openvino",
     "load_published",
     "plan_conversion",
     "profile",
