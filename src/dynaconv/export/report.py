@@ -13,10 +13,12 @@ class Check:
     Attributes:
         shapes: Shape of each input.
         difference: Largest over the outputs of ``max|runtime - network| / max|network|``.
+        redrawn: Whether other inputs took the place of ones on which the network's own rounding errors are too large.
     """
 
     shapes: tuple[tuple[int, ...], ...]
     difference: float
+    redrawn: bool = False
 
     @property
     def batch(self) -> int:
@@ -83,7 +85,9 @@ class ExportReport:
             f"  free     {', '.join(self.free_axes) or 'nothing'}",
             f"  checked  in {self.runtime}, each difference at most {self.limit:.0e} of the largest output:",
         ]
-        lines += [f"           {check.difference:.1e} at {_shapes(check.shapes)}" for check in self.checks]
+        lines += [
+            f"           {check.difference:.1e} at {_shapes(check.shapes)}{_redrawn(check)}" for check in self.checks
+        ]
         return "\n".join(lines + [f"  note     {note}" for note in self.notes])
 
 
@@ -93,3 +97,7 @@ def _axes(shape: tuple[int | str, ...]) -> str:
 
 def _shapes(shapes: tuple[tuple[int, ...], ...]) -> str:
     return ", ".join("x".join(str(axis) for axis in shape) for shape in shapes)
+
+
+def _redrawn(check: Check) -> str:
+    return " (inputs drawn again: the network's own rounding errors were too large)" if check.redrawn else ""
