@@ -1,4 +1,4 @@
-"""The command line: ``dynaconv demo|train|eval|predict|profile|analyze|convert``.
+"""The command line: ``dynaconv demo|train|eval|predict|profile|analyze|convert|export``.
 
 Heavy packages are imported by the command that needs them. What a user can mend is one sentence on standard error and
 exit code 2; exit code 1 means that a run failed, 130 that it was interrupted, 141 that nobody reads the output.
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from dynaconv.commands import analyze, convert, demo, eval, predict, profile, train
+from dynaconv.commands import analyze, convert, demo, eval, export, predict, profile, train
 from dynaconv.commands._shared import Parser
 from dynaconv.errors import DynaconvError, RunError, TrainingDivergedError
 
@@ -27,6 +27,14 @@ _EXTRAS = {
     "matplotlib": "train",
     "sklearn": "train",
     "PIL": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "export",
+    "openvino": "export",
+    "nncf": "int8",
+    "executorch": "executorch",
+    "litert_torch": "litert",
+    "ai_edge_litert": "litert",
 }
 
 
@@ -87,7 +95,9 @@ def _explain(error: Exception) -> tuple[str | None, int]:
         extra = _EXTRAS.get(package)
         if extra is None:
             return None, 1
-        return f'this command needs {package}, which is not installed; pip install "dynaconv[train]".', 2
+        # The commands that need the models take data, images or tables as well.
+        extra = "train" if extra == "models" else extra
+        return f'this command needs {package}, which is not installed; pip install "dynaconv[{extra}]".', 2
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
         return f"the system refused: {str(error.strerror or error).rstrip('.')}{where}.", 1
@@ -116,7 +126,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for command in (demo, train, eval, predict, profile, analyze, convert):
+    for command in (demo, train, eval, predict, profile, analyze, convert, export):
         command.add(commands)
     return parser
 

@@ -1,0 +1,159 @@
+"""``dynaconv export``: a network as a file for another runtime, checked in that runtime."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynaconv.commands._options import parse_options
+from dynaconv.commands._shared import add_command, check_parent
+from dynaconv.commands._subject import Subject, load_subject
+from dynaconv.commands.profile import _size as parse_size
+from dynaconv.errors import RunError, listed
+
+if TYPE_CHECKING:
+    from dynaconv.export import ExportReport
+
+_EPILOG = (
+    "The file is kept only when its runtime computes what the network does. onnx, openvino, pt2 and aoti leave the "
+    "batch free, and height and width where the network allows it; executorch leaves the batch free up to "
+    "--max-batch; litert has one signature for each of --batches. The pages docs/export.md and docs/export-mobile.md "
+    "say more."
+)
+
+
+@dataclass(frozen=True)
+class _Format:
+    """Suffixes of the files, the one to name first, and the flags that the format has besides the common ones."""
+
+    suffixes: tuple[str, ...]
+    flags: tuple[str, ...]
+
+
+_FREE = ("fixed_batch", "fixed_size")
+_FORMATS = {
+    "onnx": _Format((".onnx",), _FREE),
+    "openvino": _Format((".xml", ".bin"), _FREE),
+    "pt2": _Format((".pt2",), _FREE),
+    "aoti": _Format((".pt2",), _FREE),
+    "executorch": _Format((".pte",), ("max_batch",)),
+    "litert": _Format((".tflite",), ("batches",)),
+}
+
+
+def add(commands: Any) -> None:
+    """Add ``dynaconv export``."""
+    command = add_command(commands, "export", "write a network for another runtime", run, _EPILOG)
+    command.add_argument("model", metavar="MODEL", help="a run folder, a checkpoint file or a timm name")
+    command.add_argument("--format", choices=tuple(_FORMATS), required=True, help="what to write")
+    command.add_argument("-o", "--out", metavar="FILE", type=Path, help="by default the model's name, here")
+    command.add_argument("--size", metavar="N", nargs="+", help="channels, height and width; by default the model's")
+    command.add_argument("--fixed-batch", action="store_true", help="fix the batch at 1")
+    command.add_argument("--fixed-size", action="store_true", help="fix height and width")
+    command.add_argument("--max-batch", metavar="N", type=int, help="executorch: the largest batch (8)")
+    command.add_argument("--batches", metavar="N", type=int, nargs="+", help="litert: one signature for each (1)")
+    command.add_argument("--option", metavar="KEY=VALUE", action="append", default=[], help="an argument of the model")
+    command.add_argument("--overwrite", action="store_true", help="replace the file if there is one")
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> None:
+    """Write the file and print what was checked."""
+    from dynaconv.console import make_console
+
+    chosen = _chosen(arguments)
+    if arguments.out is not None:
+        _check_target(arguments.out, arguments.format, overwrite=arguments.overwrite)
+    size = parse_size(arguments.size)
+    options = parse_options(arguments.option)
+    subject = load_subject(arguments.model, size, options)
+    if size is not None and size[0] != subject.size[0]:
+        raise RunError(f"{subject.title} takes images of {subject.size[0]} channels; --size has {size[0]}.")
+    out = arguments.out
+    if out is None:
+        out = Path(subject.name.replace("/", "_") + _FORMATS[arguments.format].suffixes[0])
+        _check_target(out, arguments.format, overwrite=arguments.overwrite)
+    console = make_console(soft_wrap=True)
+    if subject.metadata is None and not options.get("pretrained"):
+        console.print(f"{subject.name} has random weights; give a trained run for others.", markup=False)
+    report = _export(arguments.format, subject, out, size or subject.size, overwrite=arguments.overwrite, **chosen)
+    console.print(str(report), markup=False)
+
+
+def _chosen(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The format's own options that were given; RunError for one of another format."""
+    chosen = {}
+    for name in dict.fromkeys(flag for form in _FORMATS.values() for flag in form.flags):
+        value = getattr(arguments, name)
+        if value is None or value is False:
+            continue
+        if name not in _FORMATS[arguments.format].flags:
+            having = [key for key, form in _FORMATS.items() if name in form.flags]
+            flag = f"--{name.replace('_', '-')}"
+            raise RunError(f"{flag} belongs to {listed(having, quote=False)}; {arguments.format} does not have it.")
+        chosen[name] = value
+    return chosen
+
+
+def _check_target(out: Path, form: str, *, overwrite: bool) -> None:
+    check_parent(out)
+    first, *others = _FORMATS[form].suffixes
+    if out.suffix != first:
+        raise RunError(f"{form} files end in {first}; got {out}.")
+    for file in (out, *(out.with_suffix(suffix) for suffix in others)):
+        if file.exists() and not overwrite:
+            raise RunError(f"{file} exists; pass --overwrite to replace it.")
+
+
+def _export(
+    form: str,
+    subject: Subject,
+    out: Path,
+    size: tuple[int, int, int],
+    *,
+    overwrite: bool,
+    fixed_batch: bool = False,
+    fixed_size: bool = False,
+    max_batch: int | None = None,
+    batches: Sequence[int] | None = None,
+) -> "ExportReport":
+    import torch
+
+    # Like normalised images; a fixed batch is the example's.
+    example = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+    if form == "executorch":
+        from dynaconv.export.executorch import export_executorch
+
+        bound = {} if max_batch is None else {"max_batch": max_batch}
+        return export_executorch(subject.model, out, example, overwrite=overwrite, **bound)
+    if form == "litert":
+        from dynaconv.export.litert import export_litert
+
+        sizes = {} if batches is None else {"batches": batches}
+        return export_litert(subject.model, out, example, overwrite=overwrite, **sizes)
+    return _free_exporter(form)(
+        subject.model,
+        out,
+        example,
+        free_batch=not fixed_batch,
+        free_size=False if fixed_size else "auto",
+        overwrite=overwrite,
+    )
+
+
+def _free_exporter(form: str) -> "Callable[..., ExportReport]":
+    if form == "onnx":
+        from dynaconv.export.onnx import export_onnx
+
+        return export_onnx
+    if form == "openvino":
+        from dynaconv.export.openvino import export_openvino
+
+        return export_openvino
+    if form == "pt2":
+        from dynaconv.export.program import export_program
+
+        return export_program
+    from dynaconv.export.aot import export_aoti
+
+    return export_aoti

@@ -1,0 +1,101 @@
+"""``dynaconv export``: its flags, one file a format, and one sentence for every mistake."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynaconv.cli import main
+from tests.test_cli import flags_of, refused
+
+NET = ["dcd_mobilenetv2_035", "--option", "num_classes=3", "--size", "3x32x32"]
+
+
+def test_flags_change_on_purpose_only() -> None:
+    flags = {"model", "--format", "-o", "--out", "--size", "--fixed-batch", "--fixed-size", "--max-batch", "--batches"}
+    assert flags_of("export") == flags | {"--option", "--overwrite", "-h", "--help", "--debug"}
+
+
+def test_a_named_network_is_written_here_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv = ["export", "static_resnet10", "--size", "1x16x16", "--option", "num_classes=3", "--format", "pt2"]
+    assert main([*argv, "--fixed-size"]) == 0
+    printed = capsys.readouterr().out
+    assert "static_resnet10 has random weights" in printed
+    assert "torch.export program: static_resnet10.pt2" in printed
+    assert [file.name for file in tmp_path.iterdir()] == ["static_resnet10.pt2"]
+    assert "static_resnet10.pt2 exists; pass --overwrite" in refused(capsys, *argv)
+    assert main([*argv, "--fixed-size", "--fixed-batch", "--overwrite"]) == 0
+    assert "free     nothing" in capsys.readouterr().out
+
+
+@pytest.mark.export
+@pytest.mark.parametrize(("form", "suffix"), [("onnx", ".onnx"), ("openvino", ".xml")])
+def test_onnx_and_openvino(form: str, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / f"net{suffix}"
+    argv = ["export", "se_resnet10", "--size", "1x16x16", "--option", "num_classes=3", "--format", form, "-o", str(out)]
+    assert main([*argv, "--fixed-size"]) == 0
+    assert "free     batch" in capsys.readouterr().out
+    assert out.stat().st_size > 1000
+    assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        ([], "the following arguments are required: MODEL, --format"),
+        ([*NET, "--format", "coreml"], "invalid choice: 'coreml'"),
+        ([*NET, "--format", "onnx", "-o", "net.pt2"], "onnx files end in .onnx; got net.pt2"),
+        ([*NET, "--format", "onnx", "-o", "/nowhere/net.onnx"], "there is no folder /nowhere"),
+        ([*NET, "--format", "onnx", "-o", "."], "it is a folder; name a file"),
+        ([*NET, "--format", "onnx", "--max-batch", "4"], "--max-batch belongs to executorch; onnx does not have it"),
+        ([*NET, "--format", "pt2", "--batches", "4"], "--batches belongs to litert; pt2 does not have it"),
+        ([*NET, "--format", "litert", "--fixed-size"], "--fixed-size belongs to onnx, openvino, pt2 and aoti"),
+        ([*NET, "--format", "executorch", "--max-batch", "0"], "`max_batch` is a whole number of at least 1; got 0"),
+        ([*NET, "--format", "litert", "--batches", "1", "0"], "`batches` holds whole numbers of at least 1"),
+        (["dcd_resnet10", "--size", "3x3", "--format", "onnx"], "--size is channels, height and width"),
+        (["dcd_resnet81", "--format", "onnx"], "the nearest names are 'dcd_resnet"),
+        (["runs/none", "--format", "onnx"], "there is no checkpoint runs/none"),
+        ([*NET, "--format", "onnx", "--bogus"], "unknown argument '--bogus'"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    argv: list[str], sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refused(capsys, "export", *argv)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("form", "package", "extra"),
+    [
+        ("onnx", "onnxscript", "export"),
+        ("executorch", "executorch", "executorch"),
+        ("litert", "litert_torch", "litert"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    form: str,
+    package: str,
+    extra: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    sentence = refused(capsys, "export", "static_resnet10", "--size", "1x16x16", "--format", form)
+    assert f'pip install "dynaconv[{extra}]"' in sentence
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_file_in_the_way_and_the_weights_beside_it_are_kept(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "net.bin").write_text("mine")
+    argv = ["export", "static_resnet10", "--format", "openvino", "-o", str(tmp_path / "net.xml")]
+    assert "net.bin exists; pass --overwrite" in refused(capsys, *argv)
+    assert (tmp_path / "net.bin").read_text() == "mine"
