@@ -1,0 +1,144 @@
+"""Export every registered DCD network to ONNX and OpenVINO, run both files beside PyTorch, write the numbers as a page.
+
+    python benchmarks/export_models.py docs/export-models.md --work runs/export-models
+    python benchmarks/export_models.py --names dcd_resnet18 --work runs/export-models    # one more, no page
+
+Each network is warmed up first: its weights are random, and fresh running statistics would let it multiply rounding
+errors up until no two ways of computing it agree. What is done already, one JSON file a network in the work folder, is
+not done again. A network that fails is in the table with its reason.
+"""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+import dynaconv  # noqa: F401  # registers the networks
+from dynaconv.convert.deploy import deploy
+from dynaconv.errors import DynaconvError
+from dynaconv.export import export_onnx, verify
+from dynaconv.export.onnx import load_onnx
+from dynaconv.export.openvino import convert_onnx_file, load_openvino
+from dynaconv.export.verify import LIMIT, random_inputs
+
+SIDE = 64
+BATCHES = (1, 3, 16)
+WARM_UP_PASSES = 10
+RUNTIMES = {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
+
+
+def warmed_up(name: str, example: Tensor) -> nn.Module:
+    """The network in eval mode, its running statistics the mean over some passes of random images."""
+    torch.manual_seed(0)
+    model = timm.create_model(name)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = None
+    with torch.no_grad():
+        for number in range(WARM_UP_PASSES):
+            model(*random_inputs(example, 16, seed=100 + number))
+    return model.eval()
+
+
+def export_and_check(name: str) -> dict[str, Any]:
+    """Export one network and compare both files with it; a row for the table."""
+    example = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    model = warmed_up(name, example)
+    row: dict[str, Any] = {"name": name, "params": sum(each.numel() for each in model.parameters())}
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        onnx_file, openvino_file = Path(folder) / "model.onnx", Path(folder) / "model.xml"
+        try:
+            report = export_onnx(deploy(model), onnx_file, example, free_size=False)
+            row["seconds"] = time.perf_counter() - start
+            row["free"] = list(report.free_axes)
+            convert_onnx_file(onnx_file, openvino_file)
+            row["bytes"] = {
+                "ONNX Runtime": onnx_file.stat().st_size,
+                "OpenVINO": openvino_file.stat().st_size + openvino_file.with_suffix(".bin").stat().st_size,
+            }
+            runs = {"ONNX Runtime": load_onnx(onnx_file), "OpenVINO": load_openvino(openvino_file)}
+            # Beside the network as it was before `deploy`.
+            row["checks"] = {
+                runtime: [
+                    {"batch": check.batch, "difference": check.difference, "redrawn": check.redrawn}
+                    for check in verify(run, model, example, runtime=runtime, batches=BATCHES)
+                ]
+                for runtime, run in runs.items()
+            }
+        except DynaconvError as error:
+            row["failure"] = str(error)
+    return row
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """The table and how it came about, as Markdown."""
+    failed = [row for row in rows if "failure" in row]
+    checks = [check for row in rows if row not in failed for found in row["checks"].values() for check in found]
+    worst = max((check["difference"] for check in checks), default=float("nan"))
+    again = sum(check["redrawn"] for check in checks)
+    versions = ", ".join(f"{runtime} {metadata.version(package)}" for runtime, package in RUNTIMES.items())
+    header = [f"{runtime}, batch {batch}" for runtime in RUNTIMES for batch in BATCHES]
+    lines = [
+        "# Every DCD network in ONNX Runtime and OpenVINO",
+        "",
+        "Written by `benchmarks/export_models.py`. Each network, 1000 classes, random weights, was warmed up by "
+        f"{WARM_UP_PASSES} batches of 16 random images, deployed, exported to ONNX with a free batch size from an "
+        f"example of {SIDE}x{SIDE} pixels, and that file turned into OpenVINO's. The numbers are the largest "
+        "differences `max|runtime - PyTorch| / max|PyTorch|` from the network before it was deployed, in float32, on "
+        "random images.",
+        "",
+        f"{len(rows) - len(failed)} of {len(rows)} networks passed the limit of {LIMIT:.0e} at every batch size in "
+        f"both runtimes; the largest difference is {worst:.1e}. In {again} of {len(checks)} checks the images were drawn "
+        "again, because on the first ones the network's own rounding errors, PyTorch in float32 beside PyTorch in "
+        f"float64, were above {LIMIT / 4:.1e} (a batch norm inside a dynamic branch of an untrained network does that "
+        "to an unusual image).",
+        "",
+        f"PyTorch {torch.__version__.partition('+')[0]}, {versions}, Python {platform.python_version()}, "
+        f"{platform.machine()}, {os.cpu_count()} processors shared with other programs; the seconds, of the export to "
+        "ONNX with its verification, are therefore rough.",
+        "",
+        f"| network | parameters | {' | '.join(header)} | .onnx | .xml + .bin | seconds |",
+        f"| --- | {'---: | ' * (len(header) + 4)}".rstrip(),
+    ]
+    for row in rows:
+        start = f"| `{row['name']}` | {row['params']:,} |"
+        if row in failed:
+            lines.append(f"{start} failed: {row['failure']} |{' |' * (len(header) + 2)}")
+            continue
+        found = [f"{check['difference']:.1e}" for runtime in RUNTIMES for check in row["checks"][runtime]]
+        sizes = [f"{row['bytes'][runtime] / 1e6:.1f} MB" for runtime in RUNTIMES]
+        lines.append(f"{start} {' | '.join(found + sizes)} | {row['seconds']:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Do what is not done yet, and write the page once every network asked for is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path, nargs="?", help="where to write the table")
+    parser.add_argument("--work", type=Path, required=True, help="folder of what is done")
+    parser.add_argument("--names", nargs="+", default=timm.list_models("dcd_*"))
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name in args.names:
+        done = args.work / f"{name}.json"
+        if not done.exists():
+            done.write_text(json.dumps(export_and_check(name), indent=1))
+        rows.append(json.loads(done.read_text()))
+        print(name, rows[-1].get("failure") or rows[-1]["checks"], flush=True)
+    if args.page:
+        args.page.write_text(page(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""What an export refuses: nothing is left behind, and the message says what to do."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dynaconv.export.pipeline
+from dynaconv.errors import ExportError
+from dynaconv.export import export_aoti, export_onnx, export_openvino, export_program
+from dynaconv.export.capture import Capture
+from dynaconv.export.pipeline import Format, export_as
+from tests.export.networks import Branches, FixedSize
+
+pytestmark = pytest.mark.export
+EXAMPLE = torch.rand(2, 3, 6, 6)
+
+
+def test_the_layer_that_cannot_be_recorded_is_named(tmp_path: Path) -> None:
+    model = Branches()
+    for free_size in ("auto", False):
+        with pytest.raises(ExportError, match=r"at 'choice.1' \(Choice\): what it does next depends on the values"):
+            export_program(model, tmp_path / "net.pt2", EXAMPLE, free_size=free_size)
+    assert not any(tmp_path.iterdir())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_free_size_is_demanded_in_vain(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="height and width cannot be free: the network itself cannot be run at 8x10"):
+        export_program(FixedSize(), tmp_path / "net.pt2", EXAMPLE, free_size=True)
+
+
+def test_a_wrong_result_is_refused_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    right = onnxruntime.InferenceSession.run
+
+    def wrong(self: Any, *args: Any) -> list[np.ndarray]:
+        outputs = right(self, *args)
+        outputs[0].reshape(-1)[-1] += 2e-4 * np.abs(outputs[0]).max()
+        return outputs
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", wrong)
+    old = tmp_path / "net.onnx"
+    old.write_text("old")
+    with pytest.raises(ExportError, match=r"ONNX Runtime .* differs from the network by .*; nothing was written"):
+        export_onnx(nn.Conv2d(3, 4, 1), old, EXAMPLE, free_size=False, overwrite=True)
+    assert [each.name for each in tmp_path.iterdir()] == ["net.onnx"]
+    assert old.read_text() == "old"
+
+
+def test_a_file_in_the_way_is_kept(tmp_path: Path) -> None:
+    for export, name in ((export_onnx, "a.onnx"), (export_openvino, "a.xml"), (export_program, "a.pt2")):
+        (tmp_path / name).write_text("old")
+        with pytest.raises(ExportError, match="is there already; pass overwrite=True"):
+            export(nn.Conv2d(3, 4, 1), tmp_path / name, EXAMPLE)
+        assert (tmp_path / name).read_text() == "old"
+
+
+def test_a_missing_package_is_named_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ExportError, match=r'needs .*onnxruntime.*pip install "dynaconv\[export\]"'):
+        export_onnx(nn.Conv2d(3, 4, 1), tmp_path / "missing" / "a.onnx", EXAMPLE)
+
+
+def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(ExportError, match=r"needs a C\+\+ compiler"):
+        export_aoti(nn.Conv2d(3, 4, 1), tmp_path / "a.pt2", EXAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "message"),
+    [
+        (nn.Conv2d(3, 4, 1).half(), EXAMPLE.half(), r"torch.float16; export it in float32, after model.float\(\)"),
+        (nn.Conv2d(3, 4, 1, device="meta"), EXAMPLE, "load its weights first"),
+        (nn.Conv2d(4, 4, 1), EXAMPLE, "cannot be run on inputs"),
+        (nn.Conv2d(3, 4, 1), "picture.png", "a tensor or a tuple of tensors"),
+    ],
+)
+def test_unfit_models_and_examples_are_refused(tmp_path: Path, model: nn.Module, example: Any, message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        export_program(model, tmp_path / "a.pt2", example, free_size=False)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("opset", [17, "18"])
+def test_old_operator_sets_are_refused(tmp_path: Path, opset: Any) -> None:
+    with pytest.raises(ExportError, match="`opset` is an int from 18 up"):
+        export_onnx(nn.Conv2d(3, 4, 1), tmp_path / "a.onnx", EXAMPLE, opset=opset)
+
+
+def test_options_that_do_not_exist_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="`free_size` is True, False or 'auto'"):
+        export_program(nn.Conv2d(3, 4, 1), tmp_path / "a.pt2", EXAMPLE, free_size="no")  # type: ignore[arg-type]
+
+
+def test_an_operator_that_the_format_lacks_is_named_with_its_layer(tmp_path: Path) -> None:
+    class Determinant(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.linalg.eigvalsh(x @ x.mT)
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), Determinant())
+    with pytest.raises(ExportError, match=r"cannot be written as ONNX \(opset 18\) at '1' \(Determinant\)"):
+        export_onnx(model, tmp_path / "a.onnx", EXAMPLE, free_size=False)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_format_that_cannot_take_a_free_size_falls_back(tmp_path: Path) -> None:
+    """A format of one's own, which refuses symbolic sizes and leaves a file half written."""
+
+    def write(recorded: Capture, file: Path) -> None:
+        file.write_text("half")
+        if "height" in recorded.free_axes:
+            raise RuntimeError("symbolic height")
+        torch.export.save(recorded.program, file)
+
+    form = Format(
+        name="own",
+        runtime="own runtime",
+        suffixes=(".pt2",),
+        write=write,
+        load=lambda file: torch.export.load(file).module(),
+    )
+    report = export_as(form, nn.Conv2d(3, 4, 1), tmp_path / "a.pt2", EXAMPLE)
+    assert report.free_axes == ("batch",)
+    assert "height and width are fixed" in report.notes[0]
+    assert "symbolic height" in report.notes[0]
+    assert dynaconv.export.pipeline.LIMIT == report.limit == 1e-4
