@@ -98,9 +98,9 @@ def page(rows: list[dict[str, Any]]) -> str:
         "random images.",
         "",
         f"{len(rows) - len(failed)} of {len(rows)} networks passed the limit of {LIMIT:.0e} at every batch size in "
-        f"both runtimes; the largest difference is {worst:.1e}. In {again} of {len(checks)} checks the images were drawn "
-        "again, because on the first ones the network's own rounding errors, PyTorch in float32 beside PyTorch in "
-        f"float64, were above {LIMIT / 4:.1e} (a batch norm inside a dynamic branch of an untrained network does that "
+        f"both runtimes; the largest difference is {worst:.1e}. In {again} of {len(checks)} checks the images were "
+        "drawn again, because on the first ones the network's own rounding errors, float32 beside "
+        f"float64 in PyTorch, were above {LIMIT / 4:.1e} (a batch norm inside a dynamic branch of an untrained network does that "
         "to an unusual image).",
         "",
         f"PyTorch {torch.__version__.partition('+')[0]}, {versions}, Python {platform.python_version()}, "
