@@ -100,8 +100,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         f"{len(rows) - len(failed)} of {len(rows)} networks passed the limit of {LIMIT:.0e} at every batch size in "
         f"both runtimes; the largest difference is {worst:.1e}. In {again} of {len(checks)} checks the images were "
         "drawn again, because on the first ones the network's own rounding errors, float32 beside "
-        f"float64 in PyTorch, were above {LIMIT / 4:.1e} (a batch norm inside a dynamic branch of an untrained network does that "
-        "to an unusual image).",
+        f"float64 in PyTorch, were above {LIMIT / 4:.1e} (a batch norm inside a dynamic branch of an untrained network "
+        "does that to an unusual image).",
         "",
         f"PyTorch {torch.__version__.partition('+')[0]}, {versions}, Python {platform.python_version()}, "
         f"{platform.machine()}, {os.cpu_count()} processors shared with other programs; the seconds, of the export to "
