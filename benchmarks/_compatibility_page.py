@@ -1,0 +1,298 @@
+"""The compatibility table as a page and as comma-separated values."""
+
+import csv
+import dataclasses
+import importlib.metadata
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from _compatibility_checks import BATCHES, LIMIT, WHOLE, Outcome
+from _compatibility_networks import Network
+
+FAMILIES = {
+    "dcd": "DCD",
+    "condconv": "CondConv",
+    "dyconv": "DY-Conv",
+    "odconv": "ODConv",
+    "squeeze_excite": "SE",
+}
+KEPT = 1e-10
+"""The largest difference before training that counts as the same function, in float64."""
+_PACKAGES = ("torch", "timm", "torchvision", "segmentation-models-pytorch", "ultralytics", "onnx", "onnxscript")
+_RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+_NOT_RUN = "not run"
+_Results = dict[tuple[str, str], Outcome]
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """What the results were taken with."""
+
+    versions: dict[str, str]
+    python: str
+    system: str
+
+
+def conditions() -> Conditions:
+    """Those of this process."""
+    packages = ("dynaconv", *_PACKAGES, *_RUNTIMES)
+    return Conditions(
+        versions={name: importlib.metadata.version(name).partition("+")[0] for name in packages},
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} thread",
+    )
+
+
+def write_page(
+    page: Path, table: Path, networks: Sequence[Network], outcomes: Sequence[Outcome], given: Conditions
+) -> None:
+    """Write both files.
+
+    Args:
+        page: The page, Markdown.
+        table: Every outcome, one line a network and family.
+        networks: The lines of the tables; one without an outcome is left out.
+        outcomes: What was tried.
+        given: What it was tried with.
+    """
+    results = {(f"{each.library}/{each.network}", each.family): each for each in outcomes}
+    shown = [each for each in networks if any((each.key, family) in results for family in FAMILIES)]
+    parts = [
+        _introduction(shown),
+        _summary(shown, results),
+        _conversions(shown, results),
+        _runtimes(shown, results),
+        _failures(shown, results),
+        _conditions(given),
+    ]
+    page.write_text("\n\n".join(parts) + "\n")
+    table.parent.mkdir(parents=True, exist_ok=True)
+    _write_values(table, shown, results)
+
+
+def _write_values(table: Path, networks: Sequence[Network], results: _Results) -> None:
+    names = [field.name for field in dataclasses.fields(Outcome) if field.name != "seconds"]
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(names)
+        for network in networks:
+            for family in (*FAMILIES, "static"):
+                outcome = results.get((network.key, family))
+                if outcome is not None:
+                    writer.writerow([_value(getattr(outcome, name)) for name in names])
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(_value(each) for each in value)
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {each}" for key, each in value.items())
+    return "" if value is None else f"{value:.2g}" if isinstance(value, float) else str(value)
+
+
+def _introduction(networks: Sequence[Network]) -> str:
+    libraries = sorted({each.library for each in networks})
+    batches = ", ".join(map(str, BATCHES))
+    return f"""# Compatibility
+
+{len(networks)} networks of {", ".join(libraries)}, each made dynamic by `dynaconv.convert(model, family)` with default
+options. All start from random weights: this page says what works, not how accurate it is. It is made by
+
+```
+python benchmarks/compatibility.py --work FOLDER --jobs 2
+```
+
+and every number behind it stands in [data/compatibility.csv](data/compatibility.csv). For each network and family:
+
+- **converted**: how many of the network's `Conv2d` become dynamic. The others are stems, gates, or what the family
+  leaves static by default (DCD and SE: depthwise convolutions); `plan_conversion` gives the reason for each.
+- **difference**: max|dynamic - static| / max|static| over the outputs in eval mode before any training: in float32, and
+  converted and computed in float64. Up to {KEPT:.0e} in float64 it is the same function, and float32 adds its rounding.
+  Every batch norm has the statistics of three passes, and layers that start from zero were given other values, so
+  that no layer is hidden.
+- **trained**: two steps of Adam in train mode on four images. The loss stays finite, parameters move, a gradient
+  reaches the branch of every dynamic layer, and afterwards the coefficients of every dynamic layer that the exported
+  part runs differ between images by more than 1e-4. Where that is not all of them, the numbers are given.
+- **ONNX Runtime, OpenVINO**: after the training steps, so that kernels do depend on the image. `export_onnx` writes one
+  file with a free batch and verifies it itself; that file then runs at batch sizes {batches} in both runtimes on new
+  images. The number is the largest max|runtime - eager| / max|eager| over outputs and batch sizes; more than
+  {LIMIT:.0e} is a failure."""
+
+
+def _summary(networks: Sequence[Network], results: _Results) -> str:
+    columns: dict[str, Callable[[Outcome], bool | None]] = {
+        "converted": lambda each: each.converted is not None,
+        "same function": lambda each: None if each.exact_difference is None else each.exact_difference <= KEPT,
+        "trains": lambda each: each.loss is not None,
+        "every layer reached and varying": lambda each: each.reached == each.varying == each.converted,
+        **{label: _runs_in(name) for name, label in _RUNTIMES.items()},
+    }
+    lines = [
+        "## Summary",
+        "",
+        "Networks for which it holds, of those that were tried.",
+        "",
+        _row(["family", *columns]),
+        _row(["---"] * (1 + len(columns))),
+    ]
+    for family, label in FAMILIES.items():
+        tried = [results[each.key, family] for each in networks if (each.key, family) in results]
+        cells = []
+        for holds in columns.values():
+            answers = [answer for answer in map(holds, tried) if answer is not None]
+            cells.append(f"{sum(answers)} of {len(answers)}" if answers else _NOT_RUN)
+        lines.append(_row([label, *cells]))
+    return "\n".join(lines)
+
+
+def _runs_in(name: str) -> Callable[[Outcome], bool | None]:
+    def answer(outcome: Outcome) -> bool | None:
+        values = getattr(outcome, name)
+        if values is not None:
+            return max(values) <= LIMIT
+        return False if outcome.errors.keys() - {WHOLE} else None
+
+    return answer
+
+
+def _conversions(networks: Sequence[Network], results: _Results) -> str:
+    lines = [
+        "## Conversion and training",
+        "",
+        "Under a family: convolutions converted. The differences are the largest over the families.",
+        "",
+        _row(["network", "input", "convolutions", *FAMILIES.values(), "float32", "float64", "trained"]),
+        _row(["---"] * (6 + len(FAMILIES))),
+    ]
+    for network in networks:
+        found = {family: results.get((network.key, family)) for family in FAMILIES}
+        ran = [each for each in found.values() if each is not None]
+        lines.append(
+            _row(
+                [
+                    _name(network),
+                    f"{network.size}x{network.size}",
+                    str(max((each.convolutions or 0 for each in ran), default=0)),
+                    *(_converted(each) for each in found.values()),
+                    _largest([each.difference for each in ran]),
+                    _largest([each.exact_difference for each in ran]),
+                    _trained(found),
+                ]
+            )
+        )
+    return "\n".join(lines)
+
+
+def _largest(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{max(known):.1e}" if known else _NOT_RUN
+
+
+def _converted(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return _NOT_RUN
+    return "failed" if outcome.converted is None else str(outcome.converted)
+
+
+def _trained(found: dict[str, Outcome | None]) -> str:
+    """For each family the layers reached or varying where that is not all; one word where all is well."""
+    cells: list[str] = []
+    for family, each in found.items():
+        if each is None:
+            cells.append(f"{FAMILIES[family]} {_NOT_RUN}")
+        elif each.loss is None:
+            cells.append(f"{FAMILIES[family]} failed")
+        elif not each.reached == each.varying == each.converted:
+            cells.append(f"{FAMILIES[family]} {each.reached} reached, {each.varying} vary")
+    return "; ".join(cells) or "all"
+
+
+def _runtimes(networks: Sequence[Network], results: _Results) -> str:
+    lines = [
+        "## Runtimes",
+        "",
+        f"Largest difference at batch sizes {', '.join(map(str, BATCHES))}: ONNX Runtime / OpenVINO.",
+        "",
+        _row(["network", *FAMILIES.values()]),
+        _row(["---"] * (1 + len(FAMILIES))),
+    ]
+    for network in networks:
+        cells = [_runtime_cell(results.get((network.key, family))) for family in FAMILIES]
+        lines.append(_row([_name(network), *cells]))
+    notes = [f"- {_name(each)}: {each.note}." for each in networks if each.note]
+    return "\n".join([*lines, "", *notes])
+
+
+def _runtime_cell(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return _NOT_RUN
+    cells = []
+    for name in _RUNTIMES:
+        values = getattr(outcome, name)
+        if values is not None:
+            cells.append(f"{max(values):.1e}" if max(values) <= LIMIT else f"**{max(values):.1e}**")
+        else:
+            cells.append("failed" if outcome.errors.keys() - {WHOLE} else _NOT_RUN)
+    return cells[0] if cells == [_NOT_RUN] * 2 else " / ".join(cells)
+
+
+def _failures(networks: Sequence[Network], results: _Results) -> str:
+    lines = ["## Failures", ""]
+    for network in networks:
+        by_cause: dict[tuple[str, str], list[str]] = {}
+        for family in FAMILIES:
+            outcome = results.get((network.key, family))
+            for step, error in _problems(outcome):
+                by_cause.setdefault((step, error), []).append(FAMILIES[family])
+        for (step, error), families in by_cause.items():
+            twin = _static_twin(results.get((network.key, "static")), step)
+            lines.append(f"- {_name(network)}, {', '.join(families)}: {step}: {error}. {twin}".rstrip())
+    if len(lines) == 2:
+        lines.append("None.")
+    return "\n".join(lines)
+
+
+def _problems(outcome: Outcome | None) -> list[tuple[str, str]]:
+    if outcome is None:
+        return []
+    found = [(step, f"`{error.rstrip('.')}`") for step, error in outcome.errors.items()]
+    if outcome.exact_difference is not None and not outcome.exact_difference <= KEPT:
+        found.append(("difference", f"{outcome.exact_difference:.1e} in float64"))
+    for name, label in _RUNTIMES.items():
+        values = getattr(outcome, name)
+        if values is not None and not max(values) <= LIMIT:
+            found.append((label, f"differs by {max(values):.1e}"))
+    return found
+
+
+def _static_twin(static: Outcome | None, step: str) -> str:
+    """What the same step gives for the network as it was."""
+    if step in ("build", "convert", "train", "process", "difference"):
+        return ""
+    if static is None:
+        return "The static network was not tried."
+    name = next((name for name, label in _RUNTIMES.items() if label == step), step)
+    values = getattr(static, name, None)
+    if name in _RUNTIMES and values is not None:
+        return f"The static network differs by {max(values):.1e}."
+    if step in static.errors:
+        return f"**The static network does not either**: `{static.errors[step].rstrip('.')}`."
+    return "The static network does."
+
+
+def _conditions(given: Conditions) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in given.versions.items())
+    return f"""## Conditions
+
+Seed 0 for weights and images; {versions}; Python {given.python}, {given.system}. OpenVINO reads the ONNX file and
+computes in float32 (`INFERENCE_PRECISION_HINT` f32). Images are smooth noise, each channel with its own contrast."""
+
+
+def _name(network: Network) -> str:
+    return f"{network.library} {network.name}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

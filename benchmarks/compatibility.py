@@ -1,0 +1,197 @@
+"""Which networks convert, train and run elsewhere: every network of a list with every family.
+
+    python benchmarks/compatibility.py --work /tmp/compatibility          # goes on where it was; then writes the page
+    python benchmarks/compatibility.py --work /tmp/compatibility --report
+
+One process for each network and family, so that a crash or a timeout costs one cell. Results are lines of JSON in
+``--work``; the newest line of a network and family counts. A network whose dynamic export fails is exported static too.
+"""
+
+import argparse
+import dataclasses
+import gc
+import json
+import multiprocessing
+import os
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from _compatibility_checks import EXPORTS, Outcome, check
+from _compatibility_networks import Network, networks
+from _compatibility_page import Conditions, conditions, write_page
+
+FAMILIES = ("dcd", "condconv", "dyconv", "odconv", "squeeze_excite")
+ROOT = Path(__file__).parents[1]
+Task = tuple[Network, str, bool]
+
+
+def main() -> None:
+    """Run what has no result yet, then write the page."""
+    args = _arguments()
+    args.work.mkdir(parents=True, exist_ok=True)
+    results = args.work / "results.jsonl"
+    if not args.report:
+        known = {each.key: each for each in networks()}
+        chosen = [known[key] for key in args.networks or known]
+        _run(chosen, args, results)
+    page = args.out / "compatibility.md"
+    stored = args.work / "conditions.json"
+    given = Conditions(**json.loads(stored.read_text())) if stored.exists() else conditions()
+    stored.write_text(json.dumps(dataclasses.asdict(given)))
+    write_page(page, args.out / "data" / "compatibility.csv", networks(), list(load(results).values()), given)
+    print(f"wrote {page}")
+
+
+def load(results: Path) -> dict[tuple[str, str], Outcome]:
+    """The newest result of each network and family, with the newest export where that one has none."""
+    newest: dict[tuple[str, str], Outcome] = {}
+    lines = results.read_text().splitlines() if results.exists() else []
+    for line in lines:
+        outcome = Outcome(**json.loads(line))
+        key = (f"{outcome.library}/{outcome.network}", outcome.family)
+        older = newest.get(key)
+        if older is not None and older.exported and not outcome.exported:
+            exports = {step: error for step, error in older.errors.items() if step in EXPORTS}
+            outcome = dataclasses.replace(
+                outcome,
+                onnxruntime=older.onnxruntime,
+                openvino=older.openvino,
+                exported=True,
+                errors={**outcome.errors, **exports},
+            )
+        newest[key] = outcome
+    return newest
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for results; a run goes on from what is there")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the page")
+    parser.add_argument("--networks", nargs="*", default=[], metavar="LIBRARY/NAME", help="in this order; default: all")
+    parser.add_argument("--families", nargs="*", default=list(FAMILIES), choices=(*FAMILIES, "static"))
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time, one thread each")
+    parser.add_argument("--timeout", type=float, default=900, help="seconds for one network and family")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start nothing after that long")
+    parser.add_argument("--no-export", action="store_true", help="convert, compare and train only")
+    parser.add_argument("--again", action="store_true", help="also what has a result")
+    parser.add_argument("--report", action="store_true", help="write the page from the results, and run nothing")
+    args = parser.parse_args()
+    unknown = set(args.networks) - {each.key for each in networks()}
+    if unknown:
+        parser.error(f"unknown network {min(unknown)!r}; use {', '.join(each.key for each in networks())}")
+    return args
+
+
+def _run(chosen: list[Network], args: argparse.Namespace, results: Path) -> None:
+    # Family by family: a run that is cut short has one family everywhere, and not every family somewhere.
+    tasks: list[Task] = [(network, family, not args.no_export) for family in args.families for network in chosen]
+    if not args.again:
+        done = load(results)
+        tasks = [task for task in tasks if not _has_result(task, done)]
+    _prepare_to_fork()
+    started, running = time.monotonic(), []
+    while tasks or running:
+        late = time.monotonic() - started > 60 * args.minutes
+        while tasks and len(running) < args.jobs and not late:
+            running.append(_Worker(tasks.pop(0)))
+        if late and not running:
+            return
+        time.sleep(0.2)
+        for worker in [each for each in running if each.finished(args.timeout)]:
+            running.remove(worker)
+            outcome = worker.outcome()
+            with results.open("a") as file:
+                file.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
+            print(_line(outcome), f"({len(tasks)} to come)", flush=True)
+            network, family, export = worker.task
+            failed = export and outcome.errors.keys() & EXPORTS
+            if failed and family != "static" and (network.key, "static") not in load(results):
+                tasks.insert(0, (network, "static", True))
+
+
+def _has_result(task: Task, done: dict[tuple[str, str], Outcome]) -> bool:
+    network, family, export = task
+    outcome = done.get((network.key, family))
+    return outcome is not None and (outcome.exported or not export or bool(outcome.errors))
+
+
+class _Worker:
+    """A process that checks one network with one family."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        context = multiprocessing.get_context("fork")
+        self._receiver, sender = context.Pipe(duplex=False)
+        self._process = context.Process(target=_work, args=(task, sender), daemon=True)
+        self._process.start()
+        sender.close()
+        self._started = time.monotonic()
+        self._outcome: Outcome | None = None
+
+    def finished(self, timeout: float) -> bool:
+        """Whether it has a result, has died, or was ended because of the time."""
+        network, family, _ = self.task
+        lost = Outcome(network=network.name, library=network.library, family=family, size=network.size)
+        lost.seconds = time.monotonic() - self._started
+        if self._receiver.poll():
+            try:
+                self._outcome = self._receiver.recv()
+            except EOFError:
+                self._process.join()
+                self._outcome = lost
+                lost.errors["process"] = f"it ended with exit code {self._process.exitcode}"
+        elif lost.seconds > timeout:
+            self._process.kill()
+            self._outcome = lost
+            lost.errors["process"] = f"it took longer than {timeout:.0f} s"
+        if self._outcome is None:
+            return False
+        self._process.join()
+        return True
+
+    def outcome(self) -> Outcome:
+        """The result."""
+        assert self._outcome is not None
+        return self._outcome
+
+
+def _work(task: Task, sender: Any) -> None:
+    # Tracing makes millions of objects that live to its end: looking through them again and again is half its time.
+    gc.disable()
+    network, family, export = task
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        os.dup2(nowhere.fileno(), sys.stderr.fileno())
+        sender.send(check(network, family, export=export))
+
+
+def _prepare_to_fork() -> None:
+    """Load here, once, what every process needs; nothing that starts threads."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    import segmentation_models_pytorch
+    import timm
+    import torchvision
+
+    assert all((segmentation_models_pytorch, timm, torchvision))
+    torch.onnx.export(torch.nn.Conv2d(3, 3, 1), (torch.zeros(2, 3, 2, 2),), dynamo=True, optimize=False, verbose=False)
+    gc.freeze()
+
+
+def _line(outcome: Outcome) -> str:
+    parts = [f"{outcome.family:14s} {outcome.library}/{outcome.network}: {outcome.converted}/{outcome.convolutions}"]
+    parts += [f"difference {outcome.difference:.1e}"] if outcome.difference is not None else []
+    parts += [f"reached {outcome.reached}, varying {outcome.varying}"]
+    for name in ("onnxruntime", "openvino"):
+        values = getattr(outcome, name)
+        parts += [f"{name} {max(values):.1e}"] if values else []
+    parts += [f"{step} FAILED: {error}" for step, error in outcome.errors.items()]
+    return ", ".join(parts) + f", {outcome.seconds:.0f} s"
+
+
+if __name__ == "__main__":
+    main()
