@@ -1,0 +1,303 @@
+"""Int8 export: accuracy kept, smaller files, a free batch, the dynamic branch in float, and every refusal."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dynaconv.errors import ExportError
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+from dynaconv.export.int8_onnx import quantize_onnx
+from dynaconv.export.int8_openvino import quantize_openvino
+from dynaconv.export.int8_report import Int8Report
+from dynaconv.export.onnx import export_onnx, load_onnx
+from dynaconv.export.openvino import load_openvino
+from tests.export.int8_networks import batches, stripes, trained_network
+
+pytestmark = [pytest.mark.export]
+
+Quantize = Callable[..., Int8Report]
+BOTH = pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    return trained_network()
+
+
+@pytest.fixture(scope="module")
+def exported(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("float") / "float.onnx"
+    export_onnx(network, path, stripes(2, 0)[0], free_size=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def calibration() -> list[tuple[Tensor, Tensor]]:
+    return batches(*stripes(96, 1))
+
+
+@pytest.fixture(scope="module")
+def written(
+    exported: Path, calibration: list[tuple[Tensor, Tensor]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Int8Report]:
+    """One int8 network a runtime, with accuracy on images that were not calibrated with."""
+    folder = tmp_path_factory.mktemp("int8")
+    reports = {}
+    for runtime in ("onnx", "openvino"):
+        function, suffix = _of(runtime)
+        reports[runtime] = function(
+            exported, folder / f"int8{suffix}", calibration, subset_size=80, evaluate=batches(*stripes(200, 2))
+        )
+    return reports
+
+
+def _of(runtime: str) -> tuple[Quantize, str]:
+    return (quantize_onnx, ".onnx") if runtime == "onnx" else (quantize_openvino, ".xml")
+
+
+def _loaded(report: Int8Report) -> Callable[[Tensor], Any]:
+    return load_onnx(report.path) if report.path.suffix == ".onnx" else load_openvino(report.path)
+
+
+@BOTH
+def test_accuracy_is_kept_and_counted_rightly(written: dict[str, Int8Report], network: nn.Module, runtime: str) -> None:
+    report = written[runtime]
+    images, labels = stripes(200, 2)
+    with torch.no_grad():
+        want = 100 * float((network(images).argmax(1) == labels).double().mean())
+    got = torch.as_tensor(_loaded(report)(images)[0]).argmax(1)
+    assert report.before == pytest.approx(want)
+    assert report.after == pytest.approx(100 * float((got == labels).double().mean()))
+    assert want > 90
+    assert report.drop is not None
+    assert report.drop <= 1.0
+    assert report.agreement is not None
+    assert report.agreement >= 98
+    assert (report.evaluated, report.calibrated) == (200, 80)
+
+
+@BOTH
+def test_outputs_are_near_but_not_those_of_float(
+    written: dict[str, Int8Report], network: nn.Module, runtime: str
+) -> None:
+    report = written[runtime]
+    seen = stripes(96, 1)[0][:80]
+    with torch.no_grad():
+        want = network(seen).double()
+    got = torch.as_tensor(_loaded(report)(seen)[0]).double()
+    assert report.error == pytest.approx(float((got - want).norm() / want.norm()), rel=1e-3)
+    assert 1e-4 < report.error < 0.1
+
+
+@BOTH
+def test_the_file_is_smaller_and_says_what_is_int8(written: dict[str, Int8Report], runtime: str) -> None:
+    report = written[runtime]
+    assert report.int8_bytes == sum(file.stat().st_size for file in report.files)
+    weights = next(file for file in report.files if file.suffix in (".onnx", ".bin"))
+    # 48 x 48 x 9 weights of the largest convolution alone take 83 kB in float32.
+    assert weights.stat().st_size < 110_000
+    # Stem, W0 twice, Q twice and the classifier; each branch has three linear maps, P Phi and the product with it.
+    assert (report.quantized, report.products) == (6, 16)
+    assert report.kept_float > 20
+
+
+@BOTH
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_the_batch_stays_free(written: dict[str, Int8Report], runtime: str, batch: int) -> None:
+    run = _loaded(written[runtime])
+    images = stripes(7, 3)[0]
+    together = torch.as_tensor(run(images[:batch])[0])
+    apart = torch.cat([torch.as_tensor(run(image[None])[0]) for image in images[:batch]])
+    assert written[runtime].free_batch
+    assert together.shape == (batch, 3)
+    # The sums over pixels may run in another order, after which a value may fall to the other side of a step.
+    assert float((together - apart).abs().max() / apart.abs().max()) < 0.02
+
+
+@BOTH
+def test_an_int8_branch_is_smaller_still(
+    written: dict[str, Int8Report],
+    exported: Path,
+    calibration: list[tuple[Tensor, Tensor]],
+    tmp_path: Path,
+    runtime: str,
+) -> None:
+    function, suffix = _of(runtime)
+    report = function(exported, tmp_path / f"net{suffix}", calibration, branch="int8")
+    assert report.kept_float == 0
+    assert report.quantized > written[runtime].quantized
+    assert report.before is None
+    assert report.drop is None
+
+
+@BOTH
+def test_how_calibration_images_are_grouped_makes_no_difference(exported: Path, tmp_path: Path, runtime: str) -> None:
+    function, suffix = _of(runtime)
+    images = stripes(12, 5)[0]
+    errors = [
+        function(exported, tmp_path / f"net{size}{suffix}", batches(images, images, size)).error for size in (1, 12)
+    ]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-2)
+
+
+def test_ignored_operations_stay_float(
+    exported: Path, calibration: list[tuple[Tensor, Tensor]], tmp_path: Path
+) -> None:
+    report = quantize_onnx(exported, tmp_path / "net.onnx", calibration, ignored=["4.weight*", "8.*"])
+    assert report.quantized == 4
+    with pytest.raises(ExportError, match=r"no operation or weight matches ignored='blocks\.\*'; .*nearest names"):
+        quantize_onnx(exported, tmp_path / "other.onnx", calibration, ignored=["blocks.*"])
+
+
+def _static_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)).eval()
+
+
+def test_a_network_is_exported_in_passing(calibration: list[tuple[Tensor, Tensor]], tmp_path: Path) -> None:
+    report = quantize_onnx(
+        _static_network(), tmp_path / "net.onnx", [images for images, _ in calibration], subset_size=40
+    )
+    assert (report.calibrated, report.kept_float, report.quantized, report.products) == (40, 0, 2, 2)
+    assert [each.name for each in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_fixed_batch_is_kept(tmp_path: Path) -> None:
+    export_onnx(_static_network(), tmp_path / "float.onnx", stripes(4, 0)[0], free_batch=False, free_size=False)
+    images, labels = stripes(10, 5)
+    report = quantize_onnx(
+        tmp_path / "float.onnx", tmp_path / "net.onnx", [images], evaluate=batches(images[:8], labels[:8], 4)
+    )
+    assert (report.free_batch, report.batches, report.evaluated) == (False, (4,), 8)
+    with pytest.raises(ExportError, match="fixed to 4, and there are only 3 images"):
+        quantize_onnx(tmp_path / "float.onnx", tmp_path / "other.onnx", [images[:3]])
+    with pytest.raises(ExportError, match="fixed to 4, the loader in `evaluate` gives 10 images"):
+        quantize_onnx(tmp_path / "float.onnx", tmp_path / "other.onnx", [images], evaluate=[(images, labels)])
+
+
+def test_the_report_prints_and_serialises(written: dict[str, Int8Report]) -> None:
+    report = written["onnx"]
+    text = str(report)
+    for part in ("6 of 16", f"{report.after:.2f} %", "batch     free", "80 calibration images", "200 images"):
+        assert part in text
+    assert json.loads(json.dumps(report.to_dict()))["drop"] == report.drop
+
+
+@BOTH
+def test_what_is_there_stays_unless_overwritten(
+    exported: Path, calibration: list[tuple[Tensor, Tensor]], tmp_path: Path, runtime: str
+) -> None:
+    function, suffix = _of(runtime)
+    target = tmp_path / f"net{suffix}"
+    target.write_text("old")
+    with pytest.raises(ExportError, match="overwrite=True"):
+        function(exported, target, calibration)
+    assert target.read_text() == "old"
+    function(exported, target, calibration, subset_size=4, overwrite=True)
+    assert target.stat().st_size > 1000
+
+
+def _nan(images: Tensor) -> Tensor:
+    return images.index_fill(0, torch.tensor([1]), math.nan)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        ([], "gives no images; give a few hundred"),
+        ([torch.zeros(2, 3, 12, 12)], "gives images of 3 x 12 x 12, the network takes 1 x 12 x 12"),
+        ([torch.zeros(12, 12)], "gives images of 12, the network takes"),
+        ([torch.zeros(2, 1, 12, 12, dtype=torch.uint8)], r"of floating-point numbers; got a tensor .* of torch.uint8"),
+        ([{"image": torch.zeros(2, 1, 12, 12)}], "got a dict"),
+        ([_nan(torch.zeros(2, 1, 12, 12))], "NaN or infinite values"),
+    ],
+    ids=["empty", "channels", "no channels", "bytes", "dictionary", "nan"],
+)
+def test_a_bad_calibration_loader_is_refused(
+    exported: Path, tmp_path: Path, loader: list[Any], message: str, runtime: str
+) -> None:
+    function, suffix = _of(runtime)
+    with pytest.raises(ExportError, match=message):
+        function(exported, tmp_path / f"net{suffix}", loader)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        ([], "`evaluate` gives no images"),
+        ([torch.zeros(2, 1, 12, 12)], r"gives \(images, labels\); got a tensor"),
+        ([(torch.zeros(2, 1, 12, 12), torch.zeros(3, dtype=torch.long))], r"one class number an image"),
+        ([(torch.zeros(2, 1, 12, 12), torch.tensor([0, 3]))], "go from 0 to 3, the network has 3 classes"),
+        ([(torch.zeros(2, 1, 9, 12), torch.tensor([0, 2]))], "evaluation loader gives images of 1 x 9 x 12"),
+    ],
+    ids=["empty", "no labels", "lengths", "classes", "shape"],
+)
+def test_a_bad_evaluation_loader_is_refused(
+    exported: Path, calibration: list[tuple[Tensor, Tensor]], tmp_path: Path, loader: list[Any], message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        quantize_onnx(exported, tmp_path / "net.onnx", calibration, subset_size=4, evaluate=loader)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_beyond_the_limit_writes_nothing(exported: Path, tmp_path: Path) -> None:
+    images, labels = stripes(64, 4)
+    # Ranges taken from images a hundred times too weak clip everything.
+    with pytest.raises(ExportError, match=r"int8 loses \d+\.\d\d points of accuracy, more than max_drop=0\.5"):
+        quantize_onnx(exported, tmp_path / "net.onnx", [images / 100], evaluate=batches(images, labels), max_drop=0.5)
+    assert not list(tmp_path.iterdir())
+
+
+@BOTH
+def test_a_network_without_finite_outputs_is_refused(tmp_path: Path, runtime: str) -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.log(x.flatten(1) - 10)
+
+    file = tmp_path / "float.onnx"
+    torch.onnx.export(Broken().eval(), (torch.zeros(1, 1, 4, 4),), file, dynamo=True, verbose=False)
+    function, suffix = _of(runtime)
+    with pytest.raises(ExportError, match="NaN or infinite outputs"):
+        function(file, tmp_path / f"net{suffix}", [torch.ones(1, 1, 4, 4)])
+    assert not [each.name for each in tmp_path.iterdir() if not each.name.startswith("float.onnx")]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"subset_size": 0}, "`subset_size` counts calibration images, an int >= 1; got 0"),
+        ({"branch": "half"}, "`branch` is 'float' or 'int8'; got 'half'"),
+        ({"ignored": "8.*"}, r"a sequence of patterns; got the string '8\.\*'"),
+        ({"max_drop": 0.5}, "needs `evaluate`"),
+        ({"max_drop": math.nan, "evaluate": []}, "at least 0; got nan"),
+    ],
+)
+def test_options_are_checked_first(exported: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    for function, name in ((quantize_onnx, "net.onnx"), (quantize_openvino, "net.xml")):
+        with pytest.raises(ExportError, match=message):
+            function(exported, tmp_path / name, [torch.zeros(1, 1, 12, 12)], **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_exported_network_is_refused(exported: Path, tmp_path: Path) -> None:
+    images = [torch.zeros(1, 1, 12, 12)]
+    with pytest.raises(ExportError, match=r"there is no file .*nowhere\.onnx"):
+        quantize_onnx(tmp_path / "nowhere.onnx", tmp_path / "net.onnx", images)
+    with pytest.raises(ExportError, match=r"should end in '\.onnx'"):
+        quantize_onnx(tmp_path / "net.xml", tmp_path / "net.onnx", images)
+    with pytest.raises(ExportError, match=r"a torch\.nn\.Module or the path of an exported one; got int"):
+        quantize_onnx(3, tmp_path / "net.onnx", images)  # type: ignore[arg-type]
+    (tmp_path / "broken.onnx").write_bytes(b"no network")
+    with pytest.raises(ExportError, match=r"cannot read .*broken\.onnx"):
+        quantize_openvino(tmp_path / "broken.onnx", tmp_path / "net.xml", images)

@@ -1,0 +1,51 @@
+"""Dynamic branches in graphs drawn by hand."""
+
+import pytest
+
+from dynaconv.errors import ExportError
+from dynaconv.export.int8_branch import GraphNode, dynamic_nodes, named_nodes
+
+DCD = [
+    GraphNode("images", (), "input"),
+    GraphNode("stem", ("images",), "product", labels=("stem.weight", "stem_out")),
+    GraphNode("pool", ("stem",), "pool"),
+    GraphNode("squeeze", ("pool",), "product"),
+    GraphNode("scale", ("squeeze",), "product"),
+    GraphNode("phi", ("squeeze",), "product"),
+    GraphNode("p_phi", ("phi",), "product"),
+    GraphNode("w0", ("stem",), "product"),
+    GraphNode("lambda_w0", ("w0", "scale"), "product"),
+    GraphNode("q", ("stem",), "product"),
+    GraphNode("size", ("q",), "shape"),
+    GraphNode("rows", ("q", "size")),
+    GraphNode("residual", ("p_phi", "rows"), "product"),
+    GraphNode("sum", ("lambda_w0", "residual")),
+    GraphNode("last_pool", ("sum",), "pool"),
+    GraphNode("classifier", ("last_pool",), "product"),
+]
+
+
+def test_a_dcd_layer_keeps_its_branch_and_both_products_and_no_classifier() -> None:
+    assert dynamic_nodes(DCD) == ["pool", "squeeze", "scale", "phi", "p_phi", "lambda_w0", "residual"]
+
+
+def test_sizes_carry_neither_features_nor_context() -> None:
+    shaped = [*DCD[:4], GraphNode("size", ("stem",), "shape"), GraphNode("reshape", ("squeeze", "size"))]
+    gate = GraphNode("gate", ("stem", "reshape"), "product")
+    assert dynamic_nodes([*shaped, gate]) == ["pool", "squeeze", "reshape", "gate"]
+
+
+def test_where_branch_and_features_meet_in_a_concatenation_only_the_branch_counts() -> None:
+    nodes = [*DCD[:4], GraphNode("join", ("stem", "squeeze")), GraphNode("conv", ("join",), "product")]
+    assert dynamic_nodes(nodes) == ["pool", "squeeze"]
+
+
+def test_a_static_network_has_none() -> None:
+    assert dynamic_nodes([*DCD[:2], GraphNode("pool", ("stem",), "pool"), GraphNode("fc", ("pool",), "product")]) == []
+
+
+def test_patterns_match_names_and_labels_in_the_order_of_the_graph() -> None:
+    assert named_nodes(DCD, ["q", "stem.w*", "p*"]) == ["stem", "pool", "phi", "p_phi", "q"]
+    assert named_nodes(DCD, []) == []
+    with pytest.raises(ExportError, match=r"ignored='stem2'; the graph has 16 operations, the nearest names are 'ste"):
+        named_nodes(DCD, ["stem2"])
