@@ -1,9 +1,21 @@
-"""Parameters that take in a factor or a summand a channel, computed in float32 at least."""
+"""A factor or a summand a channel: added to a layer's output, or taken into its parameters once and for all."""
 
 import torch
 from torch import Tensor, nn
 
 from dynaconv.layers.branch import context_dtype
+from dynaconv.ops.common import is_exporting
+
+
+def add_bias(out: Tensor, bias: Tensor | None) -> Tensor:
+    """Add ``(B, C)`` or ``(C,)`` to a fresh output ``(B, C, H, W)``, in the output's dtype."""
+    if bias is None:
+        return out
+    bias = bias.to(out.dtype)[..., None, None]
+    # In place, which spares a second block of memory, where no gradient is recorded: on the views that products of
+    # matrices end in, autograd would copy for it.
+    recorded = torch.is_grad_enabled() and (out.requires_grad or bias.requires_grad)
+    return out + bias if recorded or is_exporting() else out.add_(bias)
 
 
 @torch.no_grad()

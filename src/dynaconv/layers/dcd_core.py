@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynaconv.layers.affine import add_to, multiply_rows
+from dynaconv.layers.affine import add_bias, add_to, multiply_rows
 from dynaconv.layers.branch import BranchLinear, DynamicBranch, context_dtype
 from dynaconv.layers.dcd_config import ALGORITHMS, Algorithm, DCDConfig, DCDSizes, dcd_sizes
 from dynaconv.layers.latent_norm import LatentBatchNorm2d, scale_and_shift
@@ -256,7 +256,7 @@ class DCDCore(nn.Module):
             shape = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
             chosen = choose(self.algorithm, lambda: self._costs(shape, geometry), exported=self._exported_algorithm)
             out = (kernel_dcd if chosen == "kernel" else factored_dcd)(x, factors, geometry)
-        return out if bias is None else out + bias.to(out.dtype)[:, :, None, None]
+        return add_bias(out, bias)
 
     def _costs(self, input_shape: tuple[int, int, int, int], geometry: Geometry) -> dict[str, Cost]:
         form, blocks, latent_dim, latent_taps, _, _ = self.sizes

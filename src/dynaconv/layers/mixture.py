@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dynaconv.layers._checks import check_positive
+from dynaconv.layers.affine import add_bias
 from dynaconv.layers.base import DynamicConv2d, PaddingMode
 from dynaconv.layers.branch import context_dtype
 from dynaconv.ops.common import Cost, full_precision, pool_context
@@ -109,8 +110,7 @@ class KernelMixture2d(DynamicConv2d):
         attention = self.coefficients(x).attention
         padded = self._padded(x)
         out = self._functions[self._choose(padded)](padded, attention, self.weight, self.geometry)
-        bias = self._mixed_bias(attention)
-        return out if bias is None else out + bias.to(out.dtype)[..., None, None]
+        return add_bias(out, self._mixed_bias(attention))
 
     def _mixed_bias(self, attention: Tensor) -> Tensor | None:
         """The bias of each sample, ``(B, C_out)``, or of all, ``(C_out,)``."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dynaconv.layers._checks import check_positive, check_reduction
-from dynaconv.layers.affine import add_to
+from dynaconv.layers.affine import add_bias, add_to
 from dynaconv.layers.base import DynamicConv2d, PaddingMode
 from dynaconv.layers.branch import context_dtype
 from dynaconv.layers.odconv_branch import ODConvBranch
@@ -136,7 +136,7 @@ class ODConv2d(DynamicConv2d):
         attention = odconv_attention(self._logits(x, track=True), self.temperature)
         padded = self._padded(x)
         out = self._functions[self._choose(padded)](padded, attention, self.weight, self.geometry)
-        return out if self.bias is None else out + self.bias.to(out.dtype)[:, None, None]
+        return add_bias(out, self.bias)
 
     def _logits(self, x: Tensor, *, track: bool) -> ODConvCoefficients:
         self._check_input(x)

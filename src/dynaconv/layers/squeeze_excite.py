@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynaconv.layers._checks import check_positive, check_reduction
-from dynaconv.layers.affine import multiply_rows
+from dynaconv.layers.affine import add_bias, multiply_rows
 from dynaconv.layers.base import DynamicConv2d, PaddingMode
 from dynaconv.layers.branch import DynamicBranch, context_dtype
 from dynaconv.ops.common import Cost, pool_context
@@ -133,7 +133,7 @@ class SEConv2d(DynamicConv2d):
         self._check_input(x)
         padded = self._padded(x)
         out = self._functions[self._choose(padded)](padded, self.weight, self.bias, self._excite, self.geometry)
-        return out if self.shift is None else out + self.shift.to(out.dtype)[:, None, None]
+        return add_bias(out, self.shift)
 
     def published_macs(self, input_shape: tuple[int, int, int, int]) -> int:
         """Multiply-adds for an input ``(B, C_in, H, W)`` as papers count them: the convolution, F1 and F2.
