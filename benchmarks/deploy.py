@@ -1,0 +1,82 @@
+"""What `dynaconv.deploy` gains: latency before and after, beside the static network treated alike.
+
+    python benchmarks/deploy.py                          # the table of docs/deploy.md
+    python benchmarks/deploy.py odconv_mobilenetv2_100 --batch 1 8 --rounds 40 --side 224
+    python benchmarks/deploy.py --threads 2              # wall-clock time instead of the processor's
+
+Networks have their initial weights and running statistics, which changes no timing. The candidates of a line take
+turns. On one thread the time is the processor's, which other programs lengthen little.
+"""
+
+import argparse
+import os
+import platform
+import time
+
+import timm
+import torch
+
+from dynaconv.analysis.latency import measure_latency
+from dynaconv.convert.deploy import deploy
+
+NETWORKS = (
+    "dcd_mobilenetv2_050",
+    "dcd_mobilenetv2_100",
+    "dcd_mobilenetv2_100_published",
+    "dcd_resnet18",
+    "dcd_resnet18_published",
+)
+
+
+def static_twin(name: str) -> str:
+    """The static network built from the same code."""
+    return "static_" + name.split("_", 1)[1].removesuffix("_published")
+
+
+def row(name: str, batch: int, args: argparse.Namespace) -> str:
+    """One line of the table: milliseconds of each candidate, and what deployment and dynamic kernels cost."""
+    size = (batch, 3, args.side, args.side)
+    dynamic = timm.create_model(name).eval()
+    static = timm.create_model(static_twin(name)).eval()
+    models = {
+        "dynamic": dynamic,
+        "deployed": deploy(dynamic),
+        "deployed for the size": deploy(dynamic, size),
+        "static": static,
+        "static deployed": deploy(static, size),
+    }
+    clock = time.process_time if args.threads == 1 else time.perf_counter
+    found = measure_latency(models, size, rounds=args.rounds, warmup=3, clock=clock)
+    cells = [f"{found[key].median_ms:.1f}" for key in models]
+    gain = found["deployed for the size"].ratio
+    over = found["deployed for the size"].median_ms / found["static deployed"].median_ms
+    return f"| {name} | {batch} | {' | '.join(cells)} | {gain:.2f} | {over:.2f} |"
+
+
+def main() -> None:
+    """Print the table and where it was taken."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=NETWORKS, help="timm names")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(
+        "| network | batch | dynamic ms | deployed | deployed for the size | static | static deployed | "
+        "deployed / dynamic | deployed / static deployed |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name in args.networks:
+        for batch in args.batch:
+            print(row(name, batch, args), flush=True)
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(
+        f"\n{args.side} pixels, {args.threads} thread(s), median of {args.rounds} alternating rounds, torch "
+        f"{torch.__version__}, {platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, load {load}"
+    )
+
+
+if __name__ == "__main__":
+    main()
