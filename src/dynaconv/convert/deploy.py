@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from dynaconv.convert.copying import copied
 from dynaconv.convert.example import examples
 from dynaconv.convert.norm_pairs import (
     Watch,
@@ -59,7 +60,7 @@ class DeploymentPlan:
         missing = next((name for name in names if name not in modules), None)
         if missing is not None:
             raise ConversionError(f"the plan is for another model: this one has no module {missing!r}.")
-        target = (model if inplace else _copied(model)).eval().requires_grad_(False)
+        target = (model if inplace else copied(model)).eval().requires_grad_(False)
         layers: dict[str, Any] = {name: target.get_submodule(name) for name in self.dynamic}
         for layer in layers.values():
             layer.fold_constants()
@@ -270,12 +271,3 @@ def _all_names(model: nn.Module) -> dict[nn.Module, list[str]]:
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
     return names
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise ConversionError(
-            f"the model cannot be copied ({' '.join(str(error).split()).rstrip('.')}); pass inplace=True to change it."
-        ) from error

@@ -1,12 +1,12 @@
 """What a conversion would do, before anything is changed."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from dynaconv.convert.copying import copied
 from dynaconv.convert.kinds import Kind, describe, kind_of
 from dynaconv.convert.swap import carry_attachments, put_dynamic
 from dynaconv.errors import ConversionError
@@ -86,7 +86,7 @@ class ConversionPlan:
             raise ConversionError(
                 "the model is itself a convolution, which cannot be replaced in place; leave inplace."
             )
-        target = model if inplace else _copy(model)
+        target = model if inplace else copied(model)
         dynamic = {layer: _build(self, layer, target) for layer in self.converted}
         if alone:
             return dynamic[self.converted[0]]
@@ -127,12 +127,3 @@ def _build(plan: ConversionPlan, planned: PlannedLayer, model: nn.Module) -> Dyn
         raise ConversionError(f"{planned.name!r} cannot be converted: {error}") from error
     carry_attachments(conv, layer)
     return layer
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise ConversionError(
-            f"the model cannot be copied ({' '.join(str(error).split()).rstrip('.')}); pass inplace=True to change it."
-        ) from error

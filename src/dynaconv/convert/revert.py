@@ -1,9 +1,8 @@
 """From a dynamic network that is still neutral back to the static one."""
 
-import copy
-
 from torch import nn
 
+from dynaconv.convert.copying import copied
 from dynaconv.convert.swap import carry_attachments, put_static
 from dynaconv.errors import ConversionError, listed
 from dynaconv.layers import DynamicConv2d
@@ -43,7 +42,7 @@ def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
         if inplace:
             raise ConversionError("the model is itself a layer, which cannot be replaced in place; leave inplace.")
         return _static(model)
-    target = model if inplace else copy.deepcopy(model)
+    target = model if inplace else copied(model)
     for names, layer in _dynamic_layers(target):
         put_static(target, names, _static(layer))
     return target

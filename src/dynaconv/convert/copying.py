@@ -1,0 +1,21 @@
+"""A copy of a model to work on."""
+
+import copy
+
+from torch import nn
+
+from dynaconv.errors import ConversionError
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy.
+
+    Raises:
+        ConversionError: The model holds something that cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ConversionError(
+            f"the model cannot be copied ({' '.join(str(error).split()).rstrip('.')}); pass inplace=True to change it."
+        ) from error
