@@ -81,9 +81,11 @@ def write_onnx(recorded: Capture, file: Path, *, opset: int = MIN_OPSET) -> None
         opset_version=opset,
         input_names=list(recorded.inputs),
         output_names=list(recorded.outputs),
+        optimize=False,
         verbose=False,
     )
     assert program is not None
+    _simplify(program)
     _name_axes(program.model, recorded.symbols)
     weights = sum(tensor.nbytes for tensor in recorded.program.state_dict.values())
     program.save(file, external_data=weights > _ONE_FILE_BYTES)
@@ -103,6 +105,19 @@ def load_onnx(file: Path) -> Run:
         return session.run(None, {name: each.numpy() for name, each in zip(names, inputs, strict=True)})
 
     return run
+
+
+def _simplify(program: torch.onnx.ONNXProgram) -> None:
+    """What the exporter's own ``optimize`` leads to, in a tenth of the time for a deep network.
+
+    Its rules are matched against the whole graph for every operator; two thirds of those go when constants are folded.
+    """
+    optimizer, passes = require("onnxscript.optimizer", "onnx_ir.passes.common", what="ONNX")
+    optimizer.inline(program.model)
+    optimizer.fold_constants(program.model)
+    optimizer.remove_unused_nodes(program.model)
+    passes.CommonSubexpressionEliminationPass()(program.model)
+    program.optimize()
 
 
 def _name_axes(model: Any, symbols: dict[str, str]) -> None:
