@@ -1,18 +1,20 @@
 """``dynaconv export``: its flags, one file a format, and one sentence for every mistake."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
 from dynaconv.cli import main
-from tests.test_cli import flags_of, refused
+from tests.test_cli import TINY, flags_of, refused
 
 NET = ["dcd_mobilenetv2_035", "--option", "num_classes=3", "--size", "3x32x32"]
 
 
 def test_flags_change_on_purpose_only() -> None:
     flags = {"model", "--format", "-o", "--out", "--size", "--fixed-batch", "--fixed-size", "--max-batch", "--batches"}
+    flags |= {"--int8", "--data", "--data-dir", "--images", "--max-drop"}
     assert flags_of("export") == flags | {"--option", "--overwrite", "-h", "--help", "--debug"}
 
 
@@ -32,7 +34,9 @@ def test_a_named_network_is_written_here_under_its_name(
 
 
 @pytest.mark.export
-@pytest.mark.parametrize(("form", "suffix"), [("onnx", ".onnx"), ("openvino", ".xml")])
+@pytest.mark.parametrize(
+    ("form", "suffix"), [("onnx", ".onnx"), pytest.param("openvino", ".xml", marks=pytest.mark.slow)]
+)
 def test_onnx_and_openvino(form: str, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / f"net{suffix}"
     argv = ["export", "se_resnet10", "--size", "1x16x16", "--option", "num_classes=3", "--format", form, "-o", str(out)]
@@ -55,6 +59,11 @@ def test_onnx_and_openvino(form: str, suffix: str, tmp_path: Path, capsys: pytes
         ([*NET, "--format", "litert", "--fixed-size"], "--fixed-size belongs to onnx, openvino, pt2 and aoti"),
         ([*NET, "--format", "executorch", "--max-batch", "0"], "`max_batch` is a whole number of at least 1; got 0"),
         ([*NET, "--format", "litert", "--batches", "1", "0"], "`batches` holds whole numbers of at least 1"),
+        ([*NET, "--format", "pt2", "--int8"], "--int8 has the formats onnx and openvino; pt2 does not have it"),
+        ([*NET, "--format", "onnx", "--int8"], "--size does not go with --int8"),
+        ([NET[0], "--format", "onnx", "--int8", "--images", "0"], "--images is at least 1; got 0."),
+        ([NET[0], "--format", "onnx", "--int8"], "dcd_mobilenetv2_035 is not trained; give a trained run"),
+        ([*NET, "--format", "onnx", "--data", "digits"], "--data goes with --int8."),
         (["dcd_resnet10", "--size", "3x3", "--format", "onnx"], "--size is channels, height and width"),
         (["dcd_resnet81", "--format", "onnx"], "the nearest names are 'dcd_resnet"),
         (["runs/none", "--format", "onnx"], "there is no checkpoint runs/none"),
@@ -99,3 +108,40 @@ def test_a_file_in_the_way_and_the_weights_beside_it_are_kept(
     argv = ["export", "static_resnet10", "--format", "openvino", "-o", str(tmp_path / "net.xml")]
     assert "net.bin exists; pass --overwrite" in refused(capsys, *argv)
     assert (tmp_path / "net.bin").read_text() == "mine"
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    # OpenVINO does not run test_resnet's pooling on so small an image.
+    network = ["--model=se_resnet10", '--model.model_options={"stem_stride": 1}']
+    given = [word for word in TINY if not word.startswith("--model")]
+    assert main(["train", "--recipe", "digits", *network, *given, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.mark.export
+@pytest.mark.parametrize(
+    ("form", "suffix"), [("onnx", ".onnx"), pytest.param("openvino", ".xml", marks=pytest.mark.slow)]
+)
+def test_int8_of_a_run_tells_the_accuracy_before_and_after(
+    form: str, suffix: str, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if form == "openvino":
+        pytest.importorskip("nncf")
+    out = tmp_path / f"net{suffix}"
+    argv = ["export", str(run_folder), "--format", form, "--int8", "--images", "32", "-o", str(out)]
+    assert main(argv) == 0
+    printed = capsys.readouterr().out
+    before = json.loads((run_folder / "summary.json").read_text())["test_accuracy"]
+    assert f"accuracy  {100 * before:.2f} % ->" in printed
+    assert "32 calibration images" in printed
+    assert out.is_file()
+    assert "--overwrite" in refused(capsys, *argv)
+
+
+def test_a_run_takes_images_of_its_own_channels(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["export", str(run_folder), "--format", "pt2", "-o", str(tmp_path / "net.pt2"), "--size", "3x16x16"]
+    assert "takes images of 1 channels; --size has 3." in refused(capsys, *argv)

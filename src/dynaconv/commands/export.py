@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynaconv.commands._int8 import add_flags, check_flags, export_int8
 from dynaconv.commands._options import parse_options
 from dynaconv.commands._shared import add_command, check_parent
 from dynaconv.commands._subject import Subject, load_subject
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 _EPILOG = (
     "The file is kept only when its runtime computes what the network does. onnx, openvino, pt2 and aoti leave the "
     "batch free, and height and width where the network allows it; executorch leaves the batch free up to "
-    "--max-batch; litert has one signature for each of --batches. The pages docs/export.md and docs/export-mobile.md "
-    "say more."
+    "--max-batch; litert has one signature for each of --batches. The pages docs/export.md, docs/export-mobile.md "
+    "and docs/int8.md say more."
 )
 
 
@@ -55,6 +56,7 @@ def add(commands: Any) -> None:
     command.add_argument("--batches", metavar="N", type=int, nargs="+", help="litert: one signature for each (1)")
     command.add_argument("--option", metavar="KEY=VALUE", action="append", default=[], help="an argument of the model")
     command.add_argument("--overwrite", action="store_true", help="replace the file if there is one")
+    add_flags(command)
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -62,6 +64,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     from dynaconv.console import make_console
 
     chosen = _chosen(arguments)
+    check_flags(arguments)
     if arguments.out is not None:
         _check_target(arguments.out, arguments.format, overwrite=arguments.overwrite)
     size = parse_size(arguments.size)
@@ -71,9 +74,13 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         raise RunError(f"{subject.title} takes images of {subject.size[0]} channels; --size has {size[0]}.")
     out = arguments.out
     if out is None:
-        out = Path(subject.name.replace("/", "_") + _FORMATS[arguments.format].suffixes[0])
+        suffix = _FORMATS[arguments.format].suffixes[0]
+        out = Path(subject.name.replace("/", "_") + (f".int8{suffix}" if arguments.int8 else suffix))
         _check_target(out, arguments.format, overwrite=arguments.overwrite)
     console = make_console(soft_wrap=True)
+    if arguments.int8:
+        console.print(str(export_int8(arguments, subject, out)), markup=False)
+        return
     if subject.metadata is None and not options.get("pretrained"):
         console.print(f"{subject.name} has random weights; give a trained run for others.", markup=False)
     report = _export(arguments.format, subject, out, size or subject.size, overwrite=arguments.overwrite, **chosen)
