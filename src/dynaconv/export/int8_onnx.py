@@ -1,5 +1,6 @@
 """Int8 networks for ONNX Runtime."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -128,8 +129,13 @@ def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Optio
 def _prepare(source: Path, prepared: Path) -> None:
     """Fold constants, infer shapes and give every node a name, as calibration needs it."""
     onnx, process = require("onnx", "onnxruntime.quantization.shape_inference", what="quantize_onnx")
-    # Symbolic inference gives up on graphs with free sizes, and then leaves files in the folder one is in.
-    process.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    source, prepared = source.resolve(), prepared.resolve()
+    try:
+        # Symbolic inference gives up on some graphs with free sizes, and then leaves files in the folder one is in.
+        with contextlib.chdir(prepared.parent):
+            process.quant_pre_process(str(source), str(prepared))
+    except Exception:
+        process.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
     network = onnx.load(prepared)
     taken = {node.name for node in network.graph.node}
     for position, node in enumerate(network.graph.node):
