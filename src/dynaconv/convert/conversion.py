@@ -15,6 +15,7 @@ from dynaconv.convert.select import Pattern, Predicate, Selection, as_kinds, as_
 from dynaconv.convert.surroundings import find_shared, find_stems, refusal
 from dynaconv.errors import ConversionError, nearest_names
 from dynaconv.layers import LAYERS, DynamicConv2d
+from dynaconv.layers.base import conv_arguments
 
 _DEFAULT_KINDS: dict[str, tuple[Kind, ...]] = {
     "dcd": ("pointwise", "grouped", "spatial"),
@@ -210,19 +211,7 @@ def _fits(stem: str, conv: nn.Conv2d, hyperparameters: Mapping[str, Any]) -> tup
     """Why the family cannot take a convolution, or None; and the parameters of its layer."""
     if not conv.weight.dtype.is_floating_point:
         return f"its dtype is {conv.weight.dtype}", 0
-    twin = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,  # type: ignore[arg-type]
-        conv.stride,  # type: ignore[arg-type]
-        conv.padding,  # type: ignore[arg-type]
-        conv.dilation,  # type: ignore[arg-type]
-        conv.groups,
-        conv.bias is not None,
-        conv.padding_mode,
-        "meta",
-        conv.weight.dtype,
-    )
+    twin = nn.Conv2d(**conv_arguments(conv), device="meta", dtype=conv.weight.dtype)
     try:
         layer = LAYERS[stem].like(twin, **hyperparameters)
     except (ValueError, TypeError) as error:

@@ -182,19 +182,7 @@ class DynamicConv2d(nn.Module, ABC):
         """
         if not self.is_neutral:
             raise RuntimeError(f"this {type(self).__name__} is not neutral: its kernel depends on the input.")
-        conv = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-            self.bias is not None,
-            self.padding_mode,
-            self.weight.device,
-            self.weight.dtype,
-        )
+        conv = nn.Conv2d(**conv_arguments(self), device=self.weight.device, dtype=self.weight.dtype)
         if is_channels_last(self.weight):
             conv.to(memory_format=torch.channels_last)
         gains = {"weight": self.neutral_gain, "bias": self.neutral_bias_gain}
@@ -241,20 +229,8 @@ class DynamicConv2d(nn.Module, ABC):
                 f"{kind.__name__} computes something else than torch.nn.Conv2d, so {cls.__name__}.from_conv cannot "
                 f"keep its function; give a torch.nn.Conv2d."
             )
-        layer = cls(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            conv.stride,  # type: ignore[arg-type]
-            conv.padding,  # type: ignore[arg-type]
-            conv.dilation,  # type: ignore[arg-type]
-            conv.groups,
-            conv.bias is not None,
-            conv.padding_mode,
-            conv.weight.device,
-            conv.weight.dtype,
-            **hyperparameters,
-        )
+        weight = conv.weight
+        layer = cls(**conv_arguments(conv), device=weight.device, dtype=weight.dtype, **hyperparameters)
         if is_channels_last(conv.weight):
             layer.to(memory_format=torch.channels_last)
         adopt_static(layer, conv)
@@ -351,6 +327,12 @@ class DynamicConv2d(nn.Module, ABC):
 
 def _stack(count: int | None) -> tuple[int, ...]:
     return () if count is None else (count,)
+
+
+def conv_arguments(conv: "nn.Conv2d | DynamicConv2d") -> dict[str, Any]:
+    """What `torch.nn.Conv2d` is to be called with to make one like this, but for device and dtype."""
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    return {**{name: getattr(conv, name) for name in names}, "bias": conv.bias is not None}
 
 
 def is_channels_last(weight: Tensor) -> bool:
