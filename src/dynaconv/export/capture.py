@@ -2,7 +2,9 @@
 
 import copy
 import inspect
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -87,7 +89,7 @@ def capture(
     dims = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) or None for axes in free)
 
     def record() -> torch.export.ExportedProgram:
-        with torch.no_grad():
+        with torch.no_grad(), _quiet_solver():
             return torch.export.export(frozen, inputs, dynamic_shapes=dims, strict=False)
 
     try:
@@ -105,6 +107,18 @@ def capture(
     return Capture(
         model=frozen, program=program, inputs=shapes, outputs=tuple(outputs), symbols=symbols, notes=tuple(notes)
     )
+
+
+@contextmanager
+def _quiet_solver() -> Iterator[None]:
+    """Silence what torch logs, as tracebacks, when it cannot simplify a bound of a free axis; it carries on without."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def cause(error: BaseException) -> str:

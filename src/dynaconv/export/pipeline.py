@@ -124,9 +124,12 @@ def _export_free(
         _write(form, recorded, file)
     except ExportError as error:
         raise _SizeStaysFixedError(str(error)) from error
-    checks = _verify(form, frozen, file, inputs, batches, (None,))
+    run = _open(form, file)
+    checks = verify(run, frozen, inputs, runtime=form.runtime, batches=batches, limit=form.limit)
     try:
-        checks += _verify(form, frozen, file, inputs, batches[-1:], (other,))
+        checks += verify(
+            run, frozen, inputs, runtime=form.runtime, batches=batches[-1:], sizes=(other,), limit=form.limit
+        )
     except ExportError as error:
         raise _SizeStaysFixedError(str(error)) from error
     return recorded, checks
@@ -136,22 +139,15 @@ def _write_and_verify(
     form: Format, recorded: Capture, file: Path, inputs: tuple[Tensor, ...], batches: tuple[int, ...]
 ) -> tuple[Check, ...]:
     _write(form, recorded, file)
-    return _verify(form, recorded.model, file, inputs, batches, (None,))
+    run = _open(form, file)
+    return verify(run, recorded.model, inputs, runtime=form.runtime, batches=batches, limit=form.limit)
 
 
-def _verify(
-    form: Format,
-    frozen: nn.Module,
-    file: Path,
-    inputs: tuple[Tensor, ...],
-    batches: tuple[int, ...],
-    sizes: tuple[tuple[int, int] | None, ...],
-) -> tuple[Check, ...]:
+def _open(form: Format, file: Path) -> Run:
     try:
-        run = form.load(file)
+        return form.load(file)
     except Exception as error:
         raise ExportError(f"{form.runtime} cannot load what was exported: {first_line(error)}") from error
-    return verify(run, frozen, inputs, runtime=form.runtime, batches=batches, sizes=sizes, limit=form.limit)
 
 
 def _write(form: Format, recorded: Capture, file: Path) -> None:
