@@ -1,7 +1,7 @@
 """Export every registered DCD network to ONNX and OpenVINO, run both files beside PyTorch, write the numbers as a page.
 
     python benchmarks/export_models.py docs/export-models.md --work runs/export-models
-    python benchmarks/export_models.py --names dcd_resnet18 --work runs/export-models    # one more, no page
+    python benchmarks/export_models.py --names dcd_resnet18 --work runs/export-models    # one of them, no page
 
 Each network is warmed up first: its weights are random, and fresh running statistics would let it multiply rounding
 errors up until no two ways of computing it agree. What is done already, one JSON file a network in the work folder, is
@@ -29,6 +29,7 @@ from dynaconv.export import export_onnx, verify
 from dynaconv.export.onnx import load_onnx
 from dynaconv.export.openvino import convert_onnx_file, load_openvino
 from dynaconv.export.verify import LIMIT, random_inputs
+from dynaconv.train.files import write_text
 
 SIDE = 64
 BATCHES = (1, 3, 16)
@@ -80,8 +81,8 @@ def export_and_check(name: str) -> dict[str, Any]:
     return row
 
 
-def page(rows: list[dict[str, Any]]) -> str:
-    """The table and how it came about, as Markdown."""
+def page(rows: list[dict[str, Any]], names: list[str]) -> str:
+    """The table of what was run, of all ``names``, and how it came about, as Markdown."""
     failed = [row for row in rows if "failure" in row]
     checks = [check for row in rows if row not in failed for found in row["checks"].values() for check in found]
     worst = max((check["difference"] for check in checks), default=float("nan"))
@@ -118,26 +119,31 @@ def page(rows: list[dict[str, Any]]) -> str:
         found = [f"{check['difference']:.1e}" for runtime in RUNTIMES for check in row["checks"][runtime]]
         sizes = [f"{row['bytes'][runtime] / 1e6:.1f} MB" for runtime in RUNTIMES]
         lines.append(f"{start} {' | '.join(found + sizes)} | {row['seconds']:.0f} |")
+    done = {row["name"] for row in rows}
+    if missing := [f"`{name}`" for name in names if name not in done]:
+        lines += ["", f"Not run: {', '.join(missing)}."]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    """Do what is not done yet, and write the page once every network asked for is."""
+    """Do what is not done yet, then write the page of all that is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path, nargs="?", help="where to write the table")
     parser.add_argument("--work", type=Path, required=True, help="folder of what is done")
-    parser.add_argument("--names", nargs="+", default=timm.list_models("dcd_*"))
+    registered = timm.list_models("dcd_*")
+    parser.add_argument("--names", nargs="*", default=registered, help="what to do; nothing to write the page alone")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    rows = []
     for name in args.names:
         done = args.work / f"{name}.json"
         if not done.exists():
-            done.write_text(json.dumps(export_and_check(name), indent=1))
-        rows.append(json.loads(done.read_text()))
-        print(name, rows[-1].get("failure") or rows[-1]["checks"], flush=True)
+            row = export_and_check(name)
+            write_text(done, json.dumps(row, indent=1))
+            print(name, row.get("failure") or row["checks"], flush=True)
     if args.page:
-        args.page.write_text(page(rows))
+        files = [args.work / f"{name}.json" for name in registered]
+        rows = [json.loads(file.read_text()) for file in files if file.exists()]
+        write_text(args.page, page(rows, registered))
 
 
 if __name__ == "__main__":
