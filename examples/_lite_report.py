@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 from dynaconv.analysis.figures import COLOURS, save
 from dynaconv.train.files import write_json, write_text
@@ -76,6 +76,8 @@ def curves(records: Sequence[Record]) -> Figure:
         by_epoch = [statistics.mean(at) for at in zip(*(record["val_accuracy"] for record in own), strict=True)]
         accuracy.plot(epochs, by_epoch, color=colour, linewidth=2, label=family)
     loss.set(xlabel="training step", ylabel="cross-entropy", yscale="log")
+    loss.set_yticks((0.1, 0.2, 0.5, 1, 2), labels=("0.1", "0.2", "0.5", "1", "2"))
+    loss.yaxis.set_minor_locator(NullLocator())
     loss.set_title("Training loss, running mean", loc="left", fontsize=11)
     accuracy.set(xlabel="epoch", ylabel="accuracy")
     accuracy.set_title("Validation images; a point is a seed", loc="left", fontsize=11)
