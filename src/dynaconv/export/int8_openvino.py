@@ -1,5 +1,6 @@
 """Int8 networks for OpenVINO, by way of NNCF."""
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from dynaconv.export.int8_branch import GraphNode, dynamic_nodes, named_nodes
 from dynaconv.export.int8_images import Shape
 from dynaconv.export.int8_quiet import quietly
 from dynaconv.export.int8_report import Branch, Int8Report
-from dynaconv.export.openvino import export_openvino, load_openvino
+from dynaconv.export.openvino import convert_onnx_file, export_openvino, load_openvino
 from dynaconv.export.packages import require, versioned
 
 _PRODUCTS = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
@@ -82,11 +83,11 @@ def quantize_openvino(
 
 
 def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Options) -> Quantized:
-    with quietly("nncf"):
+    with quietly("nncf"), tempfile.TemporaryDirectory() as folder:
         openvino, nncf, ranges = require(
             "openvino", "nncf", "nncf.quantization.range_estimator", extra="int8", what="quantize_openvino"
         )
-        network = openvino.Core().read_model(source)
+        network = openvino.Core().read_model(_converted(source, Path(folder)))
         nodes = openvino_nodes(network)
         kept = named_nodes(nodes, options.ignored)
         if options.branch == "float":
@@ -107,6 +108,15 @@ def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Optio
         )
         openvino.save_model(quantized, file, compress_to_fp16=False)
     return _counted(quantized, len(kept))
+
+
+def _converted(source: Path, folder: Path) -> Path:
+    """OpenVINO's own file for an ONNX file: read as it is, NNCF breaks some graphs and quantises others badly."""
+    if source.suffix != ".onnx":
+        return source
+    file = folder / "converted.xml"
+    convert_onnx_file(source, file)
+    return file
 
 
 def _input_shapes(source: Path) -> list[Shape]:
