@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from _fine_tune import Budget, Splits, fine_tune, load_splits
+from _lite_export import export_and_run
 from _lite_report import FAMILIES, read_records, write_results
 from _lite_weights import likeliest, load_lite0, load_pictures
 from torch import Tensor, nn
@@ -78,6 +79,13 @@ def train_or_read(family: str, seed: int, splits: Splits, budget: Budget, out: P
     return record
 
 
+def trained_network(family: str, seed: int, out: Path) -> nn.Module:
+    """A fine-tuned network in eval mode, from the weights that `train_or_read` kept."""
+    network = new_network(family, seed)
+    network.load_state_dict(torch.load(out / f"{family}-{seed}.pt", weights_only=True))
+    return network.eval()
+
+
 def network_costs(image_size: int, rounds: int = 30) -> tuple[dict[str, dict[str, Any]], str]:
     """Parameters, multiply-adds and relative latency at batch 1 of both networks, and the conditions of the latency."""
     size = (3, image_size, image_size)
@@ -117,7 +125,10 @@ def main(arguments: list[str] | None = None) -> None:
             for family in FAMILIES:
                 train_or_read(family, seed, splits, budget, args.out)
         costs, note = network_costs(budget.image_size)
-        print(write_results(args.out, read_records(args.out), costs, note))
+        records = read_records(args.out)
+        if records:
+            print(write_results(args.out, records, costs, note))
+        export_and_run(trained_network("dcd", args.seeds[-1], args.out), args.out / "dcd.onnx", splits.test.images)
     except DynaconvError as error:
         parser.exit(1, f"{error}\n")
 

@@ -119,6 +119,7 @@ def test_the_whole_example_runs_and_keeps_what_is_finished(
     example.main(["--out", str(tmp_path), *options])
     printed = capsys.readouterr().out
     assert "32 of 49 convolutions become dynamic" in printed
+    assert "ONNX Runtime, batch 7: 7 of 7 same classes" in printed
     records = json.loads((tmp_path / "results.json").read_text())["trainings"]
     assert [record["family"] for record in records] == ["static", "dcd"]
     for record in records:
@@ -128,7 +129,7 @@ def test_the_whole_example_runs_and_keeps_what_is_finished(
     # Both see the same batch first, and compute the same: the head is one and the dynamic part says nothing yet.
     assert records[0]["step_loss"][0] == pytest.approx(records[1]["step_loss"][0], rel=1e-4)
     assert records[0]["step_loss"][1] != records[1]["step_loss"][1]
-    for name in ("results.md", "results.csv", "curves.png", "dcd-0.pt"):
+    for name in ("results.md", "results.csv", "curves.png", "dcd-0.pt", "dcd.onnx"):
         assert (tmp_path / name).stat().st_size > 0
     before = (tmp_path / "dcd-0.json").read_text()
     make_budget = modules["_fine_tune"].Budget
