@@ -4,6 +4,7 @@ That package is under the AGPL, is no dependency, and nothing outside this file 
 """
 
 import copy
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from dynaconv import convert, plan_conversion, revert
 from dynaconv.layers import DynamicConv2d
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
-ultralytics = pytest.importorskip("ultralytics")
+if importlib.util.find_spec("ultralytics") is None:
+    pytest.skip("ultralytics is not installed", allow_module_level=True)
 NAME = "yolo11n.yaml"
 
 
@@ -31,8 +33,11 @@ def relative(got: torch.Tensor, want: torch.Tensor) -> float:
 
 @pytest.fixture
 def yolo() -> Any:
+    # Here, because the package patches others when it is imported, and this file is read for every run of tests.
+    from ultralytics import YOLO
+
     torch.manual_seed(0)
-    model = ultralytics.YOLO(NAME)
+    model = YOLO(NAME)
     model.model.train()
     for _ in range(3):
         model.model(torch.rand(2, 3, 64, 64))
@@ -82,6 +87,7 @@ def squares(folder: Path, count: int) -> Path:
 
 def test_training_loop_and_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trainer builds its own network; a subclass converts that, as docs/convert.md shows."""
+    from ultralytics import YOLO
     from ultralytics.models.yolo.detect import DetectionTrainer
 
     class Dynamic(DetectionTrainer):  # type: ignore[misc]
@@ -90,7 +96,7 @@ def test_training_loop_and_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.chdir(tmp_path)
     data = squares(tmp_path / "squares", 16)
-    model = ultralytics.YOLO(NAME)
+    model = YOLO(NAME)
     model.train(
         trainer=Dynamic,
         data=str(data),
@@ -104,7 +110,7 @@ def test_training_loop_and_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         project=str(tmp_path / "runs"),
         verbose=False,
     )
-    best = ultralytics.YOLO(next((tmp_path / "runs").rglob("best.pt")))
+    best = YOLO(next((tmp_path / "runs").rglob("best.pt")))
     layers = [module for module in best.model.modules() if isinstance(module, DynamicConv2d)]
     assert len(layers) > 20
     assert not all(layer.is_neutral for layer in layers)
