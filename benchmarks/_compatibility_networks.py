@@ -98,20 +98,17 @@ class FromBatch(nn.Module):
 
 
 class Decoded(nn.Module):
-    """A YOLO whose head gives decoded boxes and classes, as its own exporter sets it."""
+    """A YOLO whose head gives decoded boxes and classes, as its own exporter sets it for a free batch."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        head = model.model[-1]  # type: ignore[index,union-attr]
+        head.export, head.dynamic, head.format = True, True, "onnx"
 
     def forward(self, images: Tensor) -> Any:
-        """Decoded predictions of every place; masks' coefficients and prototypes where it has them."""
-        head = self.model.model[-1]  # type: ignore[index,union-attr]
-        head.export, head.format = True, "onnx"
-        try:
-            return self.model(images)
-        finally:
-            head.export = False
+        """Predictions of every place; masks' coefficients and prototypes where it has them."""
+        return self.model(images)
 
 
 def detection_loss(model: nn.Module, images: Tensor) -> Tensor:
