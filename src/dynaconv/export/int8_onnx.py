@@ -1,7 +1,6 @@
 """Int8 networks for ONNX Runtime."""
 
-import contextlib
-import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,43 +98,35 @@ def quantize_onnx(
 
 def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Options, reduce_range: bool) -> Quantized:
     onnx, quantization = require("onnx", "onnxruntime.quantization", what="quantize_onnx")
-    prepared = file.with_name(f"prepared-{os.getpid()}.onnx")
-    try:
-        with quietly("root"):
-            _prepare(source, prepared)
-            network = onnx.load(prepared)
-            nodes = onnx_nodes(network)
-            kept = named_nodes(nodes, options.ignored)
-            if options.branch == "float":
-                kept += [name for name in dynamic_nodes(nodes) if name not in kept]
-            quantization.quantize_static(
-                prepared,
-                file,
-                _reader(network.graph.input, network.graph.initializer, images),
-                quant_format=quantization.QuantFormat.QDQ,
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-                per_channel=True,
-                reduce_range=reduce_range,
-                nodes_to_exclude=kept,
-                # What stands between products is cheaper in float32 than its conversions.
-                op_types_to_quantize=list(_PRODUCTS),
-            )
-    finally:
-        prepared.unlink(missing_ok=True)
+    with quietly("root"), tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        _prepare(source, prepared)
+        network = onnx.load(prepared)
+        nodes = onnx_nodes(network)
+        kept = named_nodes(nodes, options.ignored)
+        if options.branch == "float":
+            kept += [name for name in dynamic_nodes(nodes) if name not in kept]
+        quantization.quantize_static(
+            prepared,
+            file,
+            _reader(network.graph.input, network.graph.initializer, images),
+            quant_format=quantization.QuantFormat.QDQ,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            per_channel=True,
+            reduce_range=reduce_range,
+            nodes_to_exclude=kept,
+            # What stands between products is cheaper in float32 than its conversions.
+            op_types_to_quantize=list(_PRODUCTS),
+        )
     return _counted(onnx.load(file), len(kept))
 
 
 def _prepare(source: Path, prepared: Path) -> None:
     """Fold constants, infer shapes and give every node a name, as calibration needs it."""
     onnx, process = require("onnx", "onnxruntime.quantization.shape_inference", what="quantize_onnx")
-    source, prepared = source.resolve(), prepared.resolve()
-    try:
-        # Symbolic inference gives up on some graphs with free sizes, and then leaves files in the folder one is in.
-        with contextlib.chdir(prepared.parent):
-            process.quant_pre_process(str(source), str(prepared))
-    except Exception:
-        process.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    # Its symbolic inference gives up on some graphs with free sizes and leaves files where one is; the ordinary does.
+    process.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
     network = onnx.load(prepared)
     taken = {node.name for node in network.graph.node}
     for position, node in enumerate(network.graph.node):
