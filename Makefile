@@ -18,8 +18,10 @@ lint: env
 types: env
 	$(BIN)/mypy
 
+# Exported networks run in processes of their own: the runtimes start threads, and data loaders fork.
 unit: env
-	$(BIN)/pytest -n 2 -m "not slow and not gpu"
+	$(BIN)/pytest -n 2 -m "not slow and not gpu and not export"
+	$(BIN)/pytest -n 2 -m "export and not slow and not gpu"
 
 slow: env
 	$(BIN)/pytest -m slow

@@ -35,11 +35,18 @@ class Conditions:
     system: str
 
 
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package).partition("+")[0]
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def conditions() -> Conditions:
     """Those of this process."""
     packages = ("dynaconv", *_PACKAGES, *_RUNTIMES)
     return Conditions(
-        versions={name: importlib.metadata.version(name).partition("+")[0] for name in packages},
+        versions={name: _version(name) for name in packages},
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} thread",
     )

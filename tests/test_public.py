@@ -84,6 +84,7 @@ def test_imports_point_one_way() -> None:
                 assert imported not in order[rank + 1 :], f"{file.relative_to(ROOT)} imports dynaconv.{imported}"
 
 
+@pytest.mark.export
 @pytest.mark.parametrize("block", BLOCKS)
 def test_documented_code_runs(block: str) -> None:
     torch.manual_seed(0)
