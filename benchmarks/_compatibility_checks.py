@@ -24,6 +24,9 @@ LIMIT = 1e-4
 """How far a runtime may be from the network, relative to the largest value of the output."""
 _TRAINED_WITH = 4
 _STEPS = 2
+_BRANCH_RATES = {"squeeze_excite": 5e-3}
+"""Rates of the branches other than 0.05, at which SE's sigmoids saturate and, in gernet_s, rounding errors in the last
+stage grow a thousandfold."""
 _WHOLE_WITH = ("dcd", "static")
 """Families with which a whole detector is exported too: what stands against it is not in the convolutions."""
 
@@ -183,7 +186,10 @@ def _train(network: Network, model: nn.Module, outcome: Outcome) -> None:
     branches = [list(layer.get_submodule("branch").parameters()) for layer in dynamic]
     own = {id(parameter) for branch in branches for parameter in branch}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in own and parameter.requires_grad]
-    groups = [{"params": [each for branch in branches for each in branch], "lr": 5e-2}, {"params": rest, "lr": 1e-4}]
+    groups = [
+        {"params": [each for branch in branches for each in branch], "lr": _BRANCH_RATES.get(outcome.family, 5e-2)},
+        {"params": rest, "lr": 1e-4},
+    ]
     optimizer = torch.optim.Adam([group for group in groups if group["params"]])
     before = [parameter.detach().clone() for parameter in model.parameters()]
     x, losses, reached = images(network, _TRAINED_WITH, 1), [], set()
