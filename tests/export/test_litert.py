@@ -13,6 +13,7 @@ from dynaconv.errors import ExportError
 from dynaconv.export.litert import export_litert
 from dynaconv.export.verify import LIMIT
 from dynaconv.layers import LAYERS
+from tests.layers.cases import enlarge
 
 IMAGES = torch.randn(2, 3, 9, 7)
 
@@ -22,6 +23,8 @@ class TwoOutputs(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
         self.layer = LAYERS[family](4, 6, 3, padding=1)
+        # A fresh branch hardly shows in the output.
+        enlarge(self.layer.branch)
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         features = self.layer(self.stem(images))
