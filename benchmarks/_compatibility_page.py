@@ -23,6 +23,8 @@ KEPT = 1e-10
 _PACKAGES = ("torch", "timm", "torchvision", "segmentation-models-pytorch", "ultralytics", "onnx", "onnxscript")
 _RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 _NOT_RUN = "not run"
+_SHOWN = 200
+"""Characters of an error; the comma-separated values have more of it."""
 _Results = dict[tuple[str, str], Outcome]
 
 
@@ -268,7 +270,7 @@ def _failures(networks: Sequence[Network], results: _Results) -> str:
 def _problems(outcome: Outcome | None) -> list[tuple[str, str]]:
     if outcome is None:
         return []
-    found = [(step, f"`{error.rstrip('.')}`") for step, error in outcome.errors.items()]
+    found = [(step, _quoted(error)) for step, error in outcome.errors.items()]
     if outcome.exact_difference is not None and not outcome.exact_difference <= KEPT:
         found.append(("difference", f"{outcome.exact_difference:.1e} in float64"))
     for name, label in _RUNTIMES.items():
@@ -284,13 +286,18 @@ def _static_twin(static: Outcome | None, step: str) -> str:
         return ""
     if static is None:
         return "The static network was not tried."
-    name = next((name for name, label in _RUNTIMES.items() if label == step), step)
-    values = getattr(static, name, None)
-    if name in _RUNTIMES and values is not None:
-        return f"The static network differs by {max(values):.1e}."
     if step in static.errors:
-        return f"**The static network does not either**: `{static.errors[step].rstrip('.')}`."
-    return "The static network does."
+        return f"**The static network does not either**: {_quoted(static.errors[step])}."
+    name = next((name for name, label in _RUNTIMES.items() if label == step), "onnxruntime")
+    values = getattr(static, name)
+    if step == WHOLE or values is None:
+        return "The static network does."
+    return f"The static network differs by {max(values):.1e} in {_RUNTIMES[name]}."
+
+
+def _quoted(error: str) -> str:
+    """An error as code, its beginning only where it is long."""
+    return f"`{error.rstrip('.')}`" if len(error) <= _SHOWN else f"`{error[:_SHOWN].rstrip()} ...`"
 
 
 def _conditions(given: Conditions) -> str:
