@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from dynaconv.layers import LAYERS
@@ -35,6 +36,11 @@ def tiny(case: str) -> nn.Module:
         for _ in range(20):
             network(torch.rand(16, 3, 9, 8) * torch.rand(16, 3, 1, 1))
     return network.eval()
+
+
+def padded_as_tensorflow(strides: int) -> nn.Module:
+    """Convolutions of stride two, each padded by what its input's size asks for."""
+    return nn.Sequential(*(Conv2dSame(3, 3, 3, stride=2) for _ in range(strides))).eval()
 
 
 class Mean(nn.Module):

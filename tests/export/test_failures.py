@@ -14,7 +14,7 @@ from dynaconv.errors import ExportError
 from dynaconv.export import export_aoti, export_onnx, export_openvino, export_program
 from dynaconv.export.capture import Capture
 from dynaconv.export.pipeline import Format, export_as
-from tests.export.networks import Branches, FixedSize
+from tests.export.networks import Branches, FixedSize, padded_as_tensorflow
 
 pytestmark = pytest.mark.export
 EXAMPLE = torch.rand(2, 3, 6, 6)
@@ -32,6 +32,16 @@ def test_the_layer_that_cannot_be_recorded_is_named(tmp_path: Path) -> None:
 def test_a_free_size_is_demanded_in_vain(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="height and width cannot be free: the network itself cannot be run at 8x10"):
         export_program(FixedSize(), tmp_path / "net.pt2", EXAMPLE, free_size=True)
+
+
+def test_a_size_whose_formula_would_grow_without_end_stays_fixed(tmp_path: Path) -> None:
+    model, example = padded_as_tensorflow(strides=4), torch.rand(2, 3, 32, 32)
+    report = export_program(model, tmp_path / "net.pt2", example)
+    assert report.free_axes == ("batch",)
+    assert "height and width are fixed: at '3' (Conv2dSame) the size of the feature maps" in report.notes[0]
+    with pytest.raises(ExportError, match="height and width cannot be free: at '3'"):
+        export_program(model, tmp_path / "other.pt2", example, free_size=True)
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_a_wrong_result_is_refused_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

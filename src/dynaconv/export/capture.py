@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dynaconv.errors import ExportError
 from dynaconv.export._blame import layer_at_failure
+from dynaconv.export._growth import bounded_growth
 from dynaconv.export.verify import as_inputs, first_line, named_outputs, random_inputs
 
 FreeSize = bool | Literal["auto"]
@@ -89,11 +90,13 @@ def capture(
     dims = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) or None for axes in free)
 
     def record() -> torch.export.ExportedProgram:
-        with torch.no_grad(), _quiet_solver():
+        with torch.no_grad(), _quiet_solver(), bounded_growth(frozen):
             return torch.export.export(frozen, inputs, dynamic_shapes=dims, strict=False)
 
     try:
         program = record()
+    except ExportError:
+        raise
     except Exception as error:
         layer = layer_at_failure(frozen, record)
         place = f"at {layer}" if layer else "as a whole"

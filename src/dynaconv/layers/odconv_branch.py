@@ -92,14 +92,14 @@ class ODConvBranch(nn.Module):
         images = hidden[:, :, None, None]
         same_type = all(t.dtype == hidden.dtype for t in (*norm.parameters(), *norm.buffers()) if t.is_floating_point())
         if same_type and (track or not training):
-            return norm(images)[:, :, 0, 0]  # type: ignore[no-any-return]
+            return norm(images).flatten(1)  # type: ignore[no-any-return]
         copies = {name: _copy(tensor, hidden.dtype) for name, tensor in _state(norm).items()}
         out: Tensor = torch.func.functional_call(norm, copies, (images,))
         if track and training:
             with torch.no_grad():
                 for name, buffer in norm.named_buffers():
                     buffer.copy_(copies[name])
-        return out[:, :, 0, 0]
+        return out.flatten(1)
 
 
 def _std(fan_out: int) -> float:
