@@ -24,9 +24,10 @@ LIMIT = 1e-4
 """How far a runtime may be from the network, relative to the largest value of the output."""
 _TRAINED_WITH = 4
 _STEPS = 2
-_BRANCH_RATES = {"squeeze_excite": 5e-3}
-"""Rates of the branches other than 0.05, at which SE's sigmoids saturate and, in gernet_s, rounding errors in the last
-stage grow a thousandfold."""
+_BRANCH_RATES = {"odconv": 5e-3, "squeeze_excite": 5e-3}
+"""Rates of the branches other than 0.05, at which these two end up ill-conditioned: SE's sigmoids saturate, ODConv's
+branch normalises by what little the averages of four images differ, and the network's own rounding errors reach its
+first digits."""
 _WHOLE_WITH = ("dcd", "static")
 """Families with which a whole detector is exported too: what stands against it is not in the convolutions."""
 
@@ -41,9 +42,11 @@ class Outcome:
         difference: Largest ``max|dynamic - static| / max|static|`` over the outputs, before training, in eval mode and
             float32.
         exact_difference: The same, converted and computed in float64.
+        static_rounding: How far the network as it was is in float32 from itself in float64, on the same images.
         reached: How many dynamic layers a gradient reached in the branch within two steps.
         varying: How many have coefficients that differ between the samples afterwards.
         loss: Before and after the steps.
+        trained_rounding: How far the trained network is in float32 from itself in float64, for each batch size.
         exported: Whether an export was tried.
         onnxruntime, openvino: Largest difference to the network in eager mode, for each batch size.
         errors: What failed, by the name of the step.
@@ -58,9 +61,11 @@ class Outcome:
     convolutions: int | None = None
     difference: float | None = None
     exact_difference: float | None = None
+    static_rounding: float | None = None
     reached: int | None = None
     varying: int | None = None
     loss: list[float] | None = None
+    trained_rounding: list[float] | None = None
     exported: bool = False
     onnxruntime: list[float] | None = None
     openvino: list[float] | None = None
@@ -88,6 +93,8 @@ def check(network: Network, family: str, *, export: bool = True, seed: int = 0) 
             model = _converted(network, model, family, outcome)
         step = "train"
         _train(network, model, outcome)
+        step = "rounding"
+        outcome.trained_rounding = _trained_rounding(network, model)
         step = "export"
         if export:
             outcome.exported = True
@@ -177,6 +184,7 @@ def _converted(network: Network, model: nn.Module, family: str, outcome: Outcome
         exact = [flat(network.view(each).eval()(x.double())) for each in (convert(double, family), double)]
     outcome.difference = relative_difference(*pair)
     outcome.exact_difference = relative_difference(*exact)
+    outcome.static_rounding = relative_difference([each.double() for each in pair[1]], exact[1])
     return dynamic
 
 
@@ -229,6 +237,17 @@ def _varying(network: Network, model: nn.Module, layers: list[DynamicConv2d]) ->
     for hook in hooks:
         hook.remove()
     return sum(value > 1e-4 for value in spread.values())
+
+
+def _trained_rounding(network: Network, model: nn.Module) -> list[float]:
+    view, double = network.view(model.eval()).eval(), network.view(copy.deepcopy(model).double()).eval()
+    differences = []
+    for batch in BATCHES:
+        x = images(network, batch, 10 + batch)
+        with torch.no_grad():
+            got, want = flat(view(x)), flat(double(x.double()))
+        differences.append(relative_difference([each.double() for each in got], want))
+    return differences
 
 
 def _export(network: Network, model: nn.Module, outcome: Outcome) -> None:
