@@ -20,7 +20,7 @@ from dynaconv.export.int8_openvino import quantize_openvino
 from dynaconv.export.int8_report import Int8Report
 from dynaconv.export.onnx import export_onnx, load_onnx
 from dynaconv.export.openvino import load_openvino
-from dynaconv.layers import DCDConv2d
+from dynaconv.layers import LAYERS, DCDConv2d
 from tests.export.int8_networks import batches, stripes, trained_network
 
 pytestmark = [pytest.mark.export]
@@ -305,3 +305,25 @@ def test_what_is_no_exported_network_is_refused(exported: Path, tmp_path: Path) 
     (tmp_path / "broken.onnx").write_bytes(b"no network")
     with pytest.raises(ExportError, match=r"cannot read .*broken\.onnx"):
         quantize_openvino(tmp_path / "broken.onnx", tmp_path / "net.xml", images)
+
+
+@BOTH
+@pytest.mark.parametrize("family", sorted(set(LAYERS) - {"dcd"}))
+def test_every_family_is_quantised_as_it_is_trained(family: str, runtime: str, tmp_path: Path) -> None:
+    """Not deployed first, so ODConv's branch still has its batch norm."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 24, 3, stride=2, padding=1), nn.ReLU6(), LAYERS[family](24, 48, 1), nn.ReLU6(), nn.Flatten(2)
+    )
+    images, labels = stripes(64, 0)
+    network(images)
+    network.eval()
+    export_onnx(network, tmp_path / "float.onnx", images[:2], free_size=False)
+    quantize, suffix = _of(runtime)
+    report = quantize(tmp_path / "float.onnx", tmp_path / f"int8{suffix}", batches(images, labels), subset_size=64)
+    load = load_onnx if runtime == "onnx" else load_openvino
+    with torch.no_grad():
+        want = network(images)
+    got = torch.as_tensor(load(report.path)(images)[0])
+    # Eight bits of the input, the weights and the output: a few per cent of the largest value.
+    assert 1e-4 < (got - want).abs().max() / want.abs().max() < 0.1
