@@ -74,7 +74,7 @@ def write_page(
         _conversions(shown, results),
         _runtimes(shown, results),
         _failures(shown, results),
-        _conditions(given),
+        _conditions(given, shown, results),
     ]
     page.write_text("\n\n".join(parts) + "\n")
     table.parent.mkdir(parents=True, exist_ok=True)
@@ -306,12 +306,20 @@ def _quoted(error: str) -> str:
     return f"`{error.rstrip('.')}`" if len(error) <= _SHOWN else f"`{error[:_SHOWN].rstrip()} ...`"
 
 
-def _conditions(given: Conditions) -> str:
+def _conditions(given: Conditions, networks: Sequence[Network], results: _Results) -> str:
+    # The rate was lowered when the trained network's rounding was first measured.
+    older = [
+        _name(each)
+        for each in networks
+        if (ran := results.get((each.key, "odconv"))) and ran.loss and ran.trained_rounding is None
+    ]
+    rate = f"\n\nODConv's branches still trained at 0.05 in: {', '.join(older)}." if older else ""
     versions = ", ".join(f"{name} {version}" for name, version in given.versions.items())
     return f"""## Conditions
 
 Seed 0 for weights and images; {versions}; Python {given.python}, {given.system}. OpenVINO reads the ONNX file and
-computes in float32 (`INFERENCE_PRECISION_HINT` f32). Images are smooth noise, each channel with its own contrast."""
+computes in float32 (`INFERENCE_PRECISION_HINT` f32). Images are smooth noise, each channel with its own
+contrast.{rate}"""
 
 
 def _name(network: Network) -> str:
