@@ -240,14 +240,9 @@ def _varying(network: Network, model: nn.Module, layers: list[DynamicConv2d]) ->
 
 
 def _trained_rounding(network: Network, model: nn.Module) -> list[float]:
-    view, double = network.view(model.eval()).eval(), network.view(copy.deepcopy(model).double()).eval()
-    differences = []
-    for batch in BATCHES:
-        x = images(network, batch, 10 + batch)
-        with torch.no_grad():
-            got, want = flat(view(x)), flat(double(x.double()))
-        differences.append(relative_difference([each.double() for each in got], want))
-    return differences
+    double = network.view(copy.deepcopy(model).double()).eval()
+    with torch.no_grad():
+        return _differences(lambda x: flat(double(x.double())), network, network.view(model.eval()).eval())
 
 
 def _export(network: Network, model: nn.Module, outcome: Outcome) -> None:
@@ -290,7 +285,7 @@ def _openvino(path: Path) -> Any:
 
 
 def _differences(run: Any, network: Network, view: nn.Module) -> list[float]:
-    """How far the runtime is from the network at each batch size, on images it has not been exported with."""
+    """How far ``run`` is from the network at each batch size, on images it has not been exported with."""
     differences = []
     for batch in BATCHES:
         x = images(network, batch, 10 + batch)

@@ -321,9 +321,8 @@ def test_every_family_is_quantised_as_it_is_trained(family: str, runtime: str, t
     export_onnx(network, tmp_path / "float.onnx", images[:2], free_size=False)
     quantize, suffix = _of(runtime)
     report = quantize(tmp_path / "float.onnx", tmp_path / f"int8{suffix}", batches(images, labels), subset_size=64)
-    load = load_onnx if runtime == "onnx" else load_openvino
     with torch.no_grad():
         want = network(images)
-    got = torch.as_tensor(load(report.path)(images)[0])
+    got = torch.as_tensor(_loaded(report)(images)[0])
     # Eight bits of the input, the weights and the output: a few per cent of the largest value.
     assert 1e-4 < (got - want).abs().max() / want.abs().max() < 0.1
