@@ -19,12 +19,16 @@ def pool_context(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
         ``(B, C * size**2)``; for ``size=2`` each channel's four cells stand together, row by row.
     """
     if size == 1:
-        return x.mean((2, 3), dtype=dtype)
+        return _mean(x, dtype)
     rows, columns = _halves(x.shape[2]), _halves(x.shape[3])
-    cells = [
-        x[:, :, top:bottom, left:right].mean((2, 3), dtype=dtype) for top, bottom in rows for left, right in columns
-    ]
+    cells = [_mean(x[:, :, top:bottom, left:right], dtype) for top, bottom in rows for left, right in columns]
     return torch.stack(cells, dim=2).flatten(1)
+
+
+def _mean(x: Tensor, dtype: torch.dtype) -> Tensor:
+    # The gradient of a sum is a view that takes no memory and leaves the sum of the gradients of ``x`` in the memory
+    # format of ``x``. That of `mean` is a block as large as ``x``, never in channels_last.
+    return x.sum((2, 3), dtype=dtype) / (x.shape[2] * x.shape[3])
 
 
 def _halves(size: int) -> tuple[tuple[int, int], tuple[int, int]]:
