@@ -77,6 +77,14 @@ def grouped_matmul(matrix: Tensor, x: Tensor, groups: int = 1) -> Tensor:
     return product.reshape(batch, out_channels, height, width)
 
 
+def outer_per_sample(left: Tensor, right: Tensor) -> Tensor:
+    """Sum of the outer products of two maps over pixels: ``(B, M, H, W)`` and ``(B, N, H, W)`` to ``(B, M, N)``."""
+    if _is_channels_last(left) and _is_channels_last(right):
+        rows, columns = (part.permute(0, 2, 3, 1).flatten(1, 2) for part in (left, right))
+        return torch.bmm(rows.transpose(1, 2), columns)
+    return torch.bmm(left.flatten(2), right.flatten(2).transpose(1, 2))
+
+
 def grouped_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     """`per_sample_conv2d` as one convolution with ``B * groups`` groups."""
     batch = x.shape[0]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dynaconv.ops.common.geometry import Geometry
 from dynaconv.ops.common.per_sample import grouped_matmul
+from dynaconv.ops.dcd.factored_step import factored_step_dcd, takes_step
 from dynaconv.ops.dcd.factors import DCDFactors, required, split_rows
 
 Norm = Callable[[Tensor], Tensor]
@@ -28,6 +29,8 @@ def factored_dcd(x: Tensor, factors: DCDFactors, geometry: Geometry, norms: tupl
     Returns:
         ``(B, C_out, H_out, W_out)``, without a bias.
     """
+    if norms is None and takes_step(x, factors, geometry):
+        return factored_step_dcd(x, factors)
     _, stride, padding, dilation, groups = geometry
     out = F.conv2d(x, factors.weight, None, stride, padding, dilation, groups)
     if factors.scale is not None:
