@@ -1,0 +1,166 @@
+"""What a training step costs beside the static network's: time, and memory kept for the backward pass.
+
+    python benchmarks/training.py                                  # the table of docs/training-cost.md, two threads
+    python benchmarks/training.py --threads 1 --only static dcd    # the processor's time, which other programs spare
+    python benchmarks/training.py --compile --only static dcd      # and each under torch.compile
+    python benchmarks/training.py --size resnet18 --case 16 128
+
+One step is a forward pass, cross entropy over 1,000 classes, a backward pass and SGD with momentum, on random images.
+All candidates of a case are built first and take turns, in a new order each round. Every network is taken in
+contiguous and in channels_last memory format; ratios are to the better of the static network's two.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from _literal import literal_condconv, literal_dcd
+from algorithms import FORMATS, median_seconds
+from torch import nn
+
+import dynaconv  # noqa: F401  registers the names
+from dynaconv.analysis.memory import saved_bytes
+
+
+def _plain(name: str, **options: Any) -> Callable[[str], nn.Module]:
+    return lambda size: timm.create_model(f"{name}_{size}", **({"family_options": options} if options else {}))
+
+
+CANDIDATES: dict[str, Callable[[str], nn.Module]] = {
+    "static": _plain("static"),
+    "dcd": _plain("dcd"),
+    "dcd, kernel": _plain("dcd", algorithm="kernel"),
+    "dcd, factored": _plain("dcd", algorithm="factored"),
+    "dcd published, literally": lambda size: literal_dcd(timm.create_model(f"dcd_{size}_published")),
+    "dcd published, ours": lambda size: timm.create_model(f"dcd_{size}_published"),
+    "dyconv (4)": _plain("dyconv"),
+    "condconv (8)": _plain("condconv"),
+    "condconv (8), timm's layer": lambda size: literal_condconv(timm.create_model(f"static_{size}")),
+    "odconv (1)": _plain("odconv", num_kernels=1),
+    "odconv (4)": _plain("odconv", num_kernels=4),
+    "se": _plain("se"),
+}
+
+
+def _give_back_memory() -> None:
+    """Return freed memory to the system where the C library can; else a dozen networks hold many gigabytes of it."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+class Step:
+    """One network in one memory format, and its training step."""
+
+    def __init__(self, make: Callable[[str], nn.Module], size: str, layout: str, batch: int, side: int) -> None:
+        torch.manual_seed(0)
+        model = make(size).train()
+        x = torch.randn(batch, 3, side, side)
+        if layout == "channels_last":
+            model, x = model.to(memory_format=FORMATS[layout]), x.contiguous(memory_format=FORMATS[layout])
+        self.network, self.model, self.x = model, model, x
+        self.classes = torch.randint(0, 1000, (batch,))
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+
+    def compile(self) -> "Step":
+        self.model = torch.compile(self.network)  # type: ignore[assignment]
+        return self
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad()
+        F.cross_entropy(self.model(self.x), self.classes).backward()
+        self.optimizer.step()
+
+    def saved_mib(self) -> float:
+        return saved_bytes(self.network, self.x) / 2**20
+
+
+def measure(args: argparse.Namespace, batch: int, side: int) -> list[dict[str, Any]]:
+    """One row a candidate and memory format."""
+    keys = [(name, layout, mode) for name in args.only for layout in args.layouts for mode in args.modes]
+    steps = {}
+    for name, layout, mode in keys:
+        step = Step(CANDIDATES[name], args.size, layout, batch, side)
+        steps["|".join((name, layout, mode))] = step.compile() if mode == "compile" else step
+    saved = {key: step.saved_mib() for key, step in steps.items()}
+    for step in steps.values():
+        step()
+        step.optimizer.zero_grad()
+        _give_back_memory()
+    clock = time.process_time if args.threads == 1 else time.perf_counter
+    seconds = median_seconds(dict(steps), args.rounds, clock)
+    rows = []
+    for key, second in seconds.items():
+        name, layout, mode = key.split("|")
+        twins = [k for k in seconds if k.startswith("static|")] or [key]
+        rows.append(
+            {
+                "network": name,
+                "layout": layout,
+                "mode": mode,
+                "batch": batch,
+                "side": side,
+                "milliseconds": 1e3 * second,
+                "ratio": second / min(seconds[k] for k in twins),
+                "saved_mib": saved[key],
+                "saved_ratio": saved[key] / min(saved[k] for k in twins),
+            }
+        )
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: each network in its better format first."""
+    lines = [
+        "| network | format | mode | ms a step | ratio | kept, MiB | ratio |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['network']} | {row['layout']} | {row['mode']} | {row['milliseconds']:.0f} | {row['ratio']:.2f} "
+            f"| {row['saved_mib']:.0f} | {row['saved_ratio']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print one table a case, and write every row as JSON when asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="mobilenetv2_100", help="the end of the timm names, such as resnet18")
+    parser.add_argument("--case", nargs=2, type=int, action="append", metavar=("BATCH", "SIDE"))
+    parser.add_argument("--only", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
+    parser.add_argument("--layouts", nargs="+", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--compile", action="store_true", help="measure each under torch.compile too")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    args.modes = ["eager", *(["compile"] if args.compile else [])]
+    torch.set_num_threads(args.threads)
+    conditions = (
+        f"{args.size}, {args.threads} thread(s), {'processor' if args.threads == 1 else 'wall-clock'} time, medians of "
+        f"{args.rounds} alternating rounds, torch {torch.__version__}, timm {timm.__version__}, "
+        f"{platform.machine()}, {os.cpu_count()} cores"
+    )
+    print(conditions)
+    rows = []
+    for batch, side in args.case or [(32, 128), (8, 224)]:
+        found = measure(args, batch, side)
+        load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+        print(f"\nbatch {batch}, {side} pixels (load {load})\n\n{table(found)}", flush=True)
+        rows += found
+    if args.json:
+        args.json.write_text(json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
