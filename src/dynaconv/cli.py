@@ -1,4 +1,4 @@
-"""The command line: ``dynaconv demo|train|eval|predict|profile|analyze|convert|export``.
+"""The command line: ``dynaconv demo|train|eval|predict|profile|analyze|convert|export|shard``.
 
 Heavy packages are imported by the command that needs them. What a user can mend is one sentence on standard error and
 exit code 2; exit code 1 means that a run failed, 130 that it was interrupted, 141 that nobody reads the output.
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from dynaconv.commands import analyze, convert, demo, eval, export, predict, profile, train
+from dynaconv.commands import analyze, convert, demo, eval, export, predict, profile, shard, train
 from dynaconv.commands._shared import Parser
 from dynaconv.errors import DynaconvError, RunError, TrainingDivergedError
 
@@ -27,6 +27,8 @@ _EXTRAS = {
     "matplotlib": "train",
     "sklearn": "train",
     "PIL": "train",
+    "webdataset": "shards",
+    "datasets": "shards",
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "export",
@@ -77,8 +79,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         message, code = _explain(error)
         if message is None:
             raise
-        print(f"dynaconv: {' '.join(message.split())}", file=sys.stderr)
+        print(f"dynaconv: {_process_name()}{' '.join(message.split())}", file=sys.stderr)
         return code
+
+
+def _process_name() -> str:
+    """Name this process where it is a further one of a run: what only it met, such as a file, is told by it alone."""
+    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK") or "0"
+    return "" if rank == "0" else f"process {rank}: "
 
 
 def _drop_output() -> None:
@@ -126,7 +134,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for command in (demo, train, eval, predict, profile, analyze, convert, export):
+    for command in (demo, train, eval, predict, profile, analyze, convert, export, shard):
         command.add(commands)
     return parser
 

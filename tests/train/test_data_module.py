@@ -153,7 +153,7 @@ def test_streamed_data_sets_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     from tests.train.helpers import tiny_config
 
     monkeypatch.setattr("timm.data.dataset_factory.create_dataset", lambda *_, **__: Stream())
-    data = {"name": "wds/x", "classes": 2, "image_size": 32, "batch_size": 4, "num_workers": 0, "augment": augment}
+    data = {"name": "tfds/x", "classes": 2, "image_size": 32, "batch_size": 4, "num_workers": 0, "augment": augment}
     with pytest.raises(DataError, match="cannot be split"):
         fit(tiny_config(data=data), out=tmp_path / "run")
     data["val_fraction"] = 0

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dynaconv.errors import DataError
 from dynaconv.train.data.batches import one_sentence
+from dynaconv.train.data.shares import PADDING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ def evaluate(
     *,
     device: torch.device | str = "cpu",
     report: Callable[[int], None] | None = None,
+    combine: Callable[[Tensor], Tensor] | None = None,
 ) -> Evaluation:
     """Evaluate a classifier, in eval mode; the mode it had is restored.
 
@@ -56,12 +58,14 @@ def evaluate(
         class_names: One name a class.
         device: Where ``model`` lies.
         report: Called with the number of images done after each batch.
+        combine: Sums counts over processes that each evaluate a part.
 
     Raises:
         DataError: There are no images, or their classes are not the model's.
     """
     classes = len(class_names)
-    seen, right, loss, top5 = torch.zeros(classes), torch.zeros(classes), 0.0, 0
+    counts = torch.zeros(2 * classes + 2, dtype=torch.float64)
+    seen, right = counts[:classes], counts[classes : 2 * classes]
     training = model.training
     # A run in half or double precision leaves weights of that type.
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
@@ -71,16 +75,20 @@ def evaluate(
             if int(targets.max()) >= classes:
                 raise DataError(f"the data has the class index {int(targets.max())}, the model has {classes} classes.")
             logits = model(images.to(device, dtype)).float().cpu()
-            loss += float(F.cross_entropy(logits, targets, reduction="sum"))
+            logits, targets = logits[targets != PADDING], targets[targets != PADDING]
+            counts[-2] += float(F.cross_entropy(logits, targets, reduction="sum"))
             hit = logits.topk(min(5, classes)).indices == targets[:, None]
-            top5 += int(hit.any(1).sum())
+            counts[-1] += int(hit.any(1).sum())
             seen += torch.bincount(targets, minlength=classes)
             right += torch.bincount(targets[hit[:, 0]], minlength=classes)
             if report is not None:
                 report(int(seen.sum()))
     finally:
         model.train(training)
-    total = int(seen.sum())
+    if combine is not None:
+        counts = combine(counts)
+        seen, right = counts[:classes], counts[classes : 2 * classes]
+    loss, top5, total = float(counts[-2]), int(counts[-1]), int(seen.sum())
     if total == 0:
         raise DataError("there are no images to evaluate on.")
     shares = [int(right[i]) / int(seen[i]) if seen[i] else None for i in range(classes)]

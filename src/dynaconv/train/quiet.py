@@ -18,19 +18,25 @@ _MESSAGES = (
     r".*module\(s\) in eval mode at the start of training.*",
     # No validation was due in this epoch.
     r".*could not find the monitored key.*",
+    # The streams of shards divide their images over the workers themselves.
+    r".*Your `IterableDataset` has `__len__` defined.*",
+    # The gradient of a 1x1 kernel may come in another order of its axes of length one.
+    r".*Grad strides do not match bucket view strides.*",
 )
 
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Silence Lightning's information messages and the warnings that need nothing from the user."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             for message in _MESSAGES:
                 warnings.filterwarnings("ignore", message=message)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -89,14 +89,15 @@ def one_sentence() -> Iterator[None]:
         raise DataError(message.rsplit("DataError: ", 1)[-1].strip()) from None
 
 
-def _already_collated(batch: Any) -> Any:
+def already_collated(batch: Any) -> Any:
+    """Leave a batch as the data set made it."""
     return batch
 
 
 def make_loader(dataset: Any, *, sampler: EpochSampler | None, **options: Any) -> DataLoader[Any]:
     """Build a loader; a `SmallImages` already returns whole batches."""
     if isinstance(dataset, SmallImages):
-        options["collate_fn"] = _already_collated
+        options["collate_fn"] = already_collated
     if sampler is not None:
         options.update(sampler=sampler, generator=sampler.worker_seeds)
     return DataLoader(dataset, **options)

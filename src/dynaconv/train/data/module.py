@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -13,9 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from dynaconv.errors import DataError
-from dynaconv.train.data.batches import EpochSampler, Photographs, SmallImages, make_loader
+from dynaconv.train.data.batches import EpochSampler, Photographs, SmallImages, already_collated, make_loader
+from dynaconv.train.data.shard_source import hold_out_shards
+from dynaconv.train.data.shards import ShardSet
+from dynaconv.train.data.shares import EvaluationShare, PaddedImages
 from dynaconv.train.data.source import Split, TensorImages, stratified_split
 from dynaconv.train.data.sources import load_source
+from dynaconv.train.data.stream import ShardStream, StreamLoader, check_workers
 from dynaconv.train.data.transforms import BatchTransform, SmallTransform, photo_transform
 
 _MAX_AUTO_WORKERS = 8
@@ -43,6 +47,8 @@ class ImageDataModule(LightningDataModule):
         test_fraction: float = 0.2,
         split_seed: int = 0,
         train_limit: int | None = None,
+        epoch_size: int | None = None,
+        shuffle_buffer: int = 2000,
         augment: Literal["auto", "small", "photo", "none"] = "auto",
         padding: int | None = None,
         flip: bool | None = None,
@@ -59,7 +65,8 @@ class ImageDataModule(LightningDataModule):
         Args:
             name: "digits", "fashion-mnist", "folder" (with data_dir), a path to an image folder, or a timm data set
                 name ("hfds/...", "wds/...", "torch/...", "tfds/...").
-            data_dir: Where the data lies; "fashion-mnist" finds Debian's package without it.
+            data_dir: Where the data lies; "fashion-mnist" finds Debian's package without it. For "wds/..." also a URL,
+                or a command "pipe:... {} ...".
             classes: Number of classes, for timm data sets that do not list them.
             channels: 1 reads images as greyscale, 3 as colour; by default the source decides.
             image_size: Side length of the network's input; by default the source decides.
@@ -67,10 +74,12 @@ class ImageDataModule(LightningDataModule):
             eval_batch_size: Images an evaluation step; by default twice batch_size.
             num_workers: Loader processes; by default 0 for images in memory, else one a core, at most 8.
             val_fraction: Share of each class held out of the training set to choose the best checkpoint by. 0
-                trains on everything, and the last checkpoint is the one that is tested.
+                trains on everything, and the last checkpoint is the one that is tested. Of shards whole ones.
             test_fraction: Share held out of an image folder that defines no test set.
             split_seed: Seed of both splits; independent of the run's seed, so that runs are comparable.
             train_limit: Train on this many images only, as many of each class as there are.
+            epoch_size: Images an epoch takes of the shards of "wds/..."; by default all.
+            shuffle_buffer: Images that each loader process mixes while it reads shards, still encoded.
             augment: "small" pads and crops, "photo" is timm's ImageNet pipeline, "none" normalises alone.
             padding: Border for "small"; by default an eighth of the side.
             flip: Mirror half of the images; by default unless that changes the class (digits).
@@ -89,7 +98,7 @@ class ImageDataModule(LightningDataModule):
             raise DataError(f"num_workers counts processes, at least 0; got {num_workers}.")
         source = load_source(
             name,
-            data_dir=Path(data_dir).expanduser() if data_dir is not None else None,
+            data_dir=data_dir,
             classes=classes,
             channels=channels,
             image_size=image_size,
@@ -113,6 +122,9 @@ class ImageDataModule(LightningDataModule):
         self.train_split, self.val_split = _hold_out(source.train, source.validation, val_fraction, split_seed)
         if train_limit is not None:
             self.train_split = _limit(self.train_split, train_limit, split_seed)
+        if epoch_size is not None and not isinstance(self.train_split, ShardSet):
+            raise DataError(f"epoch_size={epoch_size} is for shards (wds/...); use train_limit with {name}.")
+        self.epoch_size, self.shuffle_buffer = epoch_size, shuffle_buffer
         flip = source.flip if flip is None else flip
         if self.style == "small" and rand_augment is not None:
             raise DataError(f"rand_augment={rand_augment!r} needs augment='photo'; {name} is augmented as 'small'.")
@@ -174,11 +186,13 @@ class ImageDataModule(LightningDataModule):
         return self._dataset(split, training=False)
 
     def train_dataloader(self) -> DataLoader[Any]:
+        if isinstance(self.train_split, ShardSet):
+            return self._stream_loader(self.train_split, training=True)
         dataset = self._dataset(self.train_split, training=True)
         trainer = self.trainer
         sampler, drop_last = None, True
         if not isinstance(dataset, IterableDataset):
-            world, rank = (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
+            world, rank = self._place()
             drop_last = len(dataset) // world >= self.batch_size
             sampler = EpochSampler(dataset, num_replicas=world, rank=rank, seed=self.seed, drop_last=drop_last)
             # Lightning starts the workers of a resumed run's first epoch before it has restored the epoch.
@@ -195,7 +209,56 @@ class ImageDataModule(LightningDataModule):
 
     def eval_loader(self, split: Split) -> DataLoader[Any]:
         """Return a loader over ``split`` in its own order, nothing dropped."""
-        return self._loader(self.eval_dataset(split), None, batch_size=self.eval_batch_size)
+        if isinstance(split, ShardSet):
+            return self._stream_loader(split, training=False)
+        dataset = self.eval_dataset(split)
+        world, rank = self._place()
+        if world == 1 or isinstance(dataset, IterableDataset):
+            return self._loader(dataset, None, batch_size=self.eval_batch_size)
+        share = EvaluationShare(len(dataset), world=world, rank=rank)
+        return DataLoader(
+            PaddedImages(dataset),
+            batch_size=self.eval_batch_size,
+            sampler=share,
+            collate_fn=already_collated,
+            num_workers=self._workers(dataset),
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _place(self) -> tuple[int, int]:
+        """How many processes there are, and which this is."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
+
+    def left_out(self, processes: int) -> int:
+        """Return how many training images an epoch over ``processes`` leaves out: they do not fill a batch in each."""
+        length = self.epoch_size or (len(self.train_split) if hasattr(self.train_split, "__len__") else 0)
+        whole = length // processes >= self.batch_size
+        return int(length % (processes * self.batch_size)) if whole else 0
+
+    def _stream_loader(self, shards: ShardSet, *, training: bool) -> StreamLoader:
+        world, rank = self._place()
+        most = min(os.cpu_count() or 1, _MAX_AUTO_WORKERS)
+        if training:
+            workers = check_workers(shards, world, self.num_workers, most)
+        else:
+            # Where several read one shard, each only skips more of it.
+            workers = min(most if self.num_workers is None else self.num_workers, len(shards.files))
+        stream = ShardStream(
+            shards,
+            partial(self._dataset, training=training),
+            batch_size=self.batch_size if training else self.eval_batch_size,
+            world=world,
+            rank=rank,
+            training=training,
+            seed=self.seed,
+            buffer=self.shuffle_buffer,
+            epoch_size=self.epoch_size if training else None,
+        )
+        return StreamLoader(stream, epoch=self._epoch, num_workers=workers, pin_memory=torch.cuda.is_available())
+
+    def _epoch(self) -> int:
+        # Lightning starts the workers of a resumed run's first epoch before it has restored the epoch.
+        return max(self.trainer.current_epoch if self.trainer is not None else 0, self.start_epoch)
 
     def _dataset(self, split: Split, *, training: bool) -> Any:
         options = self._small_options if training else {}
@@ -221,13 +284,19 @@ class ImageDataModule(LightningDataModule):
         )
 
     def _loader(self, dataset: Any, sampler: EpochSampler | None, **options: Any) -> DataLoader[Any]:
-        workers = self.num_workers
-        if workers is None:
-            in_memory = isinstance(dataset, SmallImages) and isinstance(dataset.split, TensorImages)
-            workers = 0 if in_memory else min(os.cpu_count() or 1, _MAX_AUTO_WORKERS)
         return make_loader(
-            dataset, sampler=sampler, num_workers=workers, pin_memory=torch.cuda.is_available(), **options
+            dataset,
+            sampler=sampler,
+            num_workers=self._workers(dataset),
+            pin_memory=torch.cuda.is_available(),
+            **options,
         )
+
+    def _workers(self, dataset: Any) -> int:
+        if self.num_workers is not None:
+            return self.num_workers
+        in_memory = isinstance(dataset, SmallImages) and isinstance(dataset.split, TensorImages)
+        return 0 if in_memory else min(os.cpu_count() or 1, _MAX_AUTO_WORKERS)
 
 
 def _targets(split: Split) -> Any:
@@ -252,6 +321,8 @@ def _hold_out(train: Split, validation: Split | None, fraction: float, seed: int
     """Return training and validation images; a validation set of the source's own wins."""
     if validation is not None or fraction == 0:
         return train, validation
+    if isinstance(train, ShardSet):
+        return hold_out_shards(train, fraction, seed)
     if isinstance(train, IterableDataset):
         raise DataError("a streamed data set cannot be split; pass val_fraction=0, or a validation set of its own.")
     return _split(train, fraction, seed)
@@ -274,6 +345,8 @@ def _split(train: Split, fraction: float, seed: int) -> tuple[Split, Split | Non
 
 
 def _limit(train: Split, limit: int, seed: int) -> Split:
+    if isinstance(train, ShardSet):
+        raise DataError(f"train_limit={limit} does not work on shards; use data.epoch_size.")
     if isinstance(train, IterableDataset):
         raise DataError(f"train_limit={limit} does not work on a streamed data set; use trainer.limit_train_batches.")
     if not 1 <= limit <= len(train):

@@ -6,11 +6,14 @@ from pathlib import Path
 from dynaconv.errors import DataError, listed, nearest_names
 from dynaconv.train.data.embedded import digits, fashion_mnist
 from dynaconv.train.data.folder import image_folder
+from dynaconv.train.data.shard_source import shard_source
+from dynaconv.train.data.shards import is_remote, shard_location
 from dynaconv.train.data.source import Source
 from dynaconv.train.data.timm_source import TIMM_PREFIXES, timm_dataset
 
 GREY_SOURCES = ("digits", "fashion-mnist")
 SOURCE_NAMES = (*GREY_SOURCES, "folder")
+SHARDS_PREFIX = "wds/"
 
 
 def is_folder_name(name: str) -> bool:
@@ -23,7 +26,9 @@ def absolute_location(name: str, data_dir: str | None) -> tuple[str, str | None]
     """Return ``name`` and ``data_dir`` with their paths made absolute, so that they hold in any working directory."""
     if is_folder_name(name):
         name = str(_absolute(name))
-    return name, None if data_dir is None else str(_absolute(data_dir))
+    elif name.startswith(SHARDS_PREFIX) and data_dir is None and not is_remote(shard_location(name, None)):
+        name = f"{SHARDS_PREFIX}{_absolute(shard_location(name, None))}"
+    return name, data_dir if data_dir is None or is_remote(data_dir) else str(_absolute(data_dir))
 
 
 def _absolute(path: str) -> Path:
@@ -33,7 +38,11 @@ def _absolute(path: str) -> Path:
 def missing_folder(name: str, data_dir: str | None) -> str | None:
     """Return the folder that this data source reads, when it is not there."""
     folder = name if is_folder_name(name) else data_dir
-    return folder if folder is not None and not Path(folder).expanduser().is_dir() else None
+    if name.startswith(SHARDS_PREFIX):
+        folder = shard_location(name, data_dir)
+    if folder is None or is_remote(folder):
+        return None
+    return folder if not Path(folder).expanduser().is_dir() else None
 
 
 def check_source_name(name: str) -> None:
@@ -55,7 +64,7 @@ def check_source_name(name: str) -> None:
 def load_source(
     name: str,
     *,
-    data_dir: Path | None = None,
+    data_dir: Path | str | None = None,
     classes: int | None = None,
     channels: int | None = None,
     image_size: int | None = None,
@@ -66,8 +75,8 @@ def load_source(
 
     Args:
         name: ``"digits"``, ``"fashion-mnist"``, ``"folder"`` (with ``data_dir``), a path to an image folder, or a
-            timm data set name such as ``"torch/cifar10"``.
-        data_dir: Where the data lies, for the sources that need it.
+            timm data set name such as ``"torch/cifar10"``. ``"wds/..."`` is read by us, by timm's own index.
+        data_dir: Where the data lies, for the sources that need it; for shards also a URL or command.
         classes: Number of classes, for timm data sets that do not list them.
         channels: 1 to read images as greyscale, 3 as colour; ``None`` leaves it to the source.
         image_size: Side length of the network's input; ``None`` leaves it to the source.
@@ -78,6 +87,20 @@ def load_source(
         DataError: The name is unknown, or its data cannot be read.
     """
     check_source_name(name)
+    if name.startswith(SHARDS_PREFIX):
+        location = shard_location(name, None if data_dir is None else str(data_dir))
+        return shard_source(
+            name,
+            location if is_remote(location) else str(Path(location).expanduser()),
+            classes=classes,
+            channels=channels,
+            image_size=image_size,
+        )
+    if data_dir is not None and is_remote(str(data_dir)):
+        raise DataError(
+            f"data_dir={str(data_dir)!r} is not a folder; of the data sets only wds/... reads from elsewhere."
+        )
+    data_dir = None if data_dir is None else Path(data_dir).expanduser()
     if name in GREY_SOURCES:
         if channels not in (None, 1):
             raise DataError(f"{name} is greyscale; got channels={channels}, pass 1 or leave it out.")

@@ -1,0 +1,84 @@
+"""``dynaconv shard``: pack an image folder into tar shards for streaming, or count what shards hold."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dynaconv.commands._shared import add_command
+from dynaconv.errors import RunError
+
+_EPILOG = (
+    "FOLDER is an image folder as `dynaconv train` takes it. Without OUT it holds .tar files, which may be another "
+    "tool's, and only their index is written. Train on shards with `dynaconv train --data wds/OUT`; see docs/scale.md."
+)
+
+
+def add(commands: Any) -> None:
+    """Add ``dynaconv shard``."""
+    command = add_command(commands, "shard", "pack an image folder into tar shards", run, _EPILOG)
+    command.add_argument("folder", metavar="FOLDER", type=Path, help="an image folder, or one of .tar files")
+    command.add_argument("out", metavar="OUT", type=Path, nargs="?", help="where the shards go, a fresh folder")
+    command.add_argument("--shard-size", metavar="SIZE", help="bytes after which a shard ends, such as 100MB (100MB)")
+    command.add_argument("--shard-images", metavar="N", type=int, help="images after which a shard ends, if sooner")
+    command.add_argument("--test-fraction", metavar="SHARE", type=float, help="held out without a test set (0.2)")
+    command.add_argument("--seed", metavar="N", type=int, help="of the order and of that split (0)")
+    command.add_argument("--verify", action="store_true", help="decode every image first, to find corrupt ones")
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> None:
+    """Pack, or count, and say what there is."""
+    from dynaconv.train.data.pack import index_shards
+
+    if arguments.out is None:
+        _refuse_packing_options(arguments)
+        index = index_shards(arguments.folder)
+        where = arguments.folder
+    else:
+        index = _pack(arguments)
+        where = arguments.out
+    for name, split in index["splits"].items():
+        print(f"{name}: {split['num_samples']:,} images in {len(split['filenames']):,} shards")
+    print(f"{len(index['classes'])} classes; train with `dynaconv train --data wds/{where}`")
+
+
+def _refuse_packing_options(arguments: argparse.Namespace) -> None:
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in ("shard_size", "shard_images", "test_fraction", "seed")
+        if getattr(arguments, name) is not None
+    ] + ["--verify"] * arguments.verify
+    if given:
+        raise RunError(f"{given[0]} is for packing, which needs OUT; name a folder for the shards.")
+    if not any(arguments.folder.glob("*.tar")):
+        raise RunError(f"{arguments.folder} holds no .tar file; to pack an image folder name OUT as well.")
+
+
+def _pack(arguments: argparse.Namespace) -> dict[str, Any]:
+    from rich.progress import Progress
+
+    from dynaconv.console import make_console
+    from dynaconv.train.data.pack import DEFAULT_SHARD_SIZE, pack_folder, parse_size
+
+    seed = arguments.seed or 0
+    fraction = 0.2 if arguments.test_fraction is None else arguments.test_fraction
+    if not 0 < fraction < 1:
+        raise RunError(f"--test-fraction is a share between 0 and 1; got {fraction}.")
+    console = make_console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(split: str, done: int, total: int) -> None:
+            if split not in tasks:
+                tasks[split] = bar.add_task(split, total=total)
+            bar.update(tasks[split], completed=done)
+
+        return pack_folder(
+            arguments.folder,
+            arguments.out,
+            shard_size=DEFAULT_SHARD_SIZE if arguments.shard_size is None else parse_size(arguments.shard_size),
+            shard_images=arguments.shard_images,
+            test_fraction=fraction,
+            seed=seed,
+            verify=arguments.verify,
+            report=report,
+        )

@@ -1,0 +1,82 @@
+"""A data source of tar shards, ``wds/...``, by the index that lies beside them."""
+
+import random
+from typing import Any, Literal
+
+from dynaconv.errors import DataError
+from dynaconv.train.data.folder import IMAGENET_MEAN, IMAGENET_STD
+from dynaconv.train.data.shards import ShardSet, read_index, shards_of
+from dynaconv.train.data.source import Source
+
+
+def shard_source(
+    name: str, location: str, *, classes: int | None, channels: int | None, image_size: int | None
+) -> Source:
+    """Read the index at ``location``; its split "train" trains, "test" or else "validation" tests.
+
+    Args:
+        name: What the source is called.
+        location: Folder, URL, or a command ``pipe:...{}...``.
+        classes: Number of classes, needed where the index does not list them.
+        channels: 1 for greyscale, 3 (or ``None``) for colour.
+        image_size: Side length of the network's input.
+
+    Raises:
+        DataError: There is no index, it contradicts itself, or a shard on disk is missing.
+    """
+    index = read_index(location)
+    mode: Literal["L", "RGB"] = "L" if channels == 1 else "RGB"
+    held_out = [split for split in ("test", "validation") if split in index["splits"]]
+    if not held_out:
+        raise DataError(f"the shards at {location} have neither a split 'test' nor 'validation' to test on.")
+    train, test = (shards_of(index, split, location, mode) for split in ("train", held_out[0]))
+    size = image_size or 224
+    grey = mode == "L"
+    return Source(
+        name=name,
+        train=train,
+        test=test,
+        validation=shards_of(index, held_out[1], location, mode) if len(held_out) > 1 else None,
+        class_names=_class_names(index, classes, location),
+        channels=1 if grey else 3,
+        mean=(sum(IMAGENET_MEAN) / 3,) if grey else IMAGENET_MEAN,
+        std=(sum(IMAGENET_STD) / 3,) if grey else IMAGENET_STD,
+        image_size=size,
+        style="small" if size <= 64 else "photo",
+        note="" if held_out[0] == "test" else f"{location} has no split test: validation is the test set.",
+    )
+
+
+def _class_names(index: dict[str, Any], classes: int | None, location: str) -> tuple[str, ...]:
+    names = index.get("classes")
+    if isinstance(names, list) and names:
+        if classes is not None and classes != len(names):
+            raise DataError(f"classes={classes}, but the shards at {location} have {len(names)} classes.")
+        return tuple(str(name) for name in names)
+    if classes is None:
+        raise DataError(f"the shards at {location} do not list their classes; pass their number as data.classes.")
+    return tuple(f"class {number}" for number in range(classes))
+
+
+def hold_out_shards(shards: ShardSet, fraction: float, seed: int) -> tuple[ShardSet, ShardSet]:
+    """Divide shards into two sets by a seed, the second with about a ``fraction`` of the images.
+
+    Raises:
+        DataError: The images were not mixed before they were packed, or there is one shard only.
+    """
+    if not shards.shuffled:
+        raise DataError(
+            "the shards do not say that their images were mixed, so none can be held out; pass --data.val_fraction 0, "
+            "or pack them with `dynaconv shard`."
+        )
+    number = len(shards.files)
+    if number < 2:
+        raise DataError(
+            f"val_fraction={fraction} cannot be held out of one shard; pass --data.val_fraction 0, or pack smaller "
+            f"shards with `dynaconv shard --shard-size`."
+        )
+    order = random.Random(seed).sample(range(number), number)
+    held: list[int] = []
+    while not held or (sum(shards.counts[i] for i in held) < fraction * len(shards) and len(held) < number - 1):
+        held.append(order[len(held)])
+    return shards.take(sorted(set(order) - set(held))), shards.take(sorted(held))

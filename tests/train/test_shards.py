@@ -1,0 +1,287 @@
+"""Shards: packed whole, indexed truly, and streamed so that every image comes once."""
+
+import json
+import tarfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dynaconv.errors import DataError
+from dynaconv.train.data.module import ImageDataModule
+from dynaconv.train.data.pack import index_shards, pack_folder, parse_size
+from dynaconv.train.data.shards import INDEX_FILE, ShardSet, read_index, read_samples, shards_of
+from dynaconv.train.data.shares import PADDING, EvaluationShare
+from dynaconv.train.data.stream import ShardStream, StreamLoader, shuffled, spans
+
+TRAIN, TEST = 112, 13
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """125 images whose pixels are their number, in shards of at most 7."""
+    root = tmp_path_factory.mktemp("packed")
+    number = 0
+    for split, count in (("train", TRAIN), ("test", TEST)):
+        for index in range(count):
+            path = root / "images" / split / ("even", "odd")[index % 2] / f"photo.{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8, 3), number, dtype=np.uint8)).save(path)
+            number += 1
+    pack_folder(root / "images", root / "shards", shard_images=7)
+    return root / "shards"
+
+
+def stream_of(packed: Path, split: str = "train", **options: Any) -> ShardStream:
+    shards = shards_of(read_index(str(packed)), split, str(packed), "RGB")
+    defaults = {"batch_size": 4, "world": 2, "rank": 0, "training": split == "train", "seed": 5, "buffer": 10}
+    return ShardStream(shards, numbers, **{**defaults, **options})
+
+
+class numbers:  # noqa: N801  # stands for a function that makes a data set
+    """A data set of the number that each image's pixels hold."""
+
+    def __init__(self, pairs: list[tuple[Image.Image, int]]) -> None:
+        self.pairs = pairs
+
+    def __getitems__(self, indices: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        values = [np.asarray(self.pairs[i][0])[0, 0, 0] for i in indices]
+        return torch.tensor(np.array(values)), torch.tensor([self.pairs[i][1] for i in indices])
+
+
+def load(stream: ShardStream, workers: int, epoch: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return list(StreamLoader(stream, epoch=lambda: epoch, num_workers=workers, pin_memory=False))
+
+
+def test_packing_keeps_every_file_as_it_is(packed: Path) -> None:
+    found: dict[str, bytes] = {}
+    for path in sorted(packed.glob("*.tar")):
+        with tarfile.open(path) as archive:
+            files = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+        for name in [name for name in files if name.endswith(".json")]:
+            about = json.loads(files[name])
+            assert int(files[name.replace(".json", ".cls")]) == about["label"]
+            found[about["filename"]] = files[name.replace(".json", ".png")]
+    images = packed.parent / "images"
+    assert found == {str(path.relative_to(images)): path.read_bytes() for path in images.rglob("*.png")}
+
+
+def test_the_index_counts_what_is_there_and_is_made_again_the_same(packed: Path) -> None:
+    index = read_index(str(packed))
+    assert {name: split["num_samples"] for name, split in index["splits"].items()} == {"train": TRAIN, "test": TEST}
+    assert index["classes"] == ["even", "odd"]
+    again = index_shards(packed)
+    for split in again["splits"].values():
+        assert split.pop("alt_label") == ""
+    assert again == index
+
+
+def test_timm_reads_the_index(packed: Path) -> None:
+    from timm.data.readers.reader_wds import _load_info, _parse_split_info
+
+    split = _parse_split_info("train", _load_info(str(packed)))  # type: ignore[no-untyped-call]
+    assert (split.num_samples, len(split.filenames)) == (TRAIN, 16)
+
+
+@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize("batch_size", [4, 5, 7])
+def test_two_ranks_and_their_workers_see_every_image_once(packed: Path, workers: int, batch_size: int) -> None:
+    ranks = [stream_of(packed, rank=rank, batch_size=batch_size) for rank in range(2)]
+    keys: Counter[str] = Counter()
+    for stream in ranks:
+        for worker in range(workers or 1):
+            keys.update(sample["__key__"] for sample in stream.samples(worker, workers or 1))
+    used = TRAIN - TRAIN % (2 * batch_size)
+    assert len(keys) == used
+    assert set(keys.values()) == {1}
+    assert {len(stream) for stream in ranks} == {used // (2 * batch_size)}
+    assert {stream.left_out for stream in ranks} == {TRAIN % (2 * batch_size)}
+
+
+def test_the_loaders_processes_lose_and_repeat_nothing(packed: Path) -> None:
+    epochs = []
+    for epoch in (0, 1):
+        loaded = [load(stream_of(packed, rank=rank), workers=2, epoch=epoch) for rank in range(2)]
+        assert [len(batches) for batches in loaded] == [14, 14]
+        assert all(len(images) == 4 for batches in loaded for images, _ in batches)
+        epochs.append([int(number) for batches in loaded for images, _ in batches for number in images])
+        # The number's parity is its class.
+        assert all(((images % 2) == targets).all() for batches in loaded for images, targets in batches)
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(TRAIN))
+    assert epochs[0] != epochs[1]
+    again = [load(stream_of(packed, rank=rank), workers=2, epoch=1) for rank in range(2)]
+    assert [int(number) for batches in again for images, _ in batches for number in images] == epochs[1]
+
+
+def test_another_seed_gives_another_order_and_an_epoch_may_be_shorter(packed: Path) -> None:
+    orders = [[s["__key__"] for s in stream_of(packed, seed=seed, epoch_size=40).samples(0, 1)] for seed in (1, 2)]
+    assert orders[0] != orders[1]
+    assert len(set(orders[0])) == 20
+
+
+@pytest.mark.parametrize(("world", "batch_size", "workers"), [(1, 4, 2), (2, 4, 2), (3, 5, 0), (4, 2, 1)])
+def test_evaluation_sees_every_image_once_in_equal_steps(
+    packed: Path, world: int, batch_size: int, workers: int
+) -> None:
+    ranks = [stream_of(packed, "test", world=world, rank=rank, batch_size=batch_size) for rank in range(world)]
+    loaded = [load(stream, workers) for stream in ranks]
+    assert len({len(batches) for batches in loaded}) == 1
+    numbers = [int(n) for batches in loaded for images, targets in batches for n in images[targets != PADDING]]
+    assert sorted(numbers) == list(range(TRAIN, TRAIN + TEST))
+
+
+@pytest.mark.parametrize(("length", "world"), [(10, 1), (10, 3), (2, 4)])
+def test_evaluation_of_a_map_style_set_is_divided_the_same_way(length: int, world: int) -> None:
+    shares = [list(EvaluationShare(length, world=world, rank=rank)) for rank in range(world)]
+    assert len({len(share) for share in shares}) == 1
+    assert sorted(i for share in shares for i in share if i != PADDING) == list(range(length))
+
+
+def test_spans_cut_inside_shards() -> None:
+    assert spans([3, 4, 2], [2, 0, 1], 1, 6) == [(2, 1, 2), (0, 0, 3), (1, 0, 1)]
+    assert spans([3, 4, 2], [0, 1, 2], 4, 4) == []
+
+
+def test_the_buffer_mixes_and_keeps_all() -> None:
+    import random
+
+    order = list(shuffled(({"__key__": i} for i in range(50)), 8, random.Random(0)))
+    assert sorted(sample["__key__"] for sample in order) == list(range(50))
+    assert [sample["__key__"] for sample in order] != list(range(50))
+
+
+@pytest.fixture
+def copy(packed: Path, tmp_path: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(packed, tmp_path / "copy"))
+
+
+def module_of(folder: Path, **options: Any) -> ImageDataModule:
+    defaults = {"image_size": 8, "batch_size": 4, "num_workers": 0, "augment": "none"}
+    return ImageDataModule(name="wds/mine", data_dir=str(folder), **{**defaults, **options})
+
+
+def test_the_data_module_streams_shards_from_disk_and_through_a_command(packed: Path) -> None:
+    for location in (str(packed), f"pipe:cat {packed}/{{}}", f"file://{packed}"):
+        module = ImageDataModule(
+            name="wds/mine", data_dir=location, image_size=8, batch_size=4, num_workers=0, augment="none"
+        )
+        assert (module.class_names, module.num_classes) == (("even", "odd"), 2)
+        # Two of the sixteen shards are about a tenth.
+        assert len(module.val_split) == 14
+        assert len(module.train_split) == TRAIN - 14
+        images, targets = next(iter(module.train_dataloader()))
+        assert images.shape == (4, 3, 8, 8)
+        mean, std = torch.tensor(module.mean), torch.tensor(module.std)
+        values = (images[:, :, 0, 0] * std + mean) * 255
+        assert ((values.mean(1).round().long() % 2) == targets).all()
+        assert sum(len(batch[1]) for batch in module.test_dataloader()) == TEST
+
+
+def test_shards_without_a_word_on_mixing_hold_none_out(copy: Path) -> None:
+    index = json.loads((copy / INDEX_FILE).read_text())
+    (copy / INDEX_FILE).write_text(json.dumps({**index, "shuffled": False}))
+    with pytest.raises(DataError, match=r"pass --data.val_fraction 0"):
+        module_of(copy)
+    assert len(module_of(copy, val_fraction=0).train_split) == TRAIN
+
+
+def test_a_missing_shard_is_named(copy: Path) -> None:
+    (copy / "train-000003.tar").unlink()
+    with pytest.raises(DataError, match=r"there is no shard .*train-000003\.tar.* 1 of 16 are missing"):
+        module_of(copy)
+
+
+def test_a_missing_index_a_missing_folder_and_a_command_without_braces_are_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has no index _info\.json"):
+        module_of(tmp_path)
+    with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
+        module_of(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"put \{\} where a file's name goes"):
+        ImageDataModule(name="wds/x", data_dir="pipe:cat x")
+    with pytest.raises(DataError, match="cannot read the index"):
+        ImageDataModule(name="wds/x", data_dir="pipe:cat /nowhere/{}")
+    with pytest.raises(DataError, match="only wds/"):
+        ImageDataModule(name="torch/cifar10", data_dir="https://example.invalid/x")
+
+
+@pytest.mark.parametrize(("lie", "found"), [(8, "7"), (6, "more")])
+def test_an_index_that_does_not_match_a_shard_is_told(copy: Path, lie: int, found: str) -> None:
+    index = json.loads((copy / INDEX_FILE).read_text())
+    index["splits"]["train"]["shard_lengths"][0] = lie
+    index["splits"]["train"]["num_samples"] = TRAIN - 7 + lie
+    (copy / INDEX_FILE).write_text(json.dumps(index))
+    stream = stream_of(copy, world=1, batch_size=1)
+    with pytest.raises(DataError, match=f"train-000000.tar holds {found} images where the index says {lie}"):
+        list(stream.samples(0, 1))
+    index_shards(copy)
+    assert len(list(stream_of(copy, world=1).samples(0, 1))) == TRAIN
+
+
+def test_an_index_that_contradicts_itself_is_told(copy: Path) -> None:
+    index = json.loads((copy / INDEX_FILE).read_text())
+    index["splits"]["train"]["num_samples"] = 5
+    (copy / INDEX_FILE).write_text(json.dumps(index))
+    with pytest.raises(DataError, match="contradicts itself: train has 16 files, 16 shard_lengths of 112 images"):
+        module_of(copy)
+
+
+def test_a_broken_shard_and_a_corrupt_image_are_named(copy: Path) -> None:
+    whole = (copy / "train-000000.tar").read_bytes()
+    (copy / "train-000000.tar").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"train-000000\.tar"):
+        list(stream_of(copy).shards and read_samples(stream_of(copy).shards, 0, 0, 7))
+    (copy / "train-000000.tar").write_bytes(whole.replace(b"\x89PNG", b"\x89PNK"))
+    with pytest.raises(DataError, match=r"train-0000.*\(train/.*\.png\) in the shard .* is corrupt"):
+        load(stream_of(copy, world=1), 0)
+
+
+def test_too_few_shards_and_images_are_told(packed: Path) -> None:
+    from dynaconv.train.data.stream import check_workers
+
+    shards = shards_of(read_index(str(packed)), "train", str(packed), "RGB")
+    assert check_workers(shards, 4, None, 8) == 4
+    with pytest.raises(DataError, match="16 training shards for 20 devices, fewer than one each"):
+        check_workers(shards, 20, None, 8)
+    with pytest.raises(DataError, match=r"16 training shards for 4 x 5 loader processes.*--data.num_workers 4"):
+        check_workers(shards, 4, 5, 8)
+    with pytest.raises(DataError, match="112 images does not make one batch of 64 on each of 2 devices"):
+        stream_of(packed, batch_size=64)
+    with pytest.raises(DataError, match="epoch_size=500 does not fit 112"):
+        stream_of(packed, epoch_size=500)
+    with pytest.raises(DataError, match=r"use data\.epoch_size"):
+        module_of(packed, train_limit=5)
+    with pytest.raises(DataError, match="is for shards"):
+        ImageDataModule(name="digits", epoch_size=5)
+
+
+def test_packing_refuses_what_it_cannot_use(packed: Path, tmp_path: Path) -> None:
+    images = packed.parent / "images"
+    with pytest.raises(DataError, match="not an empty folder"):
+        pack_folder(images, packed)
+    with pytest.raises(DataError, match="at least 1 image"):
+        pack_folder(images, tmp_path / "a", shard_images=0)
+    for text in ("", "10XB", "-3", "0"):
+        with pytest.raises(DataError, match="such as 100MB"):
+            parse_size(text)
+    assert [parse_size(text) for text in ("1.5MB", "20 kb", "7")] == [1_500_000, 20_000, 7]
+    with pytest.raises(DataError, match=r"holds no \.tar file"):
+        index_shards(tmp_path)
+
+
+def test_a_shards_own_label_key_is_read(copy: Path) -> None:
+    index = json.loads((copy / INDEX_FILE).read_text())
+    index["splits"]["train"]["alt_label"] = "label"
+    (copy / INDEX_FILE).write_text(json.dumps(index))
+    shards: ShardSet = stream_of(copy).shards
+    assert shards.label_key == "label"
+    assert len(load(stream_of(copy), 0)) == 14
+    index["splits"]["train"]["alt_label"] = "species"
+    (copy / INDEX_FILE).write_text(json.dumps(index))
+    with pytest.raises(DataError, match="has no class: a JSON file with the field 'species'"):
+        load(stream_of(copy), 0)
