@@ -99,6 +99,7 @@ def _train_with(config: Any, arguments: argparse.Namespace, overrides: list[str]
     from dynaconv.train.console import ConsoleReport
     from dynaconv.train.folders import is_first_process
     from dynaconv.train.run import fit, resume
+    from dynaconv.train.strategy import leave_processes
 
     folders: list[Path] = []
     with ConsoleReport() as report:
@@ -116,6 +117,7 @@ def _train_with(config: Any, arguments: argparse.Namespace, overrides: list[str]
             if folders and (folders[0] / "checkpoints" / "last.ckpt").is_file():
                 print(f"dynaconv: continue with `dynaconv train --resume {folders[0]}`", file=sys.stderr)
             raise
+    leave_processes()
     if is_first_process():
         _print_summary(report.console, result)
 

@@ -8,12 +8,21 @@ from pathlib import Path
 from dynaconv.errors import RunError
 
 RUN_VARIABLE = "DYNACONV_RUN_FOLDER"
+# torchrun and Lightning count inside a node and count the nodes; SLURM counts through.
+_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+_NEEDS_OUT = "processes that are started from outside need a common run folder; pass --out DIR."
 
 
 def is_first_process() -> bool:
     """Whether this process is the only one of its run, or the one that writes and prints."""
-    ranks = (os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    ranks = (os.environ.get(name, "0") for name in _RANKS)
     return all(rank == "0" for rank in ranks)
+
+
+def is_started_from_outside() -> bool:
+    """Whether torchrun or SLURM started this process beside others, rather than the run itself."""
+    counts = (os.environ.get(name, "1") for name in ("WORLD_SIZE", "SLURM_NTASKS"))
+    return any(count != "1" for count in counts) and ("RANK" in os.environ or "SLURM_PROCID" in os.environ)
 
 
 def default_folder(data: str, model: str, root: Path = Path("runs")) -> Path:
@@ -43,10 +52,12 @@ def claim_folder(path: Path | None, *, data: str, model: str) -> Path:
     Raises:
         RunError: The folder holds something, or cannot be made.
     """
+    if path is None and is_started_from_outside():
+        raise RunError(_NEEDS_OUT)
     if not is_first_process():
         shared = path or os.environ.get(RUN_VARIABLE)
         if shared is None:
-            raise RunError("processes that are started from outside need a common run folder; pass --out DIR.")
+            raise RunError(_NEEDS_OUT)
         return Path(shared)
     try:
         folder = _make_fresh(path) if path is not None else make_free_folder(default_folder(data, model))

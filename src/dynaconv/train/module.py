@@ -13,8 +13,12 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from dynaconv.errors import RunError
 from dynaconv.layers.temperature import has_temperature
+from dynaconv.train.batch_scale import global_batch, lr_scale
+from dynaconv.train.data.shares import PADDING
 from dynaconv.train.factory import create_network
 from dynaconv.train.start import start_from
+from dynaconv.train.strategy import FullyShardedStrategy, shard_network
+from dynaconv.train.sync_norm import synchronise_norms
 from dynaconv.train.temperature import AnnealTemperature
 
 
@@ -63,6 +67,7 @@ class ClassificationModule(LightningModule):
     Attributes:
         model: The network that is trained.
         ema: The moving average of its weights, or ``None``; when on, it is what is evaluated and kept.
+        sync_norms: Whether batch norms take their statistics over all processes.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class ClassificationModule(LightningModule):
         in_channels: int = 3,
         optimizer: Literal["sgd", "adamw"] = "sgd",
         lr: float = 0.1,
+        lr_reference_batch: int | None = None,
         weight_decay: float = 1e-4,
         decay_norm_and_bias: bool = False,
         momentum: float = 0.9,
@@ -107,6 +113,9 @@ class ClassificationModule(LightningModule):
             in_channels: Channels of the images; follows from the data.
             optimizer: "sgd" or "adamw".
             lr: Peak learning rate.
+            lr_reference_batch: Images an update that lr and min_lr are for; both are scaled to the run's own, which is
+                batch_size x devices x nodes x accumulation: in proportion with "sgd", by the square root with "adamw".
+                By default they are left alone.
             weight_decay: Of kernels and other matrices; norms and biases have none unless the next option says so.
             decay_norm_and_bias: Decay norms and biases too.
             momentum: Of SGD.
@@ -134,6 +143,8 @@ class ClassificationModule(LightningModule):
             raise RunError(f"label_smoothing is a share in [0, 1); got {label_smoothing}.")
         if lr <= 0:
             raise RunError(f"lr is positive; got {lr}.")
+        if lr_reference_batch is not None and lr_reference_batch < 1:
+            raise RunError(f"lr_reference_batch counts images, at least 1; got {lr_reference_batch}.")
         if ema_decay is not None and not 0 < ema_decay < 1:
             raise RunError(f"ema_decay is in (0, 1); got {ema_decay}.")
         self.save_hyperparameters()
@@ -155,6 +166,8 @@ class ClassificationModule(LightningModule):
 
             self.ema = ModelEmaV3(self.model, decay=ema_decay, use_warmup=True).requires_grad_(False)
         self.metadata: dict[str, Any] = {}
+        self.sync_norms = False
+        self._configured = False
         self.mix = self._make_mix()
         top5 = min(5, num_classes)
         self.train_loss, self.val_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
@@ -243,23 +256,47 @@ class ClassificationModule(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         images, targets = batch
         logits = self(images)
-        self.val_loss.update(F.cross_entropy(logits, targets), weight=len(targets))
+        # What fills up the batches of a process that has fewer images.
+        real = targets != PADDING
+        logits, targets = logits[real], targets[real]
+        self.val_loss.update(F.cross_entropy(logits, targets, reduction="sum") / max(len(targets), 1), len(targets))
         self.val_acc.update(logits, targets)
         self.val_acc5.update(logits, targets)
         self.log("val_loss", self.val_loss)
         self.log("val_acc", self.val_acc)
         self.log("val_acc5", self.val_acc5)
 
+    def configure_model(self) -> None:
+        """Make the network fit for several processes; Lightning calls this before it shares it out."""
+        if self._configured:
+            return
+        self._configured = True
+        networks = [self.model] if self.ema is None else [self.model, self.evaluated_model]
+        for network in networks:
+            if self.sync_norms and self.trainer.world_size > 1:
+                synchronise_norms(network, self.trainer.strategy.root_device)
+            if isinstance(self.trainer.strategy, FullyShardedStrategy):
+                shard_network(network, self.trainer.strategy.device_mesh["data_parallel"])
+
+    def peak_lr(self) -> float:
+        """Return the learning rate after warm-up, scaled to the run's batch where that is asked for."""
+        options = self.hparams
+        if options["lr_reference_batch"] is None:
+            return float(options["lr"])
+        images = global_batch(self.trainer).images
+        return float(options["lr"] * lr_scale(images, options["lr_reference_batch"], options["optimizer"]))
+
     def configure_optimizers(self) -> Any:
         options = self.hparams
+        lr = self.peak_lr()
         groups = weight_decay_groups(self.model, options["weight_decay"], everything=options["decay_norm_and_bias"])
         optimizer: torch.optim.Optimizer
         if options["optimizer"] == "sgd":
             momentum = options["momentum"]
             nesterov = options["nesterov"] and momentum > 0
-            optimizer = torch.optim.SGD(groups, lr=options["lr"], momentum=momentum, nesterov=nesterov)
+            optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
         else:
-            optimizer = torch.optim.AdamW(groups, lr=options["lr"], betas=tuple(options["betas"]))
+            optimizer = torch.optim.AdamW(groups, lr=lr, betas=tuple(options["betas"]))
         steps = self.trainer.estimated_stepping_batches
         # Lightning says -1 for a stream of unknown length.
         if not math.isfinite(steps) or steps < 1:

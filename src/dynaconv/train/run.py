@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from dynaconv import __version__
 from dynaconv.errors import CheckpointError, DataError, RunError
+from dynaconv.train.batch_scale import global_batch
 from dynaconv.train.callbacks import (
     BEST,
     LAST,
@@ -33,6 +36,7 @@ from dynaconv.train.checkpoint import (
     CHECKPOINT_FOLDER,
     MODEL_FILE,
     evaluated_state,
+    load_trained,
     read_lightning_checkpoint,
     save_trained,
 )
@@ -40,6 +44,7 @@ from dynaconv.train.config import TrainConfig, check_seed, load_recipe, make_par
 from dynaconv.train.curves import draw_curves
 from dynaconv.train.data.batches import one_sentence
 from dynaconv.train.data.module import ImageDataModule
+from dynaconv.train.data.shards import ShardSet
 from dynaconv.train.data.sources import absolute_location, missing_folder
 from dynaconv.train.evaluate import Evaluation, evaluate
 from dynaconv.train.factory import is_own_model
@@ -47,6 +52,8 @@ from dynaconv.train.files import write_json, write_text
 from dynaconv.train.folders import claim_folder, is_first_process
 from dynaconv.train.module import ClassificationModule
 from dynaconv.train.quiet import quiet_lightning
+from dynaconv.train.strategy import sum_over_processes
+from dynaconv.train.sync_norm import SyncedBatchNorm
 
 CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, CURVES_FILE = "config.yaml", "metrics.csv", "summary.json", "curves.png"
 LOG_FOLDER = "tensorboard"
@@ -110,7 +117,8 @@ def fit(
     directory = claim_folder(Path(out) if out is not None else None, data=resolved.data.name, model=resolved.model.name)
     try:
         run = _Run(built, directory, report, on_start, callbacks, command, seed=resolved.seed, notes=notes)
-        write_text(directory / CONFIG_FILE, to_yaml(resolved))
+        if is_first_process():
+            write_text(directory / CONFIG_FILE, to_yaml(resolved))
         return run.execute(resume=None)
     except BaseException:
         _discard_without_checkpoint(directory)
@@ -273,6 +281,9 @@ class _Run:
             own.append(ReportProgress(report, self.table))
         given = _as_list(options.pop("callbacks", None))
         plugins = [*_as_list(options.pop("plugins", None)), WholeCheckpoints()]
+        # Torch's own conversion has no implementation on the CPU; and the data module divides the images itself.
+        self.module.sync_norms = bool(options.pop("sync_batchnorm", False))
+        options["use_distributed_sampler"] = False
         if "logger" not in options or options["logger"] is True:
             from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -299,6 +310,7 @@ class _Run:
             "test_images": _length(self.data.source.test),
             # Lightning says -1 for a run whose length is counted in steps.
             "epochs": self.trainer.max_epochs if (self.trainer.max_epochs or -1) > 0 else None,
+            **self._scale(),
         }
         if self.on_start is not None and self.trainer.is_global_zero:
             self.on_start(self.directory, {**facts, "notes": self.notes})
@@ -312,12 +324,44 @@ class _Run:
             raise KeyboardInterrupt from None
         return self._finish(facts)
 
-    def _finish(self, facts: dict[str, Any]) -> RunResult:
+    def _scale(self) -> dict[str, Any]:
+        """How many processes take part and what follows from that, with a note for the user."""
+        self.trainer.datamodule = self.data  # type: ignore[attr-defined]
+        batch, hparams = global_batch(self.trainer), self.module.hparams
+        self.module.trainer = self.trainer
+        lr = self.module.peak_lr()
+        if batch.processes > 1 or batch.accumulation > 1:
+            self.notes.append(f"{batch}.")
+        if hparams["lr_reference_batch"] is not None:
+            rule = "the square root of the batch" if hparams["optimizer"] == "adamw" else "the batch"
+            self.notes.append(
+                f"learning rate {lr:.4g}: {hparams['lr']:.4g} for {hparams['lr_reference_batch']:,} images an update, "
+                f"scaled by {rule} to {batch.images:,}."
+            )
+        left_out = self.data.left_out(batch.processes)
+        if left_out and (batch.processes > 1 or isinstance(self.data.train_split, ShardSet)):
+            self.notes.append(
+                f"{left_out:,} training images are left out of each epoch, others in another: they do not make one "
+                f"more batch of {self.data.batch_size}{' on every device' if batch.processes > 1 else ''}."
+            )
+        return {"lr": lr, "images_per_update": batch.images, "processes": batch.processes}
+
+    def _tested_network(self, checkpoint: Path) -> nn.Module:
+        """Return a network of this process's own with the weights to test, which may be spread over processes."""
         model = self.module.evaluated_model
+        state = evaluated_state(read_lightning_checkpoint(checkpoint)["state_dict"])
+        if not any(isinstance(part, SyncedBatchNorm | nn.SyncBatchNorm | FSDPModule) for part in model.modules()):
+            model.load_state_dict(state)
+            return model
+        dtype = next(value.dtype for value in state.values() if value.is_floating_point())
+        return load_trained(checkpoint)[0].to(dtype)
+
+    def _finish(self, facts: dict[str, Any]) -> RunResult:
         # Without validation, or when none was due before the end, there is no best.
         chosen = BEST if (self.directory / CHECKPOINT_FOLDER / BEST).is_file() else LAST
-        checkpoint = read_lightning_checkpoint(self.directory / CHECKPOINT_FOLDER / chosen)
-        model.load_state_dict(evaluated_state(checkpoint["state_dict"]))
+        file = self.directory / CHECKPOINT_FOLDER / chosen
+        checkpoint = read_lightning_checkpoint(file)
+        model = self._tested_network(file)
         device = self.trainer.strategy.root_device
         tested = self._test(model.to(device), device)
         rows = self.table.rows
@@ -354,7 +398,9 @@ class _Run:
 
     def _test(self, model: nn.Module, device: torch.device) -> Evaluation:
         try:
-            return evaluate(model, self.data.test_dataloader(), self.data.class_names, device=device)
+            combine = partial(sum_over_processes, device=device)
+            loader = self.data.test_dataloader()
+            return evaluate(model, loader, self.data.class_names, device=device, combine=combine)
         except DataError as error:
             raise DataError(
                 f"{error} The training is done: then `dynaconv train --resume {self.directory}`."

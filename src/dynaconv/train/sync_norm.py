@@ -1,0 +1,123 @@
+"""Batch norm over the batches of all processes: torch's on a GPU, and one for the CPU, where torch has none."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes; the gradient of a sum is summed in turn."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        # A copy, because the incoming gradient may be an expanded view that others read too.
+        total = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class SyncedBatchNorm(_BatchNorm):
+    """A batch norm over all processes that works on the CPU, and keeps what a norm of timm does after normalising.
+
+    Mean and variance are formed from sums over all processes, in at least single precision and in two passes, so that
+    a mean far from zero costs no digits. Batches may differ in size between processes. State-dict keys are those of
+    the norm it replaces. It is no `torch.nn.SyncBatchNorm`, which DDP refuses on the CPU.
+
+    Attributes:
+        act, drop: What `timm.layers.BatchNormAct2d` applies after the norm; identities for a plain norm.
+    """
+
+    act: nn.Module
+    drop: nn.Module
+
+    @classmethod
+    def from_norm(cls, norm: _BatchNorm) -> "SyncedBatchNorm":
+        """Take over a batch norm's parameters, buffers (the same tensors), mode and, with timm's, its activation."""
+        synced = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device="meta")
+        if norm.affine:
+            synced.weight, synced.bias = norm.weight, norm.bias
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            setattr(synced, name, getattr(norm, name))
+        for name in ("drop", "act"):
+            setattr(synced, name, getattr(norm, name, None) or nn.Identity())
+        return synced.train(norm.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise ``(B, C, ...)`` over all axes but the second, and over all processes in train mode."""
+        if self.training and _processes() > 1:
+            normalised = self._over_processes(input)
+        elif self.training and input.numel() == input.shape[1]:
+            # As `LatentBatchNorm2d`: one value a channel has no variance.
+            normalised = F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        else:
+            normalised = super().forward(input)
+        out: Tensor = self.act(self.drop(normalised))
+        return out
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of axes, as the norms it stands for have."""
+
+    def _over_processes(self, input: Tensor) -> Tensor:
+        axes = [axis for axis in range(input.dim()) if axis != 1]
+        shape = [1, -1] + [1] * (input.dim() - 2)
+        x = input if input.dtype == torch.float64 else input.float()
+        local = x.new_tensor([x.numel() / x.shape[1]])
+        sums: Tensor = _SumOverProcesses.apply(torch.cat([x.sum(axes), local]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        centred = x - mean.view(shape)
+        variance: Tensor = _SumOverProcesses.apply(centred.square().sum(axes)) / count
+        self._track(mean.detach(), variance.detach(), count)
+        scale = torch.rsqrt(variance + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        normalised = centred * scale.view(shape)
+        if self.bias is not None:
+            normalised = normalised + self.bias.view(shape)
+        return normalised.to(input.dtype)
+
+    def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        """Move the running statistics towards this batch's; the variance is kept without bias."""
+        if self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        unbiased = variance * count / (count - 1)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
+
+
+def synchronise_norms(model: nn.Module, device: torch.device) -> None:
+    """Replace every batch norm inside ``model`` by one over all processes, in place.
+
+    Args:
+        model: Its norms may be torch's, timm's with an activation, or `LatentBatchNorm2d`.
+        device: Where it is going to be trained.
+    """
+    if device.type != "cpu":
+        from timm.layers.norm_act import convert_sync_batchnorm
+
+        convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return
+    made: dict[_BatchNorm, SyncedBatchNorm] = {}
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, _BatchNorm) and not isinstance(child, SyncedBatchNorm):
+                if child not in made:
+                    made[child] = SyncedBatchNorm.from_norm(child)
+                setattr(parent, name, made[child])
