@@ -117,3 +117,22 @@ def test_two_processes_equal_one_with_synchronised_norms_and_after_a_power_cut(t
 @pytest.mark.slow
 def test_every_strategy_equals_one_process(tmp_path: Path) -> None:
     check(tmp_path, [(strategy, kind) for strategy in ("ddp", "fsdp2") for kind in KINDS])
+
+
+def test_synchronised_norms_equal_plain_ones_on_the_whole_batch(tmp_path: Path) -> None:
+    torchrun(tmp_path, str(ROOT / "tests/train/distributed_norms.py"), str(tmp_path))
+    assert (tmp_path / "done-0").exists()
+    assert (tmp_path / "done-1").exists()
+
+
+@pytest.mark.slow
+def test_the_moving_average_of_the_weights_is_sharded_too(tmp_path: Path) -> None:
+    wanted = case("sync", "fsdp2")
+    wanted["config"]["model"]["ema_decay"] = 0.5
+    alone = {**case("sync", None), "name": "one-ema"}
+    alone["config"]["model"]["ema_decay"] = 0.5
+    run_cases(tmp_path, [wanted])
+    run_case(alone, tmp_path)
+    models = [load_trained(tmp_path / name)[0].state_dict() for name in ("fsdp2-sync", "one-ema")]
+    for key, value in models[1].items():
+        torch.testing.assert_close(models[0][key], value, rtol=1e-3, atol=1e-3)

@@ -277,6 +277,9 @@ class ClassificationModule(LightningModule):
                 synchronise_norms(network, self.trainer.strategy.root_device)
             if isinstance(self.trainer.strategy, FullyShardedStrategy):
                 shard_network(network, self.trainer.strategy.device_mesh["data_parallel"])
+                if self.ema is not None:
+                    # torch's operations on many tensors at once do not take shards beside whole buffers.
+                    self.ema.foreach = False  # type: ignore[assignment]
 
     def peak_lr(self) -> float:
         """Return the learning rate after warm-up, scaled to the run's batch where that is asked for."""

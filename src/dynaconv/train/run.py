@@ -49,7 +49,7 @@ from dynaconv.train.data.sources import absolute_location, missing_folder
 from dynaconv.train.evaluate import Evaluation, evaluate
 from dynaconv.train.factory import is_own_model
 from dynaconv.train.files import write_json, write_text
-from dynaconv.train.folders import claim_folder, is_first_process
+from dynaconv.train.folders import claim_folder, is_first_process, outside_places
 from dynaconv.train.module import ClassificationModule
 from dynaconv.train.quiet import quiet_lightning
 from dynaconv.train.strategy import sum_over_processes
@@ -288,6 +288,9 @@ class _Run:
             from lightning.pytorch.loggers import TensorBoardLogger
 
             options["logger"] = TensorBoardLogger(str(self.directory), name="", version=LOG_FOLDER)
+        places = outside_places()
+        if places is not None:
+            options = _started_by_torchrun(options, *places)
         try:
             with quiet_lightning():
                 return Trainer(
@@ -405,6 +408,20 @@ class _Run:
             raise DataError(
                 f"{error} The training is done: then `dynaconv train --resume {self.directory}`."
             ) from error
+
+
+def _started_by_torchrun(options: dict[str, Any], devices: int, nodes: int) -> dict[str, Any]:
+    """Take the numbers of devices and nodes from torchrun, and refuse others: each process would train for itself."""
+    options = dict(options)
+    for key, count, flag in (("devices", devices, "--nproc-per-node"), ("num_nodes", nodes, "--nnodes")):
+        given = options.get(key)
+        if given in (None, "auto", -1, "-1") or (key == "num_nodes" and given == 1):
+            options[key] = count
+        elif (len(given) if isinstance(given, list) else int(given)) != count:
+            raise RunError(f"trainer.{key} is {given}, and torchrun's {flag} is {count}; give both the same.")
+    if devices * nodes > 1 and options.get("strategy") in (None, "auto"):
+        options["strategy"] = "ddp"
+    return options
 
 
 def _as_list(value: Any) -> list[Any]:
