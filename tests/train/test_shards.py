@@ -14,7 +14,7 @@ from PIL import Image
 from dynaconv.errors import DataError
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.pack import index_shards, pack_folder, parse_size
-from dynaconv.train.data.shards import INDEX_FILE, ShardSet, read_index, read_samples, shards_of
+from dynaconv.train.data.shards import INDEX_FILE, ShardSet, read_index, read_samples, shards_of, url_of
 from dynaconv.train.data.shares import PADDING, EvaluationShare
 from dynaconv.train.data.stream import ShardStream, StreamLoader, shuffled, spans
 
@@ -141,6 +141,13 @@ def test_evaluation_of_a_map_style_set_is_divided_the_same_way(length: int, worl
     assert sorted(i for share in shares for i in share if i != PADDING) == list(range(length))
 
 
+def test_places_of_files() -> None:
+    assert url_of("/data", "a.tar") == "/data/a.tar"
+    assert url_of("https://host/data/", "a.tar") == "https://host/data/a.tar"
+    assert url_of("pipe:cat /data/{} | zcat", "a.tar") == "pipe:cat /data/a.tar | zcat"
+    assert url_of("s3://bucket/a b", "a.tar") == "pipe:aws s3 cp 's3://bucket/a b/a.tar' -"
+
+
 def test_spans_cut_inside_shards() -> None:
     assert spans([3, 4, 2], [2, 0, 1], 1, 6) == [(2, 1, 2), (0, 0, 3), (1, 0, 1)]
     assert spans([3, 4, 2], [0, 1, 2], 4, 4) == []
@@ -204,7 +211,7 @@ def test_a_missing_index_a_missing_folder_and_a_command_without_braces_are_told(
         module_of(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"put \{\} where a file's name goes"):
         ImageDataModule(name="wds/x", data_dir="pipe:cat x")
-    with pytest.raises(DataError, match="cannot read the index"):
+    with pytest.raises(DataError, match=r"cannot read the index .*: the command that reads it ended with 1\."):
         ImageDataModule(name="wds/x", data_dir="pipe:cat /nowhere/{}")
     with pytest.raises(DataError, match="only wds/"):
         ImageDataModule(name="torch/cifar10", data_dir="https://example.invalid/x")
@@ -285,3 +292,28 @@ def test_a_shards_own_label_key_is_read(copy: Path) -> None:
     (copy / INDEX_FILE).write_text(json.dumps(index))
     with pytest.raises(DataError, match="has no class: a JSON file with the field 'species'"):
         load(stream_of(copy), 0)
+
+
+def test_a_data_set_of_hugging_face_is_read_by_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+    from datasets import ClassLabel, Dataset, DatasetDict, Features
+    from datasets import Image as ImageFeature
+
+    images = [Image.fromarray(np.full((8, 8, 3), 10 * number, dtype=np.uint8)) for number in range(20)]
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["even", "odd"])})
+    table = {"image": images, "label": [number % 2 for number in range(20)]}
+    whole = DatasetDict({split: Dataset.from_dict(table, features=features) for split in ("train", "validation")})
+    # What timm asks for by name, which would otherwise come from the network.
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split=None, **_: whole[split])
+    monkeypatch.setattr("timm.data.readers.reader_hfds.datasets.load_dataset", lambda *_, split, **__: whole[split])
+    module = ImageDataModule(name="hfds/mine", image_size=8, batch_size=4, num_workers=0, augment="none")
+    assert module.class_names == ("even", "odd")
+    assert (len(module.train_split), len(module.val_split)) == (18, 2)
+    mean, std = torch.tensor(module.mean)[:, None, None], torch.tensor(module.std)[:, None, None]
+    numbers = [
+        round(float((image * std + mean).mean() * 255 / 10))
+        for batch, targets in module.test_dataloader()
+        for image, target in zip(batch, targets, strict=True)
+        if int(target) == round(float((image * std + mean).mean() * 255 / 10)) % 2
+    ]
+    assert numbers == list(range(20))

@@ -1,6 +1,8 @@
 """Images in tar shards (WebDataset), on disk or behind a URL, and the index that says how many each shard holds."""
 
 import json
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,7 +59,16 @@ def url_of(location: str, file: str) -> str:
     """Return the path, URL or command of one file at a location."""
     if "{}" in location:
         return location.replace("{}", file)
-    return f"{location.rstrip('/')}/{file}"
+    url = f"{location.rstrip('/')}/{file}"
+    # webdataset knows the other stores by their URLs.
+    return f"pipe:aws s3 cp {shlex.quote(url)} -" if url.startswith("s3://") else url
+
+
+def _reason(error: Exception) -> str:
+    """Say in a few words why something could not be read; webdataset tells a whole call where a command failed."""
+    text = str(getattr(error, "strerror", None) or (error.args[0] if error.args else "") or type(error).__name__)
+    failed = re.search(r"exit (-?\d+) \(", text)
+    return f"the command that reads it ended with {failed[1]}" if failed else " ".join(text.split()).rstrip(".")
 
 
 def read_index(location: str) -> dict[str, Any]:
@@ -82,7 +93,7 @@ def read_index(location: str) -> dict[str, Any]:
         with gopen(url) as stream:
             index = json.loads(stream.read())
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read the index {url}: {' '.join(str(error).split()).rstrip('.')}.") from error
+        raise DataError(f"cannot read the index {url}: {_reason(error)}.") from error
     if not isinstance(index, dict) or not isinstance(index.get("splits"), dict):
         raise DataError(f"the index {url} has no splits; `dynaconv shard` makes one.")
     return index
@@ -166,12 +177,7 @@ def all_samples(url: str) -> Iterator[Sample]:
     except (OSError, ValueError, EOFError, tarfile.TarError) as error:
         if isinstance(error, DataError):
             raise
-        reason = (
-            error.strerror if isinstance(error, OSError) and error.strerror else error.args[0] if error.args else ""
-        )
-        raise DataError(
-            f"cannot read the shard {url}: {' '.join(str(reason or type(error).__name__).split()).rstrip('.')}."
-        ) from error
+        raise DataError(f"cannot read the shard {url}: {_reason(error)}.") from error
 
 
 def sample_image(sample: Sample) -> bytes:
