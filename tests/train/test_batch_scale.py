@@ -16,7 +16,8 @@ from dynaconv.layers import LAYERS
 from dynaconv.train.batch_scale import GlobalBatch, lr_scale
 from dynaconv.train.config import TrainConfig, make_parser, resolve
 from dynaconv.train.folders import is_first_process
-from dynaconv.train.run import _started_by_torchrun, fit
+from dynaconv.train.places import started_by_torchrun
+from dynaconv.train.run import fit
 from tests.train.distributed_run import FixedNorms, LossCurve
 from tests.train.helpers import tiny_config
 
@@ -119,17 +120,18 @@ def test_a_reference_batch_counts_images(tmp_path: Path, changes: dict[str, Any]
 
 
 def test_torchrun_gives_the_numbers_of_devices_and_nodes() -> None:
-    assert _started_by_torchrun({"devices": "auto", "num_nodes": 1}, 8, 4) == {
+    assert started_by_torchrun({"devices": "auto", "num_nodes": 1}, 8, 4) == {
         "devices": 8,
         "num_nodes": 4,
         "strategy": "ddp",
     }
-    given = {"devices": [0, 1], "num_nodes": 4, "strategy": "fsdp2"}
-    assert _started_by_torchrun(given, 2, 4) == given
+    for devices in ([0, 1], "0,1", "2", 2):
+        given = {"devices": devices, "num_nodes": 4, "strategy": "fsdp2"}
+        assert started_by_torchrun(given, 2, 4) == given
     with pytest.raises(RunError, match=r"trainer\.devices is 4, and torchrun's --nproc-per-node is 8"):
-        _started_by_torchrun({"devices": 4}, 8, 1)
+        started_by_torchrun({"devices": 4}, 8, 1)
     with pytest.raises(RunError, match=r"trainer\.num_nodes is 2, and torchrun's --nnodes is 4"):
-        _started_by_torchrun({"num_nodes": 2}, 8, 4)
+        started_by_torchrun({"num_nodes": 2}, 8, 4)
 
 
 @pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"])

@@ -1,8 +1,9 @@
 """The learning rate for the batch that all processes make together."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 
@@ -72,3 +73,21 @@ def lr_scale(images: int, reference: int | None, optimizer: Literal["sgd", "adam
         return 1.0
     ratio = images / reference
     return math.sqrt(ratio) if optimizer == "adamw" else ratio
+
+
+def scale_notes(batch: GlobalBatch, options: Mapping[str, Any], lr: float) -> list[str]:
+    """Return what a user should hear about a run's batch and rate; nothing for an ordinary run in one process.
+
+    Args:
+        batch: Of the run.
+        options: Arguments of the module.
+        lr: The rate after scaling.
+    """
+    notes = [f"{batch}."] if batch.processes > 1 or batch.accumulation > 1 else []
+    if options["lr_reference_batch"] is not None:
+        rule = "the square root of the batch" if options["optimizer"] == "adamw" else "the batch"
+        notes.append(
+            f"learning rate {lr:.4g}: {options['lr']:.4g} for {options['lr_reference_batch']:,} images an update, "
+            f"scaled by {rule} to {batch.images:,}."
+        )
+    return notes

@@ -25,14 +25,6 @@ def is_started_from_outside() -> bool:
     return any(count != "1" for count in counts) and ("RANK" in os.environ or "SLURM_PROCID" in os.environ)
 
 
-def outside_places() -> tuple[int, int] | None:
-    """How many processes torchrun started on each node, and how many nodes there are; ``None`` without torchrun."""
-    if "LOCAL_WORLD_SIZE" not in os.environ:
-        return None
-    local = int(os.environ["LOCAL_WORLD_SIZE"])
-    return local, int(os.environ.get("WORLD_SIZE", local)) // local
-
-
 def default_folder(data: str, model: str, root: Path = Path("runs")) -> Path:
     """Return a name for a run's folder: the data, the model and the time."""
     stem = "-".join(re.sub(r"[^\w.]+", "_", Path(part).name or part).strip("_") for part in (data, model))

@@ -20,7 +20,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from dynaconv import __version__
 from dynaconv.errors import CheckpointError, DataError, RunError
-from dynaconv.train.batch_scale import global_batch
+from dynaconv.train.batch_scale import global_batch, scale_notes
 from dynaconv.train.callbacks import (
     BEST,
     LAST,
@@ -49,8 +49,9 @@ from dynaconv.train.data.sources import absolute_location, missing_folder
 from dynaconv.train.evaluate import Evaluation, evaluate
 from dynaconv.train.factory import is_own_model
 from dynaconv.train.files import write_json, write_text
-from dynaconv.train.folders import claim_folder, is_first_process, outside_places
+from dynaconv.train.folders import claim_folder, is_first_process
 from dynaconv.train.module import ClassificationModule
+from dynaconv.train.places import placed_by_torchrun
 from dynaconv.train.quiet import quiet_lightning
 from dynaconv.train.strategy import sum_over_processes
 from dynaconv.train.sync_norm import SyncedBatchNorm
@@ -288,9 +289,7 @@ class _Run:
             from lightning.pytorch.loggers import TensorBoardLogger
 
             options["logger"] = TensorBoardLogger(str(self.directory), name="", version=LOG_FOLDER)
-        places = outside_places()
-        if places is not None:
-            options = _started_by_torchrun(options, *places)
+        options = placed_by_torchrun(options)
         try:
             with quiet_lightning():
                 return Trainer(
@@ -333,14 +332,8 @@ class _Run:
         batch, hparams = global_batch(self.trainer), self.module.hparams
         self.module.trainer = self.trainer
         lr = self.module.peak_lr()
-        if batch.processes > 1 or batch.accumulation > 1:
-            self.notes.append(f"{batch}.")
-        if hparams["lr_reference_batch"] is not None:
-            rule = "the square root of the batch" if hparams["optimizer"] == "adamw" else "the batch"
-            self.notes.append(
-                f"learning rate {lr:.4g}: {hparams['lr']:.4g} for {hparams['lr_reference_batch']:,} images an update, "
-                f"scaled by {rule} to {batch.images:,}."
-            )
+        self.data.check_scale(batch.processes)
+        self.notes += scale_notes(batch, hparams, lr)
         left_out = self.data.left_out(batch.processes)
         if left_out and (batch.processes > 1 or isinstance(self.data.train_split, ShardSet)):
             self.notes.append(
@@ -408,20 +401,6 @@ class _Run:
             raise DataError(
                 f"{error} The training is done: then `dynaconv train --resume {self.directory}`."
             ) from error
-
-
-def _started_by_torchrun(options: dict[str, Any], devices: int, nodes: int) -> dict[str, Any]:
-    """Take the numbers of devices and nodes from torchrun, and refuse others: each process would train for itself."""
-    options = dict(options)
-    for key, count, flag in (("devices", devices, "--nproc-per-node"), ("num_nodes", nodes, "--nnodes")):
-        given = options.get(key)
-        if given in (None, "auto", -1, "-1") or (key == "num_nodes" and given == 1):
-            options[key] = count
-        elif (len(given) if isinstance(given, list) else int(given)) != count:
-            raise RunError(f"trainer.{key} is {given}, and torchrun's {flag} is {count}; give both the same.")
-    if devices * nodes > 1 and options.get("strategy") in (None, "auto"):
-        options["strategy"] = "ddp"
-    return options
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -229,6 +229,12 @@ class ImageDataModule(LightningDataModule):
         """How many processes there are, and which this is."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
 
+    def check_scale(self, processes: int) -> None:
+        """Refuse shards that do not go round, before any further process starts; see `ShardStream`."""
+        if isinstance(self.train_split, ShardSet):
+            self._stream(self.train_split, training=True, world=processes, rank=0)
+            self._stream_workers(self.train_split, training=True, world=processes)
+
     def left_out(self, processes: int) -> int:
         """Return how many training images an epoch over ``processes`` leaves out: they do not fill a batch in each."""
         length = self.epoch_size or (len(self.train_split) if hasattr(self.train_split, "__len__") else 0)
@@ -237,13 +243,19 @@ class ImageDataModule(LightningDataModule):
 
     def _stream_loader(self, shards: ShardSet, *, training: bool) -> StreamLoader:
         world, rank = self._place()
+        stream = self._stream(shards, training=training, world=world, rank=rank)
+        workers = self._stream_workers(shards, training=training, world=world)
+        return StreamLoader(stream, epoch=self._epoch, num_workers=workers, pin_memory=torch.cuda.is_available())
+
+    def _stream_workers(self, shards: ShardSet, *, training: bool, world: int) -> int:
         most = min(os.cpu_count() or 1, _MAX_AUTO_WORKERS)
         if training:
-            workers = check_workers(shards, world, self.num_workers, most)
-        else:
-            # Where several read one shard, each only skips more of it.
-            workers = min(most if self.num_workers is None else self.num_workers, len(shards.files))
-        stream = ShardStream(
+            return check_workers(shards, world, self.num_workers, most)
+        # Where several read one shard, each only skips more of it.
+        return min(most if self.num_workers is None else self.num_workers, len(shards.files))
+
+    def _stream(self, shards: ShardSet, *, training: bool, world: int, rank: int) -> ShardStream:
+        return ShardStream(
             shards,
             partial(self._dataset, training=training),
             batch_size=self.batch_size if training else self.eval_batch_size,
@@ -254,7 +266,6 @@ class ImageDataModule(LightningDataModule):
             buffer=self.shuffle_buffer,
             epoch_size=self.epoch_size if training else None,
         )
-        return StreamLoader(stream, epoch=self._epoch, num_workers=workers, pin_memory=torch.cuda.is_available())
 
     def _epoch(self) -> int:
         # Lightning starts the workers of a resumed run's first epoch before it has restored the epoch.
