@@ -12,6 +12,10 @@ class DataError(DynaconvError):
     """A data set, folder or image cannot be read."""
 
 
+class CorruptImageError(DataError):
+    """An image file is there and cannot be decoded."""
+
+
 class CheckpointError(DynaconvError):
     """A checkpoint is damaged, or belongs to another model."""
 

@@ -20,6 +20,11 @@ SHORT_FLAGS = {
     "--epochs": ("trainer.max_epochs", "N", "length of the run; without a recipe 30"),
     "--batch-size": ("data.batch_size", "N", "images a step on each device"),
     "--lr": ("model.lr", "RATE", "peak learning rate"),
+    "--checkpoint-every-steps": (
+        "checkpoint.every_steps",
+        "N",
+        "save every N updates of the weights; by default every ten minutes and after every epoch",
+    ),
     "--seed": ("seed", "N", "seed of weights, image order, augmentation and dropout"),
 }
 _EPILOG = (
@@ -58,9 +63,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         raise RunError("--out is a folder; got an empty name.")
     overrides = [f"--{key}={value}" for key, value in short if value is not None] + rest
     if arguments.resume:
-        if overrides or arguments.recipe or arguments.out:
-            raise RunError("--resume continues a run as it was configured; leave the other arguments out.")
-        config = TrainConfig()
+        if arguments.out:
+            raise RunError("--resume continues a run in its own folder; leave --out out.")
+        config = load_recipe(arguments.recipe) if arguments.recipe else None
     elif arguments.recipe:
         config = load_recipe(arguments.recipe)
     else:
@@ -99,6 +104,7 @@ def _train_with(config: Any, arguments: argparse.Namespace, overrides: list[str]
     from dynaconv.train.console import ConsoleReport
     from dynaconv.train.folders import is_first_process
     from dynaconv.train.run import fit, resume
+    from dynaconv.train.stopping import RunStopped
     from dynaconv.train.strategy import leave_processes
 
     folders: list[Path] = []
@@ -110,9 +116,14 @@ def _train_with(config: Any, arguments: argparse.Namespace, overrides: list[str]
 
         try:
             if arguments.resume:
-                result = resume(arguments.resume, report=report, on_start=start)
+                result = resume(arguments.resume, config=config, overrides=overrides, report=report, on_start=start)
             else:
                 result = fit(config, out=arguments.out, overrides=overrides, report=report, on_start=start)
+        except RunStopped as stopped:
+            if is_first_process():
+                message = f"{stopped}; continue with `dynaconv train --resume {folders[0]}`"
+                print(f"dynaconv: {message}", file=sys.stderr)
+            return
         except KeyboardInterrupt:
             if folders and (folders[0] / "checkpoints" / "last.ckpt").is_file():
                 print(f"dynaconv: continue with `dynaconv train --resume {folders[0]}`", file=sys.stderr)

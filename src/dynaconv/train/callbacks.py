@@ -1,22 +1,17 @@
-"""Lightning callbacks: reproducible epochs, a tidy table, progress, a stop on divergence, whole checkpoints."""
+"""Lightning callbacks: a tidy table, and progress."""
 
 import csv
 import math
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
 
-from dynaconv.errors import TrainingDivergedError
-from dynaconv.train.files import replacing, write_csv
+from dynaconv.train.files import write_csv
 
 COLUMNS = (
     "epoch",
@@ -31,8 +26,6 @@ COLUMNS = (
     "images_per_second",
 )
 BEST, LAST = "best.ckpt", "last.ckpt"
-# Reading the loss waits for the device, so off the CPU it is done once in this many batches.
-_LOSS_CHECK_EVERY = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +49,6 @@ class ProgressEvent:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-class SeedEachEpoch(Callback):
-    """Seeds every generator from the run's seed and the epoch, so that a resumed run repeats an uninterrupted one."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        mixed = (self.seed * 1_000_003 + trainer.current_epoch * 8_191 + trainer.global_rank) % 2**32
-        random.seed(mixed)
-        np.random.seed(mixed)  # timm's mixup draws from the global generator
-        torch.manual_seed(mixed)
-
-
 class EpochTable(Callback):
     """Writes ``metrics.csv``: one row an epoch, rewritten whole so that it is never cut short."""
 
@@ -77,8 +57,19 @@ class EpochTable(Callback):
         self.rows: list[dict[str, Any]] = []
         self._started = 0.0
         self._images = 0
+        self._train_seconds = 0.0
         self._lr = 0.0
         self._validated = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self._train_seconds, "images": self._images}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._train_seconds, self._images = state_dict["seconds"], state_dict["images"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # An epoch that was begun before counts the time it took then.
+        self._started = time.perf_counter() - self._train_seconds
 
     def restore(self, epochs: int) -> None:
         """Take back the rows of a run's first ``epochs`` epochs, which a resumed run goes on from."""
@@ -131,33 +122,6 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-class StopOnDivergence(Callback):
-    """Raises as soon as a loss is not finite, before that epoch can replace the last good checkpoint."""
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if pl_module.device.type == "cpu" or batch_idx % _LOSS_CHECK_EVERY == 0:
-            loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-            self._check(trainer, "training", float(loss), f", batch {batch_idx + 1}")
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check(trainer, "training", float(pl_module.train_loss.compute()))  # type: ignore[operator, union-attr]
-        if "val_loss" in trainer.callback_metrics:
-            self._check(trainer, "validation", float(trainer.callback_metrics["val_loss"]))
-
-    @staticmethod
-    def _check(trainer: Trainer, phase: str, loss: float, where: str = "") -> None:
-        if math.isfinite(loss):
-            return
-        kept = trainer.current_epoch
-        raise TrainingDivergedError(
-            f"the {phase} loss became {loss} in epoch {trainer.current_epoch + 1}{where}; lower the learning rate, "
-            f"lengthen the warm-up or clip gradients. "
-            + (f"The checkpoint after epoch {kept} is kept." if kept else "No epoch was finished.")
-        )
-
-
 class ReportProgress(Checkpoint):
     """Calls a function with a `ProgressEvent` after every batch and epoch.
 
@@ -207,26 +171,3 @@ class ReportProgress(Checkpoint):
                     metrics=metrics,
                 )
             )
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it, so that a killed run leaves the previous one."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        with replacing(Path(path)) as temporary:
-            super().save_checkpoint(checkpoint, temporary, storage_options)
-
-
-def checkpoint_callbacks(folder: Path, *, monitor: bool) -> list[Callback]:
-    """Return the callbacks that keep the last checkpoint and, with validation images, the best."""
-    common: dict[str, Any] = {
-        "dirpath": folder,
-        "save_on_train_epoch_end": True,
-        "enable_version_counter": False,
-        "auto_insert_metric_name": False,
-    }
-    callbacks: list[Callback] = []
-    if monitor:
-        callbacks.append(ModelCheckpoint(filename=Path(BEST).stem, monitor="val_acc", mode="max", **common))
-    callbacks.append(ModelCheckpoint(filename=Path(LAST).stem, every_n_epochs=1, **common))
-    return callbacks

@@ -18,7 +18,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from dynaconv.errors import RunError, listed, nearest_names
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.module import ClassificationModule
+from dynaconv.train.saving import CheckpointOptions
 
+_GROUPS = ("data", "model", "trainer", "checkpoint")
 _OURS = {"default_root_dir", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"}
 
 
@@ -31,12 +33,14 @@ class TrainConfig:
         data: Arguments of `ImageDataModule`.
         model: Arguments of `ClassificationModule`.
         trainer: Arguments of `lightning.pytorch.Trainer`.
+        checkpoint: Fields of `CheckpointOptions`.
     """
 
     seed: int = 0
     data: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     trainer: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
@@ -45,7 +49,7 @@ class TrainConfig:
         Raises:
             RunError: A key is unknown.
         """
-        known = ("seed", "data", "model", "trainer")
+        known = ("seed", *_GROUPS)
         for key in values:
             if key not in known:
                 raise RunError(f"unknown key {key!r} in the configuration; the keys are {listed(known)}.")
@@ -55,7 +59,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain nested dictionaries that `from_dict` takes back."""
-        return {"seed": self.seed, "data": dict(self.data), "model": dict(self.model), "trainer": dict(self.trainer)}
+        return {"seed": self.seed, **{name: dict(getattr(self, name)) for name in _GROUPS}}
 
     def with_changes(self, **changes: Any) -> "TrainConfig":
         """Return a copy with values changed; ``model__name="x"`` changes one inside ``model``."""
@@ -108,7 +112,8 @@ def load_recipe(recipe: str | Path) -> TrainConfig:
         raise RunError(f"the recipe {recipe} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise RunError(
-            f"the recipe {recipe} must hold keys seed, data, model and trainer; got {type(values).__name__}."
+            f"the recipe {recipe} must hold keys {listed(('seed', *_GROUPS), quote=False)}; "
+            f"got {type(values).__name__}."
         )
     return TrainConfig.from_dict(values)
 
@@ -135,6 +140,7 @@ def make_parser() -> LightningArgumentParser:
     parser.add_lightning_class_args(ImageDataModule, "data")
     parser.add_lightning_class_args(ClassificationModule, "model")
     parser.add_class_arguments(Trainer, "trainer", instantiate=False, fail_untyped=False, skip=_OURS)
+    parser.add_class_arguments(CheckpointOptions, "checkpoint")
     parser.link_arguments("seed", "data.seed")
     parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
     parser.link_arguments("data.in_channels", "model.in_channels", apply_on="instantiate")
@@ -152,8 +158,8 @@ def resolve(config: TrainConfig, overrides: Sequence[str] = ()) -> Namespace:
         RunError: A key or value does not fit.
     """
     parser = make_parser()
-    groups = {"data": config.data, "model": config.model, "trainer": config.trainer}
-    given = [f"--seed={config.seed}", *(f"--{name}={json.dumps(dict(group))}" for name, group in groups.items())]
+    groups = {name: dict(getattr(config, name)) for name in _GROUPS}
+    given = [f"--seed={config.seed}", *(f"--{name}={json.dumps(group)}" for name, group in groups.items())]
     try:
         return parser.parse_args([*given, *overrides])
     except ArgumentError as error:

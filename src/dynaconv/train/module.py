@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
@@ -61,6 +61,15 @@ def draw_classifier(model: nn.Module, std: float) -> None:
         nn.init.zeros_(bias)
 
 
+class _AverageWeights(Callback):
+    """Updates the moving average; a callback, because Lightning saves checkpoints before it calls the module."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        pl_module.ema.update(pl_module.model, step=trainer.global_step)  # type: ignore[operator, union-attr]
+
+
 class ClassificationModule(LightningModule):
     """Trains one image classifier.
 
@@ -101,6 +110,8 @@ class ClassificationModule(LightningModule):
         temperature: tuple[float, float] | None = None,
         temperature_epochs: float | None = None,
         weights: str | None = None,
+        nonfinite: Literal["stop", "skip"] = "stop",
+        nonfinite_limit: int = 10,
     ) -> None:
         """Build the network.
 
@@ -137,6 +148,9 @@ class ClassificationModule(LightningModule):
             temperature: Of attention over kernels, at the start and after annealing; 30 and 1 where a network has one.
             temperature_epochs: Over which it falls; ten, or a third of a run that is shorter than thirty.
             weights: A run, or a file of ``dynaconv convert``, to start from; it brings its own model_options.
+            nonfinite: Where a loss or gradient is not finite "stop" ends the run and names the layer, "skip" leaves
+                out the step.
+            nonfinite_limit: Steps left out in a row that end the run all the same.
         """
         super().__init__()
         if not 0 <= label_smoothing < 1:
@@ -145,6 +159,8 @@ class ClassificationModule(LightningModule):
             raise RunError(f"lr is positive; got {lr}.")
         if lr_reference_batch is not None and lr_reference_batch < 1:
             raise RunError(f"lr_reference_batch counts images, at least 1; got {lr_reference_batch}.")
+        if nonfinite_limit < 1:
+            raise RunError(f"nonfinite_limit counts steps, at least 1; got {nonfinite_limit}.")
         if ema_decay is not None and not 0 < ema_decay < 1:
             raise RunError(f"ema_decay is in (0, 1); got {ema_decay}.")
         self.save_hyperparameters()
@@ -185,8 +201,8 @@ class ClassificationModule(LightningModule):
         return [AnnealTemperature(start, end, epochs)]
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """The callback that anneals the temperature, where the network has one."""
-        return self._annealing
+        """The callbacks that anneal the temperature, where the network has one, and average the weights."""
+        return [*self._annealing, *([_AverageWeights()] if self.ema is not None else [])]
 
     def _make_mix(self) -> Any:
         options = self.hparams
@@ -224,6 +240,10 @@ class ClassificationModule(LightningModule):
             return images.contiguous(memory_format=torch.channels_last)
         return images
 
+    def on_train_start(self) -> None:
+        # A run that goes on inside an epoch does not start it again.
+        self.on_train_epoch_start()
+
     def on_train_epoch_start(self) -> None:
         if self.mix is not None:
             ramp = self.hparams["mixup_ramp_epochs"]
@@ -241,13 +261,10 @@ class ClassificationModule(LightningModule):
         else:
             logits = self.model(self._arrange(images))
             loss = F.cross_entropy(logits, targets, label_smoothing=self.hparams["label_smoothing"])
-        self.train_loss.update(loss.detach())
-        self.train_acc.update(logits.detach(), targets)
+        if self.hparams["nonfinite"] == "stop" or bool(loss.isfinite()):
+            self.train_loss.update(loss.detach())
+            self.train_acc.update(logits.detach(), targets)
         return loss
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
-        if self.ema is not None:
-            self.ema.update(self.model, step=self.global_step)  # type: ignore[operator]
 
     def on_train_epoch_end(self) -> None:
         self.log("train_loss", self.train_loss)

@@ -16,6 +16,10 @@ _MESSAGES = (
     r".*LeafSpec.*is deprecated.*",
     # The moving average of the weights never leaves eval mode.
     r".*module\(s\) in eval mode at the start of training.*",
+    # The loader of a run that goes on inside an epoch starts there by itself.
+    r".*your dataloader is not resumable.*",
+    # Runs of earlier versions were saved by another callback.
+    r".*callbacks used to create the checkpoint need to be provided.*",
     # No validation was due in this epoch.
     r".*could not find the monitored key.*",
     # The streams of shards divide their images over the workers themselves.

@@ -5,7 +5,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
+from torch.utils.data import IterableDataset
 
 from dynaconv import __version__
 from dynaconv.errors import CheckpointError, DataError, RunError
@@ -27,11 +28,8 @@ from dynaconv.train.callbacks import (
     EpochTable,
     ProgressEvent,
     ReportProgress,
-    SeedEachEpoch,
-    StopOnDivergence,
-    WholeCheckpoints,
-    checkpoint_callbacks,
 )
+from dynaconv.train.changes import check_batch, check_configuration, check_data
 from dynaconv.train.checkpoint import (
     CHECKPOINT_FOLDER,
     MODEL_FILE,
@@ -43,21 +41,27 @@ from dynaconv.train.checkpoint import (
 from dynaconv.train.config import TrainConfig, check_seed, load_recipe, make_parser, resolve, to_yaml
 from dynaconv.train.curves import draw_curves
 from dynaconv.train.data.batches import one_sentence
+from dynaconv.train.data.fingerprint import fingerprint
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.shards import ShardSet
-from dynaconv.train.data.sources import absolute_location, missing_folder
+from dynaconv.train.data.sources import absolute_location, is_folder_name, missing_folder
 from dynaconv.train.evaluate import Evaluation, evaluate
+from dynaconv.train.exact import RUN_KEY, ExactState
 from dynaconv.train.factory import is_own_model
-from dynaconv.train.files import write_json, write_text
+from dynaconv.train.files import remove_leftovers, write_json, write_text
 from dynaconv.train.folders import claim_folder, is_first_process
 from dynaconv.train.module import ClassificationModule
+from dynaconv.train.nonfinite import GuardFinite
 from dynaconv.train.places import placed_by_torchrun
 from dynaconv.train.quiet import quiet_lightning
+from dynaconv.train.saving import CheckpointOptions, SaveLast, WholeCheckpoints, best_checkpoint
+from dynaconv.train.stopping import RunStopped, StopSignals
 from dynaconv.train.strategy import sum_over_processes
 from dynaconv.train.sync_norm import SyncedBatchNorm
+from dynaconv.train.trouble import explained
 
 CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, CURVES_FILE = "config.yaml", "metrics.csv", "summary.json", "curves.png"
-LOG_FOLDER = "tensorboard"
+LOG_FOLDER, CORRUPT_FILE = "tensorboard", "corrupt.txt"
 DEFAULT_EPOCHS = 30
 """Length of a run whose configuration gives neither epochs nor steps."""
 Report = Callable[[ProgressEvent], None]
@@ -105,6 +109,7 @@ def fit(
 
     Raises:
         DynaconvError: The configuration, the data or the folder does not fit, or the loss left the finite numbers.
+        RunStopped: SIGTERM or SIGUSR1 came; the run is saved.
     """
     if out is not None and not str(out):
         raise RunError("the run folder has an empty name; pass --out DIR, or leave it out.")
@@ -129,19 +134,26 @@ def fit(
 def resume(
     directory: str | Path,
     *,
+    config: TrainConfig | None = None,
+    overrides: Sequence[str] = (),
     report: Report | None = None,
     on_start: Callable[[Path, dict[str, Any]], None] | None = None,
     callbacks: Sequence[Callback] = (),
     command: str | None = None,
 ) -> RunResult:
-    """Continue an interrupted run in its own folder, from its last checkpoint.
+    """Continue an interrupted run in its own folder, from its last checkpoint, or from the start when it has none.
+
+    The weights come out as those of a run that was never interrupted.
 
     Args:
         directory: The run's folder.
+        config: A configuration to compare with the run's own, which is the default.
+        overrides: Command-line arguments. They may change where the run goes on, such as ``--data.num_workers``.
         report, on_start, callbacks, command: As for `fit`.
 
     Raises:
-        DynaconvError: It is not a run folder, it has no checkpoint, or the run is finished.
+        DynaconvError: It is not a run folder, the run is finished, or the configuration or the data changed.
+        RunStopped: SIGTERM or SIGUSR1 came; the run is saved.
     """
     directory = Path(directory).expanduser()
     config_file, last = directory / CONFIG_FILE, directory / CHECKPOINT_FOLDER / LAST
@@ -149,25 +161,32 @@ def resume(
         raise RunError(f"{directory} is not a run folder: it has no {CONFIG_FILE}.")
     if (directory / SUMMARY_FILE).is_file():
         raise RunError(f"the run in {directory} is finished; start another with --out.")
-    if not last.is_file():
-        raise RunError(f"the run in {directory} has no {CHECKPOINT_FOLDER}/{LAST}: no epoch was finished.")
-    epochs_done = _epochs_done(last)
-    resolved = resolve(load_recipe(config_file))
+    own = load_recipe(config_file)
+    resolved = resolve(config or own, overrides)
+    resolved = resolve(_without_foreign_options(config or own, resolved.model.name)[0], overrides)
+    _check_and_complete(resolved)
+    check_configuration(directory, resolve(own).as_dict(), resolved.as_dict())
+    saved = _saved(last) if last.is_file() else {"epochs": 0, "batches": 0}
     if (gone := missing_folder(resolved.data.name, resolved.data.data_dir)) is not None:
-        raise RunError(
-            f"the folder {gone} it was trained on is not there; bring it back, or change the path in {config_file}."
-        )
+        flag = "--data" if is_folder_name(resolved.data.name) else "--data-dir"
+        raise RunError(f"the folder {gone} it was trained on is not there; bring it back, or pass {flag} DIR.")
     seed_everything(resolved.seed, workers=True, verbose=False)
     built = _build(resolved)
-    built.data.start_epoch = epochs_done
-    run = _Run(built, directory, report, on_start, callbacks, command, seed=resolved.seed)
-    run.table.restore(epochs_done)
-    return run.execute(resume=last)
+    built.data.start = saved["epochs"], saved["batches"]
+    notes = [] if last.is_file() else ["The run was not saved before it ended: it starts from the beginning."]
+    run = _Run(built, directory, report, on_start, callbacks, command, seed=resolved.seed, notes=notes)
+    run.check_goes_on(saved)
+    run.table.restore(saved["epochs"])
+    if is_first_process():
+        remove_leftovers(directory)
+        write_text(config_file, to_yaml(resolved))
+    return run.execute(resume=last if last.is_file() else None)
 
 
-def _epochs_done(last: Path) -> int:
+def _saved(last: Path) -> dict[str, Any]:
+    """Read where a run stands."""
     try:
-        return int(read_lightning_checkpoint(last)["epoch"]) + 1
+        checkpoint = read_lightning_checkpoint(last)
     except CheckpointError as error:
         best = last.with_name(BEST)
         if not best.is_file():
@@ -175,6 +194,8 @@ def _epochs_done(last: Path) -> int:
         raise CheckpointError(
             f"the checkpoint {last} is damaged or incomplete; copy {best} over it to continue from there."
         ) from error
+    # Checkpoints of earlier versions lie at an epoch's end.
+    return checkpoint.get(RUN_KEY) or {"epochs": int(checkpoint["epoch"]) + 1, "batches": 0}
 
 
 def _without_foreign_options(config: TrainConfig, name: str) -> tuple[TrainConfig, list[str]]:
@@ -209,7 +230,7 @@ def _discard_without_checkpoint(directory: Path) -> None:
     """Remove the folder of a run that failed before its first checkpoint, so that its name is free again."""
     if not is_first_process():
         return
-    disposable = {CONFIG_FILE, METRICS_FILE, LOG_FOLDER}
+    disposable = {CONFIG_FILE, METRICS_FILE, LOG_FOLDER, CORRUPT_FILE}
     files = [path.relative_to(directory) for path in directory.rglob("*") if not path.is_dir()]
     if all(file.parts[0] in disposable for file in files):
         shutil.rmtree(directory, ignore_errors=True)
@@ -221,12 +242,13 @@ class _Built:
     module: ClassificationModule
     trainer_options: dict[str, Any]
     data_options: dict[str, Any]
+    checkpoints: CheckpointOptions
 
 
 def _build(resolved: Any) -> _Built:
     built = make_parser().instantiate(resolved)
     options = resolved.data.as_dict()
-    return _Built(built.data, built.model, built.trainer.as_dict(), options)
+    return _Built(built.data, built.model, built.trainer.as_dict(), options, built.checkpoint)
 
 
 class _Run:
@@ -249,9 +271,27 @@ class _Run:
         self.command = command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         self.on_start = on_start
         self.table = EpochTable(directory / METRICS_FILE)
+        self.last = directory / CHECKPOINT_FOLDER / LAST
+        self.stop = StopSignals()
+        self.data.corrupt.file = directory / CORRUPT_FILE
+        self.guard = GuardFinite(self.module.hparams["nonfinite"], self.module.hparams["nonfinite_limit"])
+        self.fingerprint = fingerprint(
+            self.data.class_names,
+            {"train": self.data.train_split, "val": self.data.val_split, "test": self.data.source.test},
+        )
         self.data_options = built.data_options
         self.module.metadata = self._metadata()
-        self.trainer = self._make_trainer(built.trainer_options, report, callbacks)
+        self.trainer = self._make_trainer(built.trainer_options, built.checkpoints, report, callbacks)
+
+    def check_goes_on(self, saved: Mapping[str, Any]) -> None:
+        """Refuse to go on from a checkpoint with other data or another global batch."""
+        check_data(self.directory, saved, self.fingerprint)
+        check_batch(
+            saved,
+            batch_size=self.data.batch_size,
+            processes=self.trainer.world_size,
+            accumulation=self.trainer.accumulate_grad_batches,
+        )
 
     def _metadata(self) -> dict[str, Any]:
         hparams, data = self.module.hparams, self.data
@@ -271,13 +311,26 @@ class _Run:
             "dynaconv_version": __version__,
         }
 
-    def _make_trainer(self, options: dict[str, Any], report: Report | None, callbacks: Sequence[Callback]) -> Trainer:
+    def _make_trainer(
+        self,
+        options: dict[str, Any],
+        checkpoints: CheckpointOptions,
+        report: Report | None,
+        callbacks: Sequence[Callback],
+    ) -> Trainer:
         options = {key: value for key, value in options.items() if value is not None}
         if not self.data.has_validation:
             options["limit_val_batches"] = 0
-        own: list[Callback] = [SeedEachEpoch(self.seed), self.table, StopOnDivergence()]
-        monitor = options.get("limit_val_batches") != 0
-        own += checkpoint_callbacks(self.directory / CHECKPOINT_FOLDER, monitor=monitor)
+        facts = {
+            "batch_size": self.data.batch_size,
+            "accumulation": options.get("accumulate_grad_batches", 1),
+            "data": self.fingerprint,
+        }
+        own: list[Callback] = [ExactState(self.seed, facts), self.table, self.guard]
+        if options.get("limit_val_batches") != 0:
+            own.append(best_checkpoint(self.last.parent))
+        inside_epochs = not isinstance(self.data.train_split, IterableDataset)
+        own.append(SaveLast(self.last, checkpoints, self.stop, inside_epochs=inside_epochs))
         if report is not None:
             own.append(ReportProgress(report, self.table))
         given = _as_list(options.pop("callbacks", None))
@@ -316,15 +369,20 @@ class _Run:
         }
         if self.on_start is not None and self.trainer.is_global_zero:
             self.on_start(self.directory, {**facts, "notes": self.notes})
+        with self.stop:
+            self._fit(resume)
+            return self._finish(facts)
+
+    def _fit(self, resume: Path | None) -> None:
         interrupt = signal.getsignal(signal.SIGINT)
+        trouble = explained(self.directory, self.last, processes=self.trainer.world_size)
         try:
-            with quiet_lightning(), one_sentence():
+            with quiet_lightning(), trouble, one_sentence():
                 self.trainer.fit(self.module, datamodule=self.data, ckpt_path=resume, weights_only=True)
         except SystemExit:
             # Lightning turns Ctrl+C into an exit and leaves the signal switched off.
             signal.signal(signal.SIGINT, interrupt)
             raise KeyboardInterrupt from None
-        return self._finish(facts)
 
     def _scale(self) -> dict[str, Any]:
         """How many processes take part and what follows from that, with a note for the user."""
@@ -373,6 +431,8 @@ class _Run:
                 "epoch": int(checkpoint["epoch"]) + 1,
                 "ema": self.module.ema is not None,
             },
+            "skipped_steps": self.guard.skipped,
+            "corrupt_images": self.data.corrupt.found(),
             "train_seconds": sum(float(row["seconds"]) for row in rows),
             "seed": self.seed,
             "data": self.data.name,
@@ -396,11 +456,17 @@ class _Run:
         try:
             combine = partial(sum_over_processes, device=device)
             loader = self.data.test_dataloader()
-            return evaluate(model, loader, self.data.class_names, device=device, combine=combine)
+            return evaluate(
+                model, loader, self.data.class_names, device=device, combine=combine, report=self._stop_if_asked
+            )
         except DataError as error:
             raise DataError(
                 f"{error} The training is done: then `dynaconv train --resume {self.directory}`."
             ) from error
+
+    def _stop_if_asked(self, images: int) -> None:
+        if self.stop.received is not None:
+            raise RunStopped(self.stop.received, self.trainer.global_step)
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from dynaconv.errors import DataError, listed
+from dynaconv.errors import CorruptImageError, DataError, listed
 from dynaconv.train.data.source import Source, stratified_split
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
@@ -22,7 +22,8 @@ def open_image(path: Path, mode: Literal["L", "RGB"]) -> Image.Image:
     """Open one image file, decoded and converted to ``mode`` by `convert_image`.
 
     Raises:
-        DataError: The file is missing, is not an image that Pillow can decode, or has pixels of unknown range.
+        DataError: The file is missing, or has pixels of unknown range.
+        CorruptImageError: It is not an image that Pillow can decode.
     """
     try:
         with Image.open(path) as image:
@@ -35,7 +36,9 @@ def open_image(path: Path, mode: Literal["L", "RGB"]) -> Image.Image:
         raise DataError(f"there is no image file {path}.") from error
     # Pillow's decoders raise SyntaxError and ValueError for some damaged files.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"the image {path} is corrupt or not an image ({error}); mend or remove the file.") from error
+        raise CorruptImageError(
+            f"the image {path} is corrupt or not an image ({error}); mend or remove the file."
+        ) from error
 
 
 def convert_image(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from dynaconv.errors import DataError
 from dynaconv.train.data.batches import EpochSampler, Photographs, SmallImages, already_collated, make_loader
+from dynaconv.train.data.corrupt import CorruptImages
 from dynaconv.train.data.shard_source import hold_out_shards
 from dynaconv.train.data.shards import ShardSet
 from dynaconv.train.data.shares import EvaluationShare, PaddedImages
@@ -30,7 +31,8 @@ class ImageDataModule(LightningDataModule):
 
     Attributes:
         num_classes, class_names, in_channels, image_size, mean, std: What a network needs to know about the data.
-        start_epoch: Epoch, from 0, that a resumed run starts with.
+        start: Epoch, from 0, that a resumed run starts in, and how many batches of it were trained on before.
+        corrupt: The training images that were found corrupt.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class ImageDataModule(LightningDataModule):
         crop_scale: tuple[float, float] = (0.08, 1.0),
         crop_pct: float = 0.875,
         interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic",
+        max_corrupt: int = 0,
         seed: int = 0,
     ) -> None:
         """Find the data and split it; images of a folder are opened later, one at a time.
@@ -90,12 +93,16 @@ class ImageDataModule(LightningDataModule):
             crop_scale: Range of the cropped area's share; "photo" only.
             crop_pct: Share of the side that evaluation's centre crop keeps; "photo" only.
             interpolation: Of resizing; "photo" only.
-            seed: Seed of the order of the training images; the run's seed.
+            max_corrupt: Training images that may be corrupt: in the place of each comes the next one in the data set.
+                One more ends the run.
+            seed: Seed of the order of the training images and of their augmentation; the run's seed.
         """
         super().__init__()
         self._check_ranges(batch_size, eval_batch_size, val_fraction, test_fraction, erase_prob, image_size, padding)
         if num_workers is not None and num_workers < 0:
             raise DataError(f"num_workers counts processes, at least 0; got {num_workers}.")
+        if max_corrupt < 0:
+            raise DataError(f"max_corrupt counts images, at least 0; got {max_corrupt}.")
         source = load_source(
             name,
             data_dir=data_dir,
@@ -118,7 +125,8 @@ class ImageDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size or 2 * batch_size
         self.num_workers = num_workers
         self.seed = seed
-        self.start_epoch = 0
+        self.start = (0, 0)
+        self.corrupt = CorruptImages(max_corrupt)
         self.train_split, self.val_split = _hold_out(source.train, source.validation, val_fraction, split_seed)
         if train_limit is not None:
             self.train_split = _limit(self.train_split, train_limit, split_seed)
@@ -196,7 +204,10 @@ class ImageDataModule(LightningDataModule):
             drop_last = len(dataset) // world >= self.batch_size
             sampler = EpochSampler(dataset, num_replicas=world, rank=rank, seed=self.seed, drop_last=drop_last)
             # Lightning starts the workers of a resumed run's first epoch before it has restored the epoch.
-            sampler.set_epoch(max(trainer.current_epoch if trainer is not None else 0, self.start_epoch))
+            epoch, batches = self.start
+            sampler.start = (epoch, batches * self.batch_size)
+            sampler.set_epoch(max(trainer.current_epoch if trainer is not None else 0, epoch))
+            dataset.corrupt = self.corrupt
         return self._loader(dataset, sampler, batch_size=self.batch_size, drop_last=drop_last)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:

@@ -9,6 +9,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from dynaconv.train.data.keyed import fresh_keys, uniform
+
+# Which of an image's random numbers is for what; a number more at the end leaves the others as they are.
+_FLIP, _CROP, _ERASE = 0, (1, 2), (3, 4, 5, 6, 7)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchTransform:
@@ -27,39 +32,52 @@ class BatchTransform:
     flip: bool = False
     erase_prob: float = 0.0
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Map ``uint8`` images ``(B, C, H, W)`` to normalised ``float32`` of the same shape."""
+    def __call__(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Map ``uint8`` images to normalised ``float32`` of the same shape.
+
+        Args:
+            images: ``(B, C, H, W)``.
+            keys: What each image's random numbers follow from, ``int64`` ``(B,)``; by default drawn afresh.
+        """
+        if keys is None and (self.padding or self.flip or self.erase_prob):
+            keys = fresh_keys(len(images))
         if self.padding:
-            images = _random_crop(images, self.padding)
+            assert keys is not None
+            images = _random_crop(images, self.padding, keys)
         if self.flip:
-            mirrored = torch.rand(len(images)) < 0.5
+            assert keys is not None
+            mirrored = uniform(keys, _FLIP) < 0.5
             images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
         mean = torch.tensor(self.mean)[:, None, None] * 255
         std = torch.tensor(self.std)[:, None, None] * 255
         normalised = (images.float() - mean) / std
-        return _random_erase(normalised, self.erase_prob) if self.erase_prob else normalised
+        if self.erase_prob:
+            assert keys is not None
+            return _random_erase(normalised, self.erase_prob, keys)
+        return normalised
 
 
-def _random_crop(images: Tensor, padding: int) -> Tensor:
+def _random_crop(images: Tensor, padding: int, keys: Tensor) -> Tensor:
     batch, _, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
-    offsets = torch.randint(0, 2 * padding + 1, (2, batch, 1))
-    rows = offsets[0] + torch.arange(height)  # (B, H)
-    columns = offsets[1] + torch.arange(width)  # (B, W)
+    top, left = ((uniform(keys, stream) * (2 * padding + 1)).long()[:, None] for stream in _CROP)
+    rows = top + torch.arange(height)  # (B, H)
+    columns = left + torch.arange(width)  # (B, W)
     cropped = padded[torch.arange(batch)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     return cropped.permute(0, 3, 1, 2)
 
 
-def _random_erase(images: Tensor, probability: float) -> Tensor:
+def _random_erase(images: Tensor, probability: float, keys: Tensor) -> Tensor:
     """Zero, the mean of normalised pixels, in a rectangle of 2 to 33 % of the area and aspect 0.3 to 3.3."""
-    batch, _, height, width = images.shape
-    chosen = torch.rand(batch) < probability
-    area = (0.02 + 0.31 * torch.rand(batch)) * height * width
-    aspect = torch.exp((2 * torch.rand(batch) - 1) * 1.19)
+    _, _, height, width = images.shape
+    choice, size, shape, down, right = (uniform(keys, stream) for stream in _ERASE)
+    chosen = choice < probability
+    area = (0.02 + 0.31 * size) * height * width
+    aspect = torch.exp((2 * shape - 1) * 1.19)
     tall = (area * aspect).sqrt().clamp(1, height)[:, None]
     wide = (area / aspect).sqrt().clamp(1, width)[:, None]
-    top = torch.rand(batch, 1) * (height - tall)
-    left = torch.rand(batch, 1) * (width - wide)
+    top = down[:, None] * (height - tall)
+    left = right[:, None] * (width - wide)
     rows, columns = torch.arange(height), torch.arange(width)
     in_rows = (rows >= top) & (rows < top + tall)
     in_columns = (columns >= left) & (columns < left + wide)
