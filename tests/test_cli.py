@@ -38,7 +38,7 @@ def flags_of(command: str) -> set[str]:
         (
             "train",
             {"--recipe", "--out", "--resume", "--data", "--data-dir", "--model", "--epochs", "--batch-size", "--lr"}
-            | {"--seed", "--list-recipes", "--help-all"},
+            | {"--seed", "--list-recipes", "--help-all", "--checkpoint-every-steps"},
         ),
         ("eval", {"checkpoint", "--data", "--data-dir", "--split", "--batch-size", "--device", "--json"}),
         ("predict", {"images", "--checkpoint", "--top", "--json"}),
@@ -206,7 +206,7 @@ def test_demo_calls_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         (["train", "--recipe", "digits", "--epochs", "x"], "trainer.max_epochs takes int or null; got 'x'"),
         (["train", "--recipe", "digits", "--trainer.devices", "0"], "the Trainer does not take its options"),
         (["train", "--resume", "/nowhere"], "is not a run folder"),
-        (["train", "--resume", "x", "--epochs", "3"], "leave the other arguments out"),
+        (["train", "--resume", "x", "--out", "y"], "continues a run in its own folder; leave --out out"),
         (["eval"], "the following arguments are required: CHECKPOINT"),
         (["eval", "/nowhere"], "there is no checkpoint /nowhere"),
         (["eval", "x", "--bogus"], "unknown argument '--bogus'"),

@@ -79,8 +79,9 @@ def _values(value: Any, name: str = "") -> dict[str, Any]:
 def left_by(folder: Path) -> dict[str, Any]:
     """All that a run computed: weights, checkpoints, tables; its times and paths are left out."""
     found: dict[str, Any] = {}
-    for name in ("last", "best"):
-        checkpoint = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    for file in sorted((folder / "checkpoints").iterdir()):
+        name = file.stem
+        checkpoint = torch.load(file, weights_only=True)
         callbacks = checkpoint["callbacks"]
         for key, state in callbacks.items():
             if key.startswith("ModelCheckpoint"):

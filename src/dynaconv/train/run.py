@@ -380,6 +380,8 @@ class _Run:
             with quiet_lightning(), trouble, one_sentence():
                 self.trainer.fit(self.module, datamodule=self.data, ckpt_path=resume, weights_only=True)
         except SystemExit:
+            if self.stop.received is not None:
+                raise RunStopped(self.stop.received, self.trainer.global_step) from None
             # Lightning turns Ctrl+C into an exit and leaves the signal switched off.
             signal.signal(signal.SIGINT, interrupt)
             raise KeyboardInterrupt from None

@@ -80,11 +80,12 @@ class SaveLast(Checkpoint):
         self._saved_step = 0
         self._saved_at = 0.0
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning has installed its own handlers since.
         self.stop.install()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.stop.install()
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         if trainer.global_step:
             self.kept = f"The checkpoint of step {trainer.global_step} is kept."

@@ -1,6 +1,7 @@
 """What goes wrong around a run, each in one sentence that says how to go on."""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,11 +28,13 @@ def explained(directory: Path, last: Path, *, processes: int) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(f"{error}{_resume(directory, last)}") from error
-    except RuntimeError as error:
-        message = " ".join(str(error).split())
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        message = _whole_message(error)
         if "DataLoader worker" in message:
+            killed = re.search(r"killed by signal: ([\w ]+)", message)
+            how = f"killed by signal: {killed[1].strip()}" if killed else "it ended without a word"
             raise DataError(
-                f"a process that loads images died ({_killed(message)}), mostly because memory ran out; use fewer with "
+                f"a process that loads images died ({how}), mostly because memory ran out; use fewer with "
                 f"--data.num_workers.{_resume(directory, last)}"
             ) from error
         if processes > 1 and _LOST.search(message):
@@ -42,9 +45,15 @@ def explained(directory: Path, last: Path, *, processes: int) -> Iterator[None]:
         raise
 
 
-def _killed(message: str) -> str:
-    found = re.search(r"killed by signal: ([\w ]+)|exited unexpectedly[^.]*", message)
-    return (f"killed by signal: {found[1].strip()}" if found[1] else found[0]) if found else message
+def _whole_message(error: Exception) -> str:
+    parts = [str(error), str(error.__cause__ or "")]
+    if not isinstance(error, RuntimeError):
+        # The connection to a dead loader breaks; torch says so when the signal of its end arrives, wherever that is.
+        try:
+            time.sleep(0.5)
+        except RuntimeError as late:
+            parts.append(str(late))
+    return " ".join(" ".join(parts).split())
 
 
 def _resume(directory: Path, last: Path) -> str:

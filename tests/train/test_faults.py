@@ -1,0 +1,362 @@
+"""What befalls long runs: signals, numbers that are not finite, corrupt images, full disks, changed data."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from dynaconv.cli import main
+from dynaconv.errors import CheckpointError, DataError, RunError, TrainingDivergedError
+from dynaconv.train.changes import check_batch
+from dynaconv.train.checkpoint import load_trained
+from dynaconv.train.files import remove_leftovers, replacing
+from dynaconv.train.run import fit, resume
+from dynaconv.train.stopping import RunStopped
+from tests.train.helpers import tiny_config, write_folder
+from tests.train.test_kill import left_by, unlike
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+class At(Callback):
+    """Does something once, after an update."""
+
+    def __init__(self, step: int, do: Any) -> None:
+        self.step, self.do = step, do
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step:
+            self.do(trainer, pl_module)
+
+
+def send(number: int) -> Any:
+    return lambda *_: os.kill(os.getpid(), number)
+
+
+def folder_config(folder: Path, **changes: Any) -> Any:
+    data = {"name": str(folder), "image_size": 32, "batch_size": 4, "num_workers": 0, "val_fraction": 0}
+    return tiny_config(data=data, **changes)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    fit(tiny_config(), out=folder)
+    return left_by(folder)
+
+
+# Inside the first epoch, at its end, and inside the second.
+@pytest.mark.parametrize(("name", "step"), [("SIGTERM", 3), ("SIGTERM", 5), ("SIGUSR1", 7)])
+def test_a_signal_saves_and_the_run_goes_on_from_there(
+    tmp_path: Path, whole: dict[str, Any], name: str, step: int
+) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    with pytest.raises(RunStopped, match=f"stopped by {name} after step {step}"):
+        fit(tiny_config(), out=tmp_path / "run", callbacks=[At(step, send(getattr(signal, name)))])
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == handlers
+    resume(tmp_path / "run")
+    assert unlike(left_by(tmp_path / "run"), whole) == []
+
+
+def test_the_command_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps(tiny_config().to_dict()))
+    from dynaconv.train.module import ClassificationModule
+
+    step = ClassificationModule.training_step
+
+    def stopping(self: Any, batch: Any, batch_index: int) -> Any:
+        if self.global_step == 2:
+            send(signal.SIGTERM)()
+        return step(self, batch, batch_index)
+
+    monkeypatch.setattr(ClassificationModule, "training_step", stopping)
+    folder = tmp_path / "run"
+    assert main(["train", "--recipe", str(recipe), "--out", str(folder)]) == 0
+    said = f"dynaconv: stopped by SIGTERM after step 3; continue with `dynaconv train --resume {folder}`\n"
+    assert capsys.readouterr().err == said
+    monkeypatch.undo()
+    assert main(["train", "--resume", str(folder), "--data.num_workers", "1"]) == 0
+    assert (folder / "summary.json").is_file()
+
+
+def test_a_run_that_was_never_saved_starts_again(tmp_path: Path) -> None:
+    whole = fit(tiny_config(), out=tmp_path / "whole")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    shutil.copy(tmp_path / "whole" / "config.yaml", tmp_path / "run" / "config.yaml")
+    (tmp_path / "run" / "checkpoints" / ".last.ckpt.77.tmp").write_bytes(b"half")
+    notes: list[str] = []
+    again = resume(tmp_path / "run", on_start=lambda _, facts: notes.extend(facts["notes"]))
+    assert notes == ["The run was not saved before it ended: it starts from the beginning."]
+    assert again.summary["test_loss"] == whole.summary["test_loss"]
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+def test_a_moved_run_keeps_its_best_score(tmp_path: Path, whole: dict[str, Any]) -> None:
+    with pytest.raises(RunStopped):
+        fit(tiny_config(), out=tmp_path / "run", callbacks=[At(7, send(signal.SIGTERM))])
+    (tmp_path / "run").rename(tmp_path / "moved")
+    resume(tmp_path / "moved")
+    assert unlike(left_by(tmp_path / "moved"), whole) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"accumulate_grad_batches": 2}, {"val_check_interval": 0.6}, {"max_steps": 8}])
+def test_the_options_of_an_epoch_leave_a_resumed_run_exact(tmp_path: Path, changes: dict[str, Any]) -> None:
+    config = tiny_config(checkpoint={"every_steps": 1}, **{f"trainer__{key}": value for key, value in changes.items()})
+    config = config.with_changes(model__mixup=0.3)
+    fit(config, out=tmp_path / "whole")
+    with pytest.raises(OSError, match="power cut"):
+        fit(config, out=tmp_path / "run", callbacks=[At(5, _fail(OSError("power cut")))])
+    resume(tmp_path / "run")
+    assert unlike(left_by(tmp_path / "run"), left_by(tmp_path / "whole")) == []
+
+
+def _fail(error: BaseException) -> Any:
+    def fail(*_: Any) -> None:
+        raise error
+
+    return fail
+
+
+def poison(module: torch.nn.Module, where: str, *, times: int) -> None:
+    """Make the output, or the gradient, of a module infinite the first times it runs in training."""
+    left = [times]
+
+    def spoil(value: torch.Tensor) -> torch.Tensor:
+        left[0] -= 1
+        return value + float("inf") if left[0] >= 0 else value
+
+    def forward(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
+        if where == "output" and module.training:
+            return spoil(output)
+        if output.requires_grad:
+            output.register_hook(spoil)
+        return output
+
+    module.register_forward_hook(forward)
+
+
+class Poison(Callback):
+    def __init__(self, name: str, where: str, *, times: int = 1, step: int = 6) -> None:
+        self.name, self.where, self.times, self.step = name, where, times, step
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step:
+            self.step = -1
+            poison(pl_module.model.get_submodule(self.name), self.where, times=self.times)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        (
+            "output",
+            r"the training loss became nan in epoch 2, batch 2: the first output .* layer 'layer2\.0\.conv1' \(",
+        ),
+        (
+            "gradient",
+            r"the gradients left the finite numbers in epoch 2, batch 2: the forward pass is finite, .*layer2",
+        ),
+    ],
+)
+def test_the_layer_that_left_the_finite_numbers_is_named(tmp_path: Path, where: str, message: str) -> None:
+    # Twice, because the step is looked at again.
+    spoil = Poison("layer2.0.conv1", where, times=2)
+    with pytest.raises(TrainingDivergedError, match=message + r".*The checkpoint after epoch 1 is kept\.$"):
+        fit(tiny_config(), out=tmp_path / "run", callbacks=[spoil])
+    for name in ("best", "last"):
+        model, _ = load_trained(tmp_path / "run" / "checkpoints" / f"{name}.ckpt")
+        assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert resume(tmp_path / "run").summary["epochs"] == 2
+
+
+@pytest.mark.parametrize("where", ["output", "gradient"])
+def test_a_step_that_is_skipped_changes_no_weight(tmp_path: Path, where: str) -> None:
+    states: list[dict[str, torch.Tensor]] = []
+
+    class Record(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            states.append({key: value.clone() for key, value in pl_module.model.state_dict().items()})
+
+    config = tiny_config(model__nonfinite="skip")
+    result = fit(config, out=tmp_path / "run", callbacks=[Poison("layer2.0.conv1", where), Record()])
+    assert result.summary["skipped_steps"] == 1
+    # The seventh step, whose batch was the second of its epoch.
+    assert all(torch.equal(states[6][key], states[5][key]) for key in states[5])
+    assert not torch.equal(states[7]["conv1.0.weight"], states[6]["conv1.0.weight"])
+    assert all(value.isfinite().all() for value in states[-1].values())
+
+
+def test_skipped_steps_are_counted_over_a_resumed_run_and_end_it_in_a_row(tmp_path: Path) -> None:
+    config = tiny_config(model__nonfinite="skip", model__nonfinite_limit=3)
+    with pytest.raises(RunStopped):
+        fit(config, out=tmp_path / "run", callbacks=[Poison("fc", "output", step=1), At(7, send(signal.SIGTERM))])
+    assert resume(tmp_path / "run").summary["skipped_steps"] == 1
+    with pytest.raises(TrainingDivergedError, match=r"batch 3, after 3 such steps in a row: .*layer 'fc' \(Linear\)"):
+        fit(config, out=tmp_path / "other", callbacks=[Poison("fc", "output", step=5, times=9)])
+
+
+def test_corrupt_images_are_replaced_up_to_a_limit(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "images", images=8)
+    broken = [folder / "train" / "dark" / f"{number}.png" for number in (0, 7)]
+    for path in broken:
+        path.write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"png is corrupt .*--data\.max_corrupt N a run passes over N such images"):
+        fit(folder_config(folder), out=tmp_path / "none")
+    with pytest.raises(DataError, match=r"2 training images are corrupt, and data\.max_corrupt allows 1; the last one"):
+        fit(folder_config(folder, data__max_corrupt=1), out=tmp_path / "one")
+    results = [
+        fit(folder_config(folder).with_changes(data__max_corrupt=2, data__num_workers=workers), out=tmp_path / name)
+        for workers, name in ((0, "two"), (2, "workers"))
+    ]
+    for result in results:
+        found = result.summary["corrupt_images"]
+        assert len(found) == 2
+        assert all(any(str(path) in text for text in found) for path in broken)
+    assert unlike(left_by(tmp_path / "two"), left_by(tmp_path / "workers")) == []
+    (folder / "test" / "dark" / "0.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"test/dark/0\.png is corrupt"):
+        fit(folder_config(folder).with_changes(data__max_corrupt=2), out=tmp_path / "test")
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config(checkpoint={"every_steps": 2})
+    whole = fit(config, out=tmp_path / "whole")
+    write = Path.write_bytes
+
+    def full(self: Path, data: Any) -> int:
+        write(self, bytes(data)[:1000])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    disk_full = At(3, lambda *_: monkeypatch.setattr(Path, "write_bytes", full))
+    with pytest.raises(CheckpointError, match=r"cannot write .*last\.ckpt: No space left on device; the one before it"):
+        fit(config, out=tmp_path / "run", callbacks=[disk_full])
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+    assert resume(tmp_path / "run").summary["test_loss"] == whole.summary["test_loss"]
+
+
+def test_a_file_is_flushed_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    flush, rename = os.fsync, Path.replace
+    kinds = {True: "folder", False: "file"}
+
+    def fsync(descriptor: int) -> None:
+        events.append(kinds[os.path.isdir(f"/proc/self/fd/{descriptor}")])
+        flush(descriptor)
+
+    def replace(self: Path, target: Path) -> Path:
+        events.append("rename")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    with replacing(tmp_path / "x") as temporary:
+        temporary.write_text("y")
+    assert events == ["file", "rename", "folder"]
+    (tmp_path / ".mine.tmp").touch()
+    (tmp_path / ".x.12.tmp").touch()
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "x"]
+
+
+def test_a_dead_loader_is_one_sentence(tmp_path: Path) -> None:
+    import multiprocessing
+
+    def kill(*_: Any) -> None:
+        for child in multiprocessing.active_children():
+            os.kill(child.pid or 0, signal.SIGKILL)
+
+    folder = write_folder(tmp_path / "images", images=40)
+    config = folder_config(folder, checkpoint={"every_steps": 2}).with_changes(data__num_workers=1)
+    with pytest.raises(DataError, match=r"that loads images died \(killed by signal: Killed\).* --resume") as caught:
+        fit(config, out=tmp_path / "run", callbacks=[At(3, kill)])
+    assert "\n" not in str(caught.value)
+    assert resume(tmp_path / "run").summary["epochs"] == 2
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_folder_that_vanishes_is_one_sentence(tmp_path: Path, workers: int) -> None:
+    folder = write_folder(tmp_path / "images", images=40)
+    config = folder_config(folder, checkpoint={"every_steps": 2}).with_changes(data__num_workers=workers)
+    fit(config, out=tmp_path / "whole")
+    away = At(3, lambda *_: folder.rename(tmp_path / "away"))
+    with pytest.raises(DataError, match=r"there is no image file .*\. What was trained is kept; then .*--resume"):
+        fit(config, out=tmp_path / "run", callbacks=[away])
+    with pytest.raises(RunError, match=r"images it was trained on is not there; bring it back, or pass --data DIR"):
+        resume(tmp_path / "run")
+    moved = resume(tmp_path / "run", overrides=[f"--data.name={tmp_path / 'away'}"])
+    assert moved.summary["test_loss"] == json.loads((tmp_path / "whole" / "summary.json").read_text())["test_loss"]
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> tuple[Path, Path]:
+    """A run on a folder of images, stopped inside its first epoch; the folders of both."""
+    folder = write_folder(tmp_path / "images", images=8)
+    with pytest.raises(RunStopped):
+        fit(folder_config(folder), out=tmp_path / "run", callbacks=[At(2, send(signal.SIGTERM))])
+    return tmp_path / "run", folder
+
+
+def test_a_changed_configuration_is_named(stopped: tuple[Path, Path]) -> None:
+    run, folder = stopped
+    with pytest.raises(RunError, match=r"another configuration: model\.lr was 0\.05 and is 0\.2; --resume goes on"):
+        resume(run, overrides=["--model.lr=0.2"])
+    other = folder_config(folder, seed=4, model={"name": "test_resnet", "lr": 0.1})
+    with pytest.raises(RunError, match=r"data\.seed was 3 and is 4, model\.lr was 0\.05 and is 0\.1, .*, and 1 more;"):
+        resume(run, config=other)
+    assert resume(run, config=folder_config(folder)).summary["epochs"] == 2
+
+
+def test_changed_data_are_named(stopped: tuple[Path, Path]) -> None:
+    run, folder = stopped
+    extra = folder / "train" / "dark" / "x.png"
+    shutil.copy(folder / "train" / "dark" / "0.png", extra)
+    with pytest.raises(DataError, match=r"changed since .* it had 16 training images and now has 17; bring it back"):
+        resume(run)
+    (folder / "train" / "dark" / "0.png").unlink()
+    with pytest.raises(DataError, match="its 16 training images are other ones"):
+        resume(run)
+    extra.rename(folder / "train" / "dark" / "0.png")
+    for split in ("train", "test"):
+        (folder / split / "light").rename(folder / split / "sunny")
+    with pytest.raises(DataError, match="the class 'light' is now called 'sunny'"):
+        resume(run)
+    for split in ("train", "test"):
+        (folder / split / "sunny").rename(folder / split / "light")
+    assert resume(run).summary["epochs"] == 2
+
+
+def test_another_batch_is_refused_and_another_division_of_it_inside_an_epoch(stopped: tuple[Path, Path]) -> None:
+    run, _ = stopped
+    with pytest.raises(
+        RunError, match=r"1 process x 4 images \(4 an update\), .* 1 process x 8 images \(8 an update\)"
+    ):
+        resume(run, overrides=["--data.batch_size=8"])
+    with pytest.raises(RunError, match=r"lies inside epoch 1, .*finish that epoch with 1 of 4 images a step"):
+        resume(run, overrides=["--data.batch_size=2", "--trainer.accumulate_grad_batches=2"])
+    saved = {"world_size": 4, "batch_size": 16, "accumulation": 1, "epochs": 2, "batches": 0}
+    check_batch(saved, batch_size=32, processes=2, accumulation=1)
+    check_batch(saved, batch_size=32, processes=1, accumulation=2)
+    with pytest.raises(RunError, match=r"by 4 processes x 16 images .* pass --batch-size 32\."):
+        check_batch(saved, batch_size=16, processes=2, accumulation=1)
+    with pytest.raises(RunError, match="use as many processes as before"):
+        check_batch(saved, batch_size=16, processes=3, accumulation=1)
