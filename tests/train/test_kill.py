@@ -1,5 +1,6 @@
 """Runs that are killed and resumed: they end with every bit of a run that was not."""
 
+import contextlib
 import csv
 import json
 import os
@@ -142,41 +143,40 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path, whole: dict[str, 
     assert unlike(left_by(folder), whole) == []
 
 
+def wait_for_writes(process: subprocess.Popen[bytes], file: Path, number: int) -> None:
+    """Return when a file was written that many times, or the process has ended."""
+    seen: set[int] = set()
+    while len(seen) < number and process.poll() is None:
+        with contextlib.suppress(FileNotFoundError):
+            seen.add(file.stat().st_mtime_ns)
+        time.sleep(0.002)
+
+
 @pytest.mark.slow
 def test_runs_killed_at_random_moments_end_as_one_that_was_not(tmp_path: Path, whole: dict[str, Any]) -> None:
-    recipe = tmp_path / "recipe.yaml"
+    recipe, log = tmp_path / "recipe.yaml", tmp_path / "log"
     # Saved after every step, so that many of the moments lie inside the writing of a checkpoint.
     config = CONFIG.with_changes(checkpoint__every_steps=1, data__num_workers=1)
     recipe.write_text(json.dumps(config.to_dict()))
     command = ["-m", "dynaconv.cli", "train"]
-
-    def train(folder: Path) -> tuple[subprocess.Popen[bytes], float]:
-        """Start a run; when its folder is made, return the process and the time."""
-        process = start([*command, "--recipe", str(recipe), "--out", str(folder)], tmp_path / "log")
-        while not (folder / "config.yaml").is_file():
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            time.sleep(0.01)
-        return process, time.monotonic()
-
-    process, began = train(tmp_path / "timed")
-    assert process.wait(300) == 0, (tmp_path / "log").read_text()
-    length = time.monotonic() - began
-    assert unlike(left_by(tmp_path / "timed"), whole) == []
     moments = random.Random(0)
-    leftovers, killed, stood = 0, 0, []
-    for number in range(20):
+    stood: list[int] = []
+    leftovers = 0
+    for number in range(60):
         folder = tmp_path / str(number)
-        process, _ = train(folder)
-        time.sleep(moments.uniform(0, length))
-        process.kill()
-        killed += process.wait(60) == -signal.SIGKILL
-        leftovers += any(folder.rglob(".*.tmp"))
+        process = start([*command, "--recipe", str(recipe), "--out", str(folder)], log)
+        wait_for_writes(process, folder / "config.yaml", 1)
         last = folder / "checkpoints" / "last.ckpt"
-        stood.append(torch.load(last, weights_only=True)["global_step"] if last.is_file() else 0)
-        if not (folder / "summary.json").is_file():
-            log = tmp_path / "log"
+        wait_for_writes(process, last, moments.randrange(2 * STEPS_AN_EPOCH))
+        time.sleep(moments.uniform(0, 0.5))
+        process.kill()
+        if process.wait(60) == -signal.SIGKILL:
+            stood.append(torch.load(last, weights_only=True)["global_step"] if last.is_file() else 0)
+            leftovers += any(folder.rglob(".*.tmp"))
             assert start([*command, "--resume", str(folder)], log).wait(300) == 0, log.read_text()
         assert unlike(left_by(folder), whole) == [], number
         assert not any(folder.rglob(".*.tmp"))
-    print(f"{killed} of 20 killed, at steps {stood}; {leftovers} while a file was written")
-    assert killed >= 15
+        if len(stood) == 20:
+            break
+    print(f"killed 20 of {number + 1} runs, with checkpoints of the steps {sorted(stood)}; {leftovers} in a write")
+    assert len(stood) == 20
