@@ -1,6 +1,7 @@
 """Shards: packed whole, indexed truly, and streamed so that every image comes once."""
 
 import json
+import shutil
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -317,3 +318,53 @@ def test_a_data_set_of_hugging_face_is_read_by_index(tmp_path: Path, monkeypatch
         if int(target) == round(float((image * std + mean).mean() * 255 / 10)) % 2
     ]
     assert numbers == list(range(20))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_stream_goes_on_inside_an_epoch(packed: Path, workers: int) -> None:
+    whole = load(stream_of(packed), workers, epoch=2)
+    for passed in (1, 4, len(whole) - 1):
+        stream = stream_of(packed)
+        stream.start = (2, passed)
+        rest = load(stream, workers, epoch=2)
+        assert [images.tolist() for images, _ in rest] == [images.tolist() for images, _ in whole[passed:]]
+        assert len(load(stream, workers, epoch=3)) == len(whole)
+
+
+def test_augmentation_follows_the_image_not_its_place(packed: Path) -> None:
+    def loaded(**options: Any) -> dict[int, torch.Tensor]:
+        module = ImageDataModule(
+            name=f"wds/{packed}", image_size=8, val_fraction=0, num_workers=0, augment="small", **options
+        )
+        images, _ = next(iter(module.train_dataloader()))
+        # Every pixel of an image but the black border that the crop brings in holds the image's number.
+        return {round(float(image.max()), 3): image for image in images}
+
+    few, many = loaded(batch_size=8, shuffle_buffer=1), loaded(batch_size=16, shuffle_buffer=1)
+    assert set(few) < set(many)
+    assert all(torch.equal(image, many[number]) for number, image in few.items())
+    assert any(image.min() != image.max() for image in many.values())
+
+
+def test_corrupt_images_in_shards_are_counted_up_to_the_limit(packed: Path, tmp_path: Path) -> None:
+    shutil.copytree(packed, tmp_path / "shards")
+    shards = shards_of(read_index(str(packed)), "train", str(tmp_path / "shards"), "RGB")
+    path = tmp_path / "shards" / shards.files[0]
+    data = bytearray(path.read_bytes())
+    place = data.index(b"IHDR")
+    data[place : place + 4] = b"XXXX"
+    path.write_bytes(bytes(data))
+    for limit in (0, 1):
+        module = ImageDataModule(
+            name=f"wds/{tmp_path / 'shards'}",
+            image_size=8,
+            batch_size=4,
+            val_fraction=0,
+            num_workers=0,
+            max_corrupt=limit,
+        )
+        if limit:
+            assert sum(len(targets) for _, targets in module.train_dataloader()) == TRAIN
+        else:
+            with pytest.raises(DataError, match="corrupt"):
+                list(module.train_dataloader())

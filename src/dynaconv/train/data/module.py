@@ -255,6 +255,8 @@ class ImageDataModule(LightningDataModule):
     def _stream_loader(self, shards: ShardSet, *, training: bool) -> StreamLoader:
         world, rank = self._place()
         stream = self._stream(shards, training=training, world=world, rank=rank)
+        if training:
+            stream.start, stream.corrupt = self.start, self.corrupt
         workers = self._stream_workers(shards, training=training, world=world)
         return StreamLoader(stream, epoch=self._epoch, num_workers=workers, pin_memory=torch.cuda.is_available())
 
@@ -280,7 +282,7 @@ class ImageDataModule(LightningDataModule):
 
     def _epoch(self) -> int:
         # Lightning starts the workers of a resumed run's first epoch before it has restored the epoch.
-        return max(self.trainer.current_epoch if self.trainer is not None else 0, self.start_epoch)
+        return max(self.trainer.current_epoch if self.trainer is not None else 0, self.start[0])
 
     def _dataset(self, split: Split, *, training: bool) -> Any:
         options = self._small_options if training else {}

@@ -141,7 +141,8 @@ def read_samples(shards: ShardSet, shard: int, start: int, stop: int) -> Iterato
     """Read the samples ``start`` to ``stop`` of one shard, in its order.
 
     Yields:
-        webdataset's dictionaries: ``__key__``, ``__url__``, and the bytes of each file by its suffix.
+        webdataset's dictionaries: ``__key__``, ``__url__``, and the bytes of each file by its suffix; and
+        ``__number__``, from 0 over all shards.
 
     Raises:
         DataError: The shard cannot be read, or holds more or fewer samples than the index says.
@@ -152,7 +153,7 @@ def read_samples(shards: ShardSet, shard: int, start: int, stop: int) -> Iterato
         if position >= count:
             break
         if start <= position < stop:
-            yield sample
+            yield {**sample, "__number__": sum(shards.counts[:shard]) + position}
         # Read on past the last sample only where that tells whether the shard ends there.
         if position == stop - 1 < count - 1:
             return

@@ -8,7 +8,7 @@ that order and is left out; in another epoch it is other images.
 
 import io
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -16,13 +16,14 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
 
-from dynaconv.errors import DataError
+from dynaconv.errors import CorruptImageError, DataError
 from dynaconv.train.data.batches import Batch
+from dynaconv.train.data.corrupt import CorruptImages
 from dynaconv.train.data.folder import convert_image
 from dynaconv.train.data.shards import Sample, ShardSet, describe, read_samples, sample_class, sample_image
 from dynaconv.train.data.shares import PADDING
 
-Wrap = Callable[[list[tuple[Image.Image, int]]], Any]
+Wrap = Callable[[Any], Any]
 Span = tuple[int, int, int]
 """Number of a shard, and its first and one past its last sample."""
 
@@ -55,6 +56,8 @@ class ShardStream(IterableDataset[Batch]):
 
     Attributes:
         epoch: Decides the order, with the seed; set before the workers start.
+        corrupt: Counts the corrupt images of training, up to its limit; None refuses the first.
+        start: Epoch, from 0, and how many batches of it are read past without being decoded.
     """
 
     def __init__(
@@ -90,6 +93,8 @@ class ShardStream(IterableDataset[Batch]):
         self.batch_size, self.world, self.rank = batch_size, world, rank
         self.training, self.seed, self.buffer = training, seed, buffer
         self.epoch = 0
+        self.start = (0, 0)
+        self.corrupt: CorruptImages | None = None
         used = len(shards) if epoch_size is None else epoch_size
         if not 1 <= used <= len(shards):
             raise DataError(f"epoch_size={used} does not fit {len(shards):,} images in the shards.")
@@ -121,9 +126,15 @@ class ShardStream(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
+        number, workers = (info.id, info.num_workers) if info is not None else (0, 1)
+        passed = self.start[1] if self.epoch == self.start[0] else 0
+        # A loader turns to its first worker first, wherever in the epoch it starts.
+        worker = (number + passed) % workers
         samples = self.samples(worker, workers)
-        for _ in range(self._batches(worker, workers)):
+        done = passed // workers + (worker < passed % workers)
+        for _ in islice(samples, done * self.batch_size):
+            pass
+        for _ in range(self._batches(worker, workers) - done):
             yield self._batch(list(islice(samples, self.batch_size)))
         # Lets the reader notice a shard that goes on where it should end.
         next(samples, None)
@@ -144,23 +155,64 @@ class ShardStream(IterableDataset[Batch]):
         return samples
 
     def _batch(self, samples: Sequence[Sample]) -> Batch:
-        pairs = [decode(sample, self.shards.mode, self.shards.label_key) for sample in samples]
+        pairs = self._decoded(samples)
+        numbers = [int(sample["__number__"]) for sample in samples]
         missing = self.batch_size - len(pairs)
         if not self.training and missing and self.world > 1:
             pairs += [(pairs[0][0] if pairs else Image.new(self.shards.mode, (32, 32)), PADDING)] * missing
-        images = self.wrap(pairs)
+            numbers += range(len(self.shards), len(self.shards) + missing)
+        images = self.wrap(_Decoded(dict(zip(numbers, pairs, strict=True)), len(self.shards) + missing))
+        if self.training and hasattr(images, "set_epoch"):
+            images.set_epoch(self.seed, self.epoch)
         if hasattr(images, "__getitems__"):
-            batch: Batch = images.__getitems__(range(len(pairs)))
+            batch: Batch = images.__getitems__(numbers)
             return batch
-        collated = default_collate([images[index] for index in range(len(pairs))])
+        collated = default_collate([images[number] for number in numbers])
         return collated[0], collated[1]
+
+    def _decoded(self, samples: Sequence[Sample]) -> list[tuple[Image.Image, int]]:
+        """Decode a batch; where the run allows a corrupt image, the next of the batch that is not stands for it."""
+        found: list[tuple[Image.Image, int] | None] = []
+        for sample in samples:
+            try:
+                found.append(decode(sample, self.shards.mode, self.shards.label_key))
+            except CorruptImageError as error:
+                if self.corrupt is None:
+                    raise
+                self.corrupt.add(error)
+                found.append(None)
+        whole = [pair for pair in found if pair is not None]
+        if samples and not whole:
+            raise DataError(
+                f"every image of a batch is corrupt, from {describe(samples[0])} on; pack the shards again."
+            )
+        following = {place: pair for place, pair in enumerate(found) if pair is not None}
+        return [
+            next((following[later] for later in range(place, len(found)) if later in following), whole[0])
+            for place in range(len(found))
+        ]
+
+
+class _Decoded:
+    """The images of one batch under their numbers in the whole training set, from which their augmentation follows."""
+
+    def __init__(self, pairs: Mapping[int, tuple[Image.Image, int]], length: int) -> None:
+        self.pairs = pairs
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, number: int) -> tuple[Image.Image, int]:
+        return self.pairs[number]
 
 
 def decode(sample: Sample, mode: Literal["L", "RGB"], label_key: str) -> tuple[Image.Image, int]:
     """Decode one sample.
 
     Raises:
-        DataError: It has no image or class, or the image is corrupt.
+        DataError: It has no image or class.
+        CorruptImageError: The image is corrupt.
     """
     data = sample_image(sample)
     try:
@@ -172,7 +224,9 @@ def decode(sample: Sample, mode: Literal["L", "RGB"], label_key: str) -> tuple[I
         raise DataError(f"{describe(sample)} {error}") from error
     # Pillow's decoders raise SyntaxError and ValueError for some damaged files.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{describe(sample)} is corrupt or not an image ({error}); pack the shards again.") from error
+        raise CorruptImageError(
+            f"{describe(sample)} is corrupt or not an image ({error}); pack the shards again."
+        ) from error
 
 
 class StreamLoader(DataLoader[Any]):
