@@ -51,17 +51,18 @@ def image_keys(seed: int, epoch: int, indices: Sequence[int] | Tensor) -> Tensor
     return scramble(scramble(run + epoch) + torch.as_tensor(indices, dtype=torch.int64))
 
 
-def uniform(keys: Tensor, stream: int) -> Tensor:
-    """Return a ``float32`` in [0, 1) for each key; further streams give further numbers.
+def uniform(keys: Tensor, count: int) -> Tensor:
+    """Return ``count`` numbers in [0, 1) for each key; a larger count leaves the first ones as they are.
 
     Args:
         keys: ``int64``, ``(B,)``.
-        stream: Which of an image's numbers, from 0.
+        count: Numbers an image.
 
     Returns:
-        ``(B,)``, multiples of 2^-24.
+        ``float32``, ``(count, B)``, multiples of 2^-24.
     """
-    return _shifted(scramble(keys + _signed(_STEP * (stream + 1))), 40).float() * 2.0**-24
+    streams = torch.arange(1, count + 1) * _signed(_STEP)
+    return _shifted(scramble(keys + streams[:, None]), 40).float() * 2.0**-24
 
 
 def fresh_keys(count: int) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dynaconv.train.data.keyed import fresh_keys, uniform
 
-# Which of an image's random numbers is for what; a number more at the end leaves the others as they are.
-_FLIP, _CROP, _ERASE = 0, (1, 2), (3, 4, 5, 6, 7)
+# Which of an image's random numbers are for what; a number more at the end leaves the others as they are.
+_FLIP, _CROP, _ERASE, _NUMBERS = 0, slice(1, 3), slice(3, 8), 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,38 +39,35 @@ class BatchTransform:
             images: ``(B, C, H, W)``.
             keys: What each image's random numbers follow from, ``int64`` ``(B,)``; by default drawn afresh.
         """
-        if keys is None and (self.padding or self.flip or self.erase_prob):
-            keys = fresh_keys(len(images))
-        if self.padding:
-            assert keys is not None
-            images = _random_crop(images, self.padding, keys)
-        if self.flip:
-            assert keys is not None
-            mirrored = uniform(keys, _FLIP) < 0.5
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        random = None
+        if self.padding or self.flip or self.erase_prob:
+            random = uniform(fresh_keys(len(images)) if keys is None else keys, _NUMBERS)
+        if random is not None and self.padding:
+            images = _random_crop(images, self.padding, random[_CROP])
+        if random is not None and self.flip:
+            images = torch.where((random[_FLIP] < 0.5)[:, None, None, None], images.flip(-1), images)
         mean = torch.tensor(self.mean)[:, None, None] * 255
         std = torch.tensor(self.std)[:, None, None] * 255
         normalised = (images.float() - mean) / std
-        if self.erase_prob:
-            assert keys is not None
-            return _random_erase(normalised, self.erase_prob, keys)
+        if random is not None and self.erase_prob:
+            return _random_erase(normalised, self.erase_prob, random[_ERASE])
         return normalised
 
 
-def _random_crop(images: Tensor, padding: int, keys: Tensor) -> Tensor:
+def _random_crop(images: Tensor, padding: int, random: Tensor) -> Tensor:
     batch, _, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
-    top, left = ((uniform(keys, stream) * (2 * padding + 1)).long()[:, None] for stream in _CROP)
+    top, left = (random * (2 * padding + 1)).long()[:, :, None]
     rows = top + torch.arange(height)  # (B, H)
     columns = left + torch.arange(width)  # (B, W)
     cropped = padded[torch.arange(batch)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     return cropped.permute(0, 3, 1, 2)
 
 
-def _random_erase(images: Tensor, probability: float, keys: Tensor) -> Tensor:
+def _random_erase(images: Tensor, probability: float, random: Tensor) -> Tensor:
     """Zero, the mean of normalised pixels, in a rectangle of 2 to 33 % of the area and aspect 0.3 to 3.3."""
     _, _, height, width = images.shape
-    choice, size, shape, down, right = (uniform(keys, stream) for stream in _ERASE)
+    choice, size, shape, down, right = random
     chosen = choice < probability
     area = (0.02 + 0.31 * size) * height * width
     aspect = torch.exp((2 * shape - 1) * 1.19)
