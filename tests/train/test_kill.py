@@ -22,6 +22,7 @@ from dynaconv.train.exact import RUN_KEY
 from dynaconv.train.run import fit, resume
 
 STEPS_AN_EPOCH = 6
+RANDOM_KILLS = 20
 # Everything that draws random numbers or carries something from step to step.
 CONFIG = TrainConfig(
     seed=5,
@@ -152,10 +153,18 @@ def wait_for_writes(process: subprocess.Popen[bytes], file: Path, number: int) -
         time.sleep(0.002)
 
 
+def wait_for_leftover(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Return while a checkpoint is being written, or when the process has ended."""
+    while process.poll() is None:
+        with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+            if any(entry.name.endswith(".tmp") for entry in entries):
+                return
+
+
 @pytest.mark.slow
 def test_runs_killed_at_random_moments_end_as_one_that_was_not(tmp_path: Path, whole: dict[str, Any]) -> None:
     recipe, log = tmp_path / "recipe.yaml", tmp_path / "log"
-    # Saved after every step, so that many of the moments lie inside the writing of a checkpoint.
+    # Saved after every step; every second run is killed while one is written.
     config = CONFIG.with_changes(checkpoint__every_steps=1, data__num_workers=1)
     recipe.write_text(json.dumps(config.to_dict()))
     command = ["-m", "dynaconv.cli", "train"]
@@ -168,7 +177,10 @@ def test_runs_killed_at_random_moments_end_as_one_that_was_not(tmp_path: Path, w
         wait_for_writes(process, folder / "config.yaml", 1)
         last = folder / "checkpoints" / "last.ckpt"
         wait_for_writes(process, last, moments.randrange(2 * STEPS_AN_EPOCH))
-        time.sleep(moments.uniform(0, 0.5))
+        if number % 2:
+            wait_for_leftover(process, last.parent)
+        else:
+            time.sleep(moments.uniform(0, 0.5))
         process.kill()
         if process.wait(60) == -signal.SIGKILL:
             stood.append(torch.load(last, weights_only=True)["global_step"] if last.is_file() else 0)
@@ -176,7 +188,8 @@ def test_runs_killed_at_random_moments_end_as_one_that_was_not(tmp_path: Path, w
             assert start([*command, "--resume", str(folder)], log).wait(300) == 0, log.read_text()
         assert unlike(left_by(folder), whole) == [], number
         assert not any(folder.rglob(".*.tmp"))
-        if len(stood) == 20:
+        if len(stood) == RANDOM_KILLS:
             break
-    print(f"killed 20 of {number + 1} runs, with checkpoints of the steps {sorted(stood)}; {leftovers} in a write")
-    assert len(stood) == 20
+    print(f"{len(stood)} of {number + 1} killed, {leftovers} in a write; their checkpoints' steps: {sorted(stood)}")
+    assert len(stood) == RANDOM_KILLS
+    assert leftovers >= RANDOM_KILLS // 4
