@@ -1,6 +1,7 @@
 """MobileNetV2: parameter counts, compatibility with timm's, which convolutions are dynamic."""
 
 import math
+from typing import Any
 
 import pytest
 import timm
@@ -8,7 +9,7 @@ import torch
 from tests.helpers import count
 from torch import nn
 
-from dynaconv.layers import DCDConv2d, DynamicConv2d
+from dynaconv.layers import DCDConv2d, DCDLinear, DynamicConv2d
 from dynaconv.models import FAMILIES, DynamicMobileNetV2, DynamicMobileNetV2Features
 
 WIDTHS = ["035", "050", "075", "100", "140"]
@@ -98,6 +99,60 @@ def test_depthwise_convolutions_are_dynamic_on_request() -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(
+    ("dynamic", "depthwise", "pointwise", "classifier"),
+    [
+        ("pointwise", 0, 34, False),
+        ("depthwise", 17, 0, False),
+        ("classifier", 0, 0, True),
+        (["pointwise", "classifier"], 0, 34, True),
+        (["pointwise", "depthwise", "classifier"], 17, 34, True),
+    ],
+)
+def test_the_kinds_of_layers_that_are_named_are_dynamic(
+    dynamic: str | list[str], depthwise: int, pointwise: int, classifier: bool
+) -> None:
+    model = timm.create_model("dcd_mobilenetv2_035", dynamic=dynamic, device="meta")
+    names = dynamic_names(model)
+    # 17 blocks, of which the first has one 1x1 convolution, and the head.
+    assert sum(name.endswith("conv_dw") for name in names) == depthwise
+    assert sum(not name.endswith("conv_dw") for name in names) == pointwise
+    assert isinstance(model.get_classifier(), DCDLinear) == classifier
+
+
+def test_a_dynamic_classifier_takes_the_options_it_has_and_survives_a_reset() -> None:
+    options = {"reduction": 32, "context_size": 2}
+    model = timm.create_model(
+        "dcd_mobilenetv2_035", dynamic=["classifier", "pointwise"], family_options=options, num_classes=3, in_chans=1
+    )
+    assert model.classifier.sizes.hidden_channels == 1280 // 32
+    model.reset_classifier(4)
+    assert isinstance(model.classifier, DCDLinear)
+    assert model(torch.randn(2, 1, 32, 32)).shape == (2, 4)
+    model.reset_classifier(0)
+    assert isinstance(model.classifier, nn.Identity)
+
+
+def test_the_latent_ratio_multiplies_every_layers_own_default() -> None:
+    def latents(**options: Any) -> list[int]:
+        model = timm.create_model("dcd_mobilenetv2_035", device="meta", **options)
+        return [layer.sizes.latent_dim for layer in model.modules() if isinstance(layer, DCDConv2d)]
+
+    default = latents()
+    assert latents(latent_ratio=1) == default
+    assert latents(latent_ratio=2) == [2 * latent for latent in default]
+    assert latents(latent_ratio=0.01) == [1] * len(default)
+    with_depthwise = timm.create_model("dcd_mobilenetv2_035", device="meta", dynamic_depthwise=True, latent_ratio=2)
+    assert with_depthwise.get_submodule("blocks.1.0.conv_dw").sizes.latent_taps == 4
+    halved = latents(latent_ratio=1, family_options={"blocks": 2})
+    assert halved == latents(family_options={"blocks": 2})
+
+
+def test_a_width_between_the_named_ones_is_a_networks_width() -> None:
+    model = timm.create_model("static_mobilenetv2_035", width=0.43, device="meta")
+    assert count(model) == count(DynamicMobileNetV2(0.43, family="static", device="meta"))
+
+
 def test_the_count_is_the_papers_formula_summed_over_the_layers() -> None:
     """C_in C_out + L (C_in + C_out) + the branch: C_in h + h (C_out + L^2), with biases where the branch has them."""
     model = timm.create_model("dcd_mobilenetv2_100", device="meta")
@@ -144,6 +199,18 @@ def test_the_classes_build_without_timms_registry() -> None:
         ({"published": True, "dynamic_depthwise": True}, "static depthwise"),
         ({"published": True, "family": "static"}, "'static' has no published structure"),
         ({"family": "static", "dynamic_depthwise": True}, "family 'static' has no dynamic layer"),
+        (
+            {"dynamic": "pointwize"},
+            "one or several of pointwise, depthwise, classifier; got 'pointwize'",
+        ),
+        ({"dynamic": []}, "has no dynamic layer; leave `dynamic`"),
+        ({"dynamic": "pointwise", "family": "static"}, "has no dynamic layer; leave `dynamic`"),
+        ({"dynamic": "classifier", "family": "odconv"}, "no dynamic classifier; dynamic='classifier' goes with dcd"),
+        ({"dynamic": "pointwise", "dynamic_depthwise": True}, "and so does dynamic_depthwise=True; leave one"),
+        ({"dynamic": "pointwise", "published": True}, "and so does published=True; leave one"),
+        ({"latent_ratio": 2, "family": "se"}, "`latent_ratio` multiplies DCD's default L; it does not go with"),
+        ({"latent_ratio": 2, "family_options": {"latent_dim": 4}}, "it does not go with .* latent_dim=4"),
+        ({"latent_ratio": 0}, "`latent_ratio` is a positive number; got 0"),
         ({"stem_stride": 2, "aa_layer": "blurpc"}, "`aa_layer` carries the strides"),
         ({"dynamic_depthwise": True, "pad_type": "same"}, "conv_dw is a Conv2dSame; use pad_type=''"),
     ],

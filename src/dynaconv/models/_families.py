@@ -1,7 +1,7 @@
 """What the networks share: the table of families, the swap of convolutions, the stem for small images."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import nn
 from dynaconv.errors import nearest_names
 from dynaconv.layers import CondConv2d, DCDConv2d, DCDLinear, DYConv2d, DynamicConv2d, ODConv2d, SEConv2d
 from dynaconv.layers.published import published_dcd_options
+from dynaconv.ops.dcd import default_latent_dim
 
 STEM_STRIDES = (1, 2, 4)
 ConvOptions = Callable[[nn.Conv2d], dict[str, Any]]
@@ -42,6 +43,7 @@ class Family:
         dynamic_head: Whether the 1x1 convolution behind MobileNetV2's blocks is replaced.
         ends_only: Whether, of the convolutions in a block, only the last one is replaced.
         published: The published code's version, where there is one.
+        linear: Layer that takes the place of the classifier where it is asked to be dynamic, where there is one.
     """
 
     title: str
@@ -50,6 +52,7 @@ class Family:
     dynamic_head: bool = True
     ends_only: bool = False
     published: Published | None = None
+    linear: type[DCDLinear] | None = None
 
 
 FAMILIES: dict[str, Family] = {
@@ -57,6 +60,7 @@ FAMILIES: dict[str, Family] = {
         title="dynamic convolution decomposition (DCD)",
         layer=DCDConv2d,
         published=Published(options=published_dcd_options, classifier=DCDLinear),
+        linear=DCDLinear,
     ),
     "condconv": Family(
         title="conditionally parameterised convolution (CondConv)", layer=CondConv2d, dynamic_depthwise=True
@@ -120,6 +124,46 @@ def check_family_options(name: str, options: Mapping[str, Any] | None) -> dict[s
                 f"the nearest name is {nearest_names(str(key), known, count=1)[0]!r}."
             )
     return dict(options)
+
+
+def check_dynamic_kinds(name: str, dynamic: str | Sequence[str], kinds: Sequence[str]) -> frozenset[str]:
+    """The kinds of layers that `dynamic` names, one or several of `kinds`.
+
+    Raises:
+        ValueError: If it names none or another, or the family has no layer of that kind.
+    """
+    given = (dynamic,) if isinstance(dynamic, str) else tuple(dynamic)
+    for kind in given:
+        if kind not in kinds:
+            raise ValueError(f"`dynamic` names one or several of {', '.join(kinds)}; got {kind!r}.")
+    family = get_family(name)
+    if not given or family.layer is None:
+        raise ValueError(f"family {name!r} with dynamic={given!r} has no dynamic layer; leave `dynamic`.")
+    if "classifier" in given and family.linear is None:
+        known = ", ".join(sorted(key for key, other in FAMILIES.items() if other.linear is not None))
+        raise ValueError(f"family {name!r} has no dynamic classifier; dynamic='classifier' goes with {known}.")
+    return frozenset(given)
+
+
+def dynamic_classifier(linear: nn.Linear, name: str, options: Mapping[str, Any]) -> nn.Module:
+    """The family's classifier, starting from the weights of `linear`, with those of the options that it has."""
+    layer = get_family(name).linear
+    assert layer is not None
+    known = inspect.signature(layer).parameters
+    return layer.like(linear, **{key: value for key, value in options.items() if key in known})
+
+
+def relative_latent(conv: nn.Conv2d, ratio: float, blocks: int | None) -> int:
+    """DCD's default L for a convolution times `ratio`, at least 1 and at most what its blocks can hold.
+
+    Args:
+        conv: A convolution in the channel form.
+        ratio: Above 0.
+        blocks: B; None for as many as groups.
+    """
+    count = blocks or conv.groups
+    default = default_latent_dim(min(conv.in_channels, conv.out_channels) / count)
+    return min(max(round(ratio * default), 1), max(conv.in_channels, conv.out_channels) // count)
 
 
 def check_stem_stride(stem_stride: int) -> None:

@@ -60,7 +60,9 @@ def _default_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _entry_point(module: str, name: str, doc: str, create: Create, arguments: Mapping[str, Any]) -> Create:
     def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        return create(name, pretrained, **arguments, **kwargs)
+        # A width between the named ones, as a comparison at equal parameters needs.
+        fixed = {key: value for key, value in arguments.items() if key != "width" or key not in kwargs}
+        return create(name, pretrained, **fixed, **kwargs)
 
     build.__name__ = build.__qualname__ = name
     build.__module__ = module

@@ -18,7 +18,8 @@ The stem and the classifier are static in every family, the rest as published:
 - SE: the last convolution of each block, where the paper has it.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,6 +34,7 @@ from dynaconv.models._registration import register_names
 
 __all__ = ["DynamicMobileNetV2", "DynamicMobileNetV2Features"]
 
+KINDS = ("pointwise", "depthwise", "classifier")
 _WIDTHS = {"035": 0.35, "050": 0.5, "075": 0.75, "100": 1.0, "140": 1.4}
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion, channels, repeats and stride of each stage: Sandler et al., CVPR 2018, Table 2."""
@@ -49,7 +51,10 @@ class DynamicMobileNetV2(EfficientNet):
         family_options: Hyperparameters for every dynamic convolution.
         stem_stride: Downsampling before the third stage: 4 for images of about 224 pixels, 2 for 64, 1 or 2 for 28 to
             32. With 2 the second stage, with 1 the first convolution too, has stride 1; no weight changes its shape.
+        dynamic: Which layers are dynamic: one or several of ``"pointwise"`` (every 1x1 convolution that the family
+            takes), ``"depthwise"`` and ``"classifier"`` (DCD only); None leaves it to the family.
         dynamic_depthwise: Whether the depthwise convolutions are dynamic too; None leaves it to the family.
+        latent_ratio: Multiplies DCD's default L of every 1x1 convolution; None leaves L to `family_options`.
         published: Build the published code's structure, dynamic classifier included; see the module's docstring.
         fc_squeeze: Reduction of the published dynamic branch; 16 from ``width=1`` up and 8 below when None.
         **kwargs: As `timm.models.efficientnet.EfficientNet` takes them: num_classes, in_chans, drop_rate,
@@ -69,12 +74,15 @@ class DynamicMobileNetV2(EfficientNet):
         family: str = "dcd",
         family_options: Mapping[str, Any] | None = None,
         stem_stride: int = 4,
+        dynamic: str | Sequence[str] | None = None,
         dynamic_depthwise: bool | None = None,
+        latent_ratio: float | None = None,
         published: bool = False,
         fc_squeeze: int | None = None,
         **kwargs: Any,
     ) -> None:
-        plan = _Plan(width, family, family_options, stem_stride, dynamic_depthwise, published, fc_squeeze)
+        kinds = _kinds(family, dynamic, dynamic_depthwise, published)
+        plan = _Plan(width, family, family_options, stem_stride, kinds, latent_ratio, published, fc_squeeze)
         arguments = plan.trunk_arguments(kwargs)
         super().__init__(num_features=max(1280, arguments["round_chs_fn"](1280)), **arguments)
         self._plan = plan
@@ -88,8 +96,7 @@ class DynamicMobileNetV2(EfficientNet):
         self._make_classifier_dynamic()
 
     def _make_classifier_dynamic(self) -> None:
-        if self._plan.published and isinstance(self.classifier, nn.Linear):
-            dynamic = fam.published_classifier(self.classifier, fam.get_published(self._plan.family))
+        if type(self.classifier) is nn.Linear and (dynamic := self._plan.classifier(self.classifier)) is not None:
             self.classifier = dynamic.train(self.training)
 
 
@@ -97,7 +104,8 @@ class DynamicMobileNetV2Features(EfficientNetFeatures):
     """The feature pyramid of `DynamicMobileNetV2`: what ``features_only=True`` gives.
 
     Args:
-        width, family, family_options, stem_stride, dynamic_depthwise, published, fc_squeeze: As `DynamicMobileNetV2`.
+        width, family, family_options, stem_stride, dynamic, dynamic_depthwise, latent_ratio, published, fc_squeeze: As
+            `DynamicMobileNetV2`.
         **kwargs: As `timm.models.efficientnet.EfficientNetFeatures` takes them: out_indices, in_chans, ...
 
     Shape:
@@ -111,12 +119,15 @@ class DynamicMobileNetV2Features(EfficientNetFeatures):
         family: str = "dcd",
         family_options: Mapping[str, Any] | None = None,
         stem_stride: int = 4,
+        dynamic: str | Sequence[str] | None = None,
         dynamic_depthwise: bool | None = None,
+        latent_ratio: float | None = None,
         published: bool = False,
         fc_squeeze: int | None = None,
         **kwargs: Any,
     ) -> None:
-        plan = _Plan(width, family, family_options, stem_stride, dynamic_depthwise, published, fc_squeeze)
+        kinds = _kinds(family, dynamic, dynamic_depthwise, published)
+        plan = _Plan(width, family, family_options, stem_stride, kinds, latent_ratio, published, fc_squeeze)
         super().__init__(**plan.trunk_arguments(kwargs))
         plan.apply(self)
         fam.rescale_reductions(self.feature_info.info, stem_stride)
@@ -124,6 +135,27 @@ class DynamicMobileNetV2Features(EfficientNetFeatures):
             self.feature_hooks = FeatureHooks(
                 self.feature_info.get_dicts(keys=["module", "hook_type"]), self.named_modules()
             )
+
+
+def _kinds(
+    family: str, dynamic: str | Sequence[str] | None, dynamic_depthwise: bool | None, published: bool
+) -> frozenset[str]:
+    """Which kinds of layers are dynamic, by the options that say so and by the family."""
+    spec = fam.get_family(family)
+    if dynamic is not None:
+        if published or dynamic_depthwise is not None:
+            other = "published=True" if published else f"dynamic_depthwise={dynamic_depthwise}"
+            raise ValueError(f"`dynamic` says which layers are dynamic, and so does {other}; leave one of them.")
+        return fam.check_dynamic_kinds(family, dynamic, KINDS)
+    if published:
+        fam.get_published(family)
+        if dynamic_depthwise:
+            raise ValueError("the published structure has static depthwise convolutions; leave `dynamic_depthwise`.")
+        return frozenset({"pointwise", "classifier"})
+    if spec.layer is None and dynamic_depthwise:
+        raise ValueError(f"family {family!r} has no dynamic layer; leave `dynamic_depthwise`.")
+    depthwise = spec.dynamic_depthwise if dynamic_depthwise is None else dynamic_depthwise
+    return frozenset({"pointwise", "depthwise"} if depthwise else {"pointwise"})
 
 
 class _Plan:
@@ -135,30 +167,43 @@ class _Plan:
         family: str,
         family_options: Mapping[str, Any] | None,
         stem_stride: int,
-        dynamic_depthwise: bool | None,
+        kinds: frozenset[str],
+        latent_ratio: float | None,
         published: bool,
         fc_squeeze: int | None,
     ) -> None:
         fam.check_stem_stride(stem_stride)
-        spec = fam.get_family(family)
         self.options = fam.check_family_options(family, family_options)
-        if published:
-            fam.get_published(family)
-            if dynamic_depthwise:
-                raise ValueError(
-                    "the published structure has static depthwise convolutions; leave `dynamic_depthwise`."
-                )
-        elif fc_squeeze is not None:
+        if fc_squeeze is not None and not published:
             raise ValueError(f"`fc_squeeze` goes with `published=True`; got {fc_squeeze!r}. Without, use `reduction`.")
-        if spec.layer is None and dynamic_depthwise:
-            raise ValueError(f"family {family!r} has no dynamic layer; leave `dynamic_depthwise`.")
         self.width = width
         self.family = family
-        self.spec = spec
+        self.spec = fam.get_family(family)
         self.stem_stride = stem_stride
         self.published = published
-        self.depthwise = not published and (spec.dynamic_depthwise if dynamic_depthwise is None else dynamic_depthwise)
+        self.kinds = kinds
+        self.latent_ratio = latent_ratio
+        self._check_latent_ratio()
         self.fc_squeeze = fc_squeeze if fc_squeeze is not None else (16 if width >= 1 else 8)
+
+    def _check_latent_ratio(self) -> None:
+        if self.latent_ratio is None:
+            return
+        if self.family != "dcd" or self.published or self.options.get("latent_dim") is not None:
+            raise ValueError(
+                f"`latent_ratio` multiplies DCD's default L; it does not go with family={self.family!r}, "
+                f"published={self.published}, latent_dim={self.options.get('latent_dim')}."
+            )
+        if not 0 < self.latent_ratio < math.inf:
+            raise ValueError(f"`latent_ratio` is a positive number; got {self.latent_ratio!r}.")
+
+    def classifier(self, linear: nn.Linear) -> nn.Module | None:
+        """The dynamic classifier that takes the place of `linear`; None where it stays."""
+        if "classifier" not in self.kinds:
+            return None
+        if self.published:
+            return fam.published_classifier(linear, fam.get_published(self.family))
+        return fam.dynamic_classifier(linear, self.family, self.options)
 
     def trunk_arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Arguments for the base class: the architecture, and what the caller gave in `kwargs`."""
@@ -194,7 +239,9 @@ class _Plan:
         if self.published and (name == "conv_head" or name.startswith("blocks.0.")):
             return False
         if fam.is_depthwise(conv):
-            return self.depthwise
+            return "depthwise" in self.kinds
+        if "pointwise" not in self.kinds:
+            return False
         if name == "conv_head":
             return self.spec.dynamic_head
         # The first block does not expand: its projection has the name that expansions have in the others.
@@ -203,7 +250,10 @@ class _Plan:
 
     def _layer_options(self, conv: nn.Conv2d) -> dict[str, Any]:
         if not self.published:
-            return self.options
+            if self.latent_ratio is None or fam.is_depthwise(conv):
+                return self.options
+            latent = fam.relative_latent(conv, self.latent_ratio, self.options.get("blocks"))
+            return self.options | {"latent_dim": latent}
         published = fam.get_published(self.family)
         sizes = published.options("mobilenet", conv.in_channels, conv.out_channels, fc_squeeze=self.fc_squeeze)
         return sizes | self.options
