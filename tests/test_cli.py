@@ -40,6 +40,11 @@ def flags_of(command: str) -> set[str]:
             {"--recipe", "--out", "--resume", "--data", "--data-dir", "--model", "--epochs", "--batch-size", "--lr"}
             | {"--seed", "--list-recipes", "--help-all", "--checkpoint-every-steps"},
         ),
+        (
+            "study",
+            {"study", "--folder", "--only", "--seeds", "--jobs", "--retry", "--keep-checkpoints", "--list"}
+            | {"--list-studies"},
+        ),
         ("eval", {"checkpoint", "--data", "--data-dir", "--split", "--batch-size", "--device", "--json"}),
         ("predict", {"images", "--checkpoint", "--top", "--json"}),
         (

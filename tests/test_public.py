@@ -77,7 +77,7 @@ def test_every_family_is_whole() -> None:
 
 
 def test_imports_point_one_way() -> None:
-    order = ["ops", "layers", "models", "convert", "analysis", "export", "train", "hub", "demo", "commands"]
+    order = ["ops", "layers", "models", "convert", "analysis", "export", "train", "study", "hub", "demo", "commands"]
     for rank, package in enumerate(order):
         for file in (ROOT / "src/dynaconv" / package).rglob("*.py"):
             for imported in re.findall(r"^\s*(?:from|import) dynaconv\.(\w+)", file.read_text(), re.MULTILINE):

@@ -1,4 +1,4 @@
-"""The command line: ``dynaconv demo|train|eval|predict|profile|analyze|convert|export|shard``.
+"""The command line: ``dynaconv demo|train|study|eval|predict|profile|analyze|convert|export|shard``.
 
 Heavy packages are imported by the command that needs them. What a user can mend is one sentence on standard error and
 exit code 2; exit code 1 means that a run failed, 130 that it was interrupted, 141 that nobody reads the output.
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from dynaconv.commands import analyze, convert, demo, eval, export, predict, profile, shard, train
+from dynaconv.commands import analyze, convert, demo, eval, export, predict, profile, shard, study, train
 from dynaconv.commands._shared import Parser
 from dynaconv.errors import DynaconvError, RunError, TrainingDivergedError
 
@@ -134,7 +134,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for command in (demo, train, eval, predict, profile, analyze, convert, export, shard):
+    for command in (demo, train, study, eval, predict, profile, analyze, convert, export, shard):
         command.add(commands)
     return parser
 

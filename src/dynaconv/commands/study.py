@@ -1,0 +1,113 @@
+"""``dynaconv study``: do the runs of a study, and report what came out."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynaconv.commands._shared import add_command
+from dynaconv.errors import RunError, listed, nearest_names
+
+if TYPE_CHECKING:
+    from dynaconv.study.definition import Study
+    from dynaconv.study.folder import StudyFolder
+    from dynaconv.study.runner import Wanted
+
+_EPILOG = (
+    "Runs that are done are skipped and interrupted ones go on, so the same command finishes a study, and several "
+    "processes may work on one folder. docs/studies.md says how to write a study."
+)
+
+
+def add(commands: Any) -> None:
+    """Add ``dynaconv study``."""
+    command = add_command(commands, "study", "compare networks over several seeds", run, _EPILOG)
+    command.add_argument("study", nargs="?", metavar="NAME|FILE.yaml", help="a shipped study's name, or a file")
+    command.add_argument("--folder", metavar="DIR", type=Path, help="where the runs lie; by default studies/NAME")
+    command.add_argument("--only", metavar="VARIANT", nargs="+", default=[], help="these variants only")
+    command.add_argument("--seeds", metavar="N", nargs="+", type=int, default=[], help="these seeds only")
+    command.add_argument("--jobs", metavar="N", type=int, default=1, help="runs side by side, each in its own process")
+    command.add_argument("--retry", action="store_true", help="repeat runs that diverged or failed")
+    command.add_argument("--keep-checkpoints", action="store_true", help="keep checkpoints and weights of ended runs")
+    command.add_argument("--list", action="store_true", help="say which runs are done and which are open, and exit")
+    command.add_argument("--list-studies", action="store_true", help="print the names of the shipped studies and exit")
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> None:
+    """Do a study's open runs, or show where it stands."""
+    from dynaconv.study.folder import StudyFolder
+    from dynaconv.study.load import load_study, study_names
+    from dynaconv.study.runner import Wanted, run_in_processes, run_study
+
+    if arguments.list_studies:
+        print("\n".join(study_names()))
+        return
+    if arguments.study is None:
+        raise RunError(f"name a study: {', '.join(study_names())}, or a file.")
+    if arguments.jobs < 1:
+        raise RunError(f"--jobs is at least 1; got {arguments.jobs}.")
+    study = load_study(arguments.study)
+    folder = StudyFolder(arguments.folder or Path("studies") / study.name)
+    wanted = Wanted(
+        only=_checked_variants(study, arguments.only),
+        seeds=_checked_seeds(study, arguments.seeds),
+        retry=arguments.retry,
+        keep_checkpoints=arguments.keep_checkpoints,
+    )
+    if arguments.list:
+        _print_states(study, folder, wanted)
+        return
+    if arguments.jobs == 1:
+        run_study(study, folder, wanted, say=lambda line: print(line, flush=True))
+    else:
+        run_in_processes(arguments.study, folder.path, wanted, arguments.jobs)
+    _print_failures(study, folder, wanted)
+
+
+def _checked_variants(study: "Study", names: list[str]) -> tuple[str, ...]:
+    for name in names:
+        if name not in study.variants:
+            near = listed(nearest_names(name, study.variants))
+            raise RunError(f"--only {name}: the study {study.name} has no such variant; the nearest are {near}.")
+    return tuple(names)
+
+
+def _checked_seeds(study: "Study", seeds: list[int]) -> tuple[int, ...]:
+    known = sorted({seed for variant in study.variants.values() for seed in variant.seeds})
+    for seed in seeds:
+        if seed not in known:
+            raise RunError(
+                f"--seeds {seed}: the study {study.name} has the seeds {listed(map(str, known), quote=False)}."
+            )
+    return tuple(seeds)
+
+
+def _print_states(study: "Study", folder: "StudyFolder", wanted: "Wanted") -> None:
+    from collections import Counter
+
+    from rich.table import Table
+
+    from dynaconv.console import make_console
+    from dynaconv.study.runner import states
+
+    found = states(study, folder, wanted)
+    table = Table("variant", "runs by seed", title=f"{study.title}: {folder.path}")
+    for name in study.variants:
+        runs = [f"{key.seed} {state}" for key, state in found.items() if key.variant == name]
+        if runs:
+            table.add_row(name, ", ".join(runs))
+    counts = Counter(found.values())
+    table.add_section()
+    table.add_row(f"{len(found)} runs", ", ".join(f"{count} {state}" for state, count in counts.items()))
+    make_console().print(table)
+
+
+def _print_failures(study: "Study", folder: "StudyFolder", wanted: "Wanted") -> None:
+    from dynaconv.study.runner import states
+
+    ended = states(study, folder, wanted)
+    for key, state in ended.items():
+        if state in ("diverged", "failed"):
+            print(f"{key} {state}: {(folder.outcome(key) or {}).get('message', '')}")
+    failed = sum(state == "failed" for state in ended.values())
+    if failed:
+        raise RunError(f"{failed} of {len(ended)} runs failed; mend the cause and run again with --retry.")

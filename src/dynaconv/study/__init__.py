@@ -1,0 +1,1 @@
+"""Studies: many runs that differ in one thing each, with error bars. `dynaconv study` runs and reports them."""

@@ -1,0 +1,163 @@
+"""What a study is: a base recipe, named variants of it, seeds, and what is shown of the results."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dynaconv.errors import RunError, listed, nearest_names
+from dynaconv.train.config import TrainConfig, check_seed
+
+FigureKind = Literal["accuracy", "loss_by_step", "loss_by_second", "rates"]
+ClaimMetric = Literal["accuracy", "parameters", "madds", "step_seconds", "latency_ms"]
+FIGURE_KINDS = ("accuracy", "loss_by_step", "loss_by_second", "rates")
+CLAIM_METRICS = ("accuracy", "parameters", "madds", "step_seconds", "latency_ms")
+_SECTIONS = ("data", "model", "trainer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One thing that is tried.
+
+    Attributes:
+        name: Its key in the study, and the name of its folder.
+        title: For tables.
+        config: The recipe; each run has a seed of its own.
+        seeds: One run each.
+    """
+
+    name: str
+    title: str
+    config: TrainConfig
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Variants that stand side by side."""
+
+    name: str
+    title: str
+    variants: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A picture; `kind` says of what."""
+
+    name: str
+    title: str
+    kind: FigureKind
+    variants: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Something that was published, and what it says of two variants here.
+
+    Attributes:
+        text: The claim.
+        published: The published numbers.
+        metric: What is compared.
+        variant, against: The two variants.
+        expect: Whether `variant` should have the higher or the lower value.
+    """
+
+    text: str
+    published: str
+    metric: ClaimMetric
+    variant: str
+    against: str
+    expect: Literal["higher", "lower"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A whole study.
+
+    Attributes:
+        name: Of its file.
+        title: One line.
+        note: What a reader of the results must know.
+        reference: The variant that the others are compared with.
+        threads: Of each run; None leaves them as they are.
+        base: The recipe before any variant's changes.
+        variants: In the order of the file.
+        tables, figures, claims: What the report shows.
+    """
+
+    name: str
+    title: str
+    note: str
+    reference: str
+    threads: int | None
+    base: TrainConfig
+    variants: Mapping[str, Variant]
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    claims: tuple[Claim, ...] = field(default=())
+
+
+def known_keys(values: Any, known: tuple[str, ...], where: str) -> dict[str, Any]:
+    """Return a mapping all of whose keys are known.
+
+    Raises:
+        RunError: It is not a mapping, or has another key.
+    """
+    if not isinstance(values, Mapping):
+        raise RunError(f"{where} must hold keys and values; got {values!r}.")
+    for key in values:
+        if key not in known:
+            near = nearest_names(str(key), known, count=1)[0]
+            raise RunError(
+                f"{where} has the unknown key {key!r}; the keys are {listed(known)}, and the nearest is {near!r}."
+            )
+    return dict(values)
+
+
+def with_dotted_changes(config: TrainConfig, changes: Any, where: str) -> TrainConfig:
+    """Return a copy of a recipe with values changed.
+
+    Args:
+        config: The recipe.
+        changes: Dotted paths to values, such as ``{"model.model_options.family_options.blocks": 2}``.
+        where: For messages.
+
+    Raises:
+        RunError: A path does not start at data, model or trainer, or leads into a value.
+    """
+    if not isinstance(changes, Mapping):
+        raise RunError(f"{where}: `change` maps dotted keys to values, such as model.lr: 0.1; got {changes!r}.")
+    values = copy.deepcopy(config.to_dict())
+    for path, value in changes.items():
+        *above, key = str(path).split(".")
+        if not above or above[0] not in _SECTIONS or not all((*above, key)):
+            raise RunError(
+                f"{where} changes {path!r}; a key starts with data., model. or trainer., such as model.lr, and seeds "
+                f"stand under `seeds`."
+            )
+        inner = values
+        for name in above:
+            if inner.get(name) is None:
+                inner[name] = {}
+            inner = inner[name]
+            if not isinstance(inner, dict):
+                raise RunError(f"{where} changes {path!r}, which leads into the value of {name!r}.")
+        inner[key] = copy.deepcopy(value)
+    return TrainConfig.from_dict(values)
+
+
+def parse_seeds(values: Any, where: str) -> tuple[int, ...]:
+    """Return the seeds of ``5`` (0 to 4) or ``[0, 3]``.
+
+    Raises:
+        RunError: They are something else, none, or twice the same.
+    """
+    seeds = list(range(values)) if type(values) is int else values
+    if not isinstance(seeds, (list, tuple)) or not seeds or any(type(seed) is not int for seed in seeds):
+        raise RunError(f"{where}: `seeds` is a count of at least 1 or a list of whole numbers; got {values!r}.")
+    if len(set(seeds)) < len(seeds):
+        raise RunError(f"{where}: `seeds` names a seed twice; got {values!r}.")
+    for seed in seeds:
+        check_seed(seed)
+    return tuple(seeds)

@@ -1,0 +1,215 @@
+"""A study's folder: one folder a run, what became of each, and locks that end with the process that holds them."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from dynaconv.errors import RunError
+from dynaconv.study.definition import Study, Variant
+from dynaconv.train.callbacks import LAST
+from dynaconv.train.checkpoint import CHECKPOINT_FOLDER, MODEL_FILE
+from dynaconv.train.files import write_json
+from dynaconv.train.run import SUMMARY_FILE
+
+STUDY_FILE, OUTCOME_FILE, TRACE_FILE, COSTS_FILE = "study.json", "outcome.json", "trace.csv", "costs.json"
+State = Literal["done", "diverged", "failed", "running", "interrupted", "open"]
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """One run of a study."""
+
+    variant: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.variant}, seed {self.seed}"
+
+
+def run_keys(study: Study, only: tuple[str, ...] = (), seeds: tuple[int, ...] = ()) -> list[RunKey]:
+    """Return the runs of a study, every variant's first seed before anyone's second.
+
+    Args:
+        study: The study.
+        only: Names of variants; all when empty.
+        seeds: Seeds; all when empty.
+    """
+    chosen = [variant for variant in study.variants.values() if not only or variant.name in only]
+    most = max((len(variant.seeds) for variant in chosen), default=0)
+    return [
+        RunKey(variant.name, variant.seeds[turn])
+        for turn in range(most)
+        for variant in chosen
+        if turn < len(variant.seeds) and (not seeds or variant.seeds[turn] in seeds)
+    ]
+
+
+class StudyFolder:
+    """Where a study's runs lie.
+
+    Args:
+        path: The folder; made when the study is first run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def run_folder(self, key: RunKey) -> Path:
+        """The folder of one run."""
+        return self.path / "runs" / key.variant / f"seed-{key.seed}"
+
+    @contextmanager
+    def lock(self, key: RunKey, *, wait: float = 0.0) -> Iterator[bool]:
+        """Hold a run, so that no other process takes it; False where another one holds it.
+
+        The lock belongs to the process: it is gone once that has ended, however it ended.
+
+        Args:
+            key: The run.
+            wait: Seconds to wait for another process to let go.
+        """
+        file = self.run_folder(key).with_suffix(".lock")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file, timeout=wait)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def state(self, key: RunKey) -> State:
+        """What became of a run so far."""
+        outcome = self.outcome(key)
+        if outcome is not None:
+            state: State = outcome["state"]
+            return state
+        if self._is_held(key):
+            return "running"
+        return "interrupted" if self.last_checkpoint(key).is_file() else "open"
+
+    def _is_held(self, key: RunKey) -> bool:
+        if not self.run_folder(key).with_suffix(".lock").is_file():
+            return False
+        with self.lock(key) as free:
+            return not free
+
+    def outcome(self, key: RunKey) -> dict[str, Any] | None:
+        """What a run that ended left: `state`, and a `message` unless it is done. None for any other run."""
+        folder = self.run_folder(key)
+        if (folder / SUMMARY_FILE).is_file():
+            return {"state": "done"}
+        file = folder / OUTCOME_FILE
+        return _read_json(file) if file.is_file() else None
+
+    def summary(self, key: RunKey) -> dict[str, Any]:
+        """What a run that is done wrote of itself."""
+        return _read_json(self.run_folder(key) / SUMMARY_FILE)
+
+    def last_checkpoint(self, key: RunKey) -> Path:
+        """Where an interrupted run goes on from."""
+        return self.run_folder(key) / CHECKPOINT_FOLDER / LAST
+
+    def record_failure(self, key: RunKey, state: Literal["diverged", "failed"], message: str) -> None:
+        """Write down why a run ended before its end."""
+        folder = self.run_folder(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / OUTCOME_FILE, {"state": state, "message": message})
+
+    def clear(self, key: RunKey) -> None:
+        """Remove a run's folder, so that it can start again."""
+        shutil.rmtree(self.run_folder(key), ignore_errors=True)
+
+    def drop_weights(self, key: RunKey) -> None:
+        """Remove the checkpoints and the weights of a run that has ended; its numbers stay."""
+        folder = self.run_folder(key)
+        shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=True)
+        (folder / MODEL_FILE).unlink(missing_ok=True)
+
+    def claim(self, study: Study) -> None:
+        """Make the folder this study's, or check that it is.
+
+        Variants, seeds, tables and figures may be added at any time; a variant that has runs may not change.
+
+        Raises:
+            RunError: It belongs to another study, a variant with runs has changed, or it cannot be made.
+        """
+        now: dict[str, Any] = {"study": study.name, "threads": study.threads, "variants": _recipes(study)}
+        file = self.path / STUDY_FILE
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.path / f"{STUDY_FILE}.lock"):
+                if file.is_file():
+                    before = _read_json(file)
+                    self._check_same(before, now)
+                    now["variants"] = {**before["variants"], **now["variants"]}
+                elif any(path.name != f"{STUDY_FILE}.lock" for path in self.path.iterdir()):
+                    raise RunError(f"{self.path} holds something that is no study; pass another --folder.")
+                write_json(file, now)
+        except OSError as error:
+            raise RunError(f"cannot make the study's folder {self.path}: {error.strerror}.") from error
+
+    def _check_same(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        if before["study"] != now["study"]:
+            raise RunError(
+                f"{self.path} holds the study {before['study']!r}, not {now['study']!r}; pass another --folder."
+            )
+        for name in before["variants"]:
+            if name not in now["variants"] or not self._has_runs(name):
+                continue
+            changed = differences(before["variants"][name], now["variants"][name])
+            if before["threads"] != now["threads"]:
+                changed.append(f"threads was {before['threads']!r} and is {now['threads']!r}")
+            if changed:
+                raise RunError(
+                    f"the variant {name!r} has runs in {self.path}, and its recipe has changed since: "
+                    f"{'; '.join(changed)}. Pass another --folder, or remove {self.path / 'runs' / name}."
+                )
+
+    def _has_runs(self, variant: str) -> bool:
+        folder = self.path / "runs" / variant
+        return folder.is_dir() and any(path.is_dir() for path in folder.iterdir())
+
+
+def _recipes(study: Study) -> dict[str, Any]:
+    return {name: _recipe(variant) for name, variant in study.variants.items()}
+
+
+def _recipe(variant: Variant) -> dict[str, Any]:
+    values = variant.config.to_dict()
+    del values["seed"]  # each run has its own
+    # As JSON gives it back: tuples become lists, keys strings.
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
+
+
+def differences(before: Any, now: Any, path: str = "") -> list[str]:
+    """Say, key by key, how two nested dictionaries differ."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = [*before, *(key for key in now if key not in before)]
+        missing = "left out"
+        return [
+            line
+            for key in keys
+            for line in differences(before.get(key, missing), now.get(key, missing), f"{path}.{key}".lstrip("."))
+        ]
+    return [] if before == now else [f"{path} was {before!r} and is {now!r}"]
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{file} is damaged; remove the folder it lies in to repeat the run.") from error
+    if not isinstance(values, dict):
+        raise RunError(f"{file} is damaged; remove the folder it lies in to repeat the run.")
+    return values

@@ -1,0 +1,226 @@
+"""Reads a study's YAML file, a shipped one by name."""
+
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from dynaconv.errors import RunError, listed, nearest_names
+from dynaconv.study.definition import (
+    CLAIM_METRICS,
+    FIGURE_KINDS,
+    Claim,
+    Figure,
+    Study,
+    Table,
+    Variant,
+    known_keys,
+    parse_seeds,
+    with_dotted_changes,
+)
+from dynaconv.train.config import TrainConfig, load_recipe, recipe_names
+
+_KEYS = (
+    "title",
+    "note",
+    "base",
+    "change",
+    "seeds",
+    "threads",
+    "reference",
+    "variants",
+    "sweep",
+    "tables",
+    "figures",
+    "claims",
+)
+
+
+def study_names() -> list[str]:
+    """Return the names of the studies that come with the package."""
+    folder = resources.files("dynaconv.study") / "studies"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_study(study: str | Path) -> Study:
+    """Read a study by name or from a YAML file.
+
+    Raises:
+        RunError: There is no such study, or something in it does not fit.
+    """
+    name, values = _read(study)
+    return _build(name, values)
+
+
+def _read(study: str | Path) -> tuple[str, dict[str, Any]]:
+    name = str(study)
+    if name in study_names():
+        text = (resources.files("dynaconv.study") / "studies" / f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        text = _file_text(name)
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RunError(f"the study {study} is not valid YAML: {' '.join(str(error).split())}") from error
+    return Path(name).stem, known_keys(values, _KEYS, f"the study {study}")
+
+
+def _file_text(name: str) -> str:
+    path = Path(name).expanduser()
+    if path.suffix not in (".yaml", ".yml"):
+        near = listed(nearest_names(name, study_names()))
+        raise RunError(f"unknown study {name!r}; the nearest names are {near}, or give a .yaml file.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"cannot read the study file {path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise RunError(f"the study file {path} is not UTF-8 text; save it as UTF-8.") from error
+
+
+def _build(name: str, values: dict[str, Any]) -> Study:
+    where = f"the study {name!r}"
+    for key in ("base", "variants"):
+        if not values.get(key):
+            raise RunError(f"{where} has no {key!r}; a study holds at least `base` and `variants`.")
+    threads = values.get("threads")
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise RunError(f"{where}: `threads` is a whole number of at least 1; got {threads!r}.")
+    base = with_dotted_changes(_base(values["base"], where), values.get("change") or {}, where)
+    # A study draws its own curves, and hundreds of runs would leave as many logs.
+    base = base.with_changes(trainer={"logger": False, **base.trainer})
+    seeds = parse_seeds(values.get("seeds", 1), where)
+    variants = _variants(values["variants"], values.get("sweep"), base, seeds, where)
+    reference = values.get("reference", next(iter(variants)))
+    _check_variant(reference, variants, f"{where}: `reference`")
+    return Study(
+        name=name,
+        title=str(values.get("title", name)),
+        note=" ".join(str(values.get("note", "")).split()),
+        reference=reference,
+        threads=threads,
+        base=base,
+        variants=variants,
+        tables=_tables(values.get("tables"), variants, where),
+        figures=_figures(values.get("figures"), variants, where),
+        claims=_claims(values.get("claims"), variants, where),
+    )
+
+
+def _base(base: Any, where: str) -> TrainConfig:
+    """The base recipe: written out, a recipe's name or file, or that of another shipped study."""
+    if isinstance(base, Mapping):
+        return TrainConfig.from_dict(base)
+    if base in study_names():
+        return load_study(base).base
+    if isinstance(base, str) and (base in recipe_names() or base.endswith((".yaml", ".yml"))):
+        return load_recipe(base)
+    near = listed(nearest_names(str(base), [*study_names(), *recipe_names()]))
+    raise RunError(f"{where}: `base` is a recipe, or the name of one or of a study; got {base!r}, the nearest: {near}.")
+
+
+def _variants(values: Any, sweep: Any, base: TrainConfig, seeds: tuple[int, ...], where: str) -> dict[str, Variant]:
+    if not isinstance(values, Mapping):
+        raise RunError(f"{where}: `variants` maps names to what they change; got {values!r}.")
+    variants: dict[str, Variant] = {}
+    for key, given in values.items():
+        name, here = str(key), f"{where}, variant {str(key)!r}"
+        if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
+            raise RunError(f"{here}: a name has letters, digits, '.', '+', '-' and '_' only, since it names a folder.")
+        given = known_keys(given or {}, ("title", "change", "seeds"), here)
+        variants[name] = Variant(
+            name=name,
+            title=str(given.get("title", name)),
+            config=with_dotted_changes(base, given.get("change") or {}, here),
+            seeds=parse_seeds(given["seeds"], here) if "seeds" in given else seeds,
+        )
+    return _swept(variants, sweep, where) if sweep is not None else variants
+
+
+def _swept(variants: dict[str, Variant], sweep: Any, where: str) -> dict[str, Variant]:
+    """Every variant once for each value of one option; the value becomes part of the name."""
+    here = f"{where}: `sweep`"
+    given = known_keys(sweep, ("key", "values"), here)
+    key, values = given.get("key"), given.get("values")
+    if not isinstance(key, str) or not isinstance(values, list) or not values:
+        raise RunError(f"{here} holds `key`, such as model.lr, and `values`, a list; got {sweep!r}.")
+    return {
+        f"{name}@{value}": Variant(
+            name=f"{name}@{value}",
+            title=f"{variant.title}, {key.rpartition('.')[2]} {value}",
+            config=with_dotted_changes(variant.config, {key: value}, here),
+            seeds=variant.seeds,
+        )
+        for name, variant in variants.items()
+        for value in values
+    }
+
+
+def _check_variant(name: Any, variants: Mapping[str, Variant], where: str) -> None:
+    if name not in variants:
+        near = listed(nearest_names(str(name), variants))
+        raise RunError(f"{where} names {name!r}, which is no variant; the nearest are {near}.")
+
+
+def _chosen(given: dict[str, Any], variants: Mapping[str, Variant], where: str) -> tuple[str, ...]:
+    names = given.get("variants", list(variants))
+    if not isinstance(names, list) or not names:
+        raise RunError(f"{where}: `variants` is a list of names; got {names!r}.")
+    for name in names:
+        _check_variant(name, variants, where)
+    return tuple(names)
+
+
+def _tables(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[Table, ...]:
+    tables = []
+    for name, given in _entries(values or {"all": {}}, "tables", where):
+        here = f"{where}, table {name!r}"
+        given = known_keys(given or {}, ("title", "variants"), here)
+        tables.append(Table(name=name, title=str(given.get("title", name)), variants=_chosen(given, variants, here)))
+    return tuple(tables)
+
+
+def _figures(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[Figure, ...]:
+    figures = []
+    for name, given in _entries(values or {}, "figures", where):
+        here = f"{where}, figure {name!r}"
+        given = known_keys(given or {}, ("title", "kind", "variants"), here)
+        kind = given.get("kind", "accuracy")
+        if kind not in FIGURE_KINDS:
+            raise RunError(f"{here}: `kind` is one of {', '.join(FIGURE_KINDS)}; got {kind!r}.")
+        title = str(given.get("title", name))
+        figures.append(Figure(name=name, title=title, kind=kind, variants=_chosen(given, variants, here)))
+    return tuple(figures)
+
+
+def _claims(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[Claim, ...]:
+    if values is not None and not isinstance(values, list):
+        raise RunError(f"{where}: `claims` is a list; got {values!r}.")
+    keys = ("text", "published", "metric", "variant", "against", "expect")
+    claims = []
+    for number, given in enumerate(values or (), 1):
+        here = f"{where}, claim {number}"
+        given = {"metric": "accuracy", "expect": "higher", **known_keys(given, keys, here)}
+        for key in keys:
+            if key not in given:
+                raise RunError(f"{here} has no {key!r}.")
+        if given["metric"] not in CLAIM_METRICS:
+            raise RunError(f"{here}: `metric` is one of {', '.join(CLAIM_METRICS)}; got {given['metric']!r}.")
+        if given["expect"] not in ("higher", "lower"):
+            raise RunError(f"{here}: `expect` is higher or lower; got {given['expect']!r}.")
+        for key in ("variant", "against"):
+            _check_variant(given[key], variants, here)
+        claims.append(Claim(**{**given, "text": str(given["text"]), "published": str(given["published"])}))
+    return tuple(claims)
+
+
+def _entries(values: Any, key: str, where: str) -> list[tuple[str, Any]]:
+    if not isinstance(values, Mapping):
+        raise RunError(f"{where}: `{key}` maps names to what they show; got {values!r}.")
+    for name in values:
+        if not re.fullmatch(r"[A-Za-z0-9][\w-]*", str(name)):
+            raise RunError(f"{where}: `{key}` has {name!r}; a name has letters, digits, '-' and '_' only.")
+    return [(str(name), given) for name, given in values.items()]

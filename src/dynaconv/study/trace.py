@@ -1,0 +1,59 @@
+"""The training loss of a run, every few steps."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from dynaconv.train.files import write_csv
+
+COLUMNS = ("step", "loss")
+
+
+class LossTrace(Callback):
+    """Writes ``trace.csv``: the mean loss of the batches since the row before, at every `every`-th step.
+
+    The file is written at the end of each epoch and when training ends or fails. A resumed run goes on from the rows
+    up to the step of its checkpoint.
+
+    Args:
+        path: The file.
+        every: Steps a row.
+    """
+
+    def __init__(self, path: Path, *, every: int = 5) -> None:
+        self.path, self.every = path, every
+        self.rows: list[dict[str, Any]] = []
+        self._losses: list[float] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step and self.path.is_file():
+            self.rows = [row for row in read_trace(self.path) if row["step"] <= trainer.global_step]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        self._losses.append(float(loss))
+        if trainer.global_step % self.every == 0:
+            mean = sum(self._losses) / len(self._losses)
+            self.rows.append({"step": trainer.global_step, "loss": float(f"{mean:.6g}")})
+            self._losses = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.path.parent.is_dir() and self.rows:
+            self._write()
+
+    def _write(self) -> None:
+        write_csv(self.path, COLUMNS, self.rows)
+
+
+def read_trace(path: Path) -> Sequence[dict[str, Any]]:
+    """Return the rows of a ``trace.csv``."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{"step": int(row["step"]), "loss": float(row["loss"])} for row in csv.DictReader(file)]

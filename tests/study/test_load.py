@@ -1,0 +1,115 @@
+"""Study files: what they mean, and one sentence for every mistake."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynaconv.errors import RunError
+from dynaconv.study.folder import RunKey, run_keys
+from dynaconv.study.load import load_study, study_names
+from dynaconv.study.runner import check_recipes
+from tests.study.helpers import TINY, write_study
+
+
+def test_a_variant_is_the_base_with_its_changes(tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path / "tiny.yaml"))
+    assert (study.name, study.title, study.reference) == ("tiny", "Tiny", "slow")
+    assert study.variants["slow"].config.model == {"name": "test_resnet", "lr": 0.05}
+    assert study.variants["fast"].config.model == {"name": "test_resnet", "lr": 0.1}
+    assert study.variants["fast"].title == "a higher rate"
+    assert study.variants["fast"].seeds == (0, 1)
+    assert study.base.model["lr"] == 0.05
+
+
+def test_a_change_may_lead_into_options_that_are_not_there_yet(tmp_path: Path) -> None:
+    change = {"model.model_options.family_options.blocks": 2, "trainer.gradient_clip_val": None}
+    study = load_study(write_study(tmp_path / "s.yaml", variants={"a": {}, "b": {"change": change}}, reference="a"))
+    config = study.variants["b"].config
+    assert config.model["model_options"] == {"family_options": {"blocks": 2}}
+    assert config.trainer["gradient_clip_val"] is None
+    assert "model_options" not in study.variants["a"].config.model
+
+
+def test_runs_log_to_no_tensorboard_unless_asked_to(tmp_path: Path) -> None:
+    assert load_study(write_study(tmp_path / "a.yaml")).base.trainer["logger"] is False
+    asked = write_study(tmp_path / "b.yaml", change={"trainer.logger": True})
+    assert load_study(asked).base.trainer["logger"] is True
+
+
+def test_every_variant_has_its_first_seed_before_anyone_has_a_second(tmp_path: Path) -> None:
+    variants = {"a": {}, "b": {"seeds": [5]}, "c": {"seeds": [7, 8]}}
+    study = load_study(write_study(tmp_path / "s.yaml", variants=variants, reference="a"))
+    keys = [("a", 0), ("b", 5), ("c", 7), ("a", 1), ("c", 8)]
+    assert run_keys(study) == [RunKey(*key) for key in keys]
+    assert run_keys(study, ("c",), (8,)) == [RunKey("c", 8)]
+
+
+def test_a_sweep_makes_every_variant_once_for_each_value(tmp_path: Path) -> None:
+    sweep = {"key": "model.lr", "values": [0.1, 1.0]}
+    study = load_study(write_study(tmp_path / "s.yaml", sweep=sweep, reference="slow@0.1"))
+    assert list(study.variants) == ["slow@0.1", "slow@1.0", "fast@0.1", "fast@1.0"]
+    assert study.variants["fast@1.0"].config.model["lr"] == 1.0
+    assert study.variants["fast@1.0"].title == "a higher rate, lr 1.0"
+
+
+def test_a_base_may_be_a_recipe_or_another_study(tmp_path: Path) -> None:
+    recipe = load_study(write_study(tmp_path / "a.yaml", base="digits", change={"model.lr": 0.5}))
+    assert recipe.base.data["name"] == "digits"
+    assert recipe.base.model["lr"] == 0.5
+    other = load_study(write_study(tmp_path / "b.yaml", base="mobilenetv2"))
+    assert other.base == load_study("mobilenetv2").base
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_shipped_studies_fit(name: str) -> None:
+    study = load_study(name)
+    assert study.title != name
+    check_recipes(study)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"varients": {}}, "has the unknown key 'varients'.* the nearest is 'variants'"),
+        ({"variants": {"a": {"chang": {}}}}, "variant 'a' has the unknown key 'chang'.* nearest is 'change'"),
+        ({"variants": {"a": {"change": {"modle.lr": 1}}}}, "variant 'a' changes 'modle.lr'; a key starts with data"),
+        ({"variants": {"a": {"change": {"seed": 1}}}}, "changes 'seed'.* seeds stand under `seeds`"),
+        ({"variants": {"a": {"change": {"model.lr.x": 1}}}}, "leads into the value of 'lr'"),
+        ({"variants": {"a/b": {}}}, "a name has letters, digits"),
+        ({"variants": {}}, "has no 'variants'"),
+        ({"seeds": [0, 0]}, "names a seed twice"),
+        ({"seeds": "many"}, "a count of at least 1 or a list"),
+        ({"seeds": 0}, "a count of at least 1 or a list"),
+        ({"seeds": [-1]}, "between 0 and"),
+        ({"reference": "slwo"}, "`reference` names 'slwo', which is no variant; the nearest are 'slow'"),
+        ({"threads": 0}, "`threads` is a whole number"),
+        ({"base": "mobilnetv2"}, "got 'mobilnetv2', the nearest: 'mobilenetv2'"),
+        ({"sweep": {"key": "model.lr"}}, "`sweep` holds `key`, such as model.lr, and `values`"),
+        ({"tables": {"t": {"variants": ["fsat"]}}}, "table 't' names 'fsat', .* nearest are 'fast'"),
+        ({"figures": {"f": {"kind": "pie"}}}, "`kind` is one of accuracy, loss_by_step"),
+        ({"claims": [{"text": "x"}]}, "claim 1 has no 'published'"),
+    ],
+)
+def test_a_mistake_is_one_sentence(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(RunError, match=sentence) as caught:
+        load_study(write_study(tmp_path / "s.yaml", **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_option_that_does_not_exist_is_found_before_the_runs(tmp_path: Path) -> None:
+    variants = TINY["variants"] | {"typo": {"change": {"model.weight_decya": 0.1}}}
+    study = load_study(write_study(tmp_path / "s.yaml", variants=variants))
+    with pytest.raises(RunError, match=re.escape("variant 'typo': unknown option 'model.weight_decya'")):
+        check_recipes(study)
+
+
+def test_an_unknown_study_is_told_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="unknown study 'mobilenet'; the nearest names are 'mobilenetv2'"):
+        load_study("mobilenet")
+    with pytest.raises(RunError, match="cannot read the study file"):
+        load_study(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(RunError, match="not valid YAML"):
+        load_study(tmp_path / "bad.yaml")
