@@ -26,6 +26,8 @@ _EXTRAS = {
     "rich": "train",
     "matplotlib": "train",
     "sklearn": "train",
+    "scipy": "train",
+    "filelock": "train",
     "PIL": "train",
     "webdataset": "shards",
     "datasets": "shards",

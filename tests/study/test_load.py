@@ -89,6 +89,7 @@ def test_shipped_studies_fit(name: str) -> None:
         ({"sweep": {"key": "model.lr"}}, "`sweep` holds `key`, such as model.lr, and `values`"),
         ({"tables": {"t": {"variants": ["fsat"]}}}, "table 't' names 'fsat', .* nearest are 'fast'"),
         ({"figures": {"f": {"kind": "pie"}}}, "`kind` is one of accuracy, loss_by_step"),
+        ({"figures": {"f": {"kind": "rates"}}}, "kind 'rates' shows a sweep, and the study has none"),
         ({"claims": [{"text": "x"}]}, "claim 1 has no 'published'"),
     ],
 )

@@ -28,6 +28,10 @@ def add(commands: Any) -> None:
     command.add_argument("--jobs", metavar="N", type=int, default=1, help="runs side by side, each in its own process")
     command.add_argument("--retry", action="store_true", help="repeat runs that diverged or failed")
     command.add_argument("--keep-checkpoints", action="store_true", help="keep checkpoints and weights of ended runs")
+    command.add_argument("--costs", action="store_true", help="measure steps, inference, memory in turns, and exit")
+    command.add_argument("--rounds", metavar="N", type=int, default=11, help="with --costs, steps of each variant")
+    command.add_argument("--report", action="store_true", help="write tables and figures of what is done, and exit")
+    command.add_argument("--out", metavar="DIR", type=Path, help="the report's folder; by default FOLDER/report")
     command.add_argument("--list", action="store_true", help="say which runs are done and which are open, and exit")
     command.add_argument("--list-studies", action="store_true", help="print the names of the shipped studies and exit")
 
@@ -43,8 +47,11 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         return
     if arguments.study is None:
         raise RunError(f"name a study: {', '.join(study_names())}, or a file.")
-    if arguments.jobs < 1:
-        raise RunError(f"--jobs is at least 1; got {arguments.jobs}.")
+    for name in ("jobs", "rounds"):
+        if getattr(arguments, name) < 1:
+            raise RunError(f"--{name} is at least 1; got {getattr(arguments, name)}.")
+    if arguments.out is not None and not arguments.report:
+        raise RunError("--out is the report's folder and goes with --report; the runs' folder is --folder.")
     study = load_study(arguments.study)
     folder = StudyFolder(arguments.folder or Path("studies") / study.name)
     wanted = Wanted(
@@ -55,6 +62,12 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     )
     if arguments.list:
         _print_states(study, folder, wanted)
+        return
+    if arguments.costs:
+        _measure(study, folder, wanted, arguments.rounds)
+    if arguments.report:
+        _report(study, folder, arguments.out)
+    if arguments.costs or arguments.report:
         return
     if arguments.jobs == 1:
         run_study(study, folder, wanted, say=lambda line: print(line, flush=True))
@@ -79,6 +92,26 @@ def _checked_seeds(study: "Study", seeds: list[int]) -> tuple[int, ...]:
                 f"--seeds {seed}: the study {study.name} has the seeds {listed(map(str, known), quote=False)}."
             )
     return tuple(seeds)
+
+
+def _measure(study: "Study", folder: "StudyFolder", wanted: "Wanted", rounds: int) -> None:
+    from dynaconv.study.costs import measure_costs
+    from dynaconv.study.folder import COSTS_FILE
+    from dynaconv.study.runner import check_recipes
+    from dynaconv.train.files import write_json
+
+    check_recipes(study)
+    folder.claim(study)
+    found = measure_costs(study, wanted.only, rounds=rounds, say=lambda line: print(line, flush=True))
+    write_json(folder.path / COSTS_FILE, found)
+
+
+def _report(study: "Study", folder: "StudyFolder", out: Path | None) -> None:
+    from dynaconv.study.report import write_report
+    from dynaconv.study.results import read_results
+
+    page = write_report(read_results(study, folder), out or folder.path / "report")
+    print(f"the report is {page}")
 
 
 def _print_states(study: "Study", folder: "StudyFolder", wanted: "Wanted") -> None:

@@ -9,9 +9,9 @@ from dynaconv.errors import RunError, listed, nearest_names
 from dynaconv.train.config import TrainConfig, check_seed
 
 FigureKind = Literal["accuracy", "loss_by_step", "loss_by_second", "rates"]
-ClaimMetric = Literal["accuracy", "parameters", "madds", "step_seconds", "latency_ms"]
+ClaimMetric = Literal["accuracy", "parameters", "madds", "step_seconds", "latency_seconds"]
 FIGURE_KINDS = ("accuracy", "loss_by_step", "loss_by_second", "rates")
-CLAIM_METRICS = ("accuracy", "parameters", "madds", "step_seconds", "latency_ms")
+CLAIM_METRICS = ("accuracy", "parameters", "madds", "step_seconds", "latency_seconds")
 _SECTIONS = ("data", "model", "trainer")
 
 

@@ -191,8 +191,10 @@ def _figures(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[
         kind = given.get("kind", "accuracy")
         if kind not in FIGURE_KINDS:
             raise RunError(f"{here}: `kind` is one of {', '.join(FIGURE_KINDS)}; got {kind!r}.")
-        title = str(given.get("title", name))
-        figures.append(Figure(name=name, title=title, kind=kind, variants=_chosen(given, variants, here)))
+        chosen = _chosen(given, variants, here)
+        if kind == "rates" and not all("@" in variant for variant in chosen):
+            raise RunError(f"{here}: kind 'rates' shows a sweep, and the study has none; add `sweep`.")
+        figures.append(Figure(name=name, title=str(given.get("title", name)), kind=kind, variants=chosen))
     return tuple(figures)
 
 

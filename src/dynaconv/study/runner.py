@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,21 +152,30 @@ def run_in_processes(study: str | Path, folder: Path, wanted: Wanted, jobs: int)
     """
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_worker, args=(str(study), folder, wanted)) for _ in range(jobs)]
-    for worker in workers:
-        worker.start()
+    # By default it would end this process at once and leave the workers running.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
+        for worker in workers:
+            worker.start()
         for worker in workers:
             worker.join()
     except BaseException:
         for worker in workers:
-            worker.terminate()
+            if worker.is_alive():
+                worker.terminate()
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if any(worker.exitcode for worker in workers):
         raise RunError("one of the processes ended early; run the same command again to go on.")
 
 
 def _worker(study: str, folder: Path, wanted: Wanted) -> None:
-    run_study(load_study(study), StudyFolder(folder), wanted, say=lambda line: print(line, flush=True))
+    try:
+        run_study(load_study(study), StudyFolder(folder), wanted, say=lambda line: print(line, flush=True))
+    except KeyboardInterrupt:
+        # The run goes on from its last checkpoint next time; a traceback would say nothing.
+        sys.exit(130)
 
 
 def states(study: Study, folder: StudyFolder, wanted: Wanted | None = None) -> dict[RunKey, State]:

@@ -1,0 +1,180 @@
+"""A study's report: tables as Markdown and CSV, figures, and published claims beside what came out."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dynaconv.analysis.figures import save
+from dynaconv.study.claims import judge
+from dynaconv.study.definition import Table
+from dynaconv.study.figures import draw
+from dynaconv.study.folder import COSTS_FILE
+from dynaconv.study.results import Results, VariantResults
+from dynaconv.study.statistics import Interval
+from dynaconv.train.files import write_csv, write_text
+
+PAGE_FILE, RESULTS_FILE, RUNS_FILE = "README.md", "results.csv", "runs.csv"
+COLUMNS = (
+    "variant",
+    "title",
+    "seeds",
+    "accuracy",
+    "accuracy_half_width",
+    "difference",
+    "difference_half_width",
+    "val_accuracy",
+    "diverged",
+    "parameters",
+    "madds",
+    "madds_executed",
+    "step_seconds",
+    "step_peak_bytes",
+    "latency_seconds",
+)
+_RUN_COLUMNS = ("variant", "seed", "state", "test_accuracy", "test_loss", "val_accuracy")
+
+
+def write_report(results: Results, out: Path) -> Path:
+    """Write the page, its figures and the tables of numbers to a folder, and return the page's path.
+
+    Args:
+        results: Of a study of which at least one run has ended.
+        out: The folder; files of an earlier report in it are replaced.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    write_csv(out / RESULTS_FILE, COLUMNS, [_row(variant, results) for variant in results.variants.values()])
+    write_csv(out / RUNS_FILE, _RUN_COLUMNS, _run_rows(results))
+    costs = results.folder.path / COSTS_FILE
+    if costs.is_file():
+        write_text(out / COSTS_FILE, costs.read_text(encoding="utf-8"))
+    pictures = []
+    for figure in results.study.figures:
+        drawn = draw(figure, results)
+        if drawn is not None:
+            save(drawn, out / f"{figure.name}.png")
+            pictures.append(f"![{figure.title}]({figure.name}.png)")
+    parts = [_head(results), *(_table(table, results) for table in results.study.tables), *pictures]
+    if results.study.claims:
+        parts.append(claims_table(results))
+    write_text(out / PAGE_FILE, "\n\n".join([*parts, _foot(results)]) + "\n")
+    return out / PAGE_FILE
+
+
+def _row(variant: VariantResults, results: Results) -> dict[str, Any]:
+    mean = variant.mean
+    difference = variant.difference(results.reference) if variant is not results.reference else None
+    validation = list(variant.val_accuracy.values())
+    cost = variant.cost or {}
+    row = {
+        "variant": variant.name,
+        "title": variant.title,
+        "seeds": len(variant.accuracy),
+        "accuracy": mean and mean.mean,
+        "accuracy_half_width": mean and mean.half_width,
+        "difference": difference and difference.mean,
+        "difference_half_width": difference and difference.half_width,
+        "val_accuracy": sum(validation) / len(validation) if validation else None,
+        "diverged": sum(state == "diverged" for state in variant.states.values()),
+        "parameters": variant.parameters or cost.get("parameters"),
+        **{name: cost.get(name) for name in COLUMNS[10:]},
+    }
+    return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in row.items()}
+
+
+def _run_rows(results: Results) -> list[dict[str, Any]]:
+    return [
+        {
+            "variant": variant.name,
+            "seed": seed,
+            "state": state,
+            "test_accuracy": variant.accuracy.get(seed),
+            "test_loss": variant.test_loss.get(seed),
+            "val_accuracy": variant.val_accuracy.get(seed),
+        }
+        for variant in results.variants.values()
+        for seed, state in variant.states.items()
+    ]
+
+
+def _head(results: Results) -> str:
+    study = results.study
+    states = Counter(state for variant in results.variants.values() for state in variant.states.values())
+    counted = ", ".join(f"{count} {state}" for state, count in states.items())
+    open_ = sum(count for state, count in states.items() if state not in ("done", "diverged", "failed"))
+    waiting = "" if not open_ else " The study is not finished: means are over the seeds that are done."
+    note = f"{study.note}\n\n" if study.note else ""
+    return f"# {study.title}\n\n{note}Runs: {counted}.{waiting}"
+
+
+def _table(table: Table, results: Results) -> str:
+    """A Markdown table; columns that no variant fills are left out."""
+    reference = results.reference
+    rows = [_cells(results.variants[name], reference) for name in table.variants]
+    names = [name for name in rows[0] if name in ("variant", "runs", "test accuracy") or any(row[name] for row in rows)]
+    return f"## {table.title}\n\n" + markdown_table(names, [[row[name] for name in names] for row in rows])
+
+
+def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first column is text and whose others are right-aligned."""
+    lines = [f"| {' | '.join(names)} |", f"| --- |{' ---: |' * (len(names) - 1)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _cells(variant: VariantResults, reference: VariantResults) -> dict[str, str]:
+    validation, cost = list(variant.val_accuracy.values()), variant.cost
+    difference = variant.difference(reference) if variant is not reference else None
+    parameters = variant.parameters or (cost["parameters"] if cost else None)
+    return {
+        "variant": variant.title,
+        "runs": variant.runs(),
+        "test accuracy": _percent(variant.mean),
+        f"minus {reference.title}": _percent(difference, sign="+"),
+        "validation accuracy": f"{100 * sum(validation) / len(validation):.2f}" if validation else "",
+        "parameters": f"{parameters:,}" if parameters else "",
+        "MAdds": f"{cost['madds'] / 1e6:.2f}M" if cost else "",
+        "ms a step": f"{1e3 * cost['step_seconds']:.0f}" if cost else "",
+        "MB in a step": f"{cost['step_peak_bytes'] / 1e6:.0f}" if cost else "",
+        "inference ms": f"{1e3 * cost['latency_seconds']:.2f}" if cost else "",
+    }
+
+
+def _percent(interval: Interval | None, sign: str = "") -> str:
+    if interval is None:
+        return ""
+    spread = "" if interval.half_width is None else f" ± {100 * interval.half_width:.2f}"
+    return f"{100 * interval.mean:{sign}.2f}{spread}"
+
+
+def claims_table(results: Results) -> str:
+    """Published claims beside what the study found."""
+    findings = [judge(claim, results) for claim in results.study.claims]
+    names = ("claim", "published (ImageNet)", "here", "verdict")
+    rows = [(f.claim.text, f.claim.published, f.found, f.verdict) for f in findings]
+    intro = (
+        "A verdict on accuracy needs a 95 % interval on one side of zero; one on times, quartiles of the ratio within "
+        "a round on one side of one. No correction is made for the number of claims."
+    )
+    return f"## Published claims\n\n{intro}\n\n" + markdown_table(names, rows).replace("---:", "---")
+
+
+def _foot(results: Results) -> str:
+    lines = [
+        "Accuracy in per cent, mean over seeds and 95 % t-interval; differences are taken seed by seed, with the "
+        "interval of the pairs."
+    ]
+    threads = sorted({count for variant in results.variants.values() for count in variant.threads})
+    versions = sorted({text for variant in results.variants.values() for text in variant.versions})
+    if versions:
+        lines.append(f"Runs: {' or '.join(map(str, threads))} thread(s); {' and '.join(versions)}.")
+    if results.conditions:
+        c = results.conditions
+        size = " x ".join(map(str, c["input_size"]))
+        lines.append(
+            f"Costs: batch {c['batch']} of {size} for a step, batch 1 for inference, {c['device']}, {c['threads']} "
+            f"thread(s), torch {c['torch']}, dynaconv {c['dynaconv']}, medians of {c['rounds']} rounds in turns "
+            f"({c['measured']}); MAdds as the papers count them."
+        )
+    else:
+        lines.append("Costs are not measured yet (`--costs`).")
+    return "\n\n".join(lines)

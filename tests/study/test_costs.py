@@ -1,0 +1,62 @@
+"""What a variant costs: exact counts, and times taken in turns."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from dynaconv.study.costs import _Subject, _take_turns, measure_costs, step_peak_bytes
+from dynaconv.study.load import load_study
+from tests.helpers import count
+from tests.study.helpers import write_study
+
+
+def test_turns_go_there_and_back() -> None:
+    seen: list[str] = []
+    ticks = iter(range(100))
+    work = {name: (lambda name=name: seen.append(name)) for name in "abc"}
+    times = _take_turns(work, 2, lambda: float(next(ticks)))
+    # The round that warms up, and two that count.
+    assert "".join(seen) == "cba" + "abc" + "cba"
+    assert times == {"a": [1.0, 1.0], "b": [1.0, 1.0], "c": [1.0, 1.0]}
+
+
+def test_the_peak_of_a_step_by_hand() -> None:
+    """A linear layer without bias: its output, the loss's parts and, at the end, the gradients of 400 bytes each."""
+    model = nn.Linear(100, 1000, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+    subject = _Subject(model, optimizer, torch.randn(2, 100), torch.tensor([3, 5]), None)
+    gradient, logits = 4 * 100 * 1000, 4 * 2 * 1000
+    peak = step_peak_bytes(subject)
+    # The gradient of the weight and of the logits and the log-probabilities; the optimiser may hold one more gradient.
+    assert gradient + logits <= peak <= 2 * gradient + 4 * logits
+
+
+def test_every_variant_is_measured_and_equal_ones_once(tmp_path: Path) -> None:
+    variants = {"slow": {}, "fast": {"change": {"model.lr": 0.5}}, "small": {"change": {"data.batch_size": 16}}}
+    # At 32 pixels the activations outweigh the gradients.
+    change = {"trainer.gradient_clip_val": 1.0, "data.image_size": 32}
+    study = load_study(write_study(tmp_path / "s.yaml", variants=variants, change=change))
+    lines: list[str] = []
+    found = measure_costs(study, rounds=2, say=lines.append)
+    costs = found["variants"]
+    assert costs["fast"] is costs["slow"]
+    assert costs["slow"]["parameters"] == count(timm.create_model("test_resnet", num_classes=10, in_chans=1))
+    assert costs["small"]["step_peak_bytes"] < costs["slow"]["step_peak_bytes"]
+    assert costs["small"]["madds"] == costs["slow"]["madds"] > 0
+    assert len(costs["slow"]["step_rounds"]) == 2
+    assert len(costs["slow"]["latency_rounds"]) == 31
+    assert costs["slow"]["step_seconds"] > 0
+    assert found["conditions"]["batch"] == 32
+    assert found["conditions"]["input_size"] == [1, 32, 32]
+    assert len(lines) == 3
+
+
+def test_the_reference_is_measured_too(tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path / "s.yaml"))
+    found = measure_costs(study, ("fast",), rounds=1, say=lambda line: None)
+    assert list(found["variants"]) == ["slow", "fast"]
+    with pytest.raises(KeyError):
+        found["variants"]["other"]
