@@ -12,6 +12,8 @@ from dynaconv.study.load import load_study, study_names
 from dynaconv.study.runner import check_recipes
 from tests.study.helpers import TINY, write_study
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_a_variant_is_the_base_with_its_changes(tmp_path: Path) -> None:
     study = load_study(write_study(tmp_path / "tiny.yaml"))
@@ -60,6 +62,14 @@ def test_a_base_may_be_a_recipe_or_another_study(tmp_path: Path) -> None:
     assert recipe.base.model["lr"] == 0.5
     other = load_study(write_study(tmp_path / "b.yaml", base="mobilenetv2"))
     assert other.base == load_study("mobilenetv2").base
+
+
+def test_the_documented_study_fits(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "studies.md").read_text(), re.DOTALL)
+    (tmp_path / "documented.yaml").write_text(block)
+    study = load_study(tmp_path / "documented.yaml")
+    assert study.variants["gain-1"].seeds == (0, 1, 2, 3, 4)
+    check_recipes(study)
 
 
 @pytest.mark.parametrize("name", study_names())
