@@ -1,5 +1,6 @@
 """Study files: what they mean, and one sentence for every mistake."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from dynaconv.errors import RunError
 from dynaconv.study.folder import RunKey, run_keys
 from dynaconv.study.load import load_study, study_names
 from dynaconv.study.runner import check_recipes
+from dynaconv.train.factory import create_network
 from tests.study.helpers import TINY, write_study
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +79,10 @@ def test_shipped_studies_fit(name: str) -> None:
     study = load_study(name)
     assert study.title != name
     check_recipes(study)
+    networks = {json.dumps([v.config.model["name"], v.config.model["model_options"]]) for v in study.variants.values()}
+    for network in networks:
+        model, options = json.loads(network)
+        create_network(model, num_classes=10, in_channels=1, options={**options, "device": "meta"})
 
 
 @pytest.mark.parametrize(
