@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from dynaconv.commands import analyze, convert, demo, eval, export, predict, profile, shard, study, train
 from dynaconv.commands._shared import Parser
-from dynaconv.errors import DynaconvError, RunError, TrainingDivergedError
+from dynaconv.errors import DynaconvError, RunError, RunsFailedError, TrainingDivergedError
 
 # Imported name of a package -> the extra that brings it.
 _EXTRAS = {
@@ -111,7 +111,7 @@ def _explain(error: Exception) -> tuple[str | None, int]:
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
         return f"the system refused: {str(error.strerror or error).rstrip('.')}{where}.", 1
-    return str(error), 1 if isinstance(error, TrainingDivergedError) else 2
+    return str(error), 1 if isinstance(error, (TrainingDivergedError, RunsFailedError)) else 2
 
 
 def _run(given: list[str]) -> int:

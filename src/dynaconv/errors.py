@@ -36,6 +36,10 @@ class TrainingDivergedError(DynaconvError):
     """The loss left the finite numbers; the last checkpoint before that is kept."""
 
 
+class RunsFailedError(DynaconvError):
+    """Some runs of a study failed; the others are done."""
+
+
 def nearest_names(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
     """Return the ``count`` known names most like ``name``, the most alike first.
 

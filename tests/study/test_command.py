@@ -35,10 +35,10 @@ def test_runs_are_listed_before_and_after(tmp_path: Path, capsys: pytest.Capture
     assert "1 done" in words(capsys, study, *folder, "--list", "--only", "slow", "--seeds", 1)
 
 
-def test_a_failed_run_is_exit_code_2_after_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_run_is_exit_code_1_after_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     variants = {"none": {"change": {"model.name": "resnet_not_there"}}, "slow": {}}
     study = write_study(tmp_path / "tiny.yaml", variants=variants, seeds=1)
-    assert "1 of 2 runs failed" in words(capsys, study, "--folder", tmp_path / "f", code=2)
+    assert "1 of 2 runs failed" in words(capsys, study, "--folder", tmp_path / "f", code=1)
     assert (tmp_path / "f" / "runs" / "slow" / "seed-0" / "summary.json").is_file()
 
 

@@ -150,7 +150,9 @@ def test_a_sweep_is_drawn_and_a_diverged_run_with_it(tmp_path: Path) -> None:
     folder.record_failure(RunKey("fast@1.0", 0), "diverged", "nan")
     page = write_report(read_results(load_study(path), folder), tmp_path / "out").read_text()
     assert "(rates.png)" in page
-    assert "| a higher rate, lr 1.0 | 0 of 1, 1 diverged |" in page
+    assert "| test accuracy by lr | 0.1 | 1.0 |" in page
+    assert "| slow | 80.00 | 0 of 1, 1 open |" in page
+    assert "| a higher rate | 70.00 | 0 of 1, 1 diverged |" in page
 
 
 def test_a_damaged_summary_is_named(results: Results) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynaconv.commands._shared import add_command
-from dynaconv.errors import RunError, listed, nearest_names
+from dynaconv.errors import RunError, RunsFailedError, listed, nearest_names
 
 if TYPE_CHECKING:
     from dynaconv.study.definition import Study
@@ -143,4 +143,4 @@ def _print_failures(study: "Study", folder: "StudyFolder", wanted: "Wanted") -> 
             print(f"{key} {state}: {(folder.outcome(key) or {}).get('message', '')}")
     failed = sum(state == "failed" for state in ended.values())
     if failed:
-        raise RunError(f"{failed} of {len(ended)} runs failed; mend the cause and run again with --retry.")
+        raise RunsFailedError(f"{failed} of {len(ended)} runs failed; mend the cause and run again with --retry.")

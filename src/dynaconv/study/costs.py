@@ -54,7 +54,7 @@ def measure_costs(
     say: Say = print,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
-    """Measure every variant.
+    """Measure every variant, on the CPU.
 
     The variants take turns, each one step on the first batch of its own recipe, later one inference pass of one image,
     every other round in reverse order: a machine that slows down for a while slows all of them down. Augmentation and

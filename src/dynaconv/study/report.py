@@ -109,10 +109,27 @@ def _head(results: Results) -> str:
 
 def _table(table: Table, results: Results) -> str:
     """A Markdown table; columns that no variant fills are left out."""
+    if all("@" in name for name in table.variants) and len({name.rpartition("@")[0] for name in table.variants}) > 1:
+        return f"## {table.title}\n\n" + _sweep_table(table, results)
     reference = results.reference
     rows = [_cells(results.variants[name], reference) for name in table.variants]
     names = [name for name in rows[0] if name in ("variant", "runs", "test accuracy") or any(row[name] for row in rows)]
     return f"## {table.title}\n\n" + markdown_table(names, [[row[name] for name in names] for row in rows])
+
+
+def _sweep_table(table: Table, results: Results) -> str:
+    """A family a row, a value of the sweep a column; a cell is the accuracy, or what became of the runs."""
+    pairs = [name.rpartition("@") for name in table.variants]
+    families = list(dict.fromkeys(family for family, _, _ in pairs))
+    values = list(dict.fromkeys(value for _, _, value in pairs))
+    titles = {family: results.variants[f"{family}@{values[0]}"].title for family in families}
+    rows = []
+    for family in families:
+        found = [results.variants.get(f"{family}@{value}") for value in values]
+        cells = ["" if each is None else _percent(each.mean) or each.runs() for each in found]
+        rows.append([titles[family].rpartition(", ")[0], *cells])
+    swept = titles[families[0]].rpartition(", ")[2].rpartition(" ")[0]
+    return markdown_table([f"test accuracy by {swept}", *values], rows)
 
 
 def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

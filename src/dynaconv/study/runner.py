@@ -139,7 +139,7 @@ def _do(study: Study, folder: StudyFolder, key: RunKey, callbacks: Sequence[Call
 
 
 def run_in_processes(study: str | Path, folder: Path, wanted: Wanted, jobs: int) -> None:
-    """Do a study's open runs in several processes side by side.
+    """Do a study's open runs in several processes side by side, which share the threads unless the study counts them.
 
     Args:
         study: Its name or file.
@@ -151,7 +151,7 @@ def run_in_processes(study: str | Path, folder: Path, wanted: Wanted, jobs: int)
         RunError: One of the processes ended early.
     """
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_worker, args=(str(study), folder, wanted)) for _ in range(jobs)]
+    workers = [context.Process(target=_worker, args=(str(study), folder, wanted, jobs)) for _ in range(jobs)]
     # By default it would end this process at once and leave the workers running.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -170,7 +170,8 @@ def run_in_processes(study: str | Path, folder: Path, wanted: Wanted, jobs: int)
         raise RunError("one of the processes ended early; run the same command again to go on.")
 
 
-def _worker(study: str, folder: Path, wanted: Wanted) -> None:
+def _worker(study: str, folder: Path, wanted: Wanted, jobs: int) -> None:
+    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
     try:
         run_study(load_study(study), StudyFolder(folder), wanted, say=lambda line: print(line, flush=True))
     except KeyboardInterrupt:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from dynaconv.train.files import write_csv
 
@@ -26,7 +28,7 @@ class LossTrace(Callback):
     def __init__(self, path: Path, *, every: int = 5) -> None:
         self.path, self.every = path, every
         self.rows: list[dict[str, Any]] = []
-        self._losses: list[float] = []
+        self._losses: list[Tensor] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step and self.path.is_file():
@@ -36,10 +38,13 @@ class LossTrace(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        self._losses.append(float(loss))
-        if trainer.global_step % self.every == 0:
-            mean = sum(self._losses) / len(self._losses)
-            self.rows.append({"step": trainer.global_step, "loss": float(f"{mean:.6g}")})
+        self._losses.append(loss.detach())
+        step, last = trainer.global_step, self.rows[-1]["step"] if self.rows else 0
+        # Where gradients are accumulated, several batches make a step.
+        if step > last and step % self.every == 0:
+            # Here, because reading a loss waits for the device.
+            mean = float(torch.stack(self._losses).mean())
+            self.rows.append({"step": step, "loss": float(f"{mean:.6g}")})
             self._losses = []
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
