@@ -1,5 +1,6 @@
 """Study files: what they mean, and one sentence for every mistake."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -83,6 +84,27 @@ def test_shipped_studies_fit(name: str) -> None:
     for network in networks:
         model, options = json.loads(network)
         create_network(model, num_classes=10, in_channels=1, options={**options, "device": "meta"})
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "resnet10"])
+def test_published_numbers_are_those_of_the_table_of_published_figures(name: str) -> None:
+    networks = {"x1.0": "mobilenetv2_100", "x0.5": "mobilenetv2_050", "ResNet-18": "resnet18"}
+    with (ROOT / "docs" / "data" / "published-figures.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    checked = 0
+    for claim in load_study(name).claims:
+        column = {"parameters": "params", "madds": "madds"}.get(claim.metric, "top1")
+        for left, right, network in re.findall(r"([\d.]+[MG]?) against ([\d.]+[MG]?) \(([^)]+)\)", claim.published):
+            for variant, number in ((claim.variant, left), (claim.against, right)):
+                if variant == "dcd-joint":
+                    continue  # the table has the best form of each network only
+                unit = 1000.0 if number.endswith("G") else 1.0
+                family = {"odconv-1": "odconv 1x", "odconv-4": "odconv 4x"}.get(variant, variant)
+                wanted = (networks[network], family)
+                known = {float(r[column]) for r in rows if (r["network"], r["variant"]) == wanted and r[column]}
+                assert round(float(number.rstrip("MG")) * unit, 6) in known, (claim.text, number)
+                checked += 1
+    assert checked >= 12
 
 
 @pytest.mark.parametrize(
