@@ -69,10 +69,11 @@ def test_the_page_holds_means_paired_differences_and_costs(results: Results, tmp
     page = write_report(results, tmp_path / "out").read_text()
     lines = [line for line in page.splitlines() if line.startswith("| ")]
     assert lines[0] == (
-        "| variant | runs | test accuracy | minus slow | parameters | MAdds | ms a step | MB in a step | inference ms |"
+        "| variant | runs | test accuracy | minus slow | parameters | MAdds | MAdds run | ms a step | MB in a step "
+        "| inference ms |"
     )
     # Deviations of 0.02 and 0.03 about the means, 0.01 about the mean difference of 0.02; t is 4.3027, n is 3.
-    assert lines[2].startswith("| slow | 3 | 82.00 ± 4.97 |  | 1,234 | 0.01M | 1000 | 5 | 100.00 |")
+    assert lines[2].startswith("| slow | 3 | 82.00 ± 4.97 |  | 1,234 | 0.01M | 0.01M | 1000 | 5 | 100.00 |")
     assert lines[3].startswith("| a higher rate | 3 | 84.00 ± 7.45 | +2.00 ± 2.48 | 1,234 |")
     assert lines[4].startswith("| worse | 2 of 3, 1 diverged | 71.50 ± 19.06 | -9.50 ± 6.35 |")
     assert "Runs: 8 done, 1 diverged." in page

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 from dynaconv.analysis.figures import COLOURS
 from dynaconv.study import definition
@@ -46,6 +46,8 @@ def _accuracy(figure: definition.Figure, results: Results) -> Figure | None:
         axes.plot(values, [row] * len(values), "o", color="none", markeredgecolor="0.55", markersize=4)
         axes.errorbar([mean.mean], [row], xerr=mean.half_width, fmt="o", color=colour, capsize=3)
     axes.set_yticks(range(len(shown)), [variant.title for variant in reversed(shown)])
+    axes.set_ylim(-0.6, len(shown) - 0.4)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("test accuracy: every seed, mean and 95 % interval")
     return canvas
@@ -96,6 +98,9 @@ def _rates(figure: definition.Figure, results: Results) -> Figure | None:
         return None
     key = results.variants[figure.variants[0]].title.rpartition(", ")[2].rpartition(" ")[0]
     axes.set(xscale="log", xlabel=key, ylabel="test accuracy", ylim=(-0.03, None))
+    values = sorted({float(name.rpartition("@")[2]) for name in figure.variants})
+    axes.set_xticks(values, [f"{value:g}" for value in values])
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.legend(frameon=False)
     return canvas

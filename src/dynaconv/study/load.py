@@ -176,7 +176,7 @@ def _chosen(given: dict[str, Any], variants: Mapping[str, Variant], where: str) 
 
 def _tables(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[Table, ...]:
     tables = []
-    for name, given in _entries(values or {"all": {}}, "tables", where):
+    for name, given in _entries(values or {"all": {"title": "All variants"}}, "tables", where):
         here = f"{where}, table {name!r}"
         given = known_keys(given or {}, ("title", "variants"), here)
         tables.append(Table(name=name, title=str(given.get("title", name)), variants=_chosen(given, variants, here)))

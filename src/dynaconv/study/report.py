@@ -150,6 +150,7 @@ def _cells(variant: VariantResults, reference: VariantResults) -> dict[str, str]
         "validation accuracy": f"{100 * sum(validation) / len(validation):.2f}" if validation else "",
         "parameters": f"{parameters:,}" if parameters else "",
         "MAdds": f"{cost['madds'] / 1e6:.2f}M" if cost else "",
+        "MAdds run": f"{cost['madds_executed'] / 1e6:.2f}M" if cost else "",
         "ms a step": f"{1e3 * cost['step_seconds']:.0f}" if cost else "",
         "MB in a step": f"{cost['step_peak_bytes'] / 1e6:.0f}" if cost else "",
         "inference ms": f"{1e3 * cost['latency_seconds']:.2f}" if cost else "",
@@ -170,7 +171,8 @@ def claims_table(results: Results) -> str:
     rows = [(f.claim.text, f.claim.published, f.found, f.verdict) for f in findings]
     intro = (
         "A verdict on accuracy needs a 95 % interval on one side of zero; one on times, quartiles of the ratio within "
-        "a round on one side of one. No correction is made for the number of claims."
+        "a round on one side of one. It is about the sign alone, not the size. No correction is made for the number "
+        "of claims."
     )
     return f"## Published claims\n\n{intro}\n\n" + markdown_table(names, rows).replace("---:", "---")
 
@@ -190,7 +192,7 @@ def _foot(results: Results) -> str:
         lines.append(
             f"Costs: batch {c['batch']} of {size} for a step, batch 1 for inference, {c['device']}, {c['threads']} "
             f"thread(s), torch {c['torch']}, dynaconv {c['dynaconv']}, medians of {c['rounds']} rounds in turns "
-            f"({c['measured']}); MAdds as the papers count them."
+            f"({c['measured']}); MAdds as the papers count them, MAdds run as executed."
         )
     else:
         lines.append("Costs are not measured yet (`--costs`).")
