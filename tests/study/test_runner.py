@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from dynaconv.errors import RunError
+from dynaconv.errors import DataError, RunError
 from dynaconv.study.definition import Study
 from dynaconv.study.folder import RunKey, StudyFolder, differences
 from dynaconv.study.load import load_study
@@ -149,6 +149,14 @@ def test_a_failed_run_is_recorded_and_the_next_one_starts(tmp_path: Path, folder
     assert outcome["state"] == "failed"
     assert "unknown model 'resnet_that_is_not_there'" in outcome["message"]
     assert folder.state(RunKey("slow", 0)) == "done"
+
+
+def test_missing_data_stop_the_study_and_are_no_result(tmp_path: Path, folder: StudyFolder) -> None:
+    change = {"data.name": "folder", "data.data_dir": str(tmp_path / "none")}
+    study = load_study(write_study(tmp_path / "s.yaml", change=change, seeds=1))
+    with pytest.raises(DataError, match="none"):
+        run_study(study, folder, Wanted(), say=quiet)
+    assert set(states(study, folder).values()) == {"open"}
 
 
 def test_each_run_has_the_threads_the_study_says(tmp_path: Path, folder: StudyFolder) -> None:

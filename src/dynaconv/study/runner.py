@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback
 
-from dynaconv.errors import RunError, TrainingDivergedError
+from dynaconv.errors import DataError, RunError, TrainingDivergedError
 from dynaconv.study.definition import Study
 from dynaconv.study.folder import TRACE_FILE, RunKey, State, StudyFolder, run_keys
 from dynaconv.study.load import load_study
@@ -73,6 +73,7 @@ def run_study(
 
     Raises:
         RunError: A recipe is wrong, or the folder belongs to another study.
+        DataError: The data cannot be read.
     """
     check_recipes(study)
     folder.claim(study)
@@ -131,6 +132,9 @@ def _do(study: Study, folder: StudyFolder, key: RunKey, callbacks: Sequence[Call
     except TrainingDivergedError as error:
         folder.record_failure(key, "diverged", str(error))
         return f"diverged: {error}"
+    except DataError:
+        # Every run would fail on data that are not there; the folder stays as it is, to go on from.
+        raise
     except Exception as error:
         message = " ".join(f"{type(error).__name__}: {error}".split())
         folder.record_failure(key, "failed", message)
