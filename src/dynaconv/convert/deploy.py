@@ -3,8 +3,8 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -137,7 +137,12 @@ def plan_deployment(
 
 
 def deploy(
-    model: nn.Module, input_size: Sequence[int] | None = None, *, example: Any = None, inplace: bool = False
+    model: nn.Module,
+    input_size: Sequence[int] | None = None,
+    *,
+    example: Any = None,
+    inplace: bool = False,
+    backend: Literal["torch", "native"] = "torch",
 ) -> nn.Module:
     """Make a network ready for inference: the same function in eval mode, with less to compute.
 
@@ -152,15 +157,26 @@ def deploy(
         model: A trained network; its running statistics become part of the weights.
         input_size, example: As for `plan_deployment`, whose plan shows what happens.
         inplace: Change ``model`` itself instead of a copy.
+        backend: ``native`` lets compiled kernels run what they can on the CPU (docs/native.md); they choose their
+            algorithms themselves, at each call.
 
     Returns:
-        The network for inference; ``model`` itself when ``inplace``.
+        The network for inference; ``model`` itself when ``inplace``, unless it is a single layer made native.
 
     Raises:
-        ConversionError: As for `plan_deployment`, or the model cannot be copied; the model is as it was.
+        ConversionError: As for `plan_deployment`, the model cannot be copied, or the backend is unknown; the model is
+            as it was.
         TypeError: ``model`` is no module.
     """
-    return plan_deployment(model, input_size, example=example).apply(model, inplace=inplace)
+    if backend not in ("torch", "native"):
+        raise ConversionError(f"`backend` is 'torch' or 'native'; got {backend!r}.")
+    plan = plan_deployment(model, input_size, example=example)
+    if backend == "torch":
+        return plan.apply(model, inplace=inplace)
+    # Compiling the kernels needs a compiler, and takes long; who does not ask for them imports nothing of it.
+    from dynaconv.native import deploy_native
+
+    return deploy_native(replace(plan, algorithms={}).apply(model, inplace=inplace))
 
 
 def _check(model: nn.Module, input_size: Sequence[int] | None, example: Any) -> None:

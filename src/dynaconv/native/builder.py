@@ -1,0 +1,84 @@
+"""Several steps put together: slots for the images between them, one vector for all constants."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynaconv.native.packing import round_up
+from dynaconv.native.steps import FIELDS, Step
+
+
+@dataclass
+class Builder:
+    """Collects steps. Values are numbered: 0 is the input, step i makes value i + 1."""
+
+    steps: list[Step] = field(default_factory=list)
+
+    def add(self, step: Step, source: int, residual: int | None = None) -> int:
+        """Let ``step`` read value ``source``, and add value ``residual`` before its activation; the value it makes."""
+        residual = -1 if residual is None else residual
+        self.steps.append(dataclasses.replace(step, source=source, target=len(self.steps) + 1, residual=residual))
+        return len(self.steps)
+
+    def build(self) -> tuple[Tensor, Tensor, list[int]]:
+        """The constants, the steps as integers, and how the size of an image changes, four numbers a change."""
+        constants = _Constants()
+        table = []
+        for step, slots in zip(self.steps, self._slots(), strict=True):
+            values = {name: getattr(step, name) for name in FIELDS} | slots
+            table += [constants.place(v) if isinstance(v, Tensor) else _number(v) for v in values.values()]
+        return constants.joined(), torch.tensor(table, dtype=torch.int64), self._sizes()
+
+    def _slots(self) -> list[dict[str, int]]:
+        """Slots in place of values: one is free again after the last step that reads it. Slot 0 is the input."""
+        last_use = {step.target: index for index, step in enumerate(self.steps)}
+        for index, step in enumerate(self.steps):
+            for value in (step.source, step.residual):
+                last_use[value] = index
+        slot_of = {0: 0, -1: -1}
+        free: list[int] = []
+        found: list[dict[str, int]] = []
+        count = 0
+        for index, step in enumerate(self.steps):
+            if not free:
+                count += 1
+                free.append(count)
+            slot_of[step.target] = free.pop()
+            found.append({name: slot_of[getattr(step, name)] for name in ("source", "target", "residual")})
+            done = {value for value in (step.source, step.residual) if value > 0 and last_use[value] == index}
+            free += [slot_of[value] for value in done]
+        return found
+
+    def _sizes(self) -> list[int]:
+        by_target = {step.target: step for step in self.steps}
+        value, changes = len(self.steps), []
+        while value:
+            step = by_target[value]
+            if step.resize != (-1, 1, -1, 1):
+                changes.append(step.resize)
+            value = step.source
+        return [number for change in reversed(changes) for number in change]
+
+
+def _number(value: Any) -> int:
+    return -1 if value is None else value
+
+
+class _Constants:
+    """Vectors one after another, each on a cache line of its own."""
+
+    def __init__(self) -> None:
+        self.parts: list[Tensor] = []
+        self.size = 0
+
+    def place(self, vector: Tensor) -> int:
+        offset, padded = self.size, round_up(len(vector))
+        self.parts.append(torch.nn.functional.pad(vector.detach().float(), (0, padded - len(vector))))
+        self.size += padded
+        return offset
+
+    def joined(self) -> Tensor:
+        return torch.cat(self.parts) if self.parts else torch.zeros(0)

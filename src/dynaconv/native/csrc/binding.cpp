@@ -1,0 +1,73 @@
+// The operator as torch sees it. The only file that knows torch, through its stable interface (torch 2.10 and later).
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <stdexcept>
+#include <vector>
+
+#include "program.h"
+
+namespace {
+
+using torch::stable::Tensor;
+
+void parallel_for(dynaconv::Index n, void (*fn)(dynaconv::Index, dynaconv::Index, void*), void* context) {
+  torch::stable::parallel_for(0, n, 1, [=](std::int64_t begin, std::int64_t end) { fn(begin, end, context); });
+}
+
+int count() { return int(torch::stable::get_num_threads()); }
+
+void require(bool holds, const char* message) {
+  if (!holds) throw std::runtime_error(message);
+}
+
+bool is_float(const Tensor& t) { return t.is_cpu() && t.scalar_type() == torch::headeronly::ScalarType::Float; }
+
+Tensor native_program(const Tensor& x, const Tensor& constants, const Tensor& steps, std::int64_t out_channels,
+                      std::vector<std::int64_t> /* sizes, for the shape of a fake tensor alone */) {
+  require(is_float(x) && x.dim() == 4, "the native program takes float32 images (B, C, H, W) on the CPU.");
+  require(is_float(constants) && constants.dim() == 1 && constants.is_contiguous(),
+          "the constants of a native program are one contiguous float32 vector on the CPU.");
+  require(steps.is_cpu() && steps.scalar_type() == torch::headeronly::ScalarType::Long && steps.is_contiguous() &&
+              steps.numel() % dynaconv::kFields == 0,
+          "the steps of a native program are a contiguous int64 tensor of whole steps; build it again with "
+          "deploy(model, backend='native').");
+  const dynaconv::Program program{static_cast<const dynaconv::Step*>(steps.const_data_ptr()),
+                                  int(steps.numel() / dynaconv::kFields),
+                                  static_cast<const float*>(constants.const_data_ptr()), constants.numel()};
+  const dynaconv::Input input{static_cast<const float*>(x.const_data_ptr()),
+                              x.size(0), x.size(1), x.size(2), x.size(3),
+                              x.stride(0), x.stride(1), x.stride(2), x.stride(3)};
+  const dynaconv::Size size = dynaconv::check(program, input);
+  require(program.steps[program.num_steps - 1].out_channels == out_channels,
+          "the native program is damaged: its output has other channels.");
+  const std::vector<std::int64_t> shape{input.batch, out_channels, size.height, size.width};
+  Tensor out = torch::stable::empty(shape, torch::headeronly::ScalarType::Float, std::nullopt, std::nullopt,
+                                    std::nullopt, torch::headeronly::MemoryFormat::ChannelsLast);
+  if (input.batch) dynaconv::run(program, input, static_cast<float*>(out.mutable_data_ptr()));
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(dynaconv, CPU, m) { m.impl("native_program", TORCH_BOX(&native_program)); }
+
+// What Python asks when it loads the library: a forced instruction set that cannot run is an error there and then.
+extern "C" __attribute__((visibility("default"))) const char* dynaconv_native_isa(char* error, std::size_t size) {
+  try {
+    dynaconv::threads = {parallel_for, count};
+    return dynaconv::kernels().name;
+  } catch (const std::exception& problem) {
+    const std::string message = problem.what();
+    message.copy(error, size - 1);
+    error[std::min(message.size(), size - 1)] = '\0';
+    return nullptr;
+  }
+}
+
+extern "C" __attribute__((visibility("default"))) int dynaconv_native_fields() { return dynaconv::kFields; }

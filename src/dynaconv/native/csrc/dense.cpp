@@ -1,0 +1,242 @@
+// Dense convolution, static or DCD: a matrix product for each tap, its pixels read where they lie.
+#include <algorithm>
+#include <vector>
+
+#include "layers.h"
+
+namespace dynaconv {
+namespace {
+
+bool is_pointwise(const Step& s) {
+  return s.kernel_h == 1 && s.kernel_w == 1 && s.stride_h == 1 && s.stride_w == 1 &&
+         s.pad_top == 0 && s.pad_left == 0 && s.pad_bottom == 0 && s.pad_right == 0;
+}
+
+// Where the taps read: an image, padded where the convolution asks for it, and the way from pixel to pixel.
+struct View {
+  const float* data;
+  Index width, sample, block, row, pixel;
+  std::vector<Index> taps;
+  Index centre;   // offset of the tap that a channel residual sits at
+};
+
+View view_of(const Step& s, const Images& x, const Images& out, const Team& team) {
+  View v;
+  const Index need_h = (out.height - 1) * s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1;
+  const Index need_w = (out.width - 1) * s.stride_w + (s.kernel_w - 1) * s.dilation_w + 1;
+  const bool pads = s.pad_top || s.pad_left || need_h > x.height || need_w > x.width;
+  v.data = x.data;
+  v.width = x.width;
+  v.sample = x.pixels() * kPanel;
+  v.block = x.block();
+  if (pads) {
+    v.width = need_w;
+    v.sample = need_h * need_w * kPanel;
+    v.block = x.samples * v.sample;
+    float* padded = Workspace::mine().scratch[kPadded].get(x.blocks() * v.block);
+    v.data = padded;
+    const double work = double(x.blocks()) * double(v.block);
+    team.each(x.blocks() * x.samples * need_h, work, [&](Index begin, Index end) {
+      for (Index i = begin; i < end; ++i) {
+        const Index image = i / need_h, y = i - image * need_h - s.pad_top;
+        float* row = padded + i * need_w * kPanel;
+        const Index left = std::min<Index>(s.pad_left, need_w);
+        const Index here = y < 0 || y >= x.height ? 0 : std::clamp<Index>(need_w - left, 0, x.width);
+        std::fill_n(row, (here ? left : need_w) * kPanel, 0.0f);
+        if (!here) continue;
+        std::copy_n(x.data + image * x.pixels() * kPanel + y * x.width * kPanel, here * kPanel, row + left * kPanel);
+        std::fill_n(row + (left + here) * kPanel, (need_w - left - here) * kPanel, 0.0f);
+      }
+    });
+  }
+  for (Index ky = 0; ky < s.kernel_h; ++ky)
+    for (Index kx = 0; kx < s.kernel_w; ++kx)
+      v.taps.push_back((ky * s.dilation_h * v.width + kx * s.dilation_w) * kPanel);
+  v.row = s.stride_h * v.width * kPanel;
+  v.pixel = s.stride_w * kPanel;
+  v.centre = v.taps[std::size_t((s.kernel_h / 2) * s.kernel_w + s.kernel_w / 2)];
+  return v;
+}
+
+Product product_of(const View& v, const Images& x, const Images& out, Index channels, const float* w, float* data,
+                   Index block) {
+  Product p = pointwise(v.data, v.block, x.channels, w, out.width, channels, data, block);
+  p.tile.taps = v.taps.data();
+  p.tile.num_taps = int(v.taps.size());
+  p.tile.x_pixel = v.pixel;
+  p.samples = out.samples;
+  p.rows = out.height;
+  p.x_sample = v.sample;
+  p.x_row = v.row;
+  p.out_row = p.add_row = out.width * kPanel;
+  p.out_sample = p.add_sample = out.pixels() * kPanel;
+  return p;
+}
+
+// Rows that follow one another without a gap become one row, and samples that share everything one sample.
+void join(Product& p, bool shared) {
+  if (p.x_row != p.length * kPanel || p.tile.x_pixel != kPanel) return;
+  p.length *= p.rows;
+  p.rows = 1;
+  if (!shared || p.x_sample != p.length * kPanel) return;
+  p.length *= p.samples;
+  p.samples = 1;
+}
+
+void set_output(const Step& s, const float* constants, const Images* add, Product& p) {
+  p.tile.bias = at(constants, s.bias);
+  p.tile.act = Activation(s.activation);
+  if (add) {
+    p.tile.add = add->data;
+    p.tile.add_block = add->block();
+  }
+}
+
+// Forming W(x) pays off where it costs less than the detour of every pixel through the latent space.
+bool forms_kernel(const Step& s, const Images& out) {
+  if (!s.latent || !is_pointwise(s)) return false;
+  if (s.algorithm != kAuto) return s.algorithm == kForm;
+  const double pair = double(s.in_channels) * double(s.out_channels);
+  const double form = double(s.latent) * (pair + double(s.latent) * double(s.in_channels)) + 2.0 * pair;
+  const double pixel = double(s.latent) * double(s.in_channels + s.out_channels + s.latent);
+  return form < double(out.pixels()) * pixel;
+}
+
+// T = Phi Q^T, then Lambda W0 + P T, written in the order of the product's panels.
+const float* form_kernel(const Step& s, const float* constants, const Coefficients& c, Index samples,
+                         const Team& team) {
+  Workspace& work = Workspace::mine();
+  const Index rows = s.in_channels, block = rows * kPanel;
+  const Index t_size = (s.latent + kPanel - 1) / kPanel * block, w_size = panel_width(s.out_channels) * rows;
+  float* t = work.scratch[kLatent].get(samples * t_size);
+  Product first = pointwise(constants + s.q_rows, block, s.latent, c.phi, rows, s.latent, t, block);
+  first.samples = samples;
+  first.w_sample = c.sample;
+  first.out_sample = t_size;
+  multiply(first, team);
+
+  float* w = work.scratch[kFormed].get(samples * w_size);
+  Product second = pointwise(t, block, s.latent, constants + s.p, rows, s.out_channels, w, block);
+  second.samples = samples;
+  second.x_sample = t_size;
+  second.tile.add = constants + s.weight;
+  second.tile.scale = c.scale;
+  second.tile.scales_add = true;
+  second.scale_sample = c.sample;
+  second.out_sample = w_size;
+  second.to_panels = true;
+  multiply(second, team);
+  return w;
+}
+
+// Phi (Q^T x) at every output pixel.
+const float* latent_features(const Step& s, const float* constants, const View& v, const Coefficients& c,
+                             const Images& x, const Images& out, const Team& team) {
+  Workspace& work = Workspace::mine();
+  const Index block = out.block(), size = (s.latent + kPanel - 1) / kPanel * block;
+  float* z = work.scratch[kLatent].get(size);
+  Product first = product_of(v, x, out, s.latent, constants + s.q, z, block);
+  first.tile.taps = &v.centre;
+  first.tile.num_taps = 1;
+  join(first, true);
+  multiply(first, team);
+
+  float* mixed = work.scratch[kMixed].get(size);
+  Product second = pointwise(z, block, s.latent, c.phi, out.pixels(), s.latent, mixed, block);
+  second.samples = out.samples;
+  second.x_sample = second.out_sample = out.pixels() * kPanel;
+  second.w_sample = c.sample;
+  multiply(second, team);
+  return mixed;
+}
+
+constexpr Index kCopied = 8;
+
+// Copies `floats` rounded up to 8. What is copied too much is overwritten by the next run, or lies in the slack behind
+// the last; a call of memcpy for some nine numbers would cost more than the product they are for.
+void copy_run(const float* from, Index floats, float* to) {
+  for (Index i = 0; i < floats; i += kCopied) __builtin_memcpy(to + i, from + i, kCopied * sizeof(float));
+}
+
+}  // namespace
+
+void dense(const Step& s, const float* constants, const Images& x, const Images* add, Images& out, const Team& team) {
+  const View v = view_of(s, x, out, team);
+  Product p = product_of(v, x, out, s.out_channels, constants + s.weight, out.data, out.block());
+  set_output(s, constants, add, p);
+  if (s.dynamic) {
+    const Coefficients c = coefficients(s, constants, x, team);
+    if (c.bias) {
+      p.tile.bias = c.bias;
+      p.bias_sample = c.sample;
+    }
+    if (forms_kernel(s, out)) {
+      p.tile.w = form_kernel(s, constants, c, out.samples, team);
+      p.w_sample = panel_width(s.out_channels) * s.in_channels;
+    } else {
+      p.tile.scale = c.scale;
+      p.scale_sample = c.sample;
+      if (s.latent) {
+        p.tile.z = latent_features(s, constants, v, c, x, out, team);
+        p.tile.z_block = out.block();
+        p.tile.p = constants + s.p;
+        p.tile.latent = int(s.latent);
+        p.z_sample = out.pixels() * kPanel;
+        p.z_row = out.width * kPanel;
+      }
+    }
+  }
+  join(p, !s.dynamic);
+  multiply(p, team);
+}
+
+bool reads_input(const Step& s) {
+  return s.kind == kDense && !s.dynamic && s.source == 0 && s.dilation_w == 1 && s.in_channels <= 4 &&
+         s.in_channels * s.kernel_h * s.kernel_w <= 256;
+}
+
+// Few input channels would leave most of a block of 16 empty. The pixels under the kernel are laid out one after
+// another instead, channels inside, so that one product with C_in * k_h * k_w inputs remains.
+void dense_from(const Step& s, const float* constants, const Input& input, Index first, Images& out, const Team& team) {
+  const Index channels = s.in_channels, run = s.kernel_w * channels;
+  const Index need_h = (out.height - 1) * s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1;
+  const Index need_w = (out.width - 1) * s.stride_w + s.kernel_w;
+  const Index row_size = need_w * channels;
+  float* padded = Workspace::mine().scratch[kPadded].get(out.samples * need_h * row_size + kCopied);
+  const double copied = double(out.samples) * double(need_h) * double(row_size);
+  team.each(out.samples * need_h, copied, [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) {
+      const Index n = i / need_h, y = i - n * need_h - s.pad_top;
+      float* row = padded + i * row_size;
+      std::fill_n(row, row_size, 0.0f);
+      if (y < 0 || y >= input.height) continue;
+      const Index stop = std::min(need_w, input.width + Index(s.pad_left));
+      const float* from = input.data + (first + n) * input.stride_n + y * input.stride_h;
+      for (Index c = 0; c < channels; ++c)
+        for (Index px = s.pad_left; px < stop; ++px)
+          row[px * channels + c] = from[c * input.stride_c + (px - s.pad_left) * input.stride_w];
+    }
+  });
+
+  const Index depth = run * s.kernel_h, pixel = round_up(depth, kPanel);
+  const double work = double(out.samples) * double(out.pixels()) * double(depth) * double(s.out_channels);
+  const Team alone(false);
+  team.each(out.samples * out.height, work, [&](Index begin, Index end) {
+    float* patches = Workspace::mine().scratch[kPatch].get(out.width * pixel + kCopied);
+    for (Index i = begin; i < end; ++i) {
+      const Index n = i / out.height, oy = i - n * out.height;
+      const float* rows = padded + (n * need_h + oy * s.stride_h) * row_size;
+      for (Index ox = 0; ox < out.width; ++ox)
+        for (Index ky = 0; ky < s.kernel_h; ++ky)
+          copy_run(rows + ky * s.dilation_h * row_size + ox * s.stride_w * channels, run,
+                   patches + ox * pixel + ky * run);
+      Product p = pointwise(patches, kPanel, depth, constants + s.weight, out.width, s.out_channels,
+                            out.data + i * out.width * kPanel, out.block());
+      p.tile.x_pixel = pixel;
+      set_output(s, constants, nullptr, p);
+      multiply(p, alone);
+    }
+  });
+}
+
+}  // namespace dynaconv

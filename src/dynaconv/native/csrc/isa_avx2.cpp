@@ -1,0 +1,19 @@
+#ifdef __AVX2__
+#define VL 8
+#define TILE_PIXELS 6
+#define TILE_PANELS 1
+#include "kernels_impl.h"
+
+namespace dynaconv {
+const Kernels* kernels_avx2() {
+  static const Kernels k = table("avx2");
+  return &k;
+}
+}  // namespace dynaconv
+#else
+#include "kernels.h"
+
+namespace dynaconv {
+const Kernels* kernels_avx2() { return nullptr; }
+}  // namespace dynaconv
+#endif

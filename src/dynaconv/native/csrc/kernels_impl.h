@@ -1,0 +1,237 @@
+// The kernels, for vectors of VL floats; included once by each isa_*.cpp, which sets VL, TILE_PIXELS and TILE_PANELS.
+//
+// Only GCC's vector extensions are used. Everything is in an unnamed namespace: two instruction sets must never share
+// an inline function, or the linker could keep the copy that the processor cannot run.
+#include <utility>
+
+#include "kernels.h"
+
+namespace dynaconv {
+namespace {
+
+template <int N>
+struct Vec {
+  typedef float type __attribute__((vector_size(4 * N)));
+};
+
+template <class V>
+[[gnu::always_inline]] inline V load(const float* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class V>
+[[gnu::always_inline]] inline void store(float* p, V v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+// Comparisons are written so that NaN stays NaN.
+template <class V>
+[[gnu::always_inline]] inline V activate(V v, Activation act) {
+  if (act == Activation::kNone) return v;
+  const V zero = {};
+  v = zero > v ? zero : v;
+  if (act == Activation::kRelu6) {
+    const V six = zero + 6.0f;
+    v = six < v ? six : v;
+  }
+  return v;
+}
+
+// acc[pixel][vector] += x[pixel][k] * w[k][vector] for `depth` inputs, which lie 16 a block.
+template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
+[[gnu::always_inline]] inline void multiply(V (&acc)[PIXELS][PANELS * PER_PANEL], const float* x, Index x_pixel,
+                                            Index x_block, int depth, const float*& w, Index w_panel) {
+  constexpr int kWide = N * PER_PANEL;
+  for (int k = 0; k < depth; k += kPanel, x += x_block) {
+    const int end = depth - k < kPanel ? depth - k : kPanel;
+    const float* xk = x;
+    for (int i = 0; i < end; ++i, ++xk, w += kWide) {
+      V wv[PANELS * PER_PANEL];
+#pragma GCC unroll 8
+      for (int v = 0; v < PANELS * PER_PANEL; ++v)
+        wv[v] = load<V>(w + (v / PER_PANEL) * w_panel + (v % PER_PANEL) * N);
+#pragma GCC unroll 16
+      for (int m = 0; m < PIXELS; ++m) {
+        const float value = XS ? xk[m * XS] : xk[m * x_pixel];
+#pragma GCC unroll 8
+        for (int v = 0; v < PANELS * PER_PANEL; ++v) acc[m][v] += value * wv[v];
+      }
+    }
+  }
+}
+
+template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
+void tile(const Tile& t) {
+  constexpr int kVectors = PANELS * PER_PANEL;
+  V acc[PIXELS][kVectors] = {};
+  const float* w = t.w;
+  for (int tap = 0; tap < t.num_taps; ++tap)
+    multiply<V, N, PIXELS, PANELS, PER_PANEL, XS>(acc, t.x + t.taps[tap], t.x_pixel, t.x_block, t.depth, w, t.w_panel);
+  if (t.scale && !t.scales_add) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      const V s = load<V>(t.scale + v * N);
+#pragma GCC unroll 16
+      for (int m = 0; m < PIXELS; ++m) acc[m][v] *= s;
+    }
+  }
+  if (t.latent) {
+    const float* p = t.p;
+    multiply<V, N, PIXELS, PANELS, PER_PANEL, kPanel>(acc, t.z, kPanel, t.z_block, t.latent, p, t.p_panel);
+  }
+  if (t.bias) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      const V b = load<V>(t.bias + v * N);
+#pragma GCC unroll 16
+      for (int m = 0; m < PIXELS; ++m) acc[m][v] += b;
+    }
+  }
+  if (t.add) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      const float* a = t.add + (v / PER_PANEL) * t.add_block + (v % PER_PANEL) * N;
+      if (t.scales_add && t.scale) {
+        const V s = load<V>(t.scale + v * N);
+#pragma GCC unroll 16
+        for (int m = 0; m < PIXELS; ++m) acc[m][v] += s * load<V>(a + m * t.add_pixel);
+      } else {
+#pragma GCC unroll 16
+        for (int m = 0; m < PIXELS; ++m) acc[m][v] += load<V>(a + m * t.add_pixel);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) {
+    float* o = t.out + (v / PER_PANEL) * t.out_block + (v % PER_PANEL) * N;
+#pragma GCC unroll 16
+    for (int m = 0; m < PIXELS; ++m) store<V>(o + m * t.out_pixel, activate<V>(acc[m][v], t.act));
+  }
+}
+
+// Depthwise rows: PIXELS outputs of one image row. Only the outermost taps can leave the image, so a check stands at
+// those alone and the rest has none.
+template <int K, int STRIDE, int PIXELS>
+void row(const Row& r, float* sum) {
+  using V = typename Vec<VL>::type;
+  constexpr int kColumns = (PIXELS - 1) * STRIDE + K;
+  constexpr int kEdge = (K - 1) / 2;
+  for (int lane = 0; lane < kPanel; lane += VL) {
+    V acc[PIXELS];
+    const V bias = r.bias ? load<V>(r.bias + lane) : V{};
+#pragma GCC unroll 8
+    for (int m = 0; m < PIXELS; ++m) acc[m] = bias;
+    const float* x = r.x + lane;
+    const float* w = r.w + lane;
+    for (int ky = 0; ky < r.rows; ++ky, x += r.x_row, w += K * kPanel) {
+      V wv[K];
+#pragma GCC unroll 8
+      for (int kx = 0; kx < K; ++kx) wv[kx] = load<V>(w + kx * kPanel);
+#pragma GCC unroll 24
+      for (int c = 0; c < kColumns; ++c) {
+        if (c < kEdge && c < r.left) continue;
+        if (c >= kColumns - kEdge && kColumns - 1 - c < r.right) continue;
+        const V value = load<V>(x + c * kPanel);
+#pragma GCC unroll 8
+        for (int kx = 0; kx < K; ++kx) {
+          const int from = c - kx;
+          if (from >= 0 && from % STRIDE == 0 && from / STRIDE < PIXELS) acc[from / STRIDE] += value * wv[kx];
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < PIXELS; ++m) {
+      acc[m] = activate<V>(acc[m], r.act);
+      store<V>(r.out + lane + m * kPanel, acc[m]);
+    }
+    if (sum) {
+      // A tree: a chain of additions would wait four cycles for each.
+#pragma GCC unroll 4
+      for (int width = 1; width < PIXELS; width *= 2)
+#pragma GCC unroll 8
+        for (int m = 0; m + width < PIXELS; m += 2 * width) acc[m] += acc[m + width];
+      store<V>(sum + lane, load<V>(sum + lane) + acc[0]);
+    }
+  }
+}
+
+void point(const float* x, Index x_row, Index x_column, int rows, int columns, const float* w, int w_row,
+           const float* bias, Activation act, float* out, float* sum) {
+  using V = typename Vec<VL>::type;
+  for (int lane = 0; lane < kPanel; lane += VL) {
+    V acc = bias ? load<V>(bias + lane) : V{};
+    for (int ky = 0; ky < rows; ++ky)
+      for (int kx = 0; kx < columns; ++kx)
+        acc += load<V>(x + ky * x_row + kx * x_column + lane) * load<V>(w + (ky * w_row + kx) * kPanel + lane);
+    acc = activate<V>(acc, act);
+    store<V>(out + lane, acc);
+    if (sum) store<V>(sum + lane, load<V>(sum + lane) + acc);
+  }
+}
+
+void pool(const float* x, Index pixels, float* sum) {
+  using V = typename Vec<VL>::type;
+  constexpr int kLanes = kPanel / VL;
+  V acc[4][kLanes] = {};
+  Index m = 0;
+  for (; m + 4 <= pixels; m += 4)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < kLanes; ++v) acc[i][v] += load<V>(x + (m + i) * kPanel + v * VL);
+  for (; m < pixels; ++m)
+    for (int v = 0; v < kLanes; ++v) acc[0][v] += load<V>(x + m * kPanel + v * VL);
+  for (int v = 0; v < kLanes; ++v) {
+    const V total = (acc[0][v] + acc[1][v]) + (acc[2][v] + acc[3][v]);
+    store<V>(sum + v * VL, load<V>(sum + v * VL) + total);
+  }
+}
+
+constexpr int kHalfVector = VL < kHalf ? VL : kHalf;
+
+template <int WIDTH, int XS, std::size_t... M>
+void fill_tiles(TileFn* out, std::index_sequence<M...>) {
+  if constexpr (WIDTH == kWidthHalf) {
+    using V = typename Vec<kHalfVector>::type;
+    ((out[M] = &tile<V, kHalfVector, int(M) + 1, 1, kHalf / kHalfVector, XS>), ...);
+  } else if constexpr (WIDTH <= TILE_PANELS) {
+    using V = typename Vec<VL>::type;
+    ((out[M] = &tile<V, VL, int(M) + 1, WIDTH, kPanel / VL, XS>), ...);
+  }
+}
+
+template <int K, int STRIDE, std::size_t... M>
+void fill_rows(RowFn* out, std::index_sequence<M...>) {
+  ((out[M] = &row<K, STRIDE, int(M) + 1>), ...);
+}
+
+template <int WIDTH>
+void fill_width(Kernels& k) {
+  using Pixels = std::make_index_sequence<TILE_PIXELS>;
+  fill_tiles<WIDTH, 16>(k.tile[WIDTH][kStride16], Pixels{});
+  fill_tiles<WIDTH, 32>(k.tile[WIDTH][kStride32], Pixels{});
+  fill_tiles<WIDTH, 0>(k.tile[WIDTH][kStrideAny], Pixels{});
+}
+
+Kernels table(const char* name) {
+  Kernels k{};
+  k.name = name;
+  k.pixels = TILE_PIXELS;
+  k.panels = TILE_PANELS;
+  fill_width<kWidthHalf>(k);
+  fill_width<kWidthOne>(k);
+  fill_width<kWidthTwo>(k);
+  using Pixels = std::make_index_sequence<kMaxRow>;
+  fill_rows<3, 1>(k.row[0][0], Pixels{});
+  fill_rows<3, 2>(k.row[0][1], Pixels{});
+  fill_rows<5, 1>(k.row[1][0], Pixels{});
+  fill_rows<5, 2>(k.row[1][1], Pixels{});
+  k.point = &point;
+  k.pool = &pool;
+  return k;
+}
+
+}  // namespace
+}  // namespace dynaconv

@@ -1,0 +1,258 @@
+#include "program.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "layers.h"
+
+namespace dynaconv {
+
+Threads threads{[](Index n, void (*fn)(Index, Index, void*), void* context) { fn(0, n, context); }, [] { return 1; }};
+
+namespace {
+
+[[noreturn]] void broken(int step, const std::string& what) {
+  throw std::runtime_error("the native program is damaged: step " + std::to_string(step) + " has " + what + ".");
+}
+
+Index taps_of(const Step& s) { return s.kernel_h * s.kernel_w; }
+
+// Every constant of a step, with its size, has to lie inside the constants.
+class Bounds {
+ public:
+  Bounds(const Program& p, int step) : constants_(p.num_constants), step_(step) {}
+
+  void need(std::int64_t offset, Index floats, const char* name) const {
+    if (offset < 0 || floats < 0 || offset > constants_ - floats) broken(step_, std::string("no ") + name);
+  }
+  void allow(std::int64_t offset, Index floats, const char* name) const {
+    if (offset >= 0) need(offset, floats, name);
+  }
+  void in(std::int64_t value, std::int64_t low, std::int64_t high, const char* name) const {
+    if (value < low || value > high) broken(step_, std::string("a wrong ") + name);
+  }
+
+ private:
+  Index constants_;
+  int step_;
+};
+
+constexpr std::int64_t kMost = 1 << 20;
+
+void check_dynamic(const Step& s, const Bounds& b) {
+  b.in(s.algorithm, kAuto, kFactors, "algorithm");
+  b.in(s.latent, 0, kMost, "latent size");
+  b.in(s.context_size, 1, 2, "context size");
+  b.in(s.hidden, 1, kMost, "hidden size");
+  b.in(s.branch_activation, kReluB, kGate, "branch activation");
+  b.in(s.scale_activation, kLinear, kTanh, "scale activation");
+  const Index channels = round_up(s.out_channels, kPanel), hidden = round_up(s.hidden, kPanel);
+  b.need(s.squeeze, panel_width(s.hidden) * s.in_channels * s.context_size * s.context_size, "squeeze");
+  b.allow(s.squeeze_bias, hidden, "squeeze bias");
+  if (s.branch_activation == kGate) b.need(s.gate, panel_width(s.hidden) * s.hidden, "gate");
+  b.need(s.heads, heads_size(s) * s.hidden, "heads");
+  b.allow(s.heads_bias, heads_size(s), "heads' bias");
+  b.allow(s.scaled_bias, channels, "scaled bias");
+  if (s.scaled_bias >= 0 && !(s.has_shift && s.has_scale)) broken(int(s.kind), "a scaled bias without its heads");
+  if (!s.latent) return;
+  b.need(s.p, panel_width(s.out_channels) * s.latent, "P");
+  b.need(s.q, panel_width(s.latent) * s.in_channels, "Q");
+  b.need(s.q_rows, round_up(s.latent, kPanel) * s.in_channels, "Q by rows");
+}
+
+void check_step(const Program& p, int index) {
+  const Step& s = p.steps[index];
+  const Bounds b(p, index);
+  b.in(s.kind, kDense, kDepthwise, "kind");
+  for (auto slot : {s.source, s.target}) b.in(slot, 0, p.num_steps, "slot");
+  b.in(s.residual, -1, p.num_steps, "slot");
+  for (auto size : {s.in_channels, s.out_channels, s.kernel_h, s.kernel_w, s.stride_h, s.stride_w, s.dilation_h,
+                    s.dilation_w})
+    b.in(size, 1, kMost, "size");
+  for (auto pad : {s.pad_top, s.pad_left, s.pad_bottom, s.pad_right}) b.in(pad, 0, kMost, "padding");
+  b.in(s.activation, 0, 2, "activation");
+  if (s.target == s.source || s.target == s.residual || s.target == 0) broken(index, "a target that is also read");
+  const Index channels = round_up(s.out_channels, kPanel);
+  b.allow(s.bias, channels, "bias");
+  if (s.kind == kDepthwise) {
+    if (s.in_channels != s.out_channels || s.dynamic || s.residual >= 0) broken(index, "a wrong depthwise form");
+    b.need(s.weight, channels * taps_of(s), "weight");
+    return;
+  }
+  b.need(s.weight, panel_width(s.out_channels) * s.in_channels * taps_of(s), "weight");
+  if (s.dynamic) check_dynamic(s, b);
+}
+
+Images shape_after(const Step& s, const Images& x) {
+  const Size size = output_size(s, x.height, x.width);
+  Images out;
+  out.samples = x.samples;
+  out.channels = s.out_channels;
+  out.height = size.height;
+  out.width = size.width;
+  return out;
+}
+
+bool needs_sums(const Program& p, int index) {
+  const Step& s = p.steps[index];
+  if (s.kind != kDepthwise || index + 1 == p.num_steps) return false;
+  const Step& next = p.steps[index + 1];
+  return next.source == s.target && next.dynamic && next.context_size == 1;
+}
+
+void import_images(const Input& input, Index first, Images& x, const Team& team) {
+  const Index rows = x.blocks() * x.samples * x.height;
+  team.each(rows, double(x.blocks()) * double(x.block()), [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) {
+      const Index image = i / x.height, y = i - image * x.height;
+      const Index b = image / x.samples, n = image - b * x.samples;
+      const Index channels = std::min<Index>(kPanel, x.channels - b * kPanel);
+      const float* from = input.data + (first + n) * input.stride_n + b * kPanel * input.stride_c + y * input.stride_h;
+      float* to = x.data + i * x.width * kPanel;
+      for (Index px = 0; px < x.width; ++px, from += input.stride_w, to += kPanel) {
+        if (channels == kPanel && input.stride_c == 1) {
+          __builtin_memcpy(to, from, kPanel * sizeof(float));
+        } else {
+          for (Index c = 0; c < kPanel; ++c) to[c] = c < channels ? from[c * input.stride_c] : 0.0f;
+        }
+      }
+    }
+  });
+}
+
+void export_images(const Images& x, float* out, const Team& team) {
+  const Index pixels = x.samples * x.pixels();
+  team.each(pixels, double(x.blocks()) * double(x.block()), [&](Index begin, Index end) {
+    for (Index b = 0; b < x.blocks(); ++b) {
+      const Index channels = std::min<Index>(kPanel, x.channels - b * kPanel);
+      const float* from = x.data + b * x.block();
+      float* to = out + b * kPanel;
+      for (Index i = begin; i < end; ++i) {
+        if (channels == kPanel) {
+          __builtin_memcpy(to + i * x.channels, from + i * kPanel, kPanel * sizeof(float));
+        } else {
+          std::copy_n(from + i * kPanel, channels, to + i * x.channels);
+        }
+      }
+    }
+  });
+}
+
+class Runner {
+ public:
+  Runner(const Program& p, const Input& input) : p_(p), input_(input) {}
+
+  // Runs samples [first, first + samples) on the threads of `team`.
+  void run(Index first, Index samples, float* out, const Team& team) const {
+    Workspace& work = Workspace::mine();
+    const std::size_t slots = std::size_t(p_.num_steps) + 1;
+    if (work.slots.size() < slots) {
+      work.slots.resize(slots);
+      work.sums.resize(slots);
+    }
+    std::vector<Images> images(slots);
+    Images& in = images[0];
+    in.samples = samples;
+    in.channels = input_.channels;
+    in.height = input_.height;
+    in.width = input_.width;
+    for (int i = 0; i < p_.num_steps; ++i) {
+      const Step& s = p_.steps[i];
+      Images& x = images[std::size_t(s.source)];
+      const bool direct = reads_input(s);
+      if (!in.data && ((s.source == 0 && !direct) || s.residual == 0)) {
+        in.data = work.slots[0].get(in.blocks() * in.block());
+        import_images(input_, first, in, team);
+      }
+      Images& y = images[std::size_t(s.target)];
+      y = shape_after(s, x);
+      y.data = work.slots[std::size_t(s.target)].get(y.blocks() * y.block());
+      if (needs_sums(p_, i)) y.sums = work.sums[std::size_t(s.target)].get(y.blocks() * samples * kPanel);
+      if (s.kind == kDepthwise) {
+        depthwise(s, p_.constants, x, y, team);
+      } else if (direct) {
+        dense_from(s, p_.constants, input_, first, y, team);
+      } else {
+        dense(s, p_.constants, x, s.residual < 0 ? nullptr : &images[std::size_t(s.residual)], y, team);
+      }
+    }
+    const Images& last = images[std::size_t(p_.steps[p_.num_steps - 1].target)];
+    export_images(last, out + first * last.pixels() * last.channels, team);
+  }
+
+ private:
+  const Program& p_;
+  const Input& input_;
+};
+
+// Samples that one thread takes through the program together: several where images are small and the weights, read
+// once for all of them, are what costs; one where a group's images would leave the cache.
+Index group_size(const Program& p, const Input& input) {
+  Images x;
+  x.height = input.height;
+  x.width = input.width;
+  std::vector<Images> images(std::size_t(p.num_steps) + 1, x);
+  Index most = 0;
+  for (int i = 0; i < p.num_steps; ++i) {
+    const Step& s = p.steps[i];
+    Images& y = images[std::size_t(s.target)] = shape_after(s, images[std::size_t(s.source)]);
+    most = std::max(most, y.blocks() * y.pixels() * kPanel * Index(sizeof(float)));
+  }
+  return most <= (320 << 10) ? 4 : 1;
+}
+
+}  // namespace
+
+Size output_size(const Step& s, Index height, Index width) {
+  return {(height + s.pad_top + s.pad_bottom - s.dilation_h * (s.kernel_h - 1) - 1) / s.stride_h + 1,
+          (width + s.pad_left + s.pad_right - s.dilation_w * (s.kernel_w - 1) - 1) / s.stride_w + 1};
+}
+
+Size check(const Program& p, const Input& input) {
+  if (p.num_steps < 1) throw std::runtime_error("the native program is damaged: it has no steps.");
+  std::vector<Images> images(std::size_t(p.num_steps) + 1);
+  images[0].channels = input.channels;
+  images[0].height = input.height;
+  images[0].width = input.width;
+  for (int i = 0; i < p.num_steps; ++i) {
+    const Step& s = p.steps[i];
+    check_step(p, i);
+    const Images& x = images[std::size_t(s.source)];
+    if (x.channels != s.in_channels) broken(i, "a source of other channels");
+    if (x.height + s.pad_top + s.pad_bottom < s.dilation_h * (s.kernel_h - 1) + 1 ||
+        x.width + s.pad_left + s.pad_right < s.dilation_w * (s.kernel_w - 1) + 1)
+      throw std::runtime_error("an image of " + std::to_string(input.height) + " x " + std::to_string(input.width) +
+                               " pixels is too small for this network: it is smaller than a kernel; give larger ones.");
+    const Images y = shape_after(s, x);
+    if (s.residual >= 0) {
+      const Images& r = images[std::size_t(s.residual)];
+      if (r.channels != y.channels || r.height != y.height || r.width != y.width)
+        broken(i, "a residual of another shape");
+    }
+    images[std::size_t(s.target)] = y;
+  }
+  const Images& last = images[std::size_t(p.steps[p.num_steps - 1].target)];
+  return {last.height, last.width};
+}
+
+void run(const Program& p, const Input& input, float* out) {
+  const Runner runner(p, input);
+  const Index count = threads.count(), batch = input.batch;
+  // Whole samples are shared out where that keeps all threads busy: no thread then waits for another.
+  if (count > 1 && (batch < count || (batch % count && batch < 4 * count))) {
+    const Index most = std::min<Index>(batch, group_size(p, input));
+    const Team team(true);
+    for (Index first = 0; first < batch; first += most) runner.run(first, std::min(most, batch - first), out, team);
+    return;
+  }
+  const Index group = std::max<Index>(1, std::min(group_size(p, input), batch / count));
+  const Index groups = (batch + group - 1) / group;
+  Team(count > 1).each(groups, 1e9, [&](Index begin, Index end) {
+    const Team alone(false);
+    for (Index i = begin; i < end; ++i) runner.run(i * group, std::min(group, batch - i * group), out, alone);
+  });
+}
+
+}  // namespace dynaconv

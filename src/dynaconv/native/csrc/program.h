@@ -1,0 +1,62 @@
+// A program: a list of convolution steps over numbered image slots, run on groups of samples.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels.h"
+
+namespace dynaconv {
+
+// One step as it stands in the int64 tensor that Python writes (native/steps.py has the same names in the same order).
+// Offsets count floats in the constants; -1 means that the part is absent.
+struct Step {
+  std::int64_t kind, source, target, residual;
+  std::int64_t in_channels, out_channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
+  std::int64_t pad_top, pad_left, pad_bottom, pad_right;
+  std::int64_t activation, weight, bias;
+  // The dynamic part; everything after `dynamic` is unused where that is 0.
+  std::int64_t dynamic, algorithm, latent, p, q, q_rows, scaled_bias;
+  std::int64_t context_size, normalise, hidden, squeeze, squeeze_bias, branch_activation, gate, unit;
+  std::int64_t heads, heads_bias, has_scale, scale_activation, has_shift;
+};
+
+constexpr int kFields = sizeof(Step) / sizeof(std::int64_t);
+
+enum StepKind { kDense = 0, kDepthwise = 1 };
+enum Algorithm { kAuto = 0, kForm = 1, kFactors = 2 };
+enum BranchActivation { kReluB = 0, kRelu6B = 1, kSilu = 2, kGelu = 3, kHardswish = 4, kGate = 5 };
+enum ScaleActivation { kLinear = 0, kHardSigmoid = 1, kSigmoid = 2, kTanh = 3 };
+
+struct Size {
+  Index height, width;
+};
+
+struct Program {
+  const Step* steps;
+  int num_steps;
+  const float* constants;
+  Index num_constants;
+};
+
+struct Input {
+  const float* data;
+  Index batch, channels, height, width;
+  Index stride_n, stride_c, stride_h, stride_w;
+};
+
+// Throws std::runtime_error where the program and its constants do not fit together or the image is too small.
+// Returns the size of the output's images.
+Size check(const Program& program, const Input& input);
+
+// Runs the program; `out` is (batch, height, width, channels), contiguous. Call `check` first.
+void run(const Program& program, const Input& input, float* out);
+
+// How work is spread over threads: calls fn on ranges that cover [0, n). Set once, before the first run.
+using ParallelFor = void (*)(Index n, void (*fn)(Index begin, Index end, void* context), void* context);
+struct Threads {
+  ParallelFor parallel_for;
+  int (*count)();
+};
+extern Threads threads;
+
+}  // namespace dynaconv

@@ -1,0 +1,181 @@
+"""From a deployed convolution, static or DCD, to a step of a native program."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynaconv.layers import DCDConv2d
+from dynaconv.layers.branch import BranchLinear
+from dynaconv.native.packing import blocks, dense_weight, depthwise_weight, padded_vector, panels, round_up
+from dynaconv.native.steps import (
+    ACTIVATIONS,
+    ALGORITHMS,
+    BRANCH_ACTIVATIONS,
+    DENSE,
+    DEPTHWISE,
+    SCALE_ACTIVATIONS,
+    Step,
+    UnsupportedError,
+)
+
+
+def activation_of(module: nn.Module | None) -> str | None:
+    """The name of an activation that a step can hold; None for any other module."""
+    if module is None or type(module) is nn.Identity:
+        return "none"
+    return {nn.ReLU: "relu", nn.ReLU6: "relu6"}.get(type(module))
+
+
+@torch.no_grad()
+def lower(conv: nn.Module, activation: str = "none") -> Step:
+    """The step that computes what a convolution and the activation behind it compute in eval mode.
+
+    Raises:
+        UnsupportedError: The module is no convolution of a kind that the library has.
+    """
+    if type(conv) is nn.Conv2d:
+        return _static(conv, activation)
+    if type(conv) is DCDConv2d:
+        return _dcd(conv, activation)
+    raise UnsupportedError(f"{type(conv).__name__} has no native form")
+
+
+def _static(conv: nn.Conv2d, activation: str) -> Step:
+    geometry = _geometry(conv)
+    if conv.groups == 1:
+        weight, kind = dense_weight(conv.weight), DENSE
+    elif conv.groups == conv.in_channels == conv.out_channels:
+        weight, kind = depthwise_weight(conv.weight), DEPTHWISE
+    else:
+        raise UnsupportedError(f"groups={conv.groups} is neither 1 nor depthwise")
+    bias = None if conv.bias is None else padded_vector(conv.bias)
+    return Step(kind=kind, weight=weight, bias=bias, activation=ACTIVATIONS[activation], **geometry)
+
+
+def _geometry(conv: Any) -> dict[str, Any]:
+    if conv.padding_mode != "zeros":
+        raise UnsupportedError(f"padding_mode={conv.padding_mode!r} has no native form")
+    if conv.weight.dtype != torch.float32 or conv.weight.device.type != "cpu":
+        raise UnsupportedError(f"weights of {conv.weight.dtype} on {conv.weight.device} are not float32 on the CPU")
+    (kernel_h, kernel_w), (dilation_h, dilation_w) = conv.kernel_size, conv.dilation
+    if isinstance(conv.padding, str):
+        totals = [
+            d * (k - 1) if conv.padding == "same" else 0 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)
+        ]
+        pads = [(total // 2, total - total // 2) for total in totals]
+    else:
+        pads = [(pad, pad) for pad in conv.padding]
+    return {
+        "in_channels": conv.in_channels,
+        "out_channels": conv.out_channels,
+        "kernel_h": kernel_h,
+        "kernel_w": kernel_w,
+        "stride_h": conv.stride[0],
+        "stride_w": conv.stride[1],
+        "dilation_h": dilation_h,
+        "dilation_w": dilation_w,
+        "pad_top": pads[0][0],
+        "pad_left": pads[1][0],
+        "pad_bottom": pads[0][1],
+        "pad_right": pads[1][1],
+    }
+
+
+def _dcd(conv: DCDConv2d, activation: str) -> Step:
+    config, sizes = conv.config, conv.sizes
+    if config.norm is not None:
+        raise UnsupportedError("its latent norms are not folded; deploy it first")
+    if sizes.form != "channel" or sizes.blocks != 1 or conv.groups != 1:
+        raise UnsupportedError(f"DCD of form {sizes.form!r} with {sizes.blocks} block(s) and groups={conv.groups}")
+    fixed, scaled = _biases(conv)
+    heads = _Heads(conv, fixed, scaled)
+    step = Step(
+        kind=DENSE,
+        weight=dense_weight(conv.weight),
+        bias=None if heads.has_shift or fixed is None else padded_vector(fixed),
+        activation=ACTIVATIONS[activation],
+        dynamic=1,
+        algorithm=ALGORITHMS[conv.algorithm],
+        scaled_bias=None if scaled is None else padded_vector(scaled),
+        context_size=config.context_size,
+        normalise=int(conv.branch.normalise),
+        hidden=sizes.hidden_channels,
+        squeeze=_squeeze(conv),
+        squeeze_bias=None if conv.branch.squeeze.bias is None else padded_vector(conv.branch.squeeze.bias),
+        branch_activation=BRANCH_ACTIVATIONS[conv.branch.activation],
+        gate=panels(conv.branch.gate.weight) if conv.branch.activation == "gate" else None,
+        unit=int(conv.branch.unit_hidden),
+        heads=panels(heads.weight),
+        heads_bias=heads.bias,
+        has_scale=int(config.has_scale),
+        scale_activation=SCALE_ACTIVATIONS[config.scale_activation] if config.has_scale else 0,
+        has_shift=int(heads.has_shift),
+        **_geometry(conv),
+    )
+    if conv.p is not None and conv.q is not None:
+        step.latent = sizes.latent_dim
+        step.p, step.q, step.q_rows = panels(conv.p), panels(conv.q.T), blocks(conv.q.T)
+    return step
+
+
+def _biases(conv: DCDConv2d) -> tuple[Tensor | None, Tensor | None]:
+    """The bias that nothing scales, and the one that Lambda scales."""
+    scales = conv._scales_bias and conv.bias is not None
+    parts = [part for part in ((None if scales else conv.bias), conv.shift) if part is not None]
+    fixed = sum(parts[1:], parts[0]) if parts else None
+    return fixed, conv.bias if scales else None
+
+
+def _squeeze(conv: DCDConv2d) -> Tensor:
+    """The branch's first map in panels, cells of the context outside, channels inside."""
+    weight = conv.branch.squeeze.weight
+    cells = conv.config.context_size**2
+    return panels(weight.reshape(weight.shape[0], conv.in_channels, cells).transpose(1, 2).flatten(1))
+
+
+class _Heads:
+    """All heads as one map: Lambda, the bias of each sample, Phi in panels; each part starts at a multiple of 16."""
+
+    def __init__(self, conv: DCDConv2d, fixed: Tensor | None, scaled: Tensor | None) -> None:
+        branch, channels = conv.branch, conv.out_channels
+        self.has_shift = "shift" in branch.heads or scaled is not None
+        rows, bias = [], []
+        if conv.config.has_scale:
+            weight, constant = _affine(branch.heads["scale"])
+            # Lambda = 1 + t needs no pass of its own.
+            rows.append(_pad_rows(weight))
+            bias.append(padded_vector(constant + (conv.config.scale_activation == "linear")))
+        if self.has_shift:
+            weight = conv.weight.new_zeros(channels, conv.sizes.hidden_channels)
+            constant = conv.weight.new_zeros(channels)
+            if "shift" in branch.heads:
+                weight, constant = _affine(branch.heads["shift"])
+            rows.append(_pad_rows(weight))
+            bias.append(padded_vector(constant if fixed is None else constant + fixed))
+        if conv.config.has_residual:
+            weight, constant = _affine(branch.heads["fusion"])
+            rows.append(_phi_order(weight, conv.sizes.latent_dim))
+            bias.append(_phi_order(constant[:, None], conv.sizes.latent_dim)[:, 0])
+        self.weight = _pad_rows(torch.cat(rows)) * branch.gain
+        self.bias = padded_vector(torch.cat(bias))
+
+
+def _affine(head: nn.Module) -> tuple[Tensor, Tensor]:
+    assert isinstance(head, BranchLinear)
+    bias = head.weight.new_zeros(head.out_features) if head.bias is None else head.bias
+    return head.weight, bias
+
+
+def _pad_rows(matrix: Tensor) -> Tensor:
+    return F.pad(matrix, (0, 0, 0, round_up(matrix.shape[0]) - matrix.shape[0]))
+
+
+def _phi_order(rows: Tensor, latent: int) -> Tensor:
+    """The rows that give Phi, ``(L * L, ...)``, ordered so that what comes out lies in panels."""
+    assert rows.shape[0] == math.prod((latent, latent))
+    # Zero marks a place that stays empty.
+    places = panels(torch.arange(1, latent * latent + 1, dtype=torch.float64).reshape(latent, latent)).long()
+    return torch.cat([torch.zeros_like(rows[:1]), rows])[places]

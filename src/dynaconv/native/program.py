@@ -1,0 +1,79 @@
+"""A module that runs a native program in place of the modules it was made from."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynaconv.native import library
+from dynaconv.native.builder import Builder
+
+
+class NativeProgram(nn.Module):
+    """Computes what ``original`` computes, by the compiled kernels where they can.
+
+    They take float32 images on the CPU, in any memory format, and give channels_last ones. For everything else
+    (another type or device, autocast, a gradient that is wanted, no compiled library) the original runs. The packed
+    constants are no part of the state dict; loading one packs them anew.
+
+    Args:
+        original: What is replaced; its parameters stay its own.
+        lower: Makes the steps from ``original``.
+    """
+
+    constants: Tensor
+    steps: Tensor
+
+    def __init__(self, original: nn.Module, lower: Callable[[nn.Module], Builder]) -> None:
+        super().__init__()
+        self.original = original
+        self._lower = lower
+        self.register_buffer("constants", None, persistent=False)
+        self.register_buffer("steps", None, persistent=False)
+        self.pack()
+        untyped: Any = super()
+        untyped.register_load_state_dict_post_hook(_pack_again)
+        self._ready = library.ready()
+
+    def pack(self) -> None:
+        """Take the weights over from the original once more; needed after they were changed in place."""
+        builder = self._lower(self.original)
+        self.constants, self.steps, self.sizes = builder.build()
+        self.in_channels, self.out_channels = builder.steps[0].in_channels, builder.steps[-1].out_channels
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickled module; the library may be missing where it is restored."""
+        untyped: Any = super()
+        untyped.__setstate__(state)
+        self._ready = library.ready()
+
+    def _takes(self, x: Tensor) -> bool:
+        return (
+            self._ready
+            and x.dtype == torch.float32 == self.constants.dtype
+            and x.device.type == "cpu" == self.constants.device.type
+            and x.layout == torch.strided
+            and x.dim() == 4
+            and x.shape[1] == self.in_channels
+            and not (torch.is_grad_enabled() and x.requires_grad)
+            and not torch.is_autocast_enabled("cpu")
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the original, ``(B, C_in, H, W)`` to ``(B, C_out, H_out, W_out)``."""
+        if not self._takes(x):
+            out: Tensor = self.original(x)
+        else:
+            run = torch.ops.dynaconv.native_program
+            out = run(x, self.constants, self.steps, self.out_channels, self.sizes)
+        return out
+
+    def extra_repr(self) -> str:
+        """The size of the program."""
+        return f"{self.in_channels}, {self.out_channels}, constants={self.constants.numel()}"
+
+
+def _pack_again(module: nn.Module, incompatible_keys: Any) -> None:
+    assert isinstance(module, NativeProgram)
+    module.pack()

@@ -1,0 +1,129 @@
+"""Which modules can become steps: convolutions with the activation behind them, residual blocks of timm, sequences."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from dynaconv.native.builder import Builder
+from dynaconv.native.lowering import activation_of, lower
+from dynaconv.native.steps import ACTIVATIONS, DEPTHWISE, UnsupportedError
+
+
+def append(builder: Builder, module: nn.Module, value: int) -> int:
+    """Add the steps of a module that reads ``value``; the value it makes.
+
+    Raises:
+        UnsupportedError: It cannot become steps; the builder is as it was.
+    """
+    before = len(builder.steps)
+    try:
+        return _append(builder, module, value)
+    except UnsupportedError:
+        del builder.steps[before:]
+        raise
+
+
+def _append(builder: Builder, module: nn.Module, value: int) -> int:
+    if _watched(module):
+        raise UnsupportedError("it has hooks")
+    block = _BLOCKS.get((type(module).__module__, type(module).__name__))
+    if block is not None:
+        return block(builder, module, value)
+    if type(module) is nn.Sequential:
+        return _sequence(builder, list(module), value)
+    return builder.add(lower(module), value)
+
+
+def _watched(module: nn.Module) -> bool:
+    """Whether hooks, or a forward method of its own, would be left out; those of inner modules count."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(m, kind) for m in module.modules() for kind in kinds) or any(
+        "forward" in vars(m) for m in module.modules()
+    )
+
+
+def _sequence(builder: Builder, modules: Sequence[nn.Module], value: int) -> int:
+    """Modules one after another; an activation joins the convolution before it."""
+    start = value
+    for module in modules:
+        if type(module) is nn.Identity:
+            continue
+        name = activation_of(module)
+        if name is None:
+            value = _append(builder, module, value)
+        else:
+            last = builder.steps[-1] if value > start else None
+            if last is None or last.activation != ACTIVATIONS["none"] or value != len(builder.steps):
+                raise UnsupportedError("an activation stands alone")
+            last.activation = ACTIVATIONS[name]
+    return value
+
+
+def _fused(builder: Builder, value: int, conv: nn.Module, *behind: nn.Module | None, add: int | None = None) -> int:
+    """A convolution, what stands behind it (at most one activation), and a value added before that."""
+    names = [activation_of(module) for module in behind]
+    active = [name for name in names if name != "none"]
+    if None in names or len(active) > 1:
+        raise UnsupportedError("something other than one activation stands behind a convolution")
+    step = lower(conv, *[name for name in active if name is not None])
+    if add is not None and step.kind == DEPTHWISE:
+        raise UnsupportedError("a shortcut ends at a depthwise convolution")
+    return builder.add(step, value, add)
+
+
+def _inverted_residual(builder: Builder, block: Any, value: int) -> int:
+    _need_plain(block.se, block.aa, block.drop_path)
+    if getattr(block, "conv_s2d", None) is not None:
+        raise UnsupportedError("space to depth")
+    x = _fused(builder, value, block.conv_pw, block.bn1)
+    x = _fused(builder, x, block.conv_dw, block.bn2)
+    return _fused(builder, x, block.conv_pwl, block.bn3, add=_skip(block, value))
+
+
+def _depthwise_separable(builder: Builder, block: Any, value: int) -> int:
+    _need_plain(block.se, block.aa, block.drop_path)
+    if getattr(block, "conv_s2d", None) is not None:
+        raise UnsupportedError("space to depth")
+    x = _fused(builder, value, block.conv_dw, block.bn1)
+    return _fused(builder, x, block.conv_pw, block.bn2, add=_skip(block, value))
+
+
+def _skip(block: Any, value: int) -> int | None:
+    if not block.has_skip:
+        return None
+    act = block.bn3 if hasattr(block, "bn3") else block.bn2
+    if activation_of(act) != "none":
+        raise UnsupportedError("an activation stands before the shortcut")
+    return value
+
+
+def _basic_block(builder: Builder, block: Any, value: int) -> int:
+    _need_plain(block.se, block.aa, block.drop_path, block.drop_block, block.bn1, block.bn2)
+    x = _fused(builder, value, block.conv1, block.act1)
+    shortcut = value if block.downsample is None else _append(builder, block.downsample, value)
+    return _fused(builder, x, block.conv2, block.act2, add=shortcut)
+
+
+def _bottleneck(builder: Builder, block: Any, value: int) -> int:
+    _need_plain(block.se, block.aa, block.drop_path, block.drop_block, block.bn1, block.bn2, block.bn3)
+    x = _fused(builder, value, block.conv1, block.act1)
+    x = _fused(builder, x, block.conv2, block.act2)
+    shortcut = value if block.downsample is None else _append(builder, block.downsample, value)
+    return _fused(builder, x, block.conv3, block.act3, add=shortcut)
+
+
+def _need_plain(*modules: nn.Module | None) -> None:
+    """All of these do nothing."""
+    for module in modules:
+        if module is not None and type(module) is not nn.Identity:
+            raise UnsupportedError(f"{type(module).__name__} has no native form")
+
+
+_BLOCKS: dict[tuple[str, str], Callable[[Builder, Any, int], int]] = {
+    ("timm.models._efficientnet_blocks", "InvertedResidual"): _inverted_residual,
+    ("timm.models._efficientnet_blocks", "DepthwiseSeparableConv"): _depthwise_separable,
+    ("timm.models.resnet", "BasicBlock"): _basic_block,
+    ("timm.models.resnet", "Bottleneck"): _bottleneck,
+}
+"""Blocks whose forward pass is known, by module and name, so that timm is not imported here."""

@@ -1,0 +1,71 @@
+"""One step of a native program: a convolution as the compiled library takes it."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from torch import Tensor
+
+DENSE, DEPTHWISE = 0, 1
+ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
+ALGORITHMS = {"auto": 0, "kernel": 1, "factored": 2}
+BRANCH_ACTIVATIONS = {"relu": 0, "relu6": 1, "silu": 2, "gelu": 3, "hardswish": 4, "gate": 5}
+SCALE_ACTIVATIONS = {"linear": 0, "hard_sigmoid": 1, "sigmoid": 2, "tanh": 3}
+
+
+class UnsupportedError(Exception):
+    """A module that native programs cannot run; the message says why."""
+
+
+@dataclass(kw_only=True)
+class Step:
+    """Names and order are those of ``Step`` in ``csrc/program.h``; a tensor becomes its place in the constants."""
+
+    kind: int
+    source: int = 0
+    target: int = 0
+    residual: int = -1
+    in_channels: int
+    out_channels: int
+    kernel_h: int
+    kernel_w: int
+    stride_h: int
+    stride_w: int
+    dilation_h: int
+    dilation_w: int
+    pad_top: int
+    pad_left: int
+    pad_bottom: int
+    pad_right: int
+    activation: int = 0
+    weight: Tensor
+    bias: Tensor | None = None
+    dynamic: int = 0
+    algorithm: int = 0
+    latent: int = 0
+    p: Tensor | None = None
+    q: Tensor | None = None
+    q_rows: Tensor | None = None
+    scaled_bias: Tensor | None = None
+    context_size: int = 1
+    normalise: int = 0
+    hidden: int = 1
+    squeeze: Tensor | None = None
+    squeeze_bias: Tensor | None = None
+    branch_activation: int = 0
+    gate: Tensor | None = None
+    unit: int = 0
+    heads: Tensor | None = None
+    heads_bias: Tensor | None = None
+    has_scale: int = 0
+    scale_activation: int = 0
+    has_shift: int = 0
+
+    @property
+    def resize(self) -> tuple[int, int, int, int]:
+        """Offset and stride of each axis: an axis of n pixels becomes one of ``(n + offset) // stride + 1``."""
+        height = self.pad_top + self.pad_bottom - self.dilation_h * (self.kernel_h - 1) - 1
+        width = self.pad_left + self.pad_right - self.dilation_w * (self.kernel_w - 1) - 1
+        return height, self.stride_h, width, self.stride_w
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Step))

@@ -1,0 +1,109 @@
+"""Every kernel against the layer in float64, over random geometry."""
+
+import copy
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dynaconv import DCDConv2d, deploy
+from dynaconv.native import BuildError, NativeProgram
+from dynaconv.native.build import build
+
+try:
+    build()
+except BuildError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+
+def random_geometry(draw: random.Random) -> tuple[dict[str, Any], tuple[int, int, int]]:
+    """Arguments of a convolution but for its channels, and (B, H, W) of an input that it fits."""
+    kernel = (draw.choice([1, 1, 2, 3, 3, 4, 5, 7]), draw.choice([1, 1, 2, 3, 3, 4, 5, 7]))
+    dilation = (draw.choice([1, 1, 2, 3]), draw.choice([1, 1, 2, 3]))
+    padding: Any = draw.choice([(0, 0), tuple((k - 1) // 2 for k in kernel), (draw.randint(0, 4), draw.randint(0, 4))])
+    stride = (draw.choice([1, 1, 2, 3]), draw.choice([1, 1, 2, 3]))
+    least = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    size = tuple(max(1, n - 2 * p) + draw.randint(0, 20) for n, p in zip(least, padding, strict=True))
+    arguments = {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation}
+    return arguments, (draw.choice([1, 2, 5]), *size)
+
+
+def awake(layer: nn.Module) -> nn.Module:
+    """The same network with branches that move its kernels by about as much as the static ones are."""
+    for module in layer.modules():
+        if hasattr(module, "branch"):
+            for head in module.branch.heads.values():
+                nn.init.normal_(head.weight, std=0.5)
+    return layer
+
+
+def check(layer: nn.Module, x: Tensor, rtol: float = 1e-5) -> None:
+    """Native in float32 against torch in float64: ``rtol`` of the largest value."""
+    native = deploy(layer, backend="native")
+    assert any(isinstance(module, NativeProgram) for module in native.modules())
+    with torch.no_grad():
+        want = copy.deepcopy(layer).eval().double()(x.double())
+        got = native(x)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=rtol * float(want.abs().max()))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_static_convolutions(seed: int) -> None:
+    draw = random.Random(seed)
+    arguments, (batch, height, width) = random_geometry(draw)
+    channels = draw.choice([1, 2, 3, 8, 16, 19, 24, 33, 48]), draw.choice([1, 5, 8, 16, 24, 40, 50])
+    conv = nn.Conv2d(*channels, bias=draw.random() < 0.7, **arguments)
+    check(
+        nn.Sequential(conv, draw.choice([nn.Identity(), nn.ReLU(), nn.ReLU6()])),
+        torch.randn(batch, channels[0], height, width),
+    )
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_depthwise_convolutions(seed: int) -> None:
+    draw = random.Random(seed)
+    arguments, (batch, height, width) = random_geometry(draw)
+    if seed % 2:
+        side = draw.choice([3, 5])
+        arguments |= {"kernel_size": side, "padding": side // 2, "dilation": 1, "stride": draw.choice([1, 2])}
+    channels = draw.choice([2, 8, 16, 24, 35])
+    conv = nn.Conv2d(channels, channels, groups=channels, **arguments)
+    check(nn.Sequential(conv, nn.ReLU6()), torch.randn(batch, channels, height, width))
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "kernel", "factored"])
+@pytest.mark.parametrize("seed", range(12))
+def test_dcd(seed: int, algorithm: str) -> None:
+    draw = random.Random(seed)
+    arguments, (batch, height, width) = random_geometry(draw)
+    if seed % 2:
+        arguments = {"kernel_size": 1}
+    channels = draw.choice([4, 16, 24, 40]), draw.choice([8, 20, 48])
+    layer = DCDConv2d(
+        *channels,
+        **arguments,
+        variant=draw.choice(["full", "full", "scale", "residual"]),
+        hidden_channels=draw.choice([3, 8, 20]),
+        context_size=draw.choice([1, 2]),
+        activation=draw.choice(["relu", "relu6", "silu", "gelu", "hardswish", "gate"]),
+        hidden_norm=draw.choice(["unit", None]),
+        algorithm=algorithm,
+    )
+    check(awake(layer), torch.randn(batch, channels[0], height, width))
+
+
+@pytest.mark.parametrize("scale_activation", ["linear", "hard_sigmoid", "sigmoid", "tanh"])
+@pytest.mark.parametrize("norm", [None, "batch"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_dcd_parameterisations(scale_activation: str, norm: str | None, bias: bool) -> None:
+    for variant in ("full", "scale"):
+        layer = DCDConv2d(24, 40, 1, bias=bias, variant=variant, norm=norm, scale_activation=scale_activation)
+        if norm and variant == "full":
+            for part in (layer.norm1, layer.norm2):
+                nn.init.uniform_(part.running_mean)
+                nn.init.uniform_(part.running_var, 0.5, 2)
+        for size in (3, 15):
+            check(awake(layer), torch.randn(2, 24, size, size))
