@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dynaconv import DCDConv2d, deploy
 from dynaconv.native import BuildError, NativeProgram
-from dynaconv.native.build import build
+from dynaconv.native.compilation import build
 
 try:
     build()
@@ -42,7 +42,11 @@ def awake(layer: nn.Module) -> nn.Module:
 def check(layer: nn.Module, x: Tensor, rtol: float = 1e-5) -> None:
     """Native in float32 against torch in float64: ``rtol`` of the largest value."""
     native = deploy(layer, backend="native")
-    assert any(isinstance(module, NativeProgram) for module in native.modules())
+    programs = [module for module in native.modules() if isinstance(module, NativeProgram)]
+    assert programs
+    for program in programs:
+        # What the kernels do not take would run here.
+        program.original.forward = None
     with torch.no_grad():
         want = copy.deepcopy(layer).eval().double()(x.double())
         got = native(x)

@@ -1,6 +1,6 @@
 """Deployed networks run by compiled kernels on the CPU; see docs/native.md."""
 
-from dynaconv.native.build import BuildError
+from dynaconv.native.compilation import BuildError
 from dynaconv.native.deploy import deploy_native
 from dynaconv.native.library import NativeError, instruction_set, ready
 from dynaconv.native.program import NativeProgram

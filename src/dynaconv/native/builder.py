@@ -1,6 +1,7 @@
 """Several steps put together: slots for the images between them, one vector for all constants."""
 
 import dataclasses
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dynaconv.native.packing import round_up
-from dynaconv.native.steps import FIELDS, Step
+from dynaconv.native.steps import DENSE, DEPTHWISE, FIELDS, MAX_POOL, MEAN, Step, UnsupportedError
 
 
 @dataclass
@@ -16,15 +17,27 @@ class Builder:
     """Collects steps. Values are numbered: 0 is the input, step i makes value i + 1."""
 
     steps: list[Step] = field(default_factory=list)
+    flat: bool = False
+    """Whether the output is one of vectors, ``(B, C)``."""
 
     def add(self, step: Step, source: int, residual: int | None = None) -> int:
-        """Let ``step`` read value ``source``, and add value ``residual`` before its activation; the value it makes."""
+        """Let ``step`` read value ``source``, and add value ``residual`` before its activation; the value it makes.
+
+        Raises:
+            UnsupportedError: A pooling step would read the input.
+        """
         residual = -1 if residual is None else residual
+        if step.kind in (MAX_POOL, MEAN):
+            if not source:
+                raise UnsupportedError("a program does not start by pooling")
+            channels = self.steps[source - 1].out_channels
+            step = dataclasses.replace(step, in_channels=channels, out_channels=channels)
         self.steps.append(dataclasses.replace(step, source=source, target=len(self.steps) + 1, residual=residual))
         return len(self.steps)
 
     def build(self) -> tuple[Tensor, Tensor, list[int]]:
         """The constants, the steps as integers, and how the size of an image changes, four numbers a change."""
+        self._fuse()
         constants = _Constants()
         table = []
         for step, slots in zip(self.steps, self._slots(), strict=True):
@@ -32,12 +45,22 @@ class Builder:
             table += [constants.place(v) if isinstance(v, Tensor) else _number(v) for v in values.values()]
         return constants.joined(), torch.tensor(table, dtype=torch.int64), self._sizes()
 
+    def _fuse(self) -> None:
+        """Mark each dense step whose result only a depthwise step behind it reads; the two then run as one."""
+        readers = [value for step in self.steps for value in (step.source, step.residual)]
+        for step, following in itertools.pairwise(self.steps):
+            alone = following.source == step.target and readers.count(step.target) == 1
+            reads_input = step.source == 0 and step.in_channels <= 4
+            pair = step.kind == DENSE and following.kind == DEPTHWISE
+            step.fused = int(pair and alone and step.residual < 0 and not reads_input)
+
     def _slots(self) -> list[dict[str, int]]:
         """Slots in place of values: one is free again after the last step that reads it. Slot 0 is the input."""
         last_use = {step.target: index for index, step in enumerate(self.steps)}
         for index, step in enumerate(self.steps):
             for value in (step.source, step.residual):
-                last_use[value] = index
+                # A fused step runs together with the next one.
+                last_use[value] = index + step.fused
         slot_of = {0: 0, -1: -1}
         free: list[int] = []
         found: list[dict[str, int]] = []
@@ -48,7 +71,7 @@ class Builder:
                 free.append(count)
             slot_of[step.target] = free.pop()
             found.append({name: slot_of[getattr(step, name)] for name in ("source", "target", "residual")})
-            done = {value for value in (step.source, step.residual) if value > 0 and last_use[value] == index}
+            done = [value for value, last in last_use.items() if value > 0 and last == index and value != step.target]
             free += [slot_of[value] for value in done]
         return found
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dynaconv.errors import DynaconvError
-from dynaconv.native.build import BuildError, build
+from dynaconv.native.compilation import BuildError, build
 from dynaconv.native.steps import FIELDS
 
 # torch annotates little of its library interface.
@@ -29,11 +29,15 @@ class NativeError(DynaconvError):
 def _shape(x: Tensor, constants: Tensor, steps: Tensor, out_channels: int, sizes: Sequence[int]) -> Tensor:
     height, width = x.shape[2], x.shape[3]
     for index in range(0, len(sizes), 4):
-        height = (height + sizes[index]) // sizes[index + 1] + 1
-        width = (width + sizes[index + 2]) // sizes[index + 3] + 1
+        height = _resized(height, sizes[index], sizes[index + 1])
+        width = _resized(width, sizes[index + 2], sizes[index + 3])
     return torch.empty(
         (x.shape[0], out_channels, height, width), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
     )
+
+
+def _resized(size: int, offset: int, stride: int) -> int:
+    return (size + offset) // stride + 1 if stride else 1
 
 
 _library.register_fake("dynaconv::native_program", _shape, lib=_DEFINITIONS)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynaconv.layers import DCDConv2d
+from dynaconv.layers import DCDConv2d, DCDLinear
 from dynaconv.layers.branch import BranchLinear
 from dynaconv.native.packing import blocks, dense_weight, depthwise_weight, padded_vector, panels, round_up
 from dynaconv.native.steps import (
@@ -16,6 +16,8 @@ from dynaconv.native.steps import (
     BRANCH_ACTIVATIONS,
     DENSE,
     DEPTHWISE,
+    MAX_POOL,
+    MEAN,
     SCALE_ACTIVATIONS,
     Step,
     UnsupportedError,
@@ -38,12 +40,46 @@ def lower(conv: nn.Module, activation: str = "none") -> Step:
     """
     if type(conv) is nn.Conv2d:
         return _static(conv, activation)
-    if type(conv) is DCDConv2d:
+    if isinstance(conv, DCDConv2d | DCDLinear) and type(conv) in (DCDConv2d, DCDLinear):
         return _dcd(conv, activation)
+    if type(conv) is nn.Linear:
+        return _linear(conv, activation)
+    if type(conv) is nn.MaxPool2d and activation == "none":
+        return _max_pool(conv)
     raise UnsupportedError(f"{type(conv).__name__} has no native form")
 
 
+def _linear(layer: nn.Linear, activation: str) -> Step:
+    _check_type(layer)
+    bias = None if layer.bias is None else padded_vector(layer.bias)
+    geometry = _vector_geometry(layer.in_features, layer.out_features)
+    return Step(kind=DENSE, weight=panels(layer.weight), bias=bias, activation=ACTIVATIONS[activation], **geometry)
+
+
+def _max_pool(pool: nn.MaxPool2d) -> Step:
+    if pool.ceil_mode or pool.return_indices:
+        raise UnsupportedError("max pooling with ceil_mode or indices has no native form")
+    kernel, stride, padding, dilation = map(_pair, (pool.kernel_size, pool.stride, pool.padding, pool.dilation))
+    # Its channels are those of what it reads, which the builder knows.
+    geometry: dict[str, Any] = dict(zip(("kernel_h", "kernel_w"), kernel, strict=True)) | dict(
+        zip(("stride_h", "stride_w"), stride, strict=True)
+    )
+    geometry |= {"dilation_h": dilation[0], "dilation_w": dilation[1]}
+    geometry |= {"pad_top": padding[0], "pad_left": padding[1], "pad_bottom": padding[0], "pad_right": padding[1]}
+    return Step(kind=MAX_POOL, in_channels=0, out_channels=0, **geometry)
+
+
+def mean_step() -> Step:
+    """The mean over all pixels, whose channels the builder knows."""
+    return Step(kind=MEAN, **_vector_geometry(0, 0))
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
 def _static(conv: nn.Conv2d, activation: str) -> Step:
+    _check_type(conv)
     geometry = _geometry(conv)
     if conv.groups == 1:
         weight, kind = dense_weight(conv.weight), DENSE
@@ -55,11 +91,22 @@ def _static(conv: nn.Conv2d, activation: str) -> Step:
     return Step(kind=kind, weight=weight, bias=bias, activation=ACTIVATIONS[activation], **geometry)
 
 
+def _check_type(layer: Any) -> None:
+    weight: Tensor = layer.weight
+    if weight.dtype != torch.float32 or weight.device.type != "cpu":
+        raise UnsupportedError(f"weights of {weight.dtype} on {weight.device} are not float32 on the CPU")
+
+
+def _vector_geometry(inputs: int, outputs: int) -> dict[str, Any]:
+    """A linear layer is a 1x1 convolution of images of one pixel."""
+    ones = ("kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w")
+    pads = ("pad_top", "pad_left", "pad_bottom", "pad_right")
+    return {"in_channels": inputs, "out_channels": outputs} | dict.fromkeys(ones, 1) | dict.fromkeys(pads, 0)
+
+
 def _geometry(conv: Any) -> dict[str, Any]:
     if conv.padding_mode != "zeros":
         raise UnsupportedError(f"padding_mode={conv.padding_mode!r} has no native form")
-    if conv.weight.dtype != torch.float32 or conv.weight.device.type != "cpu":
-        raise UnsupportedError(f"weights of {conv.weight.dtype} on {conv.weight.device} are not float32 on the CPU")
     (kernel_h, kernel_w), (dilation_h, dilation_w) = conv.kernel_size, conv.dilation
     if isinstance(conv.padding, str):
         totals = [
@@ -84,17 +131,24 @@ def _geometry(conv: Any) -> dict[str, Any]:
     }
 
 
-def _dcd(conv: DCDConv2d, activation: str) -> Step:
+def _dcd(conv: DCDConv2d | DCDLinear, activation: str) -> Step:
+    _check_type(conv)
+    if isinstance(conv, DCDLinear):
+        groups, weight = 1, panels(conv.weight)
+        geometry = _vector_geometry(conv.in_features, conv.out_features)
+    else:
+        groups, weight = conv.groups, dense_weight(conv.weight)
+        geometry = _geometry(conv)
     config, sizes = conv.config, conv.sizes
     if config.norm is not None:
         raise UnsupportedError("its latent norms are not folded; deploy it first")
-    if sizes.form != "channel" or sizes.blocks != 1 or conv.groups != 1:
-        raise UnsupportedError(f"DCD of form {sizes.form!r} with {sizes.blocks} block(s) and groups={conv.groups}")
+    if sizes.form != "channel" or sizes.blocks != 1 or groups != 1:
+        raise UnsupportedError(f"DCD of form {sizes.form!r} with {sizes.blocks} block(s) and groups={groups}")
     fixed, scaled = _biases(conv)
     heads = _Heads(conv, fixed, scaled)
     step = Step(
         kind=DENSE,
-        weight=dense_weight(conv.weight),
+        weight=weight,
         bias=None if heads.has_shift or fixed is None else padded_vector(fixed),
         activation=ACTIVATIONS[activation],
         dynamic=1,
@@ -113,7 +167,7 @@ def _dcd(conv: DCDConv2d, activation: str) -> Step:
         has_scale=int(config.has_scale),
         scale_activation=SCALE_ACTIVATIONS[config.scale_activation] if config.has_scale else 0,
         has_shift=int(heads.has_shift),
-        **_geometry(conv),
+        **geometry,
     )
     if conv.p is not None and conv.q is not None:
         step.latent = sizes.latent_dim
@@ -121,7 +175,7 @@ def _dcd(conv: DCDConv2d, activation: str) -> Step:
     return step
 
 
-def _biases(conv: DCDConv2d) -> tuple[Tensor | None, Tensor | None]:
+def _biases(conv: DCDConv2d | DCDLinear) -> tuple[Tensor | None, Tensor | None]:
     """The bias that nothing scales, and the one that Lambda scales."""
     scales = conv._scales_bias and conv.bias is not None
     parts = [part for part in ((None if scales else conv.bias), conv.shift) if part is not None]
@@ -129,18 +183,18 @@ def _biases(conv: DCDConv2d) -> tuple[Tensor | None, Tensor | None]:
     return fixed, conv.bias if scales else None
 
 
-def _squeeze(conv: DCDConv2d) -> Tensor:
+def _squeeze(conv: DCDConv2d | DCDLinear) -> Tensor:
     """The branch's first map in panels, cells of the context outside, channels inside."""
     weight = conv.branch.squeeze.weight
     cells = conv.config.context_size**2
-    return panels(weight.reshape(weight.shape[0], conv.in_channels, cells).transpose(1, 2).flatten(1))
+    return panels(weight.reshape(weight.shape[0], -1, cells).transpose(1, 2).flatten(1))
 
 
 class _Heads:
     """All heads as one map: Lambda, the bias of each sample, Phi in panels; each part starts at a multiple of 16."""
 
-    def __init__(self, conv: DCDConv2d, fixed: Tensor | None, scaled: Tensor | None) -> None:
-        branch, channels = conv.branch, conv.out_channels
+    def __init__(self, conv: DCDConv2d | DCDLinear, fixed: Tensor | None, scaled: Tensor | None) -> None:
+        branch, channels = conv.branch, conv.weight.shape[0]
         self.has_shift = "shift" in branch.heads or scaled is not None
         rows, bias = [], []
         if conv.config.has_scale:

@@ -28,6 +28,7 @@ class NativeProgram(nn.Module):
     def __init__(self, original: nn.Module, lower: Callable[[nn.Module], Builder]) -> None:
         super().__init__()
         self.original = original
+        self.training = original.training
         self._lower = lower
         self.register_buffer("constants", None, persistent=False)
         self.register_buffer("steps", None, persistent=False)
@@ -40,6 +41,7 @@ class NativeProgram(nn.Module):
         """Take the weights over from the original once more; needed after they were changed in place."""
         builder = self._lower(self.original)
         self.constants, self.steps, self.sizes = builder.build()
+        self.flat = builder.flat
         self.in_channels, self.out_channels = builder.steps[0].in_channels, builder.steps[-1].out_channels
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -54,6 +56,7 @@ class NativeProgram(nn.Module):
             and x.dtype == torch.float32 == self.constants.dtype
             and x.device.type == "cpu" == self.constants.device.type
             and x.layout == torch.strided
+            and not self.training
             and x.dim() == 4
             and x.shape[1] == self.in_channels
             and not (torch.is_grad_enabled() and x.requires_grad)
@@ -67,6 +70,8 @@ class NativeProgram(nn.Module):
         else:
             run = torch.ops.dynaconv.native_program
             out = run(x, self.constants, self.steps, self.out_channels, self.sizes)
+            if self.flat:
+                out = out.flatten(1)
         return out
 
     def extra_repr(self) -> str:

@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import nn
 
+from dynaconv.layers import DCDLinear
 from dynaconv.native.builder import Builder
-from dynaconv.native.lowering import activation_of, lower
+from dynaconv.native.lowering import activation_of, lower, mean_step
 from dynaconv.native.steps import ACTIVATIONS, DEPTHWISE, UnsupportedError
 
 
@@ -27,11 +28,16 @@ def append(builder: Builder, module: nn.Module, value: int) -> int:
 def _append(builder: Builder, module: nn.Module, value: int) -> int:
     if _watched(module):
         raise UnsupportedError("it has hooks")
+    network = _network_of(module)
+    if network is not None:
+        return network(builder, module, value)
     block = _BLOCKS.get((type(module).__module__, type(module).__name__))
     if block is not None:
         return block(builder, module, value)
     if type(module) is nn.Sequential:
         return _sequence(builder, list(module), value)
+    if type(module) is nn.Linear or isinstance(module, DCDLinear):
+        raise UnsupportedError("a linear layer takes vectors, and programs start with images")
     return builder.add(lower(module), value)
 
 
@@ -113,6 +119,38 @@ def _bottleneck(builder: Builder, block: Any, value: int) -> int:
     return _fused(builder, x, block.conv3, block.act3, add=shortcut)
 
 
+def _efficientnet(builder: Builder, network: Any, value: int) -> int:
+    parts = (network.conv_stem, network.bn1, network.blocks, network.conv_head, network.bn2)
+    return _head(builder, network.global_pool, network.classifier, _sequence(builder, parts, value))
+
+
+def _resnet(builder: Builder, network: Any, value: int) -> int:
+    stem = (network.conv1, network.bn1, network.act1, network.maxpool)
+    stages = (network.layer1, network.layer2, network.layer3, network.layer4)
+    return _head(builder, network.global_pool, network.fc, _sequence(builder, (*stem, *stages), value))
+
+
+def _head(builder: Builder, pool: Any, classifier: nn.Module, value: int) -> int:
+    """timm's pooling to vectors and the linear layer behind it."""
+    known = type(pool).__name__ == "SelectAdaptivePool2d" and pool.pool_type == "avg"
+    if not known or type(pool.flatten) is not nn.Flatten:
+        raise UnsupportedError("something other than an average over all pixels stands before the classifier")
+    value = builder.add(mean_step(), value)
+    builder.flat = True
+    return value if type(classifier) is nn.Identity else builder.add(lower(classifier), value)
+
+
+def _network_of(module: nn.Module) -> Callable[[Builder, Any, int], int] | None:
+    """How to lower a whole network whose forward pass is the one of a known class."""
+    for (path, name), network in _NETWORKS.items():
+        methods = ("forward", "forward_features", "forward_head")
+        owners = [getattr(getattr(type(module), method, None), "__qualname__", "") for method in methods]
+        paths = {kind.__module__ for kind in type(module).__mro__ if kind.__name__ == name}
+        if path in paths and owners == [f"{name}.{method}" for method in methods]:
+            return network
+    return None
+
+
 def _need_plain(*modules: nn.Module | None) -> None:
     """All of these do nothing."""
     for module in modules:
@@ -120,6 +158,10 @@ def _need_plain(*modules: nn.Module | None) -> None:
             raise UnsupportedError(f"{type(module).__name__} has no native form")
 
 
+_NETWORKS: dict[tuple[str, str], Callable[[Builder, Any, int], int]] = {
+    ("timm.models.efficientnet", "EfficientNet"): _efficientnet,
+    ("timm.models.resnet", "ResNet"): _resnet,
+}
 _BLOCKS: dict[tuple[str, str], Callable[[Builder, Any, int], int]] = {
     ("timm.models._efficientnet_blocks", "InvertedResidual"): _inverted_residual,
     ("timm.models._efficientnet_blocks", "DepthwiseSeparableConv"): _depthwise_separable,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-DENSE, DEPTHWISE = 0, 1
+DENSE, DEPTHWISE, MAX_POOL, MEAN = 0, 1, 2, 3
 ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
 ALGORITHMS = {"auto": 0, "kernel": 1, "factored": 2}
 BRANCH_ACTIVATIONS = {"relu": 0, "relu6": 1, "silu": 2, "gelu": 3, "hardswish": 4, "gate": 5}
@@ -37,7 +37,8 @@ class Step:
     pad_bottom: int
     pad_right: int
     activation: int = 0
-    weight: Tensor
+    fused: int = 0
+    weight: Tensor | None = None
     bias: Tensor | None = None
     dynamic: int = 0
     algorithm: int = 0
@@ -62,7 +63,9 @@ class Step:
 
     @property
     def resize(self) -> tuple[int, int, int, int]:
-        """Offset and stride of each axis: an axis of n pixels becomes one of ``(n + offset) // stride + 1``."""
+        """Offset and stride of each axis: n pixels become ``(n + offset) // stride + 1``, or one where that is 0."""
+        if self.kind == MEAN:
+            return 0, 0, 0, 0
         height = self.pad_top + self.pad_bottom - self.dilation_h * (self.kernel_h - 1) - 1
         width = self.pad_left + self.pad_right - self.dilation_w * (self.kernel_w - 1) - 1
         return height, self.stride_h, width, self.stride_w

@@ -20,32 +20,6 @@ Cell cell_at(const Images& x, Index size, Index cell) {
           second ? x.width : (x.width + 1) / 2};
 }
 
-// Means over the cells, (cell, channel block, sample, 16).
-void pool(const Images& x, Index size, float* context, const Team& team) {
-  const Index cells = size * size, per_cell = x.blocks() * x.samples;
-  const auto add = kernels().pool;
-  const bool summed = size == 1 && x.sums;
-  const double work = summed ? 0 : double(x.samples) * double(x.pixels()) * double(x.channels);
-  team.each(cells * per_cell, work, [&](Index begin, Index end) {
-    for (Index i = begin; i < end; ++i) {
-      const Index cell = i / per_cell, rest = i - cell * per_cell;
-      const Cell c = cell_at(x, size, cell);
-      float* sum = context + i * kPanel;
-      if (summed) {
-        std::copy_n(x.sums + rest * kPanel, kPanel, sum);
-      } else {
-        std::fill_n(sum, kPanel, 0.0f);
-        const float* image = x.data + rest * x.pixels() * kPanel;
-        if (size == 1) add(image, x.pixels(), sum);
-        for (Index y = c.top; size != 1 && y < c.bottom; ++y)
-          add(image + (y * x.width + c.left) * kPanel, c.right - c.left, sum);
-      }
-      const float factor = 1.0f / float(c.pixels());
-      for (int lane = 0; lane < kPanel; ++lane) sum[lane] *= factor;
-    }
-  });
-}
-
 template <class F>
 void for_each_vector(float* context, Index cells, Index channels, Index samples, Index sample, const F& f) {
   const Index blocks = (channels + kPanel - 1) / kPanel;
@@ -131,6 +105,31 @@ void activate_scale(std::int64_t kind, float* scale, Index channels) {
 }
 
 }  // namespace
+
+void pool(const Images& x, Index size, float* context, const Team& team) {
+  const Index cells = size * size, per_cell = x.blocks() * x.samples;
+  const auto add = kernels().pool;
+  const bool summed = size == 1 && x.sums;
+  const double work = summed ? 0 : double(x.samples) * double(x.pixels()) * double(x.channels);
+  team.each(cells * per_cell, work, [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) {
+      const Index cell = i / per_cell, rest = i - cell * per_cell;
+      const Cell c = cell_at(x, size, cell);
+      float* sum = context + i * kPanel;
+      if (summed) {
+        std::copy_n(x.sums + rest * kPanel, kPanel, sum);
+      } else {
+        std::fill_n(sum, kPanel, 0.0f);
+        const float* image = x.data + rest * x.pixels() * kPanel;
+        if (size == 1) add(image, x.pixels(), sum);
+        for (Index y = c.top; size != 1 && y < c.bottom; ++y)
+          add(image + (y * x.width + c.left) * kPanel, c.right - c.left, sum);
+      }
+      const float factor = 1.0f / float(c.pixels());
+      for (int lane = 0; lane < kPanel; ++lane) sum[lane] *= factor;
+    }
+  });
+}
 
 Index heads_size(const Step& s) {
   const Index channels = round_up(s.out_channels, kPanel);

@@ -150,17 +150,29 @@ const float* latent_features(const Step& s, const float* constants, const View& 
   return mixed;
 }
 
-constexpr Index kCopied = 8;
-
-// Copies `floats` rounded up to 8. What is copied too much is overwritten by the next run, or lies in the slack behind
-// the last; a call of memcpy for some nine numbers would cost more than the product they are for.
-void copy_run(const float* from, Index floats, float* to) {
-  for (Index i = 0; i < floats; i += kCopied) __builtin_memcpy(to + i, from + i, kCopied * sizeof(float));
+// A panel of a sample's product, then the depthwise convolution of that panel.
+void fuse(const Product& product, const float* constants, const Images& between, const Next& next, Images& out,
+          const Team& team) {
+  const DepthwiseBlock block(next.step, constants, between, out);
+  const Index image = between.pixels() * kPanel, samples = out.samples, blocks = out.blocks();
+  const double work = double(samples) * double(between.pixels()) * double(product.channels) * product.tile.depth;
+  // Pairs of panels read the pixels half as often; single ones share the work out more evenly.
+  const Index at_once = team.parallel() && blocks * samples < 32 ? 1 : kernels().panels;
+  const Index groups = (blocks + at_once - 1) / at_once;
+  const Team alone(false);
+  team.each(groups * samples, work, [&](Index begin, Index end) {
+    float* panels = Workspace::mine().scratch[kFused].get(at_once * image);
+    for (Index i = begin; i < end; ++i) {
+      const Index group = i / samples, sample = i - group * samples, first = group * at_once;
+      multiply(columns(product, sample, first * kPanel, at_once * kPanel, panels, image), alone);
+      for (Index b = first; b < std::min(first + at_once, blocks); ++b)
+        block.run(panels + (b - first) * image, b, sample);
+    }
+  });
 }
 
-}  // namespace
-
-void dense(const Step& s, const float* constants, const Images& x, const Images* add, Images& out, const Team& team) {
+void dense_steps(const Step& s, const float* constants, const Images& x, const Images* add, Images& out,
+                 const Next* next, Images& result, const Team& team) {
   const View v = view_of(s, x, out, team);
   Product p = product_of(v, x, out, s.out_channels, constants + s.weight, out.data, out.block());
   set_output(s, constants, add, p);
@@ -186,23 +198,35 @@ void dense(const Step& s, const float* constants, const Images& x, const Images*
       }
     }
   }
-  join(p, !s.dynamic);
-  multiply(p, team);
+  join(p, !s.dynamic && !next);
+  if (next) {
+    fuse(p, constants, out, *next, result, team);
+  } else {
+    multiply(p, team);
+  }
+}
+
+}  // namespace
+
+void dense(const Step& s, const float* constants, const Images& x, const Images* add, Images& out, const Next* next,
+           const Team& team) {
+  if (!next) return dense_steps(s, constants, x, add, out, nullptr, out, team);
+  Images between = next->between;
+  dense_steps(s, constants, x, add, between, next, out, team);
 }
 
 bool reads_input(const Step& s) {
-  return s.kind == kDense && !s.dynamic && s.source == 0 && s.dilation_w == 1 && s.in_channels <= 4 &&
-         s.in_channels * s.kernel_h * s.kernel_w <= 256;
+  return s.kind == kDense && !s.dynamic && s.source == 0 && s.dilation_w == 1 && s.in_channels <= 4;
 }
 
-// Few input channels would leave most of a block of 16 empty. The pixels under the kernel are laid out one after
-// another instead, channels inside, so that one product with C_in * k_h * k_w inputs remains.
+// Few input channels would leave most of a block of 16 empty. A padded copy has channels inside columns instead: what
+// a row of the kernel reads then lies in one piece, so that k_h taps of k_w * C_in inputs remain.
 void dense_from(const Step& s, const float* constants, const Input& input, Index first, Images& out, const Team& team) {
   const Index channels = s.in_channels, run = s.kernel_w * channels;
   const Index need_h = (out.height - 1) * s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1;
   const Index need_w = (out.width - 1) * s.stride_w + s.kernel_w;
   const Index row_size = need_w * channels;
-  float* padded = Workspace::mine().scratch[kPadded].get(out.samples * need_h * row_size + kCopied);
+  float* padded = Workspace::mine().scratch[kPadded].get(out.samples * need_h * row_size);
   const double copied = double(out.samples) * double(need_h) * double(row_size);
   team.each(out.samples * need_h, copied, [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
@@ -212,31 +236,26 @@ void dense_from(const Step& s, const float* constants, const Input& input, Index
       if (y < 0 || y >= input.height) continue;
       const Index stop = std::min(need_w, input.width + Index(s.pad_left));
       const float* from = input.data + (first + n) * input.stride_n + y * input.stride_h;
-      for (Index c = 0; c < channels; ++c)
-        for (Index px = s.pad_left; px < stop; ++px)
-          row[px * channels + c] = from[c * input.stride_c + (px - s.pad_left) * input.stride_w];
+      float* to = row + s.pad_left * channels;
+      for (Index px = s.pad_left; px < stop; ++px, from += input.stride_w)
+        for (Index c = 0; c < channels; ++c) *to++ = from[c * input.stride_c];
     }
   });
 
-  const Index depth = run * s.kernel_h, pixel = round_up(depth, kPanel);
-  const double work = double(out.samples) * double(out.pixels()) * double(depth) * double(s.out_channels);
-  const Team alone(false);
-  team.each(out.samples * out.height, work, [&](Index begin, Index end) {
-    float* patches = Workspace::mine().scratch[kPatch].get(out.width * pixel + kCopied);
-    for (Index i = begin; i < end; ++i) {
-      const Index n = i / out.height, oy = i - n * out.height;
-      const float* rows = padded + (n * need_h + oy * s.stride_h) * row_size;
-      for (Index ox = 0; ox < out.width; ++ox)
-        for (Index ky = 0; ky < s.kernel_h; ++ky)
-          copy_run(rows + ky * s.dilation_h * row_size + ox * s.stride_w * channels, run,
-                   patches + ox * pixel + ky * run);
-      Product p = pointwise(patches, kPanel, depth, constants + s.weight, out.width, s.out_channels,
-                            out.data + i * out.width * kPanel, out.block());
-      p.tile.x_pixel = pixel;
-      set_output(s, constants, nullptr, p);
-      multiply(p, alone);
-    }
-  });
+  std::vector<Index> taps;
+  for (Index ky = 0; ky < s.kernel_h; ++ky) taps.push_back(ky * s.dilation_h * row_size);
+  Product p = pointwise(padded, kPanel, run, constants + s.weight, out.width, s.out_channels, out.data, out.block());
+  p.tile.taps = taps.data();
+  p.tile.num_taps = int(taps.size());
+  p.tile.x_pixel = s.stride_w * channels;
+  p.samples = out.samples;
+  p.rows = out.height;
+  p.x_sample = need_h * row_size;
+  p.x_row = s.stride_h * row_size;
+  p.out_row = out.width * kPanel;
+  p.out_sample = out.pixels() * kPanel;
+  set_output(s, constants, nullptr, p);
+  multiply(p, team);
 }
 
 }  // namespace dynaconv

@@ -52,9 +52,11 @@ template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
 #pragma GCC unroll 8
       for (int v = 0; v < PANELS * PER_PANEL; ++v)
         wv[v] = load<V>(w + (v / PER_PANEL) * w_panel + (v % PER_PANEL) * N);
+      const float* xm = xk;
 #pragma GCC unroll 16
       for (int m = 0; m < PIXELS; ++m) {
-        const float value = XS ? xk[m * XS] : xk[m * x_pixel];
+        const float value = XS ? xk[m * XS] : *xm;
+        if (!XS) xm += x_pixel;
 #pragma GCC unroll 8
         for (int v = 0; v < PANELS * PER_PANEL; ++v) acc[m][v] += value * wv[v];
       }

@@ -31,12 +31,46 @@ Coefficients coefficients(const Step& step, const float* constants, const Images
 // Floats that the heads give for one sample.
 Index heads_size(const Step& step);
 
-// Fills `out`, whose data, size and channels are set; `add` (or null) has the same shape. A convolution of few input
-// channels reads the caller's tensor instead of `x`.
-void dense(const Step& step, const float* constants, const Images& x, const Images* add, Images& out, const Team& team);
+// Fills `out`, whose data, size and channels are set; `add` (or null) has the same shape. With `next`, a depthwise step,
+// each panel of the result goes through it while it is in the cache: `out` is then the depthwise result.
+struct Next {
+  const Step& step;
+  const Images& between;   // the shape of what lies between the two
+};
+void dense(const Step& step, const float* constants, const Images& x, const Images* add, Images& out, const Next* next,
+           const Team& team);
+// A static convolution of few input channels, read where the caller has them: samples from `first` on.
 void dense_from(const Step& step, const float* constants, const Input& input, Index first, Images& out,
                 const Team& team);
 bool reads_input(const Step& step);
+
+// The largest value under the kernel, and the mean of the whole image, of each channel.
+void max_pool(const Step& step, const Images& x, Images& out, const Team& team);
+void mean(const Images& x, Images& out, const Team& team);
+// Means over a grid of size x size cells, (cell, channel block, sample, 16).
+void pool(const Images& x, Index size, float* context, const Team& team);
+
+// One channel block of one sample of a depthwise convolution.
+class DepthwiseBlock {
+ public:
+  DepthwiseBlock(const Step& step, const float* constants, const Images& x, const Images& out);
+  // `x` is the block's image; the result and its sums go where `out` has them.
+  void run(const float* x, Index block, Index sample) const;
+
+ private:
+  struct Inside {
+    Index first, count;
+  };
+  static Inside inside(Index from, Index taps, Index dilation, Index size);
+  void part(const float* row, Inside rows, Index begin, Index end, const float* w, const float* bias, float* out,
+            float* sum) const;
+
+  const Step& s_;
+  const float* constants_;
+  const Images& x_;
+  const Images& out_;
+  bool fast_;
+};
 
 void depthwise(const Step& step, const float* constants, const Images& x, Images& out, const Team& team);
 

@@ -33,6 +33,7 @@ class Tiles {
     const Index bytes = p.channels * depth_ * Index(sizeof(float));
     const Index strip = std::max<Index>(1, (64 << 10) / (Index(k.pixels) * depth_ * Index(sizeof(float))));
     strip_ = bytes > (256 << 10) && p.w_sample == 0 ? tiles_ : std::min(strip, tiles_);
+    prefetches_ = strip_ == tiles_ && bytes > (256 << 10);
     stride_ = t.x_pixel == 16 ? kStride16 : t.x_pixel == 32 ? kStride32 : kStrideAny;
   }
 
@@ -44,10 +45,20 @@ class Tiles {
     const Index within = index - strip * full;
     const Index here = std::min(strip_, tiles_ - strip * strip_);
     const Index group = within / here;
+    if (prefetches_) prefetch(group + 1, within - group * here);
     run(strip * strip_ + within - group * here, group * k_.panels * kPanel);
   }
 
  private:
+  // Large matrices come from a far cache: each tile fetches its share of the panels that come next.
+  void prefetch(Index group, Index tile) const {
+    if (group >= groups_) return;
+    const Index width = k_.panels * kPanel, channels = std::min(width, p_.channels - group * width);
+    const Index lines = channels * depth_ * Index(sizeof(float)) / 64;
+    const char* from = reinterpret_cast<const char*>(p_.tile.w + group * width * depth_);
+    for (Index i = tile * lines / tiles_; i < (tile + 1) * lines / tiles_; ++i) __builtin_prefetch(from + i * 64, 0, 2);
+  }
+
   void run(Index tile, Index channel) const {
     const Index row_of_all = tile / per_row_, part = tile - row_of_all * per_row_;
     const Index sample = row_of_all / p_.rows, row = row_of_all - sample * p_.rows;
@@ -79,6 +90,7 @@ class Tiles {
   const Product& p_;
   const Kernels& k_;
   Index per_row_, tiles_, groups_, depth_, strip_;
+  bool prefetches_;
   int stride_;
 };
 
@@ -93,6 +105,24 @@ void multiply(const Product& product, const Team& team) {
   team.each(tiles.count(), work, [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) tiles.run(i);
   });
+}
+
+Product columns(const Product& product, Index sample, Index first, Index channels, float* out, Index out_block) {
+  Product p = product;
+  Tile& t = p.tile;
+  t.x += sample * p.x_sample;
+  t.w += sample * p.w_sample + first * t.num_taps * t.depth;
+  if (t.latent) {
+    t.z += sample * p.z_sample;
+    t.p += first * t.latent;
+  }
+  if (t.scale) t.scale += sample * p.scale_sample + first;
+  if (t.bias) t.bias += sample * p.bias_sample + first;
+  t.out = out;
+  t.out_block = out_block;
+  p.samples = 1;
+  p.channels = std::min(channels, product.channels - first);
+  return p;
 }
 
 Product pointwise(const float* x, Index x_block, Index depth, const float* w, Index pixels, Index channels, float* out,

@@ -21,6 +21,10 @@ struct Product {
 
 void multiply(const Product& product, const Team& team);
 
+// The part of a product that is `channels` columns from `first` on, a multiple of 16, of one sample. Its result goes
+// to `out`, one channel block after another.
+Product columns(const Product& product, Index sample, Index first, Index channels, float* out, Index out_block);
+
 // The product of a matrix with pixels that lie one after another, 16 floats apart: the usual case.
 Product pointwise(const float* x, Index x_block, Index depth, const float* w, Index pixels, Index channels, float* out,
                   Index out_block);

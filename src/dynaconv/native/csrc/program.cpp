@@ -65,7 +65,7 @@ void check_dynamic(const Step& s, const Bounds& b) {
 void check_step(const Program& p, int index) {
   const Step& s = p.steps[index];
   const Bounds b(p, index);
-  b.in(s.kind, kDense, kDepthwise, "kind");
+  b.in(s.kind, kDense, kMean, "kind");
   for (auto slot : {s.source, s.target}) b.in(slot, 0, p.num_steps, "slot");
   b.in(s.residual, -1, p.num_steps, "slot");
   for (auto size : {s.in_channels, s.out_channels, s.kernel_h, s.kernel_w, s.stride_h, s.stride_w, s.dilation_h,
@@ -76,8 +76,15 @@ void check_step(const Program& p, int index) {
   if (s.target == s.source || s.target == s.residual || s.target == 0) broken(index, "a target that is also read");
   const Index channels = round_up(s.out_channels, kPanel);
   b.allow(s.bias, channels, "bias");
+  if (s.kind != kDense && (s.in_channels != s.out_channels || s.dynamic || s.residual >= 0 || s.fused))
+    broken(index, "parts that its kind has not");
+  if (s.kind == kMaxPool || s.kind == kMean) return;
+  if (s.fused) {
+    const Step* next = index + 1 < p.num_steps ? &s + 1 : nullptr;
+    if (!next || next->kind != kDepthwise || next->source != s.target || s.residual >= 0 || reads_input(s) || next->target == s.source)
+      broken(index, "no depthwise step behind it");
+  }
   if (s.kind == kDepthwise) {
-    if (s.in_channels != s.out_channels || s.dynamic || s.residual >= 0) broken(index, "a wrong depthwise form");
     b.need(s.weight, channels * taps_of(s), "weight");
     return;
   }
@@ -86,7 +93,7 @@ void check_step(const Program& p, int index) {
 }
 
 Images shape_after(const Step& s, const Images& x) {
-  const Size size = output_size(s, x.height, x.width);
+  const Size size = s.kind == kMean ? Size{1, 1} : output_size(s, x.height, x.width);
   Images out;
   out.samples = x.samples;
   out.channels = s.out_channels;
@@ -99,7 +106,7 @@ bool needs_sums(const Program& p, int index) {
   const Step& s = p.steps[index];
   if (s.kind != kDepthwise || index + 1 == p.num_steps) return false;
   const Step& next = p.steps[index + 1];
-  return next.source == s.target && next.dynamic && next.context_size == 1;
+  return next.source == s.target && (next.kind == kMean || (next.dynamic && next.context_size == 1));
 }
 
 void import_images(const Input& input, Index first, Images& x, const Team& team) {
@@ -168,14 +175,23 @@ class Runner {
       }
       Images& y = images[std::size_t(s.target)];
       y = shape_after(s, x);
+      if (s.fused) continue;   // the next step computes both
       y.data = work.slots[std::size_t(s.target)].get(y.blocks() * y.block());
       if (needs_sums(p_, i)) y.sums = work.sums[std::size_t(s.target)].get(y.blocks() * samples * kPanel);
-      if (s.kind == kDepthwise) {
+      if (s.kind == kMaxPool) {
+        max_pool(s, x, y, team);
+      } else if (s.kind == kMean) {
+        mean(x, y, team);
+      } else if (s.kind == kDepthwise && i > 0 && (&s - 1)->fused) {
+        const Step& first = *(&s - 1);
+        const Next next{s, x};
+        dense(first, p_.constants, images[std::size_t(first.source)], nullptr, y, &next, team);
+      } else if (s.kind == kDepthwise) {
         depthwise(s, p_.constants, x, y, team);
       } else if (direct) {
         dense_from(s, p_.constants, input_, first, y, team);
       } else {
-        dense(s, p_.constants, x, s.residual < 0 ? nullptr : &images[std::size_t(s.residual)], y, team);
+        dense(s, p_.constants, x, s.residual < 0 ? nullptr : &images[std::size_t(s.residual)], y, nullptr, team);
       }
     }
     const Images& last = images[std::size_t(p_.steps[p_.num_steps - 1].target)];
@@ -198,7 +214,7 @@ Index group_size(const Program& p, const Input& input) {
   for (int i = 0; i < p.num_steps; ++i) {
     const Step& s = p.steps[i];
     Images& y = images[std::size_t(s.target)] = shape_after(s, images[std::size_t(s.source)]);
-    most = std::max(most, y.blocks() * y.pixels() * kPanel * Index(sizeof(float)));
+    if (!s.fused) most = std::max(most, y.blocks() * y.pixels() * kPanel * Index(sizeof(float)));
   }
   return most <= (320 << 10) ? 4 : 1;
 }

@@ -13,7 +13,8 @@ struct Step {
   std::int64_t kind, source, target, residual;
   std::int64_t in_channels, out_channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
   std::int64_t pad_top, pad_left, pad_bottom, pad_right;
-  std::int64_t activation, weight, bias;
+  // `fused`: the next step is a depthwise convolution, and the only one that reads this one's target.
+  std::int64_t activation, fused, weight, bias;
   // The dynamic part; everything after `dynamic` is unused where that is 0.
   std::int64_t dynamic, algorithm, latent, p, q, q_rows, scaled_bias;
   std::int64_t context_size, normalise, hidden, squeeze, squeeze_bias, branch_activation, gate, unit;
@@ -22,7 +23,7 @@ struct Step {
 
 constexpr int kFields = sizeof(Step) / sizeof(std::int64_t);
 
-enum StepKind { kDense = 0, kDepthwise = 1 };
+enum StepKind { kDense = 0, kDepthwise = 1, kMaxPool = 2, kMean = 3 };
 enum Algorithm { kAuto = 0, kForm = 1, kFactors = 2 };
 enum BranchActivation { kReluB = 0, kRelu6B = 1, kSilu = 2, kGelu = 3, kHardswish = 4, kGate = 5 };
 enum ScaleActivation { kLinear = 0, kHardSigmoid = 1, kSigmoid = 2, kTanh = 3 };

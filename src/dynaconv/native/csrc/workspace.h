@@ -33,7 +33,7 @@ class Buffer {
   Index size_ = 0;
 };
 
-enum Scratch { kPadded, kContext, kHidden, kGateOut, kHeads, kLatent, kMixed, kFormed, kPatch, kFused, kNumScratch };
+enum Scratch { kPadded, kContext, kHidden, kGateOut, kHeads, kLatent, kMixed, kFormed, kFused, kNumScratch };
 
 struct Workspace {
   std::deque<Buffer> slots, sums;
@@ -62,6 +62,8 @@ class Team {
         n, [](Index begin, Index end, void* context) { (*static_cast<const F*>(context))(begin, end); },
         const_cast<void*>(static_cast<const void*>(&f)));
   }
+
+  bool parallel() const { return parallel_; }
 
  private:
   bool parallel_;

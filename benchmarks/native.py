@@ -1,0 +1,150 @@
+"""Latency of DCD by the native kernels, beside the static network in ONNX Runtime, OpenVINO and torch.
+
+    python benchmarks/native.py                                 # the table of docs/native.md
+    python benchmarks/native.py --batch 1 --threads 1 --rounds 100 --only ort native
+
+Each candidate has a process of its own, since the thread pools of two runtimes in one process take each other's
+processor. They take turns: a round is one burst of calls for each, in an order drawn anew, and its median counts.
+Initial weights change no timing. Wall-clock time; a machine that others use makes all of it longer, and the ratios,
+which are medians over rounds of one candidate's time by another's in the same round, less so.
+"""
+
+import argparse
+import multiprocessing
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+CANDIDATES = {
+    "static ORT": ("static", "ort"),
+    "static OpenVINO": ("static", "openvino"),
+    "static torch": ("static", "torch"),
+    "DCD torch": ("dcd", "torch"),
+    "DCD native": ("dcd", "native"),
+    "static native": ("static", "native"),
+}
+RATIOS = (("DCD native", "static ORT"), ("DCD native", "static native"), ("static native", "static ORT"))
+
+
+def runner(
+    family: str, runtime: str, size: tuple[int, ...], threads: int, args: argparse.Namespace
+) -> Callable[[], Any]:
+    """A function that runs the network once."""
+    import timm
+    import torch
+
+    from dynaconv import deploy, export_onnx, export_openvino
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model = timm.create_model(f"{family}_{args.network}").eval()
+    x = torch.randn(size)
+    if runtime in ("torch", "native"):
+        deployed = deploy(model, size, backend=runtime)
+        return lambda: torch.inference_mode()(deployed)(x)
+    with tempfile.TemporaryDirectory() as folder:
+        if runtime == "ort":
+            import onnxruntime
+
+            path = str(export_onnx(deploy(model), Path(folder) / "net.onnx", x[:1]).path)
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            feed = {session.get_inputs()[0].name: x.numpy()}
+            return lambda: session.run(None, feed)
+        import openvino
+
+        path = str(export_openvino(deploy(model), Path(folder) / "net.xml", x[:1]).path)
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+        core = openvino.Core()
+        network = core.read_model(path)
+        network.reshape(list(size))
+        request = core.compile_model(network, "CPU", settings).create_infer_request()
+        array = x.numpy()
+        return lambda: request.infer([array])
+
+
+def serve(pipe: Connection, label: str, size: tuple[int, ...], threads: int, args: argparse.Namespace) -> None:
+    """Time a burst of calls whenever asked for one."""
+    run = runner(*CANDIDATES[label], size, threads, args)
+    for _ in range(5):
+        run()
+    pipe.send("ready")
+    while pipe.recv():
+        times = []
+        for index in range(args.burst + 1):
+            start = time.perf_counter()
+            run()
+            # The first call of a burst wakes threads and fills caches that the others had.
+            if index:
+                times.append(time.perf_counter() - start)
+        pipe.send(statistics.median(times) * 1e3)
+
+
+def measure(
+    labels: Sequence[str], size: tuple[int, ...], threads: int, args: argparse.Namespace
+) -> dict[str, list[float]]:
+    """Milliseconds of each candidate, round by round."""
+    context = multiprocessing.get_context("spawn")
+    workers = {}
+    for label in labels:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve, args=(theirs, label, size, threads, args), daemon=True)
+        process.start()
+        # One after another: exporting and compiling networks take both time and processors.
+        ours.recv()
+        workers[label] = (process, ours)
+    found: dict[str, list[float]] = {label: [] for label in labels}
+    for _ in range(args.rounds):
+        for label in random.sample(list(labels), len(labels)):
+            pipe = workers[label][1]
+            pipe.send(True)
+            found[label].append(pipe.recv())
+    for process, pipe in workers.values():
+        pipe.send(False)
+        process.join()
+    return found
+
+
+def main() -> None:
+    """Print the table and where it was taken."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="mobilenetv2_100", help="timm name without the family")
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--burst", type=int, default=5, help="calls in a row, of which the median counts")
+    parser.add_argument("--only", nargs="+", default=[""], help="candidates whose name has one of these in it")
+    args = parser.parse_args()
+    labels = [label for label in CANDIDATES if any(part.lower() in label.lower() for part in args.only)]
+    ratios = [pair for pair in RATIOS if set(pair) <= set(labels)]
+    heads = [*labels, *(f"{one} / {other}" for one, other in ratios)]
+    print(f"| batch | threads | {' | '.join(heads)} |\n|{' --- |' * (len(heads) + 2)}")
+    for batch in args.batch:
+        for threads in args.threads:
+            found = measure(labels, (batch, 3, args.side, args.side), threads, args)
+            cells = [f"{statistics.median(found[label]):.2f}" for label in labels]
+            for one, other in ratios:
+                pairs = zip(found[one], found[other], strict=True)
+                cells.append(f"{statistics.median(a / b for a, b in pairs):.2f}")
+            print(f"| {batch} | {threads} | {' | '.join(cells)} |", flush=True)
+    import torch
+
+    from dynaconv.native import instruction_set
+
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(
+        f"\n{args.network}, {args.side} pixels, milliseconds, medians of {args.rounds} alternating rounds, torch "
+        f"{torch.__version__}, {instruction_set()}, {os.cpu_count()} CPUs, load {load}"
+    )
+
+
+if __name__ == "__main__":
+    main()

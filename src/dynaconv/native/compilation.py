@@ -1,0 +1,113 @@
+"""Compile the kernels, once for each version of the sources.
+
+The library lies in a folder named for what it was made from (sources, flags, compiler, torch), below
+``$XDG_CACHE_HOME/dynaconv`` or ``~/.cache/dynaconv``; DYNACONV_CACHE names another place.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from dynaconv.errors import DynaconvError
+
+SOURCES = Path(__file__).parent / "csrc"
+FLAGS = ("-O3", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
+_ISA_FLAGS = {"isa_avx512": "-march=x86-64-v4", "isa_avx2": "-march=x86-64-v3"}
+_FIRST_TORCH = (2, 10)
+"""The first torch whose stable interface has what `csrc/binding.cpp` calls."""
+
+
+class BuildError(DynaconvError):
+    """The kernels cannot be compiled here."""
+
+
+def compiler() -> str:
+    """The C++ compiler: ``$CXX``, g++ or clang++.
+
+    Raises:
+        BuildError: There is none.
+    """
+    for name in (os.environ.get("CXX"), "g++", "clang++"):
+        if name and shutil.which(name):
+            return name
+    raise BuildError("the native backend needs a C++ compiler; install g++ or clang++, or set CXX to one.")
+
+
+def build(*, verbose: bool = False) -> Path:
+    """The compiled library, made now where this has not been done before.
+
+    Args:
+        verbose: Print the compiler's commands.
+
+    Raises:
+        BuildError: There is no compiler, torch is too old, or the compiler fails; the message ends with what it said.
+    """
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if version < _FIRST_TORCH:
+        raise BuildError(f"the native backend needs torch 2.10 or newer; this is {torch.__version__}.")
+    if sys.platform != "linux":
+        raise BuildError(f"the native backend is built on Linux only; this is {sys.platform}.")
+    command = [compiler(), *FLAGS]
+    folder = _cache() / _fingerprint(command)
+    library = folder / "libdynaconv_native.so"
+    if not library.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            made = _compile(command, Path(scratch), verbose=verbose)
+            # In one step, so that another process never loads half a library.
+            made.replace(library)
+    return library
+
+
+def _cache() -> Path:
+    own = os.environ.get("DYNACONV_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynaconv" / "native"
+
+
+def _fingerprint(command: Sequence[str]) -> str:
+    said = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=False).stdout
+    digest = hashlib.sha256("\n".join([*command, said, torch.__version__, platform.machine()]).encode())
+    for file in sorted(SOURCES.iterdir()):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _compile(command: Sequence[str], scratch: Path, *, verbose: bool) -> Path:
+    torch_folder = Path(torch.__file__).parent
+    sources = [file for file in sorted(SOURCES.glob("*.cpp")) if file.stem != "driver"]
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    jobs = []
+    for source in sources:
+        extra = [_ISA_FLAGS[source.stem]] if x86 and source.stem in _ISA_FLAGS else []
+        if source.stem == "binding":
+            extra = [f"-isystem{torch_folder / 'include'}", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+        jobs.append([*command, *extra, "-c", str(source), "-o", str(scratch / f"{source.stem}.o")])
+    _run(jobs, verbose=verbose)
+    library = scratch / "library.so"
+    objects = [str(scratch / f"{source.stem}.o") for source in sources]
+    linked = [f"-L{torch_folder / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
+    _run([[command[0], "-shared", *objects, *linked, "-o", str(library)]], verbose=verbose)
+    return library
+
+
+def _run(jobs: Sequence[Sequence[str]], *, verbose: bool) -> None:
+    running = []
+    for job in jobs:
+        if verbose:
+            print(" ".join(job), flush=True)
+        running.append(subprocess.Popen(job, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    said = [process.communicate()[0] for process in running]
+    for process, output in zip(running, said, strict=True):
+        if process.returncode:
+            first = next((line for line in output.splitlines() if "error" in line), output.strip()[-300:])
+            raise BuildError(f"the native kernels do not compile here: {first}")
