@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS ?= runs
 
-.PHONY: demo test lint types unit slow env clean
+.PHONY: demo test lint types unit slow sanitize env clean
 
 demo: env
 	$(BIN)/dynaconv demo --out $(RUNS)/demo
@@ -25,6 +25,12 @@ unit: env
 
 slow: env
 	$(BIN)/pytest -m slow
+
+# The native kernels with the address and undefined-behaviour sanitizers, over random layers.
+sanitize: env
+	DYNACONV_CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1" \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest -p no:cacheprovider tests/native/test_layers.py
 
 env: $(VENV)/.installed
 

@@ -1,7 +1,7 @@
 """Compile the kernels, once for each version of the sources.
 
 The library lies in a folder named for what it was made from (sources, flags, compiler, torch), below
-``$XDG_CACHE_HOME/dynaconv`` or ``~/.cache/dynaconv``; DYNACONV_CACHE names another place.
+``$XDG_CACHE_HOME/dynaconv`` or ``~/.cache/dynaconv``; DYNACONV_CACHE names another place. DYNACONV_CXXFLAGS adds flags.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ def build(*, verbose: bool = False) -> Path:
         raise BuildError(f"the native backend needs torch 2.10 or newer; this is {torch.__version__}.")
     if sys.platform != "linux":
         raise BuildError(f"the native backend is built on Linux only; this is {sys.platform}.")
-    command = [compiler(), *FLAGS]
+    command = [compiler(), *FLAGS, *os.environ.get("DYNACONV_CXXFLAGS", "").split()]
     folder = _cache() / _fingerprint(command)
     library = folder / "libdynaconv_native.so"
     if not library.is_file():

@@ -1,0 +1,92 @@
+"""Whole networks: native in float32 against torch in float64."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from dynaconv import deploy
+from dynaconv.native import NativeProgram
+from tests.native.test_layers import awake, check
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("dcd_mobilenetv2_035", (3, 3, 64, 64)),
+        ("dcd_mobilenetv2_035", (1, 3, 97, 75)),
+        ("static_mobilenetv2_035", (9, 3, 32, 32)),
+        ("dcd_resnet10", (2, 3, 64, 64)),
+        ("static_resnet50", (1, 3, 33, 64)),
+    ],
+)
+def test_whole_networks_are_one_program(name: str, size: tuple[int, ...]) -> None:
+    network = timm.create_model(name, num_classes=10).eval()
+    assert isinstance(deploy(network, backend="native"), NativeProgram)
+    check(awake(network), torch.randn(size))
+
+
+def test_published_structure() -> None:
+    """Its gates and latent norms, its contexts of four cells, and its dynamic classifier."""
+    network = timm.create_model("dcd_resnet10_published", num_classes=10)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        # Statistics of real activations: with fresh ones the network magnifies rounding errors.
+        network(torch.randn(16, 3, 64, 64))
+    assert isinstance(deploy(network.eval(), backend="native"), NativeProgram)
+    check(network, torch.randn(4, 3, 64, 64))
+
+
+def test_features_of_stages_are_kept() -> None:
+    network = timm.create_model("dcd_mobilenetv2_035", features_only=True).eval()
+    native = deploy(network, backend="native")
+    assert sum(isinstance(module, NativeProgram) for module in native.modules()) >= 7
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(native(x), deploy(network)(x), rtol=1e-4, atol=1e-4)
+
+
+def test_threads_and_groups_change_nothing() -> None:
+    network = awake(timm.create_model("dcd_mobilenetv2_035", num_classes=10).eval())
+    native = deploy(network, backend="native")
+    x = torch.randn(11, 3, 64, 64)
+    with torch.no_grad():
+        want = torch.cat([native(image[None]) for image in x])
+        try:
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                for batch in (1, 2, 5, 11):
+                    torch.testing.assert_close(native(x[:batch]), want[:batch], rtol=1e-5, atol=1e-5)
+        finally:
+            torch.set_num_threads(1)
+
+
+def test_hooks_keep_a_module_in_torch() -> None:
+    network = timm.create_model("dcd_mobilenetv2_035", num_classes=10).eval()
+    seen = []
+    network.blocks[2][1].conv_dw.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    native = deploy(network, backend="native")
+    assert not isinstance(native, NativeProgram)
+    seen.clear()
+    with torch.no_grad():
+        native(torch.randn(1, 3, 64, 64))
+    assert len(seen) == 1
+
+
+def test_a_block_with_an_unknown_part_stays_in_torch() -> None:
+    block = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Hardswish(), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 4, 1), nn.ReLU()
+    )
+    native = deploy(block.eval(), backend="native")
+    assert [type(module).__name__ for module in native] == [
+        "NativeProgram",
+        "Hardswish",
+        "Conv2d",
+        "NativeProgram",
+        "Identity",
+    ]
+    x = torch.randn(2, 3, 9, 9)
+    with torch.no_grad():
+        torch.testing.assert_close(native(x), block(x), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,187 @@
+"""What a native module promises beside its values: inputs of any kind, state, copies, graphs, errors."""
+
+import copy
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dynaconv import DCDConv2d, deploy
+from dynaconv.errors import ConversionError
+from dynaconv.native import NativeProgram, instruction_set
+from tests.native.test_layers import awake
+
+SETS = ("portable", "avx2", "avx512")
+
+
+def network() -> nn.Module:
+    parts = (
+        nn.Conv2d(3, 24, 3, 2, 1),
+        nn.ReLU6(),
+        DCDConv2d(24, 40, 1),
+        nn.ReLU(),
+        nn.Conv2d(40, 40, 3, 1, 1, groups=40),
+    )
+    return awake(nn.Sequential(*parts)).eval()
+
+
+def native_network() -> tuple[NativeProgram, nn.Module]:
+    torch_network = network()
+    native = deploy(torch_network, backend="native")
+    assert isinstance(native, NativeProgram)
+    return native, torch_network
+
+
+def close(got: Tensor, want: Tensor) -> None:
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5, check_stride=False)
+
+
+@torch.no_grad()
+def test_any_memory_format() -> None:
+    native, want = native_network()
+    x = torch.randn(2, 3, 12, 20)
+    inputs = [
+        x,
+        x.contiguous(memory_format=torch.channels_last),
+        x[:, :, ::2, 1::3],
+        x[:, :1].expand(2, 3, 12, 20),
+        x.permute(0, 1, 3, 2),
+        x.flip(3)[1:],
+    ]
+    native.original.forward = None
+    for given in inputs:
+        got = native(given)
+        close(got, want(given))
+        assert got.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_the_kernels_do_not_take_runs_in_torch() -> None:
+    native, want = native_network()
+    x = torch.randn(2, 3, 8, 8)
+    close(native(x.requires_grad_()).sum(), want(x).sum())
+    native(x).sum().backward()
+    assert x.grad is not None
+    with torch.no_grad():
+        native.double()
+        close(native(x.double()), want.double()(x.double()))
+    native.float()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert native(x).dtype == torch.bfloat16
+    with pytest.raises(RuntimeError, match="channels"):
+        native(torch.randn(2, 5, 8, 8))
+
+
+@torch.no_grad()
+def test_empty_batches_and_small_images() -> None:
+    native, _ = native_network()
+    assert native(torch.zeros(0, 3, 8, 8)).shape == (0, 40, 4, 4)
+    valid = deploy(nn.Conv2d(3, 8, 5).eval(), backend="native")
+    with pytest.raises(RuntimeError, match="3 x 9 pixels is too small"):
+        valid(torch.zeros(1, 3, 3, 9))
+
+
+@torch.no_grad()
+def test_nan_stays() -> None:
+    native = deploy(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU6()).eval(), backend="native")
+    assert native(torch.full((1, 4, 2, 2), torch.nan)).isnan().all()
+
+
+@torch.no_grad()
+def test_a_loaded_state_is_used() -> None:
+    native, _ = native_network()
+    other = deploy(network())
+    x = torch.randn(1, 3, 8, 8)
+    native.load_state_dict({f"original.{name}": value for name, value in other.state_dict().items()})
+    close(native(x), other(x))
+
+
+@torch.no_grad()
+def test_copies_and_pickles() -> None:
+    native, _ = native_network()
+    x = torch.randn(1, 3, 8, 8)
+    file = io.BytesIO()
+    torch.save(native, file)
+    file.seek(0)
+    for twin in (copy.deepcopy(native), torch.load(file, weights_only=False)):
+        close(twin(x), native(x))
+        twin.original.forward = None
+        assert twin(x).shape == (1, 40, 4, 4)
+
+
+@torch.no_grad()
+def test_the_operator_is_sound() -> None:
+    native, _ = native_network()
+    args = (torch.randn(2, 3, 9, 8), native.constants, native.steps, native.out_channels, native.sizes)
+    torch.library.opcheck(torch.ops.dynaconv.native_program, args)
+
+
+@torch.no_grad()
+def test_exported_with_a_free_batch() -> None:
+    native, want = native_network()
+    free = {"x": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(native, (torch.randn(2, 3, 8, 8),), dynamic_shapes=free)
+    assert "dynaconv.native_program" in str(program.graph)
+    x = torch.randn(5, 3, 8, 8)
+    close(program.module()(x), want(x))
+
+
+@torch.no_grad()
+def test_damaged_programs_are_refused() -> None:
+    """No value of any field may crash: an error, or a program that computes something else."""
+    native, _ = native_network()
+    x = torch.randn(1, 3, 6, 6)
+    refused = 0
+    for place in range(native.steps.numel()):
+        for value in (-2, -1, 0, 1, 3, 10**7, 2**62):
+            steps = native.steps.clone()
+            steps[place] = value
+            try:
+                torch.ops.dynaconv.native_program(x, native.constants, steps, native.out_channels, native.sizes)
+            except RuntimeError:
+                refused += 1
+    assert refused > native.steps.numel()
+
+
+@pytest.mark.parametrize(
+    "chosen", [pytest.param("test_dcd_par", id="few"), pytest.param("", id="all", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("name", SETS)
+def test_each_instruction_set(name: str, chosen: str) -> None:
+    """The layers' tests once more, in a process that is told which kernels to take."""
+    if SETS.index(name) > SETS.index(instruction_set()):
+        pytest.skip(f"this processor has no {name}")
+    file = str(Path(__file__).parent / "test_layers.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, file]
+    done = subprocess.run(command, env=os.environ | {"DYNACONV_ISA": name}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def run_deploy(**environment: str) -> subprocess.CompletedProcess[str]:
+    code = (
+        "import torch; from torch import nn; from dynaconv import deploy\n"
+        "print(tuple(deploy(nn.Conv2d(3, 8, 3).eval(), backend='native')(torch.zeros(1, 3, 8, 8)).shape))"
+    )
+    environment = os.environ | environment
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", ["sse9", "avx512" if instruction_set() != "avx512" else "neon"])
+def test_unknown_instruction_sets_are_errors(name: str) -> None:
+    done = run_deploy(DYNACONV_ISA=name)
+    assert "NativeError: DYNACONV_ISA" in done.stderr
+
+
+def test_without_a_compiler_torch_runs(tmp_path: Path) -> None:
+    done = run_deploy(DYNACONV_CACHE=str(tmp_path), PATH=str(tmp_path), CXX="")
+    assert done.stdout.strip() == "(1, 8, 6, 6)"
+    assert done.stderr.count("needs a C++ compiler") == 1
+
+
+def test_unknown_backend() -> None:
+    with pytest.raises(ConversionError, match="'torch' or 'native'"):
+        deploy(nn.Conv2d(3, 8, 3), backend="tpu")
