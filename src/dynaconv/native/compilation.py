@@ -59,7 +59,10 @@ def build(*, verbose: bool = False) -> Path:
     folder = _cache() / _fingerprint(command)
     library = folder / "libdynaconv_native.so"
     if not library.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BuildError(f"{folder} cannot be made ({error.strerror}); set DYNACONV_CACHE to a folder.") from error
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = _compile(command, Path(scratch), verbose=verbose)
             # In one step, so that another process never loads half a library.
@@ -107,7 +110,8 @@ def _run(jobs: Sequence[Sequence[str]], *, verbose: bool) -> None:
             print(" ".join(job), flush=True)
         running.append(subprocess.Popen(job, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     said = [process.communicate()[0] for process in running]
-    for process, output in zip(running, said, strict=True):
+    for job, process, output in zip(jobs, running, said, strict=True):
         if process.returncode:
             first = next((line for line in output.splitlines() if "error" in line), output.strip()[-300:])
+            first = first or f"{job[0]} ends with status {process.returncode}"
             raise BuildError(f"the native kernels do not compile here: {first}")
