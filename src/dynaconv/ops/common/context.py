@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from dynaconv.ops.common.exporting import is_exporting
+
 
 def pool_context(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     """Average ``x`` over a grid of ``size`` x ``size`` cells, summing in ``dtype``.
@@ -26,6 +28,8 @@ def pool_context(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
 
 
 def _mean(x: Tensor, dtype: torch.dtype) -> Tensor:
+    if is_exporting() or not torch.is_grad_enabled():
+        return x.mean((2, 3), dtype=dtype)
     # The gradient of a sum is a view that takes no memory and leaves the sum of the gradients of ``x`` in the memory
     # format of ``x``. That of `mean` is a block as large as ``x``, never in channels_last.
     return x.sum((2, 3), dtype=dtype) / (x.shape[2] * x.shape[3])
