@@ -1,5 +1,6 @@
 """Fixed conditions for every test."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -26,3 +27,12 @@ def _fixed_numerics() -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def own_environment() -> Iterator[None]:
+    """Give the environment back: a run tells its further processes its seed and folder through it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)

@@ -1,7 +1,5 @@
 """``dynaconv study`` from the command line."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +8,7 @@ import pytest
 from dynaconv.cli import main
 from tests.study.helpers import write_study
 
-
-@pytest.fixture(autouse=True)
-def _own_environment() -> Iterator[None]:
-    """A run tells its further processes its seed and folder through the environment."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+pytestmark = pytest.mark.usefixtures("own_environment")
 
 
 def words(capsys: pytest.CaptureFixture[str], *argv: Any, code: int = 0) -> str:

@@ -2,9 +2,7 @@
 
 import csv
 import multiprocessing
-import os
 import time
-from collections.abc import Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -21,14 +19,7 @@ from dynaconv.study.runner import Wanted, run_study, states
 from dynaconv.study.trace import read_trace
 from tests.study.helpers import TINY, write_study
 
-
-@pytest.fixture(autouse=True)
-def _own_environment() -> Iterator[None]:
-    """A run tells its further processes its seed and folder through the environment."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+pytestmark = pytest.mark.usefixtures("own_environment")
 
 
 def quiet(line: str) -> None:

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,7 @@ from dynaconv.train.run import fit
 from tests.train.distributed_run import FixedNorms, LossCurve
 from tests.train.helpers import tiny_config
 
-
-@pytest.fixture(autouse=True)
-def _own_environment() -> Iterator[None]:
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+pytestmark = pytest.mark.usefixtures("own_environment")
 
 
 def test_the_rate_grows_with_the_batch_or_its_square_root() -> None:

@@ -2,10 +2,8 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +20,7 @@ from dynaconv.train.folders import RUN_VARIABLE
 from dynaconv.train.run import RunResult, _check_and_complete, _without_foreign_options, fit, resume
 from tests.train.helpers import tiny_config, write_folder
 
-
-@pytest.fixture(autouse=True)
-def _own_environment() -> Iterator[None]:
-    """A run tells its further processes its seed and folder through the environment."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+pytestmark = pytest.mark.usefixtures("own_environment")
 
 
 class StopAfter(Callback):

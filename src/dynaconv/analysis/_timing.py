@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -12,6 +12,23 @@ def now(device: torch.device, clock: Callable[[], float]) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return clock()
+
+
+def take_turns(
+    work: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Seconds of each piece of work in each round, every other round in reverse order.
+
+    A machine that slows down for a while slows all of them down.
+    """
+    times: dict[str, list[float]] = {name: [] for name in work}
+    order = list(work.items())
+    for turn in range(rounds):
+        for name, do in order if turn % 2 == 0 else reversed(order):
+            start = clock()
+            do()
+            times[name].append(clock() - start)
+    return times
 
 
 def conditions(input_size: Sequence[int], device: str, threads: int, torch_version: str, rounds: int) -> str:

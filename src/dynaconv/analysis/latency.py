@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from dynaconv.analysis._timing import conditions, now
+from dynaconv.analysis._timing import conditions, now, take_turns
 from dynaconv.analysis._units import checked_size, eval_mode
 
 if TYPE_CHECKING:
@@ -103,19 +104,17 @@ def measure_latency(
     parameter = next(iter(next(iter(models.values())).parameters()), torch.zeros(()))
     device, dtype = parameter.device, parameter.dtype
     x = torch.rand(size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-    times: dict[str, list[float]] = {name: [] for name in models}
-    order = list(models.items())
     with ExitStack() as stack:
         for model in models.values():
             stack.enter_context(eval_mode(model))
         stack.enter_context(torch.inference_mode())
+        passes = {name: partial(model, x) for name, model in models.items()}
         for _ in range(warmup):
-            for _, model in order:
-                model(x)
-        for turn in range(rounds):
-            for name, model in order if turn % 2 == 0 else reversed(order):
-                times[name].append(_one_pass(model, x, clock))
-    first = times[order[0][0]]
+            for one_pass in passes.values():
+                one_pass()
+        seconds = take_turns(passes, rounds, partial(now, device, clock))
+    times = {name: [1e3 * second for second in taken] for name, taken in seconds.items()}
+    first = next(iter(times.values()))
     return Latency(
         models=tuple(_summary(name, taken, first) for name, taken in times.items()),
         input_size=size,
@@ -124,12 +123,6 @@ def measure_latency(
         device=device.type,
         torch_version=torch.__version__,
     )
-
-
-def _one_pass(model: nn.Module, x: Tensor, clock: Callable[[], float]) -> float:
-    start = now(x.device, clock)
-    model(x)
-    return (now(x.device, clock) - start) * 1e3
 
 
 def _summary(name: str, taken: list[float], first: list[float]) -> ModelLatency:

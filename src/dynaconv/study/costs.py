@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv import __version__
+from dynaconv.analysis._timing import take_turns
 from dynaconv.analysis._units import eval_mode
 from dynaconv.analysis.memory import MemoryRecorder
 from dynaconv.analysis.profile import profile
 from dynaconv.study.definition import Study, Variant
 from dynaconv.train.config import make_parser, resolve
-from dynaconv.train.module import weight_decay_groups
+from dynaconv.train.module import make_optimizer
 
 # Of the recipe's options, those that can change what a step costs.
 _COSTLY = ("name", "model_options", "channels_last", "optimizer", "momentum", "nesterov")
@@ -103,15 +104,8 @@ def _subject(variant: Variant) -> _Subject:
     torch.manual_seed(0)
     built = make_parser().instantiate(resolved)
     module, options = built.model, built.model.hparams
-    groups = weight_decay_groups(module.model, options["weight_decay"], everything=options["decay_norm_and_bias"])
     # A rate of zero does a step's work and leaves the network where it is, however many rounds there are.
-    if options["optimizer"] == "sgd":
-        momentum = options["momentum"]
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(
-            groups, lr=0.0, momentum=momentum, nesterov=options["nesterov"] and momentum > 0
-        )
-    else:
-        optimizer = torch.optim.AdamW(groups, lr=0.0)
+    optimizer = make_optimizer(module.model, options, 0.0)
     images, targets = next(iter(built.data.train_dataloader()))
     if options["channels_last"]:
         images = images.contiguous(memory_format=torch.channels_last)
@@ -167,15 +161,9 @@ def _take_turns(
     work: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
     """Seconds of each piece of work in each round; a round before the first warms up."""
-    times: dict[str, list[float]] = {name: [] for name in work}
-    order = list(work.items())
-    for turn in range(-1, rounds):
-        for name, do in order if turn % 2 == 0 else reversed(order):
-            start = clock()
-            do()
-            if turn >= 0:
-                times[name].append(clock() - start)
-    return times
+    for do in reversed(list(work.values())):
+        do()
+    return take_turns(work, rounds, clock)
 
 
 def _conditions(subject: _Subject, rounds: int) -> dict[str, Any]:

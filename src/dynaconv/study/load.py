@@ -2,11 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import yaml  # type: ignore[import-untyped]
 
 from dynaconv.errors import RunError, listed, nearest_names
 from dynaconv.study.definition import (
@@ -22,6 +19,7 @@ from dynaconv.study.definition import (
     with_dotted_changes,
 )
 from dynaconv.train.config import TrainConfig, load_recipe, recipe_names
+from dynaconv.train.named_yaml import ShippedYaml
 
 _KEYS = (
     "title",
@@ -39,10 +37,12 @@ _KEYS = (
 )
 
 
+_STUDIES = ShippedYaml("study", "dynaconv.study", "studies", suggestions=3)
+
+
 def study_names() -> list[str]:
     """Return the names of the studies that come with the package."""
-    folder = resources.files("dynaconv.study") / "studies"
-    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return _STUDIES.names()
 
 
 def load_study(study: str | Path) -> Study:
@@ -56,29 +56,7 @@ def load_study(study: str | Path) -> Study:
 
 
 def _read(study: str | Path) -> tuple[str, dict[str, Any]]:
-    name = str(study)
-    if name in study_names():
-        text = (resources.files("dynaconv.study") / "studies" / f"{name}.yaml").read_text(encoding="utf-8")
-    else:
-        text = _file_text(name)
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RunError(f"the study {study} is not valid YAML: {' '.join(str(error).split())}") from error
-    return Path(name).stem, known_keys(values, _KEYS, f"the study {study}")
-
-
-def _file_text(name: str) -> str:
-    path = Path(name).expanduser()
-    if path.suffix not in (".yaml", ".yml"):
-        near = listed(nearest_names(name, study_names()))
-        raise RunError(f"unknown study {name!r}; the nearest names are {near}, or give a .yaml file.")
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"cannot read the study file {path}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise RunError(f"the study file {path} is not UTF-8 text; save it as UTF-8.") from error
+    return Path(study).stem, known_keys(_STUDIES.load(study), _KEYS, f"the study {study}")
 
 
 def _build(name: str, values: dict[str, Any]) -> Study:

@@ -6,11 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
@@ -18,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from dynaconv.errors import RunError, listed, nearest_names
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.module import ClassificationModule
+from dynaconv.train.named_yaml import ShippedYaml
 from dynaconv.train.saving import CheckpointOptions
 
 _GROUPS = ("data", "model", "trainer", "checkpoint")
@@ -73,10 +72,12 @@ class TrainConfig:
         return TrainConfig.from_dict(values)
 
 
+_RECIPES = ShippedYaml("recipe", "dynaconv.train", "recipes", suggestions=4)
+
+
 def recipe_names() -> list[str]:
     """Return the names of the recipes that come with the package."""
-    folder = resources.files("dynaconv.train") / "recipes"
-    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return _RECIPES.names()
 
 
 def recipe_text(recipe: str | Path) -> str:
@@ -85,19 +86,7 @@ def recipe_text(recipe: str | Path) -> str:
     Raises:
         RunError: There is no such recipe or file.
     """
-    name = str(recipe)
-    if name in recipe_names():
-        return (resources.files("dynaconv.train") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-    path = Path(recipe).expanduser()
-    if path.suffix in (".yaml", ".yml"):
-        try:
-            return path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"cannot read the recipe file {path}: {error.strerror}.") from error
-        except UnicodeDecodeError as error:
-            raise RunError(f"the recipe file {path} is not UTF-8 text; save it as UTF-8.") from error
-    near = listed(nearest_names(name, recipe_names(), count=4))
-    raise RunError(f"unknown recipe {name!r}; the nearest names are {near}, or give a .yaml file.")
+    return _RECIPES.text(recipe)
 
 
 def load_recipe(recipe: str | Path) -> TrainConfig:
@@ -106,10 +95,7 @@ def load_recipe(recipe: str | Path) -> TrainConfig:
     Raises:
         RunError: There is no such recipe, or it is not a configuration.
     """
-    try:
-        values = yaml.safe_load(recipe_text(recipe))
-    except yaml.YAMLError as error:
-        raise RunError(f"the recipe {recipe} is not valid YAML: {' '.join(str(error).split())}") from error
+    values = _RECIPES.load(recipe)
     if not isinstance(values, dict):
         raise RunError(
             f"the recipe {recipe} must hold keys {listed(('seed', *_GROUPS), quote=False)}; "

@@ -1,7 +1,7 @@
 """The Lightning module: one classifier, its loss, optimiser and schedule."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -43,6 +43,21 @@ def weight_decay_groups(model: nn.Module, weight_decay: float, *, everything: bo
             (decayed if decays else others).append(parameter)
     groups = ({"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0})
     return [group for group in groups if group["params"]]
+
+
+def make_optimizer(model: nn.Module, options: Mapping[str, Any], lr: float) -> torch.optim.Optimizer:
+    """Build the optimiser of a network.
+
+    Args:
+        model: The network.
+        options: Arguments of `ClassificationModule`.
+        lr: Learning rate.
+    """
+    groups = weight_decay_groups(model, options["weight_decay"], everything=options["decay_norm_and_bias"])
+    if options["optimizer"] == "sgd":
+        momentum = options["momentum"]
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=options["nesterov"] and momentum > 0)
+    return torch.optim.AdamW(groups, lr=lr, betas=tuple(options["betas"]))
 
 
 def draw_classifier(model: nn.Module, std: float) -> None:
@@ -309,14 +324,7 @@ class ClassificationModule(LightningModule):
     def configure_optimizers(self) -> Any:
         options = self.hparams
         lr = self.peak_lr()
-        groups = weight_decay_groups(self.model, options["weight_decay"], everything=options["decay_norm_and_bias"])
-        optimizer: torch.optim.Optimizer
-        if options["optimizer"] == "sgd":
-            momentum = options["momentum"]
-            nesterov = options["nesterov"] and momentum > 0
-            optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
-        else:
-            optimizer = torch.optim.AdamW(groups, lr=lr, betas=tuple(options["betas"]))
+        optimizer = make_optimizer(self.model, options, lr)
         steps = self.trainer.estimated_stepping_batches
         # Lightning says -1 for a stream of unknown length.
         if not math.isfinite(steps) or steps < 1:

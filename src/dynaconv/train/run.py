@@ -44,6 +44,7 @@ from dynaconv.train.data.batches import one_sentence
 from dynaconv.train.data.fingerprint import fingerprint
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.shards import ShardSet
+from dynaconv.train.data.source import length_of
 from dynaconv.train.data.sources import absolute_location, is_folder_name, missing_folder
 from dynaconv.train.evaluate import Evaluation, evaluate
 from dynaconv.train.exact import RUN_KEY, ExactState
@@ -113,11 +114,7 @@ def fit(
     """
     if out is not None and not str(out):
         raise RunError("the run folder has an empty name; pass --out DIR, or leave it out.")
-    resolved = resolve(config, overrides)
-    config, notes = _without_foreign_options(config, resolved.model.name)
-    if notes:
-        resolved = resolve(config, overrides)
-    _check_and_complete(resolved)
+    resolved, notes = _resolve(config, overrides)
     seed_everything(resolved.seed, workers=True, verbose=False)
     built = _build(resolved)
     directory = claim_folder(Path(out) if out is not None else None, data=resolved.data.name, model=resolved.model.name)
@@ -162,9 +159,7 @@ def resume(
     if (directory / SUMMARY_FILE).is_file():
         raise RunError(f"the run in {directory} is finished; start another with --out.")
     own = load_recipe(config_file)
-    resolved = resolve(config or own, overrides)
-    resolved = resolve(_without_foreign_options(config or own, resolved.model.name)[0], overrides)
-    _check_and_complete(resolved)
+    resolved, _ = _resolve(config or own, overrides)
     check_configuration(directory, resolve(own).as_dict(), resolved.as_dict())
     saved = _saved(last) if last.is_file() else {"epochs": 0, "batches": 0}
     if (gone := missing_folder(resolved.data.name, resolved.data.data_dir)) is not None:
@@ -196,6 +191,16 @@ def _saved(last: Path) -> dict[str, Any]:
         ) from error
     # Checkpoints of earlier versions lie at an epoch's end.
     return checkpoint.get(RUN_KEY) or {"epochs": int(checkpoint["epoch"]) + 1, "batches": 0}
+
+
+def _resolve(config: TrainConfig, overrides: Sequence[str]) -> tuple[Any, list[str]]:
+    """Check and complete a configuration; with it notes on what of a recipe was left out."""
+    resolved = resolve(config, overrides)
+    config, notes = _without_foreign_options(config, resolved.model.name)
+    if notes:
+        resolved = resolve(config, overrides)
+    _check_and_complete(resolved)
+    return resolved, notes
 
 
 def _without_foreign_options(config: TrainConfig, name: str) -> tuple[TrainConfig, list[str]]:
@@ -360,9 +365,9 @@ class _Run:
         facts = {
             "model": self.module.hparams["name"],
             "params": sum(parameter.numel() for parameter in self.module.model.parameters()),
-            "train_images": _length(self.data.train_split),
-            "val_images": _length(self.data.val_split),
-            "test_images": _length(self.data.source.test),
+            "train_images": length_of(self.data.train_split),
+            "val_images": length_of(self.data.val_split),
+            "test_images": length_of(self.data.source.test),
             # Lightning says -1 for a run whose length is counted in steps.
             "epochs": self.trainer.max_epochs if (self.trainer.max_epochs or -1) > 0 else None,
             **self._scale(),
@@ -479,10 +484,6 @@ def _as_list(value: Any) -> list[Any]:
 
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (str, int, float, bool))
-
-
-def _length(split: Any) -> int | None:
-    return len(split) if hasattr(split, "__len__") else None
 
 
 def _versions() -> dict[str, str]:

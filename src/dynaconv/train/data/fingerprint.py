@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dynaconv.train.data.folder import FolderImages
-from dynaconv.train.data.source import Split, TensorImages
+from dynaconv.train.data.source import Split, TensorImages, length_of
 
 _SPLITS = (("train", "training"), ("val", "validation"), ("test", "test"))
 
@@ -26,12 +26,8 @@ def fingerprint(class_names: tuple[str, ...], splits: Mapping[str, Split | None]
     found: dict[str, Any] = {"class_names": list(class_names)}
     for name, _ in _SPLITS:
         split = splits.get(name)
-        found[name] = {"images": _length(split), "digest": _digest(split)}
+        found[name] = {"images": length_of(split), "digest": _digest(split)}
     return found
-
-
-def _length(split: Any) -> int | None:
-    return len(split) if hasattr(split, "__len__") else None
 
 
 def _digest(split: Split | None) -> str | None:

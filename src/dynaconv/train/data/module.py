@@ -18,7 +18,7 @@ from dynaconv.train.data.corrupt import CorruptImages
 from dynaconv.train.data.shard_source import hold_out_shards
 from dynaconv.train.data.shards import ShardSet
 from dynaconv.train.data.shares import EvaluationShare, PaddedImages
-from dynaconv.train.data.source import Split, TensorImages, stratified_split
+from dynaconv.train.data.source import Split, TensorImages, length_of, stratified_split
 from dynaconv.train.data.sources import load_source
 from dynaconv.train.data.stream import ShardStream, StreamLoader, check_workers
 from dynaconv.train.data.transforms import BatchTransform, SmallTransform, photo_transform
@@ -248,9 +248,9 @@ class ImageDataModule(LightningDataModule):
 
     def left_out(self, processes: int) -> int:
         """Return how many training images an epoch over ``processes`` leaves out: they do not fill a batch in each."""
-        length = self.epoch_size or (len(self.train_split) if hasattr(self.train_split, "__len__") else 0)
+        length = self.epoch_size or length_of(self.train_split) or 0
         whole = length // processes >= self.batch_size
-        return int(length % (processes * self.batch_size)) if whole else 0
+        return length % (processes * self.batch_size) if whole else 0
 
     def _stream_loader(self, shards: ShardSet, *, training: bool) -> StreamLoader:
         world, rank = self._place()

@@ -148,12 +148,12 @@ def read_samples(shards: ShardSet, shard: int, start: int, stop: int) -> Iterato
         DataError: The shard cannot be read, or holds more or fewer samples than the index says.
     """
     url, count = url_of(shards.location, shards.files[shard]), shards.counts[shard]
-    position = -1
+    before, position = sum(shards.counts[:shard]), -1
     for position, sample in enumerate(all_samples(url)):
         if position >= count:
             break
         if start <= position < stop:
-            yield {**sample, "__number__": sum(shards.counts[:shard]) + position}
+            yield {**sample, "__number__": before + position}
         # Read on past the last sample only where that tells whether the shard ends there.
         if position == stop - 1 < count - 1:
             return

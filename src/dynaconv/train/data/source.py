@@ -74,6 +74,11 @@ class Source:
     note: str = ""
 
 
+def length_of(split: Any) -> int | None:
+    """Number of images; ``None`` for a stream that does not tell, and where there is no such split."""
+    return len(split) if hasattr(split, "__len__") else None
+
+
 def stratified_split(targets: Sequence[int] | Tensor, fraction: float, *, seed: int) -> tuple[list[int], list[int]]:
     """Split indices so that every class gives the same share to the second part.
 

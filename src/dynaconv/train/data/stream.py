@@ -181,16 +181,18 @@ class ShardStream(IterableDataset[Batch]):
                     raise
                 self.corrupt.add(error)
                 found.append(None)
-        whole = [pair for pair in found if pair is not None]
-        if samples and not whole:
-            raise DataError(
-                f"every image of a batch is corrupt, from {describe(samples[0])} on; pack the shards again."
-            )
-        following = {place: pair for place, pair in enumerate(found) if pair is not None}
-        return [
-            next((following[later] for later in range(place, len(found)) if later in following), whole[0])
-            for place in range(len(found))
-        ]
+        standing = next((pair for pair in found if pair is not None), None)
+        if standing is None:
+            if samples:
+                raise DataError(
+                    f"every image of a batch is corrupt, from {describe(samples[0])} on; pack the shards again."
+                )
+            return []
+        filled = []
+        for pair in reversed(found):
+            standing = pair or standing
+            filled.append(standing)
+        return filled[::-1]
 
 
 class _Decoded:
