@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS ?= runs
 
-.PHONY: demo test lint types unit slow sanitize env clean
+.PHONY: demo test lint types unit slow sanitize packages env clean
 
 demo: env
 	$(BIN)/dynaconv demo --out $(RUNS)/demo
@@ -31,6 +31,10 @@ sanitize: env
 	DYNACONV_CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1" \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest -p no:cacheprovider tests/native/test_layers.py
+
+# The sdist and the wheels, with native kernels and without, into dist/; each is installed and run on its own.
+packages: env
+	$(BIN)/python tools/check_packages.py --out dist --torch-from "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 env: $(VENV)/.installed
 

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from dynaconv import deploy
-from dynaconv.native import NativeProgram
+from dynaconv.native import NativeProgram, recognise
+from dynaconv.native.lowering import lower
 from tests.native.test_layers import awake, check
 
 
@@ -90,3 +91,13 @@ def test_a_block_with_an_unknown_part_stays_in_torch() -> None:
     x = torch.randn(2, 3, 9, 9)
     with torch.no_grad():
         torch.testing.assert_close(native(x), block(x), rtol=1e-5, atol=1e-5)
+
+
+def test_each_module_of_a_sequence_is_lowered_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking for the longest run must not lower its first module once more for each one behind it."""
+    lowered = []
+    monkeypatch.setattr(recognise, "lower", lambda conv, *rest: lowered.append(conv) or lower(conv, *rest))
+    parts = [nn.Conv2d(4, 4, 1) for _ in range(33)]
+    native = deploy(nn.Sequential(*parts[:30], nn.Hardswish(), *parts[30:]).eval(), backend="native")
+    assert sum(isinstance(module, NativeProgram) for module in native) == 2
+    assert len(lowered) <= 5 * 33

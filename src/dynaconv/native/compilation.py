@@ -2,17 +2,20 @@
 
 The library lies in a folder named for what it was made from (sources, flags, compiler, torch), below
 ``$XDG_CACHE_HOME/dynaconv`` or ``~/.cache/dynaconv``; DYNACONV_CACHE names another place. DYNACONV_CXXFLAGS adds flags.
+A wheel may carry one beside this file (``hatch_build.py`` puts it there), whose name says which sources it is of.
 """
 
 import hashlib
 import os
 import platform
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,24 +53,77 @@ def build(*, verbose: bool = False) -> Path:
     Raises:
         BuildError: There is no compiler, torch is too old, or the compiler fails; the message ends with what it said.
     """
+    check_platform()
+    command = _command()
+    folder = _cache() / _fingerprint(command)
+    library = folder / "libdynaconv_native.so"
+    if not is_whole(library):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                made = _compile(command, Path(scratch), verbose=verbose)
+                # In one step, so that another process never loads half a library.
+                made.replace(library)
+        except OSError as error:
+            raise BuildError(f"{folder} takes no files ({error.strerror}); set DYNACONV_CACHE to a folder.") from error
+    return library
+
+
+def check_platform() -> None:
+    """Raise where no library can run, wherever it comes from.
+
+    Raises:
+        BuildError: Torch is too old, or this is not Linux.
+    """
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version < _FIRST_TORCH:
         raise BuildError(f"the native backend needs torch 2.10 or newer; this is {torch.__version__}.")
     if sys.platform != "linux":
         raise BuildError(f"the native backend is built on Linux only; this is {sys.platform}.")
-    command = [compiler(), *FLAGS, *os.environ.get("DYNACONV_CXXFLAGS", "").split()]
-    folder = _cache() / _fingerprint(command)
-    library = folder / "libdynaconv_native.so"
-    if not library.is_file():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BuildError(f"{folder} cannot be made ({error.strerror}); set DYNACONV_CACHE to a folder.") from error
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = _compile(command, Path(scratch), verbose=verbose)
-            # In one step, so that another process never loads half a library.
-            made.replace(library)
-    return library
+
+
+def shipped() -> Path | None:
+    """The library that the installed package carries, where it is one of these sources for this kind of processor.
+
+    It serves every torch from the oldest supported one on, since it uses the stable interface alone. Somebody who asks
+    for compiler flags gets a library of his own.
+    """
+    library = SOURCES.parent / shipped_name()
+    return library if is_whole(library) and not os.environ.get("DYNACONV_CXXFLAGS") else None
+
+
+def shipped_name() -> str:
+    """The name of the library that a wheel of these sources carries."""
+    return f"libdynaconv_native-{platform.machine()}-{_sources_digest().hexdigest()[:16]}.so"
+
+
+def compile_for_wheel(folder: Path) -> Path:
+    """Compile the library that a wheel carries into a folder.
+
+    Raises:
+        BuildError: As for `build`.
+    """
+    check_platform()
+    return _compile(_command(), folder, verbose=False).rename(folder / shipped_name())
+
+
+def is_whole(library: Path) -> bool:
+    """Whether a file is a library that ends where its header says; loading half a one would end the process."""
+    try:
+        with library.open("rb") as file:
+            head = file.read(64)
+        if len(head) < 64 or head[:6] != b"\x7fELF\x02\x01":
+            return False
+        # The table of sections comes last.
+        (offset,) = struct.unpack_from("<Q", head, 40)
+        size, count = struct.unpack_from("<HH", head, 58)
+        return bool(library.stat().st_size >= offset + size * count > 64)
+    except OSError:
+        return False
+
+
+def _command() -> list[str]:
+    return [compiler(), *FLAGS, *os.environ.get("DYNACONV_CXXFLAGS", "").split()]
 
 
 def _cache() -> Path:
@@ -79,10 +135,16 @@ def _cache() -> Path:
 
 def _fingerprint(command: Sequence[str]) -> str:
     said = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=False).stdout
-    digest = hashlib.sha256("\n".join([*command, said, torch.__version__, platform.machine()]).encode())
+    digest = _sources_digest()
+    digest.update("\n".join([*command, said, torch.__version__, platform.machine()]).encode())
+    return str(digest.hexdigest())[:16]
+
+
+def _sources_digest() -> Any:
+    digest = hashlib.sha256()
     for file in sorted(SOURCES.iterdir()):
         digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
+    return digest
 
 
 def _compile(command: Sequence[str], scratch: Path, *, verbose: bool) -> Path:

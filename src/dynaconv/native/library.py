@@ -4,13 +4,14 @@ import ctypes
 import functools
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dynaconv.errors import DynaconvError
-from dynaconv.native.compilation import BuildError, build
+from dynaconv.native.compilation import BuildError, build, check_platform, shipped
 from dynaconv.native.steps import FIELDS
 
 # torch annotates little of its library interface.
@@ -43,13 +44,31 @@ def _resized(size: int, offset: int, stride: int) -> int:
 _library.register_fake("dynaconv::native_program", _shape, lib=_DEFINITIONS)
 
 
+def _opened() -> tuple[Path, ctypes.CDLL]:
+    """The library of the package, or one compiled here where there is none that loads."""
+    check_platform()
+    path = shipped()
+    if path is not None:
+        try:
+            return path, _open(path)
+        except OSError:
+            # Made for an older system than this one, or for a newer one.
+            pass
+    path = build()
+    return path, _open(path)
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    """Load a library, which registers the operator."""
+    operators: Any = torch.ops
+    operators.load_library(path)
+    return ctypes.CDLL(str(path))
+
+
 @functools.cache
 def _load() -> str:
     """Load the library, compiled first where need be; the name of the instruction set it runs with."""
-    path = build()
-    operators: Any = torch.ops
-    operators.load_library(path)
-    library = ctypes.CDLL(str(path))
+    path, library = _opened()
     if library.dynaconv_native_fields() != len(FIELDS):
         raise NativeError(f"{path} was made from other sources than these; delete it and build it again.")
     library.dynaconv_native_isa.restype = ctypes.c_char_p

@@ -25,6 +25,17 @@ def append(builder: Builder, module: nn.Module, value: int) -> int:
         raise
 
 
+def append_next(builder: Builder, module: nn.Module, value: int) -> int:
+    """Add the steps of the next module of a sequence that starts with the builder's input; the value it makes.
+
+    Raises:
+        UnsupportedError: It cannot become steps; the builder may hold some of its steps.
+    """
+    if _watched(module):
+        raise UnsupportedError("it has hooks")
+    return _sequence(builder, [module], value, start=0)
+
+
 def _append(builder: Builder, module: nn.Module, value: int) -> int:
     if _watched(module):
         raise UnsupportedError("it has hooks")
@@ -49,9 +60,9 @@ def _watched(module: nn.Module) -> bool:
     )
 
 
-def _sequence(builder: Builder, modules: Sequence[nn.Module], value: int) -> int:
-    """Modules one after another; an activation joins the convolution before it."""
-    start = value
+def _sequence(builder: Builder, modules: Sequence[nn.Module], value: int, start: int | None = None) -> int:
+    """Modules one after another, of which the first reads ``start``; an activation joins the convolution before it."""
+    start = value if start is None else start
     for module in modules:
         if type(module) is nn.Identity:
             continue

@@ -9,7 +9,7 @@ from dynaconv.convert.select import is_convolution
 from dynaconv.native.builder import Builder
 from dynaconv.native.lowering import lower
 from dynaconv.native.program import NativeProgram
-from dynaconv.native.recognise import append
+from dynaconv.native.recognise import append, append_next
 from dynaconv.native.steps import UnsupportedError
 
 _RUNS = {
@@ -92,12 +92,11 @@ def _replace_in_sequence(sequence: nn.Sequential, prefix: str, found: Replacemen
     names = [name for name, _ in sequence.named_children()]
     start = 0
     while start < len(names):
-        stop = start
-        while stop < len(names) and _joins(sequence, names[start : stop + 1]):
-            stop += 1
-        program = _program([getattr(sequence, name) for name in names[start:stop]])
+        parts = [getattr(sequence, name) for name in names[start:]]
+        stop = start + _joining(parts)
+        program = _program(parts[: stop - start])
         if program is None:
-            start += 1
+            start = max(stop, start + 1)
             continue
         setattr(sequence, names[start], program)
         for name in names[start + 1 : stop]:
@@ -106,9 +105,17 @@ def _replace_in_sequence(sequence: nn.Sequential, prefix: str, found: Replacemen
         start = stop
 
 
-def _joins(sequence: nn.Sequential, names: list[str]) -> bool:
-    parts = [getattr(sequence, name) for name in names]
-    return type(parts[-1]) is not nn.Sequential and _lowered(parts) is not None
+def _joining(parts: list[nn.Module]) -> int:
+    """How many of the modules, from the first one on, make one program."""
+    builder, value = Builder(), 0
+    for count, part in enumerate(parts):
+        try:
+            if type(part) is nn.Sequential:
+                return count
+            value = append_next(builder, part, value)
+        except UnsupportedError:
+            return count
+    return len(parts)
 
 
 def _lowered(parts: list[nn.Module]) -> Builder | None:

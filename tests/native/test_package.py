@@ -1,0 +1,86 @@
+"""Where the library comes from: the package, the cache, or nowhere."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynaconv.native import BuildError
+from dynaconv.native.compilation import SOURCES, build, is_whole, shipped, shipped_name
+
+try:
+    LIBRARY = build()
+except BuildError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+CODE = """
+import torch
+from torch import nn
+from dynaconv import deploy
+conv = nn.Conv2d(3, 8, 3).eval()
+x = torch.randn(1, 3, 8, 8)
+for _ in range(2):
+    fast = deploy(conv, backend="native")
+    torch.testing.assert_close(fast(x), conv(x))
+print(type(fast).__name__)
+"""
+
+
+def run(**environment: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | environment
+    return subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("state", ["right", "half", "not a library", "of other sources", "of another format"])
+def test_the_library_of_the_package_runs_where_it_fits(tmp_path: Path, state: str) -> None:
+    """There is no compiler, so that the one in the package is the only one."""
+    package = tmp_path / "dynaconv"
+    shutil.copytree(SOURCES.parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
+    content = bytearray(LIBRARY.read_bytes())
+    name = shipped_name()
+    if state == "half":
+        content = content[: len(content) // 2]
+    elif state == "not a library":
+        content = bytearray(b"no library")
+    elif state == "of other sources":
+        name = f"libdynaconv_native-{platform.machine()}-{'0' * 16}.so"
+    elif state == "of another format":
+        # The field of the header that names the kind of processor.
+        content[18:20] = b"\xff\xff"
+    (package / "native" / name).write_bytes(content)
+    done = run(PYTHONPATH=str(tmp_path), DYNACONV_CACHE=str(tmp_path), PATH=str(tmp_path), CXX="")
+    assert done.stdout.strip() == ("NativeProgram" if state == "right" else "Conv2d"), done.stderr
+    assert done.stderr.count("needs a C++ compiler") == (state != "right")
+
+
+def test_a_damaged_library_in_the_cache_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DYNACONV_CACHE", str(tmp_path))
+    monkeypatch.setenv("DYNACONV_CXXFLAGS", "-O0")
+    first = build()
+    assert first.is_relative_to(tmp_path)
+    assert is_whole(first)
+    whole = first.read_bytes()
+    first.write_bytes(whole[:5000])
+    assert not is_whole(first)
+    assert build() == first
+    assert len(first.read_bytes()) == len(whole)
+
+
+def test_a_cache_that_takes_no_files_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DYNACONV_CACHE", str(tmp_path / "file"))
+    with pytest.raises(BuildError, match=r"takes no files .*; set DYNACONV_CACHE to a folder\.$"):
+        build()
+
+
+def test_own_compiler_flags_leave_the_library_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dynaconv.native.compilation.SOURCES", shutil.copytree(SOURCES, tmp_path / "csrc"))
+    assert shipped() is None
+    carried = Path(shutil.copy(LIBRARY, tmp_path / shipped_name()))
+    assert shipped() == carried
+    monkeypatch.setenv("DYNACONV_CXXFLAGS", "-g")
+    assert shipped() is None
