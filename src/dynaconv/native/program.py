@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from dynaconv.native import library
 from dynaconv.native.builder import Builder
+from dynaconv.native.steps import UnsupportedError
 
 
 class NativeProgram(nn.Module):
@@ -15,15 +17,16 @@ class NativeProgram(nn.Module):
 
     They take float32 images on the CPU, in any memory format, and give channels_last ones. For everything else
     (another type or device, autocast, a gradient that is wanted, no compiled library) the original runs. The packed
-    constants are no part of the state dict; loading one packs them anew.
+    constants are no part of the state dict; loading one packs them anew, and so do a change of type or device and the
+    end of training.
 
     Args:
         original: What is replaced; its parameters stay its own.
         lower: Makes the steps from ``original``.
     """
 
-    constants: Tensor
-    steps: Tensor
+    constants: Tensor | None
+    steps: Tensor | None
 
     def __init__(self, original: nn.Module, lower: Callable[[nn.Module], Builder]) -> None:
         super().__init__()
@@ -38,8 +41,15 @@ class NativeProgram(nn.Module):
         self._ready = library.ready()
 
     def pack(self) -> None:
-        """Take the weights over from the original once more; needed after they were changed in place."""
-        builder = self._lower(self.original)
+        """Take the weights over from the original once more; needed after they were changed in place.
+
+        Where they are not float32 on the CPU there is nothing to take, and the original runs.
+        """
+        try:
+            builder = self._lower(self.original)
+        except UnsupportedError:
+            self.constants = self.steps = None
+            return
         self.constants, self.steps, self.sizes = builder.build()
         self.flat = builder.flat
         self.in_channels, self.out_channels = builder.steps[0].in_channels, builder.steps[-1].out_channels
@@ -50,18 +60,39 @@ class NativeProgram(nn.Module):
         untyped.__setstate__(state)
         self._ready = library.ready()
 
+    def train(self, mode: bool = True) -> "NativeProgram":
+        """As any module; the weights may be others when training ends."""
+        ends = self.training and not mode
+        super().train(mode)
+        if ends:
+            self.pack()
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "NativeProgram":
+        """What ``to``, ``half``, ``to_empty`` and others do to every tensor; constants follow from the weights."""
+        untyped: Any = super()
+        untyped._apply(fn, recurse)
+        self.pack()
+        return self
+
     def _takes(self, x: Tensor) -> bool:
         return (
             self._ready
-            and x.dtype == torch.float32 == self.constants.dtype
-            and x.device.type == "cpu" == self.constants.device.type
+            and self.constants is not None
+            and x.dtype == torch.float32
+            and x.device.type == "cpu"
             and x.layout == torch.strided
             and not self.training
             and x.dim() == 4
             and x.shape[1] == self.in_channels
-            and not (torch.is_grad_enabled() and x.requires_grad)
             and not torch.is_autocast_enabled("cpu")
+            and not (torch.is_grad_enabled() and self._needs_gradient(x))
+            # Forward-mode derivatives, which would come out as zero, are taken inside a level.
+            and forward_ad._current_level < 0
         )
+
+    def _needs_gradient(self, x: Tensor) -> bool:
+        return x.requires_grad or any(parameter.requires_grad for parameter in self.original.parameters())
 
     def forward(self, x: Tensor) -> Tensor:
         """As the original, ``(B, C_in, H, W)`` to ``(B, C_out, H_out, W_out)``."""
@@ -76,7 +107,8 @@ class NativeProgram(nn.Module):
 
     def extra_repr(self) -> str:
         """The size of the program."""
-        return f"{self.in_channels}, {self.out_channels}, constants={self.constants.numel()}"
+        constants = 0 if self.constants is None else self.constants.numel()
+        return f"{self.in_channels}, {self.out_channels}, constants={constants}"
 
 
 def _pack_again(module: nn.Module, incompatible_keys: Any) -> None:
