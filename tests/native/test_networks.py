@@ -43,7 +43,10 @@ def test_published_structure() -> None:
 def test_features_of_stages_are_kept() -> None:
     network = timm.create_model("dcd_mobilenetv2_035", features_only=True).eval()
     native = deploy(network, backend="native")
-    assert sum(isinstance(module, NativeProgram) for module in native.modules()) >= 7
+    programs = [module for module in native.modules() if isinstance(module, NativeProgram)]
+    assert len(programs) >= 7
+    for program in programs:
+        program.original.forward = None
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(native(x), deploy(network)(x), rtol=1e-4, atol=1e-4)

@@ -9,8 +9,8 @@ from dynaconv.native.replace import replace
 def deploy_native(model: nn.Module) -> nn.Module:
     """Let the compiled kernels run what they can of a network that `deploy` has made; it is changed in place.
 
-    The first call compiles them, which takes some ten seconds. Where that is not possible a warning says once why, and
-    the network is returned as it is.
+    The first call compiles them where the package does not carry them, which takes some ten seconds. Where that is not
+    possible a warning says once why, and the network is returned as it is.
 
     Args:
         model: A deployed network, in eval mode.

@@ -129,7 +129,9 @@ def _program(parts: list[nn.Module]) -> NativeProgram | None:
     builder = _lowered(parts)
     if builder is None or not builder.steps:
         return None
-    return NativeProgram(parts[0] if len(parts) == 1 else nn.Sequential(*parts), lower_sequence)
+    # A new sequence would be in train mode.
+    original = parts[0] if len(parts) == 1 else nn.Sequential(*parts).train(parts[0].training)
+    return NativeProgram(original, lower_sequence)
 
 
 def _why(conv: nn.Module) -> str:
