@@ -73,7 +73,7 @@ def quantise(model: nn.Module, data: Any, folder: Path, images: int) -> tuple[di
     reports: dict[str, Int8Report] = {}
     for runtime, suffix in zip(RUNTIMES, (".onnx", ".xml"), strict=True):
         source = files[f"{runtime} float"] = folder / f"float{suffix}"
-        (export_onnx if suffix == ".onnx" else export_openvino)(model, source, example)
+        (export_onnx if suffix == ".onnx" else export_openvino)(model, source, example, rewrite=False)
         function = quantize_onnx if suffix == ".onnx" else quantize_openvino
         for branch, name in (("float", "int8"), ("int8", "int8, branch too")):
             key = f"{runtime} {name}"

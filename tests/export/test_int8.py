@@ -37,7 +37,7 @@ def network() -> nn.Module:
 @pytest.fixture(scope="module")
 def exported(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("float") / "float.onnx"
-    export_onnx(network, path, stripes(2, 0)[0], free_size=False)
+    export_onnx(network, path, stripes(2, 0)[0], free_size=False, rewrite=False)
     return path
 
 
@@ -318,7 +318,7 @@ def test_every_family_is_quantised_as_it_is_trained(family: str, runtime: str, t
     images, labels = stripes(64, 0)
     network(images)
     network.eval()
-    export_onnx(network, tmp_path / "float.onnx", images[:2], free_size=False)
+    export_onnx(network, tmp_path / "float.onnx", images[:2], free_size=False, rewrite=False)
     quantize, suffix = _of(runtime)
     report = quantize(tmp_path / "float.onnx", tmp_path / f"int8{suffix}", batches(images, labels), subset_size=64)
     with torch.no_grad():

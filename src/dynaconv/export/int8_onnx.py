@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def quantize_onnx(
         sources=(".onnx",),
         suffix=".onnx",
         companions=(),
-        export=export_onnx,
+        # Lambda W0 + P Phi Q^T in one piece would leave no product with constants to quantise.
+        export=partial(export_onnx, rewrite=False),
         input_shapes=_input_shapes,
         quantize=quantize,
         load=load_onnx,

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def quantize_openvino(
         sources=(".xml", ".onnx"),
         suffix=".xml",
         companions=(".bin",),
-        export=export_openvino,
+        # Lambda W0 + P Phi Q^T in one piece would leave no product with constants to quantise.
+        export=partial(export_openvino, rewrite=False),
         input_shapes=_input_shapes,
         quantize=_quantize,
         load=load_openvino,

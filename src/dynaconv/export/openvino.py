@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dynaconv.export._dcd_form import in_runtime_form
 from dynaconv.export.capture import Capture, FreeSize
 from dynaconv.export.onnx import write_onnx
 from dynaconv.export.packages import require, versioned
@@ -22,6 +23,7 @@ def export_openvino(
     *,
     free_batch: bool = True,
     free_size: FreeSize = "auto",
+    rewrite: bool = True,
     overwrite: bool = False,
 ) -> ExportReport:
     """Write a network for OpenVINO, and keep it only when OpenVINO computes what the network does.
@@ -33,6 +35,8 @@ def export_openvino(
     Args:
         model, example, free_batch, free_size, overwrite: As for `export_onnx`.
         path: The file to write, ``*.xml``.
+        rewrite: Write 1x1 DCD layers as OpenVINO computes them fastest; False writes them as they stand, as for
+            `export_onnx`.
 
     Returns:
         As for `export_onnx`.
@@ -42,12 +46,22 @@ def export_openvino(
     """
     require("onnx", "onnxscript", "openvino", what="export_openvino")
     return export_as(
-        openvino_format(), model, path, example, free_batch=free_batch, free_size=free_size, overwrite=overwrite
+        openvino_format(rewrite=rewrite),
+        model,
+        path,
+        example,
+        free_batch=free_batch,
+        free_size=free_size,
+        overwrite=overwrite,
     )
 
 
-def openvino_format() -> Format:
+def openvino_format(*, rewrite: bool = True) -> Format:
     """How OpenVINO's files are written and run."""
+
+    def prepare(frozen: nn.Module) -> nn.Module:
+        return in_runtime_form(frozen, channels_last=True) if rewrite else frozen
+
     return Format(
         name="OpenVINO IR",
         runtime=versioned("openvino", "OpenVINO"),
@@ -55,6 +69,7 @@ def openvino_format() -> Format:
         write=write_openvino,
         load=load_openvino,
         companions=(".bin",),
+        prepare=prepare,
     )
 
 

@@ -27,6 +27,8 @@ class Format:
         load: Opens what was written, for `verify`.
         companions: Suffixes of those further files.
         limit: The largest difference to accept.
+        prepare: Gives a frozen network the form that the runtime computes fastest; what is written is this one, what it
+            is compared with the network as it came.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Format:
     load: Callable[[Path], Run]
     companions: tuple[str, ...] = ()
     limit: float = LIMIT
+    prepare: Callable[[nn.Module], nn.Module] = lambda frozen: frozen
 
 
 def export_as(
@@ -61,12 +64,13 @@ def export_as(
     batches = tuple(batches) if free_batch else (inputs[0].shape[0],)
     with verified_target(path, suffixes=form.suffixes, overwrite=overwrite, companions=form.companions) as file:
         frozen = frozen_copy(model)
+        prepared = form.prepare(frozen)
         notes: list[str] = []
         recorded: Capture | None = None
         checks: tuple[Check, ...] = ()
         if free_size is not False:
             try:
-                recorded, checks = _export_free(form, frozen, file, inputs, free_batch, batches)
+                recorded, checks = _export_free(form, frozen, prepared, file, inputs, free_batch, batches)
             except _SizeStaysFixedError as error:
                 if free_size is True:
                     raise ExportError(f"height and width cannot be free: {error}") from error.__cause__
@@ -74,8 +78,8 @@ def export_as(
                 for left in file.parent.iterdir():
                     left.unlink()
         if recorded is None:
-            recorded = capture(frozen, inputs, free_batch=free_batch, free_size=False)
-            checks = _write_and_verify(form, recorded, file, inputs, batches)
+            recorded = capture(prepared, inputs, free_batch=free_batch, free_size=False)
+            checks = _write_and_verify(form, recorded, frozen, file, inputs, batches)
         files = sorted((each.name for each in file.parent.iterdir()), key=lambda name: (name != file.name, name))
     folder = Path(path).expanduser().parent
     return ExportReport(
@@ -99,6 +103,7 @@ class _SizeStaysFixedError(ExportError):
 def _export_free(
     form: Format,
     frozen: nn.Module,
+    prepared: nn.Module,
     file: Path,
     inputs: tuple[Tensor, ...],
     free_batch: bool,
@@ -120,7 +125,7 @@ def _export_free(
         size = "x".join(map(str, other))
         raise _SizeStaysFixedError(f"the network itself cannot be run at {size}: {first_line(error)}") from error
     try:
-        recorded = capture(frozen, inputs, free_batch=free_batch, free_size=True)
+        recorded = capture(prepared, inputs, free_batch=free_batch, free_size=True)
         _write(form, recorded, file)
     except ExportError as error:
         raise _SizeStaysFixedError(str(error)) from error
@@ -136,11 +141,16 @@ def _export_free(
 
 
 def _write_and_verify(
-    form: Format, recorded: Capture, file: Path, inputs: tuple[Tensor, ...], batches: tuple[int, ...]
+    form: Format,
+    recorded: Capture,
+    frozen: nn.Module,
+    file: Path,
+    inputs: tuple[Tensor, ...],
+    batches: tuple[int, ...],
 ) -> tuple[Check, ...]:
     _write(form, recorded, file)
     run = _open(form, file)
-    return verify(run, recorded.model, inputs, runtime=form.runtime, batches=batches, limit=form.limit)
+    return verify(run, frozen, inputs, runtime=form.runtime, batches=batches, limit=form.limit)
 
 
 def _open(form: Format, file: Path) -> Run:

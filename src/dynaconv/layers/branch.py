@@ -147,19 +147,29 @@ class DynamicBranch(nn.Module):
             if self.normalise:
                 # A constant, where the older exporter to ONNX would take a traced shape for a variable.
                 context = F.layer_norm(context, (self.squeeze.in_features,))
-            hidden = self.squeeze(context)
-            if self.activation == "gate":
-                hidden = hidden * F.relu6(self.gate(hidden) + 3) / 3
-            else:
-                hidden = ACTIVATIONS[self.activation](hidden)
+            hidden = self.activated(self.squeeze(context))
             if self.unit_hidden:
                 # The small term keeps the gradient finite where every unit is off.
-                hidden = hidden * (self.gain * torch.rsqrt(hidden.square().sum(1, keepdim=True) + 1e-4))
+                hidden = hidden * (self.gain * _inverse_length(hidden))
             elif self.gain != 1:
                 hidden = hidden * self.gain
             return {name: head(hidden) for name, head in self.heads.items()}
+
+    def activated(self, hidden: Tensor) -> Tensor:
+        """The activation, ``(B, hidden_channels)`` to the same shape."""
+        if self.activation == "gate":
+            return hidden * F.relu6(self.gate(hidden) + 3) / 3
+        return ACTIVATIONS[self.activation](hidden)
+
+    def unit_length(self, hidden: Tensor) -> Tensor:
+        """The activated hidden vector as `unit_hidden` leaves it, before the factor `gain`."""
+        return hidden * _inverse_length(hidden) if self.unit_hidden else hidden
 
     def extra_repr(self) -> str:
         """What holds no parameters."""
         normal = f"normalise={self.normalise}, unit_hidden={self.unit_hidden}"
         return f"activation={self.activation!r}, {normal}, gain={self.gain}"
+
+
+def _inverse_length(hidden: Tensor) -> Tensor:
+    return torch.rsqrt(hidden.square().sum(1, keepdim=True) + 1e-4)

@@ -200,7 +200,7 @@ class DCDCore(nn.Module):
     def _activated(self, heads: Mapping[str, Tensor]) -> DCDCoefficients:
         scale, fusion = heads.get("scale"), heads.get("fusion")
         if scale is not None:
-            scale = _activate_scale(scale, self.config.scale_activation)
+            scale = activate_scale(scale, self.config.scale_activation)
         if fusion is not None:
             fusion = fusion.reshape(fusion.shape[0], *self.sizes.fusion_shape)
         return DCDCoefficients(scale, fusion)
@@ -277,7 +277,7 @@ class DCDCore(nn.Module):
         return ", ".join(parts)
 
 
-def _activate_scale(logits: Tensor, activation: str) -> Tensor:
+def activate_scale(logits: Tensor, activation: str) -> Tensor:
     """Lambda from its logits; 1 at logit 0 for every activation."""
     if activation == "linear":
         return 1 + logits

@@ -1,0 +1,267 @@
+"""1x1 DCD layers as a graph runtime computes them fastest: fewer and larger operators for the same function.
+
+A runtime starts some fifteen operators for the branch and the factors of one such layer, each too small to be worth its
+start, and cannot fuse what follows a product with a matrix a sample. What helps, in the order of what it gains:
+
+- Lambda(x) and Phi(x), and so W(x), are affine in the branch's last hidden vector h. Where R C_in C_out is small, one
+  product with constants gives W(x) = W0 + sum_r h_r D_r at once, in place of the heads, P Phi Q^T and Lambda W0.
+- Elsewhere W(x) would cost more than it saves: there [P Phi, b] is the affine map, and b costs nothing.
+- A channel, or a hidden unit, that is always the same number carries a bias, or the small term under a root.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynaconv.convert.swap import put
+from dynaconv.layers import DCDConv2d
+from dynaconv.layers.affine import add_bias
+from dynaconv.layers.branch import DynamicBranch
+from dynaconv.layers.dcd_core import activate_scale
+from dynaconv.ops.common import Geometry, pool_context
+from dynaconv.ops.dcd.factors import required
+
+# Numbers in the affine map of a whole kernel, and of P Phi, up to which reading them costs less than what they replace.
+_KERNEL_NUMBERS = 150_000
+_EXPAND_NUMBERS = 100_000
+
+
+def in_runtime_form(frozen: nn.Module, *, channels_last: bool) -> nn.Module:
+    """A copy of a frozen network whose 1x1 DCD layers are of `RuntimeDCD`; the network itself where it has none.
+
+    Args:
+        frozen: In eval mode, without gradients.
+        channels_last: Whether the runtime keeps features that way, so that a product over rows of pixels costs no copy.
+    """
+    if not any(_takes(module) for module in frozen.modules()):
+        return frozen
+    network = copy.deepcopy(frozen)
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in network.named_modules(remove_duplicate=False):
+        if _takes(module):
+            names.setdefault(module, []).append(name)
+    for layer, paths in names.items():
+        assert isinstance(layer, DCDConv2d)
+        form = RuntimeDCD(layer, channels_last=channels_last).eval().requires_grad_(False)
+        if paths == [""]:
+            return form
+        put(network, paths, form)
+    return network
+
+
+def _takes(layer: nn.Module) -> bool:
+    """Whether a module is a layer that `RuntimeDCD` computes, and nothing hangs on how it does."""
+    return (
+        type(layer) is DCDConv2d
+        and layer.geometry == Geometry((1, 1))
+        and layer.sizes.form == "channel"
+        and layer.sizes.blocks == 1
+        and layer.config.has_residual
+        and layer.algorithm == "auto"
+        and layer.weight.dtype == torch.float32
+        and not (layer._forward_hooks or layer._forward_pre_hooks or hasattr(layer, "parametrizations"))
+    )
+
+
+class RuntimeDCD(nn.Module):
+    """What a 1x1 DCD layer in eval mode computes, its constants worked out beforehand.
+
+    Args:
+        layer: The layer; it is copied.
+        channels_last: As for `in_runtime_form`.
+    """
+
+    weight: Tensor
+    weight_bias: Tensor
+    p: Tensor
+    q: Tensor
+    q_bias: Tensor
+
+    def __init__(self, layer: DCDConv2d, *, channels_last: bool) -> None:
+        super().__init__()
+        layer = copy.deepcopy(layer).eval()
+        layer.fold_constants()
+        self.context_size = layer.config.context_size
+        self.scale_activation = layer.config.scale_activation if layer.config.has_scale else "none"
+        self.scaled_bias = layer.bias is not None and layer._scales_bias and self.scale_activation != "linear"
+        parts = _parts(layer, self.scaled_bias)
+        self.hidden = Hidden(layer.branch)
+        self.channels_last = channels_last
+        self.out_channels, self.in_channels = layer.weight.shape[:2]
+        self.latent = required(layer.p).shape[1]
+        affine = self.scale_activation in ("linear", "none")
+        size = parts["fusion"].shape[1] * self.out_channels
+        self.forms_kernel = affine and size * self.in_channels <= _KERNEL_NUMBERS
+        self.forms_expand = not channels_last and size * (self.latent + 1) <= _EXPAND_NUMBERS
+        build = self._build_kernel if self.forms_kernel else self._build_factors
+        for name, value in build(parts, layer).items():
+            self.register_buffer(name, value.float().contiguous())
+
+    def _build_kernel(self, parts: dict[str, Tensor], layer: DCDConv2d) -> dict[str, Tensor]:
+        """The affine map from h to W(x), with the bias for another column; of h alone, a bias stays as it is."""
+        weight = layer.weight.detach().double().flatten(1)
+        p, q = (required(part).detach().double() for part in (layer.p, layer.q))
+        columns = parts["fusion"].T.reshape(-1, self.latent, self.latent)
+        kernels = p @ columns @ q.T + parts["scale"].T[:, :, None] * weight
+        biases = parts["bias"].T
+        # Where the input is smaller than the output, a channel of ones is cheaper than a sum.
+        self.pads = not self.channels_last and self.out_channels > self.in_channels
+        if self.pads:
+            kernels = torch.cat((kernels, biases[:, :, None]), 2)
+        if self.channels_last:
+            kernels = kernels.transpose(1, 2)
+        found = _affine("kernel", kernels.flatten(1).T)
+        return found if self.pads else found | _affine("bias", parts["bias"])
+
+    def _build_factors(self, parts: dict[str, Tensor], layer: DCDConv2d) -> dict[str, Tensor]:
+        """W0, Q^T and P for convolutions, and the affine maps from h to Lambda, Phi or [P Phi, b], and b."""
+        p, q = (required(part).detach().double() for part in (layer.p, layer.q))
+        found = {"weight": layer.weight.detach()} | _affine("scale", parts["scale"])
+        if self.scaled_bias:
+            found["weight_bias"] = required(layer.bias).detach()
+        inward = q.T[:, :, None, None]
+        if not self.forms_expand:
+            found |= {"p": p} | _affine("fusion", parts["fusion"]) | _affine("bias", parts["bias"])
+            return found | {"q": inward}
+        columns = p @ parts["fusion"].T.reshape(-1, self.latent, self.latent)
+        expand = torch.cat((columns, parts["bias"].T[:, :, None]), 2)
+        one = torch.zeros(self.latent + 1, dtype=q.dtype)
+        one[-1] = 1
+        found |= _affine("expand", expand.flatten(1).T)
+        return found | {"q": F.pad(inward, (0, 0, 0, 0, 0, 0, 0, 1)), "q_bias": one}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `DCDConv2d.forward`."""
+        if self.forms_kernel:
+            hidden = self.hidden(pool_context(x, self.context_size, x.dtype))
+            return self._by_rows(x, hidden) if self.channels_last else self._by_columns(x, hidden)
+        hidden = self.hidden(_pooled(x) if self.context_size == 1 else pool_context(x, self.context_size, x.dtype))
+        return self._by_factors(x, hidden)
+
+    def _by_columns(self, x: Tensor, hidden: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        if self.pads:
+            x = F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)
+        kernel = self._map("kernel", hidden).reshape(-1, self.out_channels, self.in_channels + self.pads)
+        out = torch.matmul(kernel, x.flatten(2)).reshape(-1, self.out_channels, height, width)
+        return out if self.pads else add_bias(out, self._map("bias", hidden))
+
+    def _by_rows(self, x: Tensor, hidden: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        kernel = self._map("kernel", hidden).reshape(-1, self.in_channels, self.out_channels)
+        bias = self._map("bias", hidden)
+        out = torch.matmul(x.permute(0, 2, 3, 1).flatten(1, 2), kernel) + (bias if bias.dim() == 1 else bias[:, None])
+        return out.reshape(-1, height, width, self.out_channels).permute(0, 3, 1, 2)
+
+    def _by_factors(self, x: Tensor, hidden: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        static = F.conv2d(x, self.weight, self.weight_bias if self.scaled_bias else None)
+        if self.scale_activation != "none":
+            scale = self._map("scale", hidden)
+            if self.scale_activation != "linear":
+                scale = activate_scale(scale, self.scale_activation)
+            static = static * scale[:, :, None, None]
+        latent = F.conv2d(x, self.q, self.q_bias if self.forms_expand else None).flatten(2)
+        if self.forms_expand:
+            expand = self._map("expand", hidden).reshape(-1, self.out_channels, self.latent + 1)
+            return static + torch.matmul(expand, latent).reshape(-1, self.out_channels, height, width)
+        fusion = self._map("fusion", hidden).reshape(-1, self.latent, self.latent)
+        bias = self._map("bias", hidden)
+        if not self.channels_last:
+            dynamic = torch.matmul(torch.matmul(self.p, fusion), latent).reshape(-1, self.out_channels, height, width)
+            return add_bias(static + dynamic, bias)
+        mixed = torch.matmul(fusion, latent).reshape(-1, self.latent, height, width)
+        if bias.dim() == 1:
+            return F.conv2d(mixed, self.p[:, :, None, None], bias) + static
+        return F.conv2d(mixed, self.p[:, :, None, None]) + add_bias(static, bias)
+
+    def _map(self, name: str, hidden: Tensor) -> Tensor:
+        """The affine map of that name, ``(B, R)`` to ``(B, N)``; ``(N,)`` where it is constant."""
+        offset: Tensor = getattr(self, f"{name}_offset")
+        matrix = getattr(self, f"{name}_matrix", None)
+        return offset if matrix is None else F.linear(hidden, matrix, offset)
+
+
+class Hidden(nn.Module):
+    """The branch of a layer up to its heads, which hold its factor `gain`.
+
+    Args:
+        branch: The branch; it loses its heads.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, branch: DynamicBranch) -> None:
+        super().__init__()
+        self.branch = branch
+        branch.heads = nn.ModuleDict()
+        self.has_constant = _has_constant_unit(branch)
+        if self.has_constant:
+            squeeze = branch.squeeze
+            bias = torch.zeros(squeeze.out_features) if squeeze.bias is None else squeeze.bias.detach()
+            self.register_buffer("weight", F.pad(squeeze.weight.detach(), (0, 0, 0, 1)))
+            self.register_buffer("bias", F.pad(bias, (0, 1), value=0.01))
+
+    def forward(self, context: Tensor) -> Tensor:
+        """Context ``(B, features)`` to ``(B, units)``."""
+        branch = self.branch
+        if branch.normalise:
+            context = F.layer_norm(context, (branch.squeeze.in_features,))
+        if not self.has_constant:
+            return branch.unit_length(branch.activated(branch.squeeze(context)))
+        hidden = branch.activated(F.linear(context, self.weight, self.bias))
+        length: Tensor = torch.linalg.vector_norm(hidden, dim=1, keepdim=True)
+        return hidden / length
+
+
+def _parts(layer: DCDConv2d, scaled_bias: bool) -> dict[str, Tensor]:
+    """Every coefficient as an affine map of the branch's hidden vector: ``(N, units + 1)``, what is constant last.
+
+    Args:
+        layer: With its constants folded.
+        scaled_bias: Leave out the bias, which a Lambda that is not affine multiplies.
+    """
+    branch = layer.branch
+    constant = _has_constant_unit(branch)
+
+    def head(name: str) -> Tensor:
+        linear = layer._linear(name)
+        weight = F.pad(linear.weight.detach().double() * branch.gain, (0, int(constant)))
+        bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach()
+        return torch.cat((weight, bias.double()[:, None]), 1)
+
+    fusion = head("fusion")
+    nothing = torch.zeros(layer.out_channels, fusion.shape[1], dtype=fusion.dtype)
+    scale = head("scale") if layer.config.has_scale else nothing.clone()
+    if not layer.config.has_scale or layer.config.scale_activation == "linear":
+        scale[:, -1] += 1
+    bias = nothing if "shift" not in branch.heads else head("shift")
+    if layer.shift is not None:
+        bias[:, -1] += layer.shift.detach()
+    if layer.bias is not None and not scaled_bias:
+        own = layer.bias.detach().double()
+        if layer._scales_bias:
+            bias += own[:, None] * scale
+        else:
+            bias[:, -1] += own
+    return {"scale": scale, "fusion": fusion, "bias": bias}
+
+
+def _affine(name: str, part: Tensor) -> dict[str, Tensor]:
+    """The constants of `RuntimeDCD._map`: no matrix where nothing depends on the hidden vector."""
+    matrix, offset = part[:, :-1], part[:, -1]
+    found = {f"{name}_offset": offset}
+    return found | {f"{name}_matrix": matrix} if matrix.any() else found
+
+
+def _has_constant_unit(branch: DynamicBranch) -> bool:
+    """Whether a unit of 0.01 can be the small term of the squared length: these activations pass it as it is."""
+    return branch.unit_hidden and branch.activation in ("relu", "relu6")
+
+
+def _pooled(x: Tensor) -> Tensor:
+    """The mean over pixels, ``(B, C)``, by way of an operator that pools in any layout."""
+    return x.mean((2, 3), keepdim=True).flatten(1)
