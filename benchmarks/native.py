@@ -16,11 +16,13 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+Load = Callable[[], Callable[[], Any]]
 CANDIDATES = {
     "static ORT": ("static", "ort"),
     "static OpenVINO": ("static", "openvino"),
@@ -70,13 +72,17 @@ def runner(
         return lambda: request.infer([array])
 
 
-def serve(pipe: Connection, label: str, size: tuple[int, ...], threads: int, args: argparse.Namespace) -> None:
+def serve(pipe: Connection, load: Load, args: argparse.Namespace) -> None:
     """Time a burst of calls whenever asked for one."""
-    run = runner(*CANDIDATES[label], size, threads, args)
+    run = load()
     for _ in range(5):
         run()
     pipe.send("ready")
     while pipe.recv():
+        # A thread pool takes about that long to settle after another process had the processors.
+        end = time.perf_counter() + 0.2
+        while time.perf_counter() < end:
+            run()
         times = []
         for index in range(args.burst + 1):
             start = time.perf_counter()
@@ -87,22 +93,20 @@ def serve(pipe: Connection, label: str, size: tuple[int, ...], threads: int, arg
         pipe.send(statistics.median(times) * 1e3)
 
 
-def measure(
-    labels: Sequence[str], size: tuple[int, ...], threads: int, args: argparse.Namespace
-) -> dict[str, list[float]]:
-    """Milliseconds of each candidate, round by round."""
+def measure(loads: Mapping[str, Load], args: argparse.Namespace) -> dict[str, list[float]]:
+    """Milliseconds of each candidate, round by round; what loads one is pickled into its process."""
     context = multiprocessing.get_context("spawn")
     workers = {}
-    for label in labels:
+    for label, load in loads.items():
         ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, label, size, threads, args), daemon=True)
+        process = context.Process(target=serve, args=(theirs, load, args), daemon=True)
         process.start()
         # One after another: exporting and compiling networks take both time and processors.
         ours.recv()
         workers[label] = (process, ours)
-    found: dict[str, list[float]] = {label: [] for label in labels}
+    found: dict[str, list[float]] = {label: [] for label in loads}
     for _ in range(args.rounds):
-        for label in random.sample(list(labels), len(labels)):
+        for label in random.sample(list(loads), len(loads)):
             pipe = workers[label][1]
             pipe.send(True)
             found[label].append(pipe.recv())
@@ -129,7 +133,8 @@ def main() -> None:
     print(f"| batch | threads | {' | '.join(heads)} |\n|{' --- |' * (len(heads) + 2)}")
     for batch in args.batch:
         for threads in args.threads:
-            found = measure(labels, (batch, 3, args.side, args.side), threads, args)
+            size = (batch, 3, args.side, args.side)
+            found = measure({label: partial(runner, *CANDIDATES[label], size, threads, args) for label in labels}, args)
             cells = [f"{statistics.median(found[label]):.2f}" for label in labels]
             for one, other in ratios:
                 pairs = zip(found[one], found[other], strict=True)
