@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from native import measure
+from native import measure, session
 
 RUNTIMES = {"ort": "ONNX Runtime", "openvino": "OpenVINO"}
 CANDIDATES = {"static": ("static", True), "DCD as it stands": ("dcd", False), "DCD": ("dcd", True)}
@@ -44,40 +44,14 @@ def exported(folder: Path, runtime: str, family: str, rewrite: bool, args: argpa
     return path
 
 
-def opened(path: Path, runtime: str, batch: int, threads: int, side: int) -> Callable[[], Any]:
+def opened(path: Path, runtime: str, size: tuple[int, ...], threads: int) -> Callable[[], Any]:
     """A function that runs a file once."""
-    return session(path, runtime, batch, threads, side)[1]
+    return session(path, runtime, size, threads)[1]
 
 
-def session(
-    path: Path, runtime: str, batch: int, threads: int, side: int, *, profile: bool = False
-) -> tuple[Any, Callable[[], Any]]:
-    """What runs a file, and a function that lets it run once; with `profile` the former knows the times."""
-    import numpy as np
-
-    images = np.random.default_rng(0).standard_normal((batch, 3, side, side), np.float32)
-    if runtime == "ort":
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.enable_profiling = profile
-        options.profile_file_prefix = str(path.with_suffix(""))
-        runner = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        return runner, lambda: runner.run(None, {"images": images})
-    import openvino
-
-    core = openvino.Core()
-    network = core.read_model(path)
-    network.reshape([batch, 3, side, side])
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    request = core.compile_model(network, "CPU", settings | {"PERF_COUNT": profile}).create_infer_request()
-    return request, lambda: request.infer([images])
-
-
-def by_operator(path: Path, runtime: str, batch: int, threads: int, side: int) -> dict[str, tuple[int, float]]:
+def by_operator(path: Path, runtime: str, size: tuple[int, ...], threads: int) -> dict[str, tuple[int, float]]:
     """How many operators of each kind a call starts, and their microseconds: medians over calls, summed."""
-    source, run = session(path, runtime, batch, threads, side, profile=True)
+    source, run = session(path, runtime, size, threads, profile=True)
     times: dict[tuple[str, str], list[float]] = collections.defaultdict(list)
     for _ in range(20):
         run()
@@ -107,9 +81,8 @@ def print_latencies(folder: Path, args: argparse.Namespace) -> None:
         files = {name: exported(folder, runtime, *which, args) for name, which in CANDIDATES.items()}
         for batch in args.batch:
             for threads in args.threads:
-                loads = {
-                    name: partial(opened, path, runtime, batch, threads, args.side) for name, path in files.items()
-                }
+                size = (batch, 3, args.side, args.side)
+                loads = {name: partial(opened, path, runtime, size, threads) for name, path in files.items()}
                 found = measure(loads, args)
                 cells = [f"{statistics.median(times):.2f}" for times in found.values()]
                 for name in CANDIDATES:
@@ -121,11 +94,10 @@ def print_latencies(folder: Path, args: argparse.Namespace) -> None:
 
 def print_profiles(folder: Path, args: argparse.Namespace) -> None:
     """For each runtime a table of kinds of operators."""
+    size = (args.batch[0], 3, args.side, args.side)
     for runtime in args.runtimes:
         columns = {
-            name: by_operator(
-                exported(folder, runtime, *which, args), runtime, args.batch[0], args.threads[0], args.side
-            )
+            name: by_operator(exported(folder, runtime, *which, args), runtime, size, args.threads[0])
             for name, which in CANDIDATES.items()
         }
         kinds = {kind for each in columns.values() for kind in each}

@@ -10,19 +10,21 @@ which are medians over rounds of one candidate's time by another's in the same r
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 Load = Callable[[], Callable[[], Any]]
+Serve = Callable[[Connection, Load, argparse.Namespace], None]
 CANDIDATES = {
     "static ORT": ("static", "ort"),
     "static OpenVINO": ("static", "openvino"),
@@ -51,25 +53,35 @@ def runner(
         deployed = deploy(model, size, backend=runtime)
         return lambda: torch.inference_mode()(deployed)(x)
     with tempfile.TemporaryDirectory() as folder:
-        if runtime == "ort":
-            import onnxruntime
+        write, suffix = (export_onnx, ".onnx") if runtime == "ort" else (export_openvino, ".xml")
+        path = write(deploy(model), Path(folder) / f"net{suffix}", x[:1]).path
+        return session(path, runtime, size, threads)[1]
 
-            path = str(export_onnx(deploy(model), Path(folder) / "net.onnx", x[:1]).path)
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-            feed = {session.get_inputs()[0].name: x.numpy()}
-            return lambda: session.run(None, feed)
-        import openvino
 
-        path = str(export_openvino(deploy(model), Path(folder) / "net.xml", x[:1]).path)
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-        core = openvino.Core()
-        network = core.read_model(path)
-        network.reshape(list(size))
-        request = core.compile_model(network, "CPU", settings).create_infer_request()
-        array = x.numpy()
-        return lambda: request.infer([array])
+def session(
+    path: Path, runtime: str, size: tuple[int, ...], threads: int, *, profile: bool = False
+) -> tuple[Any, Callable[[], Any]]:
+    """What runs an exported file, and a function that lets it run once; with `profile` the former knows the times."""
+    import numpy as np
+
+    images = np.random.default_rng(0).standard_normal(size, np.float32)
+    if runtime == "ort":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.enable_profiling = profile
+        options.profile_file_prefix = str(path.with_suffix(""))
+        opened = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return opened, lambda: opened.run(None, {"images": images})
+    import openvino
+
+    core = openvino.Core()
+    network = core.read_model(path)
+    network.reshape(list(size))
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    request = core.compile_model(network, "CPU", settings | {"PERF_COUNT": profile}).create_infer_request()
+    return request, lambda: request.infer([images])
 
 
 def serve(pipe: Connection, load: Load, args: argparse.Namespace) -> None:
@@ -93,26 +105,37 @@ def serve(pipe: Connection, load: Load, args: argparse.Namespace) -> None:
         pipe.send(statistics.median(times) * 1e3)
 
 
-def measure(loads: Mapping[str, Load], args: argparse.Namespace) -> dict[str, list[float]]:
-    """Milliseconds of each candidate, round by round; what loads one is pickled into its process."""
+@contextlib.contextmanager
+def candidates(
+    loads: Mapping[str, Load], args: argparse.Namespace, serve: Serve = serve
+) -> Iterator[dict[str, Connection]]:
+    """A pipe to each candidate's process, which answers True with milliseconds and ends at False.
+
+    What loads a candidate is pickled into its process.
+    """
     context = multiprocessing.get_context("spawn")
-    workers = {}
+    pipes, processes = {}, []
     for label, load in loads.items():
-        ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, load, args), daemon=True)
-        process.start()
+        pipes[label], theirs = context.Pipe()
+        processes.append(context.Process(target=serve, args=(theirs, load, args), daemon=True))
+        processes[-1].start()
         # One after another: exporting and compiling networks take both time and processors.
-        ours.recv()
-        workers[label] = (process, ours)
-    found: dict[str, list[float]] = {label: [] for label in loads}
-    for _ in range(args.rounds):
-        for label in random.sample(list(loads), len(loads)):
-            pipe = workers[label][1]
-            pipe.send(True)
-            found[label].append(pipe.recv())
-    for process, pipe in workers.values():
+        pipes[label].recv()
+    yield pipes
+    for pipe in pipes.values():
         pipe.send(False)
+    for process in processes:
         process.join()
+
+
+def measure(loads: Mapping[str, Load], args: argparse.Namespace) -> dict[str, list[float]]:
+    """Milliseconds of each candidate, round by round."""
+    found: dict[str, list[float]] = {label: [] for label in loads}
+    with candidates(loads, args) as pipes:
+        for _ in range(args.rounds):
+            for label in random.sample(list(loads), len(loads)):
+                pipes[label].send(True)
+                found[label].append(pipes[label].recv())
     return found
 
 

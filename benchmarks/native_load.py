@@ -8,47 +8,22 @@ of that; what counts are the medians over rounds, and of the ratios of one round
 """
 
 import argparse
+import contextlib
 import itertools
-import multiprocessing
 import os
 import random
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
-CANDIDATES = ("static ORT", "DCD native")
+from native import CANDIDATES, Load, candidates, runner
 
-
-def runner(label: str, batch: int, threads: int, args: argparse.Namespace) -> Callable[[], Any]:
-    """A function that runs the network once."""
-    import timm
-    import torch
-
-    from dynaconv import deploy, export_onnx
-
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    x = torch.randn(batch, 3, args.side, args.side)
-    family, runtime = label.lower().split()
-    model = timm.create_model(f"{family}_{args.network}").eval()
-    if runtime == "native":
-        deployed = deploy(model, backend="native")
-        return lambda: torch.inference_mode()(deployed)(x)
-    import onnxruntime
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(export_onnx(deploy(model), Path(folder) / "net.onnx", x[:1]).path)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    feed = {session.get_inputs()[0].name: x.numpy()}
-    return lambda: session.run(None, feed)
+LABELS = ("static ORT", "DCD native")
 
 
 def burst(run: Callable[[], Any], seconds: float) -> float:
@@ -61,9 +36,9 @@ def burst(run: Callable[[], Any], seconds: float) -> float:
     return statistics.median(times) * 1e3
 
 
-def serve(pipe: Connection, label: str, batch: int, threads: int, args: argparse.Namespace) -> None:
+def serve(pipe: Connection, load: Load, args: argparse.Namespace) -> None:
     """Time a burst whenever asked for one."""
-    run = runner(label, batch, threads, args)
+    run = load()
     run()
     pipe.send("ready")
     while pipe.recv():
@@ -71,39 +46,31 @@ def serve(pipe: Connection, label: str, batch: int, threads: int, args: argparse
         pipe.send(burst(run, args.seconds))
 
 
-def busy() -> subprocess.Popen[bytes]:
-    """A process that keeps the first processor busy."""
-    return subprocess.Popen([sys.executable, "-c", "import os\nos.sched_setaffinity(0, {0})\nwhile True: pass"])
+@contextlib.contextmanager
+def busy() -> Iterator[None]:
+    """Keeps the first processor busy, from a process of its own."""
+    loop = subprocess.Popen([sys.executable, "-c", "import os\nos.sched_setaffinity(0, {0})\nwhile True: pass"])
+    try:
+        yield
+    finally:
+        loop.kill()
+        loop.wait()
 
 
 def measure(batch: int, threads: int, args: argparse.Namespace) -> dict[tuple[str, bool], list[float]]:
     """Milliseconds of each candidate, alone and under load, round by round."""
-    context = multiprocessing.get_context("spawn")
-    pipes, processes = {}, []
-    for label in CANDIDATES:
-        ours, theirs = context.Pipe()
-        processes.append(context.Process(target=serve, args=(theirs, label, batch, threads, args), daemon=True))
-        processes[-1].start()
-        ours.recv()
-        pipes[label] = ours
-    found: dict[tuple[str, bool], list[float]] = {case: [] for case in itertools.product(CANDIDATES, (False, True))}
-    for _ in range(args.rounds):
-        for loaded in random.sample([False, True], 2):
-            load = busy() if loaded else None
-            try:
-                # The loop has to start, and the scheduler to move what it was running.
-                time.sleep(0.2)
-                for label in random.sample(CANDIDATES, len(CANDIDATES)):
-                    pipes[label].send(True)
-                    found[label, loaded].append(pipes[label].recv())
-            finally:
-                if load is not None:
-                    load.kill()
-                    load.wait()
-    for pipe in pipes.values():
-        pipe.send(False)
-    for process in processes:
-        process.join()
+    size = (batch, 3, args.side, args.side)
+    loads = {label: partial(runner, *CANDIDATES[label], size, threads, args) for label in LABELS}
+    found: dict[tuple[str, bool], list[float]] = {case: [] for case in itertools.product(LABELS, (False, True))}
+    with candidates(loads, args, serve) as pipes:
+        for _ in range(args.rounds):
+            for loaded in random.sample([False, True], 2):
+                with busy() if loaded else contextlib.nullcontext():
+                    # The loop has to start, and the scheduler to move what it was running.
+                    time.sleep(0.2)
+                    for label in random.sample(LABELS, len(LABELS)):
+                        pipes[label].send(True)
+                        found[label, loaded].append(pipes[label].recv())
     return found
 
 
@@ -120,7 +87,7 @@ def main() -> None:
     print("| batch | threads | network | alone, ms | beside a busy loop, ms | ratio |\n|" + " --- |" * 6, flush=True)
     for batch, threads in itertools.product(args.batch, args.threads):
         found = measure(batch, threads, args)
-        for label in CANDIDATES:
+        for label in LABELS:
             alone, loaded = found[label, False], found[label, True]
             ratio = statistics.median(b / a for a, b in zip(alone, loaded, strict=True))
             cells = [f"{statistics.median(alone):.2f}", f"{statistics.median(loaded):.2f}", f"{ratio:.2f}"]
