@@ -150,24 +150,53 @@ const float* latent_features(const Step& s, const float* constants, const View& 
   return mixed;
 }
 
-// A panel of a sample's product, then the depthwise convolution of that panel.
+// Output rows of a depthwise convolution made at a time: their input, some panels wide, should stay in the first cache.
+Index strip_height(const Step& s, const Images& between, const Images& out, Index panels) {
+  constexpr Index kBytes = 48 << 10;
+  const Index row = between.width * kPanel * panels * Index(sizeof(float));
+  return std::clamp<Index>((kBytes / row - (s.kernel_h - 1) * s.dilation_h - 1) / s.stride_h + 1, 1, out.height);
+}
+
+// A panel or a pair of a sample's product, then the depthwise convolution of that panel, a strip of rows at a time. What
+// the next strip reads of this one's input moves to the front of the buffer.
+void fuse_panels(const Product& product, const DepthwiseBlock& depthwise, const Images& between, const Images& out,
+                 const Step& s, Index sample, Index first, Index panels) {
+  const Index height = strip_height(s, between, out, panels), row = between.width * kPanel;
+  const Index block = ((height - 1) * s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1) * row;
+  float* buffer = Workspace::mine().scratch[kFused].get(panels * block);
+  const Product p = columns(product, sample, first * kPanel, panels * kPanel, buffer, block);
+  const Team alone(false);
+  Index base = 0, done = 0;
+  for (Index from = 0; from < out.height; from += height) {
+    const Index to = std::min(from + height, out.height);
+    const auto needed = depthwise.reads(from, to);
+    const Index kept = std::max<Index>(0, done - needed.from), start = std::max(done, needed.from);
+    for (Index b = 0; kept && b < panels; ++b) {
+      float* here = buffer + b * block;
+      std::memmove(here, here + (needed.from - base) * row, std::size_t(kept * row) * sizeof(float));
+    }
+    base = needed.from;
+    if (needed.to > start) {
+      Product strip = rows(p, start, needed.to, between.width);
+      strip.tile.out += kept * row;
+      multiply(strip, alone);
+      done = needed.to;
+    }
+    for (Index b = 0; b < panels; ++b) depthwise.run(buffer + b * block, base, first + b, sample, from, to);
+  }
+}
+
 void fuse(const Product& product, const float* constants, const Images& between, const Next& next, Images& out,
           const Team& team) {
   const DepthwiseBlock block(next.step, constants, between, out);
-  const Index image = between.pixels() * kPanel, samples = out.samples, blocks = out.blocks();
+  const Index samples = out.samples, blocks = out.blocks();
   const double work = double(samples) * double(between.pixels()) * double(product.channels) * product.tile.depth;
-  // Pairs of panels read the pixels half as often; single ones share the work out more evenly.
-  const Index at_once = team.parallel() && blocks * samples < 32 ? 1 : kernels().panels;
-  const Index groups = (blocks + at_once - 1) / at_once;
-  const Team alone(false);
-  team.each(groups * samples, work, [&](Index begin, Index end) {
-    float* panels = Workspace::mine().scratch[kFused].get(at_once * image);
-    for (Index i = begin; i < end; ++i) {
-      const Index group = i / samples, sample = i - group * samples, first = group * at_once;
-      multiply(columns(product, sample, first * kPanel, at_once * kPanel, panels, image), alone);
-      for (Index b = first; b < std::min(first + at_once, blocks); ++b)
-        block.run(panels + (b - first) * image, b, sample);
-    }
+  // Pairs of panels read the pixels half as often. A thread's share is counted in single ones, which is more even.
+  const Index most = kernels().panels;
+  team.each(blocks, work, [&](Index begin, Index end) {
+    for (Index b = begin; b < end; b += most)
+      for (Index sample = 0; sample < samples; ++sample)
+        fuse_panels(product, block, between, out, next.step, sample, b, std::min(most, end - b));
   });
 }
 

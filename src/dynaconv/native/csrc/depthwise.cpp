@@ -18,27 +18,36 @@ DepthwiseBlock::DepthwiseBlock(const Step& s, const float* constants, const Imag
           (s.stride_w == 1 || s.stride_w == 2);
 }
 
-void DepthwiseBlock::run(const float* x, Index block, Index sample) const {
+DepthwiseBlock::Span DepthwiseBlock::reads(Index from, Index to) const {
+  const Index first = from * s_.stride_h - s_.pad_top;
+  const Index stop = (to - 1) * s_.stride_h - s_.pad_top + (s_.kernel_h - 1) * s_.dilation_h + 1;
+  return {std::clamp<Index>(first, 0, x_.height), std::clamp<Index>(stop, 0, x_.height)};
+}
+
+void DepthwiseBlock::run(const float* x, Index x_from, Index block, Index sample, Index from, Index to) const {
   const float* w = constants_ + s_.weight + block * s_.kernel_h * s_.kernel_w * kPanel;
   const float* bias = s_.bias < 0 ? nullptr : constants_ + s_.bias + block * kPanel;
   float* out = out_.data + block * out_.block() + sample * out_.pixels() * kPanel;
   float* sum = out_.sums ? out_.sums + (block * out_.samples + sample) * kPanel : nullptr;
-  if (sum) std::fill_n(sum, kPanel, 0.0f);
-  const Index parts = (out_.width + kMaxRow - 1) / kMaxRow;
-  for (Index oy = 0; oy < out_.height; ++oy) {
+  if (sum && from == 0) std::fill_n(sum, kPanel, 0.0f);
+  const Index parts = (out_.width + kMaxRow - 1) / kMaxRow, small = out_.width / parts;
+  const Index longer = out_.width - parts * small;
+  for (Index oy = from; oy < to; ++oy) {
     const Index y = oy * s_.stride_h - s_.pad_top;
     const Inside rows = inside(y, s_.kernel_h, s_.dilation_h, x_.height);
-    const float* row = x + (y + rows.first * s_.dilation_h) * x_.width * kPanel;
-    for (Index i = 0; i < parts; ++i) {
-      const Index begin = i * out_.width / parts, end = (i + 1) * out_.width / parts;
-      part(row, rows, begin, end, w, bias, out + (oy * out_.width + begin) * kPanel, sum);
-    }
+    const float* row = x + (y + rows.first * s_.dilation_h - x_from) * x_.width * kPanel;
+    // Runs of two lengths, the longer ones first.
+    part(row, rows, 0, longer, small + 1, w, bias, out + oy * out_.width * kPanel, sum);
+    part(row, rows, longer * (small + 1), parts - longer, small, w, bias,
+         out + (oy * out_.width + longer * (small + 1)) * kPanel, sum);
   }
 }
 
-void DepthwiseBlock::part(const float* row, Inside rows, Index begin, Index end, const float* w, const float* bias,
-                          float* out, float* sum) const {
+void DepthwiseBlock::part(const float* row, Inside rows, Index begin, Index count, Index length, const float* w,
+                          const float* bias, float* out, float* sum) const {
+  if (!count) return;
   const Kernels& k = kernels();
+  const Index end = begin + count * length;
   const Index x0 = begin * s_.stride_w - s_.pad_left;
   const Index stop = (end - 1) * s_.stride_w - s_.pad_left + (s_.kernel_w - 1) * s_.dilation_w + 1;
   const Index left = std::max<Index>(0, -x0), right = std::max<Index>(0, stop - x_.width);
@@ -47,8 +56,8 @@ void DepthwiseBlock::part(const float* row, Inside rows, Index begin, Index end,
   const auto act = Activation(s_.activation);
   const Index edge = (s_.kernel_w - 1) / 2;
   if (fast_ && left <= edge && right <= edge) {
-    const Row r{row + x0 * kPanel, x_row, int(rows.count), first, int(left), int(right), bias, out, act};
-    k.row[s_.kernel_w == 5][s_.stride_w - 1][end - begin - 1](r, sum);
+    const Row r{count, row + x0 * kPanel, x_row, int(rows.count), first, int(left), int(right), bias, out, act};
+    k.row[s_.kernel_w == 5][s_.stride_w - 1][length - 1](r, sum);
     return;
   }
   for (Index ox = begin; ox < end; ++ox, out += kPanel) {
@@ -65,7 +74,7 @@ void depthwise(const Step& s, const float* constants, const Images& x, Images& o
   team.each(out.blocks() * out.samples, work, [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
       const Index b = i / out.samples, n = i - b * out.samples;
-      block.run(x.data + b * x.block() + n * x.pixels() * kPanel, b, n);
+      block.run(x.data + b * x.block() + n * x.pixels() * kPanel, 0, b, n, 0, out.height);
     }
   });
 }

@@ -18,8 +18,10 @@ constexpr int kHalf = 8;
 
 enum class Activation : int { kNone = 0, kRelu = 1, kRelu6 = 2 };
 
-// One register tile of out = act(scale * (W x) + P z + bias + add); parts with a null pointer are left out.
+// Register tiles of out = act(scale * (W x) + P z + bias + add), `count` of them side by side; parts with a null pointer
+// are left out.
 struct Tile {
+  Index count;
   const float* x;       // first pixel at tap offset 0
   Index x_pixel;        // floats from one pixel to the next
   Index x_block;        // floats from one channel block to the next
@@ -45,13 +47,15 @@ struct Tile {
 
 using TileFn = void (*)(const Tile&);
 
-// A run of output pixels of one row of a depthwise convolution, 16 channels. Taps outside the image are left out.
+// Output pixels of one row of a depthwise convolution, 16 channels, in `count` runs side by side. Taps outside the image
+// are left out.
 struct Row {
+  Index count;
   const float* x;       // where tap (first row, column 0) of the first pixel would lie
   Index x_row;          // floats from one image row to the next (times the dilation)
   int rows;             // kernel rows inside the image
   const float* w;       // weights of the first of them, 16 a tap
-  int left, right;      // columns of the first pixel's, and the last one's, taps outside the image
+  int left, right;      // columns of the first pixel's, and the very last one's, taps outside the image
   const float* bias;
   float* out;
   Activation act;

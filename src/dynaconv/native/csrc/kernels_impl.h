@@ -65,12 +65,12 @@ template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
 }
 
 template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
-void tile(const Tile& t) {
+[[gnu::always_inline]] inline void one_tile(const Tile& t, const float* x, const float* z, const float* add, float* out) {
   constexpr int kVectors = PANELS * PER_PANEL;
   V acc[PIXELS][kVectors] = {};
   const float* w = t.w;
   for (int tap = 0; tap < t.num_taps; ++tap)
-    multiply<V, N, PIXELS, PANELS, PER_PANEL, XS>(acc, t.x + t.taps[tap], t.x_pixel, t.x_block, t.depth, w, t.w_panel);
+    multiply<V, N, PIXELS, PANELS, PER_PANEL, XS>(acc, x + t.taps[tap], t.x_pixel, t.x_block, t.depth, w, t.w_panel);
   if (t.scale && !t.scales_add) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
@@ -81,7 +81,7 @@ void tile(const Tile& t) {
   }
   if (t.latent) {
     const float* p = t.p;
-    multiply<V, N, PIXELS, PANELS, PER_PANEL, kPanel>(acc, t.z, kPanel, t.z_block, t.latent, p, t.p_panel);
+    multiply<V, N, PIXELS, PANELS, PER_PANEL, kPanel>(acc, z, kPanel, t.z_block, t.latent, p, t.p_panel);
   }
   if (t.bias) {
 #pragma GCC unroll 8
@@ -91,10 +91,10 @@ void tile(const Tile& t) {
       for (int m = 0; m < PIXELS; ++m) acc[m][v] += b;
     }
   }
-  if (t.add) {
+  if (add) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      const float* a = t.add + (v / PER_PANEL) * t.add_block + (v % PER_PANEL) * N;
+      const float* a = add + (v / PER_PANEL) * t.add_block + (v % PER_PANEL) * N;
       if (t.scales_add && t.scale) {
         const V s = load<V>(t.scale + v * N);
 #pragma GCC unroll 16
@@ -107,9 +107,23 @@ void tile(const Tile& t) {
   }
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v) {
-    float* o = t.out + (v / PER_PANEL) * t.out_block + (v % PER_PANEL) * N;
+    float* o = out + (v / PER_PANEL) * t.out_block + (v % PER_PANEL) * N;
 #pragma GCC unroll 16
     for (int m = 0; m < PIXELS; ++m) store<V>(o + m * t.out_pixel, activate<V>(acc[m][v], t.act));
+  }
+}
+
+// The loop over tiles stands here, since what a call and its arguments cost shows beside few inputs.
+template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
+void tile(const Tile& t) {
+  const float *x = t.x, *z = t.z, *add = t.add;
+  float* out = t.out;
+  for (Index i = 0; i < t.count; ++i) {
+    one_tile<V, N, PIXELS, PANELS, PER_PANEL, XS>(t, x, z, add, out);
+    x += PIXELS * (XS ? XS : t.x_pixel);
+    out += PIXELS * t.out_pixel;
+    if (z) z += PIXELS * kPanel;
+    if (add) add += PIXELS * t.add_pixel;
   }
 }
 
@@ -123,9 +137,11 @@ void row(const Row& r, float* sum) {
   for (int lane = 0; lane < kPanel; lane += VL) {
     V acc[PIXELS];
     const V bias = r.bias ? load<V>(r.bias + lane) : V{};
+    for (Index i = 0; i < r.count; ++i) {
+    const int left = i ? 0 : r.left, right = i + 1 < r.count ? 0 : r.right;
 #pragma GCC unroll 8
     for (int m = 0; m < PIXELS; ++m) acc[m] = bias;
-    const float* x = r.x + lane;
+    const float* x = r.x + i * PIXELS * STRIDE * kPanel + lane;
     const float* w = r.w + lane;
     for (int ky = 0; ky < r.rows; ++ky, x += r.x_row, w += K * kPanel) {
       V wv[K];
@@ -133,8 +149,8 @@ void row(const Row& r, float* sum) {
       for (int kx = 0; kx < K; ++kx) wv[kx] = load<V>(w + kx * kPanel);
 #pragma GCC unroll 24
       for (int c = 0; c < kColumns; ++c) {
-        if (c < kEdge && c < r.left) continue;
-        if (c >= kColumns - kEdge && kColumns - 1 - c < r.right) continue;
+        if (c < kEdge && c < left) continue;
+        if (c >= kColumns - kEdge && kColumns - 1 - c < right) continue;
         const V value = load<V>(x + c * kPanel);
 #pragma GCC unroll 8
         for (int kx = 0; kx < K; ++kx) {
@@ -146,7 +162,7 @@ void row(const Row& r, float* sum) {
 #pragma GCC unroll 8
     for (int m = 0; m < PIXELS; ++m) {
       acc[m] = activate<V>(acc[m], r.act);
-      store<V>(r.out + lane + m * kPanel, acc[m]);
+      store<V>(r.out + (i * PIXELS + m) * kPanel + lane, acc[m]);
     }
     if (sum) {
       // A tree: a chain of additions would wait four cycles for each.
@@ -155,6 +171,7 @@ void row(const Row& r, float* sum) {
 #pragma GCC unroll 8
         for (int m = 0; m + width < PIXELS; m += 2 * width) acc[m] += acc[m + width];
       store<V>(sum + lane, load<V>(sum + lane) + acc[0]);
+    }
     }
   }
 }

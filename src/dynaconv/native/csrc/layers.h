@@ -54,16 +54,22 @@ void pool(const Images& x, Index size, float* context, const Team& team);
 class DepthwiseBlock {
  public:
   DepthwiseBlock(const Step& step, const float* constants, const Images& x, const Images& out);
-  // `x` is the block's image; the result and its sums go where `out` has them.
-  void run(const float* x, Index block, Index sample) const;
+  // Output rows [from, to), where `x` starts with image row `x_from`; the result and its sums go where `out` has them.
+  void run(const float* x, Index x_from, Index block, Index sample, Index from, Index to) const;
+  // The image rows that output rows [from, to) read.
+  struct Span {
+    Index from, to;
+  };
+  Span reads(Index from, Index to) const;
 
  private:
   struct Inside {
     Index first, count;
   };
   static Inside inside(Index from, Index taps, Index dilation, Index size);
-  void part(const float* row, Inside rows, Index begin, Index end, const float* w, const float* bias, float* out,
-            float* sum) const;
+  // `count` runs of `length` output pixels each, from column `begin` on.
+  void part(const float* row, Inside rows, Index begin, Index count, Index length, const float* w, const float* bias,
+            float* out, float* sum) const;
 
   const Step& s_;
   const float* constants_;

@@ -39,34 +39,50 @@ class Tiles {
 
   Index count() const { return tiles_ * groups_; }
 
-  void run(Index index) const {
+  // Tiles [begin, end) in the order: strips outside, then columns, then the tiles of the strip.
+  void run(Index begin, Index end) const {
     const Index full = strip_ * groups_;
-    const Index strip = index / full;
-    const Index within = index - strip * full;
-    const Index here = std::min(strip_, tiles_ - strip * strip_);
-    const Index group = within / here;
-    if (prefetches_) prefetch(group + 1, within - group * here);
-    run(strip * strip_ + within - group * here, group * k_.panels * kPanel);
+    while (begin < end) {
+      const Index strip = begin / full, within = begin - strip * full;
+      const Index here = std::min(strip_, tiles_ - strip * strip_);
+      const Index group = within / here, first = within - group * here;
+      const Index n = std::min(end - begin, here - first);
+      if (prefetches_) prefetch(group + 1, first, n);
+      run_group(strip * strip_ + first, n, group * k_.panels * kPanel);
+      begin += n;
+    }
   }
 
  private:
   // Large matrices come from a far cache: each tile fetches its share of the panels that come next.
-  void prefetch(Index group, Index tile) const {
+  void prefetch(Index group, Index tile, Index n) const {
     if (group >= groups_) return;
     const Index width = k_.panels * kPanel, channels = std::min(width, p_.channels - group * width);
     const Index lines = channels * depth_ * Index(sizeof(float)) / 64;
     const char* from = reinterpret_cast<const char*>(p_.tile.w + group * width * depth_);
-    for (Index i = tile * lines / tiles_; i < (tile + 1) * lines / tiles_; ++i) __builtin_prefetch(from + i * 64, 0, 2);
+    for (Index i = tile * lines / tiles_; i < (tile + n) * lines / tiles_; ++i) __builtin_prefetch(from + i * 64, 0, 2);
   }
 
-  void run(Index tile, Index channel) const {
-    const Index row_of_all = tile / per_row_, part = tile - row_of_all * per_row_;
-    const Index sample = row_of_all / p_.rows, row = row_of_all - sample * p_.rows;
-    const Index begin = part * p_.length / per_row_, end = (part + 1) * p_.length / per_row_;
+  // Tiles [tile, tile + n) of the columns from `channel` on. Those of a row are of two sizes, the larger ones first.
+  void run_group(Index tile, Index n, Index channel) const {
+    const Index small = p_.length / per_row_, larger = p_.length - small * per_row_;
+    while (n > 0) {
+      const Index row = tile / per_row_, part = tile - row * per_row_;
+      const bool is_larger = part < larger;
+      const Index count = std::min(n, (is_larger ? larger : per_row_) - part);
+      const Index pixel = part * small + std::min(part, larger);
+      run_columns(row / p_.rows, row % p_.rows, pixel, small + is_larger, count, channel);
+      tile += count;
+      n -= count;
+    }
+  }
+
+  void run_columns(Index sample, Index row, Index begin, Index pixels, Index count, Index channel) const {
     // The last columns may be one panel and a half where two panels are the rule.
     for (Index stop = channel + k_.panels * kPanel; channel < stop && channel < p_.channels;) {
       const Columns columns = columns_at(p_, channel, k_.panels);
       Tile t = p_.tile;
+      t.count = count;
       const Index panel = channel / kPanel;
       const Index pixel = p_.to_panels && columns.width == kWidthHalf ? kHalf : kPanel;
       t.x += sample * p_.x_sample + row * p_.x_row + begin * t.x_pixel;
@@ -82,7 +98,7 @@ class Tiles {
       if (p_.to_panels) t.out_pixel = t.add_pixel = pixel;
       if (t.add) t.add += sample * p_.add_sample + row * p_.add_row + panel * t.add_block + begin * t.add_pixel;
       t.out += sample * p_.out_sample + row * p_.out_row + panel * t.out_block + begin * t.out_pixel;
-      k_.tile[columns.width][stride_][end - begin - 1](t);
+      k_.tile[columns.width][stride_][pixels - 1](t);
       channel += columns.step;
     }
   }
@@ -103,7 +119,7 @@ void multiply(const Product& product, const Team& team) {
   const double work = double(product.samples) * double(product.rows) * double(product.length) *
                       double(product.channels) * (double(t.num_taps) * t.depth + t.latent);
   team.each(tiles.count(), work, [&](Index begin, Index end) {
-    for (Index i = begin; i < end; ++i) tiles.run(i);
+    tiles.run(begin, end);
   });
 }
 
@@ -122,6 +138,16 @@ Product columns(const Product& product, Index sample, Index first, Index channel
   t.out_block = out_block;
   p.samples = 1;
   p.channels = std::min(channels, product.channels - first);
+  return p;
+}
+
+Product rows(const Product& product, Index from, Index to, Index width) {
+  Product p = product;
+  // Rows without a gap between them are one row of the product.
+  const bool joined = p.rows == 1 && p.length != width;
+  p.tile.x += joined ? from * width * p.tile.x_pixel : from * p.x_row;
+  if (p.tile.latent) p.tile.z += joined ? from * width * kPanel : from * p.z_row;
+  (joined ? p.length : p.rows) = (to - from) * (joined ? width : 1);
   return p;
 }
 

@@ -25,6 +25,9 @@ void multiply(const Product& product, const Team& team);
 // to `out`, one channel block after another.
 Product columns(const Product& product, Index sample, Index first, Index channels, float* out, Index out_block);
 
+// The part of a product of one sample that is image rows [from, to), each `width` pixels of the output.
+Product rows(const Product& product, Index from, Index to, Index width);
+
 // The product of a matrix with pixels that lie one after another, 16 floats apart: the usual case.
 Product pointwise(const float* x, Index x_block, Index depth, const float* w, Index pixels, Index channels, float* out,
                   Index out_block);
