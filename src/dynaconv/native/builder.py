@@ -50,9 +50,8 @@ class Builder:
         readers = [value for step in self.steps for value in (step.source, step.residual)]
         for step, following in itertools.pairwise(self.steps):
             alone = following.source == step.target and readers.count(step.target) == 1
-            reads_input = step.source == 0 and step.in_channels <= 4
             pair = step.kind == DENSE and following.kind == DEPTHWISE
-            step.fused = int(pair and alone and step.residual < 0 and not reads_input)
+            step.fused = int(pair and alone and step.residual < 0)
 
     def _slots(self) -> list[dict[str, int]]:
         """Slots in place of values: one is free again after the last step that reads it. Slot 0 is the input."""

@@ -102,31 +102,47 @@ bool forms_kernel(const Step& s, const Images& out) {
   return form < double(out.pixels()) * pixel;
 }
 
-// T = Phi Q^T, then Lambda W0 + P T, written in the order of the product's panels.
-const float* form_kernel(const Step& s, const float* constants, const Coefficients& c, Index samples,
-                         const Team& team) {
+// Whether Phi's panels can be read as the pixels of a product: they must all be of one width.
+bool phi_is_even(const Step& s) { return s.latent <= kHalf || panel_width(s.latent) % kPanel == 0; }
+
+// The product that forms Lambda W0 + P Phi Q^T, in the order of a product's panels. Phi is multiplied here, with the
+// smaller of P and Q.
+Product formation(const Step& s, const float* constants, const Coefficients& c, Index samples, const Team& team) {
   Workspace& work = Workspace::mine();
   const Index rows = s.in_channels, block = rows * kPanel;
-  const Index t_size = (s.latent + kPanel - 1) / kPanel * block, w_size = panel_width(s.out_channels) * rows;
-  float* t = work.scratch[kLatent].get(samples * t_size);
-  Product first = pointwise(constants + s.q_rows, block, s.latent, c.phi, rows, s.latent, t, block);
-  first.samples = samples;
-  first.w_sample = c.sample;
-  first.out_sample = t_size;
-  multiply(first, team);
-
-  float* w = work.scratch[kFormed].get(samples * w_size);
-  Product second = pointwise(t, block, s.latent, constants + s.p, rows, s.out_channels, w, block);
-  second.samples = samples;
-  second.x_sample = t_size;
-  second.tile.add = constants + s.weight;
-  second.tile.scale = c.scale;
-  second.tile.scales_add = true;
-  second.scale_sample = c.sample;
-  second.out_sample = w_size;
-  second.to_panels = true;
-  multiply(second, team);
-  return w;
+  Product p = pointwise(constants + s.q_rows, block, s.latent, constants + s.p, rows, s.out_channels, nullptr, block);
+  p.samples = samples;
+  if (s.out_channels < s.in_channels && phi_is_even(s)) {
+    const Index size = panel_width(s.out_channels) * s.latent, width = std::min<Index>(panel_width(s.latent), kPanel);
+    float* mixed = work.scratch[kLatent].get(samples * size);
+    Product first = pointwise(c.phi, width * s.latent, s.latent, constants + s.p, s.latent, s.out_channels, mixed,
+                              kPanel * s.latent);
+    first.tile.x_pixel = width;
+    first.samples = samples;
+    first.x_sample = c.sample;
+    first.out_sample = size;
+    first.to_panels = true;
+    multiply(first, team);
+    p.tile.w = mixed;
+    p.w_sample = size;
+  } else {
+    const Index size = (s.latent + kPanel - 1) / kPanel * block;
+    float* mixed = work.scratch[kLatent].get(samples * size);
+    Product first = pointwise(constants + s.q_rows, block, s.latent, c.phi, rows, s.latent, mixed, block);
+    first.samples = samples;
+    first.w_sample = c.sample;
+    first.out_sample = size;
+    multiply(first, team);
+    p.tile.x = mixed;
+    p.x_sample = size;
+  }
+  p.tile.add = constants + s.weight;
+  p.tile.scale = c.scale;
+  p.tile.scales_add = true;
+  p.scale_sample = c.sample;
+  p.out_sample = panel_width(s.out_channels) * rows;
+  p.to_panels = true;
+  return p;
 }
 
 // Phi (Q^T x) at every output pixel.
@@ -150,61 +166,102 @@ const float* latent_features(const Step& s, const float* constants, const View& 
   return mixed;
 }
 
-// Output rows of a depthwise convolution made at a time: their input, some panels wide, should stay in the first cache.
-Index strip_height(const Step& s, const Images& between, const Images& out, Index panels) {
-  constexpr Index kBytes = 48 << 10;
-  const Index row = between.width * kPanel * panels * Index(sizeof(float));
-  return std::clamp<Index>((kBytes / row - (s.kernel_h - 1) * s.dilation_h - 1) / s.stride_h + 1, 1, out.height);
-}
+// A dense convolution and the depthwise one behind it, a panel or a pair of them at a time. W(x) is formed where it is
+// used where `formed` says how, and the depthwise convolution follows in strips of rows.
+class Fusion {
+ public:
+  Fusion(const Product& product, const Product* formed, const float* constants, const Images& between, const Next& next,
+         Images& out)
+      : product_(product), formed_(formed), s_(next.step), between_(between), out_(out),
+        depthwise_(next.step, constants, between, out) {}
 
-// A panel or a pair of a sample's product, then the depthwise convolution of that panel, a strip of rows at a time. What
-// the next strip reads of this one's input moves to the front of the buffer.
-void fuse_panels(const Product& product, const DepthwiseBlock& depthwise, const Images& between, const Images& out,
-                 const Step& s, Index sample, Index first, Index panels) {
-  const Index height = strip_height(s, between, out, panels), row = between.width * kPanel;
-  const Index block = ((height - 1) * s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1) * row;
-  float* buffer = Workspace::mine().scratch[kFused].get(panels * block);
-  const Product p = columns(product, sample, first * kPanel, panels * kPanel, buffer, block);
-  const Team alone(false);
-  Index base = 0, done = 0;
-  for (Index from = 0; from < out.height; from += height) {
-    const Index to = std::min(from + height, out.height);
-    const auto needed = depthwise.reads(from, to);
-    const Index kept = std::max<Index>(0, done - needed.from), start = std::max(done, needed.from);
-    for (Index b = 0; kept && b < panels; ++b) {
-      float* here = buffer + b * block;
-      std::memmove(here, here + (needed.from - base) * row, std::size_t(kept * row) * sizeof(float));
+  void run(const Team& team) const {
+    const Index samples = out_.samples, blocks = out_.blocks();
+    const double work = double(samples) * double(between_.pixels()) * double(product_.channels) * product_.tile.depth;
+    // Pairs of panels read the pixels half as often; a few single ones are shared out more evenly, and of very few,
+    // parts of the rows: where those meet, some are computed twice.
+    const Index most = team.parallel() && blocks < 8 * team.size() ? 1 : kernels().panels, groups = (blocks + most - 1) / most;
+    const Index parts = team.parallel() && groups < 2 * team.size() ? std::clamp<Index>(out_.height / 14, 1, 4) : 1;
+    const Index size = blocks * samples * kPanel;
+    float* sums = !out_.sums || parts == 1 ? out_.sums : Workspace::mine().scratch[kSums].get(parts * size);
+    const auto task = [&](Index begin, Index end) {
+      for (Index i = begin; i < end; ++i) {
+        const Index group = i / parts, part = i - group * parts;
+        for (Index sample = 0; sample < samples; ++sample)
+          run(sample, group * most, std::min(most, blocks - group * most), part * out_.height / parts,
+              (part + 1) * out_.height / parts, sums ? sums + part * size : nullptr);
+      }
+    };
+    team.each(groups * parts, work, task);
+    for (Index i = 0; sums != out_.sums && i < size; ++i) {
+      float sum = 0;
+      for (Index part = 0; part < parts; ++part) sum += sums[part * size + i];
+      out_.sums[i] = sum;
     }
-    base = needed.from;
-    if (needed.to > start) {
-      Product strip = rows(p, start, needed.to, between.width);
-      strip.tile.out += kept * row;
-      multiply(strip, alone);
-      done = needed.to;
-    }
-    for (Index b = 0; b < panels; ++b) depthwise.run(buffer + b * block, base, first + b, sample, from, to);
   }
-}
 
-void fuse(const Product& product, const float* constants, const Images& between, const Next& next, Images& out,
-          const Team& team) {
-  const DepthwiseBlock block(next.step, constants, between, out);
-  const Index samples = out.samples, blocks = out.blocks();
-  const double work = double(samples) * double(between.pixels()) * double(product.channels) * product.tile.depth;
-  // Pairs of panels read the pixels half as often. A thread's share is counted in single ones, which is more even.
-  const Index most = kernels().panels;
-  team.each(blocks, work, [&](Index begin, Index end) {
-    for (Index b = begin; b < end; b += most)
-      for (Index sample = 0; sample < samples; ++sample)
-        fuse_panels(product, block, between, out, next.step, sample, b, std::min(most, end - b));
-  });
-}
+ private:
+  // Output rows made at a time: what they read, some panels wide, should stay in the first cache.
+  Index strip_height(Index panels) const {
+    constexpr Index kBytes = 48 << 10;
+    const Index row = between_.width * kPanel * panels * Index(sizeof(float));
+    const Index reach = (s_.kernel_h - 1) * s_.dilation_h + 1;
+    return std::clamp<Index>((kBytes / row - reach) / s_.stride_h + 1, 1, out_.height);
+  }
+
+  // Output rows [top, bottom) of some panels. What a strip reads of the strip before moves to the front of the buffer.
+  void run(Index sample, Index first, Index panels, Index top, Index bottom, float* sums) const {
+    Workspace& work = Workspace::mine();
+    const Team alone;
+    const Index height = strip_height(panels), row = between_.width * kPanel;
+    const Index block = ((height - 1) * s_.stride_h + (s_.kernel_h - 1) * s_.dilation_h + 1) * row;
+    float* buffer = work.scratch[kFused].get(panels * block);
+    Product p = columns(product_, sample, first * kPanel, panels * kPanel, buffer, block);
+    if (formed_) {
+      const Index depth = product_.tile.depth;
+      float* w = work.scratch[kFormed].get(panels * kPanel * depth);
+      multiply(columns(*formed_, sample, first * kPanel, panels * kPanel, w, kPanel * depth), alone);
+      p.tile.w = w;
+    }
+    for (Index b = first; sums && b < first + panels; ++b) std::fill_n(sum_of(sums, b, sample), kPanel, 0.0f);
+    Index base = 0, done = 0;
+    for (Index from = top; from < bottom; from += height) {
+      const Index to = std::min(from + height, bottom);
+      const auto needed = depthwise_.reads(from, to);
+      const Index kept = std::max<Index>(0, done - needed.from), start = std::max(done, needed.from);
+      for (Index b = 0; kept && b < panels; ++b) {
+        float* here = buffer + b * block;
+        std::memmove(here, here + (needed.from - base) * row, std::size_t(kept * row) * sizeof(float));
+      }
+      base = needed.from;
+      if (needed.to > start) {
+        Product strip = rows(p, start, needed.to, between_.width);
+        strip.tile.out += kept * row;
+        multiply(strip, alone);
+        done = needed.to;
+      }
+      for (Index b = 0; b < panels; ++b)
+        depthwise_.run(buffer + b * block, base, first + b, sample, from, to,
+                       sums ? sum_of(sums, first + b, sample) : nullptr);
+    }
+  }
+
+  float* sum_of(float* sums, Index block, Index sample) const { return sums + (block * out_.samples + sample) * kPanel; }
+
+  const Product& product_;
+  const Product* formed_;
+  const Step& s_;
+  const Images& between_;
+  Images& out_;
+  DepthwiseBlock depthwise_;
+};
 
 void dense_steps(const Step& s, const float* constants, const Images& x, const Images* add, Images& out,
                  const Next* next, Images& result, const Team& team) {
   const View v = view_of(s, x, out, team);
   Product p = product_of(v, x, out, s.out_channels, constants + s.weight, out.data, out.block());
   set_output(s, constants, add, p);
+  Product formed;
   if (s.dynamic) {
     const Coefficients c = coefficients(s, constants, x, team);
     if (c.bias) {
@@ -212,8 +269,13 @@ void dense_steps(const Step& s, const float* constants, const Images& x, const I
       p.bias_sample = c.sample;
     }
     if (forms_kernel(s, out)) {
-      p.tile.w = form_kernel(s, constants, c, out.samples, team);
-      p.w_sample = panel_width(s.out_channels) * s.in_channels;
+      formed = formation(s, constants, c, out.samples, team);
+      p.w_sample = formed.out_sample;
+      if (!next) {
+        formed.tile.out = Workspace::mine().scratch[kFormed].get(out.samples * formed.out_sample);
+        multiply(formed, team);
+        p.tile.w = formed.tile.out;
+      }
     } else {
       p.tile.scale = c.scale;
       p.scale_sample = c.sample;
@@ -229,7 +291,7 @@ void dense_steps(const Step& s, const float* constants, const Images& x, const I
   }
   join(p, !s.dynamic && !next);
   if (next) {
-    fuse(p, constants, out, *next, result, team);
+    Fusion(p, formed.channels ? &formed : nullptr, constants, out, *next, result).run(team);
   } else {
     multiply(p, team);
   }
@@ -250,7 +312,9 @@ bool reads_input(const Step& s) {
 
 // Few input channels would leave most of a block of 16 empty. A padded copy has channels inside columns instead: what
 // a row of the kernel reads then lies in one piece, so that k_h taps of k_w * C_in inputs remain.
-void dense_from(const Step& s, const float* constants, const Input& input, Index first, Images& out, const Team& team) {
+void dense_from(const Step& s, const float* constants, const Input& input, Index first, Images& result,
+                const Next* next, const Team& team) {
+  const Images& out = next ? next->between : result;
   const Index channels = s.in_channels, run = s.kernel_w * channels;
   const Index need_h = (out.height - 1) * s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1;
   const Index need_w = (out.width - 1) * s.stride_w + s.kernel_w;
@@ -266,6 +330,10 @@ void dense_from(const Step& s, const float* constants, const Input& input, Index
       const Index stop = std::min(need_w, input.width + Index(s.pad_left));
       const float* from = input.data + (first + n) * input.stride_n + y * input.stride_h;
       float* to = row + s.pad_left * channels;
+      if (input.stride_c == 1 && input.stride_w == channels) {
+        std::copy_n(from, std::max<Index>(0, stop - s.pad_left) * channels, to);
+        continue;
+      }
       for (Index px = s.pad_left; px < stop; ++px, from += input.stride_w)
         for (Index c = 0; c < channels; ++c) *to++ = from[c * input.stride_c];
     }
@@ -284,7 +352,11 @@ void dense_from(const Step& s, const float* constants, const Input& input, Index
   p.out_row = out.width * kPanel;
   p.out_sample = out.pixels() * kPanel;
   set_output(s, constants, nullptr, p);
-  multiply(p, team);
+  if (next) {
+    Fusion(p, nullptr, constants, out, *next, result).run(team);
+  } else {
+    multiply(p, team);
+  }
 }
 
 }  // namespace dynaconv

@@ -24,12 +24,11 @@ DepthwiseBlock::Span DepthwiseBlock::reads(Index from, Index to) const {
   return {std::clamp<Index>(first, 0, x_.height), std::clamp<Index>(stop, 0, x_.height)};
 }
 
-void DepthwiseBlock::run(const float* x, Index x_from, Index block, Index sample, Index from, Index to) const {
+void DepthwiseBlock::run(const float* x, Index x_from, Index block, Index sample, Index from, Index to,
+                         float* sum) const {
   const float* w = constants_ + s_.weight + block * s_.kernel_h * s_.kernel_w * kPanel;
   const float* bias = s_.bias < 0 ? nullptr : constants_ + s_.bias + block * kPanel;
   float* out = out_.data + block * out_.block() + sample * out_.pixels() * kPanel;
-  float* sum = out_.sums ? out_.sums + (block * out_.samples + sample) * kPanel : nullptr;
-  if (sum && from == 0) std::fill_n(sum, kPanel, 0.0f);
   const Index parts = (out_.width + kMaxRow - 1) / kMaxRow, small = out_.width / parts;
   const Index longer = out_.width - parts * small;
   for (Index oy = from; oy < to; ++oy) {
@@ -74,7 +73,9 @@ void depthwise(const Step& s, const float* constants, const Images& x, Images& o
   team.each(out.blocks() * out.samples, work, [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
       const Index b = i / out.samples, n = i - b * out.samples;
-      block.run(x.data + b * x.block() + n * x.pixels() * kPanel, 0, b, n, 0, out.height);
+      float* sum = out.sums ? out.sums + i * kPanel : nullptr;
+      if (sum) std::fill_n(sum, kPanel, 0.0f);
+      block.run(x.data + b * x.block() + n * x.pixels() * kPanel, 0, b, n, 0, out.height, sum);
     }
   });
 }

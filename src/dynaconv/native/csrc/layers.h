@@ -41,7 +41,7 @@ void dense(const Step& step, const float* constants, const Images& x, const Imag
            const Team& team);
 // A static convolution of few input channels, read where the caller has them: samples from `first` on.
 void dense_from(const Step& step, const float* constants, const Input& input, Index first, Images& out,
-                const Team& team);
+                const Next* next, const Team& team);
 bool reads_input(const Step& step);
 
 // The largest value under the kernel, and the mean of the whole image, of each channel.
@@ -54,8 +54,9 @@ void pool(const Images& x, Index size, float* context, const Team& team);
 class DepthwiseBlock {
  public:
   DepthwiseBlock(const Step& step, const float* constants, const Images& x, const Images& out);
-  // Output rows [from, to), where `x` starts with image row `x_from`; the result and its sums go where `out` has them.
-  void run(const float* x, Index x_from, Index block, Index sample, Index from, Index to) const;
+  // Output rows [from, to), where `x` starts with image row `x_from`. The result goes where `out` has it; its sum is
+  // added to `sum`, if that is not null.
+  void run(const float* x, Index x_from, Index block, Index sample, Index from, Index to, float* sum) const;
   // The image rows that output rows [from, to) read.
   struct Span {
     Index from, to;

@@ -134,6 +134,7 @@ Product columns(const Product& product, Index sample, Index first, Index channel
   }
   if (t.scale) t.scale += sample * p.scale_sample + first;
   if (t.bias) t.bias += sample * p.bias_sample + first;
+  if (t.add) t.add += sample * p.add_sample + first / kPanel * t.add_block;
   t.out = out;
   t.out_block = out_block;
   p.samples = 1;

@@ -81,7 +81,7 @@ void check_step(const Program& p, int index) {
   if (s.kind == kMaxPool || s.kind == kMean) return;
   if (s.fused) {
     const Step* next = index + 1 < p.num_steps ? &s + 1 : nullptr;
-    if (!next || next->kind != kDepthwise || next->source != s.target || s.residual >= 0 || reads_input(s) || next->target == s.source)
+    if (!next || next->kind != kDepthwise || next->source != s.target || s.residual >= 0 || next->target == s.source)
       broken(index, "no depthwise step behind it");
   }
   if (s.kind == kDepthwise) {
@@ -151,8 +151,8 @@ class Runner {
  public:
   Runner(const Program& p, const Input& input) : p_(p), input_(input) {}
 
-  // Runs samples [first, first + samples) on the threads of `team`.
-  void run(Index first, Index samples, float* out, const Team& team) const {
+  // Runs samples [first_sample, first_sample + samples) on the threads of `team`.
+  void run(Index first_sample, Index samples, float* out, const Team& team) const {
     Workspace& work = Workspace::mine();
     const std::size_t slots = std::size_t(p_.num_steps) + 1;
     if (work.slots.size() < slots) {
@@ -171,7 +171,7 @@ class Runner {
       const bool direct = reads_input(s);
       if (!in.data && ((s.source == 0 && !direct) || s.residual == 0)) {
         in.data = work.slots[0].get(in.blocks() * in.block());
-        import_images(input_, first, in, team);
+        import_images(input_, first_sample, in, team);
       }
       Images& y = images[std::size_t(s.target)];
       y = shape_after(s, x);
@@ -185,17 +185,21 @@ class Runner {
       } else if (s.kind == kDepthwise && i > 0 && (&s - 1)->fused) {
         const Step& first = *(&s - 1);
         const Next next{s, x};
-        dense(first, p_.constants, images[std::size_t(first.source)], nullptr, y, &next, team);
+        if (reads_input(first)) {
+          dense_from(first, p_.constants, input_, first_sample, y, &next, team);
+        } else {
+          dense(first, p_.constants, images[std::size_t(first.source)], nullptr, y, &next, team);
+        }
       } else if (s.kind == kDepthwise) {
         depthwise(s, p_.constants, x, y, team);
       } else if (direct) {
-        dense_from(s, p_.constants, input_, first, y, team);
+        dense_from(s, p_.constants, input_, first_sample, y, nullptr, team);
       } else {
         dense(s, p_.constants, x, s.residual < 0 ? nullptr : &images[std::size_t(s.residual)], y, nullptr, team);
       }
     }
     const Images& last = images[std::size_t(p_.steps[p_.num_steps - 1].target)];
-    export_images(last, out + first * last.pixels() * last.channels, team);
+    export_images(last, out + first_sample * last.pixels() * last.channels, team);
   }
 
  private:
@@ -255,19 +259,22 @@ Size check(const Program& p, const Input& input) {
 
 void run(const Program& p, const Input& input, float* out) {
   const Runner runner(p, input);
-  const Index count = threads.count(), batch = input.batch;
-  // Whole samples are shared out where that keeps all threads busy: no thread then waits for another.
-  if (count > 1 && (batch < count || (batch % count && batch < 4 * count))) {
-    const Index most = std::min<Index>(batch, group_size(p, input));
-    const Team team(true);
-    for (Index first = 0; first < batch; first += most) runner.run(first, std::min(most, batch - first), out, team);
+  const Index count = threads.count(), batch = input.batch, most = group_size(p, input);
+  if (count == 1) {
+    for (Index first = 0; first < batch; first += most) runner.run(first, std::min(most, batch - first), out, Team());
     return;
   }
-  const Index group = std::max<Index>(1, std::min(group_size(p, input), batch / count));
-  const Index groups = (batch + group - 1) / group;
-  Team(count > 1).each(groups, 1e9, [&](Index begin, Index end) {
-    const Team alone(false);
-    for (Index i = begin; i < end; ++i) runner.run(i * group, std::min(group, batch - i * group), out, alone);
+  Crew::run([&](Crew& crew) {
+    const Team team(crew);
+    // Whole samples are shared out where that keeps all threads busy: no thread then waits for another.
+    if (batch < count || (batch % count && batch < 4 * count)) {
+      for (Index first = 0; first < batch; first += most) runner.run(first, std::min(most, batch - first), out, team);
+      return;
+    }
+    const Index group = std::max<Index>(1, std::min(most, batch / count)), groups = (batch + group - 1) / group;
+    team.each(groups, 1e9, [&](Index begin, Index end) {
+      for (Index i = begin; i < end; ++i) runner.run(i * group, std::min(group, batch - i * group), out, Team());
+    });
   });
 }
 

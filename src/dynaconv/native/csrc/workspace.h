@@ -7,7 +7,7 @@
 #include <memory>
 #include <new>
 
-#include "program.h"
+#include "crew.h"
 
 namespace dynaconv {
 
@@ -33,7 +33,7 @@ class Buffer {
   Index size_ = 0;
 };
 
-enum Scratch { kPadded, kContext, kHidden, kGateOut, kHeads, kLatent, kMixed, kFormed, kFused, kNumScratch };
+enum Scratch { kPadded, kContext, kHidden, kGateOut, kHeads, kLatent, kMixed, kFormed, kFused, kSums, kNumScratch };
 
 struct Workspace {
   std::deque<Buffer> slots, sums;
@@ -45,28 +45,31 @@ struct Workspace {
   }
 };
 
-// Runs loops on all threads, or on the calling one alone.
+// Runs loops with the whole crew, or on the calling thread alone.
 class Team {
  public:
-  explicit Team(bool parallel) : parallel_(parallel) {}
+  Team() = default;
+  explicit Team(Crew& crew) : crew_(&crew), threads_(threads.count()) {}
 
   // Calls f(begin, end) on ranges that cover [0, n). `work` is a rough count of multiply-adds: below some ten thousand
-  // waking another thread costs more than it brings.
+  // telling another thread costs more than it brings.
   template <class F>
   void each(Index n, double work, const F& f) const {
-    if (!parallel_ || n < 2 || work < 2e4) {
+    if (!crew_ || n < 2 || work < 2e4) {
       if (n > 0) f(Index(0), n);
       return;
     }
-    threads.parallel_for(
+    crew_->each(
         n, [](Index begin, Index end, void* context) { (*static_cast<const F*>(context))(begin, end); },
         const_cast<void*>(static_cast<const void*>(&f)));
   }
 
-  bool parallel() const { return parallel_; }
+  bool parallel() const { return crew_ != nullptr; }
+  Index size() const { return threads_; }
 
  private:
-  bool parallel_;
+  Crew* crew_ = nullptr;
+  Index threads_ = 1;
 };
 
 inline Index round_up(Index n, Index to) { return (n + to - 1) / to * to; }

@@ -1,0 +1,103 @@
+#include "crew.h"
+
+#include <algorithm>
+#include <thread>
+
+namespace dynaconv {
+namespace {
+
+// Waiting costs the others nothing for long: after some microseconds the processor is offered to whoever wants it.
+class Wait {
+ public:
+  void operator()() {
+    if (++turns_ < 2000) {
+#if defined(__x86_64__) || defined(__i386__)
+      __builtin_ia32_pause();
+#elif defined(__aarch64__)
+      asm volatile("yield");
+#endif
+    } else {
+      std::this_thread::yield();
+    }
+  }
+
+ private:
+  int turns_ = 0;
+};
+
+constexpr std::uint64_t kTaken = (1 << 12) - 1, kChunks = kTaken << 12;
+
+}  // namespace
+
+bool Crew::work() {
+  std::uint64_t open = open_.load(std::memory_order_acquire);
+  for (;;) {
+    const std::uint64_t taken = open & kTaken, chunks = (open & kChunks) >> 12;
+    if (taken == chunks) return false;
+    if (!open_.compare_exchange_weak(open, open + 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+    try {
+      const Index begin = chunk(Index(taken)), end = chunk(Index(taken) + 1);
+      if (begin < end) body_(begin, end, context_);
+    } catch (...) {
+      if (!failed_.test_and_set()) problem_ = std::current_exception();
+    }
+    done_.fetch_add(1, std::memory_order_release);
+    return true;
+  }
+}
+
+Index Crew::chunk(Index index) const {
+  if (index <= large_chunks_) return large_ * index / large_chunks_;
+  return large_ + (n_ - large_) * (index - large_chunks_) / small_chunks_;
+}
+
+void Crew::each(Index n, Body body, void* context) {
+  if (n <= 0) return;
+  constexpr Index kMostThreads = 512;
+  const Index count = std::clamp<Index>(threads.count(), 1, kMostThreads);
+  n_ = n;
+  large_ = n * 7 / 10;
+  large_chunks_ = std::min(count, n);
+  small_chunks_ = std::min(4 * count, n);
+  body_ = body;
+  context_ = context;
+  done_.store(0, std::memory_order_relaxed);
+  const std::uint64_t pieces = std::uint64_t(large_chunks_ + small_chunks_);
+  open_.store((open_.load(std::memory_order_relaxed) | kTaken | kChunks) + 1 + (pieces << 12), std::memory_order_release);
+  while (work()) {
+  }
+  for (Wait wait; done_.load(std::memory_order_acquire) != pieces;) wait();
+  if (problem_) std::rethrow_exception(problem_);
+}
+
+void Crew::help() {
+  for (Wait wait; !over_.load(std::memory_order_acquire);) {
+    if (work()) {
+      wait = Wait();
+    } else {
+      wait();
+    }
+  }
+}
+
+void Crew::start(Lead lead, void* context) {
+  struct Call {
+    Crew& crew;
+    Lead lead;
+    void* context;
+  } call{*this, lead, context};
+  threads.parallel_for(
+      threads.count(),
+      [](Index begin, Index, void* raw) {
+        Call& c = *static_cast<Call*>(raw);
+        if (begin > 0) return c.crew.help();
+        struct Over {
+          std::atomic<bool>& flag;
+          ~Over() { flag.store(true, std::memory_order_release); }
+        } over{c.crew.over_};
+        c.lead(c.crew, c.context);
+      },
+      &call);
+}
+
+}  // namespace dynaconv
