@@ -78,6 +78,20 @@ def test_depthwise_convolutions(seed: int) -> None:
     check(nn.Sequential(conv, nn.ReLU6()), torch.randn(batch, channels, height, width))
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_max_pooling(seed: int) -> None:
+    draw = random.Random(seed)
+    kernel, dilation, channels = draw.choice([1, 2, 3, 5]), draw.choice([1, 1, 2]), draw.choice([3, 16, 20])
+    pool = nn.MaxPool2d(kernel, draw.choice([1, 2, 3]), draw.randint(0, kernel // 2), dilation)
+    x = torch.randn(draw.choice([1, 3]), channels, draw.randint(9, 20), draw.randint(9, 20))
+    network = nn.Sequential(nn.Conv2d(channels, channels, 1), pool)
+    check(network, x)
+    x[0, 0, 3, 4] = torch.nan
+    with torch.no_grad():
+        got, want = deploy(network, backend="native")(x), network(x)
+    assert torch.equal(got.isnan(), want.isnan())
+
+
 @pytest.mark.parametrize("algorithm", ["auto", "kernel", "factored"])
 @pytest.mark.parametrize("seed", range(12))
 def test_dcd(seed: int, algorithm: str) -> None:

@@ -30,6 +30,19 @@ def network() -> nn.Module:
     return awake(nn.Sequential(*parts)).eval()
 
 
+class Reader(nn.Module):
+    """Reads what it wants to know of its layer, as some networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = DCDConv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output where it is as wide as its weight says."""
+        out: Tensor = self.layer(x)
+        return out[:, : self.layer.weight.shape[0]] * len(self.layer.branch.heads)
+
+
 def native_network() -> tuple[NativeProgram, nn.Module]:
     torch_network = network()
     native = deploy(torch_network, backend="native")
@@ -92,6 +105,16 @@ def test_nan_stays() -> None:
 
 
 @torch.no_grad()
+def test_a_network_reads_its_layers_attributes() -> None:
+    reader = Reader().eval()
+    native, x = deploy(reader, backend="native"), torch.randn(2, 8, 9, 9)
+    assert isinstance(native.layer, NativeProgram)
+    with torch.no_grad():
+        close(native(x), reader(x))
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = native.layer.nothing
+
+
 def test_a_loaded_state_is_used() -> None:
     native, _ = native_network()
     other = deploy(network())
@@ -163,7 +186,7 @@ def test_each_instruction_set(name: str, chosen: str) -> None:
 
 def run_deploy(**environment: str) -> subprocess.CompletedProcess[str]:
     code = (
-        "import torch; from torch import nn; from dynaconv import deploy\n"
+        "import torch; from torch import nn; from dynaconv import DCDConv2d, deploy\n"
         "print(tuple(deploy(nn.Conv2d(3, 8, 3).eval(), backend='native')(torch.zeros(1, 3, 8, 8)).shape))"
     )
     environment = os.environ | environment

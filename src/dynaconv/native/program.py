@@ -54,6 +54,17 @@ class NativeProgram(nn.Module):
         self.flat = builder.flat
         self.in_channels, self.out_channels = builder.steps[0].in_channels, builder.steps[-1].out_channels
 
+    def __getattr__(self, name: str) -> Any:
+        """As of any module, then of the original: a network may read what it knows of its layers."""
+        untyped: Any = super()
+        try:
+            return untyped.__getattr__(name)
+        except AttributeError:
+            original = self.__dict__.get("_modules", {}).get("original")
+            if original is None or not hasattr(original, name):
+                raise
+            return getattr(original, name)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickled module; the library may be missing where it is restored."""
         untyped: Any = super()

@@ -5,13 +5,6 @@
 
 namespace dynaconv {
 
-// The taps of one axis that lie inside the image, for an output whose first tap reads position `from`.
-DepthwiseBlock::Inside DepthwiseBlock::inside(Index from, Index taps, Index dilation, Index size) {
-  const Index first = std::min(taps, from >= 0 ? 0 : (-from + dilation - 1) / dilation);
-  const Index last = from >= size ? 0 : std::min(taps, (size - 1 - from) / dilation + 1);
-  return {first, std::max<Index>(0, last - first)};
-}
-
 DepthwiseBlock::DepthwiseBlock(const Step& s, const float* constants, const Images& x, const Images& out)
     : s_(s), constants_(constants), x_(x), out_(out) {
   fast_ = s.kernel_h == s.kernel_w && (s.kernel_w == 3 || s.kernel_w == 5) && s.dilation_w == 1 &&

@@ -78,6 +78,8 @@ struct Kernels {
   // A single pixel of any depthwise convolution: `rows` x `columns` taps lie inside the image.
   void (*point)(const float* x, Index x_row, Index x_column, int rows, int columns, const float* w, int w_row,
                 const float* bias, Activation act, float* out, float* sum);
+  // The largest of `rows` x `columns` pixels, 16 channels each; NaN where one of them is.
+  void (*largest)(const float* x, Index x_row, Index x_column, Index rows, Index columns, float* out);
   // Adds 16 channels of `pixels` pixels to `sum`.
   void (*pool)(const float* x, Index pixels, float* sum);
 };

@@ -190,6 +190,22 @@ void point(const float* x, Index x_row, Index x_column, int rows, int columns, c
   }
 }
 
+void largest(const float* x, Index x_row, Index x_column, Index rows, Index columns, float* out) {
+  using V = typename Vec<VL>::type;
+  for (int lane = 0; lane < kPanel; lane += VL) {
+    V acc = V{} - __builtin_inff();
+    for (Index ky = 0; ky < rows; ++ky) {
+      const float* from = x + ky * x_row + lane;
+      for (Index kx = 0; kx < columns; ++kx, from += x_column) {
+        const V value = load<V>(from);
+        // A NaN of the pixel is taken over, and kept.
+        acc = (acc >= value) | (acc != acc) ? acc : value;
+      }
+    }
+    store<V>(out + lane, acc);
+  }
+}
+
 void pool(const float* x, Index pixels, float* sum) {
   using V = typename Vec<VL>::type;
   constexpr int kLanes = kPanel / VL;
@@ -248,6 +264,7 @@ Kernels table(const char* name) {
   fill_rows<5, 1>(k.row[1][0], Pixels{});
   fill_rows<5, 2>(k.row[1][1], Pixels{});
   k.point = &point;
+  k.largest = &largest;
   k.pool = &pool;
   return k;
 }

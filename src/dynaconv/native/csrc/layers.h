@@ -1,6 +1,8 @@
 // The steps of a program, each in a file of its own.
 #pragma once
 
+#include <algorithm>
+
 #include "product.h"
 
 namespace dynaconv {
@@ -16,6 +18,16 @@ struct Images {
   Index block() const { return samples * pixels() * kPanel; }
   Index blocks() const { return (channels + kPanel - 1) / kPanel; }
 };
+
+// The taps of one axis that lie inside an image, for an output whose first tap reads position `from`.
+struct Inside {
+  Index first, count;
+};
+inline Inside inside(Index from, Index taps, Index dilation, Index size) {
+  const Index first = std::min(taps, from >= 0 ? 0 : (-from + dilation - 1) / dilation);
+  const Index last = from >= size ? 0 : std::min(taps, (size - 1 - from) / dilation + 1);
+  return {first, std::max<Index>(0, last - first)};
+}
 
 Size output_size(const Step& step, Index height, Index width);
 
@@ -64,10 +76,6 @@ class DepthwiseBlock {
   Span reads(Index from, Index to) const;
 
  private:
-  struct Inside {
-    Index first, count;
-  };
-  static Inside inside(Index from, Index taps, Index dilation, Index size);
   // `count` runs of `length` output pixels each, from column `begin` on.
   void part(const float* row, Inside rows, Index begin, Index count, Index length, const float* w, const float* bias,
             float* out, float* sum) const;
