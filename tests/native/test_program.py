@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dynaconv import DCDConv2d, deploy
 from dynaconv.errors import ConversionError
 from dynaconv.native import NativeProgram, instruction_set
+from dynaconv.native.steps import FIELDS
 from tests.native.test_layers import awake
 
 SETS = ("portable", "avx2", "avx512")
@@ -168,6 +169,15 @@ def test_damaged_programs_are_refused() -> None:
             except RuntimeError:
                 refused += 1
     assert refused > native.steps.numel()
+
+
+def test_sizes_whose_product_overflows_are_refused() -> None:
+    native = deploy(nn.Sequential(nn.Conv2d(16, 16, 1, bias=False)).eval(), backend="native")
+    steps = native.steps.clone()
+    for name in ("out_channels", "kernel_h", "kernel_w"):
+        steps[FIELDS.index(name)] = 2**20
+    with pytest.raises(RuntimeError, match="no weight"):
+        torch.ops.dynaconv.native_program(torch.randn(1, 16, 2, 2), native.constants, steps, 2**20, native.sizes)
 
 
 @pytest.mark.parametrize(

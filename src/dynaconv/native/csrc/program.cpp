@@ -1,6 +1,7 @@
 #include "program.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -17,18 +18,20 @@ namespace {
   throw std::runtime_error("the native program is damaged: step " + std::to_string(step) + " has " + what + ".");
 }
 
-Index taps_of(const Step& s) { return s.kernel_h * s.kernel_w; }
-
 // Every constant of a step, with its size, has to lie inside the constants.
 class Bounds {
  public:
   Bounds(const Program& p, int step) : constants_(p.num_constants), step_(step) {}
 
-  void need(std::int64_t offset, Index floats, const char* name) const {
-    if (offset < 0 || floats < 0 || offset > constants_ - floats) broken(step_, std::string("no ") + name);
+  // As many floats as the product of `factors` lie at `offset`.
+  void need(std::int64_t offset, std::initializer_list<std::int64_t> factors, const char* name) const {
+    std::int64_t floats = 1;
+    bool overflows = false;
+    for (const std::int64_t factor : factors) overflows |= __builtin_mul_overflow(floats, factor, &floats);
+    if (overflows || offset < 0 || offset > constants_ - floats) broken(step_, std::string("no ") + name);
   }
-  void allow(std::int64_t offset, Index floats, const char* name) const {
-    if (offset >= 0) need(offset, floats, name);
+  void allow(std::int64_t offset, std::int64_t floats, const char* name) const {
+    if (offset >= 0) need(offset, {floats}, name);
   }
   void in(std::int64_t value, std::int64_t low, std::int64_t high, const char* name) const {
     if (value < low || value > high) broken(step_, std::string("a wrong ") + name);
@@ -49,17 +52,17 @@ void check_dynamic(const Step& s, const Bounds& b) {
   b.in(s.branch_activation, kReluB, kGate, "branch activation");
   b.in(s.scale_activation, kLinear, kTanh, "scale activation");
   const Index channels = round_up(s.out_channels, kPanel), hidden = round_up(s.hidden, kPanel);
-  b.need(s.squeeze, panel_width(s.hidden) * s.in_channels * s.context_size * s.context_size, "squeeze");
+  b.need(s.squeeze, {panel_width(s.hidden), s.in_channels, s.context_size, s.context_size}, "squeeze");
   b.allow(s.squeeze_bias, hidden, "squeeze bias");
-  if (s.branch_activation == kGate) b.need(s.gate, panel_width(s.hidden) * s.hidden, "gate");
-  b.need(s.heads, heads_size(s) * s.hidden, "heads");
+  if (s.branch_activation == kGate) b.need(s.gate, {panel_width(s.hidden), s.hidden}, "gate");
+  b.need(s.heads, {heads_size(s), s.hidden}, "heads");
   b.allow(s.heads_bias, heads_size(s), "heads' bias");
   b.allow(s.scaled_bias, channels, "scaled bias");
   if (s.scaled_bias >= 0 && !(s.has_shift && s.has_scale)) broken(int(s.kind), "a scaled bias without its heads");
   if (!s.latent) return;
-  b.need(s.p, panel_width(s.out_channels) * s.latent, "P");
-  b.need(s.q, panel_width(s.latent) * s.in_channels, "Q");
-  b.need(s.q_rows, round_up(s.latent, kPanel) * s.in_channels, "Q by rows");
+  b.need(s.p, {panel_width(s.out_channels), s.latent}, "P");
+  b.need(s.q, {panel_width(s.latent), s.in_channels}, "Q");
+  b.need(s.q_rows, {round_up(s.latent, kPanel), s.in_channels}, "Q by rows");
 }
 
 void check_step(const Program& p, int index) {
@@ -85,10 +88,10 @@ void check_step(const Program& p, int index) {
       broken(index, "no depthwise step behind it");
   }
   if (s.kind == kDepthwise) {
-    b.need(s.weight, channels * taps_of(s), "weight");
+    b.need(s.weight, {channels, s.kernel_h, s.kernel_w}, "weight");
     return;
   }
-  b.need(s.weight, panel_width(s.out_channels) * s.in_channels * taps_of(s), "weight");
+  b.need(s.weight, {panel_width(s.out_channels), s.in_channels, s.kernel_h, s.kernel_w}, "weight");
   if (s.dynamic) check_dynamic(s, b);
 }
 
