@@ -45,6 +45,8 @@ class NativeProgram(nn.Module):
 
         Where they are not float32 on the CPU there is nothing to take, and the original runs.
         """
+        # A walk through the original at each call would take longer than a small network does.
+        self._watched = tuple(self.original.parameters())
         try:
             builder = self._lower(self.original)
         except UnsupportedError:
@@ -103,7 +105,7 @@ class NativeProgram(nn.Module):
         )
 
     def _needs_gradient(self, x: Tensor) -> bool:
-        return x.requires_grad or any(parameter.requires_grad for parameter in self.original.parameters())
+        return x.requires_grad or any(parameter.requires_grad for parameter in self._watched)
 
     def forward(self, x: Tensor) -> Tensor:
         """As the original, ``(B, C_in, H, W)`` to ``(B, C_out, H_out, W_out)``."""
