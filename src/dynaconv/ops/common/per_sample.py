@@ -67,7 +67,7 @@ def grouped_matmul(matrix: Tensor, x: Tensor, groups: int = 1) -> Tensor:
     """
     batch, out_channels, height, width = x.shape[0], matrix.shape[1], x.shape[2], x.shape[3]
     if groups == 1:
-        if _is_channels_last(x):
+        if is_channels_last(x):
             rows = x.permute(0, 2, 3, 1).flatten(1, 2)
             product = torch.bmm(rows, matrix.transpose(1, 2))
             return product.reshape(batch, height, width, out_channels).permute(0, 3, 1, 2)
@@ -79,7 +79,7 @@ def grouped_matmul(matrix: Tensor, x: Tensor, groups: int = 1) -> Tensor:
 
 def outer_per_sample(left: Tensor, right: Tensor) -> Tensor:
     """Sum of the outer products of two maps over pixels: ``(B, M, H, W)`` and ``(B, N, H, W)`` to ``(B, M, N)``."""
-    if _is_channels_last(left) and _is_channels_last(right):
+    if is_channels_last(left) and is_channels_last(right):
         rows, columns = (part.permute(0, 2, 3, 1).flatten(1, 2) for part in (left, right))
         return torch.bmm(rows.transpose(1, 2), columns)
     return torch.bmm(left.flatten(2), right.flatten(2).transpose(1, 2))
@@ -113,6 +113,7 @@ def taps_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     return total
 
 
-def _is_channels_last(x: Tensor) -> bool:
+def is_channels_last(x: Tensor) -> bool:
+    """Whether the channels of a map lie next to each other."""
     # Read off the strides, which vmap can answer; not while exporting, where sizes are symbols.
     return not is_exporting() and x.stride(1) == 1 and x.stride(3) != 1

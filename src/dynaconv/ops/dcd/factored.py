@@ -8,8 +8,9 @@ from torch import Tensor
 
 from dynaconv.ops.common.geometry import Geometry
 from dynaconv.ops.common.per_sample import grouped_matmul
-from dynaconv.ops.dcd.factored_step import factored_step_dcd, takes_step
+from dynaconv.ops.dcd.factored_step import factored_step_dcd
 from dynaconv.ops.dcd.factors import DCDFactors, required, split_rows
+from dynaconv.ops.dcd.step import takes_step
 
 Norm = Callable[[Tensor], Tensor]
 

@@ -6,33 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynaconv.ops.common.exporting import is_exporting
-from dynaconv.ops.common.geometry import Geometry
 from dynaconv.ops.common.per_sample import grouped_matmul, outer_per_sample
 from dynaconv.ops.dcd.factors import DCDFactors, required
+from dynaconv.ops.dcd.step import recorded_gradients
 
-_transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 _POINT: tuple[list[int], ...] = ([1, 1], [0, 0], [1, 1])
-
-
-def takes_step(x: Tensor, factors: DCDFactors, geometry: Geometry) -> bool:
-    """Whether `factored_step_dcd` takes this: a 1x1 kernel with both parts, in eager training on the CPU.
-
-    Compilers, exporters and functorch see through plain operators only; autocast chooses a type for each of those.
-    """
-    tensors = (x, *(part for part in factors[1:] if part is not None))
-    return (
-        torch.is_grad_enabled()
-        and any(tensor.requires_grad for tensor in tensors)
-        and factors.form == "channel"
-        and factors.scale is not None
-        and factors.fusion is not None
-        and geometry == Geometry((1, 1))
-        and factors.num_blocks == 1
-        and x.numel() > 0
-        and all(tensor.device.type == "cpu" and tensor.dtype == x.dtype for tensor in tensors)
-        and not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or is_exporting() or _transformed())
-    )
 
 
 def factored_step_dcd(x: Tensor, factors: DCDFactors) -> Tensor:
@@ -62,7 +40,7 @@ class _FactoredStep(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale, fusion, p, q, both, mixed = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return _differentiable((x, weight, scale, fusion, p, q), gradient)
+            return recorded_gradients(_plain, (x, weight, scale, fusion, p, q), gradient)
         static, latent = _parts(both, len(p))
         to_mixed, to_p = _conv_gradients(gradient, mixed, p[:, :, None, None], True)
         to_both = torch.empty_like(both)
@@ -90,11 +68,6 @@ def _conv_gradients(gradient: Tensor, x: Tensor, weight: Tensor, for_x: bool) ->
     return to_x, to_weight
 
 
-def _differentiable(inputs: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradients by recorded operators, for a second derivative."""
-    x, weight, scale, fusion, p, q = inputs
+def _plain(x: Tensor, weight: Tensor, scale: Tensor, fusion: Tensor, p: Tensor, q: Tensor) -> Tensor:
     static, latent = F.conv2d(x, weight), F.conv2d(x, q.T[:, :, None, None])
-    out = static * scale[:, :, None, None] + grouped_matmul(torch.matmul(p, fusion[:, 0]), latent)
-    needed = [tensor for tensor in inputs if tensor.requires_grad]
-    found = iter(torch.autograd.grad(out, needed, gradient, create_graph=True))
-    return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)
+    return static * scale[:, :, None, None] + grouped_matmul(torch.matmul(p, fusion[:, 0]), latent)

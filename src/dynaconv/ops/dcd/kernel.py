@@ -7,10 +7,14 @@ from torch import Tensor
 from dynaconv.ops.common.geometry import Geometry
 from dynaconv.ops.common.per_sample import per_sample_conv2d
 from dynaconv.ops.dcd.factors import DCDFactors, required, split_rows
+from dynaconv.ops.dcd.kernel_step import kernel_step_dcd
+from dynaconv.ops.dcd.step import takes_step
 
 
 def kernel_dcd(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tensor:
     """As `reference_dcd`, all kernels at once: B * C_in * C_out * k^2 numbers are formed, no extra work a pixel."""
+    if takes_step(x, factors, geometry):
+        return kernel_step_dcd(x, factors)
     return per_sample_conv2d(x, dcd_kernel(factors, geometry, x.shape[0]), geometry)
 
 

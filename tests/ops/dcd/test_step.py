@@ -1,4 +1,4 @@
-"""The training step of a 1x1 DCD convolution against the equation: value, gradients, second derivatives."""
+"""The training steps of a 1x1 DCD convolution against the equation: value, gradients, second derivatives."""
 
 from typing import Any
 
@@ -7,12 +7,16 @@ import torch
 from torch import Tensor
 
 from dynaconv.ops.common import Geometry
-from dynaconv.ops.dcd import DCDFactors, factored_dcd, reference_dcd
-from dynaconv.ops.dcd.factored_step import factored_step_dcd, takes_step
+from dynaconv.ops.dcd import DCDFactors, factored_dcd, kernel_dcd, reference_dcd
+from dynaconv.ops.dcd.factored_step import factored_step_dcd
+from dynaconv.ops.dcd.kernel_step import kernel_step_dcd
+from dynaconv.ops.dcd.step import takes_step
 from tests.helpers import TOLERANCE, value_and_gradients
 from tests.ops.dcd.problems import Problem
 
 POINT = Geometry((1, 1))
+STEPS = {"factored": factored_step_dcd, "kernel": kernel_step_dcd}
+both = pytest.mark.parametrize("algorithm", STEPS)
 
 
 def problem(
@@ -32,44 +36,60 @@ def prepared(
     return tensors, case.factors(tensors)
 
 
+@both
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=str)
 @pytest.mark.parametrize(("channels", "size"), [((6, 8), (7, 5)), ((8, 5), (1, 1)), ((1, 4), (3, 1)), ((5, 1), (2, 6))])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_step_equals_reference(batch: int, channels: Any, size: Any, layout: Any, dtype: str) -> None:
+def test_step_equals_reference(batch: int, channels: Any, size: Any, layout: Any, dtype: str, algorithm: str) -> None:
     tensors, factors = prepared(problem(batch, channels, size), getattr(torch, dtype), layout)
     leaves = list(tensors.values())
     assert takes_step(tensors["x"], factors, POINT)
     want = value_and_gradients(reference_dcd(tensors["x"], factors, POINT), leaves)
-    got = value_and_gradients(factored_step_dcd(tensors["x"], factors), leaves)
+    got = value_and_gradients(STEPS[algorithm](tensors["x"], factors), leaves)
     torch.testing.assert_close(got, want, **TOLERANCE[dtype])
 
 
-def test_step_has_second_derivatives() -> None:
+@both
+def test_step_has_second_derivatives(algorithm: str) -> None:
     tensors, _ = prepared(problem(2, (3, 4), (2, 3)))
     names = list(tensors)
 
     def run(*values: Tensor) -> Tensor:
         named = dict(zip(names, values, strict=True))
-        return factored_step_dcd(named["x"], DCDFactors("channel", **{n: t for n, t in named.items() if n != "x"}))
+        return STEPS[algorithm](named["x"], DCDFactors("channel", **{n: t for n, t in named.items() if n != "x"}))
 
     assert torch.autograd.gradgradcheck(run, tuple(tensors.values()), fast_mode=True)
 
 
+@pytest.mark.parametrize("run", [factored_dcd, kernel_dcd])
 @pytest.mark.parametrize("frozen", ["x", "weight", "p"])
-def test_what_is_frozen_gets_no_gradient(frozen: str) -> None:
+def test_what_is_frozen_gets_no_gradient(frozen: str, run: Any) -> None:
     tensors, factors = prepared(problem())
     tensors[frozen].requires_grad_(False)
-    factored_dcd(tensors["x"], factors, POINT).sum().backward()
+    run(tensors["x"], factors, POINT).sum().backward()
     assert all((tensor.grad is None) == (name == frozen) for name, tensor in tensors.items())
 
 
-def test_step_keeps_the_memory_format() -> None:
+@both
+def test_step_keeps_the_memory_format(algorithm: str) -> None:
     tensors, factors = prepared(problem(), layout=torch.channels_last)
-    out = factored_step_dcd(tensors["x"], factors)
+    out = STEPS[algorithm](tensors["x"], factors)
     assert out.is_contiguous(memory_format=torch.channels_last)
     (gradient,) = torch.autograd.grad(out.square().sum(), tensors["x"])
     assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
+@both
+@pytest.mark.parametrize("flip", [False, True])
+def test_input_and_gradient_may_lie_differently(algorithm: str, flip: bool) -> None:
+    formats = [torch.channels_last, torch.contiguous_format][:: -1 if flip else 1]
+    tensors, factors = prepared(problem(), layout=formats[0])
+    leaves = list(tensors.values())
+    want, out = reference_dcd(tensors["x"], factors, POINT), STEPS[algorithm](tensors["x"], factors)
+    upstream = torch.randn_like(want).contiguous(memory_format=formats[1])
+    got, want_gradients = (torch.autograd.grad(y, leaves, upstream) for y in (out, want))
+    torch.testing.assert_close(got, want_gradients, **TOLERANCE["float64"])
 
 
 def test_other_cases_are_left_to_plain_operators() -> None:
