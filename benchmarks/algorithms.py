@@ -65,6 +65,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "dcd": {},
     "condconv": {"num_experts": 8},
     "dyconv": {"num_kernels": 4},
+    "odconv": {"num_kernels": 4},
     "squeeze_excite": {},
 }
 """Hyperparameters of each family that is timed."""
