@@ -58,10 +58,10 @@ def _divides_by_length(ir: Any, node: Any) -> bool:
 def _mean_of_rows(ir: Any, graph: Any, node: Any) -> None:
     """The mean over both axes of an image whose pixels had one axis before."""
     rows = _rows(node.inputs[0])
-    if rows is not None and sorted(axis % 4 for axis in _integers(ir, node, 1)) == [2, 3]:
-        if node.attributes.get_int("keepdims", 1) == 0:
-            axes = _initializer(ir, graph, f"{node.outputs[0].name}_axes", np.array([2]))
-            _replace(ir, graph, node, ir.node("ReduceMean", [rows, axes], {"keepdims": 0}))
+    drops = node.attributes.get_int("keepdims", 1) == 0
+    if rows is not None and drops and sorted(axis % 4 for axis in _integers(ir, node, 1)) == [2, 3]:
+        axes = _initializer(ir, graph, f"{node.outputs[0].name}_axes", np.array([2]))
+        _replace(ir, graph, node, ir.node("ReduceMean", [rows, axes], {"keepdims": 0}))
 
 
 def _bias_by_convolution(ir: Any, graph: Any, node: Any) -> bool:
