@@ -24,8 +24,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "batch-norms": {"norm": "batch"},
     "batch-norms-tanh": {"norm": "batch", "scale_activation": "tanh"},
 }
-# The forms that sizes lead to: the whole kernel from one map; [P Phi, b] from one map; every factor by itself.
-SIZES = {"kernel": (12, 20), "narrowing": (20, 12), "expand": (160, 240), "factors": (384, 400)}
+# The forms that sizes lead to: the whole kernel from one map, or put together; [P Phi, b] from one map, or [Phi, 1].
+SIZES = {"kernel": (12, 20), "narrowing": (20, 12), "product": (160, 240), "expand": (384, 64), "mixed": (384, 400)}
 
 
 def layer(in_channels: int, out_channels: int, **options: Any) -> DCDConv2d:
@@ -76,8 +76,8 @@ def test_a_norm_folded_by_deploy_is_kept(options: dict[str, Any]) -> None:
 
 def test_sizes_decide_the_form() -> None:
     forms = [RuntimeDCD(layer(*sizes), channels_last=False) for sizes in SIZES.values()]
-    assert [form.forms_kernel for form in forms] == [True, True, False, False]
-    assert [form.forms_expand for form in forms[2:]] == [True, False]
+    assert [form.form for form in forms] == ["kernel", "kernel", "product", "expand", "mixed"]
+    assert RuntimeDCD(layer(384, 400, norm="batch", scale_activation="tanh"), channels_last=False).form == "factors"
 
 
 def test_a_layer_under_two_names_stays_one() -> None:
@@ -109,8 +109,73 @@ def test_fewer_operators_are_written(tmp_path: Path) -> None:
     assert counts[1]["LpNormalization"] == 1
 
 
+class Inverted(nn.Module):
+    """A residual block as in MobileNetV2; its middle map feeds a convolution."""
+
+    def __init__(self, channels: int, middle: int, activation: nn.Module, **options: Any) -> None:
+        super().__init__()
+        self.expand, self.project = layer(channels, middle, **options), layer(middle, channels, **options)
+        self.depthwise = nn.Conv2d(middle, middle, 3, padding=1, groups=middle)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps the shape."""
+        return x + self.project(self.activation(self.depthwise(self.activation(self.expand(x)))))
+
+
+BLOCKS: dict[str, tuple[int, int, nn.Module, dict[str, Any]]] = {
+    "kernel": (16, 48, nn.ReLU6(), {}),
+    "relu": (16, 48, nn.ReLU(), {}),
+    "no-block-of-channels": (10, 20, nn.ReLU6(), {}),
+    "product": (96, 576, nn.ReLU6(), {}),
+    "mixed": (160, 480, nn.ReLU6(), {}),
+    "two-by-two": (16, 48, nn.ReLU6(), {"context_size": 2}),
+    "batch-norms": (16, 48, nn.ReLU6(), {"norm": "batch"}),
+    "sigmoid": (16, 48, nn.ReLU6(), {"scale_activation": "sigmoid"}),
+}
+
+
 @pytest.mark.export
-@pytest.mark.parametrize("size", [(8, 8), (160, 240)], ids=["kernel", "expand"])
+@pytest.mark.parametrize("free_size", [False, True], ids=["fixed", "free"])
+@pytest.mark.parametrize("case", BLOCKS)
+def test_blocks_keep_their_function_in_both_runtimes(case: str, free_size: bool, tmp_path: Path) -> None:
+    import onnx
+
+    torch.manual_seed(0)
+    channels, middle, activation, options = BLOCKS[case]
+    network = nn.Sequential(*(Inverted(channels, middle, activation, **options) for _ in range(2)))
+    example = torch.randn(1, channels, 8, 6) * 3
+    for path in (tmp_path / "net.onnx", tmp_path / "net.xml"):
+        if path.suffix == ".onnx":
+            report = export_onnx(network, path, example, free_size=free_size)
+        elif not free_size:
+            report = export_openvino(network, path, example, free_size=False)
+        assert report.difference <= 2e-5
+        assert report.batches == (1, 3)
+    ones = [
+        node
+        for node in onnx.load(tmp_path / "net.onnx").graph.node
+        if node.op_type == "Conv" and node.input[1].endswith("_ones")
+    ]
+    assert len(ones) == (2 if case in ("kernel", "relu", "product", "two-by-two") else 0)
+
+
+@pytest.mark.export
+def test_pixels_get_two_axes_only_for_what_needs_them(tmp_path: Path) -> None:
+    import onnx
+
+    torch.manual_seed(0)
+    network = nn.Sequential(layer(16, 16), *(Inverted(16, 48, nn.ReLU6()) for _ in range(2)))
+    file = export_onnx(network, tmp_path / "net.onnx", torch.randn(1, 16, 8, 6), free_size=False).path
+    ops = Counter(node.op_type for node in onnx.load(file).graph.node)
+    # One for the matrix of each of five layers, for the input, before and behind each depthwise convolution, and for
+    # the output.
+    assert ops["Reshape"] == 5 + 1 + 2 * 2 + 1
+    assert ops["Add"] == 1 + 2 + 2
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("size", [(8, 8), (384, 64)], ids=["kernel", "expand"])
 def test_a_map_is_pooled_in_the_layout_it_has(size: tuple[int, int], tmp_path: Path) -> None:
     import onnx
 
@@ -118,5 +183,5 @@ def test_a_map_is_pooled_in_the_layout_it_has(size: tuple[int, int], tmp_path: P
     file = export_onnx(network, tmp_path / "net.onnx", example, free_size=False).path
     ops = Counter(node.op_type for node in onnx.load(file).graph.node)
     # Beside the pooling of the network there is that of a branch whose features feed a convolution.
-    assert (ops["GlobalAveragePool"], ops["ReduceMean"]) == ((1, 1) if size == (8, 8) else (2, 0))
+    assert (ops["GlobalAveragePool"], ops["ReduceMean"]) == ((2, 0) if size == (384, 64) else (1, 1))
     assert export_openvino(network, tmp_path / "net.xml", example, free_size=False).difference <= 1e-5

@@ -5,7 +5,10 @@ start, and cannot fuse what follows a product with a matrix a sample. What helps
 
 - Lambda(x) and Phi(x), and so W(x), are affine in the branch's last hidden vector h. Where R C_in C_out is small, one
   product with constants gives W(x) = W0 + sum_r h_r D_r at once, in place of the heads, P Phi Q^T and Lambda W0.
-- Elsewhere W(x) would cost more than it saves: there [P Phi, b] is the affine map, and b costs nothing.
+- Where these constants would be many and the output is wider than the input, W(x) is put together from Lambda W0 and
+  [P Phi] Q^T, which costs less than Lambda and a sum on the wide output.
+- Elsewhere W(x) would cost more than it saves: there [P Phi, b] is the affine map, and b costs nothing; or, where that
+  is large, [Phi, 1].
 - A channel, or a hidden unit, that is always the same number carries a bias, or the small term under a root.
 """
 
@@ -25,7 +28,9 @@ from dynaconv.ops.dcd.factors import required
 
 # Numbers in the affine map of a whole kernel, and of P Phi, up to which reading them costs less than what they replace.
 _KERNEL_NUMBERS = 150_000
-_EXPAND_NUMBERS = 100_000
+_EXPAND_NUMBERS = 30_000
+# Entries of W(x) up to which it is put together where its affine map is too large.
+_PRODUCT_NUMBERS = 60_000
 
 
 def in_runtime_form(frozen: nn.Module, *, channels_last: bool) -> nn.Module:
@@ -93,9 +98,22 @@ class RuntimeDCD(nn.Module):
         self.latent = required(layer.p).shape[1]
         affine = self.scale_activation in ("linear", "none")
         size = parts["fusion"].shape[1] * self.out_channels
-        self.forms_kernel = affine and size * self.in_channels <= _KERNEL_NUMBERS
-        self.forms_expand = not channels_last and size * (self.latent + 1) <= _EXPAND_NUMBERS
-        build = self._build_kernel if self.forms_kernel else self._build_factors
+        entries = self.in_channels * self.out_channels
+        widens = self.out_channels > self.in_channels
+        self.varying_bias = self.scaled_bias or bool(parts["bias"][:, :-1].any())
+        if affine and size * self.in_channels <= _KERNEL_NUMBERS:
+            self.form, build = "kernel", self._build_kernel
+        elif not channels_last and entries <= _PRODUCT_NUMBERS and (widens or not affine):
+            self.form, build = "product", self._build_product
+        elif not channels_last and size * (self.latent + 1) <= _EXPAND_NUMBERS:
+            self.form, build = "expand", self._build_factors
+        elif not channels_last and not self.varying_bias:
+            self.form, build = "mixed", self._build_factors
+        else:
+            self.form, build = "factors", self._build_factors
+        # Where the input is smaller than the output, a channel of ones is cheaper than the sum with a bias; one that is
+        # the same for every sample costs nothing where a convolution follows (`for_onnxruntime`).
+        self.pads = not channels_last and widens and self.varying_bias and self.form in ("kernel", "product")
         for name, value in build(parts, layer).items():
             self.register_buffer(name, value.float().contiguous())
 
@@ -106,8 +124,6 @@ class RuntimeDCD(nn.Module):
         columns = parts["fusion"].T.reshape(-1, self.latent, self.latent)
         kernels = p @ columns @ q.T + parts["scale"].T[:, :, None] * weight
         biases = parts["bias"].T
-        # Where the input is smaller than the output, a channel of ones is cheaper than a sum.
-        self.pads = not self.channels_last and self.out_channels > self.in_channels
         if self.pads:
             kernels = torch.cat((kernels, biases[:, :, None]), 2)
         if self.channels_last:
@@ -115,26 +131,49 @@ class RuntimeDCD(nn.Module):
         found = _affine("kernel", kernels.flatten(1).T)
         return found if self.pads else found | _affine("bias", parts["bias"])
 
+    def _build_product(self, parts: dict[str, Tensor], layer: DCDConv2d) -> dict[str, Tensor]:
+        """W0, Q^T and the affine maps from h to Lambda and P Phi, the bias for another column of each."""
+        weight = layer.weight.detach().double().flatten(1)
+        p, q = (required(part).detach().double() for part in (layer.p, layer.q))
+        expand, inward = p @ parts["fusion"].T.reshape(-1, self.latent, self.latent), q.T
+        found = _affine("scale", parts["scale"])
+        if self.pads:
+            own = torch.zeros(self.out_channels) if not self.scaled_bias else required(layer.bias).detach()
+            weight = torch.cat((weight, own.double()[:, None]), 1)
+            expand = torch.cat((expand, parts["bias"].T[:, :, None]), 2)
+            inward = F.pad(inward, (0, 1, 0, 1))
+            inward[-1, -1] = 1
+        else:
+            found |= _affine("bias", parts["bias"])
+            if self.scaled_bias:
+                found["weight_bias"] = required(layer.bias).detach()
+        return found | {"weight": weight, "q": inward} | _affine("expand", expand.flatten(1).T)
+
     def _build_factors(self, parts: dict[str, Tensor], layer: DCDConv2d) -> dict[str, Tensor]:
-        """W0, Q^T and P for convolutions, and the affine maps from h to Lambda, Phi or [P Phi, b], and b."""
+        """W0, Q^T and P for convolutions, and the affine maps from h to Lambda, [P Phi, b], [Phi, 1] or Phi, and b."""
         p, q = (required(part).detach().double() for part in (layer.p, layer.q))
         found = {"weight": layer.weight.detach()} | _affine("scale", parts["scale"])
         if self.scaled_bias:
             found["weight_bias"] = required(layer.bias).detach()
         inward = q.T[:, :, None, None]
-        if not self.forms_expand:
+        fusions = parts["fusion"].T.reshape(-1, self.latent, self.latent)
+        if self.form == "factors":
             found |= {"p": p} | _affine("fusion", parts["fusion"]) | _affine("bias", parts["bias"])
             return found | {"q": inward}
-        columns = p @ parts["fusion"].T.reshape(-1, self.latent, self.latent)
-        expand = torch.cat((columns, parts["bias"].T[:, :, None]), 2)
+        if self.form == "expand":
+            expand = torch.cat((p @ fusions, parts["bias"].T[:, :, None]), 2)
+            found |= _affine("expand", expand.flatten(1).T)
+        else:
+            fusions = F.pad(fusions, (0, 1, 0, 1))
+            fusions[-1, -1, -1] = 1
+            found |= {"p": torch.cat((p, parts["bias"][:, -1:]), 1)} | _affine("fusion", fusions.flatten(1).T)
         one = torch.zeros(self.latent + 1, dtype=q.dtype)
         one[-1] = 1
-        found |= _affine("expand", expand.flatten(1).T)
         return found | {"q": F.pad(inward, (0, 0, 0, 0, 0, 0, 0, 1)), "q_bias": one}
 
     def forward(self, x: Tensor) -> Tensor:
         """As `DCDConv2d.forward`."""
-        if self.forms_kernel:
+        if self.form in ("kernel", "product"):
             hidden = self.hidden(pool_context(x, self.context_size, x.dtype))
             return self._by_rows(x, hidden) if self.channels_last else self._by_columns(x, hidden)
         hidden = self.hidden(_pooled(x) if self.context_size == 1 else pool_context(x, self.context_size, x.dtype))
@@ -144,9 +183,21 @@ class RuntimeDCD(nn.Module):
         height, width = x.shape[2:]
         if self.pads:
             x = F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)
-        kernel = self._map("kernel", hidden).reshape(-1, self.out_channels, self.in_channels + self.pads)
+        scale = None
+        if self.form == "kernel":
+            kernel = self._map("kernel", hidden).reshape(-1, self.out_channels, self.in_channels + self.pads)
+        else:
+            scale = self._scale(hidden)
+            expand = self._map("expand", hidden).reshape(-1, self.out_channels, self.latent + self.pads)
+            static = self.weight if scale is None else self.weight * scale[..., None]
+            kernel = static + torch.matmul(expand, self.q)
         out = torch.matmul(kernel, x.flatten(2)).reshape(-1, self.out_channels, height, width)
-        return out if self.pads else add_bias(out, self._map("bias", hidden))
+        if self.pads:
+            return out
+        bias = self._map("bias", hidden)
+        if self.form == "product" and self.scaled_bias:
+            bias = bias + self.weight_bias * required(scale)
+        return add_bias(out, bias)
 
     def _by_rows(self, x: Tensor, hidden: Tensor) -> Tensor:
         height, width = x.shape[2:]
@@ -158,15 +209,17 @@ class RuntimeDCD(nn.Module):
     def _by_factors(self, x: Tensor, hidden: Tensor) -> Tensor:
         height, width = x.shape[2:]
         static = F.conv2d(x, self.weight, self.weight_bias if self.scaled_bias else None)
-        if self.scale_activation != "none":
-            scale = self._map("scale", hidden)
-            if self.scale_activation != "linear":
-                scale = activate_scale(scale, self.scale_activation)
-            static = static * scale[:, :, None, None]
-        latent = F.conv2d(x, self.q, self.q_bias if self.forms_expand else None).flatten(2)
-        if self.forms_expand:
+        scale = self._scale(hidden)
+        if scale is not None:
+            static = static * scale[..., None, None]
+        latent = F.conv2d(x, self.q, None if self.form == "factors" else self.q_bias).flatten(2)
+        if self.form == "expand":
             expand = self._map("expand", hidden).reshape(-1, self.out_channels, self.latent + 1)
             return static + torch.matmul(expand, latent).reshape(-1, self.out_channels, height, width)
+        if self.form == "mixed":
+            fusion = self._map("fusion", hidden).reshape(-1, self.latent + 1, self.latent + 1)
+            mixed = torch.matmul(self.p, torch.matmul(fusion, latent))
+            return static + mixed.reshape(-1, self.out_channels, height, width)
         fusion = self._map("fusion", hidden).reshape(-1, self.latent, self.latent)
         bias = self._map("bias", hidden)
         if not self.channels_last:
@@ -176,6 +229,13 @@ class RuntimeDCD(nn.Module):
         if bias.dim() == 1:
             return F.conv2d(mixed, self.p[:, :, None, None], bias) + static
         return F.conv2d(mixed, self.p[:, :, None, None]) + add_bias(static, bias)
+
+    def _scale(self, hidden: Tensor) -> Tensor | None:
+        """Lambda, ``(B, C_out)`` or ``(C_out,)``; None where there is none."""
+        if self.scale_activation == "none":
+            return None
+        scale = self._map("scale", hidden)
+        return scale if self.scale_activation == "linear" else activate_scale(scale, self.scale_activation)
 
     def _map(self, name: str, hidden: Tensor) -> Tensor:
         """The affine map of that name, ``(B, R)`` to ``(B, N)``; ``(N,)`` where it is constant."""
