@@ -223,8 +223,9 @@ def growth(results: Results) -> list[str]:
     one = results.growth[0]
     text = (
         f"{ARCHITECTURES[one['architecture']]} in PyTorch, deployed, one thread, {one['side']} pixels a side and a "
-        "batch of one where nothing else is said. A slope is that of the logarithm of time against the logarithm of the "
-        "quantity, by least squares; the predicted one is that of the multiply-adds as executed (`dynaconv.profile`)."
+        "batch of one where nothing else is said. A slope is that of the logarithm of time against the logarithm of "
+        "the quantity, by least squares; the predicted one is that of the multiply-adds as executed "
+        "(`dynaconv.profile`). The last two columns say how many times as much the last value takes as the first."
     )
     head = ["growth with", "network", "from, to", "ms", "slope", "predicted", "last / first", "predicted"]
     return [text, "", *table(head, rows, 3)]
@@ -287,7 +288,7 @@ def ratio_figure(results: Results, path: Path) -> Path | None:
     batches = batches or sorted({batch for _, each in panels.values() for batch in each})[:1]
     if not networks or not batches:
         return None
-    figure = _figure(3.0 * len(panels) + 1.6, (0.42 * len(networks) + 0.9) * len(batches) + 0.7)
+    figure = _figure(max(3.0 * len(panels) + 1.6, 8.0), (0.42 * len(networks) + 0.9) * len(batches) + 0.7)
     grid = figure.subplots(len(batches), len(panels), sharex=True, sharey=True, squeeze=False)
     looks = dict(zip(RUNTIMES, zip(COLOURS, "osD^v", strict=False), strict=False))
     shown = results.some("runtime", RUNTIMES)

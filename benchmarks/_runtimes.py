@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 SUFFIXES = {"ort": ".onnx", "openvino": ".xml"}
 """Of the files that runtimes other than torch open."""
 WARM_UP_PASSES = 10
-WARM_UP_SIZE = (16, 3, 64, 64)
+WARM_UP_BATCH = 8
 
 
 def session(
@@ -57,38 +57,53 @@ def built(name: str, **options: Any) -> "nn.Module":
     return timm.create_model(name, **options).eval()
 
 
-def warm_up(network: "nn.Module") -> None:
-    """Make the running statistics those of random images.
+def warm_up(network: "nn.Module", example: "Tensor") -> None:
+    """Make the running statistics those of images like the example.
 
     Fresh ones let the published structure multiply rounding errors up, so that no export can be checked.
     """
     import torch
 
+    from dynaconv.export.verify import random_inputs
+
     for module in network.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.momentum = None
     network.train()
-    generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for _ in range(WARM_UP_PASSES):
-            network(torch.rand(WARM_UP_SIZE, generator=generator))
+        for number in range(WARM_UP_PASSES):
+            network(*random_inputs(example, WARM_UP_BATCH, seed=100 + number))
     network.eval()
 
 
 def exported(folder: Path, runtime: str, name: str, side: int) -> Path:
-    """The file of a deployed network, written where it is not there yet; its batch is free."""
-    path = folder / f"{name}_{side}{SUFFIXES[runtime]}"
-    if not path.exists():
-        import torch
+    """The file of a deployed network, written where it is not there yet; its batch is free.
 
-        from dynaconv import deploy, export_onnx, export_openvino
+    DCD has another form for OpenVINO than for ONNX Runtime. For the others OpenVINO's file is made of the ONNX file.
+    """
+    path = exported_path(folder, runtime, name, side)
+    if path.exists():
+        return path
+    import torch
 
-        torch.set_num_threads(1)
-        network = built(name)
-        warm_up(network)
-        write = export_onnx if runtime == "ort" else export_openvino
-        write(deploy(network, inplace=True), path, torch.rand(1, 3, side, side), free_size=False)
+    from dynaconv import deploy, export_onnx, export_openvino
+    from dynaconv.export.openvino import convert_onnx_file
+
+    torch.set_num_threads(1)
+    if runtime == "openvino" and not name.startswith("dcd"):
+        convert_onnx_file(exported(folder, "ort", name, side), path)
+        return path
+    network = built(name)
+    example = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    warm_up(network, example)
+    write = export_onnx if runtime == "ort" else export_openvino
+    write(deploy(network, inplace=True), path, example, free_size=False)
     return path
+
+
+def exported_path(folder: Path, runtime: str, name: str, side: int) -> Path:
+    """Where the file of a network lies."""
+    return folder / f"{name}_{side}{SUFFIXES[runtime]}"
 
 
 def file_bytes(path: Path) -> int:

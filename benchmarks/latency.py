@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import _latency_cells as cells
-from _latency_cells import Cell, Group, Growth, Turn
+from _latency_cells import RUNTIMES, Cell, Group, Growth, Turn
 from _latency_store import Row, Store, here
-from _runtimes import SUFFIXES, exported, timm_name
+from _runtimes import exported, exported_path, timm_name
 from _turns import Failed, ask, started
 
 LEAST_ROUNDS = 3
@@ -61,7 +61,7 @@ class Bench:
         self.store = Store(args.out / "latency.json")
         self.store.check_processor()
         self.end = time.monotonic() + 60 * args.minutes
-        self.failures: dict[tuple[str, str], str] = {}
+        self.failures: dict[tuple[Any, ...], str] = {}
         args.folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -101,30 +101,33 @@ class Bench:
 
     def prepare(self, wanted: list[Cell]) -> bool:
         """Write and compile the files that are missing, some at a time; False when the time was over first."""
-        loads: dict[tuple[str, str], Any] = {}
-        for cell in wanted:
-            name = timm_name(cell.network, cell.architecture)
-            if cell.runtime in SUFFIXES:
-                path = self.args.folder / f"{name}_{cell.side}{SUFFIXES[cell.runtime]}"
-                key = (name, cell.runtime)
-                load = partial(exported, self.args.folder, cell.runtime, name, cell.side)
-            elif cell.runtime == "compile":
-                path = cells.compiled_mark(cell, self.args.folder)
-                key = (name, path.name)
-                load = partial(cells.compile_once, cell, self.args.folder)
-            else:
-                continue
-            if not path.exists() and key not in self.failures:
-                loads[key] = load
-        keys = list(loads)
-        for start in range(0, len(keys), self.args.jobs):
-            some = keys[start : start + self.args.jobs]
-            if self.over:
-                return False
-            print(f"  preparing {', '.join(f'{name} for {where}' for name, where in some)}", flush=True)
-            with started({key: loads[key] for key in some}, self.args, cells.write_once, self.args.jobs) as (_, words):
-                self.failures |= {key: word.reason for key, word in words.items() if isinstance(word, Failed)}
+        # OpenVINO's files may be made of those for ONNX Runtime.
+        for runtimes in (("ort", "compile"), ("openvino",)):
+            loads: dict[tuple[Any, ...], Any] = {}
+            for cell in wanted:
+                if cell.runtime in runtimes and not self.file(cell).exists() and file_key(cell) not in self.failures:
+                    name = timm_name(cell.network, cell.architecture)
+                    loads[file_key(cell)] = (
+                        partial(cells.compile_once, cell, self.args.folder)
+                        if cell.runtime == "compile"
+                        else partial(exported, self.args.folder, cell.runtime, name, cell.side)
+                    )
+            keys = list(loads)
+            for start in range(0, len(keys), self.args.jobs):
+                if self.over:
+                    return False
+                some = {key: loads[key] for key in keys[start : start + self.args.jobs]}
+                print(f"  preparing {', '.join(' for '.join(key[:2]) for key in some)}", flush=True)
+                with started(some, self.args, cells.write_once, self.args.jobs) as (_, words):
+                    self.failures |= {key: word.reason for key, word in words.items() if isinstance(word, Failed)}
         return True
+
+    def file(self, cell: Cell) -> Path:
+        """What has to be there before a cell is measured: a network, or the word that it is compiled."""
+        if cell.runtime == "compile":
+            return cells.compiled_mark(cell, self.args.folder)
+        name = timm_name(cell.network, cell.architecture)
+        return exported_path(self.args.folder, cell.runtime, name, cell.side)
 
     def measured_cells(self, wanted: list[Cell], others: list[Cell]) -> list[Row]:
         """Rows of the wanted cells; the others take their turns beside them."""
@@ -133,12 +136,8 @@ class Bench:
         self.args.compiling = any(cell.runtime == "compile" for cell in wanted)
         failed: dict[tuple[str, str], str] = {}
         for which, cell in everything.items():
-            name = timm_name(cell.network, cell.architecture)
-            reason = self.failures.get((name, cell.runtime))
-            if cell.runtime == "compile":
-                reason = self.failures.get((name, cells.compiled_mark(cell, self.args.folder).name))
-            if reason:
-                failed[which] = reason
+            if file_key(cell) in self.failures:
+                failed[which] = self.failures[file_key(cell)]
                 del loads[which]
         session = here()
         with started(loads, self.args, cells.serve_turns, self.args.jobs) as (pipes, words):
@@ -209,6 +208,12 @@ class Bench:
             rows.append(row)
         self.store.add(session, growth=rows)
         return True
+
+
+def file_key(cell: Cell) -> tuple[Any, ...]:
+    """Cells with equal keys need the same file."""
+    situation = (cell.side, cell.batch, cell.threads) if cell.runtime == "compile" else (cell.side,)
+    return timm_name(cell.network, cell.architecture), RUNTIMES[cell.runtime], *situation
 
 
 def _others(cell: Cell) -> dict[str, tuple[str, str]]:
