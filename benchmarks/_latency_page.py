@@ -327,7 +327,7 @@ def ratio_figure(results: Results, path: Path) -> Path | None:
 
 
 def growth_figure(results: Results, path: Path) -> Path | None:
-    """A panel an axis: measured times, and lines through the last with the slope of the multiply-adds."""
+    """A panel an axis: measured times, and dashed what is in proportion to the multiply-adds."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     from dynaconv.analysis.figures import COLOURS, _figure, save
@@ -344,13 +344,12 @@ def growth_figure(results: Results, path: Path) -> Path | None:
         for network, curve in curves.items():
             colour, marker = looks[network]
             values = [row["value"] for row in curve]
-            last = curve[-1]
             measured, predicted = _slopes(curve)
+            rate = statistics.geometric_mean(row["ms"] / row["macs"] for row in curve)
             name = NETWORKS[network].split(" (")[0] if axis == "kernels" else NETWORKS[network]
             label = f"{name}: slope {measured:.2f}, predicted {predicted:.2f}"
             axes.plot(values, [row["ms"] for row in curve], marker + "-", color=colour, markersize=5, label=label)
-            scaled = [last["ms"] * row["macs"] / last["macs"] for row in curve]
-            axes.plot(values, scaled, linestyle=(0, (4, 3)), color=colour, linewidth=1.2)
+            axes.plot(values, [rate * row["macs"] for row in curve], linestyle=(0, (4, 3)), color=colour, linewidth=1.2)
         axes.set_xscale("log")
         axes.set_yscale("log")
         ticks = sorted({row["value"] for curve in curves.values() for row in curve})
@@ -365,7 +364,7 @@ def growth_figure(results: Results, path: Path) -> Path | None:
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(plain)
         axes.set_title(f"Growth with {AXES[axis]}", loc="left", fontsize=11)
-        axes.set_xlabel(AXIS_LABELS[axis])
+        axes.set_xlabel(f"{AXIS_LABELS[axis]} (dashed: multiply-adds as executed)")
         axes.set_ylabel("milliseconds")
         _style(axes)
         axes.legend(loc="best", fontsize=8, frameon=False)
