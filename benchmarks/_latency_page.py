@@ -351,23 +351,25 @@ def growth_figure(results: Results, path: Path) -> Path | None:
             axes.plot(values, [row["ms"] for row in curve], marker + "-", color=colour, markersize=5, label=label)
             axes.plot(values, [rate * row["macs"] for row in curve], linestyle=(0, (4, 3)), color=colour, linewidth=1.2)
         axes.set_xscale("log")
-        axes.set_yscale("log")
         ticks = sorted({row["value"] for curve in curves.values() for row in curve})
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(plain)
-        low, high = axes.get_ylim()
-        steps = [
-            m * 10.0**e for e in range(-2, 6) for m in ((1, 2, 5) if high / low > 6 else (1, 1.5, 2, 3, 4, 5, 6, 8))
-        ]
-        axes.yaxis.set_major_locator(FixedLocator([step for step in steps if low <= step <= high]))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(plain)
+        if axis in ("batch", "side"):
+            axes.set_yscale("log")
+            low, high = axes.get_ylim()
+            steps = [step * 10.0**power for power in range(-2, 6) for step in (1, 2, 5)]
+            axes.yaxis.set_major_locator(FixedLocator([step for step in steps if low <= step <= high]))
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_formatter(plain)
+        else:
+            # What grows by some per cent looks like that.
+            axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
         axes.set_title(f"Growth with {AXES[axis]}", loc="left", fontsize=11)
         axes.set_xlabel(f"{AXIS_LABELS[axis]} (dashed: multiply-adds as executed)")
         axes.set_ylabel("milliseconds")
         _style(axes)
-        axes.legend(loc="best", fontsize=8, frameon=False)
+        axes.legend(loc="upper left" if axis in ("batch", "side") else "lower left", fontsize=8, frameon=False)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     return save(figure, path)
