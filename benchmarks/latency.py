@@ -17,6 +17,7 @@ import argparse
 import itertools
 import os
 import random
+import signal
 import statistics
 import sys
 import time
@@ -293,6 +294,8 @@ def parsed(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Measure what is missing, then write tables and figures of everything there is."""
     args = parsed(argv)
+    # So that the processes of the candidates end with this one.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("latency.py: stopped; the same command goes on from here."))
     try:
         bench = Bench(args)
         done = bench.run()
