@@ -109,8 +109,8 @@ def overview(results: Results) -> list[str]:
                 for row in results.cells
                 if (row["network"], row["runtime"]) == (network, runtime) and row.get("ratio")
             ]
-            spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
-            cells.append(spread)
+            cell = f"{statistics.median(ratios):.2f}" if ratios else ""
+            cells.append(cell + (f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""))
         rows.append([NETWORKS[network], *cells])
     text = (
         "Time relative to the static twin in the same runtime: the median over architectures, batches and threads, and "
@@ -274,7 +274,7 @@ def _style(axes: Any) -> None:
 
 def ratio_figure(results: Results, path: Path) -> Path | None:
     """Dots: a panel an architecture and batch, a line a network, a colour a runtime."""
-    from matplotlib.ticker import FuncFormatter, MultipleLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     from dynaconv.analysis.figures import COLOURS, _figure, save
 
@@ -314,8 +314,11 @@ def ratio_figure(results: Results, path: Path) -> Path | None:
         range(len(networks)), [NETWORKS[name].replace(", published structure", ", published") for name in networks]
     )
     first.set_ylim(len(networks) - 0.5, -0.5)
-    first.set_xlim(0.75, max(2.0, 1.06 * greatest))
-    first.xaxis.set_major_locator(MultipleLocator(1 if greatest > 3 else 0.5))
+    first.set_xscale("log")
+    first.set_xlim(0.85, max(2.2, 1.12 * greatest))
+    steps = (0.9, 1, 1.2, 1.5, 2, 2.5) if greatest < 2.6 else (1, 1.5, 2, 3, 5, 8, 12, 20)
+    first.xaxis.set_major_locator(FixedLocator(steps))
+    first.xaxis.set_minor_locator(NullLocator())
     first.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     for axes in grid[-1]:
         axes.set_xlabel("time / time of the static twin", fontsize=9)

@@ -76,13 +76,16 @@ class Store:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path.with_name(f".{self.path.name}.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
             self.data = self._read()
             yield
             temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
             temporary.write_text(_dumped(self.data), encoding="utf-8")
             temporary.replace(self.path)
+        finally:
+            os.close(folder)
 
     def add(self, session: Row, *, cells: list[Row] | None = None, growth: list[Row] | None = None) -> None:
         """Put rows in, in place of those that are there of the same cells, under a session of their own."""
