@@ -6,6 +6,7 @@ import ctypes
 import gc
 import itertools
 import math
+import os
 import re
 import statistics
 import time
@@ -179,11 +180,13 @@ class Turn:
         ms: Median of some calls.
         peak: Most bytes of memory it has held since it was loaded.
         idle: Share of a processor that it took while others had their turns.
+        others: Share of all processors that other programs, or other guests of the host, took in its turn.
     """
 
     ms: float
     peak: int
     idle: float
+    others: float
 
 
 def load_cell(cell: Cell, folder: Path) -> Loaded:
@@ -290,14 +293,17 @@ def serve_turns(pipe: Connection, load: Callable[[], Loaded], args: argparse.Nam
     while key := pipe.recv():
         # A pool may spin for some milliseconds after its last call; what it does later is what others would feel.
         idle = (time.process_time() - processor) / max(time.perf_counter() - clock, 1e-9)
+        own, start_of_turn, everybody = time.process_time(), time.perf_counter(), busy_seconds()
         settle(loaded.runs[key])
         times: list[float] = []
         while not times or (len(times) < args.burst and sum(times) < BURST_SECONDS):
             start = time.perf_counter()
             loaded.runs[key]()
             times.append(time.perf_counter() - start)
-        pipe.send(Turn(ms=statistics.median(times) * 1e3, peak=peak(), idle=idle))
         processor, clock = time.process_time(), time.perf_counter()
+        others = busy_seconds() - everybody - (processor - own)
+        others = max(0.0, others) / (clock - start_of_turn) / (os.cpu_count() or 1)
+        pipe.send(Turn(ms=statistics.median(times) * 1e3, peak=peak(), idle=idle, others=others))
 
 
 BURST_SECONDS = 0.3
@@ -316,6 +322,14 @@ def _status(field_name: str) -> int:
         if found:
             return int(found[1]) * 1024
     return 0
+
+
+def busy_seconds() -> float:
+    """Seconds that all processors together have worked since the system started, those that the host took included."""
+    with contextlib.suppress(OSError):
+        user, nice, system, _, _, *rest = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
+        return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def resident() -> int:

@@ -251,6 +251,7 @@ def conditions(results: Results) -> list[str]:
         found.setdefault((each["processor"], versions), []).append(each["date"])
     rounds = [row["rounds"] for row in (*results.cells, *results.growth) if "rounds" in row]
     idle = [row["idle"] for row in results.cells if "idle" in row]
+    others = [row["others"] for row in results.cells if "others" in row]
     said = [
         f"- {where}; {versions}; {min(dates)}" + (f" to {max(dates)}" if min(dates) != max(dates) else "")
         for (where, versions), dates in found.items()
@@ -262,6 +263,11 @@ def conditions(results: Results) -> list[str]:
         said.append(
             f"- While others had their turns a process took {statistics.median(idle):.1%} of a processor on the "
             f"median, and {max(idle):.1%} at most."
+        )
+    if others:
+        said.append(
+            f"- In its turns {statistics.median(others):.1%} of the processors went to other programs for the median "
+            f"cell, and {max(others):.1%} for the one with most."
         )
     return said
 
@@ -292,7 +298,7 @@ def ratio_figure(results: Results, path: Path) -> Path | None:
     grid = figure.subplots(len(batches), len(panels), sharex=True, sharey=True, squeeze=False)
     looks = dict(zip(RUNTIMES, zip(COLOURS, "osD^v", strict=False), strict=False))
     shown = results.some("runtime", RUNTIMES)
-    greatest = 1.0
+    least = greatest = 1.0
     for line, batch in zip(grid, batches, strict=True):
         for axes, (architecture, (threads, _)) in zip(line, panels.items(), strict=True):
             for place, network in enumerate(networks):
@@ -302,7 +308,7 @@ def ratio_figure(results: Results, path: Path) -> Path | None:
                         colour, marker = looks[runtime]
                         offset = 0.13 * (shown.index(runtime) - (len(shown) - 1) / 2)
                         axes.plot(row["ratio"], place + offset, marker, color=colour, markersize=6)
-                        greatest = max(greatest, row["ratio"])
+                        least, greatest = min(least, row["ratio"]), max(greatest, row["ratio"])
             axes.axvline(1, color="0.3", linewidth=1.2)
             axes.set_title(f"{ARCHITECTURES[architecture]}, batch {batch}", loc="left", fontsize=10)
             _style(axes)
@@ -315,8 +321,8 @@ def ratio_figure(results: Results, path: Path) -> Path | None:
     )
     first.set_ylim(len(networks) - 0.5, -0.5)
     first.set_xscale("log")
-    first.set_xlim(0.85, max(2.2, 1.12 * greatest))
-    steps = (0.9, 1, 1.2, 1.5, 2, 2.5) if greatest < 2.6 else (1, 1.5, 2, 3, 5, 8, 12, 20)
+    first.set_xlim(0.88 * least, max(2.2, 1.12 * greatest))
+    steps = (0.8, 1, 1.2, 1.5, 2, 2.5) if greatest < 2.6 else (0.5, 0.7, 1, 1.5, 2, 3, 5, 8, 12, 20)
     first.xaxis.set_major_locator(FixedLocator(steps))
     first.xaxis.set_minor_locator(NullLocator())
     first.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -158,7 +158,7 @@ class Bench:
             ratio = {key: _ratio(times, cell.which, other) for key, other in _others(cell).items()}
             idle = statistics.median(turn.idle for turn in mine)
             rows.append(row | summary(times[cell.which]) | ratio | {"bytes": word["size"], "memory_mib": memory})
-            rows[-1]["idle"] = round(idle, 4)
+            rows[-1] |= {"idle": round(idle, 4), "others": round(statistics.median(turn.others for turn in mine), 4)}
         self.store.add(session, cells=rows)
         return rows
 

@@ -48,7 +48,7 @@ def row(script: SimpleNamespace, **changes: Any) -> dict[str, Any]:
     cell = {"architecture": "resnet18", "side": 224, "batch": 1, "threads": 2, "network": "dcd", "runtime": "ort"}
     memory = {"imported": 100.0, "loaded": 150.0, "peak": 180.0}
     times = {"ms": 12.0, "quartiles": [11.0, 13.0], "rounds": 5, "ratio": 1.25, "ratio_to_static_ort": 1.25}
-    return cell | times | {"bytes": 2**21, "memory_mib": memory, "idle": 0.0} | changes
+    return cell | times | {"bytes": 2**21, "memory_mib": memory, "idle": 0.0, "others": 0.0} | changes
 
 
 def test_a_tiny_network_is_measured_once_and_one_that_fails_has_its_reason(tmp_path: Path) -> None:
@@ -63,6 +63,7 @@ def test_a_tiny_network_is_measured_once_and_one_that_fails_has_its_reason(tmp_p
     assert cells["dcd", "eager"]["ratio"] > 0
     assert cells["dcd", "eager"]["bytes"] > cells["static", "eager"]["bytes"] > 4e6
     memory = cells["dcd", "eager"]["memory_mib"]
+    assert 0 <= cells["dcd", "eager"]["others"] <= 1
     assert 0 < memory["imported"] < memory["loaded"] < memory["peak"]
     assert "InvalidProtobuf" in cells["static", "ort"]["failure"]
     assert [entry["value"] for entry in first["growth"] if entry["network"] == "dcd"] == [1, 4, 16]
