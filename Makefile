@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS ?= runs
 
-.PHONY: demo test lint types unit slow sanitize packages env clean
+.PHONY: demo test lint types unit slow bench sanitize packages env clean
 
 demo: env
 	$(BIN)/dynaconv demo --out $(RUNS)/demo
@@ -25,6 +25,11 @@ unit: env
 
 slow: env
 	$(BIN)/pytest -m slow
+
+# Time, memory and size of every network in every runtime, 40 minutes at most; called again, it goes on where it stopped.
+# BENCH="--quick" takes some minutes; docs/benchmarks.md has the other options.
+bench: env
+	$(BIN)/python benchmarks/latency.py --out $(RUNS)/bench --folder $(RUNS)/bench/files $(BENCH)
 
 # The native kernels with the address and undefined-behaviour sanitizers, over random layers.
 sanitize: env

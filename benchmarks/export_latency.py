@@ -5,7 +5,7 @@
     python benchmarks/export_latency.py --profile                        # where a call's time goes, by operator
 
 "as it stands" is `rewrite=False`: the network as it computes in PyTorch. Each candidate has a process of its own, and
-they take turns as in benchmarks/native.py. Initial weights change no timing. Exporting takes some minutes at first;
+they take turns as in benchmarks/_turns.py. Initial weights change no timing. Exporting takes some minutes at first;
 `--folder` keeps the files for the next time.
 """
 
@@ -20,7 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from native import measure, session
+from _runtimes import session
+from _turns import measure
 
 RUNTIMES = {"ort": "ONNX Runtime", "openvino": "OpenVINO"}
 CANDIDATES = {"static": ("static", True), "DCD as it stands": ("dcd", False), "DCD": ("dcd", True)}

@@ -10,21 +10,17 @@ which are medians over rounds of one candidate's time by another's in the same r
 """
 
 import argparse
-import contextlib
-import multiprocessing
 import os
-import random
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-Load = Callable[[], Callable[[], Any]]
-Serve = Callable[[Connection, Load, argparse.Namespace], None]
+from _runtimes import session
+from _turns import measure
+
 CANDIDATES = {
     "static ORT": ("static", "ort"),
     "static OpenVINO": ("static", "openvino"),
@@ -56,87 +52,6 @@ def runner(
         write, suffix = (export_onnx, ".onnx") if runtime == "ort" else (export_openvino, ".xml")
         path = write(deploy(model), Path(folder) / f"net{suffix}", x[:1]).path
         return session(path, runtime, size, threads)[1]
-
-
-def session(
-    path: Path, runtime: str, size: tuple[int, ...], threads: int, *, profile: bool = False
-) -> tuple[Any, Callable[[], Any]]:
-    """What runs an exported file, and a function that lets it run once; with `profile` the former knows the times."""
-    import numpy as np
-
-    images = np.random.default_rng(0).standard_normal(size, np.float32)
-    if runtime == "ort":
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.enable_profiling = profile
-        options.profile_file_prefix = str(path.with_suffix(""))
-        opened = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        return opened, lambda: opened.run(None, {"images": images})
-    import openvino
-
-    core = openvino.Core()
-    network = core.read_model(path)
-    network.reshape(list(size))
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    request = core.compile_model(network, "CPU", settings | {"PERF_COUNT": profile}).create_infer_request()
-    return request, lambda: request.infer([images])
-
-
-def serve(pipe: Connection, load: Load, args: argparse.Namespace) -> None:
-    """Time a burst of calls whenever asked for one."""
-    run = load()
-    for _ in range(5):
-        run()
-    pipe.send("ready")
-    while pipe.recv():
-        # A thread pool takes about that long to settle after another process had the processors.
-        end = time.perf_counter() + 0.2
-        while time.perf_counter() < end:
-            run()
-        times = []
-        for index in range(args.burst + 1):
-            start = time.perf_counter()
-            run()
-            # The first call of a burst wakes threads and fills caches that the others had.
-            if index:
-                times.append(time.perf_counter() - start)
-        pipe.send(statistics.median(times) * 1e3)
-
-
-@contextlib.contextmanager
-def candidates(
-    loads: Mapping[str, Load], args: argparse.Namespace, serve: Serve = serve
-) -> Iterator[dict[str, Connection]]:
-    """A pipe to each candidate's process, which answers True with milliseconds and ends at False.
-
-    What loads a candidate is pickled into its process.
-    """
-    context = multiprocessing.get_context("spawn")
-    pipes, processes = {}, []
-    for label, load in loads.items():
-        pipes[label], theirs = context.Pipe()
-        processes.append(context.Process(target=serve, args=(theirs, load, args), daemon=True))
-        processes[-1].start()
-        # One after another: exporting and compiling networks take both time and processors.
-        pipes[label].recv()
-    yield pipes
-    for pipe in pipes.values():
-        pipe.send(False)
-    for process in processes:
-        process.join()
-
-
-def measure(loads: Mapping[str, Load], args: argparse.Namespace) -> dict[str, list[float]]:
-    """Milliseconds of each candidate, round by round."""
-    found: dict[str, list[float]] = {label: [] for label in loads}
-    with candidates(loads, args) as pipes:
-        for _ in range(args.rounds):
-            for label in random.sample(list(loads), len(loads)):
-                pipes[label].send(True)
-                found[label].append(pipes[label].recv())
-    return found
 
 
 def main() -> None:

@@ -21,7 +21,9 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
-from native import CANDIDATES, Load, candidates, runner
+from _turns import Load, candidates
+
+from native import CANDIDATES, runner
 
 LABELS = ("static ORT", "DCD native")
 

@@ -1,0 +1,354 @@
+"""What the inference benchmark measures, how each candidate is loaded, and how its process answers."""
+
+import argparse
+import contextlib
+import ctypes
+import gc
+import itertools
+import math
+import os
+import re
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from _runtimes import SUFFIXES, built, compiled, exported, file_bytes, session, timm_name, weight_bytes
+from _turns import settle
+
+NETWORKS = {
+    "static": "static",
+    "dcd": "DCD",
+    "dcd_published": "DCD, published structure",
+    "dyconv": "DY-Conv (4)",
+    "condconv": "CondConv (8)",
+    "odconv": "ODConv (4)",
+}
+RUNTIMES = {
+    "eager": "PyTorch",
+    "compile": "torch.compile",
+    "native": "native",
+    "ort": "ONNX Runtime",
+    "openvino": "OpenVINO",
+}
+NATIVE_NETWORKS = ("static", "dcd")
+"""The native kernels run these; other families would run in torch."""
+ARCHITECTURES = {
+    **{f"mobilenetv2_{int(100 * width):03d}": f"MobileNetV2 x{width}" for width in (1.0, 0.5, 0.35, 0.75, 1.4)},
+    **{f"resnet{depth}": f"ResNet-{depth}" for depth in (18, 50, 10, 34, 101)},
+}
+DEFAULT_ARCHITECTURES = ("mobilenetv2_100", "resnet18", "mobilenetv2_050", "resnet50")
+SITUATIONS = ((1, 2), (16, 2), (1, 1), (16, 1), (4, 2), (4, 1))
+"""Batches and threads, the most interesting first."""
+BASELINE = ("static", "ort")
+"""What all runtimes are compared with: the static network as most people would ship it."""
+MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One number of the benchmark: a network in a runtime, in a situation."""
+
+    architecture: str
+    side: int
+    batch: int
+    threads: int
+    network: str
+    runtime: str
+
+    @property
+    def which(self) -> tuple[str, str]:
+        return self.network, self.runtime
+
+    @property
+    def label(self) -> str:
+        return f"{NETWORKS[self.network]}, {RUNTIMES[self.runtime]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Cells whose processes are alive at once and take turns."""
+
+    cells: tuple[Cell, ...]
+    rank: float
+
+    @property
+    def title(self) -> str:
+        cell = self.cells[0]
+        runtimes = ", ".join(RUNTIMES[name] for name in dict.fromkeys(each.runtime for each in self.cells))
+        return f"{ARCHITECTURES[cell.architecture]}, batch {cell.batch}, {cell.threads} thread(s): {runtimes}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """How a network's time grows with one quantity, all sizes of all networks taking turns."""
+
+    axis: str
+    architecture: str
+    side: int
+    values: Mapping[str, tuple[float, ...]]
+    rank: float
+    batch: int = 1
+    threads: int = 1
+
+    @property
+    def title(self) -> str:
+        return f"{ARCHITECTURES[self.architecture]}, growth with {AXES[self.axis]}"
+
+
+AXES = {
+    "batch": "the batch",
+    "side": "the resolution",
+    "latent": "the latent size L",
+    "kernels": "the number of kernels",
+}
+GROWTH_VALUES: dict[str, dict[str, tuple[float, ...]]] = {
+    "batch": dict.fromkeys(("static", "dcd", "dyconv"), (1, 2, 4, 8, 16, 32, 64)),
+    "side": dict.fromkeys(("static", "dcd", "dyconv"), (96, 128, 160, 224, 320, 448)),
+    "latent": {"dcd": (0.25, 0.5, 1, 2, 4)},
+    "kernels": dict.fromkeys(("dyconv", "condconv", "odconv"), (1, 2, 4, 8, 16)),
+}
+_GROWTH_RANKS = {"batch": 2.5, "side": 2.6, "kernels": 3.5, "latent": 3.6}
+# Compiling takes minutes a group, so that is done last.
+_COMPILE_RANK = 4.5
+
+
+def units(args: argparse.Namespace) -> list[Group | Growth]:
+    """Everything that is asked for, the most interesting first, so that a run that is stopped has that."""
+    found: list[Group | Growth] = []
+    known = {situation: rank for rank, situation in enumerate(SITUATIONS)}
+    for place, architecture in enumerate(args.architectures):
+        for batch, threads in itertools.product(args.batch, args.threads):
+            rank = place + known.get((batch, threads), len(known))
+            for runtimes, later in (([n for n in args.runtimes if n != "compile"], 0.0), (["compile"], _COMPILE_RANK)):
+                cells = tuple(
+                    Cell(
+                        architecture=architecture,
+                        side=args.side,
+                        batch=batch,
+                        threads=threads,
+                        network=network,
+                        runtime=runtime,
+                    )
+                    for network in args.networks
+                    for runtime in runtimes
+                    if runtime in args.runtimes and (runtime != "native" or network in NATIVE_NETWORKS)
+                )
+                if cells:
+                    found.append(Group(cells=cells, rank=rank + later))
+    architecture = args.architectures[0]
+    for axis in args.growth:
+        if axis != "latent" or architecture.startswith("mobilenetv2"):
+            values = _quick(GROWTH_VALUES[axis]) if args.quick else GROWTH_VALUES[axis]
+            rank = _GROWTH_RANKS[axis]
+            found.append(Growth(axis=axis, architecture=architecture, side=args.side, values=values, rank=rank))
+    return sorted(found, key=lambda unit: unit.rank)
+
+
+def _quick(values: Mapping[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+    """Two networks at three values."""
+    return {network: each[:5:2] for network, each in list(values.items())[:2]}
+
+
+@dataclass(kw_only=True)
+class Loaded:
+    """What a candidate's process holds.
+
+    Attributes:
+        runs: What can be run once, by key.
+        size: Bytes of the file or of the weights.
+        imported: Bytes of memory that the process had before it loaded a network.
+        macs: Multiply-adds as executed, by key; of growths.
+    """
+
+    runs: dict[str, Callable[[], Any]]
+    size: int = 0
+    imported: int = 0
+    macs: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What a process answers when it had its turn.
+
+    Attributes:
+        ms: Median of some calls.
+        peak: Most bytes of memory it has held since it was loaded.
+        idle: Share of a processor that it took while others had their turns.
+        others: Share of all processors that other programs, or other guests of the host, took in its turn.
+    """
+
+    ms: float
+    peak: int
+    idle: float
+    others: float
+
+
+def load_cell(cell: Cell, folder: Path) -> Loaded:
+    """The network ready to run, in this process."""
+    size = (cell.batch, 3, cell.side, cell.side)
+    name = timm_name(cell.network, cell.architecture)
+    if cell.runtime in SUFFIXES:
+        __import__("onnxruntime" if cell.runtime == "ort" else "openvino")
+        imported = resident()
+        path = exported(folder, cell.runtime, name, cell.side)
+        run = session(path, cell.runtime, size, cell.threads)[1]
+        return Loaded(runs={"run": run}, size=file_bytes(path), imported=imported)
+    import timm  # noqa: F401
+    import torch
+
+    from dynaconv import deploy
+
+    torch.set_num_threads(cell.threads)
+    if cell.runtime == "compile":
+        compiled(torch.nn.Identity(), folder)
+    x = torch.randn(size)
+    imported = resident()
+    with _no_fallback():
+        network = deploy(built(name), size, inplace=True, backend="native" if cell.runtime == "native" else "torch")
+    weights = weight_bytes(network)
+    call = compiled(network, folder) if cell.runtime == "compile" else network
+    return Loaded(runs={"run": partial(_inference, call, x)}, size=weights, imported=imported)
+
+
+@contextlib.contextmanager
+def _no_fallback() -> Iterator[None]:
+    """Native kernels that cannot be compiled are a failure here, not torch under another name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*run in torch instead", category=RuntimeWarning)
+        yield
+
+
+def _inference(network: Callable[[Any], Any], x: Any) -> Any:
+    import torch
+
+    with torch.inference_mode():
+        return network(x)
+
+
+def load_growth(growth: Growth, network: str) -> Loaded:
+    """The network in PyTorch, deployed for each of the sizes, with its multiply-adds there."""
+    import torch
+
+    from dynaconv import deploy, profile
+
+    torch.set_num_threads(growth.threads)
+    loaded = Loaded(runs={})
+    for value in growth.values[network]:
+        size, options = growth_case(growth, network, value)
+        deployed = deploy(built(timm_name(network, growth.architecture), **options), size, inplace=True)
+        loaded.macs[str(value)] = profile(deployed, size).macs
+        loaded.runs[str(value)] = partial(_inference, deployed, torch.randn(size))
+    return loaded
+
+
+def growth_case(growth: Growth, network: str, value: float) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """Input size, and arguments of the network, at one value of the axis."""
+    batch = int(value) if growth.axis == "batch" else growth.batch
+    side = int(value) if growth.axis == "side" else growth.side
+    options: dict[str, Any] = {}
+    if growth.axis == "latent":
+        options["latent_ratio"] = value
+    if growth.axis == "kernels":
+        options["family_options"] = {"num_experts" if network == "condconv" else "num_kernels": int(value)}
+    return (batch, 3, side, side), options
+
+
+def write_once(pipe: Connection, load: Callable[[], Any], args: argparse.Namespace) -> None:
+    """For processes that only leave files behind."""
+    load()
+    pipe.send("done")
+
+
+def compile_once(cell: Cell, folder: Path) -> None:
+    """Fill the compiler's cache, and say so by a file."""
+    load_cell(cell, folder).runs["run"]()
+    compiled_mark(cell, folder).write_text("compiled\n")
+
+
+def compiled_mark(cell: Cell, folder: Path) -> Path:
+    """The file that says that a cell has been compiled."""
+    name = timm_name(cell.network, cell.architecture)
+    return folder / f"{name}_{cell.side}_batch{cell.batch}_threads{cell.threads}.compiled"
+
+
+def serve_turns(pipe: Connection, load: Callable[[], Loaded], args: argparse.Namespace) -> None:
+    """Time a burst of calls of what is named by a key, whenever one comes."""
+    loaded = load()
+    if args.compiling:
+        for run in loaded.runs.values():
+            run()
+    _trim()
+    held = resident()
+    reset_peak()
+    for run in loaded.runs.values():
+        run()
+    pipe.send({"size": loaded.size, "imported": loaded.imported, "loaded": held, "macs": loaded.macs})
+    processor, clock = time.process_time(), time.perf_counter()
+    while key := pipe.recv():
+        # A pool may spin for some milliseconds after its last call; what it does later is what others would feel.
+        idle = (time.process_time() - processor) / max(time.perf_counter() - clock, 1e-9)
+        own, start_of_turn, everybody = time.process_time(), time.perf_counter(), busy_seconds()
+        settle(loaded.runs[key])
+        times: list[float] = []
+        while not times or (len(times) < args.burst and sum(times) < BURST_SECONDS):
+            start = time.perf_counter()
+            loaded.runs[key]()
+            times.append(time.perf_counter() - start)
+        processor, clock = time.process_time(), time.perf_counter()
+        others = busy_seconds() - everybody - (processor - own)
+        others = max(0.0, others) / (clock - start_of_turn) / (os.cpu_count() or 1)
+        pipe.send(Turn(ms=statistics.median(times) * 1e3, peak=peak(), idle=idle, others=others))
+
+
+BURST_SECONDS = 0.3
+
+
+def _trim() -> None:
+    """Give freed memory back to the system where the C library can."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _status(field_name: str) -> int:
+    with contextlib.suppress(OSError):
+        found = re.search(rf"^{field_name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
+    return 0
+
+
+def busy_seconds() -> float:
+    """Seconds that all processors together have worked since the system started, those that the host took included."""
+    with contextlib.suppress(OSError):
+        user, nice, system, _, _, *rest = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
+        return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds; 0 where the system does not tell."""
+    return _status("VmRSS")
+
+
+def peak() -> int:
+    """The most bytes since `reset_peak`."""
+    return _status("VmHWM")
+
+
+def reset_peak() -> None:
+    """Let the peak start from what is held now; some containers do not allow it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Of log y against log x, by least squares."""
+    logs = [(math.log(a), math.log(b)) for a, b in zip(x, y, strict=True)]
+    return statistics.linear_regression([a for a, _ in logs], [b for _, b in logs]).slope

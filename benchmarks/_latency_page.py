@@ -1,0 +1,384 @@
+"""Tables and figures of the inference benchmark."""
+
+import math
+import os
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from _latency_cells import ARCHITECTURES, AXES, DEFAULT_ARCHITECTURES, MIB, NETWORKS, RUNTIMES, slope
+from _latency_store import Row
+
+MARKS = ("<!-- results: python benchmarks/latency.py --page -->", "<!-- end of results -->")
+DYNAMIC = tuple(name for name in NETWORKS if name != "static")
+AXIS_LABELS = {
+    "batch": "batch",
+    "side": "pixels a side",
+    "latent": "L relative to its default",
+    "kernels": "number of kernels",
+}
+
+
+class Results:
+    """Rows, found by what they are of."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.sessions: dict[str, Row] = data["sessions"]
+        self.cells: list[Row] = data["cells"]
+        self.growth: list[Row] = data["growth"]
+        self.by_cell = {self.key(row): row for row in self.cells}
+        order = {name: place for place, name in enumerate((*DEFAULT_ARCHITECTURES, *ARCHITECTURES))}
+        self.architectures = sorted({row["architecture"] for row in self.cells}, key=lambda name: order[name])
+
+    @staticmethod
+    def key(row: Row) -> tuple[Any, ...]:
+        return row["architecture"], row["batch"], row["threads"], row["network"], row["runtime"]
+
+    def situations(self, architecture: str) -> list[tuple[int, int]]:
+        """Batches and threads that there are numbers of."""
+        return sorted({(row["batch"], row["threads"]) for row in self.cells if row["architecture"] == architecture})
+
+    def some(self, field: str, known: Iterable[str]) -> list[str]:
+        """Networks or runtimes that there are numbers of, in the order in which they are always shown."""
+        return [name for name in known if any(row[field] == name for row in self.cells)]
+
+
+def write(data: dict[str, Any], out: Path, page: Path | None) -> list[Path]:
+    """Write figures and tables of what there is; the paths.
+
+    Raises:
+        ValueError: The page does not have each of `MARKS` once.
+    """
+    results = Results(data)
+    figures = {
+        name: path
+        for name, draw in (("ratios", ratio_figure), ("growth", growth_figure))
+        if (path := draw(results, out / f"{name}.png")) is not None
+    }
+    if page is None:
+        target = out / "results.md"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("\n".join(lines(results, figures, out)) + "\n", encoding="utf-8")
+    else:
+        target = page
+        text = page.read_text(encoding="utf-8")
+        if [text.count(mark) for mark in MARKS] != [1, 1]:
+            raise ValueError(f"{page} needs the lines {MARKS[0]} and {MARKS[1]} once each; the tables go between them.")
+        before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
+        body = "\n".join([MARKS[0], "", *lines(results, figures, page.parent), "", MARKS[1]])
+        page.write_text(before + body + after, encoding="utf-8")
+    return [target, *figures.values()]
+
+
+def lines(results: Results, figures: dict[str, Path], folder: Path) -> list[str]:
+    """Markdown; figures are linked as seen from the folder."""
+    found = ["## Overview", "", *overview(results)]
+    if "ratios" in figures:
+        found += ["", f"![Time relative to the static twin]({os.path.relpath(figures['ratios'], folder)})"]
+    found += ["", "## Milliseconds, and time relative to the static twin in the same runtime"]
+    for architecture in results.architectures:
+        found += ["", f"### {ARCHITECTURES[architecture]}", "", *times(results, architecture)]
+    found += ["", "## Against the static network in ONNX Runtime", "", *fastest(results)]
+    found += ["", "## Memory and size", "", *memory(results)]
+    if results.growth:
+        found += ["", "## Growth", "", *growth(results)]
+        if "growth" in figures:
+            found += ["", f"![How the time grows]({os.path.relpath(figures['growth'], folder)})"]
+    failed = failures(results)
+    if failed:
+        found += ["", "## What could not be measured", "", *failed]
+    return [*found, "", "## Conditions", "", *conditions(results)]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int) -> list[str]:
+    """A Markdown table whose first columns are texts and the others numbers."""
+    marks = ["---"] * texts + ["--:"] * (len(head) - texts)
+    return [f"| {' | '.join(cells)} |" for cells in (head, marks, *rows)]
+
+
+def overview(results: Results) -> list[str]:
+    """Ratios over everything, one row a network."""
+    runtimes = results.some("runtime", RUNTIMES)
+    rows = []
+    for network in results.some("network", DYNAMIC):
+        cells = []
+        for runtime in runtimes:
+            ratios = [
+                row["ratio"]
+                for row in results.cells
+                if (row["network"], row["runtime"]) == (network, runtime) and row.get("ratio")
+            ]
+            cell = f"{statistics.median(ratios):.2f}" if ratios else ""
+            cells.append(cell + (f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""))
+        rows.append([NETWORKS[network], *cells])
+    text = (
+        "Time relative to the static twin in the same runtime: the median over architectures, batches and threads, and "
+        "the least and the greatest. Above 1.00 the dynamic network is slower."
+    )
+    return [text, "", *table(["network", *(RUNTIMES[name] for name in runtimes)], rows, 1)]
+
+
+def times(results: Results, architecture: str) -> list[str]:
+    """One row a situation and network."""
+    mine = [row for row in results.cells if row["architecture"] == architecture]
+    runtimes = [name for name in RUNTIMES if any(row["runtime"] == name for row in mine)]
+    rows = []
+    for batch, threads in results.situations(architecture):
+        for network in NETWORKS:
+            found = [results.by_cell.get((architecture, batch, threads, network, runtime)) for runtime in runtimes]
+            if any(found):
+                rows.append([str(batch), str(threads), NETWORKS[network], *map(_time, found)])
+    return table(["batch", "threads", "network", *(RUNTIMES[name] for name in runtimes)], rows, 3)
+
+
+def _time(row: Row | None) -> str:
+    if row is None:
+        return ""
+    if "failure" in row:
+        return "failed"
+    ratio = "" if row["network"] == "static" or row["ratio"] is None else f" ({row['ratio']:.2f})"
+    return f"{_short(row['ms'])}{ratio}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 99.5 else f"{value:.1f}" if value >= 9.95 else f"{value:.2f}"
+
+
+def fastest(results: Results) -> list[str]:
+    """Each network where it runs fastest, beside the static one as it is mostly shipped."""
+    networks = results.some("network", NETWORKS)
+    rows = []
+    for architecture in results.architectures:
+        for batch, threads in results.situations(architecture):
+            cells = []
+            for network in networks:
+                found = [results.by_cell.get((architecture, batch, threads, network, runtime)) for runtime in RUNTIMES]
+                known = [row for row in found if row and row.get("ratio_to_static_ort")]
+                best = min(known, key=lambda row: row["ratio_to_static_ort"], default=None)
+                cells.append(f"{best['ratio_to_static_ort']:.2f} ({RUNTIMES[best['runtime']]})" if best else "")
+            if any(cells):
+                rows.append([ARCHITECTURES[architecture], str(batch), str(threads), *cells])
+    text = "Each network in the runtime where it is fastest: its time relative to the static network in ONNX Runtime."
+    head = ["architecture", "batch", "threads", *(NETWORKS[name] for name in networks)]
+    return [text, "", *table(head, rows, 3)]
+
+
+def memory(results: Results) -> list[str]:
+    """Peaks and sizes, at the number of threads that there is most of."""
+    text = (
+        "Size, MiB, of the ONNX file (with the weights in it), and peak memory, MiB: the most resident memory of the "
+        "process while it ran the network, less what it held with the runtime imported and no network loaded. That is "
+        "weights with the copies that a runtime makes of them, images and workspace."
+    )
+    runtimes = results.some("runtime", RUNTIMES)
+    rows = []
+    for architecture in results.architectures:
+        situations = results.situations(architecture)
+        most = max(threads for _, threads in situations)
+        for batch in (batch for batch, threads in situations if threads == most):
+            for network in results.some("network", NETWORKS):
+                found = [results.by_cell.get((architecture, batch, most, network, runtime)) for runtime in runtimes]
+                ort = results.by_cell.get((architecture, batch, most, network, "ort"), {})
+                size = f"{ort['bytes'] / MIB:.1f}" if "bytes" in ort else ""
+                if any(found):
+                    start = [ARCHITECTURES[architecture], str(batch), NETWORKS[network], size]
+                    rows.append([*start, *map(_peak, found)])
+    head = ["architecture", "batch", "network", "size", *(RUNTIMES[name] for name in runtimes)]
+    return [text, "", *table(head, rows, 3)]
+
+
+def _peak(row: Row | None) -> str:
+    if row is None or "failure" in row:
+        return "" if row is None else "failed"
+    held = row["memory_mib"]
+    return f"{held['peak'] - held['imported']:.0f}"
+
+
+def _curves(results: Results, axis: str) -> dict[str, list[Row]]:
+    curves: dict[str, list[Row]] = {}
+    for network in NETWORKS:
+        mine = [row for row in results.growth if (row["axis"], row["network"]) == (axis, network)]
+        if len(mine) > 1:
+            curves[network] = sorted(mine, key=lambda row: row["value"])
+    return curves
+
+
+def _slopes(curve: list[Row]) -> tuple[float, float]:
+    values = [row["value"] for row in curve]
+    return slope(values, [row["ms"] for row in curve]), slope(values, [row["macs"] for row in curve])
+
+
+def growth(results: Results) -> list[str]:
+    """One row an axis and network."""
+    rows = []
+    for axis, title in AXES.items():
+        for network, curve in _curves(results, axis).items():
+            first, last = curve[0], curve[-1]
+            measured, predicted = _slopes(curve)
+            row = [title, NETWORKS[network].split(" (")[0] if axis == "kernels" else NETWORKS[network]]
+            row.append(f"{first['value']:g} to {last['value']:g}")
+            row += [f"{_short(first['ms'])} to {_short(last['ms'])}", f"{measured:.2f}", f"{predicted:.2f}"]
+            rows.append([*row, f"{last['ms'] / first['ms']:.2f}", f"{last['macs'] / first['macs']:.2f}"])
+    one = results.growth[0]
+    text = (
+        f"{ARCHITECTURES[one['architecture']]} in PyTorch, deployed, one thread, {one['side']} pixels a side and a "
+        "batch of one where nothing else is said. A slope is that of the logarithm of time against the logarithm of "
+        "the quantity, by least squares; the predicted one is that of the multiply-adds as executed "
+        "(`dynaconv.profile`). The last two columns say how many times as much the last value takes as the first."
+    )
+    head = ["growth with", "network", "from, to", "ms", "slope", "predicted", "last / first", "predicted"]
+    return [text, "", *table(head, rows, 3)]
+
+
+def failures(results: Results) -> list[str]:
+    """One line a reason."""
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for row in results.cells:
+        if "failure" in row:
+            where = f"batch {row['batch']}, {row['threads']} thread(s)"
+            title = f"{ARCHITECTURES[row['architecture']]}, {NETWORKS[row['network']]}"
+            reasons.setdefault((title, RUNTIMES[row["runtime"]], row["failure"]), []).append(where)
+    return [f"- {title}, {runtime} ({'; '.join(where)}): {why}" for (title, runtime, why), where in reasons.items()]
+
+
+def conditions(results: Results) -> list[str]:
+    """One line a set of versions, and how often was measured."""
+    found: dict[tuple[str, str], list[str]] = {}
+    titles = {"python": "Python", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+    for each in results.sessions.values():
+        versions = ", ".join(f"{titles.get(name, name)} {version}" for name, version in each["versions"].items())
+        found.setdefault((each["processor"], versions), []).append(each["date"])
+    rounds = [row["rounds"] for row in (*results.cells, *results.growth) if "rounds" in row]
+    idle = [row["idle"] for row in results.cells if "idle" in row]
+    others = [row["others"] for row in results.cells if "others" in row]
+    said = [
+        f"- {where}; {versions}; {min(dates)}" + (f" to {max(dates)}" if min(dates) != max(dates) else "")
+        for (where, versions), dates in found.items()
+    ]
+    if rounds:
+        count = str(min(rounds)) if min(rounds) == max(rounds) else f"{min(rounds)} to {max(rounds)}"
+        said.append(f"- Medians of {count} rounds; float32; wall-clock time.")
+    if idle:
+        said.append(
+            f"- While others had their turns a process took {statistics.median(idle):.1%} of a processor on the "
+            f"median, and {max(idle):.1%} at most."
+        )
+    if others:
+        said.append(
+            f"- In its turns {statistics.median(others):.1%} of the processors went to other programs for the median "
+            f"cell, and {max(others):.1%} for the one with most."
+        )
+    return said
+
+
+def _style(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def ratio_figure(results: Results, path: Path) -> Path | None:
+    """Dots: a panel an architecture and batch, a line a network, a colour a runtime."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    from dynaconv.analysis.figures import COLOURS, _figure, save
+
+    networks = results.some("network", DYNAMIC)
+    panels = {}
+    for architecture in results.architectures:
+        situations = results.situations(architecture)
+        most = max(threads for _, threads in situations)
+        panels[architecture] = (most, sorted(batch for batch, threads in situations if threads == most))
+    batches = sorted({batch for _, each in panels.values() for batch in each} & {1, 16})
+    batches = batches or sorted({batch for _, each in panels.values() for batch in each})[:1]
+    if not networks or not batches:
+        return None
+    figure = _figure(max(3.0 * len(panels) + 1.6, 8.0), (0.42 * len(networks) + 0.9) * len(batches) + 0.7)
+    grid = figure.subplots(len(batches), len(panels), sharex=True, sharey=True, squeeze=False)
+    looks = dict(zip(RUNTIMES, zip(COLOURS, "osD^v", strict=False), strict=False))
+    shown = results.some("runtime", RUNTIMES)
+    least = greatest = 1.0
+    for line, batch in zip(grid, batches, strict=True):
+        for axes, (architecture, (threads, _)) in zip(line, panels.items(), strict=True):
+            for place, network in enumerate(networks):
+                for runtime in shown:
+                    row = results.by_cell.get((architecture, batch, threads, network, runtime), {})
+                    if row.get("ratio"):
+                        colour, marker = looks[runtime]
+                        offset = 0.13 * (shown.index(runtime) - (len(shown) - 1) / 2)
+                        axes.plot(row["ratio"], place + offset, marker, color=colour, markersize=6)
+                        least, greatest = min(least, row["ratio"]), max(greatest, row["ratio"])
+            axes.axvline(1, color="0.3", linewidth=1.2)
+            axes.set_title(f"{ARCHITECTURES[architecture]}, batch {batch}", loc="left", fontsize=10)
+            _style(axes)
+            axes.grid(False, axis="y")
+            for place in range(1, len(networks)):
+                axes.axhline(place - 0.5, color="0.92", linewidth=0.8)
+    first = grid[0][0]
+    first.set_yticks(
+        range(len(networks)), [NETWORKS[name].replace(", published structure", ", published") for name in networks]
+    )
+    first.set_ylim(len(networks) - 0.5, -0.5)
+    first.set_xscale("log")
+    first.set_xlim(0.88 * least, max(2.2, 1.12 * greatest))
+    steps = (0.8, 1, 1.2, 1.5, 2, 2.5) if greatest < 2.6 else (0.5, 0.7, 1, 1.5, 2, 3, 5, 8, 12, 20)
+    first.xaxis.set_major_locator(FixedLocator(steps))
+    first.xaxis.set_minor_locator(NullLocator())
+    first.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    for axes in grid[-1]:
+        axes.set_xlabel("time / time of the static twin", fontsize=9)
+    for runtime in shown:
+        colour, marker = looks[runtime]
+        first.plot([], [], marker, color=colour, label=RUNTIMES[runtime])
+    figure.legend(loc="outside lower center", ncols=len(shown), frameon=False)
+    return save(figure, path)
+
+
+def growth_figure(results: Results, path: Path) -> Path | None:
+    """A panel an axis: measured times, and dashed what is in proportion to the multiply-adds."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    from dynaconv.analysis.figures import COLOURS, _figure, save
+
+    panels = {axis: curves for axis in AXES if (curves := _curves(results, axis))}
+    if not panels:
+        return None
+    columns = min(2, len(panels))
+    figure = _figure(5.2 * columns, 4.1 * math.ceil(len(panels) / columns))
+    grid = figure.subplots(math.ceil(len(panels) / columns), columns, squeeze=False).flatten()
+    looks = dict(zip(NETWORKS, zip(("0.25", *COLOURS), "oosD^v", strict=False), strict=False))
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    for axes, (axis, curves) in zip(grid, panels.items(), strict=False):
+        for network, curve in curves.items():
+            colour, marker = looks[network]
+            values = [row["value"] for row in curve]
+            measured, predicted = _slopes(curve)
+            rate = statistics.geometric_mean(row["ms"] / row["macs"] for row in curve)
+            name = NETWORKS[network].split(" (")[0] if axis == "kernels" else NETWORKS[network]
+            label = f"{name}: slope {measured:.2f}, predicted {predicted:.2f}"
+            axes.plot(values, [row["ms"] for row in curve], marker + "-", color=colour, markersize=5, label=label)
+            axes.plot(values, [rate * row["macs"] for row in curve], linestyle=(0, (4, 3)), color=colour, linewidth=1.2)
+        axes.set_xscale("log")
+        ticks = sorted({row["value"] for curve in curves.values() for row in curve})
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(plain)
+        if axis in ("batch", "side"):
+            axes.set_yscale("log")
+            low, high = axes.get_ylim()
+            steps = [step * 10.0**power for power in range(-2, 6) for step in (1, 2, 5)]
+            axes.yaxis.set_major_locator(FixedLocator([step for step in steps if low <= step <= high]))
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_formatter(plain)
+        else:
+            # What grows by some per cent looks like that.
+            axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
+        axes.set_title(f"Growth with {AXES[axis]}", loc="left", fontsize=11)
+        axes.set_xlabel(f"{AXIS_LABELS[axis]} (dashed: multiply-adds as executed)")
+        axes.set_ylabel("milliseconds")
+        _style(axes)
+        axes.legend(loc="upper left" if axis in ("batch", "side") else "lower left", fontsize=8, frameon=False)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    return save(figure, path)

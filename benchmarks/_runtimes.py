@@ -1,0 +1,128 @@
+"""Networks as each runtime runs them: built, deployed, exported, opened."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SUFFIXES = {"ort": ".onnx", "openvino": ".xml"}
+"""Of the files that runtimes other than torch open."""
+WARM_UP_PASSES = 10
+WARM_UP_BATCH = 8
+
+
+def session(
+    path: Path, runtime: str, size: tuple[int, ...], threads: int, *, profile: bool = False
+) -> tuple[Any, Callable[[], Any]]:
+    """What runs an exported file, and a function that lets it run once; with `profile` the former knows the times."""
+    import numpy as np
+
+    images = np.random.default_rng(0).standard_normal(size, np.float32)
+    if runtime == "ort":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.enable_profiling = profile
+        options.profile_file_prefix = str(path.with_suffix(""))
+        opened = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return opened, lambda: opened.run(None, {"images": images})
+    import openvino
+
+    core = openvino.Core()
+    network = core.read_model(path)
+    network.reshape(list(size))
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    request = core.compile_model(network, "CPU", settings | {"PERF_COUNT": profile}).create_infer_request()
+    return request, lambda: request.infer([images])
+
+
+def timm_name(network: str, architecture: str) -> str:
+    """Such as `dcd_mobilenetv2_100_published` for the network `dcd_published`."""
+    family, _, published = network.partition("_")
+    return f"{family}_{architecture}" + (f"_{published}" if published else "")
+
+
+def built(name: str, **options: Any) -> "nn.Module":
+    """A network of 1000 classes with its initial weights, in eval mode."""
+    import timm
+    import torch
+
+    import dynaconv  # noqa: F401  registers the names
+
+    torch.manual_seed(0)
+    return timm.create_model(name, **options).eval()
+
+
+def warm_up(network: "nn.Module", example: "Tensor") -> None:
+    """Make the running statistics those of images like the example.
+
+    Fresh ones let the published structure multiply rounding errors up, so that no export can be checked.
+    """
+    import torch
+
+    from dynaconv.export.verify import random_inputs
+
+    for module in network.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.momentum = None
+    network.train()
+    with torch.no_grad():
+        for number in range(WARM_UP_PASSES):
+            network(*random_inputs(example, WARM_UP_BATCH, seed=100 + number))
+    network.eval()
+
+
+def exported(folder: Path, runtime: str, name: str, side: int) -> Path:
+    """The file of a deployed network, written where it is not there yet; its batch is free.
+
+    DCD has another form for OpenVINO than for ONNX Runtime. For the others OpenVINO's file is made of the ONNX file.
+    """
+    path = exported_path(folder, runtime, name, side)
+    if path.exists():
+        return path
+    import torch
+
+    from dynaconv import deploy, export_onnx, export_openvino
+    from dynaconv.export.openvino import convert_onnx_file
+
+    torch.set_num_threads(1)
+    if runtime == "openvino" and not name.startswith("dcd"):
+        convert_onnx_file(exported(folder, "ort", name, side), path)
+        return path
+    network = built(name)
+    example = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    warm_up(network, example)
+    write = export_onnx if runtime == "ort" else export_openvino
+    write(deploy(network, inplace=True), path, example, free_size=False)
+    return path
+
+
+def exported_path(folder: Path, runtime: str, name: str, side: int) -> Path:
+    """Where the file of a network lies."""
+    return folder / f"{name}_{side}{SUFFIXES[runtime]}"
+
+
+def file_bytes(path: Path) -> int:
+    """Size of an exported file and of the one with its weights beside it."""
+    beside = [path.with_suffix(".bin")] if path.suffix == ".xml" else [path.with_name(path.name + ".data")]
+    return sum(each.stat().st_size for each in (path, *beside) if each.exists())
+
+
+def weight_bytes(network: "nn.Module") -> int:
+    """Size of the parameters and buffers."""
+    return sum(each.numel() * each.element_size() for each in (*network.parameters(), *network.buffers()))
+
+
+def compiled(network: "nn.Module", folder: Path) -> "nn.Module":
+    """The network under `torch.compile`, for fixed sizes; what is compiled is kept in the folder."""
+    # Read when the compiler is imported. A pool of compiling processes would outlive the compilation.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str((folder / "inductor").resolve())
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    import torch
+    import torch._inductor.compile_fx
+
+    return torch.compile(network, dynamic=False)  # type: ignore[return-value]

@@ -1,0 +1,315 @@
+"""Time, memory and size of every kind of network in every runtime, beside the static twin; and how the cost grows.
+
+    python benchmarks/latency.py                       # up to 40 minutes; called again, it goes on where it stopped
+    python benchmarks/latency.py --quick               # some minutes: MobileNetV2 x0.5, a batch of one
+    python benchmarks/latency.py --redo --runtimes native ort --networks static dcd --growth      # these again
+    python benchmarks/latency.py --minutes 0           # measures nothing; tables and figures of what is there
+
+`make bench` is the first, `make bench BENCH="--quick"` the second. Results go to OUT/latency.json after every group,
+tables to OUT/results.md, figures beside it. Everything of a group (an architecture, a batch, a number of threads) is in
+a process of its own, all are alive at once and take turns, in an order drawn anew each round; what counts are medians
+over rounds, and of the ratios of one round. torch.compile, which compiles for minutes, comes as groups of its own.
+Networks have their initial weights, which change no time: every operation is dense, and takes as long for any numbers.
+Exported and compiled files stay in the folder; delete it after a change of the export.
+"""
+
+import argparse
+import itertools
+import os
+import random
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import _latency_cells as cells
+from _latency_cells import RUNTIMES, Cell, Group, Growth, Turn
+from _latency_store import Row, Store, here
+from _runtimes import exported, exported_path, timm_name
+from _turns import Failed, ask, started
+
+LEAST_ROUNDS = 3
+QUICK: dict[str, Any] = {
+    "architectures": ["mobilenetv2_050"],
+    "networks": ["static", "dcd", "dyconv"],
+    "runtimes": ["eager", "native", "ort", "openvino"],
+    "batch": [1],
+    "rounds": 5,
+    "seconds": 20.0,
+    "growth": ["batch"],
+}
+FULL: dict[str, Any] = {
+    "architectures": list(cells.DEFAULT_ARCHITECTURES),
+    "networks": list(cells.NETWORKS),
+    "runtimes": list(cells.RUNTIMES),
+    "batch": [1, 4, 16],
+    "rounds": 10,
+    "seconds": 60.0,
+    "growth": list(cells.AXES),
+}
+
+
+class Bench:
+    """One run of the benchmark."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.store = Store(args.out / "latency.json")
+        self.store.check_processor()
+        self.end = time.monotonic() + 60 * args.minutes
+        self.failures: dict[tuple[Any, ...], str] = {}
+        args.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() >= self.end
+
+    def run(self) -> bool:
+        """Measure what is missing; False when the time was over first."""
+        for unit in cells.units(self.args):
+            if self.over:
+                return False
+            if not (self.group(unit) if isinstance(unit, Group) else self.growth(unit)):
+                return False
+        return True
+
+    def group(self, group: Group) -> bool:
+        """Prepare and measure what is missing of a group; False when the time was over first."""
+        wanted = [cell for cell in group.cells if self.args.redo or self.store.cell(cell) is None]
+        if not wanted:
+            return True
+        # What the ratios are to has to be there, also where its own numbers are known.
+        partners = {("static", cell.runtime) for cell in wanted}
+        if cells.BASELINE[1] in self.args.runtimes:
+            partners.add(cells.BASELINE)
+        one = wanted[0]
+        have = {cell.which for cell in wanted}
+        others = [replace(one, network=network, runtime=runtime) for network, runtime in sorted(partners - have)]
+        print(f"\n{group.title}", flush=True)
+        if not self.prepare([*others, *wanted]):
+            return False
+        if self.args.prepare:
+            return True
+        rows = self.measured_cells(wanted, others)
+        for row in rows:
+            print(f"  {line(row)}", flush=True)
+        return True
+
+    def prepare(self, wanted: list[Cell]) -> bool:
+        """Write and compile the files that are missing, some at a time; False when the time was over first."""
+        # OpenVINO's files may be made of those for ONNX Runtime.
+        for runtimes in (("ort", "compile"), ("openvino",)):
+            loads: dict[tuple[Any, ...], Any] = {}
+            for cell in wanted:
+                if cell.runtime in runtimes and not self.file(cell).exists() and file_key(cell) not in self.failures:
+                    name = timm_name(cell.network, cell.architecture)
+                    loads[file_key(cell)] = (
+                        partial(cells.compile_once, cell, self.args.folder)
+                        if cell.runtime == "compile"
+                        else partial(exported, self.args.folder, cell.runtime, name, cell.side)
+                    )
+            keys = list(loads)
+            for start in range(0, len(keys), self.args.jobs):
+                if self.over:
+                    return False
+                some = {key: loads[key] for key in keys[start : start + self.args.jobs]}
+                print(f"  preparing {', '.join(' for '.join(key[:2]) for key in some)}", flush=True)
+                with started(some, self.args, cells.write_once, self.args.jobs) as (_, words):
+                    self.failures |= {key: word.reason for key, word in words.items() if isinstance(word, Failed)}
+        return True
+
+    def file(self, cell: Cell) -> Path:
+        """What has to be there before a cell is measured: a network, or the word that it is compiled."""
+        if cell.runtime == "compile":
+            return cells.compiled_mark(cell, self.args.folder)
+        name = timm_name(cell.network, cell.architecture)
+        return exported_path(self.args.folder, cell.runtime, name, cell.side)
+
+    def measured_cells(self, wanted: list[Cell], others: list[Cell]) -> list[Row]:
+        """Rows of the wanted cells; the others take their turns beside them."""
+        everything = {cell.which: cell for cell in [*others, *wanted]}
+        loads = {which: partial(cells.load_cell, cell, self.args.folder) for which, cell in everything.items()}
+        self.args.compiling = any(cell.runtime == "compile" for cell in wanted)
+        failed: dict[tuple[str, str], str] = {}
+        for which, cell in everything.items():
+            if file_key(cell) in self.failures:
+                failed[which] = self.failures[file_key(cell)]
+                del loads[which]
+        session = here()
+        with started(loads, self.args, cells.serve_turns, self.args.jobs) as (pipes, words):
+            failed |= {which: word.reason for which, word in words.items() if isinstance(word, Failed)}
+            turns, broken = self.take_turns(pipes, [(which, "run") for which in pipes])
+        failed |= {which: reason for (which, _), reason in broken.items()}
+        times = {which: [turn.ms for turn in each] for (which, _), each in turns.items() if which not in failed}
+        rows = []
+        for cell in wanted:
+            row = asdict(cell)
+            if cell.which in failed:
+                rows.append(row | {"failure": failed[cell.which]})
+                continue
+            word, mine = words[cell.which], turns[cell.which, "run"]
+            memory = {key: round(word[key] / cells.MIB, 1) for key in ("imported", "loaded")}
+            memory["peak"] = round(max(turn.peak for turn in mine) / cells.MIB, 1)
+            ratio = {key: _ratio(times, cell.which, other) for key, other in _others(cell).items()}
+            idle = statistics.median(turn.idle for turn in mine)
+            rows.append(row | summary(times[cell.which]) | ratio | {"bytes": word["size"], "memory_mib": memory})
+            rows[-1] |= {"idle": round(idle, 4), "others": round(statistics.median(turn.others for turn in mine), 4)}
+        self.store.add(session, cells=rows)
+        return rows
+
+    def take_turns(self, pipes: Mapping[Any, Any], keys: list[tuple[Any, str]]) -> tuple[dict[Any, list[Turn]], Any]:
+        """Every turn of every key, by key, round by round; and why those failed that did."""
+        found: dict[tuple[Any, str], list[Turn]] = {key: [] for key in keys}
+        broken: dict[tuple[Any, str], str] = {}
+        end = time.monotonic() + self.args.seconds
+        for turn in range(self.args.rounds):
+            if turn >= LEAST_ROUNDS and time.monotonic() > end:
+                break
+            for key in random.sample(keys, len(keys)):
+                if key not in broken:
+                    answer = ask(pipes[key[0]], key[1])
+                    if isinstance(answer, Failed):
+                        broken[key] = answer.reason
+                    else:
+                        found[key].append(answer)
+        return found, broken
+
+    def growth(self, growth: Growth) -> bool:
+        """Measure how the cost grows with one quantity, unless that is known."""
+        which = {"axis": growth.axis, "architecture": growth.architecture, "side": growth.side}
+        networks = [
+            name for name in growth.values if self.args.redo or not self.store.has_growth(**which, network=name)
+        ]
+        if not networks or self.args.prepare:
+            return True
+        print(f"\n{growth.title}", flush=True)
+        loads = {network: partial(cells.load_growth, growth, network) for network in networks}
+        self.args.compiling = False
+        session = here()
+        with started(loads, self.args, cells.serve_turns, self.args.jobs) as (pipes, words):
+            for network, word in words.items():
+                if isinstance(word, Failed):
+                    print(f"  {cells.NETWORKS[network]}: {word.reason}", flush=True)
+            keys = [(network, str(value)) for network in pipes for value in growth.values[network]]
+            turns, broken = self.take_turns(pipes, keys)
+        rows = []
+        for network, value in itertools.chain.from_iterable(((n, v) for v in growth.values[n]) for n in pipes):
+            key = (network, str(value))
+            if key in broken:
+                print(f"  {cells.NETWORKS[network]} at {value}: {broken[key]}", flush=True)
+                continue
+            row = which | {"batch": growth.batch, "threads": growth.threads, "network": network, "value": value}
+            row |= summary([turn.ms for turn in turns[key]]) | {"macs": words[network]["macs"][str(value)]}
+            print(f"  {cells.NETWORKS[network]} at {value}: {row['ms']:.2f} ms", flush=True)
+            rows.append(row)
+        self.store.add(session, growth=rows)
+        return True
+
+
+def file_key(cell: Cell) -> tuple[Any, ...]:
+    """Cells with equal keys need the same file."""
+    situation = (cell.side, cell.batch, cell.threads) if cell.runtime == "compile" else (cell.side,)
+    return timm_name(cell.network, cell.architecture), RUNTIMES[cell.runtime], *situation
+
+
+def _others(cell: Cell) -> dict[str, tuple[str, str]]:
+    return {"ratio": ("static", cell.runtime), "ratio_to_static_ort": cells.BASELINE}
+
+
+def _ratio(times: Mapping[Any, list[float]], one: Any, other: Any) -> float | None:
+    if other not in times:
+        return None
+    return round(statistics.median(a / b for a, b in zip(times[one], times[other], strict=True)), 4)
+
+
+def summary(times: list[float]) -> Row:
+    """Median and quartiles in milliseconds."""
+    quartiles = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else [times[0]] * 3
+    low, median, high = (round(value, 4) for value in quartiles)
+    return {"ms": median, "quartiles": [low, high], "rounds": len(times)}
+
+
+def line(row: Row) -> str:
+    """One cell for the terminal."""
+    label = Cell(**{key: row[key] for key in Cell.__dataclass_fields__}).label
+    if "failure" in row:
+        return f"{label}: {row['failure']}"
+    ratio = "" if row["ratio"] is None else f", {row['ratio']:.2f} of static"
+    return f"{label}: {row['ms']:.2f} ms{ratio}"
+
+
+def positive(text: str) -> int:
+    """An int from 1 up."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"an integer from 1 up is needed, not {text!r}")
+    return int(text)
+
+
+def parsed(argv: list[str] | None = None) -> argparse.Namespace:
+    """Arguments, those that were not given as `--quick` or its absence says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    choice: Any = {"nargs": "+", "metavar": "NAME"}
+    parser.add_argument("--architectures", choices=cells.ARCHITECTURES, **choice)
+    parser.add_argument("--networks", choices=cells.NETWORKS, **choice)
+    parser.add_argument("--runtimes", choices=cells.RUNTIMES, **choice)
+    parser.add_argument("--batch", type=positive, nargs="+")
+    parser.add_argument("--threads", type=positive, nargs="+")
+    parser.add_argument("--side", type=positive, default=224, help="pixels")
+    parser.add_argument("--growth", choices=cells.AXES, nargs="*", metavar="AXIS", help="none given: no growth")
+    parser.add_argument("--rounds", type=positive, help="turns of each candidate, at most")
+    parser.add_argument("--seconds", type=float, help=f"no further round of a group after that, from {LEAST_ROUNDS} on")
+    parser.add_argument(
+        "--burst", type=positive, default=5, help="calls in a turn, of which the median counts, at most"
+    )
+    parser.add_argument("--minutes", type=float, default=40.0, help="no further group after that")
+    parser.add_argument(
+        "--jobs", type=positive, default=min(os.cpu_count() or 1, 4), help="processes that load at once"
+    )
+    parser.add_argument("--redo", action="store_true", help="measure what is known or failed again")
+    parser.add_argument("--prepare", action="store_true", help="export and compile only")
+    parser.add_argument(
+        "--quick", action="store_true", help="some minutes: one architecture, a batch of one, few rounds"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of results, tables and figures")
+    parser.add_argument("--folder", type=Path, default=Path("runs/bench/files"), help="of exported and compiled files")
+    parser.add_argument("--page", type=Path, help="a Markdown page whose marked part is made anew")
+    args = parser.parse_args(argv)
+    processors = os.cpu_count() or 1
+    defaults = (QUICK if args.quick else FULL) | {"threads": [n for n in (1, 2) if n <= processors]}
+    if args.quick:
+        defaults["threads"] = defaults["threads"][-1:]
+    for key, value in defaults.items():
+        if getattr(args, key) is None:
+            setattr(args, key, value)
+    if max(args.threads) > processors:
+        parser.error(f"--threads {max(args.threads)} is more than the {processors} processors of this machine")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure what is missing, then write tables and figures of everything there is."""
+    args = parsed(argv)
+    # So that the processes of the candidates end with this one.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("latency.py: stopped; the same command goes on from here."))
+    try:
+        bench = Bench(args)
+        done = bench.run()
+        if args.prepare:
+            return
+        from _latency_page import write
+
+        for path in write(bench.store.data, args.out, args.page):
+            print(path)
+    except ValueError as error:
+        sys.exit(f"latency.py: {error}")
+    if not done:
+        print("The time was over before everything was measured; the same command goes on from here.")
+
+
+if __name__ == "__main__":
+    main()
