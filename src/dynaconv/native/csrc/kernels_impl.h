@@ -39,13 +39,21 @@ template <class V>
   return v;
 }
 
+[[gnu::always_inline]] inline void fetch(Ahead& a) {
+  if (a.from >= a.to) return;
+  for (int line = 0; line < a.lines; ++line, a.from += 64) __builtin_prefetch(a.from, 0, 2);
+}
+
 // acc[pixel][vector] += x[pixel][k] * w[k][vector] for `depth` inputs, which lie 16 a block.
 template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
 [[gnu::always_inline]] inline void multiply(V (&acc)[PIXELS][PANELS * PER_PANEL], const float* x, Index x_pixel,
-                                            Index x_block, int depth, const float*& w, Index w_panel) {
+                                            Index x_block, int depth, const float*& w, Index w_panel,
+                                            Ahead& first, Ahead& second) {
   constexpr int kWide = N * PER_PANEL;
   for (int k = 0; k < depth; k += kPanel, x += x_block) {
     const int end = depth - k < kPanel ? depth - k : kPanel;
+    fetch(first);
+    fetch(second);
     const float* xk = x;
     for (int i = 0; i < end; ++i, ++xk, w += kWide) {
       V wv[PANELS * PER_PANEL];
@@ -65,12 +73,14 @@ template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
 }
 
 template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
-[[gnu::always_inline]] inline void one_tile(const Tile& t, const float* x, const float* z, const float* add, float* out) {
+[[gnu::always_inline]] inline void one_tile(const Tile& t, const float* x, const float* z, const float* add, float* out,
+                                            float* sum, Ahead& next_panels, Ahead& next_step) {
   constexpr int kVectors = PANELS * PER_PANEL;
   V acc[PIXELS][kVectors] = {};
   const float* w = t.w;
   for (int tap = 0; tap < t.num_taps; ++tap)
-    multiply<V, N, PIXELS, PANELS, PER_PANEL, XS>(acc, x + t.taps[tap], t.x_pixel, t.x_block, t.depth, w, t.w_panel);
+    multiply<V, N, PIXELS, PANELS, PER_PANEL, XS>(acc, x + t.taps[tap], t.x_pixel, t.x_block, t.depth, w, t.w_panel,
+                                                next_panels, next_step);
   if (t.scale && !t.scales_add) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
@@ -81,7 +91,8 @@ template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
   }
   if (t.latent) {
     const float* p = t.p;
-    multiply<V, N, PIXELS, PANELS, PER_PANEL, kPanel>(acc, z, kPanel, t.z_block, t.latent, p, t.p_panel);
+    multiply<V, N, PIXELS, PANELS, PER_PANEL, kPanel>(acc, z, kPanel, t.z_block, t.latent, p, t.p_panel,
+                                                    next_panels, next_step);
   }
   if (t.bias) {
 #pragma GCC unroll 8
@@ -109,7 +120,20 @@ template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
   for (int v = 0; v < kVectors; ++v) {
     float* o = out + (v / PER_PANEL) * t.out_block + (v % PER_PANEL) * N;
 #pragma GCC unroll 16
-    for (int m = 0; m < PIXELS; ++m) store<V>(o + m * t.out_pixel, activate<V>(acc[m][v], t.act));
+    for (int m = 0; m < PIXELS; ++m) {
+      acc[m][v] = activate<V>(acc[m][v], t.act);
+      store<V>(o + m * t.out_pixel, acc[m][v]);
+    }
+  }
+  if (!sum) return;
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) {
+    // A tree: a chain of additions would wait four cycles for each.
+#pragma GCC unroll 4
+    for (int width = 1; width < PIXELS; width *= 2)
+#pragma GCC unroll 16
+      for (int m = 0; m + width < PIXELS; m += 2 * width) acc[m][v] += acc[m + width][v];
+    store<V>(sum + v * N, acc[0][v]);
   }
 }
 
@@ -117,13 +141,15 @@ template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
 template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
 void tile(const Tile& t) {
   const float *x = t.x, *z = t.z, *add = t.add;
-  float* out = t.out;
+  float *out = t.out, *sum = t.sum;
+  Ahead next_panels = t.next_panels, next_step = t.next_step;
   for (Index i = 0; i < t.count; ++i) {
-    one_tile<V, N, PIXELS, PANELS, PER_PANEL, XS>(t, x, z, add, out);
+    one_tile<V, N, PIXELS, PANELS, PER_PANEL, XS>(t, x, z, add, out, sum, next_panels, next_step);
     x += PIXELS * (XS ? XS : t.x_pixel);
     out += PIXELS * t.out_pixel;
     if (z) z += PIXELS * kPanel;
     if (add) add += PIXELS * t.add_pixel;
+    if (sum) sum += t.sum_tile;
   }
 }
 
@@ -165,7 +191,7 @@ void row(const Row& r, float* sum) {
       store<V>(r.out + (i * PIXELS + m) * kPanel + lane, acc[m]);
     }
     if (sum) {
-      // A tree: a chain of additions would wait four cycles for each.
+      // A tree, as above.
 #pragma GCC unroll 4
       for (int width = 1; width < PIXELS; width *= 2)
 #pragma GCC unroll 8
