@@ -42,7 +42,11 @@ class Builder:
         table = []
         for step, slots in zip(self.steps, self._slots(), strict=True):
             values = {name: getattr(step, name) for name in FIELDS} | slots
-            table += [constants.place(v) if isinstance(v, Tensor) else _number(v) for v in values.values()]
+            # In the order in which they are read, so that the kernels can fetch what comes next.
+            for name in sorted(FIELDS, key=lambda name: name in ("weight", "bias")):
+                if isinstance(values[name], Tensor):
+                    values[name] = constants.place(values[name])
+            table += [_number(value) for value in values.values()]
         return constants.joined(), torch.tensor(table, dtype=torch.int64), self._sizes()
 
     def _fuse(self) -> None:

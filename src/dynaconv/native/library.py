@@ -66,8 +66,8 @@ def _open(path: Path) -> ctypes.CDLL:
 
 
 @functools.cache
-def _load() -> str:
-    """Load the library, compiled first where need be; the name of the instruction set it runs with."""
+def _load() -> tuple[ctypes.CDLL, str]:
+    """Load the library, compiled first where need be, and the name of the instruction set it runs with."""
     path, library = _opened()
     if library.dynaconv_native_fields() != len(FIELDS):
         raise NativeError(f"{path} was made from other sources than these; delete it and build it again.")
@@ -76,7 +76,7 @@ def _load() -> str:
     name = library.dynaconv_native_isa(message, ctypes.c_size_t(len(message)))
     if name is None:
         raise NativeError(message.value.decode())
-    return str(name.decode())
+    return library, str(name.decode())
 
 
 def instruction_set() -> str:
@@ -88,7 +88,7 @@ def instruction_set() -> str:
         BuildError: The kernels cannot be compiled here.
         NativeError: DYNACONV_ISA names a set that there is not.
     """
-    return _load()
+    return _load()[1]
 
 
 @functools.cache
@@ -105,3 +105,16 @@ def ready() -> bool:
         warnings.warn(f"{reason}; networks deployed for it run in torch instead.", RuntimeWarning, stacklevel=2)
         return False
     return True
+
+
+def settle(constants: Tensor) -> None:
+    """Let constants lie in large pages of memory where the system has them; their values stay.
+
+    Reading tens of megabytes of weights once a call, the processor would else look for every few kilobytes in the
+    page table.
+    """
+    if ready():
+        library, _ = _load()
+        library.dynaconv_native_settle(
+            ctypes.c_void_p(constants.data_ptr()), ctypes.c_size_t(constants.numel() * constants.element_size())
+        )

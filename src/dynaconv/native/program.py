@@ -53,6 +53,7 @@ class NativeProgram(nn.Module):
             self.constants = self.steps = None
             return
         self.constants, self.steps, self.sizes = builder.build()
+        library.settle(self.constants)
         self.flat = builder.flat
         self.in_channels, self.out_channels = builder.steps[0].in_channels, builder.steps[-1].out_channels
 
@@ -72,6 +73,8 @@ class NativeProgram(nn.Module):
         untyped: Any = super()
         untyped.__setstate__(state)
         self._ready = library.ready()
+        if self.constants is not None:
+            library.settle(self.constants)
 
     def train(self, mode: bool = True) -> "NativeProgram":
         """As any module; the weights may be others when training ends."""

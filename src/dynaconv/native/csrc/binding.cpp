@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "pages.h"
 #include "program.h"
 
 namespace {
@@ -104,6 +105,11 @@ extern "C" __attribute__((visibility("default"))) const char* dynaconv_native_is
     error[std::min(message.size(), size - 1)] = '\0';
     return nullptr;
   }
+}
+
+// For constants that have just been packed, or restored.
+extern "C" __attribute__((visibility("default"))) void dynaconv_native_settle(const void* data, std::size_t bytes) {
+  dynaconv::use_large_pages(data, bytes);
 }
 
 extern "C" __attribute__((visibility("default"))) int dynaconv_native_fields() { return dynaconv::kFields; }

@@ -56,7 +56,7 @@ void Crew::each(Index n, Body body, void* context) {
   constexpr Index kMostThreads = 512;
   const Index count = std::clamp<Index>(threads.count(), 1, kMostThreads);
   n_ = n;
-  large_ = n * 7 / 10;
+  large_ = n * 17 / 20;
   large_chunks_ = std::min(count, n);
   small_chunks_ = std::min(4 * count, n);
   body_ = body;

@@ -173,48 +173,52 @@ class Fusion {
   Fusion(const Product& product, const Product* formed, const float* constants, const Images& between, const Next& next,
          Images& out)
       : product_(product), formed_(formed), s_(next.step), between_(between), out_(out),
-        depthwise_(next.step, constants, between, out) {}
+        depthwise_(next.step, constants, between, out), reach_((s_.kernel_h - 1) * s_.dilation_h + 1) {}
 
   void run(const Team& team) const {
     const Index samples = out_.samples, blocks = out_.blocks();
     const double work = double(samples) * double(between_.pixels()) * double(product_.channels) * product_.tile.depth;
-    // Pairs of panels read the pixels half as often; a few single ones are shared out more evenly, and of very few,
-    // parts of the rows: where those meet, some are computed twice.
-    const Index most = team.parallel() && blocks < 8 * team.size() ? 1 : kernels().panels, groups = (blocks + most - 1) / most;
-    const Index parts = team.parallel() && groups < 2 * team.size() ? std::clamp<Index>(out_.height / 14, 1, 4) : 1;
-    const Index size = blocks * samples * kPanel;
-    float* sums = !out_.sums || parts == 1 ? out_.sums : Workspace::mine().scratch[kSums].get(parts * size);
+    // Pairs of panels read the pixels half as often; a few single ones are shared out more evenly.
+    const Index threads = team.size();
+    const Index most = team.parallel() && blocks < 8 * threads ? 1 : kernels().panels, groups = (blocks + most - 1) / most;
+    // Groups that do not go round, or very few, are cut into parts of the rows: where those meet, some rows are
+    // computed twice.
+    const Index whole = !team.parallel() ? groups : groups < 2 * threads ? 0 : groups - groups % threads;
+    const Index wanted = whole ? threads : out_.height / 14;
+    const Index parts = whole == groups ? 1 : std::clamp<Index>(wanted, 1, std::clamp<Index>(out_.height / 7, 1, 4));
+    const Index tasks = whole + (groups - whole) * parts;
+    float* sums = out_.sums ? Workspace::mine().scratch[kSums].get(blocks * samples * out_.height * kPanel) : nullptr;
     const auto task = [&](Index begin, Index end) {
       for (Index i = begin; i < end; ++i) {
-        const Index group = i / parts, part = i - group * parts;
+        const bool is_whole = i < whole;
+        const Index group = is_whole ? i : whole + (i - whole) / parts;
+        const Index part = is_whole ? 0 : (i - whole) % parts, cut = is_whole ? 1 : parts;
         for (Index sample = 0; sample < samples; ++sample)
-          run(sample, group * most, std::min(most, blocks - group * most), part * out_.height / parts,
-              (part + 1) * out_.height / parts, sums ? sums + part * size : nullptr);
+          run(sample, group * most, std::min(most, blocks - group * most), part * out_.height / cut,
+              (part + 1) * out_.height / cut, sums,
+              product_.ahead.part(i * samples + sample, i * samples + sample + 1, tasks * samples, 1));
       }
     };
-    team.each(groups * parts, work, task);
-    for (Index i = 0; sums != out_.sums && i < size; ++i) {
-      float sum = 0;
-      for (Index part = 0; part < parts; ++part) sum += sums[part * size + i];
-      out_.sums[i] = sum;
-    }
+    team.each(tasks, work, task);
+    for (Index i = 0; sums && i < blocks * samples; ++i)
+      add_up(sums + i * out_.height * kPanel, out_.height, kPanel, out_.sums + i * kPanel);
   }
 
  private:
-  // Output rows made at a time: what they read, some panels wide, should stay in the first cache.
-  Index strip_height(Index panels) const {
-    constexpr Index kBytes = 48 << 10;
-    const Index row = between_.width * kPanel * panels * Index(sizeof(float));
-    const Index reach = (s_.kernel_h - 1) * s_.dilation_h + 1;
-    return std::clamp<Index>((kBytes / row - reach) / s_.stride_h + 1, 1, out_.height);
-  }
+  static constexpr Index kStrip = 48 << 10, kHeld = 160 << 10;
 
-  // Output rows [top, bottom) of some panels. What a strip reads of the strip before moves to the front of the buffer.
-  void run(Index sample, Index first, Index panels, Index top, Index bottom, float* sums) const {
+  // Output rows made at a time: what they read, some panels wide, should stay in the first cache.
+  Index strip_height(Index row) const { return std::clamp<Index>((kStrip / row - reach_) / s_.stride_h + 1, 1, out_.height); }
+
+  // Output rows [top, bottom) of some panels. Strips follow one another in a buffer; at its end, what the next strip
+  // reads of the one before moves to the front.
+  void run(Index sample, Index first, Index panels, Index top, Index bottom, float* sums,
+           const Ahead& ahead) const {
     Workspace& work = Workspace::mine();
     const Team alone;
-    const Index height = strip_height(panels), row = between_.width * kPanel;
-    const Index block = ((height - 1) * s_.stride_h + (s_.kernel_h - 1) * s_.dilation_h + 1) * row;
+    const Index row = between_.width * kPanel, bytes = row * panels * Index(sizeof(float));
+    const Index height = strip_height(bytes);
+    const Index held = std::max(kHeld / bytes, (height - 1) * s_.stride_h + reach_), block = held * row;
     float* buffer = work.scratch[kFused].get(panels * block);
     Product p = columns(product_, sample, first * kPanel, panels * kPanel, buffer, block);
     if (formed_) {
@@ -223,30 +227,33 @@ class Fusion {
       multiply(columns(*formed_, sample, first * kPanel, panels * kPanel, w, kPanel * depth), alone);
       p.tile.w = w;
     }
-    for (Index b = first; sums && b < first + panels; ++b) std::fill_n(sum_of(sums, b, sample), kPanel, 0.0f);
-    Index base = 0, done = 0;
+    const Index start = depthwise_.reads(top, top + 1).from, stop = depthwise_.reads(bottom - 1, bottom).to;
+    Index base = start, done = start;
     for (Index from = top; from < bottom; from += height) {
       const Index to = std::min(from + height, bottom);
       const auto needed = depthwise_.reads(from, to);
-      const Index kept = std::max<Index>(0, done - needed.from), start = std::max(done, needed.from);
-      for (Index b = 0; kept && b < panels; ++b) {
-        float* here = buffer + b * block;
-        std::memmove(here, here + (needed.from - base) * row, std::size_t(kept * row) * sizeof(float));
+      // Where kernels reach less far than they step, rows between them are left out.
+      done = std::max(done, needed.from);
+      if (needed.to - base > held) {
+        const Index kept = done - needed.from;
+        for (Index b = 0; kept && b < panels; ++b) {
+          float* here = buffer + b * block;
+          std::memmove(here, here + (needed.from - base) * row, std::size_t(kept * row) * sizeof(float));
+        }
+        base = needed.from;
       }
-      base = needed.from;
-      if (needed.to > start) {
-        Product strip = rows(p, start, needed.to, between_.width);
-        strip.tile.out += kept * row;
+      if (needed.to > done) {
+        Product strip = rows(p, done, needed.to, between_.width);
+        strip.tile.out += (done - base) * row;
+        strip.ahead = ahead.part(done - start, needed.to - start, stop - start, 1);
         multiply(strip, alone);
         done = needed.to;
       }
       for (Index b = 0; b < panels; ++b)
         depthwise_.run(buffer + b * block, base, first + b, sample, from, to,
-                       sums ? sum_of(sums, first + b, sample) : nullptr);
+                       sums ? sums + ((first + b) * out_.samples + sample) * out_.height * kPanel : nullptr);
     }
   }
-
-  float* sum_of(float* sums, Index block, Index sample) const { return sums + (block * out_.samples + sample) * kPanel; }
 
   const Product& product_;
   const Product* formed_;
@@ -254,13 +261,28 @@ class Fusion {
   const Images& between_;
   Images& out_;
   DepthwiseBlock depthwise_;
+  Index reach_;
 };
 
+// The product, and the sums over each image's pixels where they are wanted: each tile has its own, so that threads need
+// not agree.
+void finish(Product& p, Images& out, const Team& team) {
+  if (!out.sums) return multiply(p, team);
+  const Index size = out.blocks() * kPanel, tiles = tiles_a_sample(p);
+  float* sum = p.tile.sum = Workspace::mine().scratch[kSums].get(out.samples * tiles * size);
+  p.tile.sum_tile = size;
+  multiply(p, team);
+  for (Index n = 0; n < out.samples; ++n)
+    for (Index b = 0; b < out.blocks(); ++b)
+      add_up(sum + n * tiles * size + b * kPanel, tiles, size, out.sums + (b * out.samples + n) * kPanel);
+}
+
 void dense_steps(const Step& s, const float* constants, const Images& x, const Images* add, Images& out,
-                 const Next* next, Images& result, const Team& team) {
+                 const Next* next, Images& result, const Ahead& ahead, const Team& team) {
   const View v = view_of(s, x, out, team);
   Product p = product_of(v, x, out, s.out_channels, constants + s.weight, out.data, out.block());
   set_output(s, constants, add, p);
+  p.ahead = ahead;
   Product formed;
   if (s.dynamic) {
     const Coefficients c = coefficients(s, constants, x, team);
@@ -289,21 +311,21 @@ void dense_steps(const Step& s, const float* constants, const Images& x, const I
       }
     }
   }
-  join(p, !s.dynamic && !next);
+  join(p, !s.dynamic && !next && !out.sums);
   if (next) {
     Fusion(p, formed.channels ? &formed : nullptr, constants, out, *next, result).run(team);
   } else {
-    multiply(p, team);
+    finish(p, out, team);
   }
 }
 
 }  // namespace
 
 void dense(const Step& s, const float* constants, const Images& x, const Images* add, Images& out, const Next* next,
-           const Team& team) {
-  if (!next) return dense_steps(s, constants, x, add, out, nullptr, out, team);
+           const Ahead& ahead, const Team& team) {
+  if (!next) return dense_steps(s, constants, x, add, out, nullptr, out, ahead, team);
   Images between = next->between;
-  dense_steps(s, constants, x, add, between, next, out, team);
+  dense_steps(s, constants, x, add, between, next, out, ahead, team);
 }
 
 bool reads_input(const Step& s) {
@@ -313,7 +335,7 @@ bool reads_input(const Step& s) {
 // Few input channels would leave most of a block of 16 empty. A padded copy has channels inside columns instead: what
 // a row of the kernel reads then lies in one piece, so that k_h taps of k_w * C_in inputs remain.
 void dense_from(const Step& s, const float* constants, const Input& input, Index first, Images& result,
-                const Next* next, const Team& team) {
+                const Next* next, const Ahead& ahead, const Team& team) {
   const Images& out = next ? next->between : result;
   const Index channels = s.in_channels, run = s.kernel_w * channels;
   const Index need_h = (out.height - 1) * s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1;
@@ -352,10 +374,11 @@ void dense_from(const Step& s, const float* constants, const Input& input, Index
   p.out_row = out.width * kPanel;
   p.out_sample = out.pixels() * kPanel;
   set_output(s, constants, nullptr, p);
+  p.ahead = ahead;
   if (next) {
     Fusion(p, nullptr, constants, out, *next, result).run(team);
   } else {
-    multiply(p, team);
+    finish(p, result, team);
   }
 }
 

@@ -18,7 +18,7 @@ DepthwiseBlock::Span DepthwiseBlock::reads(Index from, Index to) const {
 }
 
 void DepthwiseBlock::run(const float* x, Index x_from, Index block, Index sample, Index from, Index to,
-                         float* sum) const {
+                         float* sums) const {
   const float* w = constants_ + s_.weight + block * s_.kernel_h * s_.kernel_w * kPanel;
   const float* bias = s_.bias < 0 ? nullptr : constants_ + s_.bias + block * kPanel;
   float* out = out_.data + block * out_.block() + sample * out_.pixels() * kPanel;
@@ -28,6 +28,8 @@ void DepthwiseBlock::run(const float* x, Index x_from, Index block, Index sample
     const Index y = oy * s_.stride_h - s_.pad_top;
     const Inside rows = inside(y, s_.kernel_h, s_.dilation_h, x_.height);
     const float* row = x + (y + rows.first * s_.dilation_h - x_from) * x_.width * kPanel;
+    float* sum = sums ? sums + oy * kPanel : nullptr;
+    if (sum) std::fill_n(sum, kPanel, 0.0f);
     // Runs of two lengths, the longer ones first.
     part(row, rows, 0, longer, small + 1, w, bias, out + oy * out_.width * kPanel, sum);
     part(row, rows, longer * (small + 1), parts - longer, small, w, bias,
@@ -66,9 +68,9 @@ void depthwise(const Step& s, const float* constants, const Images& x, Images& o
   team.each(out.blocks() * out.samples, work, [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
       const Index b = i / out.samples, n = i - b * out.samples;
-      float* sum = out.sums ? out.sums + i * kPanel : nullptr;
-      if (sum) std::fill_n(sum, kPanel, 0.0f);
-      block.run(x.data + b * x.block() + n * x.pixels() * kPanel, 0, b, n, 0, out.height, sum);
+      float* sums = out.sums ? Workspace::mine().scratch[kSums].get(out.height * kPanel) : nullptr;
+      block.run(x.data + b * x.block() + n * x.pixels() * kPanel, 0, b, n, 0, out.height, sums);
+      if (sums) add_up(sums, out.height, kPanel, out.sums + i * kPanel);
     }
   });
 }

@@ -18,6 +18,21 @@ constexpr int kHalf = 8;
 
 enum class Activation : int { kNone = 0, kRelu = 1, kRelu6 = 2 };
 
+// Memory that is read soon, to be fetched into the second cache beside other work: a few lines of 64 bytes at a time, in
+// the time that products leave. What lies far away would else be waited for.
+struct Ahead {
+  const char* from = nullptr;
+  const char* to = nullptr;
+  int lines = 0;        // at a time
+
+  Index count() const { return (to - from) / 64; }
+  // The part that goes with pieces [begin, end) of `pieces` equal ones, in which lines can be fetched `times` times.
+  Ahead part(Index begin, Index end, Index pieces, Index times) const {
+    const Index n = count(), first = n * begin / pieces, last = n * end / pieces;
+    return {from + first * 64, from + last * 64, int((last - first + times - 1) / times)};
+  }
+};
+
 // Register tiles of out = act(scale * (W x) + P z + bias + add), `count` of them side by side; parts with a null pointer
 // are left out.
 struct Tile {
@@ -43,6 +58,9 @@ struct Tile {
   float* out;
   Index out_pixel, out_block;
   Activation act;
+  float* sum;           // where the sums over each tile's pixels go
+  Index sum_tile;       // floats from one tile's to the next one's
+  Ahead next_panels, next_step;
 };
 
 using TileFn = void (*)(const Tile&);

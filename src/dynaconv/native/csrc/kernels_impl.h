@@ -1,8 +1,12 @@
 // The kernels, for vectors of VL floats; included once by each isa_*.cpp, which sets VL, TILE_PIXELS and TILE_PANELS.
 //
-// Only GCC's vector extensions are used. Everything is in an unnamed namespace: two instruction sets must never share
+// GCC's vector extensions are used, and intrinsics where a compiler makes two instructions of one. Everything is in an unnamed namespace: two instruction sets must never share
 // an inline function, or the linker could keep the copy that the processor cannot run.
 #include <utility>
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
 
 #include "kernels.h"
 
@@ -26,26 +30,53 @@ template <class V>
   __builtin_memcpy(p, &v, sizeof v);
 }
 
-// Comparisons are written so that NaN stays NaN.
+// The larger and the smaller of two; the second where one of them is NaN, as x86 has it.
 template <class V>
-[[gnu::always_inline]] inline V activate(V v, Activation act) {
-  if (act == Activation::kNone) return v;
+[[gnu::always_inline]] inline V larger(V a, V b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) return V(_mm512_max_ps(__m512(a), __m512(b)));
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof(V) == 32) return V(_mm256_max_ps(__m256(a), __m256(b)));
+#endif
+  return a > b ? a : b;
+}
+
+template <class V>
+[[gnu::always_inline]] inline V smaller(V a, V b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) return V(_mm512_min_ps(__m512(a), __m512(b)));
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof(V) == 32) return V(_mm256_min_ps(__m256(a), __m256(b)));
+#endif
+  return a < b ? a : b;
+}
+
+// NaN stays NaN.
+template <Activation ACT, class V>
+[[gnu::always_inline]] inline V activate(V v) {
+  if constexpr (ACT == Activation::kNone) return v;
   const V zero = {};
-  v = zero > v ? zero : v;
-  if (act == Activation::kRelu6) {
-    const V six = zero + 6.0f;
-    v = six < v ? six : v;
-  }
-  return v;
+  v = larger(zero, v);
+  return ACT == Activation::kRelu6 ? smaller(zero + 6.0f, v) : v;
+}
+
+[[gnu::always_inline]] inline void fetch(Ahead& a) {
+  if (a.from >= a.to) return;
+  for (int line = 0; line < a.lines; ++line, a.from += 64) __builtin_prefetch(a.from, 0, 2);
 }
 
 // acc[pixel][vector] += x[pixel][k] * w[k][vector] for `depth` inputs, which lie 16 a block.
 template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
 [[gnu::always_inline]] inline void multiply(V (&acc)[PIXELS][PANELS * PER_PANEL], const float* x, Index x_pixel,
-                                            Index x_block, int depth, const float*& w, Index w_panel) {
+                                            Index x_block, int depth, const float*& w, Index w_panel,
+                                            Ahead& first, Ahead& second) {
   constexpr int kWide = N * PER_PANEL;
   for (int k = 0; k < depth; k += kPanel, x += x_block) {
     const int end = depth - k < kPanel ? depth - k : kPanel;
+    fetch(first);
+    fetch(second);
     const float* xk = x;
     for (int i = 0; i < end; ++i, ++xk, w += kWide) {
       V wv[PANELS * PER_PANEL];
@@ -64,13 +95,67 @@ template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
   }
 }
 
+// Adds what lies at `add`, times a scale for each channel.
+template <bool SCALES, class V, int N, int PIXELS, int PANELS, int PER_PANEL>
+[[gnu::always_inline]] inline void join(V (&acc)[PIXELS][PANELS * PER_PANEL], const float* add, Index add_pixel,
+                                        Index add_block, const float* scale) {
+#pragma GCC unroll 8
+  for (int v = 0; v < PANELS * PER_PANEL; ++v) {
+    const float* a = add + (v / PER_PANEL) * add_block + (v % PER_PANEL) * N;
+    const V s = SCALES ? load<V>(scale + v * N) : V{};
+#pragma GCC unroll 16
+    for (int m = 0; m < PIXELS; ++m, a += add_pixel) acc[m][v] += SCALES ? s * load<V>(a) : load<V>(a);
+  }
+}
+
+// Activates and stores a tile, and stores the sums over its pixels.
+template <Activation ACT, bool SUMS, class V, int N, int PIXELS, int PANELS, int PER_PANEL>
+[[gnu::always_inline]] inline void finish(V (&acc)[PIXELS][PANELS * PER_PANEL], float* out, Index out_pixel,
+                                          Index out_block, float* sum) {
+#pragma GCC unroll 8
+  for (int v = 0; v < PANELS * PER_PANEL; ++v) {
+    float* o = out + (v / PER_PANEL) * out_block + (v % PER_PANEL) * N;
+    // Two sums: one chain of additions would wait for each.
+    V total[2] = {};
+#pragma GCC unroll 16
+    for (int m = 0; m < PIXELS; ++m) {
+      const V value = activate<ACT>(acc[m][v]);
+      store<V>(o + m * out_pixel, value);
+      if (SUMS) total[m % 2] += value;
+    }
+    if (SUMS) store<V>(sum + v * N, total[0] + total[1]);
+  }
+}
+
+// Asks for the activation once: a store might change what is asked, as far as a compiler knows.
+template <bool SUMS, class V, int N, int PIXELS, int PANELS, int PER_PANEL>
+[[gnu::always_inline]] inline void finish(Activation act, V (&acc)[PIXELS][PANELS * PER_PANEL], float* out,
+                                          Index out_pixel, Index out_block, float* sum) {
+  if (act == Activation::kRelu6)
+    finish<Activation::kRelu6, SUMS, V, N, PIXELS, PANELS, PER_PANEL>(acc, out, out_pixel, out_block, sum);
+  else if (act == Activation::kRelu)
+    finish<Activation::kRelu, SUMS, V, N, PIXELS, PANELS, PER_PANEL>(acc, out, out_pixel, out_block, sum);
+  else
+    finish<Activation::kNone, SUMS, V, N, PIXELS, PANELS, PER_PANEL>(acc, out, out_pixel, out_block, sum);
+}
+
 template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
-[[gnu::always_inline]] inline void one_tile(const Tile& t, const float* x, const float* z, const float* add, float* out) {
+[[gnu::always_inline]] inline void one_tile(const Tile& t, const float* x, const float* z, const float* add, float* out,
+                                            float* sum, Ahead& next_panels, Ahead& next_step) {
   constexpr int kVectors = PANELS * PER_PANEL;
-  V acc[PIXELS][kVectors] = {};
+  // Where nothing scales the product, it starts from the bias.
+  const bool starts = t.bias && !(t.scale && !t.scales_add);
+  V acc[PIXELS][kVectors];
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) {
+    const V b = starts ? load<V>(t.bias + v * N) : V{};
+#pragma GCC unroll 16
+    for (int m = 0; m < PIXELS; ++m) acc[m][v] = b;
+  }
   const float* w = t.w;
   for (int tap = 0; tap < t.num_taps; ++tap)
-    multiply<V, N, PIXELS, PANELS, PER_PANEL, XS>(acc, x + t.taps[tap], t.x_pixel, t.x_block, t.depth, w, t.w_panel);
+    multiply<V, N, PIXELS, PANELS, PER_PANEL, XS>(acc, x + t.taps[tap], t.x_pixel, t.x_block, t.depth, w, t.w_panel,
+                                                next_panels, next_step);
   if (t.scale && !t.scales_add) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
@@ -81,9 +166,10 @@ template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
   }
   if (t.latent) {
     const float* p = t.p;
-    multiply<V, N, PIXELS, PANELS, PER_PANEL, kPanel>(acc, z, kPanel, t.z_block, t.latent, p, t.p_panel);
+    multiply<V, N, PIXELS, PANELS, PER_PANEL, kPanel>(acc, z, kPanel, t.z_block, t.latent, p, t.p_panel,
+                                                    next_panels, next_step);
   }
-  if (t.bias) {
+  if (t.bias && !starts) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       const V b = load<V>(t.bias + v * N);
@@ -91,39 +177,38 @@ template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
       for (int m = 0; m < PIXELS; ++m) acc[m][v] += b;
     }
   }
-  if (add) {
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
-      const float* a = add + (v / PER_PANEL) * t.add_block + (v % PER_PANEL) * N;
-      if (t.scales_add && t.scale) {
-        const V s = load<V>(t.scale + v * N);
-#pragma GCC unroll 16
-        for (int m = 0; m < PIXELS; ++m) acc[m][v] += s * load<V>(a + m * t.add_pixel);
-      } else {
-#pragma GCC unroll 16
-        for (int m = 0; m < PIXELS; ++m) acc[m][v] += load<V>(a + m * t.add_pixel);
-      }
-    }
-  }
-#pragma GCC unroll 8
-  for (int v = 0; v < kVectors; ++v) {
-    float* o = out + (v / PER_PANEL) * t.out_block + (v % PER_PANEL) * N;
-#pragma GCC unroll 16
-    for (int m = 0; m < PIXELS; ++m) store<V>(o + m * t.out_pixel, activate<V>(acc[m][v], t.act));
-  }
+  if (add && t.scales_add && t.scale)
+    join<true, V, N, PIXELS, PANELS, PER_PANEL>(acc, add, t.add_pixel, t.add_block, t.scale);
+  else if (add)
+    join<false, V, N, PIXELS, PANELS, PER_PANEL>(acc, add, t.add_pixel, t.add_block, nullptr);
+  if (sum)
+    finish<true, V, N, PIXELS, PANELS, PER_PANEL>(t.act, acc, out, t.out_pixel, t.out_block, sum);
+  else
+    finish<false, V, N, PIXELS, PANELS, PER_PANEL>(t.act, acc, out, t.out_pixel, t.out_block, sum);
 }
 
 // The loop over tiles stands here, since what a call and its arguments cost shows beside few inputs.
 template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
 void tile(const Tile& t) {
   const float *x = t.x, *z = t.z, *add = t.add;
-  float* out = t.out;
+  float *out = t.out, *sum = t.sum;
+  Ahead next_panels = t.next_panels, next_step = t.next_step;
   for (Index i = 0; i < t.count; ++i) {
-    one_tile<V, N, PIXELS, PANELS, PER_PANEL, XS>(t, x, z, add, out);
+    one_tile<V, N, PIXELS, PANELS, PER_PANEL, XS>(t, x, z, add, out, sum, next_panels, next_step);
     x += PIXELS * (XS ? XS : t.x_pixel);
     out += PIXELS * t.out_pixel;
     if (z) z += PIXELS * kPanel;
     if (add) add += PIXELS * t.add_pixel;
+    if (sum) sum += t.sum_tile;
+  }
+}
+
+template <Activation ACT, class V, int PIXELS>
+[[gnu::always_inline]] inline void finish(V (&acc)[PIXELS], float* out) {
+#pragma GCC unroll 8
+  for (int m = 0; m < PIXELS; ++m) {
+    acc[m] = activate<ACT>(acc[m]);
+    store<V>(out + m * kPanel, acc[m]);
   }
 }
 
@@ -159,13 +244,15 @@ void row(const Row& r, float* sum) {
         }
       }
     }
-#pragma GCC unroll 8
-    for (int m = 0; m < PIXELS; ++m) {
-      acc[m] = activate<V>(acc[m], r.act);
-      store<V>(r.out + (i * PIXELS + m) * kPanel + lane, acc[m]);
-    }
+    float* out = r.out + i * PIXELS * kPanel + lane;
+    if (r.act == Activation::kRelu6)
+      finish<Activation::kRelu6>(acc, out);
+    else if (r.act == Activation::kRelu)
+      finish<Activation::kRelu>(acc, out);
+    else
+      finish<Activation::kNone>(acc, out);
     if (sum) {
-      // A tree: a chain of additions would wait four cycles for each.
+      // A tree, as above.
 #pragma GCC unroll 4
       for (int width = 1; width < PIXELS; width *= 2)
 #pragma GCC unroll 8
@@ -184,7 +271,9 @@ void point(const float* x, Index x_row, Index x_column, int rows, int columns, c
     for (int ky = 0; ky < rows; ++ky)
       for (int kx = 0; kx < columns; ++kx)
         acc += load<V>(x + ky * x_row + kx * x_column + lane) * load<V>(w + (ky * w_row + kx) * kPanel + lane);
-    acc = activate<V>(acc, act);
+    acc = act == Activation::kRelu6  ? activate<Activation::kRelu6>(acc)
+          : act == Activation::kRelu ? activate<Activation::kRelu>(acc)
+                                     : acc;
     store<V>(out + lane, acc);
     if (sum) store<V>(sum + lane, load<V>(sum + lane) + acc);
   }

@@ -19,6 +19,14 @@ struct Images {
   Index blocks() const { return (channels + kPanel - 1) / kPanel; }
 };
 
+// The sum of `count` parts of a sum, 16 channels each. Parts are rows or tiles, never what a thread happened to do, so
+// that results are the same to the last bit however many threads there are.
+inline void add_up(const float* parts, Index count, Index distance, float* sum) {
+  std::fill_n(sum, kPanel, 0.0f);
+  for (Index i = 0; i < count; ++i)
+    for (int lane = 0; lane < kPanel; ++lane) sum[lane] += parts[i * distance + lane];
+}
+
 // The taps of one axis that lie inside an image, for an output whose first tap reads position `from`.
 struct Inside {
   Index first, count;
@@ -50,10 +58,10 @@ struct Next {
   const Images& between;   // the shape of what lies between the two
 };
 void dense(const Step& step, const float* constants, const Images& x, const Images* add, Images& out, const Next* next,
-           const Team& team);
+           const Ahead& ahead, const Team& team);
 // A static convolution of few input channels, read where the caller has them: samples from `first` on.
 void dense_from(const Step& step, const float* constants, const Input& input, Index first, Images& out,
-                const Next* next, const Team& team);
+                const Next* next, const Ahead& ahead, const Team& team);
 bool reads_input(const Step& step);
 
 // The largest value under the kernel, and the mean of the whole image, of each channel.
@@ -66,9 +74,9 @@ void pool(const Images& x, Index size, float* context, const Team& team);
 class DepthwiseBlock {
  public:
   DepthwiseBlock(const Step& step, const float* constants, const Images& x, const Images& out);
-  // Output rows [from, to), where `x` starts with image row `x_from`. The result goes where `out` has it; its sum is
-  // added to `sum`, if that is not null.
-  void run(const float* x, Index x_from, Index block, Index sample, Index from, Index to, float* sum) const;
+  // Output rows [from, to), where `x` starts with image row `x_from`. The result goes where `out` has it, and the sum of
+  // row i to `sums` + 16 i, if that is not null.
+  void run(const float* x, Index x_from, Index block, Index sample, Index from, Index to, float* sums) const;
   // The image rows that output rows [from, to) read.
   struct Span {
     Index from, to;

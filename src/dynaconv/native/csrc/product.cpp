@@ -1,6 +1,7 @@
 #include "product.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace dynaconv {
 namespace {
@@ -20,10 +21,12 @@ Columns columns_at(const Product& p, Index channel, int panels) {
   return {kWidthOne, kPanel};
 }
 
+Index tiles_a_row(const Product& p, const Kernels& k) { return (p.length + k.pixels - 1) / k.pixels; }
+
 class Tiles {
  public:
   Tiles(const Product& p, const Kernels& k) : p_(p), k_(k) {
-    per_row_ = (p.length + k.pixels - 1) / k.pixels;
+    per_row_ = tiles_a_row(p, k);
     tiles_ = p.samples * p.rows * per_row_;
     groups_ = (p.channels + k.panels * kPanel - 1) / (k.panels * kPanel);
     const Tile& t = p.tile;
@@ -33,7 +36,9 @@ class Tiles {
     const Index bytes = p.channels * depth_ * Index(sizeof(float));
     const Index strip = std::max<Index>(1, (64 << 10) / (Index(k.pixels) * depth_ * Index(sizeof(float))));
     strip_ = bytes > (256 << 10) && p.w_sample == 0 ? tiles_ : std::min(strip, tiles_);
-    prefetches_ = strip_ == tiles_ && bytes > (256 << 10);
+    // Where each panel is read but once, the processor sees for itself what comes next.
+    streams_ = strip_ == tiles_ && tiles_ > 1 && bytes > (256 << 10);
+    blocks_ = Index(t.num_taps) * ((t.depth + kPanel - 1) / kPanel);
     stride_ = t.x_pixel == 16 ? kStride16 : t.x_pixel == 32 ? kStride32 : kStrideAny;
   }
 
@@ -47,20 +52,18 @@ class Tiles {
       const Index here = std::min(strip_, tiles_ - strip * strip_);
       const Index group = within / here, first = within - group * here;
       const Index n = std::min(end - begin, here - first);
-      if (prefetches_) prefetch(group + 1, first, n);
       run_group(strip * strip_ + first, n, group * k_.panels * kPanel);
       begin += n;
     }
   }
 
  private:
-  // Large matrices come from a far cache: each tile fetches its share of the panels that come next.
-  void prefetch(Index group, Index tile, Index n) const {
-    if (group >= groups_) return;
+  // What tiles [tile, tile + n) fetch of a group of panels, where the matrix is read once, from far away.
+  Ahead ahead(Index group, Index tile, Index n) const {
+    if (!streams_ || group >= groups_) return {};
     const Index width = k_.panels * kPanel, channels = std::min(width, p_.channels - group * width);
-    const Index lines = channels * depth_ * Index(sizeof(float)) / 64;
     const char* from = reinterpret_cast<const char*>(p_.tile.w + group * width * depth_);
-    for (Index i = tile * lines / tiles_; i < (tile + n) * lines / tiles_; ++i) __builtin_prefetch(from + i * 64, 0, 2);
+    return Ahead{from, from + channels * depth_ * Index(sizeof(float))}.part(tile, tile + n, tiles_, n * blocks_);
   }
 
   // Tiles [tile, tile + n) of the columns from `channel` on. Those of a row are of two sizes, the larger ones first.
@@ -71,18 +74,22 @@ class Tiles {
       const bool is_larger = part < larger;
       const Index count = std::min(n, (is_larger ? larger : per_row_) - part);
       const Index pixel = part * small + std::min(part, larger);
-      run_columns(row / p_.rows, row % p_.rows, pixel, small + is_larger, count, channel);
+      run_columns(tile, row / p_.rows, row % p_.rows, pixel, small + is_larger, count, channel);
       tile += count;
       n -= count;
     }
   }
 
-  void run_columns(Index sample, Index row, Index begin, Index pixels, Index count, Index channel) const {
+  void run_columns(Index index, Index sample, Index row, Index begin, Index pixels, Index count, Index channel) const {
+    const Index group = channel / (k_.panels * kPanel);
+    Ahead next_panels = ahead(group + 1, index, count), next_step = p_.ahead.part(group * tiles_ + index, group * tiles_ + index + count, this->count(), count * blocks_);
     // The last columns may be one panel and a half where two panels are the rule.
     for (Index stop = channel + k_.panels * kPanel; channel < stop && channel < p_.channels;) {
       const Columns columns = columns_at(p_, channel, k_.panels);
       Tile t = p_.tile;
       t.count = count;
+      t.next_panels = std::exchange(next_panels, {});
+      t.next_step = std::exchange(next_step, {});
       const Index panel = channel / kPanel;
       const Index pixel = p_.to_panels && columns.width == kWidthHalf ? kHalf : kPanel;
       t.x += sample * p_.x_sample + row * p_.x_row + begin * t.x_pixel;
@@ -96,6 +103,7 @@ class Tiles {
       if (t.scale) t.scale += sample * p_.scale_sample + channel;
       if (t.bias) t.bias += sample * p_.bias_sample + channel;
       if (p_.to_panels) t.out_pixel = t.add_pixel = pixel;
+      if (t.sum) t.sum += index * t.sum_tile + channel;
       if (t.add) t.add += sample * p_.add_sample + row * p_.add_row + panel * t.add_block + begin * t.add_pixel;
       t.out += sample * p_.out_sample + row * p_.out_row + panel * t.out_block + begin * t.out_pixel;
       k_.tile[columns.width][stride_][pixels - 1](t);
@@ -106,7 +114,8 @@ class Tiles {
   const Product& p_;
   const Kernels& k_;
   Index per_row_, tiles_, groups_, depth_, strip_;
-  bool prefetches_;
+  Index blocks_;   // of 16 inputs
+  bool streams_;
   int stride_;
 };
 
@@ -122,6 +131,8 @@ void multiply(const Product& product, const Team& team) {
     tiles.run(begin, end);
   });
 }
+
+Index tiles_a_sample(const Product& product) { return product.rows * tiles_a_row(product, kernels()); }
 
 Product columns(const Product& product, Index sample, Index first, Index channels, float* out, Index out_block) {
   Product p = product;

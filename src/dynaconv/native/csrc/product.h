@@ -16,10 +16,14 @@ struct Product {
   Index scale_sample = 0, bias_sample = 0;
   Index add_sample = 0, add_row = 0;
   Index out_sample = 0, out_row = 0;
+  Ahead ahead;                       // what is read after this product
   bool to_panels = false;            // `add` and `out` are panels, so a half panel has 8 floats a pixel
 };
 
 void multiply(const Product& product, const Team& team);
+
+// Register tiles of the pixels of one sample.
+Index tiles_a_sample(const Product& product);
 
 // The part of a product that is `channels` columns from `first` on, a multiple of 16, of one sample. Its result goes
 // to `out`, one channel block after another.

@@ -107,7 +107,7 @@ Images shape_after(const Step& s, const Images& x) {
 
 bool needs_sums(const Program& p, int index) {
   const Step& s = p.steps[index];
-  if (s.kind != kDepthwise || index + 1 == p.num_steps) return false;
+  if ((s.kind != kDepthwise && s.kind != kDense) || index + 1 == p.num_steps) return false;
   const Step& next = p.steps[index + 1];
   return next.source == s.target && (next.kind == kMean || (next.dynamic && next.context_size == 1));
 }
@@ -179,6 +179,7 @@ class Runner {
       Images& y = images[std::size_t(s.target)];
       y = shape_after(s, x);
       if (s.fused) continue;   // the next step computes both
+      const Ahead ahead = ahead_of(i + 1, team);
       y.data = work.slots[std::size_t(s.target)].get(y.blocks() * y.block());
       if (needs_sums(p_, i)) y.sums = work.sums[std::size_t(s.target)].get(y.blocks() * samples * kPanel);
       if (s.kind == kMaxPool) {
@@ -189,16 +190,16 @@ class Runner {
         const Step& first = *(&s - 1);
         const Next next{s, x};
         if (reads_input(first)) {
-          dense_from(first, p_.constants, input_, first_sample, y, &next, team);
+          dense_from(first, p_.constants, input_, first_sample, y, &next, ahead, team);
         } else {
-          dense(first, p_.constants, images[std::size_t(first.source)], nullptr, y, &next, team);
+          dense(first, p_.constants, images[std::size_t(first.source)], nullptr, y, &next, ahead, team);
         }
       } else if (s.kind == kDepthwise) {
         depthwise(s, p_.constants, x, y, team);
       } else if (direct) {
-        dense_from(s, p_.constants, input_, first_sample, y, nullptr, team);
+        dense_from(s, p_.constants, input_, first_sample, y, nullptr, ahead, team);
       } else {
-        dense(s, p_.constants, x, s.residual < 0 ? nullptr : &images[std::size_t(s.residual)], y, nullptr, team);
+        dense(s, p_.constants, x, s.residual < 0 ? nullptr : &images[std::size_t(s.residual)], y, nullptr, ahead, team);
       }
     }
     const Images& last = images[std::size_t(p_.steps[p_.num_steps - 1].target)];
@@ -206,6 +207,28 @@ class Runner {
   }
 
  private:
+  // The constants of a step, with those of a fused one behind it, as far as the second caches hold them. They lie in
+  // the order in which they are read.
+  Ahead ahead_of(int step, const Team& team) const {
+    constexpr Index kHeld = (512 << 10) / sizeof(float);
+    const Index begin = first_constant(step);
+    const bool two = step < p_.num_steps && p_.steps[step].fused;
+    const Index end = std::min(first_constant(step + 1 + two), begin + kHeld * team.size());
+    return {reinterpret_cast<const char*>(p_.constants + begin), reinterpret_cast<const char*>(p_.constants + end)};
+  }
+
+  // Where the constants of a step begin: no later than its weight.
+  Index first_constant(int step) const {
+    for (; step < p_.num_steps; ++step) {
+      const Step& s = p_.steps[step];
+      Index least = p_.num_constants;
+      for (const std::int64_t offset : {s.weight, s.bias, s.p, s.squeeze})
+        if (offset >= 0) least = std::min<Index>(least, offset);
+      if (least < p_.num_constants) return least;
+    }
+    return p_.num_constants;
+  }
+
   const Program& p_;
   const Input& input_;
 };

@@ -8,6 +8,7 @@
 #include <new>
 
 #include "crew.h"
+#include "pages.h"
 
 namespace dynaconv {
 
@@ -20,6 +21,7 @@ class Buffer {
       memory_.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
       size_ = memory_ ? floats : 0;
       if (!memory_) throw std::bad_alloc();
+      use_large_pages(memory_.get(), bytes);
       std::memset(memory_.get(), 0, bytes);
     }
     return memory_.get();
