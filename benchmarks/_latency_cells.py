@@ -208,6 +208,9 @@ def load_cell(cell: Cell, folder: Path) -> Loaded:
     if cell.runtime == "compile":
         compiled(torch.nn.Identity(), folder)
     x = torch.randn(size)
+    if cell.runtime == "native":
+        # As its kernels like images best; they give such ones too.
+        x = x.contiguous(memory_format=torch.channels_last)
     imported = resident()
     with _no_fallback():
         network = deploy(built(name), size, inplace=True, backend="native" if cell.runtime == "native" else "torch")

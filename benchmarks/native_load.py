@@ -1,10 +1,11 @@
-"""How much slower the native kernels get when something else keeps one processor busy, beside ONNX Runtime.
+"""How much slower the native kernels get when something else keeps processors busy, beside ONNX Runtime.
 
     python benchmarks/native_load.py                # the table of docs/native.md
+    python benchmarks/native_load.py --busy 2 --batch 1
 
-Static ONNX Runtime and DCD native take turns, each in a process of its own, with and without a further process that
-computes without end, bound to the first processor. A round is all four, each for `--seconds` after a warm-up of half
-of that; what counts are the medians over rounds, and of the ratios of one round.
+Static ONNX Runtime and DCD native take turns, each in a process of its own, with and without further processes that
+compute without end, each bound to a processor, from the first on. A round is all of it, each for `--seconds` after a
+warm-up of half of that; what counts are the medians over rounds, and of the ratios of one round.
 """
 
 import argparse
@@ -49,30 +50,33 @@ def serve(pipe: Connection, load: Load, args: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def busy() -> Iterator[None]:
-    """Keeps the first processor busy, from a process of its own."""
-    loop = subprocess.Popen([sys.executable, "-c", "import os\nos.sched_setaffinity(0, {0})\nwhile True: pass"])
+def busy(processors: int) -> Iterator[None]:
+    """Keeps the first processors busy, each from a process of its own."""
+    spin = "import os\nos.sched_setaffinity(0, {%d})\nwhile True: pass"
+    loops = [subprocess.Popen([sys.executable, "-c", spin % index]) for index in range(processors)]
     try:
         yield
     finally:
-        loop.kill()
-        loop.wait()
+        for loop in loops:
+            loop.kill()
+            loop.wait()
 
 
-def measure(batch: int, threads: int, args: argparse.Namespace) -> dict[tuple[str, bool], list[float]]:
-    """Milliseconds of each candidate, alone and under load, round by round."""
+def measure(batch: int, threads: int, args: argparse.Namespace) -> dict[tuple[str, int], list[float]]:
+    """Milliseconds of each candidate by the processors that are kept busy, round by round."""
     size = (batch, 3, args.side, args.side)
     loads = {label: partial(runner, *CANDIDATES[label], size, threads, args) for label in LABELS}
-    found: dict[tuple[str, bool], list[float]] = {case: [] for case in itertools.product(LABELS, (False, True))}
+    counts = [0, *args.busy]
+    found: dict[tuple[str, int], list[float]] = {case: [] for case in itertools.product(LABELS, counts)}
     with candidates(loads, args, serve) as pipes:
         for _ in range(args.rounds):
-            for loaded in random.sample([False, True], 2):
-                with busy() if loaded else contextlib.nullcontext():
-                    # The loop has to start, and the scheduler to move what it was running.
+            for count in random.sample(counts, len(counts)):
+                with busy(count):
+                    # The loops have to start, and the scheduler to move what it was running.
                     time.sleep(0.2)
                     for label in random.sample(LABELS, len(LABELS)):
                         pipes[label].send(True)
-                        found[label, loaded].append(pipes[label].recv())
+                        found[label, count].append(pipes[label].recv())
     return found
 
 
@@ -85,14 +89,22 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[2])
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=0.4)
+    parser.add_argument("--busy", type=int, nargs="+", default=[1], help="processors that are kept busy")
     args = parser.parse_args()
-    print("| batch | threads | network | alone, ms | beside a busy loop, ms | ratio |\n|" + " --- |" * 6, flush=True)
+    if not all(1 <= count <= (os.cpu_count() or 1) for count in args.busy):
+        parser.error(f"--busy is a number of processors, 1 to {os.cpu_count()}.")
+    heads = [f"beside {count} busy, ms | ratio" for count in args.busy]
+    print(f"| batch | threads | network | alone, ms | {' | '.join(heads)} |")
+    print("|" + " --- |" * (4 + 2 * len(args.busy)), flush=True)
     for batch, threads in itertools.product(args.batch, args.threads):
         found = measure(batch, threads, args)
         for label in LABELS:
-            alone, loaded = found[label, False], found[label, True]
-            ratio = statistics.median(b / a for a, b in zip(alone, loaded, strict=True))
-            cells = [f"{statistics.median(alone):.2f}", f"{statistics.median(loaded):.2f}", f"{ratio:.2f}"]
+            alone = found[label, 0]
+            cells = [f"{statistics.median(alone):.2f}"]
+            for count in args.busy:
+                loaded = found[label, count]
+                ratio = statistics.median(b / a for a, b in zip(alone, loaded, strict=True))
+                cells += [f"{statistics.median(loaded):.2f}", f"{ratio:.2f}"]
             print(f"| {batch} | {threads} | {label} | {' | '.join(cells)} |", flush=True)
     print(f"\n{args.network}, {args.side} pixels, medians of {args.rounds} rounds, {os.cpu_count()} CPUs")
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dynaconv import DCDConv2d, deploy
 from dynaconv.errors import ConversionError
 from dynaconv.native import NativeProgram, instruction_set
+from dynaconv.native.library import settle
 from dynaconv.native.steps import FIELDS
 from tests.native.test_layers import awake
 
@@ -53,6 +54,14 @@ def native_network() -> tuple[NativeProgram, nn.Module]:
 
 def close(got: Tensor, want: Tensor) -> None:
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5, check_stride=False)
+
+
+@pytest.mark.parametrize("floats", [0, 1, 1 << 20, (3 << 20) + 5])
+def test_large_pages_keep_values(floats: int) -> None:
+    """Of memory smaller than a large page, and of several that begin and end inside one."""
+    values = torch.arange(floats + 3, dtype=torch.float32)
+    settle(values[3:])
+    assert torch.equal(values, torch.arange(floats + 3, dtype=torch.float32))
 
 
 @torch.no_grad()
