@@ -2,9 +2,9 @@
 
     python benchmarks/odconv_start.py
 
-A row is a network at its initial weights in train mode, on one batch of Fashion-MNIST. `turn` is how far a step of SGD at
-rate 1 would turn the kernels of a block, |gradient| / |kernel|, median over its layers; `all` is the norm of the whole
-gradient, which clipping compares with its limit.
+A row is a network at its initial weights in train mode, on one batch of Fashion-MNIST. `turn` is how far a step of SGD
+at rate 1 would turn the kernels of a block, |gradient| / |kernel|, median over its layers; `all` is the norm of the
+whole gradient, which clipping compares with its limit.
 """
 
 import argparse

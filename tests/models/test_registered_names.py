@@ -213,8 +213,8 @@ def test_a_checkpoint_is_loaded_by_path(family: str, tmp_path: Path) -> None:
 def test_twins_of_one_seed_start_from_the_same_static_weights(size: str, dynamic: str, stem_stride: int) -> None:
     """Of one kernel or of the mean of several, and where sums of kernels are larger, at neutral coefficients.
 
-    A kernel that coefficients below one scale is no larger for it: in front of a batch norm that changes nothing but how
-    slowly it learns.
+    A kernel that coefficients below one scale is no larger for it: in front of a batch norm that changes nothing but
+    how slowly it learns.
     """
     static = create(f"static_{size}", num_classes=3, stem_stride=stem_stride).state_dict()
     model = create(dynamic.format(size), num_classes=3, stem_stride=stem_stride)
