@@ -1,6 +1,7 @@
 """``dynaconv study``: do the runs of a study, and report what came out."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     from dynaconv.study.load import load_study, study_names
     from dynaconv.study.record import adopt
     from dynaconv.study.runner import Wanted, run_in_processes, run_study
+    from dynaconv.train.stopping import RunStopped
 
     if arguments.list_studies:
         print("\n".join(study_names()))
@@ -75,10 +77,14 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         _report(study, folder, arguments.out)
     if arguments.costs or arguments.report:
         return
-    if arguments.jobs == 1:
-        run_study(study, folder, wanted, say=lambda line: print(line, flush=True))
-    else:
-        run_in_processes(arguments.study, folder.path, wanted, arguments.jobs)
+    try:
+        if arguments.jobs == 1:
+            run_study(study, folder, wanted, say=lambda line: print(line, flush=True))
+        else:
+            run_in_processes(arguments.study, folder.path, wanted, arguments.jobs)
+    except RunStopped as stopped:
+        print(f"dynaconv: {stopped}; the same command goes on from there", file=sys.stderr)
+        return
     _print_failures(study, folder, wanted)
 
 
