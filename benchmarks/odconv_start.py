@@ -39,26 +39,36 @@ def network(name: str, **options: object) -> nn.Module:
     return model.train()
 
 
+def odconv(temperature: float, *, published_heads: bool = False) -> nn.Module:
+    """ODConv (1) as it is built, or with heads as large as the published ones."""
+    model = network("odconv_mobilenetv2_035", family_options={"num_kernels": 1})
+    set_temperature(model, temperature)
+    if published_heads:
+        for layer in odconv_layers(model):
+            layer.branch.reset_parameters()
+    return model
+
+
+def odconv_layers(model: nn.Module) -> list[ODConv2d]:
+    return [module for module in model.modules() if isinstance(module, ODConv2d)]
+
+
 def cases() -> Iterator[tuple[str, nn.Module]]:
     """Networks by title."""
-    one = {"family_options": {"num_kernels": 1}}
     yield "static", network("static_mobilenetv2_035")
+    for temperature in (30.0, 1.0):
+        yield f"ODConv (1), temperature {temperature:g}", odconv(temperature)
     for temperature in (30.0, 10.0, 3.0, 1.0):
-        model = network("odconv_mobilenetv2_035", **one)
-        set_temperature(model, temperature)
-        yield f"ODConv (1), temperature {temperature:g}", model
-    model = network("odconv_mobilenetv2_035", **one)
-    for layer in model.modules():
-        if isinstance(layer, ODConv2d):
-            layer.branch.register_forward_pre_hook(lambda _, inputs: (inputs[0].detach(),))
-    yield "the same, contexts without gradient", model
-    model = network("odconv_mobilenetv2_035", **one)
-    set_temperature(model, 30.0)
+        yield f"heads as published, temperature {temperature:g}", odconv(temperature, published_heads=True)
+    model = odconv(1.0, published_heads=True)
+    for layer in odconv_layers(model):
+        layer.branch.register_forward_pre_hook(lambda _, inputs: (inputs[0].detach(),))
+    yield "the same, no gradient through the contexts", model
+    model = odconv(1.0)
     with torch.no_grad():
-        for layer in model.modules():
-            if isinstance(layer, ODConv2d):
-                layer.weight.div_(layer.neutral_gain)
-    yield "ODConv (1), temperature 30, kernels over the neutral gain", model
+        for layer in odconv_layers(model):
+            layer.weight.div_(layer.neutral_gain)
+    yield "ODConv (1), temperature 1, kernels divided by what the sigmoids start at", model
 
 
 def turns(model: nn.Module) -> dict[int, float]:

@@ -58,7 +58,8 @@ class ODConv2d(DynamicConv2d):
     Deviations:
         There may be a bias, added after everything; the published layer has none. The temperature starts at 1 and the
         kernels as `torch.nn.Conv2d` starts; the published code draws them from a normal distribution by fan out. The
-        branch starts as published. A single sample in train mode is normalised by running statistics.
+        branch starts as published, but see `fresh_like` for networks. A single sample in train mode is normalised by
+        running statistics.
 
     Reference: Li et al., ICLR 2022, arXiv:2209.07947v1 (openreview DmpCfq6Mg39).
     """
