@@ -106,10 +106,13 @@ def test_an_older_report_is_taken_without_what_it_lacks(study: Study, report: Pa
     page = write_report(read_results(study, folder), report).read_text()
     assert "![loss](loss.png)\n\nloss: drawn by an earlier report; the training loss of these runs was not" in page
     assert "| slow | 2 of 3, 1 diverged | 81.00 ± 12.71 |  | 1,234 |" in page
-    assert "thread(s)" not in page
+    assert "Runs: 1 thread(s); torch 2.0, dynaconv 0.1.\n" in page
     finish(folder, "fast", 2, 0.75)
     page = write_report(read_results(study, folder), report).read_text()
     assert "loss: of 1 of the 5 runs; the training loss of the others was not kept." in page
+    file = folder.run_folder(RunKey("fast", 1)) / "summary.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "threads": None, "versions": None}))
+    page = write_report(read_results(study, folder), report).read_text()
     assert "torch 2.0, dynaconv 0.1. Of some runs it is not recorded." in page
     fresh = write_report(read_results(study, folder), tmp_path / "elsewhere").read_text()
     assert "of 1 of the 5 runs" in fresh

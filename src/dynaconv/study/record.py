@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ RUN_COLUMNS = (
     "dynaconv",
     "message",
 )
+_TOLD = re.compile(r"^Runs: (?P<threads>\d+) thread\(s\); torch (?P<torch>\S+), dynaconv (?P<dynaconv>\S+)\.$", re.M)
 _ENDED = ("done", "diverged")
 _STATES = (*_ENDED, "failed", "running", "interrupted", "open")
 # Of reports that were written before these were kept.
@@ -58,7 +60,8 @@ def _run_rows(results: Results) -> Iterator[dict[str, Any]]:
         for seed, state in variant.states.items():
             row = {"variant": variant.name, "seed": seed, "state": state}
             found = variant.records.get(seed, {})
-            yield row | {key: found.get(key) for key in RUN_COLUMNS[3:]} | dict(found.get("versions") or {})
+            versions = found.get("versions") or {}
+            yield row | {key: found.get(key, versions.get(key)) for key in RUN_COLUMNS[3:]}
 
 
 def _write_traces(results: Results, file: Path) -> None:
@@ -183,8 +186,8 @@ def _read(report: Path) -> _Record:
     if not file.is_file() or not (report / PAGE_FILE).is_file():
         raise RunError(f"{report} holds no report of a study, which has a {PAGE_FILE} and a {RUNS_FILE}.")
     try:
-        parameters = _parameters(report / RESULTS_FILE)
-        runs = dict(_read_run(row, parameters) for row in _rows(file))
+        parameters, told = _parameters(report / RESULTS_FILE), _told_once(report / PAGE_FILE)
+        runs = dict(_read_run({**told, **row}, parameters) for row in _rows(file))
         traces = _read_traces(report / TRACES_FILE)
         recipes_file, costs = report / STUDY_FILE, report / COSTS_FILE
         kept = json.loads(recipes_file.read_text(encoding="utf-8")) if recipes_file.is_file() else None
@@ -239,6 +242,12 @@ def _parameters(file: Path) -> dict[str, int]:
         return {}
     with file.open(newline="", encoding="utf-8") as stream:
         return {row["variant"]: int(row["parameters"]) for row in csv.DictReader(stream) if row["parameters"]}
+
+
+def _told_once(page: Path) -> dict[str, str]:
+    """What older pages tell of all runs together, where it is the same for all; newer reports tell it of each run."""
+    found = _TOLD.search(page.read_text(encoding="utf-8"))
+    return found.groupdict() if found else {}
 
 
 def _read_traces(file: Path) -> dict[RunKey, list[dict[str, Any]]]:
