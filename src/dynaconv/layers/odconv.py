@@ -125,9 +125,9 @@ class ODConv2d(DynamicConv2d):
             ValueError: a hyperparameter does not fit.
         """
         layer = super().fresh_like(conv, **hyperparameters)
-        with torch.no_grad():
-            for head in layer.branch.heads.values():
-                head.weight.mul_(_FRESH_HEADS)
+        branch = layer.branch
+        assert isinstance(branch, ODConvBranch)
+        branch.shrink_heads(_FRESH_HEADS)
         return layer
 
     def _heads(self) -> dict[str, int]:
