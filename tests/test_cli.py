@@ -43,7 +43,7 @@ def flags_of(command: str) -> set[str]:
         (
             "study",
             {"study", "--folder", "--only", "--seeds", "--jobs", "--retry", "--keep-checkpoints", "--list"}
-            | {"--list-studies", "--costs", "--rounds", "--report", "--out"},
+            | {"--list-studies", "--costs", "--rounds", "--report", "--out", "--adopt"},
         ),
         ("eval", {"checkpoint", "--data", "--data-dir", "--split", "--batch-size", "--device", "--json"}),
         ("predict", {"images", "--checkpoint", "--top", "--json"}),

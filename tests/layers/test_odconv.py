@@ -163,6 +163,23 @@ def test_neutral_start_holds_at_every_temperature(temperature: float, training: 
     torch.testing.assert_close(layer(x), conv(x), **TOLERANCE["float64"])
 
 
+@pytest.mark.parametrize("groups", [1, 6], ids=["full", "depthwise"])
+@pytest.mark.parametrize("num_kernels", [1, 4])
+def test_a_step_turns_a_fresh_layer_before_a_batch_norm_as_far_as_a_static_one(groups: int, num_kernels: int) -> None:
+    conv = nn.Conv2d(6, 6, 3, groups=groups, bias=False, dtype=torch.float64)
+    layer = ODConv2d.fresh_like(conv, num_kernels=num_kernels)
+    layer._neutralise()
+    x, target = torch.randn(4, 6, 9, 7, dtype=torch.float64), torch.randn(4, 6, 7, 5, dtype=torch.float64)
+    for module in (conv, layer):
+        # With a number this small in the norm the kernel's scale has no effect at all.
+        norm = nn.BatchNorm2d(6, eps=1e-30, dtype=torch.float64)
+        (norm(module(x)) * target).sum().backward()
+    assert conv.weight.grad is not None
+    assert layer.weight.grad is not None
+    torch.testing.assert_close(layer.weight.mean(0), conv.weight, **TOLERANCE["float64"])
+    torch.testing.assert_close(layer.weight.grad.sum(0), conv.weight.grad, **TOLERANCE["float64"])
+
+
 def test_every_part_leaves_the_neutral_start() -> None:
     conv, x = nn.Conv2d(6, 10, 3), torch.randn(4, 6, 7, 5)
     layer = ODConv2d.from_conv(conv)

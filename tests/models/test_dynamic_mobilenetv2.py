@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from tests.helpers import count
 from torch import nn
 
@@ -21,6 +22,20 @@ def dynamic_names(model: nn.Module) -> set[str]:
 
 def static_names(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+
+
+@pytest.mark.parametrize("family", ["odconv", "dyconv", "condconv", "se", "dcd"])
+def test_a_fresh_network_passes_gradients_on_as_the_static_one_does(family: str) -> None:
+    """Where branches amplify, the first layers' gradients grow with the number of layers behind them."""
+    images = torch.randn(16, 1, 28, 28).cumsum(2).cumsum(3) / 10 + torch.randn(16, 1, 1, 1)
+    norms = []
+    for name in ("static_mobilenetv2_035", f"{family}_mobilenetv2_035"):
+        torch.manual_seed(0)
+        model = timm.create_model(name, num_classes=10, in_chans=1, stem_stride=2).train()
+        nn.init.normal_(model.get_classifier().weight, std=0.01)
+        F.cross_entropy(model(images), torch.arange(16) % 10).backward()
+        norms.append(float(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])))
+    assert norms[1] < 3 * norms[0]
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -26,7 +26,7 @@ def finish(folder: StudyFolder, variant: str, seed: int, accuracy: float) -> Non
     """Write what a run that is done leaves."""
     place = folder.run_folder(RunKey(variant, seed))
     place.mkdir(parents=True)
-    versions = {"torch": "2.0", "dynaconv": "0.1"}
+    versions = {"python": "3.11", "torch": "2.0", "dynaconv": "0.1", "timm": "1.0"}
     summary = {"test_accuracy": accuracy, "test_loss": 1 - accuracy, "val_accuracy": None, "params": 1234}
     write_json(place / "summary.json", {**summary, "threads": 1, "versions": versions})
     write_csv(place / "trace.csv", COLUMNS, [{"step": step, "loss": seed + 1 / step} for step in (5, 10, 15)])

@@ -2,6 +2,8 @@
 
 import csv
 import multiprocessing
+import os
+import signal
 import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -17,6 +19,7 @@ from dynaconv.study.folder import RunKey, StudyFolder, differences
 from dynaconv.study.load import load_study
 from dynaconv.study.runner import Wanted, run_study, states
 from dynaconv.study.trace import read_trace
+from dynaconv.train.stopping import RunStopped
 from tests.study.helpers import TINY, write_study
 
 pytestmark = pytest.mark.usefixtures("own_environment")
@@ -101,6 +104,32 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_uninterrupted_one(tmp_path: P
     assert broken.summary(key)["test_loss"] == whole.summary(key)["test_loss"]
     traces = [read_trace(place.run_folder(key) / "trace.csv") for place in (whole, broken)]
     assert traces[0] == traces[1]
+
+
+class Stop(Callback):
+    """Asks for the end, as the system does before a machine goes down."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_who_stops_a_run_stops_the_study_and_no_run_has_failed(tmp_path: Path) -> None:
+    change = {"data.train_limit": 320, "trainer.max_epochs": 2}
+    study = load_study(write_study(tmp_path / "s.yaml", change=change, seeds=1))
+    whole, broken = StudyFolder(tmp_path / "whole"), StudyFolder(tmp_path / "broken")
+    lines: list[str] = []
+    with pytest.raises(RunStopped):
+        run_study(study, broken, Wanted(), say=lines.append, callbacks=[Stop()])
+    assert lines == []
+    assert {key.variant: state for key, state in states(study, broken).items()} == {
+        "slow": "interrupted",
+        "fast": "open",
+    }
+    key, wanted = RunKey("slow", 0), Wanted(only=("slow",))
+    for folder in (whole, broken):
+        run_study(study, folder, wanted, say=quiet)
+    assert broken.summary(key)["test_loss"] == whole.summary(key)["test_loss"]
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_starts_again(study: Study, folder: StudyFolder) -> None:

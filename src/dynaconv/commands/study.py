@@ -1,6 +1,7 @@
 """``dynaconv study``: do the runs of a study, and report what came out."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ def add(commands: Any) -> None:
     command.add_argument("--folder", metavar="DIR", type=Path, help="where the runs lie; by default studies/NAME")
     command.add_argument("--only", metavar="VARIANT", nargs="+", default=[], help="these variants only")
     command.add_argument("--seeds", metavar="N", nargs="+", type=int, default=[], help="these seeds only")
+    command.add_argument(
+        "--adopt", metavar="DIR", type=Path, help="first take the ended runs of a report's folder as done"
+    )
     command.add_argument("--jobs", metavar="N", type=int, default=1, help="runs side by side, each in its own process")
     command.add_argument("--retry", action="store_true", help="repeat runs that diverged or failed")
     command.add_argument("--keep-checkpoints", action="store_true", help="keep checkpoints and weights of ended runs")
@@ -40,7 +44,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Do a study's open runs, or show where it stands."""
     from dynaconv.study.folder import StudyFolder
     from dynaconv.study.load import load_study, study_names
+    from dynaconv.study.record import adopt
     from dynaconv.study.runner import Wanted, run_in_processes, run_study
+    from dynaconv.train.stopping import RunStopped
 
     if arguments.list_studies:
         print("\n".join(study_names()))
@@ -60,6 +66,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         retry=arguments.retry,
         keep_checkpoints=arguments.keep_checkpoints,
     )
+    if arguments.adopt is not None:
+        adopt(study, folder, arguments.adopt, wanted.only, wanted.seeds)
     if arguments.list:
         _print_states(study, folder, wanted)
         return
@@ -69,10 +77,14 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         _report(study, folder, arguments.out)
     if arguments.costs or arguments.report:
         return
-    if arguments.jobs == 1:
-        run_study(study, folder, wanted, say=lambda line: print(line, flush=True))
-    else:
-        run_in_processes(arguments.study, folder.path, wanted, arguments.jobs)
+    try:
+        if arguments.jobs == 1:
+            run_study(study, folder, wanted, say=lambda line: print(line, flush=True))
+        else:
+            run_in_processes(arguments.study, folder.path, wanted, arguments.jobs)
+    except RunStopped as stopped:
+        print(f"dynaconv: {stopped}; the same command goes on from there", file=sys.stderr)
+        return
     _print_failures(study, folder, wanted)
 
 

@@ -1,9 +1,9 @@
 """ODConv: omni-dimensional dynamic convolution, with attention along every axis of its kernels."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynaconv.layers._checks import check_positive, check_reduction
 from dynaconv.layers.affine import add_bias, add_to
@@ -23,6 +23,10 @@ from dynaconv.ops.odconv import (
 )
 
 ODConvAlgorithm = Literal["auto", "kernel", "mixed", "grouped"]
+
+
+# Of a network's heads, relative to the published start.
+_FRESH_HEADS = 0.1
 
 
 class ODConv2d(DynamicConv2d):
@@ -54,7 +58,8 @@ class ODConv2d(DynamicConv2d):
     Deviations:
         There may be a bias, added after everything; the published layer has none. The temperature starts at 1 and the
         kernels as `torch.nn.Conv2d` starts; the published code draws them from a normal distribution by fan out. The
-        branch starts as published. A single sample in train mode is normalised by running statistics.
+        branch starts as published, but see `fresh_like` for networks. A single sample in train mode is normalised by
+        running statistics.
 
     Reference: Li et al., ICLR 2022, arXiv:2209.07947v1 (openreview DmpCfq6Mg39).
     """
@@ -106,6 +111,24 @@ class ODConv2d(DynamicConv2d):
         self.neutral_gain = 0.5 ** sum(name != "kernel" for name in self.branch.heads)
         self.register_buffer("temperature", temperature_buffer(temperature, device))
         self.reset_parameters()
+
+    @classmethod
+    def fresh_like(cls, conv: nn.Conv2d, **hyperparameters: Any) -> Self:
+        """As `like`, for a network that starts anew: kernels as large as ``conv``'s, and heads that start small.
+
+        The branch's batch norm stretches what little the averages of two samples differ. With heads as published and
+        a temperature of 1 each layer passes a gradient on through its attentions larger than it came, and a network
+        of fifty such layers does not train; docs/layers/odconv.md has the numbers.
+
+        Raises:
+            TypeError: ``conv`` is no `torch.nn.Conv2d` or computes something else, or a hyperparameter is unknown.
+            ValueError: a hyperparameter does not fit.
+        """
+        layer = super().fresh_like(conv, **hyperparameters)
+        branch = layer.branch
+        assert isinstance(branch, ODConvBranch)
+        branch.shrink_heads(_FRESH_HEADS)
+        return layer
 
     def _heads(self) -> dict[str, int]:
         """Number of logits of each attention that says something."""

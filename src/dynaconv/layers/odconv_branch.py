@@ -49,6 +49,13 @@ class ODConvBranch(nn.Module):
         for module in (self.squeeze, self.norm, *self.heads.values()):
             module.reset_parameters()  # type: ignore[operator]
 
+    def shrink_heads(self, factor: float) -> None:
+        """Multiply the weights of every head."""
+        with torch.no_grad():
+            for head in self.heads.values():
+                assert isinstance(head, BranchLinear)
+                head.weight.mul_(factor)
+
     def neutralise(self) -> None:
         """Make every head give zeros; gradients reach the heads first."""
         for head in self.heads.values():

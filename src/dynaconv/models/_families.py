@@ -204,7 +204,8 @@ def replace_convolutions(
 ) -> None:
     """Replace, in place, every `nn.Conv2d` of `model` that is `eligible` by a `layer` with the same static weights.
 
-    The layer's dynamic parameters keep the initial values that the layer gives them.
+    See `DynamicConv2d.fresh_like` for how large they are. The layer's dynamic parameters keep the initial values that
+    the layer gives them.
 
     Args:
         model: A network whose static weights are initialised.
@@ -220,7 +221,7 @@ def replace_convolutions(
         if type(conv) is not nn.Conv2d:
             raise ValueError(f"{name} is a {type(conv).__name__}; use pad_type='' to have dynamic convolutions there.")
         try:
-            dynamic = layer.like(conv, **options(conv))
+            dynamic = layer.fresh_like(conv, **options(conv))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         parent, _, child = name.rpartition(".")

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +143,7 @@ class StudyFolder:
         Raises:
             RunError: It belongs to another study, a variant with runs has changed, or it cannot be made.
         """
-        now: dict[str, Any] = {"study": study.name, "threads": study.threads, "variants": _recipes(study)}
+        now = recipes(study)
         file = self.path / STUDY_FILE
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -163,25 +163,43 @@ class StudyFolder:
             raise RunError(
                 f"{self.path} holds the study {before['study']!r}, not {now['study']!r}; pass another --folder."
             )
-        for name in before["variants"]:
-            if name not in now["variants"] or not self._has_runs(name):
-                continue
-            changed = differences(before["variants"][name], now["variants"][name])
-            if before["threads"] != now["threads"]:
-                changed.append(f"threads was {before['threads']!r} and is {now['threads']!r}")
-            if changed:
-                raise RunError(
-                    f"the variant {name!r} has runs in {self.path}, and its recipe has changed since: "
-                    f"{'; '.join(changed)}. Pass another --folder, or remove {self.path / 'runs' / name}."
-                )
+        changed = changed_recipe(now, before, [name for name in before["variants"] if self._has_runs(name)])
+        if changed is not None:
+            name, changes = changed
+            raise RunError(
+                f"the variant {name!r} has runs in {self.path}, and its recipe has changed since: "
+                f"{'; '.join(changes)}. Pass another --folder, or remove {self.path / 'runs' / name}."
+            )
 
     def _has_runs(self, variant: str) -> bool:
         folder = self.path / "runs" / variant
         return folder.is_dir() and any(path.is_dir() for path in folder.iterdir())
 
 
-def _recipes(study: Study) -> dict[str, Any]:
-    return {name: _recipe(variant) for name, variant in study.variants.items()}
+def recipes(study: Study) -> dict[str, Any]:
+    """A study's name, threads and the recipe of every variant, as `STUDY_FILE` holds them."""
+    variants = {name: _recipe(variant) for name, variant in study.variants.items()}
+    return {"study": study.name, "threads": study.threads, "variants": variants}
+
+
+def changed_recipe(
+    now: Mapping[str, Any], before: Mapping[str, Any], variants: Iterable[str]
+) -> tuple[str, list[str]] | None:
+    """Find the first variant, of those that both know, whose recipe differs, and say how; None where none does.
+
+    Args:
+        now, before: What `recipes` gives, and gave.
+        variants: Names to look at.
+    """
+    for name in variants:
+        if name not in before["variants"] or name not in now["variants"]:
+            continue
+        changes = differences(before["variants"][name], now["variants"][name])
+        if before["threads"] != now["threads"]:
+            changes.append(f"threads was {before['threads']!r} and is {now['threads']!r}")
+        if changes:
+            return name, changes
+    return None
 
 
 def _recipe(variant: Variant) -> dict[str, Any]:

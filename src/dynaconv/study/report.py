@@ -7,14 +7,14 @@ from typing import Any
 
 from dynaconv.analysis.figures import save
 from dynaconv.study.claims import judge
-from dynaconv.study.definition import Table
+from dynaconv.study.definition import Figure, Table
 from dynaconv.study.figures import draw
 from dynaconv.study.folder import COSTS_FILE
+from dynaconv.study.record import PAGE_FILE, RESULTS_FILE, write_record
 from dynaconv.study.results import Results, VariantResults
 from dynaconv.study.statistics import Interval
 from dynaconv.train.files import write_csv, write_text
 
-PAGE_FILE, RESULTS_FILE, RUNS_FILE = "README.md", "results.csv", "runs.csv"
 COLUMNS = (
     "variant",
     "title",
@@ -32,7 +32,6 @@ COLUMNS = (
     "step_peak_bytes",
     "latency_seconds",
 )
-_RUN_COLUMNS = ("variant", "seed", "state", "test_accuracy", "test_loss", "val_accuracy")
 
 
 def write_report(results: Results, out: Path) -> Path:
@@ -44,21 +43,34 @@ def write_report(results: Results, out: Path) -> Path:
     """
     out.mkdir(parents=True, exist_ok=True)
     write_csv(out / RESULTS_FILE, COLUMNS, [_row(variant, results) for variant in results.variants.values()])
-    write_csv(out / RUNS_FILE, _RUN_COLUMNS, _run_rows(results))
+    write_record(results, out)
     costs = results.folder.path / COSTS_FILE
     if costs.is_file():
         write_text(out / COSTS_FILE, costs.read_text(encoding="utf-8"))
-    pictures = []
-    for figure in results.study.figures:
-        drawn = draw(figure, results)
-        if drawn is not None:
-            save(drawn, out / f"{figure.name}.png")
-            pictures.append(f"![{figure.title}]({figure.name}.png)")
+    pictures = [text for figure in results.study.figures for text in _picture(figure, results, out)]
     parts = [_head(results), *(_table(table, results) for table in results.study.tables), *pictures]
     if results.study.claims:
         parts.append(claims_table(results))
     write_text(out / PAGE_FILE, "\n\n".join([*parts, _foot(results)]) + "\n")
     return out / PAGE_FILE
+
+
+def _picture(figure: Figure, results: Results, out: Path) -> list[str]:
+    """Draw a figure, and return what the page shows of it; nothing where there is nothing to draw yet."""
+    file, link = out / f"{figure.name}.png", f"![{figure.title}]({figure.name}.png)"
+    drawn = draw(figure, results)
+    if drawn is not None:
+        save(drawn, file)
+    if not figure.kind.startswith("loss"):
+        return [link] if drawn is not None else []
+    done = sum(len(results.variants[name].accuracy) for name in figure.variants)
+    traced = sum(results.traced(name) for name in figure.variants)
+    if drawn is not None:
+        few = f"{figure.title}: of {traced} of the {done} runs; the training loss of the others was not kept."
+        return [link] if traced == done else [link, few]
+    # An earlier report drew it from runs whose training loss is no longer there.
+    old = "drawn by an earlier report; the training loss of these runs was not kept."
+    return [link, f"{figure.title}: {old}"] if file.is_file() and done and not traced else []
 
 
 def _row(variant: VariantResults, results: Results) -> dict[str, Any]:
@@ -80,21 +92,6 @@ def _row(variant: VariantResults, results: Results) -> dict[str, Any]:
         **{name: cost.get(name) for name in COLUMNS[10:]},
     }
     return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in row.items()}
-
-
-def _run_rows(results: Results) -> list[dict[str, Any]]:
-    return [
-        {
-            "variant": variant.name,
-            "seed": seed,
-            "state": state,
-            "test_accuracy": variant.accuracy.get(seed),
-            "test_loss": variant.test_loss.get(seed),
-            "val_accuracy": variant.val_accuracy.get(seed),
-        }
-        for variant in results.variants.values()
-        for seed, state in variant.states.items()
-    ]
 
 
 def _head(results: Results) -> str:
@@ -183,9 +180,11 @@ def _foot(results: Results) -> str:
         "interval of the pairs."
     ]
     threads = sorted({count for variant in results.variants.values() for count in variant.threads})
+    done = [variant.records[seed] for variant in results.variants.values() for seed in variant.accuracy]
     versions = sorted({text for variant in results.variants.values() for text in variant.versions})
     if versions:
-        lines.append(f"Runs: {' or '.join(map(str, threads))} thread(s); {' and '.join(versions)}.")
+        told = "" if all(run.get("versions") for run in done) else " Of some runs it is not recorded."
+        lines.append(f"Runs: {' or '.join(map(str, threads))} thread(s); {' and '.join(versions)}.{told}")
     if results.conditions:
         c = results.conditions
         size = " x ".join(map(str, c["input_size"]))

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ class VariantResults:
         name, title: Of the variant.
         states: By seed.
         accuracy, val_accuracy, test_loss: Of the runs that are done, by seed; `val_accuracy` where there is one.
+        records: What each run that has ended left of itself, by seed: a summary, or why it ended.
         parameters: As the runs count them; None before the first is done.
         threads, versions: As the runs tell.
         cost: From `costs.json`; None where it was not measured.
@@ -33,6 +34,7 @@ class VariantResults:
     accuracy: dict[int, float] = field(default_factory=dict)
     val_accuracy: dict[int, float] = field(default_factory=dict)
     test_loss: dict[int, float] = field(default_factory=dict)
+    records: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     parameters: int | None = None
     threads: set[int] = field(default_factory=set)
     versions: set[str] = field(default_factory=set)
@@ -69,11 +71,20 @@ class Results:
         """The variant that the others are compared with."""
         return self.variants[self.study.reference]
 
+    def trace(self, name: str, seed: int) -> Sequence[Mapping[str, Any]]:
+        """Step and training loss of a run; nothing for one that was taken from a report without them."""
+        file = self.folder.run_folder(RunKey(name, seed)) / TRACE_FILE
+        return read_trace(file) if file.is_file() else ()
+
+    def traced(self, name: str) -> int:
+        """How many of a variant's runs that are done have their training loss."""
+        return sum(bool(self.trace(name, seed)) for seed in self.variants[name].accuracy)
+
     def mean_trace(self, name: str) -> list[tuple[int, float, float, float]]:
-        """Step, and mean, least and greatest training loss over the runs of a variant that are done."""
+        """Step, and mean, least and greatest training loss over the runs of a variant that have one."""
         by_step: dict[int, list[float]] = {}
         for seed in self.variants[name].accuracy:
-            for row in read_trace(self.folder.run_folder(RunKey(name, seed)) / TRACE_FILE):
+            for row in self.trace(name, seed):
                 by_step.setdefault(row["step"], []).append(row["loss"])
         return [(step, sum(losses) / len(losses), min(losses), max(losses)) for step, losses in sorted(by_step.items())]
 
@@ -94,6 +105,8 @@ def read_results(study: Study, folder: StudyFolder) -> Results:
         results.states[key.seed] = folder.state(key)
         if results.states[key.seed] == "done":
             _add(results, key.seed, folder.summary(key))
+        else:
+            results.records[key.seed] = folder.outcome(key) or {}
     if not any(state in ("done", "diverged") for results in variants.values() for state in results.states.values()):
         raise RunError(f"no run in {folder.path} has ended; run the study first, or pass its --folder.")
     return Results(study=study, folder=folder, variants=variants, conditions=costs.get("conditions", {}))
@@ -104,9 +117,13 @@ def _add(results: VariantResults, seed: int, summary: Mapping[str, Any]) -> None
     results.test_loss[seed] = summary["test_loss"]
     if summary["val_accuracy"] is not None:
         results.val_accuracy[seed] = summary["val_accuracy"]
+    results.records[seed] = summary
     results.parameters = summary["params"]
-    results.threads.add(summary["threads"])
-    results.versions.add(f"torch {summary['versions']['torch']}, dynaconv {summary['versions']['dynaconv']}")
+    # Older reports, which runs may come from, do not tell.
+    if summary["threads"] is not None:
+        results.threads.add(summary["threads"])
+    if summary["versions"] is not None:
+        results.versions.add(f"torch {summary['versions']['torch']}, dynaconv {summary['versions']['dynaconv']}")
 
 
 def _read_costs(file: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from dynaconv.study.load import load_study
 from dynaconv.study.trace import LossTrace
 from dynaconv.train.config import resolve
 from dynaconv.train.run import fit, resume
+from dynaconv.train.stopping import RunStopped
 
 Say = Callable[[str], None]
 
@@ -74,6 +75,7 @@ def run_study(
     Raises:
         RunError: A recipe is wrong, or the folder belongs to another study.
         DataError: The data cannot be read.
+        RunStopped: SIGTERM or SIGUSR1 came; the run at hand is saved, and the same call goes on from there.
     """
     check_recipes(study)
     folder.claim(study)
@@ -132,8 +134,9 @@ def _do(study: Study, folder: StudyFolder, key: RunKey, callbacks: Sequence[Call
     except TrainingDivergedError as error:
         folder.record_failure(key, "diverged", str(error))
         return f"diverged: {error}"
-    except DataError:
-        # Every run would fail on data that are not there; the folder stays as it is, to go on from.
+    except (DataError, RunStopped):
+        # Every run would fail on data that are not there, and who stops a run means the study; the folder stays as it
+        # is, to go on from.
         raise
     except Exception as error:
         message = " ".join(f"{type(error).__name__}: {error}".split())
@@ -181,6 +184,8 @@ def _worker(study: str, folder: Path, wanted: Wanted, jobs: int) -> None:
     except KeyboardInterrupt:
         # The run goes on from its last checkpoint next time; a traceback would say nothing.
         sys.exit(130)
+    except RunStopped:
+        sys.exit(128 + signal.SIGTERM)
 
 
 def states(study: Study, folder: StudyFolder, wanted: Wanted | None = None) -> dict[RunKey, State]:

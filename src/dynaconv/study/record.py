@@ -1,0 +1,264 @@
+"""What a report keeps of its runs, so that a study can go on where their folders are not."""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dynaconv.errors import RunError
+from dynaconv.study.definition import Study
+from dynaconv.study.folder import (
+    COSTS_FILE,
+    STUDY_FILE,
+    TRACE_FILE,
+    RunKey,
+    StudyFolder,
+    changed_recipe,
+    recipes,
+    run_keys,
+)
+from dynaconv.study.results import Results
+from dynaconv.study.trace import COLUMNS as TRACE_COLUMNS
+from dynaconv.train.files import write_csv, write_json, write_text
+from dynaconv.train.run import SUMMARY_FILE
+
+RUNS_FILE, TRACES_FILE, RESULTS_FILE, PAGE_FILE = "runs.csv", "traces.csv", "results.csv", "README.md"
+RUN_COLUMNS = (
+    "variant",
+    "seed",
+    "state",
+    "test_accuracy",
+    "test_loss",
+    "val_accuracy",
+    "params",
+    "threads",
+    "torch",
+    "dynaconv",
+    "message",
+)
+_TOLD = re.compile(r"^Runs: (?P<threads>\d+) thread\(s\); torch (?P<torch>\S+), dynaconv (?P<dynaconv>\S+)\.$", re.M)
+_ENDED = ("done", "diverged")
+_STATES = (*_ENDED, "failed", "running", "interrupted", "open")
+# Of reports that were written before these were kept.
+_ALWAYS = ("variant", "seed", "state", "test_accuracy")
+Say = Callable[[str], None]
+
+
+def write_record(results: Results, out: Path) -> None:
+    """Write what a report keeps: a row for each run, the training losses, and the recipes."""
+    write_csv(out / RUNS_FILE, RUN_COLUMNS, list(_run_rows(results)))
+    _write_traces(results, out / TRACES_FILE)
+    _write_recipes(results.study, out / STUDY_FILE)
+
+
+def _run_rows(results: Results) -> Iterator[dict[str, Any]]:
+    for variant in results.variants.values():
+        for seed, state in variant.states.items():
+            row = {"variant": variant.name, "seed": seed, "state": state}
+            found = variant.records.get(seed, {})
+            versions = found.get("versions") or {}
+            yield row | {key: found.get(key, versions.get(key)) for key in RUN_COLUMNS[3:]}
+
+
+def _write_traces(results: Results, file: Path) -> None:
+    """One table for all runs: a row for each step, a column for each run."""
+    columns: list[str] = []
+    by_step: dict[int, dict[str, Any]] = {}
+    for variant in results.variants.values():
+        for seed in variant.accuracy:
+            name = f"{variant.name}/{seed}"
+            rows = results.trace(variant.name, seed)
+            columns += [name] if rows else []
+            for row in rows:
+                by_step.setdefault(row["step"], {"step": row["step"]})[name] = row["loss"]
+    if columns:
+        write_csv(file, ("step", *columns), [by_step[step] for step in sorted(by_step)])
+    else:
+        file.unlink(missing_ok=True)
+
+
+def _write_recipes(study: Study, file: Path) -> None:
+    """As in a study's folder, but a variant a line."""
+    values = recipes(study)
+    lines = [f"    {json.dumps(name)}: {json.dumps(recipe)}" for name, recipe in values.pop("variants").items()]
+    head = [f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in values.items()]
+    write_text(file, "{\n" + "".join(head) + '  "variants": {\n' + ",\n".join(lines) + "\n  }\n}\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """What was read of a report; `recipes` is None where it does not keep them."""
+
+    runs: Mapping[RunKey, Mapping[str, Any]]
+    traces: Mapping[RunKey, list[dict[str, Any]]] = field(default_factory=dict)
+    recipes: Mapping[str, Any] | None = None
+    costs: str | None = None
+
+
+def adopt(
+    study: Study,
+    folder: StudyFolder,
+    report: Path,
+    only: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    *,
+    say: Say = print,
+) -> int:
+    """Take the ended runs of a report into a study's folder, as if they had been done there.
+
+    Runs that the folder has are left alone, those that failed or were open stay open. The report's costs are taken
+    where the folder has none.
+
+    Args:
+        study: The study.
+        folder: Where its runs lie; made where it is not there.
+        report: A folder that `dynaconv.study.report.write_report` wrote.
+        only, seeds: Take the runs of these variants and seeds; all when empty.
+        say: Gets a line for what is worth knowing.
+
+    Returns:
+        How many were taken.
+
+    Raises:
+        RunError: There is no report, it is damaged or another study's, or a recipe has changed since.
+    """
+    record = _read(report)
+    wanted = set(run_keys(study, tuple(only), tuple(seeds)))
+    ended = {key: run for key, run in record.runs.items() if run["state"] in _ENDED}
+    _check_same_study(study, report, record, {key.variant for key in ended if key in wanted})
+    dropped = [key for key in ended if key not in set(run_keys(study))]
+    folder.claim(study)
+    taken = [key for key, run in ended.items() if key in wanted and _take(folder, key, run, record.traces.get(key))]
+    if record.costs is not None and not (folder.path / COSTS_FILE).is_file():
+        write_text(folder.path / COSTS_FILE, record.costs)
+    say(f"{len(taken)} runs of {report} taken into {folder.path}")
+    if dropped:
+        say(f"{len(dropped)} runs left out, which the study no longer has, the first of them {dropped[0]}")
+    if record.recipes is None:
+        say(f"{report} does not keep its recipes, so they could not be compared with the study's")
+    untraced = sum(key not in record.traces and ended[key]["state"] == "done" for key in taken)
+    if untraced:
+        say(f"{untraced} of them come without their training loss")
+    return len(taken)
+
+
+def _take(folder: StudyFolder, key: RunKey, run: Mapping[str, Any], trace: list[dict[str, Any]] | None) -> bool:
+    with folder.lock(key, wait=0.5) as mine:
+        if not mine or folder.outcome(key) is not None or folder.last_checkpoint(key).is_file():
+            return False
+        place = folder.run_folder(key)
+        place.mkdir(parents=True, exist_ok=True)
+        if run["state"] == "diverged":
+            folder.record_failure(key, "diverged", run["message"])
+            return True
+        if trace:
+            write_csv(place / TRACE_FILE, TRACE_COLUMNS, trace)
+        # Last, because a run with a summary counts as done.
+        write_json(place / SUMMARY_FILE, {"adopted": True, "seed": key.seed, **run["summary"]})
+        return True
+
+
+def _check_same_study(study: Study, report: Path, record: _Record, taken: set[str]) -> None:
+    if record.recipes is None:
+        title = next(iter((report / PAGE_FILE).read_text(encoding="utf-8").splitlines()), "")
+        unknown = sorted({key.variant for key in record.runs} - set(study.variants))
+        if title.removeprefix("# ") != study.title or unknown:
+            what = f"has the variant {unknown[0]!r}" if unknown else f"is headed {title.removeprefix('# ')!r}"
+            raise RunError(f"{report} is no report of the study {study.name!r}: it {what}.")
+        return
+    if record.recipes["study"] != study.name:
+        raise RunError(f"{report} is a report of the study {record.recipes['study']!r}, not of {study.name!r}.")
+    changed = changed_recipe(recipes(study), record.recipes, sorted(taken))
+    if changed is not None:
+        name, changes = changed
+        raise RunError(
+            f"the recipe of the variant {name!r} has changed since {report} was written: {'; '.join(changes)}. Its "
+            f"runs are not this study's; take others with --only."
+        )
+
+
+def _read(report: Path) -> _Record:
+    file = report / RUNS_FILE
+    if not file.is_file() or not (report / PAGE_FILE).is_file():
+        raise RunError(f"{report} holds no report of a study, which has a {PAGE_FILE} and a {RUNS_FILE}.")
+    try:
+        parameters, told = _parameters(report / RESULTS_FILE), _told_once(report / PAGE_FILE)
+        runs = dict(_read_run({**told, **row}, parameters) for row in _rows(file))
+        traces = _read_traces(report / TRACES_FILE)
+        recipes_file, costs = report / STUDY_FILE, report / COSTS_FILE
+        kept = json.loads(recipes_file.read_text(encoding="utf-8")) if recipes_file.is_file() else None
+        if kept is not None and not ({"study", "threads", "variants"} <= kept.keys()):
+            raise ValueError(f"{STUDY_FILE} lacks a key")
+        text = costs.read_text(encoding="utf-8") if costs.is_file() else None
+        if text is not None:
+            json.loads(text)
+    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        raise RunError(f"the report {report} is damaged: {' '.join(str(error).split())}.") from error
+    return _Record(runs=runs, traces=traces, recipes=kept, costs=text)
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream, strict=True)
+        lacking = [name for name in _ALWAYS if name not in (reader.fieldnames or ())]
+        if lacking:
+            raise ValueError(f"{file.name} has no column {lacking[0]!r}")
+        return [{key: value or "" for key, value in row.items() if key is not None} for row in reader]
+
+
+def _read_run(row: Mapping[str, str], parameters: Mapping[str, int]) -> tuple[RunKey, dict[str, Any]]:
+    key, state = RunKey(row["variant"], int(row["seed"])), row["state"]
+    if state not in _STATES:
+        raise ValueError(f"{RUNS_FILE} has the state {state!r} for {key}")
+    run: dict[str, Any] = {"state": state, "message": row.get("message", "")}
+    if state != "done":
+        return key, run
+    numbers = {name: _number(row.get(name, "")) for name in ("test_accuracy", "test_loss", "val_accuracy")}
+    if numbers["test_accuracy"] is None or not 0 <= numbers["test_accuracy"] <= 1:
+        raise ValueError(f"{RUNS_FILE} has the accuracy {row['test_accuracy']!r} for {key}")
+    counts = {name: int(row[name]) if row.get(name) else None for name in ("params", "threads")}
+    versions = {name: row[name] for name in ("torch", "dynaconv") if row.get(name)}
+    counts["params"] = counts["params"] or parameters.get(key.variant)
+    run["summary"] = {**numbers, **counts, "versions": versions if len(versions) == 2 else None}
+    return key, run
+
+
+def _number(text: str) -> float | None:
+    if not text:
+        return None
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is no finite number")
+    return value
+
+
+def _parameters(file: Path) -> dict[str, int]:
+    """Parameters of each variant, which the rows of older reports lack."""
+    if not file.is_file():
+        return {}
+    with file.open(newline="", encoding="utf-8") as stream:
+        return {row["variant"]: int(row["parameters"]) for row in csv.DictReader(stream) if row["parameters"]}
+
+
+def _told_once(page: Path) -> dict[str, str]:
+    """What older pages tell of all runs together, where it is the same for all; newer reports tell it of each run."""
+    found = _TOLD.search(page.read_text(encoding="utf-8"))
+    return found.groupdict() if found else {}
+
+
+def _read_traces(file: Path) -> dict[RunKey, list[dict[str, Any]]]:
+    if not file.is_file():
+        return {}
+    traces: dict[RunKey, list[dict[str, Any]]] = {}
+    with file.open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream, strict=True):
+            step = int(row.pop("step"))
+            for name, loss in row.items():
+                variant, _, seed = name.rpartition("/")
+                if loss:
+                    traces.setdefault(RunKey(variant, int(seed)), []).append({"step": step, "loss": float(loss)})
+    return traces
