@@ -149,7 +149,7 @@ def _sources_digest() -> Any:
 
 def _compile(command: Sequence[str], scratch: Path, *, verbose: bool) -> Path:
     torch_folder = Path(torch.__file__).parent
-    sources = [file for file in sorted(SOURCES.glob("*.cpp")) if file.stem != "driver"]
+    sources = sorted(SOURCES.glob("*.cpp"))
     x86 = platform.machine() in ("x86_64", "AMD64")
     jobs = []
     for source in sources:
