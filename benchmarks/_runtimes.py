@@ -1,7 +1,9 @@
 """Networks as each runtime runs them: built, deployed, exported, opened."""
 
+import contextlib
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +101,17 @@ def exported(folder: Path, runtime: str, name: str, side: int) -> Path:
     write = export_onnx if runtime == "ort" else export_openvino
     write(deploy(network, inplace=True), path, example, free_size=False)
     return path
+
+
+@contextlib.contextmanager
+def kept(folder: Path | None) -> Iterator[Path]:
+    """A folder for exported files: the one that is named, or one that is gone afterwards."""
+    if folder is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(scratch)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
 
 
 def exported_path(folder: Path, runtime: str, name: str, side: int) -> Path:

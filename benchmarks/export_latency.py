@@ -14,13 +14,12 @@ import collections
 import json
 import os
 import statistics
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _runtimes import session
+from _runtimes import kept, session
 from _turns import measure
 
 RUNTIMES = {"ort": "ONNX Runtime", "openvino": "OpenVINO"}
@@ -121,9 +120,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the files are kept")
     parser.add_argument("--profile", action="store_true", help="operators at the first batch and number of threads")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = args.folder or Path(scratch)
-        folder.mkdir(parents=True, exist_ok=True)
+    with kept(args.folder) as folder:
         (print_profiles if args.profile else print_latencies)(folder, args)
     import onnxruntime
     import openvino

@@ -1,7 +1,7 @@
 """Latency of DCD by the native kernels, beside the static network in ONNX Runtime, OpenVINO and torch.
 
     python benchmarks/native.py                                 # the table of docs/native.md
-    python benchmarks/native.py --batch 1 --threads 1 --rounds 100 --only ort native
+    python benchmarks/native.py --batch 1 --threads 1 --rounds 100 --only ort native --folder runs/exported
 
 Each candidate has a process of its own, since the thread pools of two runtimes in one process take each other's
 processor. They take turns: a round is one burst of calls for each, in an order drawn anew, and its median counts.
@@ -11,15 +11,15 @@ and the ratios, which are medians over rounds of one candidate's time by another
 """
 
 import argparse
+import itertools
 import os
 import statistics
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _runtimes import session
+from _runtimes import SUFFIXES, built, exported, kept, session
 from _turns import measure
 
 CANDIDATES = {
@@ -37,23 +37,18 @@ def runner(
     family: str, runtime: str, size: tuple[int, ...], threads: int, args: argparse.Namespace
 ) -> Callable[[], Any]:
     """A function that runs the network once."""
-    import timm
+    name = f"{family}_{args.network}"
+    if runtime in SUFFIXES:
+        return session(exported(args.folder, runtime, name, args.side), runtime, size, threads)[1]
     import torch
 
-    from dynaconv import deploy, export_onnx, export_openvino
+    from dynaconv import deploy
 
     torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    model = timm.create_model(f"{family}_{args.network}").eval()
     x = torch.randn(size)
-    if runtime in ("torch", "native"):
-        images = x.contiguous(memory_format=torch.channels_last) if runtime == "native" else x
-        run = torch.inference_mode()(deploy(model, size, backend=runtime))
-        return lambda: run(images)
-    with tempfile.TemporaryDirectory() as folder:
-        write, suffix = (export_onnx, ".onnx") if runtime == "ort" else (export_openvino, ".xml")
-        path = write(deploy(model), Path(folder) / f"net{suffix}", x[:1]).path
-        return session(path, runtime, size, threads)[1]
+    images = x.contiguous(memory_format=torch.channels_last) if runtime == "native" else x
+    run = torch.inference_mode()(deploy(built(name), size, backend=runtime))
+    return lambda: run(images)
 
 
 def main() -> None:
@@ -63,22 +58,27 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=12, help="of each set of processes")
+    parser.add_argument("--processes", type=int, default=3, help="sets of processes, one after another")
     parser.add_argument("--burst", type=int, default=5, help="calls in a row, of which the median counts")
+    parser.add_argument("--folder", type=Path, help="where exported files are kept for the next time")
     parser.add_argument("--only", nargs="+", default=[""], help="candidates whose name has one of these in it")
     args = parser.parse_args()
     labels = [label for label in CANDIDATES if any(part.lower() in label.lower() for part in args.only)]
     ratios = [pair for pair in RATIOS if set(pair) <= set(labels)]
     heads = [*labels, *(f"{one} / {other}" for one, other in ratios)]
-    print(f"| batch | threads | {' | '.join(heads)} |\n|{' --- |' * (len(heads) + 2)}")
-    for batch in args.batch:
-        for threads in args.threads:
+    print(f"| batch | threads | {' | '.join(heads)} |\n|{' --- |' * (len(heads) + 2)}", flush=True)
+    with kept(args.folder) as args.folder:
+        for batch, threads in itertools.product(args.batch, args.threads):
             size = (batch, 3, args.side, args.side)
-            found = measure({label: partial(runner, *CANDIDATES[label], size, threads, args) for label in labels}, args)
+            loads = {label: partial(runner, *CANDIDATES[label], size, threads, args) for label in labels}
+            # Where the system happens to put a process's memory moves its times by some per cent.
+            runs = [measure(loads, args) for _ in range(args.processes)]
+            found = {label: [time for run in runs for time in run[label]] for label in labels}
             cells = [f"{statistics.median(found[label]):.2f}" for label in labels]
             for one, other in ratios:
                 pairs = zip(found[one], found[other], strict=True)
-                cells.append(f"{statistics.median(a / b for a, b in pairs):.2f}")
+                cells.append(f"{statistics.median(a / b for a, b in pairs):.3f}")
             print(f"| {batch} | {threads} | {' | '.join(cells)} |", flush=True)
     import torch
 
@@ -86,8 +86,8 @@ def main() -> None:
 
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(
-        f"\n{args.network}, {args.side} pixels, milliseconds, medians of {args.rounds} alternating rounds, torch "
-        f"{torch.__version__}, {instruction_set()}, {os.cpu_count()} CPUs, load {load}"
+        f"\n{args.network}, {args.side} pixels, milliseconds, medians of {args.processes} x {args.rounds} alternating "
+        f"rounds, torch {torch.__version__}, {instruction_set()}, {os.cpu_count()} CPUs, load {load}"
     )
 
 

@@ -20,8 +20,10 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
+from _runtimes import kept
 from _turns import Load, candidates
 
 from native import CANDIDATES, runner
@@ -89,6 +91,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[2])
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=0.4)
+    parser.add_argument("--folder", type=Path, help="where the exported file is kept for the next time")
     parser.add_argument("--busy", type=int, nargs="+", default=[1], help="processors that are kept busy")
     args = parser.parse_args()
     if not all(1 <= count <= (os.cpu_count() or 1) for count in args.busy):
@@ -96,16 +99,17 @@ def main() -> None:
     heads = [f"beside {count} busy, ms | ratio" for count in args.busy]
     print(f"| batch | threads | network | alone, ms | {' | '.join(heads)} |")
     print("|" + " --- |" * (4 + 2 * len(args.busy)), flush=True)
-    for batch, threads in itertools.product(args.batch, args.threads):
-        found = measure(batch, threads, args)
-        for label in LABELS:
-            alone = found[label, 0]
-            cells = [f"{statistics.median(alone):.2f}"]
-            for count in args.busy:
-                loaded = found[label, count]
-                ratio = statistics.median(b / a for a, b in zip(alone, loaded, strict=True))
-                cells += [f"{statistics.median(loaded):.2f}", f"{ratio:.2f}"]
-            print(f"| {batch} | {threads} | {label} | {' | '.join(cells)} |", flush=True)
+    with kept(args.folder) as args.folder:
+        for batch, threads in itertools.product(args.batch, args.threads):
+            found = measure(batch, threads, args)
+            for label in LABELS:
+                alone = found[label, 0]
+                cells = [f"{statistics.median(alone):.2f}"]
+                for count in args.busy:
+                    loaded = found[label, count]
+                    ratio = statistics.median(b / a for a, b in zip(alone, loaded, strict=True))
+                    cells += [f"{statistics.median(loaded):.2f}", f"{ratio:.2f}"]
+                print(f"| {batch} | {threads} | {label} | {' | '.join(cells)} |", flush=True)
     print(f"\n{args.network}, {args.side} pixels, medians of {args.rounds} rounds, {os.cpu_count()} CPUs")
 
 
