@@ -157,7 +157,7 @@ def test_blocks_keep_their_function_in_both_runtimes(case: str, free_size: bool,
         for node in onnx.load(tmp_path / "net.onnx").graph.node
         if node.op_type == "Conv" and node.input[1].endswith("_ones")
     ]
-    assert len(ones) == (2 if case in ("kernel", "relu", "product", "two-by-two") else 0)
+    assert len(ones) == (2 if case in ("kernel", "relu", "product", "two-by-two", "sigmoid") else 0)
 
 
 @pytest.mark.export
