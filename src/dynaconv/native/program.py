@@ -11,6 +11,8 @@ from dynaconv.native import library
 from dynaconv.native.builder import Builder
 from dynaconv.native.steps import UnsupportedError
 
+_OPERATORS: Any = torch.ops.dynaconv
+
 
 class NativeProgram(nn.Module):
     """Computes what ``original`` computes, by the compiled kernels where they can.
@@ -92,12 +94,12 @@ class NativeProgram(nn.Module):
         return self
 
     def _takes(self, x: Tensor) -> bool:
+        # Between two calls of the kernels Python's own steps are slow, so these are few.
         return (
             self._ready
-            and self.constants is not None
-            and x.dtype == torch.float32
-            and x.device.type == "cpu"
-            and x.layout == torch.strided
+            and x.dtype is torch.float32
+            and x.is_cpu
+            and x.layout is torch.strided
             and not self.training
             and x.dim() == 4
             and x.shape[1] == self.in_channels
@@ -112,11 +114,12 @@ class NativeProgram(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the original, ``(B, C_in, H, W)`` to ``(B, C_out, H_out, W_out)``."""
-        if not self._takes(x):
+        # Not as attributes: those of a module are looked for in several places.
+        constants, steps = self._buffers["constants"], self._buffers["steps"]
+        if constants is None or not self._takes(x):
             out: Tensor = self.original(x)
         else:
-            run = torch.ops.dynaconv.native_program
-            out = run(x, self.constants, self.steps, self.out_channels, self.sizes)
+            out = _OPERATORS.native_program(x, constants, steps, self.out_channels, self.sizes)
             if self.flat:
                 out = out.flatten(1)
         return out

@@ -184,7 +184,7 @@ class Fusion {
     // Groups that do not go round, or very few, are cut into parts of the rows: where those meet, some rows are
     // computed twice.
     const Index whole = !team.parallel() ? groups : groups < 2 * threads ? 0 : groups - groups % threads;
-    const Index wanted = whole ? threads : out_.height / 14;
+    const Index wanted = whole ? threads : (2 * threads + groups - 1) / groups;
     const Index parts = whole == groups ? 1 : std::clamp<Index>(wanted, 1, std::clamp<Index>(out_.height / 7, 1, 4));
     const Index tasks = whole + (groups - whole) * parts;
     float* sums = out_.sums ? Workspace::mine().scratch[kSums].get(blocks * samples * out_.height * kPanel) : nullptr;
