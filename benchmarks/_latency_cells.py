@@ -10,15 +10,14 @@ import os
 import re
 import statistics
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from _runtimes import SUFFIXES, built, compiled, exported, file_bytes, session, timm_name, weight_bytes
+from _runtimes import SUFFIXES, built, compiled, exported, file_bytes, no_fallback, session, timm_name, weight_bytes
 from _turns import settle
 
 NETWORKS = {
@@ -212,19 +211,11 @@ def load_cell(cell: Cell, folder: Path) -> Loaded:
         # As its kernels like images best; they give such ones too.
         x = x.contiguous(memory_format=torch.channels_last)
     imported = resident()
-    with _no_fallback():
+    with no_fallback():
         network = deploy(built(name), size, inplace=True, backend="native" if cell.runtime == "native" else "torch")
     weights = weight_bytes(network)
     call = compiled(network, folder) if cell.runtime == "compile" else network
     return Loaded(runs={"run": partial(_inference, call, x)}, size=weights, imported=imported)
-
-
-@contextlib.contextmanager
-def _no_fallback() -> Iterator[None]:
-    """Native kernels that cannot be compiled are a failure here, not torch under another name."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*run in torch instead", category=RuntimeWarning)
-        yield
 
 
 def _inference(network: Callable[[Any], Any], x: Any) -> Any:

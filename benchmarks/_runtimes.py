@@ -3,6 +3,7 @@
 import contextlib
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,14 @@ def session(
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     request = core.compile_model(network, "CPU", settings | {"PERF_COUNT": profile}).create_infer_request()
     return request, lambda: request.infer([images])
+
+
+@contextlib.contextmanager
+def no_fallback() -> Iterator[None]:
+    """Native kernels that cannot be compiled are a failure here, not torch under another name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*run in torch instead", category=RuntimeWarning)
+        yield
 
 
 def timm_name(network: str, architecture: str) -> str:

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _runtimes import SUFFIXES, built, exported, kept, session
+from _runtimes import SUFFIXES, built, exported, kept, no_fallback, session
 from _turns import measure
 
 CANDIDATES = {
@@ -47,7 +47,8 @@ def runner(
     torch.set_num_threads(threads)
     x = torch.randn(size)
     images = x.contiguous(memory_format=torch.channels_last) if runtime == "native" else x
-    run = torch.inference_mode()(deploy(built(name), size, backend=runtime))
+    with no_fallback():
+        run = torch.inference_mode()(deploy(built(name), size, backend=runtime))
     return lambda: run(images)
 
 

@@ -25,7 +25,7 @@ class Crew {
   }
 
   // Calls body on ranges that cover [0, n): large ones first, one for each thread, then small ones, so that all are
-  // done at about the same time. Only the leader calls it.
+  // done at about the same time. Only the leader calls it, and does all of it where others had to be waited for lately.
   void each(Index n, Body body, void* context);
 
  private:
