@@ -33,7 +33,8 @@ double difference(const char* path) {
   // The kernels read vectors where they are aligned.
   auto* aligned = static_cast<float*>(std::aligned_alloc(64, (constants.size() + 16) / 16 * 64));
   std::copy(constants.begin(), constants.end(), aligned);
-  const dynaconv::Program program{reinterpret_cast<const dynaconv::Step*>(steps.data()), int(head[0]), aligned, head[1]};
+  const auto* first = reinterpret_cast<const dynaconv::Step*>(steps.data());
+  const dynaconv::Program program{first, int(head[0]), aligned, head[1]};
   const dynaconv::Input input{images.data(), head[2], head[3], head[4], head[5],
                               head[3] * head[4] * head[5], head[4] * head[5], head[5], 1};
   dynaconv::check(program, input);

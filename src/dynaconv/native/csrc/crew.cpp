@@ -98,7 +98,8 @@ void Crew::each(Index n, Body body, void* context) {
   context_ = context;
   done_.store(0, std::memory_order_relaxed);
   const std::uint64_t pieces = std::uint64_t(large_chunks_ + small_chunks_);
-  open_.store((open_.load(std::memory_order_relaxed) | kTaken | kChunks) + 1 + (pieces << 12), std::memory_order_release);
+  const std::uint64_t closed = open_.load(std::memory_order_relaxed) | kTaken | kChunks;
+  open_.store(closed + 1 + (pieces << 12), std::memory_order_release);
   while (work()) {
   }
   if (done_.load(std::memory_order_acquire) != pieces) {

@@ -180,7 +180,8 @@ class Fusion {
     const double work = double(samples) * double(between_.pixels()) * double(product_.channels) * product_.tile.depth;
     // Pairs of panels read the pixels half as often; a few single ones are shared out more evenly.
     const Index threads = team.size();
-    const Index most = team.parallel() && blocks < 8 * threads ? 1 : kernels().panels, groups = (blocks + most - 1) / most;
+    const Index most = team.parallel() && blocks < 8 * threads ? 1 : kernels().panels;
+    const Index groups = (blocks + most - 1) / most;
     // Groups that do not go round, or very few, are cut into parts of the rows: where those meet, some rows are
     // computed twice.
     const Index whole = !team.parallel() ? groups : groups < 2 * threads ? 0 : groups - groups % threads;
@@ -208,12 +209,13 @@ class Fusion {
   static constexpr Index kStrip = 48 << 10, kHeld = 160 << 10;
 
   // Output rows made at a time: what they read, some panels wide, should stay in the first cache.
-  Index strip_height(Index row) const { return std::clamp<Index>((kStrip / row - reach_) / s_.stride_h + 1, 1, out_.height); }
+  Index strip_height(Index row_bytes) const {
+    return std::clamp<Index>((kStrip / row_bytes - reach_) / s_.stride_h + 1, 1, out_.height);
+  }
 
   // Output rows [top, bottom) of some panels. Strips follow one another in a buffer; at its end, what the next strip
   // reads of the one before moves to the front.
-  void run(Index sample, Index first, Index panels, Index top, Index bottom, float* sums,
-           const Ahead& ahead) const {
+  void run(Index sample, Index first, Index panels, Index top, Index bottom, float* sums, const Ahead& ahead) const {
     Workspace& work = Workspace::mine();
     const Team alone;
     const Index row = between_.width * kPanel, bytes = row * panels * Index(sizeof(float));

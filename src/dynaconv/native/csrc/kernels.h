@@ -18,8 +18,8 @@ constexpr int kHalf = 8;
 
 enum class Activation : int { kNone = 0, kRelu = 1, kRelu6 = 2 };
 
-// Memory that is read soon, to be fetched into the second cache beside other work: a few lines of 64 bytes at a time, in
-// the time that products leave. What lies far away would else be waited for.
+// Memory that is read soon, to be fetched into the second cache beside other work: a few lines of 64 bytes at a time,
+// in the time that products leave. What lies far away would else be waited for.
 struct Ahead {
   const char* from = nullptr;
   const char* to = nullptr;

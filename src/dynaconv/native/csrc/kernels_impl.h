@@ -1,7 +1,8 @@
 // The kernels, for vectors of VL floats; included once by each isa_*.cpp, which sets VL, TILE_PIXELS and TILE_PANELS.
 //
-// GCC's vector extensions are used, and intrinsics where a compiler makes two instructions of one. Everything is in an unnamed namespace: two instruction sets must never share
-// an inline function, or the linker could keep the copy that the processor cannot run.
+// GCC's vector extensions are used, and intrinsics where a compiler makes two instructions of one. Everything is in an
+// unnamed namespace: two instruction sets must never share an inline function, or the linker could keep the copy that
+// the processor cannot run.
 #include <utility>
 
 #if defined(__AVX__)

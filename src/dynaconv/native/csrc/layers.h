@@ -74,8 +74,8 @@ void pool(const Images& x, Index size, float* context, const Team& team);
 class DepthwiseBlock {
  public:
   DepthwiseBlock(const Step& step, const float* constants, const Images& x, const Images& out);
-  // Output rows [from, to), where `x` starts with image row `x_from`. The result goes where `out` has it, and the sum of
-  // row i to `sums` + 16 i, if that is not null.
+  // Output rows [from, to), where `x` starts with image row `x_from`. The result goes where `out` has it, and the sum
+  // of row i to `sums` + 16 i, if that is not null.
   void run(const float* x, Index x_from, Index block, Index sample, Index from, Index to, float* sums) const;
   // The image rows that output rows [from, to) read.
   struct Span {

@@ -81,8 +81,9 @@ class Tiles {
   }
 
   void run_columns(Index index, Index sample, Index row, Index begin, Index pixels, Index count, Index channel) const {
-    const Index group = channel / (k_.panels * kPanel);
-    Ahead next_panels = ahead(group + 1, index, count), next_step = p_.ahead.part(group * tiles_ + index, group * tiles_ + index + count, this->count(), count * blocks_);
+    const Index group = channel / (k_.panels * kPanel), first = group * tiles_ + index;
+    Ahead next_panels = ahead(group + 1, index, count);
+    Ahead next_step = p_.ahead.part(first, first + count, this->count(), count * blocks_);
     // The last columns may be one panel and a half where two panels are the rule.
     for (Index stop = channel + k_.panels * kPanel; channel < stop && channel < p_.channels;) {
       const Columns columns = columns_at(p_, channel, k_.panels);
