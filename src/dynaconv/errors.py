@@ -37,7 +37,7 @@ class TrainingDivergedError(DynaconvError):
 
 
 class RunsFailedError(DynaconvError):
-    """Some runs of a study failed; the others are done."""
+    """Runs failed or were stopped, such as some of a study; the others are done."""
 
 
 def nearest_names(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:

@@ -65,11 +65,9 @@ def test_a_signal_saves_and_the_run_goes_on_from_there(
     assert unlike(left_by(tmp_path / "run"), whole) == []
 
 
-def test_the_command_says_how_to_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(json.dumps(tiny_config().to_dict()))
+@pytest.fixture
+def terminated(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Send SIGTERM in the third step of a training."""
     from dynaconv.train.module import ClassificationModule
 
     step = ClassificationModule.training_step
@@ -80,13 +78,30 @@ def test_the_command_says_how_to_go_on(
         return step(self, batch, batch_index)
 
     monkeypatch.setattr(ClassificationModule, "training_step", stopping)
+    return monkeypatch
+
+
+def test_the_command_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], terminated: pytest.MonkeyPatch
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps(tiny_config().to_dict()))
     folder = tmp_path / "run"
     assert main(["train", "--recipe", str(recipe), "--out", str(folder)]) == 0
     said = f"dynaconv: stopped by SIGTERM after step 3; continue with `dynaconv train --resume {folder}`\n"
     assert capsys.readouterr().err == said
-    monkeypatch.undo()
+    terminated.undo()
     assert main(["train", "--resume", str(folder), "--data.num_workers", "1"]) == 0
     assert (folder / "summary.json").is_file()
+
+
+@pytest.mark.usefixtures("terminated")
+def test_a_demonstration_that_is_stopped_says_so_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--epochs", "1"]) == 1
+    said = "dynaconv: stopped by SIGTERM after step 3; a demonstration does not go on from there: start it again.\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_run_that_was_never_saved_starts_again(tmp_path: Path) -> None:

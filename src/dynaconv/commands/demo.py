@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dynaconv.commands._shared import add_command
+from dynaconv.errors import RunsFailedError
 
 
 def add(commands: Any) -> None:
@@ -18,5 +19,9 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Train the static network and its dynamic twin."""
     from dynaconv.demo import run_demo
+    from dynaconv.train.stopping import RunStopped
 
-    run_demo(out=arguments.out, epochs=arguments.epochs, seed=arguments.seed)
+    try:
+        run_demo(out=arguments.out, epochs=arguments.epochs, seed=arguments.seed)
+    except RunStopped as stopped:
+        raise RunsFailedError(f"{stopped}; a demonstration does not go on from there: start it again.") from None
