@@ -1,5 +1,8 @@
 """Whole networks: native in float32 against torch in float64."""
 
+import contextlib
+import os
+
 import pytest
 import timm
 import torch
@@ -65,6 +68,30 @@ def test_threads_and_groups_change_nothing() -> None:
                     torch.testing.assert_close(native(x[:batch]), want[:batch], rtol=0, atol=0)
         finally:
             torch.set_num_threads(1)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs threads bound to processors")
+def test_threads_that_share_a_processor_change_nothing() -> None:
+    """Each is suspended in the midst of its work, until the calling one goes on alone."""
+    native = deploy(awake(timm.create_model("dcd_mobilenetv2_035", num_classes=10).eval()), backend="native")
+    x, before = torch.randn(1, 3, 64, 64), os.sched_getaffinity(0)
+    with torch.no_grad():
+        want = native(x)
+        try:
+            torch.set_num_threads(2)
+            native(x)
+            _bind_all_threads({min(before)})
+            for _ in range(100):
+                torch.testing.assert_close(native(x), want, rtol=0, atol=0)
+        finally:
+            _bind_all_threads(before)
+            torch.set_num_threads(1)
+
+
+def _bind_all_threads(processors: set[int]) -> None:
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread), processors)
 
 
 def test_hooks_keep_a_module_in_torch() -> None:

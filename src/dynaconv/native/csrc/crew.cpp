@@ -29,7 +29,8 @@ class Wait {
 using Clock = std::chrono::steady_clock;
 
 // Whether the other threads get processors, as the leader sees it. One that the system suspends in the middle of a
-// chunk is waited for; where that happens again and again the leader works alone for a while, which takes less time.
+// chunk is waited for; where that happens again and again the leader works alone for a while, which takes less time:
+// the others sleep then, and the system moves the leader to a processor that they leave.
 class Company {
  public:
   static Company& mine() {
@@ -41,7 +42,7 @@ class Company {
 
   // Reports a loop whose own part the leader had done at `done`, and which ended at `end`.
   void report(Clock::time_point begin, Clock::time_point done, Clock::time_point end) {
-    constexpr std::chrono::microseconds kLate(100), kWindow(60'000), kAlone(100'000);
+    constexpr std::chrono::microseconds kLate(100), kWindow(60'000), kAlone(400'000);
     // Chunks of unequal size make for short waits, and large chunks for long ones.
     if (end - done < kLate || end - done < 2 * (done - begin)) return;
     if (end - first_ > kWindow) {
@@ -61,6 +62,8 @@ class Company {
 constexpr std::uint64_t kTaken = (1 << 12) - 1, kChunks = kTaken << 12;
 
 }  // namespace
+
+bool Crew::is_scarce() { return Company::mine().is_scarce(Clock::now()); }
 
 bool Crew::work() {
   std::uint64_t open = open_.load(std::memory_order_acquire);

@@ -24,6 +24,9 @@ class Crew {
                const_cast<void*>(static_cast<const void*>(&lead)));
   }
 
+  // Whether the caller had to wait for the others lately, so that it is better off without them for a while.
+  static bool is_scarce();
+
   // Calls body on ranges that cover [0, n): large ones first, one for each thread, then small ones, so that all are
   // done at about the same time. Only the leader calls it, and does all of it where others had to be waited for lately.
   void each(Index n, Body body, void* context);

@@ -286,7 +286,7 @@ Size check(const Program& p, const Input& input) {
 void run(const Program& p, const Input& input, float* out) {
   const Runner runner(p, input);
   const Index count = threads.count(), batch = input.batch, most = group_size(p, input);
-  if (count == 1) {
+  if (count == 1 || (batch < count && Crew::is_scarce())) {
     for (Index first = 0; first < batch; first += most) runner.run(first, std::min(most, batch - first), out, Team());
     return;
   }
