@@ -37,7 +37,7 @@ TOLERANCE = 1e-5
 
 
 def layers(count: int) -> Iterator[tuple[str, nn.Module, Tensor]]:
-    """Dense, depthwise and DCD layers of random geometry, and two networks."""
+    """Dense, depthwise and DCD layers of random geometry, depthwise DCD among them, and two networks."""
     for seed in range(count):
         draw = random.Random(seed)
         arguments, (batch, height, width) = random_geometry(draw)
@@ -46,6 +46,8 @@ def layers(count: int) -> Iterator[tuple[str, nn.Module, Tensor]]:
         yield f"dense{seed}", dense, torch.randn(batch, c_in, height, width)
         depthwise = nn.Sequential(nn.Conv2d(c_in, c_in, groups=c_in, **arguments), nn.ReLU6())
         yield f"depthwise{seed}", depthwise, torch.randn(batch, c_in, height, width)
+        dynamic = nn.Sequential(nn.Conv2d(3, c_in, 1), DCDConv2d(c_in, c_in, groups=c_in, **arguments), nn.ReLU6())
+        yield f"depthwise-dcd{seed}", dynamic, torch.randn(batch, 3, height, width)
         if seed % 2:
             arguments = {"kernel_size": 1}
         algorithm = draw.choice(["auto", "kernel", "factored"])

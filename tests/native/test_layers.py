@@ -113,6 +113,33 @@ def test_dcd(seed: int, algorithm: str) -> None:
     check(awake(layer), torch.randn(batch, channels[0], height, width))
 
 
+@pytest.mark.parametrize("seed", range(16))
+def test_depthwise_dcd(seed: int) -> None:
+    draw = random.Random(seed)
+    arguments, (batch, height, width) = random_geometry(draw)
+    if seed % 2:
+        side = draw.choice([3, 5])
+        arguments |= {"kernel_size": side, "padding": side // 2, "dilation": 1, "stride": draw.choice([1, 2])}
+    channels = draw.choice([2, 8, 16, 24, 35, 70])
+    variant = draw.choice(["full", "full", "scale", "residual"])
+    scale = {} if variant == "residual" else {"scale_activation": draw.choice(["linear", "hard_sigmoid"])}
+    layer = DCDConv2d(
+        channels,
+        channels,
+        groups=channels,
+        bias=draw.random() < 0.5,
+        **arguments,
+        **scale,
+        variant=variant,
+        hidden_channels=draw.choice([3, 8, 20]),
+        context_size=draw.choice([1, 2]),
+        algorithm=draw.choice(["auto", "kernel", "factored"]),
+    )
+    # Behind a dense step, whose result is pooled first and so is not fused.
+    network = nn.Sequential(nn.Conv2d(3, channels, 1), awake(layer), nn.ReLU6(), nn.Conv2d(channels, 4, 1))
+    check(network, torch.randn(batch, 3, height, width))
+
+
 @pytest.mark.parametrize("scale_activation", ["linear", "hard_sigmoid", "sigmoid", "tanh"])
 @pytest.mark.parametrize("norm", [None, "batch"])
 @pytest.mark.parametrize("bias", [False, True])

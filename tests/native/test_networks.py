@@ -30,6 +30,12 @@ def test_whole_networks_are_one_program(name: str, size: tuple[int, ...]) -> Non
     check(awake(network), torch.randn(size))
 
 
+def test_dynamic_depthwise_convolutions() -> None:
+    network = timm.create_model("dcd_mobilenetv2_035", num_classes=10, dynamic=("pointwise", "depthwise", "classifier"))
+    assert isinstance(deploy(network.eval(), backend="native"), NativeProgram)
+    check(awake(network), torch.randn(3, 3, 64, 64))
+
+
 def test_published_structure() -> None:
     """Its gates and latent norms, its contexts of four cells, and its dynamic classifier."""
     network = timm.create_model("dcd_resnet10_published", num_classes=10)

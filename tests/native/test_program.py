@@ -28,6 +28,7 @@ def network() -> nn.Module:
         DCDConv2d(24, 40, 1),
         nn.ReLU(),
         nn.Conv2d(40, 40, 3, 1, 1, groups=40),
+        DCDConv2d(40, 40, 3, 1, 1, groups=40),
     )
     return awake(nn.Sequential(*parts)).eval()
 

@@ -50,11 +50,12 @@ class Builder:
         return constants.joined(), torch.tensor(table, dtype=torch.int64), self._sizes()
 
     def _fuse(self) -> None:
-        """Mark each dense step whose result only a depthwise step behind it reads; the two then run as one."""
+        """Mark each dense step whose result only a static depthwise step behind it reads; the two then run as one."""
         readers = [value for step in self.steps for value in (step.source, step.residual)]
         for step, following in itertools.pairwise(self.steps):
             alone = following.source == step.target and readers.count(step.target) == 1
-            pair = step.kind == DENSE and following.kind == DEPTHWISE
+            # A dynamic one needs the mean of all it reads first.
+            pair = step.kind == DENSE and following.kind == DEPTHWISE and not following.dynamic
             step.fused = int(pair and alone and step.residual < 0)
 
     def _slots(self) -> list[dict[str, int]]:

@@ -133,21 +133,23 @@ def _geometry(conv: Any) -> dict[str, Any]:
 
 def _dcd(conv: DCDConv2d | DCDLinear, activation: str) -> Step:
     _check_type(conv)
-    if isinstance(conv, DCDLinear):
-        groups, weight = 1, panels(conv.weight)
-        geometry = _vector_geometry(conv.in_features, conv.out_features)
-    else:
-        groups, weight = conv.groups, dense_weight(conv.weight)
-        geometry = _geometry(conv)
     config, sizes = conv.config, conv.sizes
     if config.norm is not None:
         raise UnsupportedError("its latent norms are not folded; deploy it first")
-    if sizes.form != "channel" or sizes.blocks != 1 or groups != 1:
+    groups = 1 if isinstance(conv, DCDLinear) else conv.groups
+    if isinstance(conv, DCDLinear):
+        kind, weight = DENSE, panels(conv.weight)
+        geometry = _vector_geometry(conv.in_features, conv.out_features)
+    elif sizes.form == "depthwise" and groups == conv.out_channels:
+        kind, weight, geometry = DEPTHWISE, depthwise_weight(conv.weight), _geometry(conv)
+    else:
+        kind, weight, geometry = DENSE, dense_weight(conv.weight), _geometry(conv)
+    if kind == DENSE and (sizes.form != "channel" or sizes.blocks != 1 or groups != 1):
         raise UnsupportedError(f"DCD of form {sizes.form!r} with {sizes.blocks} block(s) and groups={groups}")
     fixed, scaled = _biases(conv)
     heads = _Heads(conv, fixed, scaled)
     step = Step(
-        kind=DENSE,
+        kind=kind,
         weight=weight,
         bias=None if heads.has_shift or fixed is None else padded_vector(fixed),
         activation=ACTIVATIONS[activation],
@@ -169,9 +171,12 @@ def _dcd(conv: DCDConv2d | DCDLinear, activation: str) -> Step:
         has_shift=int(heads.has_shift),
         **geometry,
     )
-    if conv.p is not None and conv.q is not None:
-        step.latent = sizes.latent_dim
-        step.p, step.q, step.q_rows = panels(conv.p), panels(conv.q.T), blocks(conv.q.T)
+    if conv.p is not None:
+        step.latent, step.p = conv.p.shape[1], panels(conv.p)
+        if conv.q is not None:
+            step.q, step.q_rows = panels(conv.q.T), blocks(conv.q.T)
+        elif conv.r is not None:
+            step.q_rows = blocks(conv.r.T)
     return step
 
 
@@ -209,10 +214,11 @@ class _Heads:
                 weight, constant = _affine(branch.heads["shift"])
             rows.append(_pad_rows(weight))
             bias.append(padded_vector(constant if fixed is None else constant + fixed))
-        if conv.config.has_residual:
+        if conv.p is not None:
             weight, constant = _affine(branch.heads["fusion"])
-            rows.append(_phi_order(weight, conv.sizes.latent_dim))
-            bias.append(_phi_order(constant[:, None], conv.sizes.latent_dim)[:, 0])
+            latent = conv.p.shape[1]
+            rows.append(_phi_order(weight, latent))
+            bias.append(_phi_order(constant[:, None], latent)[:, 0])
         self.weight = _pad_rows(torch.cat(rows)) * branch.gain
         self.bias = padded_vector(torch.cat(bias))
 

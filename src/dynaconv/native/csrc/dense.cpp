@@ -102,49 +102,6 @@ bool forms_kernel(const Step& s, const Images& out) {
   return form < double(out.pixels()) * pixel;
 }
 
-// Whether Phi's panels can be read as the pixels of a product: they must all be of one width.
-bool phi_is_even(const Step& s) { return s.latent <= kHalf || panel_width(s.latent) % kPanel == 0; }
-
-// The product that forms Lambda W0 + P Phi Q^T, in the order of a product's panels. Phi is multiplied here, with the
-// smaller of P and Q.
-Product formation(const Step& s, const float* constants, const Coefficients& c, Index samples, const Team& team) {
-  Workspace& work = Workspace::mine();
-  const Index rows = s.in_channels, block = rows * kPanel;
-  Product p = pointwise(constants + s.q_rows, block, s.latent, constants + s.p, rows, s.out_channels, nullptr, block);
-  p.samples = samples;
-  if (s.out_channels < s.in_channels && phi_is_even(s)) {
-    const Index size = panel_width(s.out_channels) * s.latent, width = std::min<Index>(panel_width(s.latent), kPanel);
-    float* mixed = work.scratch[kLatent].get(samples * size);
-    Product first = pointwise(c.phi, width * s.latent, s.latent, constants + s.p, s.latent, s.out_channels, mixed,
-                              kPanel * s.latent);
-    first.tile.x_pixel = width;
-    first.samples = samples;
-    first.x_sample = c.sample;
-    first.out_sample = size;
-    first.to_panels = true;
-    multiply(first, team);
-    p.tile.w = mixed;
-    p.w_sample = size;
-  } else {
-    const Index size = (s.latent + kPanel - 1) / kPanel * block;
-    float* mixed = work.scratch[kLatent].get(samples * size);
-    Product first = pointwise(constants + s.q_rows, block, s.latent, c.phi, rows, s.latent, mixed, block);
-    first.samples = samples;
-    first.w_sample = c.sample;
-    first.out_sample = size;
-    multiply(first, team);
-    p.tile.x = mixed;
-    p.x_sample = size;
-  }
-  p.tile.add = constants + s.weight;
-  p.tile.scale = c.scale;
-  p.tile.scales_add = true;
-  p.scale_sample = c.sample;
-  p.out_sample = panel_width(s.out_channels) * rows;
-  p.to_panels = true;
-  return p;
-}
-
 // Phi (Q^T x) at every output pixel.
 const float* latent_features(const Step& s, const float* constants, const View& v, const Coefficients& c,
                              const Images& x, const Images& out, const Team& team) {

@@ -5,11 +5,14 @@
 
 namespace dynaconv {
 
-DepthwiseBlock::DepthwiseBlock(const Step& s, const float* constants, const Images& x, const Images& out)
-    : s_(s), constants_(constants), x_(x), out_(out) {
+DepthwiseBlock::DepthwiseBlock(const Step& s, const DepthwiseWeights& weights, const Images& x, const Images& out)
+    : s_(s), weights_(weights), x_(x), out_(out) {
   fast_ = s.kernel_h == s.kernel_w && (s.kernel_w == 3 || s.kernel_w == 5) && s.dilation_w == 1 &&
           (s.stride_w == 1 || s.stride_w == 2);
 }
+
+DepthwiseBlock::DepthwiseBlock(const Step& s, const float* constants, const Images& x, const Images& out)
+    : DepthwiseBlock(s, DepthwiseWeights{constants + s.weight, 0, at(constants, s.bias), 0}, x, out) {}
 
 DepthwiseBlock::Span DepthwiseBlock::reads(Index from, Index to) const {
   const Index first = from * s_.stride_h - s_.pad_top;
@@ -19,8 +22,8 @@ DepthwiseBlock::Span DepthwiseBlock::reads(Index from, Index to) const {
 
 void DepthwiseBlock::run(const float* x, Index x_from, Index block, Index sample, Index from, Index to,
                          float* sums) const {
-  const float* w = constants_ + s_.weight + block * s_.kernel_h * s_.kernel_w * kPanel;
-  const float* bias = s_.bias < 0 ? nullptr : constants_ + s_.bias + block * kPanel;
+  const float* w = weights_.w + sample * weights_.w_sample + block * s_.kernel_h * s_.kernel_w * kPanel;
+  const float* bias = weights_.bias ? weights_.bias + sample * weights_.bias_sample + block * kPanel : nullptr;
   float* out = out_.data + block * out_.block() + sample * out_.pixels() * kPanel;
   const Index parts = (out_.width + kMaxRow - 1) / kMaxRow, small = out_.width / parts;
   const Index longer = out_.width - parts * small;
@@ -62,8 +65,37 @@ void DepthwiseBlock::part(const float* row, Inside rows, Index begin, Index coun
   }
 }
 
+namespace {
+
+// Lambda W0.
+void scale_taps(const float* weight, const float* scale, Index blocks, Index taps, float* w) {
+  for (Index b = 0; b < blocks; ++b, scale += kPanel)
+    for (Index tap = 0; tap < taps; ++tap, weight += kPanel, w += kPanel)
+      for (int lane = 0; lane < kPanel; ++lane) w[lane] = scale[lane] * weight[lane];
+}
+
+// W(x) and the bias of every sample.
+DepthwiseWeights dynamic_weights(const Step& s, const float* constants, const Images& x, const Team& team) {
+  const Coefficients c = coefficients(s, constants, x, team);
+  const Index taps = s.kernel_h * s.kernel_w, size = round_up(s.out_channels, kPanel) * taps;
+  float* w = Workspace::mine().scratch[kFormed].get(x.samples * size);
+  if (s.latent) {
+    Product formed = formation(s, constants, c, x.samples, team);
+    formed.tile.out = w;
+    multiply(formed, team);
+  } else {
+    for (Index n = 0; n < x.samples; ++n)
+      scale_taps(constants + s.weight, c.scale + n * c.sample, x.blocks(), taps, w + n * size);
+  }
+  if (c.bias) return {w, size, c.bias, c.sample};
+  return {w, size, at(constants, s.bias), 0};
+}
+
+}  // namespace
+
 void depthwise(const Step& s, const float* constants, const Images& x, Images& out, const Team& team) {
-  const DepthwiseBlock block(s, constants, x, out);
+  const DepthwiseBlock block = s.dynamic ? DepthwiseBlock(s, dynamic_weights(s, constants, x, team), x, out)
+                                         : DepthwiseBlock(s, constants, x, out);
   const double work = double(out.samples) * double(out.pixels()) * double(out.channels * s.kernel_h * s.kernel_w);
   team.each(out.blocks() * out.samples, work, [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {

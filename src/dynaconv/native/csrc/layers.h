@@ -51,6 +51,10 @@ Coefficients coefficients(const Step& step, const float* constants, const Images
 // Floats that the heads give for one sample.
 Index heads_size(const Step& step);
 
+// The product that forms W(x) of every sample in the order of W0: it lacks but `tile.out`, from sample to sample
+// `out_sample` floats apart. Phi, which there must be, is multiplied here, with the smaller of P and Q or R.
+Product formation(const Step& step, const float* constants, const Coefficients& c, Index samples, const Team& team);
+
 // Fills `out`, whose data, size and channels are set; `add` (or null) has the same shape. With `next`, a depthwise step,
 // each panel of the result goes through it while it is in the cache: `out` is then the depthwise result.
 struct Next {
@@ -70,9 +74,18 @@ void mean(const Images& x, Images& out, const Team& team);
 // Means over a grid of size x size cells, (cell, channel block, sample, 16).
 void pool(const Images& x, Index size, float* context, const Team& team);
 
+// Weights of a depthwise convolution, one set for all samples or one each.
+struct DepthwiseWeights {
+  const float* w;
+  Index w_sample;
+  const float* bias;
+  Index bias_sample;
+};
+
 // One channel block of one sample of a depthwise convolution.
 class DepthwiseBlock {
  public:
+  DepthwiseBlock(const Step& step, const DepthwiseWeights& weights, const Images& x, const Images& out);
   DepthwiseBlock(const Step& step, const float* constants, const Images& x, const Images& out);
   // Output rows [from, to), where `x` starts with image row `x_from`. The result goes where `out` has it, and the sum
   // of row i to `sums` + 16 i, if that is not null.
@@ -89,7 +102,7 @@ class DepthwiseBlock {
             float* out, float* sum) const;
 
   const Step& s_;
-  const float* constants_;
+  const DepthwiseWeights weights_;
   const Images& x_;
   const Images& out_;
   bool fast_;

@@ -61,6 +61,10 @@ void check_dynamic(const Step& s, const Bounds& b) {
   if (s.scaled_bias >= 0 && !(s.has_shift && s.has_scale)) broken(int(s.kind), "a scaled bias without its heads");
   if (!s.latent) return;
   b.need(s.p, {panel_width(s.out_channels), s.latent}, "P");
+  if (s.kind == kDepthwise) {
+    b.need(s.q_rows, {round_up(s.latent, kPanel), s.kernel_h, s.kernel_w}, "R by rows");
+    return;
+  }
   b.need(s.q, {panel_width(s.latent), s.in_channels}, "Q");
   b.need(s.q_rows, {round_up(s.latent, kPanel), s.in_channels}, "Q by rows");
 }
@@ -79,16 +83,20 @@ void check_step(const Program& p, int index) {
   if (s.target == s.source || s.target == s.residual || s.target == 0) broken(index, "a target that is also read");
   const Index channels = round_up(s.out_channels, kPanel);
   b.allow(s.bias, channels, "bias");
-  if (s.kind != kDense && (s.in_channels != s.out_channels || s.dynamic || s.residual >= 0 || s.fused))
+  const bool has_no_branch = s.kind != kDense && s.kind != kDepthwise;
+  if (s.kind != kDense &&
+      (s.in_channels != s.out_channels || s.residual >= 0 || s.fused || (s.dynamic && has_no_branch)))
     broken(index, "parts that its kind has not");
   if (s.kind == kMaxPool || s.kind == kMean) return;
   if (s.fused) {
     const Step* next = index + 1 < p.num_steps ? &s + 1 : nullptr;
-    if (!next || next->kind != kDepthwise || next->source != s.target || s.residual >= 0 || next->target == s.source)
-      broken(index, "no depthwise step behind it");
+    if (!next || next->kind != kDepthwise || next->dynamic || next->source != s.target || s.residual >= 0 ||
+        next->target == s.source)
+      broken(index, "no static depthwise step behind it");
   }
   if (s.kind == kDepthwise) {
     b.need(s.weight, {channels, s.kernel_h, s.kernel_w}, "weight");
+    if (s.dynamic) check_dynamic(s, b);
     return;
   }
   b.need(s.weight, {panel_width(s.out_channels), s.in_channels, s.kernel_h, s.kernel_w}, "weight");
