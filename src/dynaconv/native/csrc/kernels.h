@@ -33,8 +33,8 @@ struct Ahead {
   }
 };
 
-// Register tiles of out = act(scale * (W x) + P z + bias + add), `count` of them side by side; parts with a null pointer
-// are left out.
+// Register tiles of out = act(scale * (W x) + P z + bias + add), `count` of them side by side; parts with a null
+// pointer are left out.
 struct Tile {
   Index count;
   const float* x;       // first pixel at tap offset 0
@@ -65,8 +65,8 @@ struct Tile {
 
 using TileFn = void (*)(const Tile&);
 
-// Output pixels of one row of a depthwise convolution, 16 channels, in `count` runs side by side. Taps outside the image
-// are left out.
+// Output pixels of one row of a depthwise convolution, 16 channels, in `count` runs side by side. Taps outside the
+// image are left out.
 struct Row {
   Index count;
   const float* x;       // where tap (first row, column 0) of the first pixel would lie

@@ -55,8 +55,9 @@ Index heads_size(const Step& step);
 // `out_sample` floats apart. Phi, which there must be, is multiplied here, with the smaller of P and Q or R.
 Product formation(const Step& step, const float* constants, const Coefficients& c, Index samples, const Team& team);
 
-// Fills `out`, whose data, size and channels are set; `add` (or null) has the same shape. With `next`, a depthwise step,
-// each panel of the result goes through it while it is in the cache: `out` is then the depthwise result.
+// Fills `out`, whose data, size and channels are set; `add` (or null) has the same shape. With `next`, a static
+// depthwise step, each panel of the result goes through it while it is in the cache: `out` is then the depthwise
+// result.
 struct Next {
   const Step& step;
   const Images& between;   // the shape of what lies between the two

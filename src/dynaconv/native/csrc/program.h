@@ -15,8 +15,8 @@ struct Step {
   std::int64_t pad_top, pad_left, pad_bottom, pad_right;
   // `fused`: the next step is a static depthwise convolution, and the only one that reads this one's target.
   std::int64_t activation, fused, weight, bias;
-  // The dynamic part; everything after `dynamic` is unused where that is 0. In a depthwise step `latent` is L_k, `q_rows`
-  // is R by rows, and `q` is absent.
+  // The dynamic part; everything after `dynamic` is unused where that is 0. In a depthwise step `latent` is L_k,
+  // `q_rows` is R by rows, and `q` is absent.
   std::int64_t dynamic, algorithm, latent, p, q, q_rows, scaled_bias;
   std::int64_t context_size, normalise, hidden, squeeze, squeeze_bias, branch_activation, gate, unit;
   std::int64_t heads, heads_bias, has_scale, scale_activation, has_shift;
