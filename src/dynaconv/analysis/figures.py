@@ -24,7 +24,7 @@ from dynaconv.analysis.coefficients import LayerCoefficients, PartStatistics, sy
 from dynaconv.errors import listed
 
 # Okabe and Ito's colours, told apart with every kind of colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 ACTS = {"scale": "scales each output channel", "attention": "weights each kernel", "kernel": "weights each kernel"}
 """What the parts that have a letter do."""
 ELEMENTS = {"attention": "kernel", "kernel": "kernel", "channel": "input channel"}
@@ -60,7 +60,7 @@ def training_curves(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure
     figure = _figure(10, 4.5)
     loss, accuracy = figure.subplots(1, 2)
     best: list[str] = []
-    for (name, columns), colour in zip(runs.items(), _cycle(len(runs)), strict=True):
+    for (name, columns), colour in zip(runs.items(), cycle(len(runs)), strict=True):
         epochs = columns["epoch"]
         marker = "o" if len(epochs) < 3 else None
         for axes, quantity in ((loss, "loss"), (accuracy, "acc")):
@@ -247,7 +247,7 @@ def _share_by_depth(panel: SubFigure, layers: Sequence[LayerCoefficients], shown
     axes = panel.subplots()
     parts = list(dict.fromkeys(name for entry in layers for name in entry.parts))
     positions = range(1, len(layers) + 1)
-    for index, (name, colour) in enumerate(zip(parts, _cycle(len(parts)), strict=True)):
+    for index, (name, colour) in enumerate(zip(parts, cycle(len(parts)), strict=True)):
         shares = [entry.parts[name].share_between if name in entry.parts else math.nan for entry in layers]
         marker = "os^D"[index % 4]
         axes.plot(
@@ -330,7 +330,7 @@ def _symmetric(values: Tensor) -> Normalize:
     return Normalize(-limit, limit)
 
 
-def _cycle(count: int) -> list[str]:
+def cycle(count: int) -> list[str]:
     """As many colours, from the start again where they run out."""
     return [COLOURS[index % len(COLOURS)] for index in range(count)]
 

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
-from dynaconv.analysis.figures import COLOURS
+from dynaconv.analysis.figures import COLOURS, cycle
 from dynaconv.study import definition
 from dynaconv.study.results import Results
 
@@ -56,7 +56,7 @@ def _accuracy(figure: definition.Figure, results: Results) -> Figure | None:
 def _loss(figure: definition.Figure, results: Results, *, by_second: bool) -> Figure | None:
     """The training loss, mean over seeds, smoothed; the band goes from the least to the greatest seed."""
     canvas, axes = _figure(8, 4.5, figure.title)
-    for name, colour in zip(figure.variants, _cycle(len(figure.variants)), strict=True):
+    for name, colour in zip(figure.variants, cycle(len(figure.variants)), strict=True):
         variant = results.variants[name]
         rows = results.mean_trace(name)
         if len(rows) < 2 or (by_second and variant.cost is None):
@@ -84,16 +84,16 @@ def _rates(figure: definition.Figure, results: Results) -> Figure | None:
     """Accuracy over the values of the sweep, a curve a family; a cross on the floor is a run that diverged."""
     families = list(dict.fromkeys(name.rpartition("@")[0] for name in figure.variants))
     canvas, axes = _figure(8, 4.5, figure.title)
-    for family, colour in zip(families, _cycle(len(families)), strict=True):
+    for family, colour in zip(families, cycle(len(families)), strict=True):
         names = [name for name in figure.variants if name.rpartition("@")[0] == family]
         found = [(float(name.rpartition("@")[2]), results.variants[name]) for name in names]
         means = [(value, variant.mean) for value, variant in found]
         points = [(value, mean.mean) for value, mean in means if mean is not None]
+        title = found[0][1].title.rpartition(", ")[0]
         if points:
-            title = found[0][1].title.rpartition(", ")[0]
             axes.plot(*zip(*points, strict=True), "o-", color=colour, label=title, markersize=4)
         lost = [value for value, variant in found if "diverged" in variant.states.values()]
-        axes.plot(lost, [0] * len(lost), "x", color=colour)
+        axes.plot(lost, [0] * len(lost), "x", color=colour, label=f"{title}: diverged" if lost else None)
     if not axes.get_lines():
         return None
     key = results.variants[figure.variants[0]].title.rpartition(", ")[2].rpartition(" ")[0]
@@ -104,7 +104,3 @@ def _rates(figure: definition.Figure, results: Results) -> Figure | None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.legend(frameon=False)
     return canvas
-
-
-def _cycle(count: int) -> list[str]:
-    return [COLOURS[number % len(COLOURS)] for number in range(count)]
