@@ -72,7 +72,8 @@ class Step:
         self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
 
     def compile(self) -> "Step":
-        self.model = torch.compile(self.network)  # type: ignore[assignment]
+        # Each case for itself: a second shape would otherwise be compiled as one of any size, where Inductor fails.
+        self.model = torch.compile(self.network, dynamic=False)  # type: ignore[assignment]
         return self
 
     def __call__(self) -> None:

@@ -2,29 +2,23 @@
 
 #include <algorithm>
 #include <chrono>
-#include <thread>
 
 namespace dynaconv {
 namespace {
 
-// Waiting costs the others nothing for long: after some microseconds the processor is offered to whoever wants it.
-class Wait {
- public:
-  void operator()() {
-    if (++turns_ < 2000) {
+// Waits until `value` is no longer `old`. Loops follow one another within microseconds, so a thread looks for some tens
+// of them, then sleeps.
+void wait(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
+  for (int turn = 0; turn < 2000; ++turn) {
+    if (value.load(std::memory_order_acquire) != old) return;
 #if defined(__x86_64__) || defined(__i386__)
-      __builtin_ia32_pause();
+    __builtin_ia32_pause();
 #elif defined(__aarch64__)
-      asm volatile("yield");
+    asm volatile("yield");
 #endif
-    } else {
-      std::this_thread::yield();
-    }
   }
-
- private:
-  int turns_ = 0;
-};
+  value.wait(old, std::memory_order_acquire);
+}
 
 using Clock = std::chrono::steady_clock;
 
@@ -42,7 +36,7 @@ class Company {
 
   // Reports a loop whose own part the leader had done at `done`, and which ended at `end`.
   void report(Clock::time_point begin, Clock::time_point done, Clock::time_point end) {
-    constexpr std::chrono::microseconds kLate(100), kWindow(60'000), kAlone(400'000);
+    constexpr std::chrono::microseconds kLate(100), kWindow(60'000), kAlone(200'000);
     // Chunks of unequal size make for short waits, and large chunks for long ones.
     if (end - done < kLate || end - done < 2 * (done - begin)) return;
     if (end - first_ > kWindow) {
@@ -78,6 +72,7 @@ bool Crew::work() {
       if (!failed_.test_and_set()) problem_ = std::current_exception();
     }
     done_.fetch_add(1, std::memory_order_release);
+    done_.notify_one();
     return true;
   }
 }
@@ -103,23 +98,24 @@ void Crew::each(Index n, Body body, void* context) {
   const std::uint64_t pieces = std::uint64_t(large_chunks_ + small_chunks_);
   const std::uint64_t closed = open_.load(std::memory_order_relaxed) | kTaken | kChunks;
   open_.store(closed + 1 + (pieces << 12), std::memory_order_release);
+  loops_.fetch_add(1, std::memory_order_release);
+  loops_.notify_all();
   while (work()) {
   }
   if (done_.load(std::memory_order_acquire) != pieces) {
     const auto done = Clock::now();
-    for (Wait wait; done_.load(std::memory_order_acquire) != pieces;) wait();
+    for (std::uint32_t now; (now = done_.load(std::memory_order_acquire)) != pieces;) wait(done_, now);
     Company::mine().report(begin, done, Clock::now());
   }
   if (problem_) std::rethrow_exception(problem_);
 }
 
 void Crew::help() {
-  for (Wait wait; !over_.load(std::memory_order_acquire);) {
-    if (work()) {
-      wait = Wait();
-    } else {
-      wait();
+  while (!over_.load(std::memory_order_acquire)) {
+    const std::uint32_t loops = loops_.load(std::memory_order_acquire);
+    while (work()) {
     }
+    if (!over_.load(std::memory_order_acquire)) wait(loops_, loops);
   }
 }
 
@@ -135,9 +131,13 @@ void Crew::start(Lead lead, void* context) {
         Call& c = *static_cast<Call*>(raw);
         if (begin > 0) return c.crew.help();
         struct Over {
-          std::atomic<bool>& flag;
-          ~Over() { flag.store(true, std::memory_order_release); }
-        } over{c.crew.over_};
+          Crew& crew;
+          ~Over() {
+            crew.over_.store(true, std::memory_order_release);
+            crew.loops_.fetch_add(1, std::memory_order_release);
+            crew.loops_.notify_all();
+          }
+        } over{c.crew};
         c.lead(c.crew, c.context);
       },
       &call);
