@@ -181,6 +181,19 @@ def test_damaged_programs_are_refused() -> None:
     assert refused > native.steps.numel()
 
 
+@torch.no_grad()
+def test_a_depthwise_branch_without_parts_is_refused() -> None:
+    native, _ = native_network()
+    steps = native.steps.clone()
+    last = steps.numel() - len(FIELDS)
+    for name in ("latent", "has_scale"):
+        steps[last + FIELDS.index(name)] = 0
+    with pytest.raises(RuntimeError, match="step 3 has neither Lambda nor a residual"):
+        torch.ops.dynaconv.native_program(
+            torch.randn(1, 3, 6, 6), native.constants, steps, native.out_channels, native.sizes
+        )
+
+
 def test_sizes_whose_product_overflows_are_refused() -> None:
     native = deploy(nn.Sequential(nn.Conv2d(16, 16, 1, bias=False)).eval(), backend="native")
     steps = native.steps.clone()

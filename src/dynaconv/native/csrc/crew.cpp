@@ -6,21 +6,25 @@
 namespace dynaconv {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 // Waits until `value` is no longer `old`. Loops follow one another within microseconds, so a thread looks for some tens
 // of them, then sleeps.
 void wait(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
-  for (int turn = 0; turn < 2000; ++turn) {
-    if (value.load(std::memory_order_acquire) != old) return;
+  constexpr std::chrono::microseconds kLook(40);
+  const auto begin = Clock::now();
+  do {
+    for (int turn = 0; turn < 64; ++turn) {
+      if (value.load(std::memory_order_acquire) != old) return;
 #if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
+      __builtin_ia32_pause();
 #elif defined(__aarch64__)
-    asm volatile("yield");
+      asm volatile("yield");
 #endif
-  }
+    }
+  } while (Clock::now() - begin < kLook);
   value.wait(old, std::memory_order_acquire);
 }
-
-using Clock = std::chrono::steady_clock;
 
 // Whether the other threads get processors, as the leader sees it. One that the system suspends in the middle of a
 // chunk is waited for; where that happens again and again the leader works alone for a while, which takes less time:
@@ -34,11 +38,12 @@ class Company {
 
   bool is_scarce(Clock::time_point now) const { return now < alone_until_; }
 
-  // Reports a loop whose own part the leader had done at `done`, and which ended at `end`.
-  void report(Clock::time_point begin, Clock::time_point done, Clock::time_point end) {
+  // Reports a loop of so many threads, whose own part the leader had done at `done`, and which ended at `end`.
+  void report(Index count, Clock::time_point begin, Clock::time_point done, Clock::time_point end) {
     constexpr std::chrono::microseconds kLate(100), kWindow(60'000), kAlone(200'000);
-    // Chunks of unequal size make for short waits, and large chunks for long ones.
-    if (end - done < kLate || end - done < 2 * (done - begin)) return;
+    // Chunks of unequal size make for short waits, and large chunks for long ones. What the leader would take for the
+    // parts of all the others is worth waiting for.
+    if (end - done < kLate || end - done < std::max<Index>(2, count - 1) * (done - begin)) return;
     if (end - first_ > kWindow) {
       first_ = end;
       late_ = 0;
@@ -71,8 +76,8 @@ bool Crew::work() {
     } catch (...) {
       if (!failed_.test_and_set()) problem_ = std::current_exception();
     }
-    done_.fetch_add(1, std::memory_order_release);
-    done_.notify_one();
+    // The leader waits for the last one alone.
+    if (done_.fetch_add(1, std::memory_order_release) + 1 == chunks) done_.notify_one();
     return true;
   }
 }
@@ -105,7 +110,7 @@ void Crew::each(Index n, Body body, void* context) {
   if (done_.load(std::memory_order_acquire) != pieces) {
     const auto done = Clock::now();
     for (std::uint32_t now; (now = done_.load(std::memory_order_acquire)) != pieces;) wait(done_, now);
-    Company::mine().report(begin, done, Clock::now());
+    Company::mine().report(count, begin, done, Clock::now());
   }
   if (problem_) std::rethrow_exception(problem_);
 }

@@ -36,6 +36,7 @@ class Bounds {
   void in(std::int64_t value, std::int64_t low, std::int64_t high, const char* name) const {
     if (value < low || value > high) broken(step_, std::string("a wrong ") + name);
   }
+  [[noreturn]] void fail(const char* what) const { broken(step_, what); }
 
  private:
   Index constants_;
@@ -58,7 +59,8 @@ void check_dynamic(const Step& s, const Bounds& b) {
   b.need(s.heads, {heads_size(s), s.hidden}, "heads");
   b.allow(s.heads_bias, heads_size(s), "heads' bias");
   b.allow(s.scaled_bias, channels, "scaled bias");
-  if (s.scaled_bias >= 0 && !(s.has_shift && s.has_scale)) broken(int(s.kind), "a scaled bias without its heads");
+  if (s.scaled_bias >= 0 && !(s.has_shift && s.has_scale)) b.fail("a scaled bias without its heads");
+  if (s.kind == kDepthwise && !s.latent && !s.has_scale) b.fail("neither Lambda nor a residual");
   if (!s.latent) return;
   b.need(s.p, {panel_width(s.out_channels), s.latent}, "P");
   if (s.kind == kDepthwise) {
@@ -286,6 +288,8 @@ Size check(const Program& p, const Input& input) {
         broken(i, "a residual of another shape");
     }
     images[std::size_t(s.target)] = y;
+    // What a fused pair makes between its steps is never whole, so nobody may read it.
+    if (i > 0 && p.steps[i - 1].fused) images[std::size_t(s.source)] = Images();
   }
   const Images& last = images[std::size_t(p.steps[p.num_steps - 1].target)];
   return {last.height, last.width};
