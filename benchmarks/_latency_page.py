@@ -310,7 +310,8 @@ def ratio_figure(results: Results, path: Path) -> Path | None:
                         axes.plot(row["ratio"], place + offset, marker, color=colour, markersize=6)
                         least, greatest = min(least, row["ratio"]), max(greatest, row["ratio"])
             axes.axvline(1, color="0.3", linewidth=1.2)
-            axes.set_title(f"{ARCHITECTURES[architecture]}, batch {batch}", loc="left", fontsize=10)
+            said = f"{ARCHITECTURES[architecture]}, batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
+            axes.set_title(said, loc="left", fontsize=10)
             _style(axes)
             axes.grid(False, axis="y")
             for place in range(1, len(networks)):
