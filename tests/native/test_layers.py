@@ -30,6 +30,15 @@ def random_geometry(draw: random.Random) -> tuple[dict[str, Any], tuple[int, int
     return arguments, (draw.choice([1, 2, 5]), *size)
 
 
+def depthwise_geometry(draw: random.Random, usual: bool) -> tuple[dict[str, Any], tuple[int, int, int]]:
+    """As `random_geometry`, or of a kind that has a kernel of its own."""
+    arguments, size = random_geometry(draw)
+    if usual:
+        side = draw.choice([3, 5])
+        arguments |= {"kernel_size": side, "padding": side // 2, "dilation": 1, "stride": draw.choice([1, 2])}
+    return arguments, size
+
+
 def awake(layer: nn.Module) -> nn.Module:
     """The same network with branches that move its kernels by about as much as the static ones are."""
     for module in layer.modules():
@@ -69,10 +78,7 @@ def test_static_convolutions(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(30))
 def test_depthwise_convolutions(seed: int) -> None:
     draw = random.Random(seed)
-    arguments, (batch, height, width) = random_geometry(draw)
-    if seed % 2:
-        side = draw.choice([3, 5])
-        arguments |= {"kernel_size": side, "padding": side // 2, "dilation": 1, "stride": draw.choice([1, 2])}
+    arguments, (batch, height, width) = depthwise_geometry(draw, usual=bool(seed % 2))
     channels = draw.choice([2, 8, 16, 24, 35])
     conv = nn.Conv2d(channels, channels, groups=channels, **arguments)
     check(nn.Sequential(conv, nn.ReLU6()), torch.randn(batch, channels, height, width))
@@ -116,10 +122,7 @@ def test_dcd(seed: int, algorithm: str) -> None:
 @pytest.mark.parametrize("seed", range(16))
 def test_depthwise_dcd(seed: int) -> None:
     draw = random.Random(seed)
-    arguments, (batch, height, width) = random_geometry(draw)
-    if seed % 2:
-        side = draw.choice([3, 5])
-        arguments |= {"kernel_size": side, "padding": side // 2, "dilation": 1, "stride": draw.choice([1, 2])}
+    arguments, (batch, height, width) = depthwise_geometry(draw, usual=bool(seed % 2))
     channels = draw.choice([2, 8, 16, 24, 35, 70])
     variant = draw.choice(["full", "full", "scale", "residual"])
     scale = {} if variant == "residual" else {"scale_activation": draw.choice(["linear", "hard_sigmoid"])}

@@ -194,6 +194,21 @@ def test_a_depthwise_branch_without_parts_is_refused() -> None:
         )
 
 
+@torch.no_grad()
+def test_what_lies_between_two_fused_steps_is_not_read() -> None:
+    native, _ = native_network()
+    steps = native.steps.clone()
+    table = steps.view(-1, len(FIELDS))
+    fused = table[:, FIELDS.index("fused")].nonzero().item()
+    table[-1, FIELDS.index("source")] = table[fused, FIELDS.index("target")]
+    # Its own target is the same slot, used again.
+    table[-1, FIELDS.index("target")] = table[fused, FIELDS.index("source")]
+    with pytest.raises(RuntimeError, match="step 3 has a source of other channels"):
+        torch.ops.dynaconv.native_program(
+            torch.randn(1, 3, 6, 6), native.constants, steps, native.out_channels, native.sizes
+        )
+
+
 def test_sizes_whose_product_overflows_are_refused() -> None:
     native = deploy(nn.Sequential(nn.Conv2d(16, 16, 1, bias=False)).eval(), backend="native")
     steps = native.steps.clone()

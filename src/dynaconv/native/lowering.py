@@ -137,19 +137,17 @@ def _dcd(conv: DCDConv2d | DCDLinear, activation: str) -> Step:
     if config.norm is not None:
         raise UnsupportedError("its latent norms are not folded; deploy it first")
     groups = 1 if isinstance(conv, DCDLinear) else conv.groups
-    if isinstance(conv, DCDLinear):
-        kind, weight = DENSE, panels(conv.weight)
-        geometry = _vector_geometry(conv.in_features, conv.out_features)
-    elif sizes.form == "depthwise" and groups == conv.out_channels:
-        kind, weight, geometry = DEPTHWISE, depthwise_weight(conv.weight), _geometry(conv)
-    else:
-        kind, weight, geometry = DENSE, dense_weight(conv.weight), _geometry(conv)
-    if kind == DENSE and (sizes.form != "channel" or sizes.blocks != 1 or groups != 1):
+    depthwise = sizes.form == "depthwise" and groups == conv.weight.shape[0]
+    if not depthwise and (sizes.form != "channel" or sizes.blocks != 1 or groups != 1):
         raise UnsupportedError(f"DCD of form {sizes.form!r} with {sizes.blocks} block(s) and groups={groups}")
+    if isinstance(conv, DCDLinear):
+        weight, geometry = panels(conv.weight), _vector_geometry(conv.in_features, conv.out_features)
+    else:
+        weight, geometry = (depthwise_weight if depthwise else dense_weight)(conv.weight), _geometry(conv)
     fixed, scaled = _biases(conv)
     heads = _Heads(conv, fixed, scaled)
     step = Step(
-        kind=kind,
+        kind=DEPTHWISE if depthwise else DENSE,
         weight=weight,
         bias=None if heads.has_shift or fixed is None else padded_vector(fixed),
         activation=ACTIVATIONS[activation],

@@ -43,7 +43,7 @@ class Crew {
   // number, its chunks (12 bits), the chunks taken (12 bits).
   alignas(64) std::atomic<std::uint64_t> open_{0};
   alignas(64) std::atomic<std::uint32_t> done_{0};
-  alignas(64) std::atomic<std::uint32_t> loops_{0};   // how many have been opened
+  alignas(64) std::atomic<std::uint32_t> loops_{0};   // how many were opened: a thread sleeps on 32 bits
   std::atomic<bool> over_{false};
   std::atomic_flag failed_{};
   std::exception_ptr problem_;
