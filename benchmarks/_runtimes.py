@@ -18,9 +18,12 @@ WARM_UP_BATCH = 8
 
 
 def session(
-    path: Path, runtime: str, size: tuple[int, ...], threads: int, *, profile: bool = False
+    path: Path, runtime: str, size: tuple[int, ...], threads: int, *, profile: bool = False, native: bool = False
 ) -> tuple[Any, Callable[[], Any]]:
-    """What runs an exported file, and a function that lets it run once; with `profile` the former knows the times."""
+    """What runs an exported file, and a function that lets it run once.
+
+    With `profile` the former knows the times; `native` is for a file with operators of the native kernels.
+    """
     import numpy as np
 
     images = np.random.default_rng(0).standard_normal(size, np.float32)
@@ -31,11 +34,19 @@ def session(
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.enable_profiling = profile
         options.profile_file_prefix = str(path.with_suffix(""))
+        if native:
+            from dynaconv.native import extension
+
+            options.register_custom_ops_library(str(extension("onnxruntime")))
         opened = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return opened, lambda: opened.run(None, {"images": images})
     import openvino
 
     core = openvino.Core()
+    if native:
+        from dynaconv.native import extension
+
+        core.add_extension(extension("openvino"))
     network = core.read_model(path)
     network.reshape(list(size))
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}

@@ -4,9 +4,10 @@
     python benchmarks/export_latency.py --batch 1 --threads 2 --runtimes ort --rounds 20
     python benchmarks/export_latency.py --profile                        # where a call's time goes, by operator
 
-"as it stands" is `rewrite=False`: the network as it computes in PyTorch. Each candidate has a process of its own, and
-they take turns as in benchmarks/_turns.py. Initial weights change no timing. Exporting takes some minutes at first;
-`--folder` keeps the files for the next time.
+"as it stands" is `rewrite=False`: the network as it computes in PyTorch; "native kernels" is `native=True`, one operator
+that the runtime's extension computes. Each candidate has a process of its own, and they take turns as in
+benchmarks/_turns.py. Initial weights change no timing. Exporting takes some minutes at first; `--folder` keeps the files
+for the next time.
 """
 
 import argparse
@@ -23,13 +24,18 @@ from _runtimes import kept, session
 from _turns import measure
 
 RUNTIMES = {"ort": "ONNX Runtime", "openvino": "OpenVINO"}
-CANDIDATES = {"static": ("static", True), "DCD as it stands": ("dcd", False), "DCD": ("dcd", True)}
+CANDIDATES = {
+    "static": ("static", "rewritten"),
+    "DCD as it stands": ("dcd", "as_it_stands"),
+    "DCD": ("dcd", "rewritten"),
+    "DCD, native kernels": ("dcd", "native"),
+}
 
 
-def exported(folder: Path, runtime: str, family: str, rewrite: bool, args: argparse.Namespace) -> Path:
+def exported(folder: Path, runtime: str, family: str, form: str, args: argparse.Namespace) -> Path:
     """The file of a candidate, written where it is not there yet."""
     suffix = ".onnx" if runtime == "ort" else ".xml"
-    path = folder / f"{family}_{args.network}_{args.side}_{'rewritten' if rewrite else 'as_it_stands'}{suffix}"
+    path = folder / f"{family}_{args.network}_{args.side}_{form}{suffix}"
     if not path.exists():
         import timm
         import torch
@@ -40,18 +46,19 @@ def exported(folder: Path, runtime: str, family: str, rewrite: bool, args: argpa
         network = deploy(timm.create_model(f"{family}_{args.network}").eval())
         example = torch.randn(1, 3, args.side, args.side)
         write = export_onnx if runtime == "ort" else export_openvino
-        write(network, path, example, free_size=False, rewrite=rewrite)
+        options = {"rewrite": form != "as_it_stands", "native": form == "native"}
+        write(network, path, example, free_size=False, **options)
     return path
 
 
 def opened(path: Path, runtime: str, size: tuple[int, ...], threads: int) -> Callable[[], Any]:
     """A function that runs a file once."""
-    return session(path, runtime, size, threads)[1]
+    return session(path, runtime, size, threads, native=path.stem.endswith("_native"))[1]
 
 
 def by_operator(path: Path, runtime: str, size: tuple[int, ...], threads: int) -> dict[str, tuple[int, float]]:
     """How many operators of each kind a call starts, and their microseconds: medians over calls, summed."""
-    source, run = session(path, runtime, size, threads, profile=True)
+    source, run = session(path, runtime, size, threads, profile=True, native=path.stem.endswith("_native"))
     times: dict[tuple[str, str], list[float]] = collections.defaultdict(list)
     for _ in range(20):
         run()

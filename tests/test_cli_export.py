@@ -14,7 +14,7 @@ NET = ["dcd_mobilenetv2_035", "--option", "num_classes=3", "--size", "3x32x32"]
 
 def test_flags_change_on_purpose_only() -> None:
     flags = {"model", "--format", "-o", "--out", "--size", "--fixed-batch", "--fixed-size", "--max-batch", "--batches"}
-    flags |= {"--int8", "--data", "--data-dir", "--images", "--max-drop"}
+    flags |= {"--native", "--int8", "--data", "--data-dir", "--images", "--max-drop"}
     assert flags_of("export") == flags | {"--option", "--overwrite", "-h", "--help", "--debug"}
 
 
@@ -55,6 +55,8 @@ def test_onnx_and_openvino(form: str, suffix: str, tmp_path: Path, capsys: pytes
         ([*NET, "--format", "onnx", "-o", "/nowhere/net.onnx"], "there is no folder /nowhere"),
         ([*NET, "--format", "onnx", "-o", "."], "it is a folder; name a file"),
         ([*NET, "--format", "onnx", "--max-batch", "4"], "--max-batch belongs to executorch; onnx does not have it"),
+        ([*NET, "--format", "pt2", "--native"], "--native belongs to onnx and openvino; pt2 does not have it"),
+        ([NET[0], "--format", "onnx", "--native", "--int8"], "--native does not go with --int8: the native kernels"),
         ([*NET, "--format", "pt2", "--batches", "4"], "--batches belongs to litert; pt2 does not have it"),
         ([*NET, "--format", "litert", "--fixed-size"], "--fixed-size belongs to onnx, openvino, pt2 and aoti"),
         ([*NET, "--format", "executorch", "--max-batch", "0"], "`max_batch` is a whole number of at least 1; got 0"),

@@ -75,7 +75,7 @@ def write(path: Path, network: nn.Module, x: Tensor) -> None:
 
 def compile_driver(compiler: str, folder: Path) -> Path:
     """The program that runs such files."""
-    sources = [str(file) for file in sorted(SOURCES.glob("*.cpp")) if file.stem != "binding"]
+    sources = [str(file) for file in sorted(SOURCES.glob("*.cpp")) if not file.stem.startswith("binding")]
     program = folder / "driver"
     command = [compiler, *FLAGS, f"-I{SOURCES}", *sources, str(ROOT / "tools" / "arm_driver.cpp"), "-pthread"]
     subprocess.run([*command, "-o", str(program)], check=True)

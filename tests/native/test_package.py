@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dynaconv.native import BuildError
+from dynaconv.native import BuildError, extension
+from dynaconv.native.build import main
 from dynaconv.native.compilation import SOURCES, build, is_whole, shipped, shipped_name
 
 try:
@@ -84,3 +85,8 @@ def test_own_compiler_flags_leave_the_library_of_the_package(tmp_path: Path, mon
     assert shipped() == carried
     monkeypatch.setenv("DYNACONV_CXXFLAGS", "-g")
     assert shipped() is None
+
+
+def test_the_command_builds_for_other_runtimes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--runtime", "onnxruntime"]) == 0
+    assert Path(capsys.readouterr().out.strip()) == extension("onnxruntime")

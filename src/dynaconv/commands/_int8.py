@@ -42,6 +42,8 @@ def check_flags(arguments: argparse.Namespace) -> None:
     for name in ("size", "fixed_batch", "fixed_size"):
         if getattr(arguments, name):
             raise RunError(f"--{name.replace('_', '-')} does not go with --int8: the data has its size.")
+    if arguments.native:
+        raise RunError("--native does not go with --int8: the native kernels compute in float32.")
     if arguments.images is not None and arguments.images < 1:
         raise RunError(f"--images is at least 1; got {arguments.images}.")
 

@@ -34,8 +34,8 @@ class _Format:
 
 _FREE = ("fixed_batch", "fixed_size")
 _FORMATS = {
-    "onnx": _Format((".onnx",), _FREE),
-    "openvino": _Format((".xml", ".bin"), _FREE),
+    "onnx": _Format((".onnx",), (*_FREE, "native")),
+    "openvino": _Format((".xml", ".bin"), (*_FREE, "native")),
     "pt2": _Format((".pt2",), _FREE),
     "aoti": _Format((".pt2",), _FREE),
     "executorch": _Format((".pte",), ("max_batch",)),
@@ -52,6 +52,7 @@ def add(commands: Any) -> None:
     command.add_argument("--size", metavar="N", nargs="+", help="channels, height and width; by default the model's")
     command.add_argument("--fixed-batch", action="store_true", help="fix the batch at 1")
     command.add_argument("--fixed-size", action="store_true", help="fix height and width")
+    command.add_argument("--native", action="store_true", help="operators for the native kernels (docs/native.md)")
     command.add_argument("--max-batch", metavar="N", type=int, help="executorch: the largest batch (8)")
     command.add_argument("--batches", metavar="N", type=int, nargs="+", help="litert: one signature for each (1)")
     command.add_argument("--option", metavar="KEY=VALUE", action="append", default=[], help="an argument of the model")
@@ -121,6 +122,7 @@ def _export(
     overwrite: bool,
     fixed_batch: bool = False,
     fixed_size: bool = False,
+    native: bool = False,
     max_batch: int | None = None,
     batches: Sequence[int] | None = None,
 ) -> "ExportReport":
@@ -145,6 +147,7 @@ def _export(
         free_batch=not fixed_batch,
         free_size=False if fixed_size else "auto",
         overwrite=overwrite,
+        **({"native": True} if native else {}),
     )
 
 

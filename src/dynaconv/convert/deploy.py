@@ -22,7 +22,7 @@ from dynaconv.convert.norm_pairs import (
 )
 from dynaconv.convert.select import is_convolution
 from dynaconv.convert.surroundings import find_shared
-from dynaconv.convert.swap import put
+from dynaconv.convert.swap import all_names, put
 from dynaconv.errors import ConversionError
 from dynaconv.layers import DynamicConv2d
 from dynaconv.layers.affine import add_to, multiply_rows
@@ -64,7 +64,7 @@ class DeploymentPlan:
         layers: dict[str, Any] = {name: target.get_submodule(name) for name in self.dynamic}
         for layer in layers.values():
             layer.fold_constants()
-        paths = _all_names(target)
+        paths = all_names(target)
         for norm_name, conv_name in self.folded.items():
             norm = target.get_submodule(norm_name)
             _absorb(target.get_submodule(conv_name), *norm_affine(norm))
@@ -280,10 +280,3 @@ def _algorithms(dynamic: Mapping[str, nn.Module], shapes: Mapping[str, tuple[int
             rows = torch.Size(shape[:-1]).numel()
             chosen[name] = cheapest(layer._costs((rows, shape[-1], 1, 1), Geometry((1, 1))))
     return chosen
-
-
-def _all_names(model: nn.Module) -> dict[nn.Module, list[str]]:
-    names: dict[nn.Module, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        names.setdefault(module, []).append(name)
-    return names

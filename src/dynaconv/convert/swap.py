@@ -43,6 +43,14 @@ def carry_attachments(old: nn.Module, new: nn.Module) -> None:
         setattr(new, _OUTSIDE, carried)
 
 
+def all_names(model: nn.Module) -> dict[nn.Module, list[str]]:
+    """Every name that each module has in a model."""
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    return names
+
+
 def put(model: nn.Module, names: Iterable[str], layer: nn.Module) -> None:
     """Make ``layer`` the module of each of these names."""
     for name in names:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynaconv.convert.swap import put
+from dynaconv.convert.swap import all_names, put
 from dynaconv.layers import DCDConv2d
 from dynaconv.layers.affine import add_bias
 from dynaconv.layers.branch import DynamicBranch
@@ -43,11 +43,9 @@ def in_runtime_form(frozen: nn.Module, *, channels_last: bool) -> nn.Module:
     if not any(_takes(module) for module in frozen.modules()):
         return frozen
     network = copy.deepcopy(frozen)
-    names: dict[nn.Module, list[str]] = {}
-    for name, module in network.named_modules(remove_duplicate=False):
-        if _takes(module):
-            names.setdefault(module, []).append(name)
-    for layer, paths in names.items():
+    for layer, paths in all_names(network).items():
+        if not _takes(layer):
+            continue
         assert isinstance(layer, DCDConv2d)
         form = RuntimeDCD(layer, channels_last=channels_last).eval().requires_grad_(False)
         if paths == [""]:

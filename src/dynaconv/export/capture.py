@@ -15,6 +15,7 @@ from dynaconv.errors import ExportError
 from dynaconv.export._blame import layer_at_failure
 from dynaconv.export._growth import bounded_growth
 from dynaconv.export.verify import as_inputs, first_line, named_outputs, random_inputs
+from dynaconv.native.replace import restore
 
 FreeSize = bool | Literal["auto"]
 _ROOMY = 96
@@ -51,6 +52,8 @@ class Capture:
 def frozen_copy(model: nn.Module) -> nn.Module:
     """A copy of ``model`` on the CPU, in eval mode and without gradients, so that the model itself is never touched.
 
+    Native programs, of which other runtimes know nothing, give way to what they replaced.
+
     Raises:
         ExportError: It cannot be copied, lies on no device, or computes in half precision.
     """
@@ -64,7 +67,7 @@ def frozen_copy(model: nn.Module) -> nn.Module:
         frozen = copy.deepcopy(model)
     except Exception as error:
         raise ExportError(f"the model cannot be copied, which an export needs: {first_line(error)}") from error
-    return frozen.cpu().eval().requires_grad_(False)
+    return restore(frozen).cpu().eval().requires_grad_(False)
 
 
 def capture(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,13 @@ from torch import Tensor, nn
 
 from dynaconv.errors import ExportError
 from dynaconv.export._dcd_form import in_runtime_form
+from dynaconv.export._native_form import (
+    checked_extension,
+    in_native_form,
+    opened_with,
+    settle_programs,
+    translation,
+)
 from dynaconv.export._onnx_rules import for_onnxruntime
 from dynaconv.export.capture import Capture, FreeSize
 from dynaconv.export.packages import require, versioned
@@ -31,6 +39,7 @@ def export_onnx(
     free_size: FreeSize = "auto",
     opset: int = MIN_OPSET,
     rewrite: bool = True,
+    native: bool = False,
     overwrite: bool = False,
 ) -> ExportReport:
     """Write a network as one ONNX file, and keep it only when ONNX Runtime computes what the network does.
@@ -49,6 +58,9 @@ def export_onnx(
         opset: Version of the operator set, 18 or newer.
         rewrite: Write 1x1 DCD layers as ONNX Runtime computes them fastest. False writes them as they stand, with W0 as
             a convolution of its own, which a file to be quantised needs.
+        native: Write what the native kernels can run as operators of their own, which take a fraction of the time. Who
+            opens the file has to give ONNX Runtime the library ``dynaconv.native.extension("onnxruntime")``, see
+            docs/native.md.
         overwrite: Replace a file that is there.
 
     Returns:
@@ -62,26 +74,38 @@ def export_onnx(
     if not isinstance(opset, int) or opset < MIN_OPSET:
         raise ExportError(f"`opset` is an int from {MIN_OPSET} up; got {opset!r}.")
     require("onnx", "onnxscript", "onnxruntime", what="export_onnx")
+    library = checked_extension("onnxruntime") if native else None
 
     def write(recorded: Capture, file: Path) -> None:
-        write_onnx(recorded, file, opset=opset, rewrite=rewrite)
+        write_onnx(recorded, file, opset=opset, rewrite=rewrite, native=native)
 
-    def prepare(frozen: nn.Module) -> nn.Module:
-        return in_runtime_form(frozen, channels_last=False) if rewrite else frozen
+    def prepare(frozen: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
+        network = in_native_form(frozen, inputs) if native else frozen
+        return in_runtime_form(network, channels_last=False) if rewrite else network
 
     form = Format(
-        name=f"ONNX (opset {opset})",
+        name=f"ONNX (opset {opset}{', native kernels' if native else ''})",
         runtime=versioned("onnxruntime", "ONNX Runtime"),
         suffixes=(".onnx",),
         write=write,
-        load=load_onnx,
+        load=partial(load_onnx, library=library),
         prepare=prepare,
+        notes=() if library is None else (opened_with("SessionOptions.register_custom_ops_library", "onnxruntime"),),
     )
     return export_as(form, model, path, example, free_batch=free_batch, free_size=free_size, overwrite=overwrite)
 
 
-def write_onnx(recorded: Capture, file: Path, *, opset: int = MIN_OPSET, rewrite: bool = False) -> None:
-    """Write a recorded network as ONNX and let ONNX's own checker read it; `rewrite` is `for_onnxruntime`."""
+def write_onnx(
+    recorded: Capture, file: Path, *, opset: int = MIN_OPSET, rewrite: bool = False, native: bool = False
+) -> None:
+    """Write a recorded network as ONNX and let ONNX's own checker read it.
+
+    Args:
+        recorded, file: What to write, and where.
+        opset: Version of the operator set.
+        rewrite: `for_onnxruntime`.
+        native: The network has native programs.
+    """
     (onnx,) = require("onnx", what="ONNX")
     program = torch.onnx.export(
         recorded.program,
@@ -92,9 +116,12 @@ def write_onnx(recorded: Capture, file: Path, *, opset: int = MIN_OPSET, rewrite
         output_names=list(recorded.outputs),
         optimize=False,
         verbose=False,
+        custom_translation_table=translation() if native else None,
     )
     assert program is not None
     _simplify(program)
+    if native:
+        settle_programs(program.model)
     if rewrite:
         for_onnxruntime(program.model)
     _name_axes(program.model, recorded.symbols)
@@ -103,12 +130,14 @@ def write_onnx(recorded: Capture, file: Path, *, opset: int = MIN_OPSET, rewrite
     onnx.checker.check_model(str(file), full_check=True)
 
 
-def load_onnx(file: Path) -> Run:
-    """Open an ONNX file in ONNX Runtime on the CPU."""
+def load_onnx(file: Path, *, library: Path | None = None) -> Run:
+    """Open an ONNX file in ONNX Runtime on the CPU, with a library of operators where it needs one."""
     (onnxruntime,) = require("onnxruntime", what="running ONNX")
     options = onnxruntime.SessionOptions()
     # Errors only: what it warns of is how it placed operators.
     options.log_severity_level = 3
+    if library is not None:
+        options.register_custom_ops_library(str(library))
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
 

@@ -2,12 +2,14 @@
 
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from dynaconv.export._dcd_form import in_runtime_form
+from dynaconv.export._native_form import checked_extension, in_native_form, opened_with, openvino_reader
 from dynaconv.export.capture import Capture, FreeSize
 from dynaconv.export.onnx import write_onnx
 from dynaconv.export.packages import require, versioned
@@ -24,6 +26,7 @@ def export_openvino(
     free_batch: bool = True,
     free_size: FreeSize = "auto",
     rewrite: bool = True,
+    native: bool = False,
     overwrite: bool = False,
 ) -> ExportReport:
     """Write a network for OpenVINO, and keep it only when OpenVINO computes what the network does.
@@ -37,6 +40,7 @@ def export_openvino(
         path: The file to write, ``*.xml``.
         rewrite: Write 1x1 DCD layers as OpenVINO computes them fastest; False writes them as they stand, as for
             `export_onnx`.
+        native: As for `export_onnx`; the library is ``dynaconv.native.extension("openvino")``.
 
     Returns:
         As for `export_onnx`.
@@ -46,7 +50,7 @@ def export_openvino(
     """
     require("onnx", "onnxscript", "openvino", what="export_openvino")
     return export_as(
-        openvino_format(rewrite=rewrite),
+        openvino_format(rewrite=rewrite, native=native),
         model,
         path,
         example,
@@ -56,41 +60,48 @@ def export_openvino(
     )
 
 
-def openvino_format(*, rewrite: bool = True) -> Format:
+def openvino_format(*, rewrite: bool = True, native: bool = False) -> Format:
     """How OpenVINO's files are written and run."""
+    library = checked_extension("openvino") if native else None
 
-    def prepare(frozen: nn.Module) -> nn.Module:
-        return in_runtime_form(frozen, channels_last=True) if rewrite else frozen
+    def prepare(frozen: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
+        network = in_native_form(frozen, inputs) if native else frozen
+        return in_runtime_form(network, channels_last=True) if rewrite else network
 
     return Format(
-        name="OpenVINO IR",
+        name="OpenVINO IR (native kernels)" if native else "OpenVINO IR",
         runtime=versioned("openvino", "OpenVINO"),
         suffixes=(".xml",),
-        write=write_openvino,
-        load=load_openvino,
+        write=partial(write_openvino, library=library),
+        load=partial(load_openvino, library=library),
         companions=(".bin",),
         prepare=prepare,
+        notes=() if library is None else (opened_with("Core.add_extension", "openvino"),),
     )
 
 
-def write_openvino(recorded: Capture, file: Path) -> None:
-    """Write a recorded network as OpenVINO's two files."""
+def write_openvino(recorded: Capture, file: Path, *, library: Path | None = None) -> None:
+    """Write a recorded network as OpenVINO's two files; one with native programs needs the library for them."""
     with tempfile.TemporaryDirectory() as folder:
         between = Path(folder) / "model.onnx"
-        write_onnx(recorded, between)
-        convert_onnx_file(between, file)
+        write_onnx(recorded, between, native=library is not None)
+        convert_onnx_file(between, file, library=library)
 
 
-def convert_onnx_file(source: Path, file: Path) -> None:
+def convert_onnx_file(source: Path, file: Path, *, library: Path | None = None) -> None:
     """Turn an ONNX file into OpenVINO's two files, in the precision it has."""
     (openvino,) = require("openvino", what="OpenVINO's files")
-    openvino.save_model(openvino.convert_model(source), file, compress_to_fp16=False)
+    readers = None if library is None else openvino_reader(library)
+    openvino.save_model(openvino.convert_model(source, extension=readers), file, compress_to_fp16=False)
 
 
-def load_openvino(file: Path) -> Run:
-    """Open OpenVINO's files on the CPU, computing in float32."""
+def load_openvino(file: Path, *, library: Path | None = None) -> Run:
+    """Open OpenVINO's files on the CPU, computing in float32, with an extension where they need one."""
     (openvino,) = require("openvino", what="OpenVINO's files")
-    compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    core = openvino.Core()
+    if library is not None:
+        core.add_extension(library)
+    compiled = core.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
     def run(*inputs: Tensor) -> Any:
         results = compiled([each.numpy() for each in inputs])

@@ -27,8 +27,9 @@ class Format:
         load: Opens what was written, for `verify`.
         companions: Suffixes of those further files.
         limit: The largest difference to accept.
-        prepare: Gives a frozen network the form that the runtime computes fastest; what is written is this one, what it
-            is compared with the network as it came.
+        prepare: Gives a frozen network, whose example inputs it is told, the form that the runtime computes fastest;
+            what is written is this one, what it is compared with the network as it came.
+        notes: What one should know to use the file.
     """
 
     name: str
@@ -38,7 +39,8 @@ class Format:
     load: Callable[[Path], Run]
     companions: tuple[str, ...] = ()
     limit: float = LIMIT
-    prepare: Callable[[nn.Module], nn.Module] = lambda frozen: frozen
+    prepare: Callable[[nn.Module, tuple[Tensor, ...]], nn.Module] = lambda frozen, inputs: frozen
+    notes: tuple[str, ...] = ()
 
 
 def export_as(
@@ -64,7 +66,7 @@ def export_as(
     batches = tuple(batches) if free_batch else (inputs[0].shape[0],)
     with verified_target(path, suffixes=form.suffixes, overwrite=overwrite, companions=form.companions) as file:
         frozen = frozen_copy(model)
-        prepared = form.prepare(frozen)
+        prepared = form.prepare(frozen, inputs)
         notes: list[str] = []
         recorded: Capture | None = None
         checks: tuple[Check, ...] = ()
@@ -92,7 +94,7 @@ def export_as(
         free_axes=recorded.free_axes,
         checks=checks,
         limit=form.limit,
-        notes=(*notes, *recorded.notes),
+        notes=(*form.notes, *notes, *recorded.notes),
     )
 
 

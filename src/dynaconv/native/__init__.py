@@ -2,7 +2,8 @@
 
 from dynaconv.native.compilation import BuildError
 from dynaconv.native.deploy import deploy_native
+from dynaconv.native.extension import extension
 from dynaconv.native.library import NativeError, instruction_set, ready
 from dynaconv.native.program import NativeProgram
 
-__all__ = ["BuildError", "NativeError", "NativeProgram", "deploy_native", "instruction_set", "ready"]
+__all__ = ["BuildError", "NativeError", "NativeProgram", "deploy_native", "extension", "instruction_set", "ready"]

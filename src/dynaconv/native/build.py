@@ -5,15 +5,25 @@ import sys
 from collections.abc import Sequence
 
 from dynaconv.native.compilation import BuildError, build
+from dynaconv.native.extension import extension
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build, and print where the library is."""
     parser = argparse.ArgumentParser(prog="python -m dynaconv.native.build", description="Compile the native kernels.")
     parser.add_argument("--verbose", action="store_true", help="print the compiler's commands")
+    parser.add_argument(
+        "--runtime",
+        choices=("torch", "onnxruntime", "openvino"),
+        default="torch",
+        help="what is to load them; torch where none is given",
+    )
     options = parser.parse_args(arguments)
     try:
-        print(build(verbose=options.verbose))
+        if options.runtime == "torch":
+            print(build(verbose=options.verbose))
+        else:
+            print(extension(options.runtime, verbose=options.verbose))
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,8 +1,9 @@
 """Compile the kernels, once for each version of the sources.
 
-The library lies in a folder named for what it was made from (sources, flags, compiler, torch), below
-``$XDG_CACHE_HOME/dynaconv`` or ``~/.cache/dynaconv``; DYNACONV_CACHE names another place. DYNACONV_CXXFLAGS adds flags.
-A wheel may carry one beside this file (``hatch_build.py`` puts it there), whose name says which sources it is of.
+A library serves one host, such as torch. It lies in a folder named for what it was made from (sources, flags,
+compiler, host), below ``$XDG_CACHE_HOME/dynaconv`` or ``~/.cache/dynaconv``; DYNACONV_CACHE names another place.
+DYNACONV_CXXFLAGS adds flags. A wheel may carry torch's beside this file (``hatch_build.py`` puts it there), whose name
+says which sources it is of.
 """
 
 import hashlib
@@ -13,7 +14,8 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,34 @@ class BuildError(DynaconvError):
     """The kernels cannot be compiled here."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """A program that loads the kernels as a library.
+
+    Attributes:
+        name: The kernels meet it in ``csrc/binding_<name>.cpp``.
+        version: Of what its interface depends on.
+        compiled: Flags for that file.
+        linked: Flags for the library.
+    """
+
+    name: str
+    version: str
+    compiled: tuple[str, ...]
+    linked: tuple[str, ...]
+
+
+def torch_host() -> Host:
+    """Torch, whose stable interface serves every version from the oldest supported one on."""
+    folder = Path(torch.__file__).parent
+    return Host(
+        name="torch",
+        version=torch.__version__,
+        compiled=(f"-isystem{folder / 'include'}", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
+        linked=(f"-L{folder / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"),
+    )
+
+
 def compiler() -> str:
     """The C++ compiler: ``$CXX``, g++ or clang++.
 
@@ -44,29 +74,43 @@ def compiler() -> str:
     raise BuildError("the native backend needs a C++ compiler; install g++ or clang++, or set CXX to one.")
 
 
-def build(*, verbose: bool = False) -> Path:
+def build(host: Host | None = None, *, verbose: bool = False) -> Path:
     """The compiled library, made now where this has not been done before.
 
     Args:
+        host: What it is for; torch where none is given.
         verbose: Print the compiler's commands.
 
     Raises:
         BuildError: There is no compiler, torch is too old, or the compiler fails; the message ends with what it said.
     """
     check_platform()
+    host = torch_host() if host is None else host
     command = _command()
-    folder = _cache() / _fingerprint(command)
-    library = folder / "libdynaconv_native.so"
-    if not is_whole(library):
+
+    def link(scratch: Path) -> Path:
+        return _link(command, host, _kept(_fingerprint(command), "kernels.o", kernels), scratch, verbose=verbose)
+
+    def kernels(scratch: Path) -> Path:
+        return _compile_kernels(command, scratch, verbose=verbose)
+
+    name = "native" if host.name == "torch" else host.name
+    return _kept(_fingerprint(command, host.name, host.version), f"libdynaconv_{name}.so", link)
+
+
+def _kept(folder: str, name: str, make: Callable[[Path], Path]) -> Path:
+    """A file of the cache, made now where it is not there."""
+    place = _cache() / folder
+    file = place / name
+    if not is_whole(file):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                made = _compile(command, Path(scratch), verbose=verbose)
+            place.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=place) as scratch:
                 # In one step, so that another process never loads half a library.
-                made.replace(library)
+                make(Path(scratch)).replace(file)
         except OSError as error:
-            raise BuildError(f"{folder} takes no files ({error.strerror}); set DYNACONV_CACHE to a folder.") from error
-    return library
+            raise BuildError(f"{place} takes no files ({error.strerror}); set DYNACONV_CACHE to a folder.") from error
+    return file
 
 
 def check_platform() -> None:
@@ -104,7 +148,9 @@ def compile_for_wheel(folder: Path) -> Path:
         BuildError: As for `build`.
     """
     check_platform()
-    return _compile(_command(), folder, verbose=False).rename(folder / shipped_name())
+    command = _command()
+    kernels = _compile_kernels(command, folder, verbose=False)
+    return _link(command, torch_host(), kernels, folder, verbose=False).rename(folder / shipped_name())
 
 
 def is_whole(library: Path) -> bool:
@@ -133,10 +179,10 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynaconv" / "native"
 
 
-def _fingerprint(command: Sequence[str]) -> str:
+def _fingerprint(command: Sequence[str], *more: str) -> str:
     said = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=False).stdout
     digest = _sources_digest()
-    digest.update("\n".join([*command, said, torch.__version__, platform.machine()]).encode())
+    digest.update("\n".join([*command, said, *more, platform.machine()]).encode())
     return str(digest.hexdigest())[:16]
 
 
@@ -147,21 +193,26 @@ def _sources_digest() -> Any:
     return digest
 
 
-def _compile(command: Sequence[str], scratch: Path, *, verbose: bool) -> Path:
-    torch_folder = Path(torch.__file__).parent
-    sources = sorted(SOURCES.glob("*.cpp"))
+def _compile_kernels(command: Sequence[str], scratch: Path, *, verbose: bool) -> Path:
+    """All but the bindings, as one object file that every host's library takes."""
     x86 = platform.machine() in ("x86_64", "AMD64")
-    jobs = []
-    for source in sources:
+    jobs, objects = [], []
+    for source in sorted(set(SOURCES.glob("*.cpp")) - set(SOURCES.glob("binding_*.cpp"))):
         extra = [_ISA_FLAGS[source.stem]] if x86 and source.stem in _ISA_FLAGS else []
-        if source.stem == "binding":
-            extra = [f"-isystem{torch_folder / 'include'}", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
-        jobs.append([*command, *extra, "-c", str(source), "-o", str(scratch / f"{source.stem}.o")])
+        objects.append(str(scratch / f"{source.stem}.o"))
+        jobs.append([*command, *extra, "-c", str(source), "-o", objects[-1]])
     _run(jobs, verbose=verbose)
-    library = scratch / "library.so"
-    objects = [str(scratch / f"{source.stem}.o") for source in sources]
-    linked = [f"-L{torch_folder / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"]
-    _run([[command[0], "-shared", *objects, *linked, "-o", str(library)]], verbose=verbose)
+    kernels = scratch / "kernels.o"
+    _run([[command[0], "-r", "-nostdlib", *objects, "-o", str(kernels)]], verbose=verbose)
+    return kernels
+
+
+def _link(command: Sequence[str], host: Host, kernels: Path, scratch: Path, *, verbose: bool) -> Path:
+    binding, library = scratch / "binding.o", scratch / "library.so"
+    source = SOURCES / f"binding_{host.name}.cpp"
+    _run([[*command, *host.compiled, "-c", str(source), "-o", str(binding)]], verbose=verbose)
+    objects = [str(binding), str(kernels)]
+    _run([[command[0], "-shared", *objects, *host.linked, "-o", str(library)]], verbose=verbose)
     return library
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from dynaconv.convert.select import is_convolution
+from dynaconv.convert.swap import all_names, put
 from dynaconv.native.builder import Builder
 from dynaconv.native.lowering import lower
 from dynaconv.native.program import NativeProgram
@@ -49,6 +50,16 @@ def replace(model: nn.Module) -> tuple[nn.Module, Replacement]:
         return program, found
     _visit(model, "", found)
     return model, found
+
+
+def restore(model: nn.Module) -> nn.Module:
+    """Put the modules that native programs replaced back, in place; the network to use is returned."""
+    for module, names in all_names(model).items():
+        if isinstance(module, NativeProgram):
+            if names == [""]:
+                return module.original
+            put(model, names, module.original)
+    return model
 
 
 def _visit(module: nn.Module, prefix: str, found: Replacement) -> None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+FORMAT = 1
+"""Of programs in files: ``kFormat`` in ``csrc/program.h``, which says when to raise it."""
 DENSE, DEPTHWISE, MAX_POOL, MEAN = 0, 1, 2, 3
 ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
 ALGORITHMS = {"auto": 0, "kernel": 1, "factored": 2}

@@ -10,7 +10,7 @@
 
 namespace dynaconv {
 
-Threads threads{[](Index n, void (*fn)(Index, Index, void*), void* context) { fn(0, n, context); }, [] { return 1; }};
+constinit Threads threads{[](Index n, void (*fn)(Index, Index, void*), void* context) { fn(0, n, context); }, [] { return 1; }};
 
 namespace {
 

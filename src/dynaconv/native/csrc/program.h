@@ -24,6 +24,10 @@ struct Step {
 
 constexpr int kFields = sizeof(Step) / sizeof(std::int64_t);
 
+// Of programs in files. Raise it with every change of the steps or of the order of constants, here and in steps.py: a
+// file of another format is refused.
+constexpr int kFormat = 1;
+
 enum StepKind { kDense = 0, kDepthwise = 1, kMaxPool = 2, kMean = 3 };
 enum Algorithm { kAuto = 0, kForm = 1, kFactors = 2 };
 enum BranchActivation { kReluB = 0, kRelu6B = 1, kSilu = 2, kGelu = 3, kHardswish = 4, kGate = 5 };

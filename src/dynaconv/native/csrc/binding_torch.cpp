@@ -8,13 +8,12 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "call.h"
 #include "pages.h"
-#include "program.h"
 
 namespace {
 
@@ -42,24 +41,6 @@ void require(bool holds, const char* message) {
 
 bool is_float(const Tensor& t) { return t.is_cpu() && t.scalar_type() == torch::headeronly::ScalarType::Float; }
 
-std::string described(const dynaconv::Input& input) {
-  return "a batch of " + std::to_string(input.batch) + " images of " + std::to_string(input.height) + " x " +
-         std::to_string(input.width) + " pixels";
-}
-
-// Whether no offset can overflow: an expanded image may have more pixels than any memory, and only a mean of it be
-// wanted. No step's images are larger than the input with all padding, a block of 16 channels for each.
-bool countable(const dynaconv::Program& program, const dynaconv::Input& input) {
-  double height = double(input.height), width = double(input.width), channels = double(input.channels);
-  for (int i = 0; i < program.num_steps; ++i) {
-    const dynaconv::Step& s = program.steps[i];
-    height += double(s.pad_top) + double(s.pad_bottom);
-    width += double(s.pad_left) + double(s.pad_right);
-    channels = std::max({channels, double(s.out_channels), double(s.latent)});
-  }
-  return double(input.batch) * height * width * (channels + dynaconv::kPanel) < 0x1p48;
-}
-
 Tensor native_program(const Tensor& x, const Tensor& constants, const Tensor& steps, std::int64_t out_channels,
                       std::vector<std::int64_t> /* sizes, for the shape of a fake tensor alone */) {
   require(is_float(x) && x.dim() == 4, "the native program takes float32 images (B, C, H, W) on the CPU.");
@@ -75,18 +56,11 @@ Tensor native_program(const Tensor& x, const Tensor& constants, const Tensor& st
   const dynaconv::Input input{static_cast<const float*>(x.const_data_ptr()),
                               x.size(0), x.size(1), x.size(2), x.size(3),
                               x.stride(0), x.stride(1), x.stride(2), x.stride(3)};
-  require(countable(program, input), (described(input) + " is more than the native program can count.").c_str());
-  const dynaconv::Size size = dynaconv::check(program, input);
-  require(program.steps[program.num_steps - 1].out_channels == out_channels,
-          "the native program is damaged: its output has other channels.");
-  const std::vector<std::int64_t> shape{input.batch, out_channels, size.height, size.width};
+  const dynaconv::Call call(program, input, out_channels);
+  const std::vector<std::int64_t> shape{input.batch, out_channels, call.size().height, call.size().width};
   Tensor out = torch::stable::empty(shape, torch::headeronly::ScalarType::Float, std::nullopt, std::nullopt,
                                     std::nullopt, torch::headeronly::MemoryFormat::ChannelsLast);
-  try {
-    if (input.batch) dynaconv::run(program, input, static_cast<float*>(out.mutable_data_ptr()));
-  } catch (const std::bad_alloc&) {
-    throw std::runtime_error("there is no memory for " + described(input) + "; give fewer or smaller ones.");
-  }
+  call.run(static_cast<float*>(out.mutable_data_ptr()));
   return out;
 }
 

@@ -1,0 +1,106 @@
+"""Native programs in files: one operator, which the extension of a runtime computes by the compiled kernels."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynaconv.convert.deploy import deploy
+from dynaconv.errors import ExportError
+from dynaconv.export.packages import require
+from dynaconv.native import BuildError, NativeProgram, ready
+from dynaconv.native.extension import DOMAIN, OPERATOR, Runtime, extension
+from dynaconv.native.steps import FORMAT
+
+
+def checked_extension(runtime: Runtime) -> Path:
+    """The library for a runtime.
+
+    Raises:
+        ExportError: It, or the library for torch, cannot be compiled here.
+    """
+    try:
+        library = extension(runtime)
+    except BuildError as error:
+        raise ExportError(f"`native=True` needs the native kernels: {error}") from error
+    if not ready():
+        raise ExportError("`native=True` needs the native kernels, which do not run here.")
+    return library
+
+
+def in_native_form(frozen: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
+    """A copy of a frozen network that runs natively as far as it can.
+
+    Raises:
+        ExportError: No part of it can.
+    """
+    network = deploy(frozen, example=inputs, backend="native")
+    if not any(isinstance(module, NativeProgram) for module in network.modules()):
+        raise ExportError("no part of this network runs natively (docs/native.md says what does); leave `native` out.")
+    return network
+
+
+def opened_with(method: str, runtime: Runtime) -> str:
+    """What the user of a file has to do, for the report."""
+    return f'to open it, give {method} the library dynaconv.native.extension("{runtime}").'
+
+
+def translation() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """How PyTorch's exporter writes the operator of native programs."""
+    defs, values = require("onnx.defs", "onnxscript.values", what="ONNX")
+    schema = defs.OpSchema
+    operator = values.Op(
+        values.Opset(DOMAIN, 1),
+        OPERATOR,
+        schema(
+            OPERATOR,
+            DOMAIN,
+            1,
+            inputs=[
+                schema.FormalParameter("x", "tensor(float)"),
+                schema.FormalParameter("constants", "tensor(float)"),
+                schema.FormalParameter("steps", "tensor(int64)"),
+            ],
+            outputs=[schema.FormalParameter("y", "tensor(float)")],
+            attributes=[
+                schema.Attribute("out_channels", schema.AttrType.INT, required=True),
+                schema.Attribute("sizes", schema.AttrType.INTS, required=True),
+            ],
+        ),
+    )
+    (plain,) = require("onnxscript", what="ONNX")
+
+    def native_program(x: Any, constants: Any, steps: Any, out_channels: int, sizes: Sequence[int]) -> Any:
+        rows = operator(x, constants, steps, out_channels=out_channels, sizes=sizes)
+        return plain.opset18.Transpose(rows, perm=[0, 3, 1, 2])
+
+    overload: Any = torch.ops.dynaconv.native_program.default
+    return {overload: native_program}
+
+
+def settle_programs(model: Any) -> None:
+    """Give each native program of an `onnx_ir` model its steps, and their format, as attributes."""
+    ir, passes = require("onnx_ir", "onnx_ir.passes.common", what="ONNX")
+    for node in model.graph:
+        if (node.domain, node.op_type) == (DOMAIN, OPERATOR):
+            steps = ir.convenience.get_const_tensor(node.inputs[2]).numpy()
+            node.attributes["steps"] = ir.AttrInt64s("steps", [int(each) for each in steps])
+            node.attributes["format"] = ir.AttrInt64("format", FORMAT)
+            node.resize_inputs(2)
+    passes.RemoveUnusedNodesPass()(model)
+
+
+def openvino_reader(library: Path) -> list[Any]:
+    """What lets OpenVINO read a native program from an ONNX file."""
+    onnx, factories = require("openvino.frontend.onnx", "openvino.utils.node_factory", what="OpenVINO's files")
+    factory = factories.NodeFactory()
+    factory.add_extension(library)
+
+    def read(node: Any) -> Any:
+        attributes = {name: node.get_attribute(name) for name in ("format", "out_channels")}
+        attributes |= {name: [int(each) for each in node.get_attribute(name)] for name in ("steps", "sizes")}
+        return factory.create(OPERATOR, [node.get_input(0), node.get_input(1)], attributes).outputs()
+
+    return [onnx.ConversionExtension(OPERATOR, DOMAIN, read)]

@@ -1,0 +1,258 @@
+"""Files with operators for the native kernels, in ONNX Runtime and OpenVINO."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from dynaconv import DCDConv2d, deploy
+from dynaconv.errors import ExportError
+from dynaconv.export import ExportReport, export_onnx, export_openvino, verify
+from dynaconv.export.onnx import load_onnx
+from dynaconv.export.openvino import load_openvino
+from dynaconv.layers import LAYERS
+from dynaconv.native import BuildError, NativeProgram, extension
+from tests.native.test_layers import awake
+
+pytestmark = pytest.mark.export
+RUNTIMES: dict[str, tuple[Callable[..., ExportReport], Callable[..., Any], str]] = {
+    "onnxruntime": (export_onnx, load_onnx, "net.onnx"),
+    "openvino": (export_openvino, load_openvino, "net.xml"),
+}
+both = pytest.mark.parametrize("runtime", RUNTIMES)
+
+
+class Islands(nn.Module):
+    """Two native programs; what joins them is none, nor is the layer between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 24, 3, 2, 1), nn.ReLU6(), DCDConv2d(24, 20, 1), nn.ReLU())
+        self.between = LAYERS["squeeze_excite"](20, 20, 1)
+        self.second = nn.Sequential(DCDConv2d(20, 20, 1), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, 3, H, W)`` to ``(B, 20, H / 2, W / 2)``."""
+        x = self.first(x)
+        return self.second(self.between(x)) + x
+
+
+def small() -> nn.Module:
+    return awake(nn.Sequential(nn.Conv2d(3, 24, 3, 2, 1), nn.ReLU6(), DCDConv2d(24, 20, 1), nn.ReLU())).eval()
+
+
+def written(runtime: str, model: nn.Module, folder: Path, side: int = 32, **options: Any) -> ExportReport:
+    export, _, name = RUNTIMES[runtime]
+    return export(model, folder / name, torch.rand(1, 3, side, side), native=True, **options)
+
+
+def operators(report: ExportReport) -> list[str]:
+    """Kinds of the operators in an ONNX file."""
+    import onnx
+
+    return [node.op_type for node in onnx.load(report.path).graph.node]
+
+
+@both
+def test_a_whole_network_is_one_operator(runtime: str, tmp_path: Path) -> None:
+    model = awake(timm.create_model("dcd_mobilenetv2_035", num_classes=10).eval())
+    report = written(runtime, model, tmp_path, side=64)
+    assert report.free_axes == ("batch", "height", "width")
+    assert [check.shapes for check in report.checks] == [((1, 3, 64, 64),), ((3, 3, 64, 64),), ((3, 3, 96, 128),)]
+    assert report.difference <= 1e-5
+    assert f'the library dynaconv.native.extension("{runtime}")' in str(report)
+    if runtime == "onnxruntime":
+        assert set(operators(report)) <= {"NativeProgram", "Transpose", "Reshape"}
+        assert operators(report).count("NativeProgram") == 1
+
+
+@both
+@pytest.mark.parametrize("deployed", [False, True])
+def test_parts_run_natively_between_others(runtime: str, deployed: bool, tmp_path: Path) -> None:
+    model = awake(Islands()).eval()
+    given = deploy(model, backend="native") if deployed else model
+    report = written(runtime, given, tmp_path)
+    assert report.free_axes == ("batch", "height", "width")
+    run = RUNTIMES[runtime][1](report.path, library=extension(runtime))
+    checks = verify(run, model, torch.rand(2, 3, 21, 33), runtime=runtime, batches=(1, 2, 7))
+    assert max(check.difference for check in checks) <= 1e-5
+    if runtime == "onnxruntime":
+        assert operators(report).count("NativeProgram") == 2
+
+
+@both
+def test_a_fixed_batch_and_size(runtime: str, tmp_path: Path) -> None:
+    report = written(runtime, small(), tmp_path, free_batch=False, free_size=False)
+    assert report.free_axes == ()
+    assert report.difference <= 1e-5
+
+
+@both
+def test_without_the_option_a_native_network_is_exported_as_what_it_was(runtime: str, tmp_path: Path) -> None:
+    model = small()
+    native = deploy(model, backend="native")
+    assert isinstance(native, NativeProgram)
+    export, load, name = RUNTIMES[runtime]
+    report = export(native, tmp_path / name, torch.rand(1, 3, 32, 32))
+    assert isinstance(native, NativeProgram)
+    checks = verify(load(report.path), model, torch.rand(2, 3, 32, 32), runtime=runtime)
+    assert max(check.difference for check in checks) <= 1e-5
+
+
+@both
+def test_what_cannot_be_native_is_refused(runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ExportError, match="no part of this network runs natively"):
+        written(runtime, nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval(), tmp_path, side=2)
+
+    def no_compiler(which: str) -> Path:
+        raise BuildError("the native backend needs a C++ compiler.")
+
+    monkeypatch.setattr("dynaconv.export._native_form.extension", no_compiler)
+    with pytest.raises(ExportError, match=r"`native=True` needs the native kernels: .* a C\+\+ compiler"):
+        written(runtime, small(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_extensions_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong: Any = "tensorrt"
+    with pytest.raises(BuildError, match="'onnxruntime' and 'openvino'; got 'tensorrt'"):
+        extension(wrong)
+    extension.cache_clear()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BuildError, match="needs OpenVINO; install it"):
+        extension("openvino")
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None
+import numpy as np
+runtime, file, library, images, out = sys.argv[1:]
+x = np.load(images)
+if runtime == "onnxruntime":
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.register_custom_ops_library(library)
+    found = onnxruntime.InferenceSession(file, options).run(None, {"images": x})[0]
+else:
+    import openvino
+    core = openvino.Core()
+    core.add_extension(library)
+    found = core.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([x])[0]
+np.save(out, found)
+"""
+
+
+@both
+def test_neither_torch_nor_dynaconv_is_needed_to_run_it(runtime: str, tmp_path: Path) -> None:
+    model = small()
+    report = written(runtime, model, tmp_path)
+    x = torch.rand(2, 3, 32, 32)
+    np.save(tmp_path / "x.npy", x.numpy())
+    arguments = [runtime, report.path, extension(runtime), tmp_path / "x.npy", tmp_path / "y.npy"]
+    subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)], check=True, cwd=tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / "y.npy")), model(x), rtol=1e-5, atol=1e-5)
+
+
+def session(file: Path, threads: int = 1) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.register_custom_ops_library(str(extension("onnxruntime")))
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def test_threads_of_onnxruntime_change_nothing(tmp_path: Path) -> None:
+    """Enough calls that an operator has counted its threads, from several threads of the caller at once."""
+    report = written("onnxruntime", small(), tmp_path)
+    x = np.random.default_rng(0).random((3, 3, 32, 32), np.float32)
+    want = session(report.path).run(None, {"images": x})[0]
+    for threads in (1, 2, 5):
+        opened = session(report.path, threads)
+        found: list[Any] = []
+
+        def call(opened: Any = opened, found: list[Any] = found) -> None:
+            found.extend(opened.run(None, {"images": x})[0] for _ in range(40))
+
+        callers = [threading.Thread(target=call) for _ in range(3)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        assert len(found) == 120
+        assert all(np.array_equal(each, want) for each in found)
+
+
+def test_no_images_give_no_output(tmp_path: Path) -> None:
+    report = written("onnxruntime", small(), tmp_path)
+    found = session(report.path).run(None, {"images": np.zeros((0, 3, 32, 32), np.float32)})[0]
+    assert found.shape == (0, 20, 16, 16)
+
+
+def test_damaged_files_are_errors_in_onnxruntime(tmp_path: Path) -> None:
+    import onnx
+
+    report = written("onnxruntime", small(), tmp_path)
+    x = np.zeros((1, 3, 32, 32), np.float32)
+
+    def damaged(**changes: Any) -> Path:
+        model = onnx.load(report.path)
+        (node,) = (node for node in model.graph.node if node.op_type == "NativeProgram")
+        for attribute in node.attribute:
+            if attribute.name in changes:
+                attribute.CopyFrom(onnx.helper.make_attribute(attribute.name, changes[attribute.name]))
+        if "constants" in changes:
+            (constants,) = (each for each in model.graph.initializer if each.name == node.input[1])
+            name = constants.name
+            constants.CopyFrom(onnx.numpy_helper.from_array(np.zeros(changes["constants"], np.float32), name))
+        onnx.save(model, tmp_path / "damaged.onnx")
+        return tmp_path / "damaged.onnx"
+
+    steps = list(_attribute(report.path, "steps").ints)
+    with pytest.raises(Exception, match=r"written for other native kernels \(format 0\).*export the network again"):
+        session(damaged(format=0))
+    with pytest.raises(Exception, match="not one of whole steps"):
+        session(damaged(steps=steps[:-1]))
+    for changes in ({"constants": 16}, {"out_channels": 7}, {"steps": [9, *steps[1:]]}):
+        with pytest.raises(Exception, match="the native program is damaged"):
+            session(damaged(**changes)).run(None, {"images": x})
+    with pytest.raises(Exception, match=r"too small for this network|Invalid"):
+        session(report.path).run(None, {"images": np.zeros((1, 3, 0, 32), np.float32)})
+
+
+def _attribute(file: Path, name: str) -> Any:
+    import onnx
+
+    (node,) = (node for node in onnx.load(file).graph.node if node.op_type == "NativeProgram")
+    return next(each for each in node.attribute if each.name == name)
+
+
+def test_damaged_files_are_errors_in_openvino(tmp_path: Path) -> None:
+    report = written("openvino", small(), tmp_path)
+    text = report.path.read_text()
+    library = extension("openvino")
+
+    def damaged(before: str, after: str) -> Path:
+        assert text.count(before) == 1
+        report.path.write_text(text.replace(before, after))
+        return report.path
+
+    with pytest.raises(RuntimeError, match=r"written for other native kernels \(format 0\).*export the network again"):
+        load_openvino(damaged('format="1"', 'format="0"'), library=library)
+    with pytest.raises(RuntimeError, match="not one of whole steps"):
+        load_openvino(damaged('steps="0, ', 'steps="'), library=library)
+    with pytest.raises(RuntimeError, match="the native program is damaged"):
+        load_openvino(damaged('steps="0, ', 'steps="9, '), library=library)(torch.rand(1, 3, 32, 32))
+    with pytest.raises(RuntimeError, match="NativeProgram"):
+        load_openvino(damaged('format="1"', 'format="1"'))
