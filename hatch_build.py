@@ -29,7 +29,7 @@ def wanted() -> str:
 
 
 class NativeKernels(BuildHookInterface):  # type: ignore[type-arg]
-    """Adds the compiled library, and the tag of the platform it is for."""
+    """Adds the compiled libraries, and the tag of the platform it is for."""
 
     def dependencies(self) -> list[str]:
         """Torch, whose headers the kernels need, where they are asked for."""
@@ -46,7 +46,7 @@ class NativeKernels(BuildHookInterface):  # type: ignore[type-arg]
         try:
             from dynaconv.native.compilation import compile_for_wheel
 
-            library = compile_for_wheel(Path(self._folder.name))
+            libraries = compile_for_wheel(Path(self._folder.name))
         # No compiler, headers that do not fit, or a torch that does not load.
         except (ImportError, OSError, ValueError) as error:
             if choice == "1":
@@ -55,7 +55,8 @@ class NativeKernels(BuildHookInterface):  # type: ignore[type-arg]
             return
         finally:
             sys.path.pop(0)
-        build_data["force_include"][str(library)] = f"dynaconv/native/{library.name}"
+        for library in libraries:
+            build_data["force_include"][str(library)] = f"dynaconv/native/{library.name}"
         build_data["pure_python"] = False
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["tag"] = f"py3-none-{platform}"

@@ -4,10 +4,10 @@
     python benchmarks/export_latency.py --batch 1 --threads 2 --runtimes ort --rounds 20
     python benchmarks/export_latency.py --profile                        # where a call's time goes, by operator
 
-"as it stands" is `rewrite=False`: the network as it computes in PyTorch; "native kernels" is `native=True`, one operator
-that the runtime's extension computes. Each candidate has a process of its own, and they take turns as in
-benchmarks/_turns.py. Initial weights change no timing. Exporting takes some minutes at first; `--folder` keeps the files
-for the next time.
+"as it stands" is `rewrite=False`: the network as it computes in PyTorch; "native kernels" is `native=True`:
+one operator, which the extension of the runtime computes. Each candidate has a process of its own, and they take turns
+as in benchmarks/_turns.py. Initial weights change no timing. Exporting takes some minutes at first; `--folder` keeps
+the files for the next time.
 """
 
 import argparse

@@ -1,5 +1,7 @@
 """Build the sdist and the wheels, install each into an environment of its own, and run a network natively there.
 
+The library of operators for ONNX Runtime is loaded too; it needs no ONNX Runtime for that.
+
     python tools/check_packages.py
     python tools/check_packages.py --torch-from .venv/lib/python3.11/site-packages
 
@@ -18,10 +20,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
-import pathlib, time, torch, warnings
+import ctypes, pathlib, time, torch, warnings
 from torch import nn
 import dynaconv
 from dynaconv import DCDConv2d, deploy
+from dynaconv.native import BuildError, extension
 network = nn.Sequential(nn.Conv2d(3, 24, 3, 2, 1), nn.ReLU6(), DCDConv2d(24, 40, 1)).eval()
 images, start = torch.randn(2, 3, 33, 40), time.perf_counter()
 with warnings.catch_warnings(record=True) as said, torch.inference_mode():
@@ -30,9 +33,13 @@ with warnings.catch_warnings(record=True) as said, torch.inference_mode():
     error = (fast(images) - network(images)).abs().max() / network(images).abs().max()
 seconds = time.perf_counter() - start
 assert error < 1e-5, error
+try:
+    operators = ctypes.CDLL(str(extension("onnxruntime"))).RegisterCustomOps and "operators"
+except BuildError:
+    operators = "none"
 texts = [str(w.message) for w in said if "torch instead" in str(w.message)]
 print(pathlib.Path(dynaconv.__file__).parent)
-print(f"{type(fast).__name__} {len(texts)} {error:.1e} {seconds:.1f}")
+print(f"{type(fast).__name__} {len(texts)} {error:.1e} {seconds:.1f} {operators}")
 print(*texts)
 """
 
@@ -86,7 +93,7 @@ def check(name: str, package: Path, folder: Path, torch_from: Path | None) -> bo
     for compiler, places_of in places.items():
         cache = folder / f"cache-{compiler}"
         said = run([python, "-I", "-c", PROGRAM], DYNACONV_CACHE=str(cache), **places_of).splitlines()
-        installed, (kind, warnings, error, seconds) = Path(said[0]), said[1].split()
+        installed, (kind, warnings, error, seconds, operators) = Path(said[0]), said[1].split()
         compiled = any(cache.rglob("*.so"))
         carried = any(installed.rglob("*.so"))
         native = carried or compiler == "with"
@@ -96,6 +103,7 @@ def check(name: str, package: Path, folder: Path, torch_from: Path | None) -> bo
             compiled == (native and not carried),
             kind == ("NativeProgram" if native else "Sequential"),
             warnings == ("0" if native else "1"),
+            operators == ("operators" if native else "none"),
         ]
         right = right and all(good)
         how = "kernels of the package" if carried else "kernels compiled there" if compiled else "torch, one warning"

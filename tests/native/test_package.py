@@ -42,7 +42,7 @@ def test_the_library_of_the_package_runs_where_it_fits(tmp_path: Path, state: st
     package = tmp_path / "dynaconv"
     shutil.copytree(SOURCES.parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
     content = bytearray(LIBRARY.read_bytes())
-    name = shipped_name()
+    name = shipped_name("torch")
     if state == "half":
         content = content[: len(content) // 2]
     elif state == "not a library":
@@ -80,11 +80,27 @@ def test_a_cache_that_takes_no_files_is_an_error(tmp_path: Path, monkeypatch: py
 
 def test_own_compiler_flags_leave_the_library_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dynaconv.native.compilation.SOURCES", shutil.copytree(SOURCES, tmp_path / "csrc"))
-    assert shipped() is None
-    carried = Path(shutil.copy(LIBRARY, tmp_path / shipped_name()))
-    assert shipped() == carried
+    assert shipped("torch") is None
+    carried = Path(shutil.copy(LIBRARY, tmp_path / shipped_name("torch")))
+    assert shipped("torch") == carried
     monkeypatch.setenv("DYNACONV_CXXFLAGS", "-g")
-    assert shipped() is None
+    assert shipped("torch") is None
+
+
+def test_the_extension_of_the_package_is_taken_where_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = extension("onnxruntime")
+    monkeypatch.setattr("dynaconv.native.compilation.SOURCES", shutil.copytree(SOURCES, tmp_path / "csrc"))
+    carried = Path(shutil.copy(built, tmp_path / shipped_name("onnxruntime")))
+    content = bytearray(built.read_bytes())
+    content[18:20] = b"\xff\xff"
+    carried.write_bytes(content)
+    extension.cache_clear()
+    assert extension("onnxruntime") == built
+    carried.unlink()
+    shutil.copy(built, carried)
+    extension.cache_clear()
+    assert extension("onnxruntime") == carried
+    extension.cache_clear()
 
 
 def test_the_command_builds_for_other_runtimes(capsys: pytest.CaptureFixture[str]) -> None:

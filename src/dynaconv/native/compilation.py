@@ -2,8 +2,8 @@
 
 A library serves one host, such as torch. It lies in a folder named for what it was made from (sources, flags,
 compiler, host), below ``$XDG_CACHE_HOME/dynaconv`` or ``~/.cache/dynaconv``; DYNACONV_CACHE names another place.
-DYNACONV_CXXFLAGS adds flags. A wheel may carry torch's beside this file (``hatch_build.py`` puts it there), whose name
-says which sources it is of.
+DYNACONV_CXXFLAGS adds flags. A wheel may carry those for torch and ONNX Runtime beside this file (``hatch_build.py``
+puts them there); their names say which sources they are of.
 """
 
 import hashlib
@@ -94,8 +94,7 @@ def build(host: Host | None = None, *, verbose: bool = False) -> Path:
     def kernels(scratch: Path) -> Path:
         return _compile_kernels(command, scratch, verbose=verbose)
 
-    name = "native" if host.name == "torch" else host.name
-    return _kept(_fingerprint(command, host.name, host.version), f"libdynaconv_{name}.so", link)
+    return _kept(_fingerprint(command, host.name, host.version), f"libdynaconv_{_label(host.name)}.so", link)
 
 
 def _kept(folder: str, name: str, make: Callable[[Path], Path]) -> Path:
@@ -126,23 +125,28 @@ def check_platform() -> None:
         raise BuildError(f"the native backend is built on Linux only; this is {sys.platform}.")
 
 
-def shipped() -> Path | None:
+def onnxruntime_host() -> Host:
+    """ONNX Runtime; what is needed of its interface is stated in ``csrc/onnxruntime_abi.h`` and never changes."""
+    return Host(name="onnxruntime", version="", compiled=(), linked=())
+
+
+def shipped(host: str) -> Path | None:
     """The library that the installed package carries, where it is one of these sources for this kind of processor.
 
-    It serves every torch from the oldest supported one on, since it uses the stable interface alone. Somebody who asks
-    for compiler flags gets a library of his own.
+    It serves every version of its host from the oldest supported one on. Somebody who asks for compiler flags gets a
+    library of his own.
     """
-    library = SOURCES.parent / shipped_name()
+    library = SOURCES.parent / shipped_name(host)
     return library if is_whole(library) and not os.environ.get("DYNACONV_CXXFLAGS") else None
 
 
-def shipped_name() -> str:
-    """The name of the library that a wheel of these sources carries."""
-    return f"libdynaconv_native-{platform.machine()}-{_sources_digest().hexdigest()[:16]}.so"
+def shipped_name(host: str) -> str:
+    """The name of the library that a wheel of these sources carries for a host."""
+    return f"libdynaconv_{_label(host)}-{platform.machine()}-{_sources_digest().hexdigest()[:16]}.so"
 
 
-def compile_for_wheel(folder: Path) -> Path:
-    """Compile the library that a wheel carries into a folder.
+def compile_for_wheel(folder: Path) -> list[Path]:
+    """Compile the libraries that a wheel carries into a folder.
 
     Raises:
         BuildError: As for `build`.
@@ -150,7 +154,14 @@ def compile_for_wheel(folder: Path) -> Path:
     check_platform()
     command = _command()
     kernels = _compile_kernels(command, folder, verbose=False)
-    return _link(command, torch_host(), kernels, folder, verbose=False).rename(folder / shipped_name())
+    return [
+        _link(command, host, kernels, folder, verbose=False).rename(folder / shipped_name(host.name))
+        for host in (torch_host(), onnxruntime_host())
+    ]
+
+
+def _label(host: str) -> str:
+    return "native" if host == "torch" else host
 
 
 def is_whole(library: Path) -> bool:

@@ -1,12 +1,13 @@
 """Libraries that let other runtimes run native programs: the same kernels, without torch."""
 
+import ctypes
 import functools
 import importlib.util
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from dynaconv.native.compilation import BuildError, Host, build
+from dynaconv.native.compilation import BuildError, Host, build, onnxruntime_host, shipped
 
 Runtime = Literal["onnxruntime", "openvino"]
 DOMAIN, OPERATOR = "dynaconv", "NativeProgram"
@@ -17,9 +18,9 @@ DOMAIN, OPERATOR = "dynaconv", "NativeProgram"
 def extension(runtime: Runtime, *, verbose: bool = False) -> Path:
     """The library that a runtime needs to run a file exported with ``native=True``.
 
-    It is compiled here the first time, which takes some ten seconds, and may then be copied to where the file is used:
-    a machine with the same kind of processor and, for OpenVINO, the same version of it. Torch and dynaconv are not
-    needed there.
+    The package carries the one for ONNX Runtime, or it is compiled here the first time, as that for OpenVINO is; that
+    takes some ten seconds. It may be copied to where the file is used: a machine with the same kind of processor and,
+    for OpenVINO, the same version of it. Torch and dynaconv are not needed there.
 
     Args:
         runtime: ``onnxruntime`` for ``SessionOptions.register_custom_ops_library``, ONNX Runtime 1.17 or newer;
@@ -30,11 +31,20 @@ def extension(runtime: Runtime, *, verbose: bool = False) -> Path:
         BuildError: It cannot be compiled, OpenVINO is not installed, or there is no such runtime.
     """
     if runtime == "onnxruntime":
-        # Its interface is stated in csrc/onnxruntime_abi.h and never changes.
-        return build(Host(name="onnxruntime", version="", compiled=(), linked=()), verbose=verbose)
+        library = shipped(runtime)
+        return library if library and _loads(library) else build(onnxruntime_host(), verbose=verbose)
     if runtime == "openvino":
         return build(_openvino(), verbose=verbose)
     raise BuildError(f"there are extensions for 'onnxruntime' and 'openvino'; got {runtime!r}.")
+
+
+def _loads(library: Path) -> bool:
+    """Whether it is for a system like this one."""
+    try:
+        ctypes.CDLL(str(library))
+    except OSError:
+        return False
+    return True
 
 
 def _openvino() -> Host:

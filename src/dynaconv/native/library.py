@@ -47,7 +47,7 @@ _library.register_fake("dynaconv::native_program", _shape, lib=_DEFINITIONS)
 def _opened() -> tuple[Path, ctypes.CDLL]:
     """The library of the package, or one compiled here where there is none that loads."""
     check_platform()
-    path = shipped()
+    path = shipped("torch")
     if path is not None:
         try:
             return path, _open(path)

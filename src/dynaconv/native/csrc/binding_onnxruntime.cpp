@@ -49,34 +49,37 @@ int processors() {
   return count;
 }
 
-// How many threads a session gives an operator. It does not say, so those that come are counted; until some calls have
-// been seen it may be one for each processor.
+// How many threads a session gives an operator. It does not say, so those that come to a call are counted; one call in
+// some begins with a place for each processor, as the first one does.
 class Threadpool {
  public:
-  int count() const { return count_.load(std::memory_order_relaxed); }
+  int expected() {
+    return calls_.fetch_add(1, std::memory_order_relaxed) % kCalls ? count_.load(std::memory_order_relaxed) : processors();
+  }
 
   void learn(int came) {
-    constexpr int kCalls = 32;
     int most = most_.load(std::memory_order_relaxed);
     while (came > most && !most_.compare_exchange_weak(most, came, std::memory_order_relaxed)) {
     }
-    if (calls_.fetch_add(1, std::memory_order_relaxed) % kCalls == kCalls - 1)
+    if (learned_.fetch_add(1, std::memory_order_relaxed) % kCalls == kCalls - 1)
       count_.store(most_.exchange(1, std::memory_order_relaxed), std::memory_order_relaxed);
   }
 
  private:
+  static constexpr unsigned kCalls = 32;
   std::atomic<int> count_{processors()}, most_{1};
-  std::atomic<unsigned> calls_{0};
+  std::atomic<unsigned> calls_{0}, learned_{0};
 };
 
 // What a thread works for. Set wherever the kernels may ask.
 struct Running {
   const ort::KernelContext* context = nullptr;
   Threadpool* pool = nullptr;
+  int count = 1;
 };
 thread_local Running running;
 
-int count() { return running.pool->count(); }
+int count() { return running.count; }
 
 void parallel_for(Index n, void (*fn)(Index, Index, void*), void* context) {
   static std::atomic<std::uint64_t> loops{0};
@@ -173,7 +176,7 @@ class NativeProgram {
       Running before;
       ~Restore() { running = before; }
     } restore{running};
-    running = {context, &pool_};
+    running = {context, &pool_, pool_.expected()};
     call.run(const_cast<float*>(data_of(out)));
   }
 
