@@ -74,6 +74,19 @@ def test_a_whole_network_is_one_operator(runtime: str, tmp_path: Path) -> None:
         assert operators(report).count("NativeProgram") == 1
 
 
+def test_openvino_computes_natively_in_float32_whatever_its_own_precision_is(tmp_path: Path) -> None:
+    import openvino
+
+    model = small()
+    core = openvino.Core()
+    core.add_extension(extension("openvino"))
+    file = written("openvino", model, tmp_path).path
+    x = torch.rand(2, 3, 32, 32)
+    found = core.compile_model(file, "CPU")([x.numpy()])[0]
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), model(x), rtol=1e-5, atol=1e-5)
+
+
 @both
 @pytest.mark.parametrize("deployed", [False, True])
 def test_parts_run_natively_between_others(runtime: str, deployed: bool, tmp_path: Path) -> None:

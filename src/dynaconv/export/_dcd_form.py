@@ -23,6 +23,7 @@ from dynaconv.layers import DCDConv2d
 from dynaconv.layers.affine import add_bias
 from dynaconv.layers.branch import DynamicBranch
 from dynaconv.layers.dcd_core import activate_scale
+from dynaconv.native import NativeProgram
 from dynaconv.ops.common import Geometry, pool_context
 from dynaconv.ops.dcd.factors import required
 
@@ -36,17 +37,16 @@ _PRODUCT_NUMBERS = 60_000
 def in_runtime_form(frozen: nn.Module, *, channels_last: bool) -> nn.Module:
     """A copy of a frozen network whose 1x1 DCD layers are of `RuntimeDCD`; the network itself where it has none.
 
+    What native programs replaced stays: it is not written.
+
     Args:
         frozen: In eval mode, without gradients.
         channels_last: Whether the runtime keeps features that way, so that a product over rows of pixels costs no copy.
     """
-    if not any(_takes(module) for module in frozen.modules()):
+    if not _layers(frozen):
         return frozen
     network = copy.deepcopy(frozen)
-    for layer, paths in all_names(network).items():
-        if not _takes(layer):
-            continue
-        assert isinstance(layer, DCDConv2d)
+    for layer, paths in _layers(network).items():
         form = RuntimeDCD(layer, channels_last=channels_last).eval().requires_grad_(False)
         if paths == [""]:
             return form
@@ -54,7 +54,17 @@ def in_runtime_form(frozen: nn.Module, *, channels_last: bool) -> nn.Module:
     return network
 
 
-def _takes(layer: nn.Module) -> bool:
+def _layers(network: nn.Module) -> dict[DCDConv2d, list[str]]:
+    programs = [module for module in network.modules() if isinstance(module, NativeProgram)]
+    replaced = {module for program in programs for module in program.modules()}
+    found = {}
+    for module, names in all_names(network).items():
+        if isinstance(module, DCDConv2d) and _takes(module) and module not in replaced:
+            found[module] = names
+    return found
+
+
+def _takes(layer: DCDConv2d) -> bool:
     """Whether a module is a layer that `RuntimeDCD` computes, and nothing hangs on how it does."""
     return (
         type(layer) is DCDConv2d

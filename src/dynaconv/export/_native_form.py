@@ -70,10 +70,12 @@ def translation() -> dict[Callable[..., Any], Callable[..., Any]]:
             ],
         ),
     )
-    (plain,) = require("onnxscript", what="ONNX")
+    ir, plain = require("onnx_ir", "onnxscript", what="ONNX")
 
     def native_program(x: Any, constants: Any, steps: Any, out_channels: int, sizes: Sequence[int]) -> Any:
-        rows = operator(x, constants, steps, out_channels=out_channels, sizes=sizes)
+        # As an attribute: of an empty list the exporter would have to guess the type.
+        changes = ir.AttrInt64s("sizes", list(sizes))
+        rows = operator(x, constants, steps, out_channels=out_channels, sizes=changes)
         return plain.opset18.Transpose(rows, perm=[0, 3, 1, 2])
 
     overload: Any = torch.ops.dynaconv.native_program.default
