@@ -251,6 +251,38 @@ def _attribute(file: Path, name: str) -> Any:
     return next(each for each in node.attribute if each.name == name)
 
 
+def test_images_of_other_channels_are_an_error_where_a_runtime_leaves_them_free(tmp_path: Path) -> None:
+    core, model = openvino_model(written("openvino", small(), tmp_path).path)
+    model.reshape([-1, -1, -1, -1])
+    run = core.compile_model(model, "CPU")
+    with pytest.raises(RuntimeError, match="the images have 4 channels; this network takes 3"):
+        run([np.zeros((1, 4, 32, 32), np.float32)])
+
+
+def openvino_model(file: Path) -> tuple[Any, Any]:
+    import openvino
+
+    core = openvino.Core()
+    core.add_extension(extension("openvino"))
+    return core, core.read_model(file)
+
+
+def test_openvino_knows_the_sizes_that_follow_from_the_steps(tmp_path: Path) -> None:
+    _, model = openvino_model(written("openvino", small(), tmp_path).path)
+    for images, want in [
+        ([-1, 3, 21, -1], [-1, 20, 11, -1]),
+        ([(1, 8), 3, 32, 33], [(1, 8), 20, 16, 17]),
+        ([2, 3, (8, 64), 64], [2, 20, -1, 32]),
+    ]:
+        model.reshape(images)
+        assert str(model.output().partial_shape) == str(type(model.output().partial_shape)(want))
+    with pytest.raises(RuntimeError, match="too small for this network"):
+        model.reshape([1, 3, 0, 32])
+    network = timm.create_model("dcd_mobilenetv2_035", num_classes=10).eval()
+    _, pooled = openvino_model(written("openvino", network, tmp_path, overwrite=True).path)
+    assert str(pooled.output().partial_shape) == "[?,10]"
+
+
 def test_damaged_files_are_errors_in_openvino(tmp_path: Path) -> None:
     report = written("openvino", small(), tmp_path)
     text = report.path.read_text()

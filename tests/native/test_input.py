@@ -201,7 +201,7 @@ def test_the_operator_refuses_what_the_module_does_not_pass() -> None:
         ((x, constants, steps[:-1]), "whole steps"),
         ((x, constants, steps.int()), "whole steps"),
         ((x, constants, steps[:0]), "no steps"),
-        ((x[:, :2], constants, steps), "other channels"),
+        ((x[:, :2], constants, steps), "the images have 2 channels; this network takes 3"),
     ]:
         with pytest.raises(RuntimeError, match=match):
             run(*args, native.out_channels, native.sizes)

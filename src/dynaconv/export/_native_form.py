@@ -90,6 +90,8 @@ def settle_programs(model: Any) -> None:
             steps = ir.convenience.get_const_tensor(node.inputs[2]).numpy()
             node.attributes["steps"] = ir.AttrInt64s("steps", [int(each) for each in steps])
             node.attributes["format"] = ir.AttrInt64("format", FORMAT)
+            # The sizes of images follow from the steps; they were for the exporter.
+            del node.attributes["sizes"]
             node.resize_inputs(2)
     passes.RemoveUnusedNodesPass()(model)
 
@@ -102,7 +104,7 @@ def openvino_reader(library: Path) -> list[Any]:
 
     def read(node: Any) -> Any:
         attributes = {name: node.get_attribute(name) for name in ("format", "out_channels")}
-        attributes |= {name: [int(each) for each in node.get_attribute(name)] for name in ("steps", "sizes")}
+        attributes["steps"] = [int(each) for each in node.get_attribute("steps")]
         return factory.create(OPERATOR, [node.get_input(0), node.get_input(1)], attributes).outputs()
 
     return [onnx.ConversionExtension(OPERATOR, DOMAIN, read)]

@@ -27,7 +27,7 @@ SOURCES = Path(__file__).parent / "csrc"
 FLAGS = ("-O3", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
 _ISA_FLAGS = {"isa_avx512": "-march=x86-64-v4", "isa_avx2": "-march=x86-64-v3"}
 _FIRST_TORCH = (2, 10)
-"""The first torch whose stable interface has what `csrc/binding.cpp` calls."""
+"""The first torch whose stable interface has what `csrc/binding_torch.cpp` calls."""
 
 
 class BuildError(DynaconvError):

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -49,8 +50,9 @@ int processors() {
   return count;
 }
 
-// How many threads a session gives an operator. It does not say, so those that come to a call are counted; one call in
-// some begins with a place for each processor, as the first one does.
+// How many threads a session gives an operator. It does not say, so those that come to a call are counted. More than
+// were expected are believed at once, fewer where it was so for a while. One call in some begins with a place for each
+// processor, as the first one does.
 class Threadpool {
  public:
   int expected() {
@@ -58,14 +60,19 @@ class Threadpool {
   }
 
   void learn(int came) {
-    int most = most_.load(std::memory_order_relaxed);
-    while (came > most && !most_.compare_exchange_weak(most, came, std::memory_order_relaxed)) {
-    }
+    raise(most_, came);
+    raise(count_, came);
     if (learned_.fetch_add(1, std::memory_order_relaxed) % kCalls == kCalls - 1)
       count_.store(most_.exchange(1, std::memory_order_relaxed), std::memory_order_relaxed);
   }
 
  private:
+  static void raise(std::atomic<int>& most, int to) {
+    int now = most.load(std::memory_order_relaxed);
+    while (to > now && !most.compare_exchange_weak(now, to, std::memory_order_relaxed)) {
+    }
+  }
+
   static constexpr unsigned kCalls = 32;
   std::atomic<int> count_{processors()}, most_{1};
   std::atomic<unsigned> calls_{0}, learned_{0};
@@ -166,9 +173,7 @@ class NativeProgram {
     if (settled_.exchange(values, std::memory_order_relaxed) != values)
       use_large_pages(values, std::size_t(numbers[0]) * sizeof(float));
     const Program program{reinterpret_cast<const Step*>(steps_.data()), int(steps_.size() / kFields), values, numbers[0]};
-    const Input input{data_of(images), shape[0], shape[1], shape[2], shape[3],
-                      shape[1] * shape[2] * shape[3], shape[2] * shape[3], shape[3], 1};
-    const Call call(program, input, out_channels_);
+    const Call call(program, contiguous(data_of(images), shape[0], shape[1], shape[2], shape[3]), out_channels_);
     const std::int64_t dims[] = {shape[0], call.size().height, call.size().width, out_channels_};
     ort::Value* out;
     require(api->output(context, 0, dims, 4, &out));
@@ -222,13 +227,19 @@ constexpr ort::CustomOp op{
 extern "C" __attribute__((visibility("default"))) dynaconv::ort::Status* RegisterCustomOps(
     dynaconv::ort::SessionOptions* options, const dynaconv::ort::ApiBase* base) {
   using namespace dynaconv;
-  api = base->get(ort::kVersion);
-  if (!api) {
+  const ort::Api* found = base->get(ort::kVersion);
+  if (!found) {
     const std::string version = base->version();
     return base->get(1)->create_status(
         ort::kFail, ("dynaconv's operators need ONNX Runtime 1.17 or newer; this is " + version + ".").c_str());
   }
-  threads = {parallel_for, count};
+  // Sessions may be made by several threads at once, while others run.
+  static std::mutex registering;
+  const std::lock_guard lock(registering);
+  if (!api) {
+    api = found;
+    threads = {parallel_for, count};
+  }
   // The runtime keeps pointing to it.
   static ort::Domain* domain = nullptr;
   return guarded([&] {
@@ -236,8 +247,9 @@ extern "C" __attribute__((visibility("default"))) dynaconv::ort::Status* Registe
     if (!domain) {
       ort::Domain* made;
       require(api->create_domain("dynaconv", &made));
+      std::unique_ptr<ort::Domain, void (*)(ort::Domain*)> owner(made, [](auto* each) { api->release(each); });
       require(api->add_operator(made, &op));
-      domain = made;
+      domain = owner.release();
     }
     require(api->add_domain(options, domain));
   });

@@ -38,18 +38,21 @@ class NativeProgram : public ov::op::Op {
                             "dynaconv's native kernels compute in float32.");
     NODE_VALIDATION_CHECK(this, format_ == kFormat, "the file was written for other native kernels (format ", format_,
                           ") than these (format ", kFormat, "); export the network again.");
-    NODE_VALIDATION_CHECK(this, steps_.size() % kFields == 0 && !steps_.empty() && sizes_.size() % 4 == 0,
+    NODE_VALIDATION_CHECK(this, steps_.size() % kFields == 0 && !steps_.empty(),
                           "the native program is damaged: it is not one of whole steps.");
-    const ov::PartialShape images = get_input_partial_shape(0);
-    NODE_VALIDATION_CHECK(this, images.rank().compatible(4), "the native program takes images (B, C, H, W).");
+    const ov::PartialShape images = get_input_partial_shape(0), constants = get_input_partial_shape(1);
+    NODE_VALIDATION_CHECK(this, images.rank().compatible(4) && constants.is_static() && constants.size() == 1, kTakes);
     if (images.rank().is_dynamic())
       return set_output_type(0, ov::element::f32, {-1, -1, -1, out_channels_});
-    ov::Dimension height = images[2], width = images[3];
-    for (std::size_t i = 0; i < sizes_.size(); i += 4) {
-      height = resized(height, sizes_[i], sizes_[i + 1]);
-      width = resized(width, sizes_[i + 2], sizes_[i + 3]);
-    }
-    set_output_type(0, ov::element::f32, {images[0], height, width, out_channels_});
+    const Program program = program_of(nullptr, Index(constants[0].get_length()));
+    // The size follows from the steps themselves, so that what is computed always fits.
+    const auto known = [](const ov::Dimension& d, Index other) { return d.is_static() ? Index(d.get_length()) : other; };
+    const Index channels = known(images[1], Index(program.steps[0].in_channels));
+    const Call call(program, contiguous(nullptr, 0, channels, known(images[2], kUnknown), known(images[3], kUnknown)),
+                    out_channels_);
+    const auto dimension = [](Index size) { return size == kUnknown ? ov::Dimension() : ov::Dimension(size); };
+    set_output_type(0, ov::element::f32,
+                    {images[0], dimension(call.size().height), dimension(call.size().width), out_channels_});
   }
 
   std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
@@ -58,7 +61,6 @@ class NativeProgram : public ov::op::Op {
     copy->format_ = format_;
     copy->out_channels_ = out_channels_;
     copy->steps_ = steps_;
-    copy->sizes_ = sizes_;
     copy->validate_and_infer_types();
     return copy;
   }
@@ -67,7 +69,6 @@ class NativeProgram : public ov::op::Op {
     visitor.on_attribute("format", format_);
     visitor.on_attribute("out_channels", out_channels_);
     visitor.on_attribute("steps", steps_);
-    visitor.on_attribute("sizes", sizes_);
     return true;
   }
 
@@ -76,12 +77,10 @@ class NativeProgram : public ov::op::Op {
   bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
     const ov::Tensor &images = inputs[0], &constants = inputs[1];
     const ov::Shape shape = images.get_shape();
-    const Program program{reinterpret_cast<const Step*>(steps_.data()), int(steps_.size() / kFields),
-                          constants.data<const float>(), Index(constants.get_size())};
-    const Index channels = Index(shape[1]), height = Index(shape[2]), width = Index(shape[3]);
-    const Input input{images.data<const float>(),  Index(shape[0]), channels, height, width,
-                      channels * height * width, height * width,  width,    1};
-    const Call call(program, input, out_channels_);
+    NODE_VALIDATION_CHECK(this, shape.size() == 4, kTakes);
+    const Input input = contiguous(images.data<const float>(), Index(shape[0]), Index(shape[1]), Index(shape[2]),
+                                   Index(shape[3]));
+    const Call call(program_of(constants.data<const float>(), Index(constants.get_size())), input, out_channels_);
     outputs[0].set_shape({shape[0], std::size_t(call.size().height), std::size_t(call.size().width),
                           std::size_t(out_channels_)});
     call.run(outputs[0].data<float>());
@@ -89,15 +88,14 @@ class NativeProgram : public ov::op::Op {
   }
 
  private:
-  // Pixels along an axis: n become (n + offset) / stride + 1, or one where the stride is 0.
-  static ov::Dimension resized(const ov::Dimension& size, std::int64_t offset, std::int64_t stride) {
-    if (!stride) return 1;
-    if (size.is_dynamic()) return ov::Dimension::dynamic();
-    return (size.get_length() + offset) / stride + 1;
+  static constexpr const char* kTakes = "the native program takes images (B, C, H, W) and one vector of constants.";
+
+  Program program_of(const float* constants, Index count) const {
+    return {reinterpret_cast<const Step*>(steps_.data()), int(steps_.size() / kFields), constants, count};
   }
 
   std::int64_t format_ = 0, out_channels_ = 0;
-  std::vector<std::int64_t> steps_, sizes_;
+  std::vector<std::int64_t> steps_;
 };
 
 const bool ready = (threads = {parallel_for, count}, true);

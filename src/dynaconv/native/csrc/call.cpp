@@ -28,6 +28,11 @@ bool countable(const Program& program, const Input& input) {
 
 }  // namespace
 
+Input contiguous(const float* data, Index batch, Index channels, Index height, Index width) {
+  const std::size_t pixels = std::size_t(height) * std::size_t(width);
+  return {data, batch, channels, height, width, Index(std::size_t(channels) * pixels), Index(pixels), width, 1};
+}
+
 Call::Call(const Program& program, const Input& input, Index out_channels) : program_(program), input_(input) {
   if (!countable(program, input))
     throw std::runtime_error(described(input) + " is more than the native program can count.");

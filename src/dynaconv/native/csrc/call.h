@@ -1,9 +1,13 @@
-// A program called from outside: by torch, or by OpenVINO.
+// A program called from outside: by torch, ONNX Runtime or OpenVINO.
 #pragma once
 
 #include "program.h"
 
 namespace dynaconv {
+
+// Images (B, C, H, W) without gaps. Strides may wrap around where there are too many pixels to count; a call refuses
+// those.
+Input contiguous(const float* data, Index batch, Index channels, Index height, Index width);
 
 // One call on one batch of images. Nothing that comes from outside is believed: whatever does not fit is an error with a
 // message for the user, never a read or a write in the wrong place.

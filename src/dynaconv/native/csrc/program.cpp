@@ -262,8 +262,11 @@ Index group_size(const Program& p, const Input& input) {
 }  // namespace
 
 Size output_size(const Step& s, Index height, Index width) {
-  return {(height + s.pad_top + s.pad_bottom - s.dilation_h * (s.kernel_h - 1) - 1) / s.stride_h + 1,
-          (width + s.pad_left + s.pad_right - s.dilation_w * (s.kernel_w - 1) - 1) / s.stride_w + 1};
+  const auto along = [](Index size, Index padding, Index reach, Index stride) {
+    return size == kUnknown ? kUnknown : (size + padding - reach) / stride + 1;
+  };
+  return {along(height, s.pad_top + s.pad_bottom, s.dilation_h * (s.kernel_h - 1) + 1, s.stride_h),
+          along(width, s.pad_left + s.pad_right, s.dilation_w * (s.kernel_w - 1) + 1, s.stride_w)};
 }
 
 Size check(const Program& p, const Input& input) {
@@ -276,9 +279,13 @@ Size check(const Program& p, const Input& input) {
     const Step& s = p.steps[i];
     check_step(p, i);
     const Images& x = images[std::size_t(s.source)];
+    if (x.channels != s.in_channels && s.source == 0)
+      throw std::runtime_error("the images have " + std::to_string(x.channels) + " channels; this network takes " +
+                               std::to_string(s.in_channels) + ".");
     if (x.channels != s.in_channels) broken(i, "a source of other channels");
-    if (x.height + s.pad_top + s.pad_bottom < s.dilation_h * (s.kernel_h - 1) + 1 ||
-        x.width + s.pad_left + s.pad_right < s.dilation_w * (s.kernel_w - 1) + 1)
+    const Size reach{s.dilation_h * (s.kernel_h - 1) + 1, s.dilation_w * (s.kernel_w - 1) + 1};
+    if ((x.height != kUnknown && x.height + s.pad_top + s.pad_bottom < reach.height) ||
+        (x.width != kUnknown && x.width + s.pad_left + s.pad_right < reach.width))
       throw std::runtime_error("an image of " + std::to_string(input.height) + " x " + std::to_string(input.width) +
                                " pixels is too small for this network: it is smaller than a kernel; give larger ones.");
     const Images y = shape_after(s, x);

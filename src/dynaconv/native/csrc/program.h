@@ -37,6 +37,9 @@ struct Size {
   Index height, width;
 };
 
+// A height or width that is not known yet.
+constexpr Index kUnknown = -1;
+
 struct Program {
   const Step* steps;
   int num_steps;
@@ -50,8 +53,8 @@ struct Input {
   Index stride_n, stride_c, stride_h, stride_w;
 };
 
-// Throws std::runtime_error where the program and its constants do not fit together or the image is too small.
-// Returns the size of the output's images.
+// Throws std::runtime_error where the program and its constants do not fit together, or the images do not fit. Returns
+// the size of the output's images. The image may be of unknown size, and then so may be the output.
 Size check(const Program& program, const Input& input);
 
 // Runs the program; `out` is (batch, height, width, channels), contiguous. Call `check` first.
