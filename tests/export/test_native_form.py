@@ -120,6 +120,20 @@ def test_without_the_option_a_native_network_is_exported_as_what_it_was(runtime:
     assert max(check.difference for check in checks) <= 1e-5
 
 
+@pytest.mark.parametrize("native", [False, True])
+def test_hooks_that_a_native_program_was_given_stay(native: bool, tmp_path: Path) -> None:
+    network = deploy(nn.Sequential(small(), nn.Identity()), backend="native")
+    for module in network.modules():
+        if isinstance(module, NativeProgram):
+            module.register_forward_hook(lambda module, inputs, output: 2 * output)
+    report = export_onnx(network, tmp_path / "net.onnx", torch.rand(1, 3, 32, 32), native=native)
+    x = torch.rand(2, 3, 32, 32)
+    (found,) = session(report.path).run(None, {"images": x.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), network(x), rtol=1e-4, atol=1e-4)
+    assert ("NativeProgram" in operators(report)) == native
+
+
 @both
 def test_what_cannot_be_native_is_refused(runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ExportError, match="no part of this network runs natively"):

@@ -11,7 +11,7 @@ import pytest
 
 from dynaconv.native import BuildError, extension
 from dynaconv.native.build import main
-from dynaconv.native.compilation import SOURCES, build, is_whole, shipped, shipped_name
+from dynaconv.native.compilation import SOURCES, build, compiler, is_whole, shipped, shipped_name
 
 try:
     LIBRARY = build()
@@ -85,6 +85,14 @@ def test_own_compiler_flags_leave_the_library_of_the_package(tmp_path: Path, mon
     assert shipped("torch") == carried
     monkeypatch.setenv("DYNACONV_CXXFLAGS", "-g")
     assert shipped("torch") is None
+
+
+def test_the_compiler_is_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/usr/bin/env g++")
+    assert compiler() == ["/usr/bin/env", "g++"]
+    monkeypatch.setenv("CXX", "g++-none -m64")
+    with pytest.raises(BuildError, match=r"CXX names g\+\+-none, which there is not"):
+        compiler()
 
 
 def test_the_extension_of_the_package_is_taken_where_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

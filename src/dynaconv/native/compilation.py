@@ -9,6 +9,7 @@ puts them there); their names say which sources they are of.
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import struct
 import subprocess
@@ -62,15 +63,18 @@ def torch_host() -> Host:
     )
 
 
-def compiler() -> str:
-    """The C++ compiler: ``$CXX``, g++ or clang++.
+def compiler() -> list[str]:
+    """The command of the C++ compiler: ``$CXX``, which may have arguments (``ccache g++``), or else g++ or clang++.
 
     Raises:
-        BuildError: There is none.
+        BuildError: There is none, or not the one that CXX names.
     """
-    for name in (os.environ.get("CXX"), "g++", "clang++"):
-        if name and shutil.which(name):
-            return name
+    own = shlex.split(os.environ.get("CXX", ""))
+    if own and not shutil.which(own[0]):
+        raise BuildError(f"the native backend needs a C++ compiler, and CXX names {own[0]}, which there is not.")
+    for command in (own, ["g++"], ["clang++"]):
+        if command and shutil.which(command[0]):
+            return command
     raise BuildError("the native backend needs a C++ compiler; install g++ or clang++, or set CXX to one.")
 
 
@@ -180,7 +184,7 @@ def is_whole(library: Path) -> bool:
 
 
 def _command() -> list[str]:
-    return [compiler(), *FLAGS, *os.environ.get("DYNACONV_CXXFLAGS", "").split()]
+    return [*compiler(), *FLAGS, *os.environ.get("DYNACONV_CXXFLAGS", "").split()]
 
 
 def _cache() -> Path:
@@ -191,7 +195,7 @@ def _cache() -> Path:
 
 
 def _fingerprint(command: Sequence[str], *more: str) -> str:
-    said = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=False).stdout
+    said = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=False).stdout
     digest = _sources_digest()
     digest.update("\n".join([*command, said, *more, platform.machine()]).encode())
     return str(digest.hexdigest())[:16]
@@ -214,7 +218,7 @@ def _compile_kernels(command: Sequence[str], scratch: Path, *, verbose: bool) ->
         jobs.append([*command, *extra, "-c", str(source), "-o", objects[-1]])
     _run(jobs, verbose=verbose)
     kernels = scratch / "kernels.o"
-    _run([[command[0], "-r", "-nostdlib", *objects, "-o", str(kernels)]], verbose=verbose)
+    _run([[*compiler(), "-r", "-nostdlib", *objects, "-o", str(kernels)]], verbose=verbose)
     return kernels
 
 
@@ -223,7 +227,7 @@ def _link(command: Sequence[str], host: Host, kernels: Path, scratch: Path, *, v
     source = SOURCES / f"binding_{host.name}.cpp"
     _run([[*command, *host.compiled, "-c", str(source), "-o", str(binding)]], verbose=verbose)
     objects = [str(binding), str(kernels)]
-    _run([[command[0], "-shared", *objects, *host.linked, "-o", str(library)]], verbose=verbose)
+    _run([[*compiler(), "-shared", *objects, *host.linked, "-o", str(library)]], verbose=verbose)
     return library
 
 

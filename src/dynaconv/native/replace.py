@@ -56,10 +56,22 @@ def restore(model: nn.Module) -> nn.Module:
     """Put the modules that native programs replaced back, in place; the network to use is returned."""
     for module, names in all_names(model).items():
         if isinstance(module, NativeProgram):
+            original = _with_hooks(module)
             if names == [""]:
-                return module.original
-            put(model, names, module.original)
+                return original
+            put(model, names, original)
     return model
+
+
+def _with_hooks(program: NativeProgram) -> nn.Module:
+    """What a program replaced, in a sequence of its own where the program has been given hooks since."""
+    hooks = {name: hooks for name, hooks in vars(program).items() if name.startswith("_forward_") and hooks}
+    if not hooks:
+        return program.original
+    sequence = nn.Sequential(program.original).train(program.training)
+    for name, theirs in hooks.items():
+        getattr(sequence, name).update(theirs)
+    return sequence
 
 
 def _visit(module: nn.Module, prefix: str, found: Replacement) -> None:
