@@ -45,6 +45,20 @@ class Islands(nn.Module):
         return self.second(self.between(x)) + x
 
 
+class Unused(nn.Module):
+    """A part that could run natively is not made use of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = small()
+        self.used = nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, 3, H, W)`` to ``(B, 8, H, W)``."""
+        out: Tensor = self.used(x)
+        return out
+
+
 def small() -> nn.Module:
     return awake(nn.Sequential(nn.Conv2d(3, 24, 3, 2, 1), nn.ReLU6(), DCDConv2d(24, 20, 1), nn.ReLU())).eval()
 
@@ -69,6 +83,7 @@ def test_a_whole_network_is_one_operator(runtime: str, tmp_path: Path) -> None:
     assert [check.shapes for check in report.checks] == [((1, 3, 64, 64),), ((3, 3, 64, 64),), ((3, 3, 96, 128),)]
     assert report.difference <= 1e-5
     assert f'the library dynaconv.native.extension("{runtime}")' in str(report)
+    assert report.notes[0] == "native programs: 1; of 52 convolutions 52 are in one."
     if runtime == "onnxruntime":
         assert set(operators(report)) <= {"NativeProgram", "Transpose", "Reshape"}
         assert operators(report).count("NativeProgram") == 1
@@ -139,6 +154,11 @@ def test_what_cannot_be_native_is_refused(runtime: str, tmp_path: Path, monkeypa
     with pytest.raises(ExportError, match="no part of this network runs natively"):
         written(runtime, nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval(), tmp_path, side=2)
 
+    with pytest.raises(ExportError, match=r"cannot be run on inputs \(2, 4, 32, 32\) like `example`"):
+        RUNTIMES[runtime][0](small(), tmp_path / RUNTIMES[runtime][2], torch.rand(1, 4, 32, 32), native=True)
+    with pytest.raises(ExportError, match="no part of this network runs natively"):
+        written(runtime, Unused().eval(), tmp_path)
+
     def no_compiler(which: str) -> Path:
         raise BuildError("the native backend needs a C++ compiler.")
 
@@ -152,7 +172,6 @@ def test_extensions_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong: Any = "tensorrt"
     with pytest.raises(BuildError, match="'onnxruntime' and 'openvino'; got 'tensorrt'"):
         extension(wrong)
-    extension.cache_clear()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BuildError, match="needs OpenVINO; install it"):
         extension("openvino")
@@ -198,6 +217,13 @@ def session(file: Path, threads: int = 1) -> Any:
     options.log_severity_level = 4
     options.register_custom_ops_library(str(extension("onnxruntime")))
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(("opset", "version"), [(18, 9), (21, 10)])
+def test_files_are_for_the_oldest_onnxruntime_that_has_the_operators(opset: int, version: int, tmp_path: Path) -> None:
+    import onnx
+
+    assert onnx.load(written("onnxruntime", small(), tmp_path, opset=opset).path).ir_version == version
 
 
 def test_threads_of_onnxruntime_change_nothing(tmp_path: Path) -> None:

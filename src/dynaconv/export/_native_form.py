@@ -8,24 +8,31 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.convert.deploy import deploy
+from dynaconv.convert.select import is_convolution
 from dynaconv.errors import ExportError
+from dynaconv.export._dcd_form import RuntimeDCD
+from dynaconv.export.capture import Capture
 from dynaconv.export.packages import require
-from dynaconv.native import BuildError, NativeProgram, ready
+from dynaconv.native import BuildError, NativeError, NativeProgram, ready
 from dynaconv.native.extension import DOMAIN, OPERATOR, Runtime, extension
 from dynaconv.native.steps import FORMAT
+
+_NONE = "no part of this network runs natively (docs/native.md says what does); leave `native` out."
+_OLDEST_IR, _OLDEST_OPSET = 9, 20
+"""The version of ONNX files that the oldest ONNX Runtime with such operators, 1.17, reads, and its last opset."""
 
 
 def checked_extension(runtime: Runtime) -> Path:
     """The library for a runtime.
 
     Raises:
-        ExportError: It, or the library for torch, cannot be compiled here.
+        ExportError: It, or the library for torch, cannot be compiled or run here.
     """
     try:
-        library = extension(runtime)
-    except BuildError as error:
+        library, runs = extension(runtime), ready()
+    except (BuildError, NativeError) as error:
         raise ExportError(f"`native=True` needs the native kernels: {error}") from error
-    if not ready():
+    if not runs:
         raise ExportError("`native=True` needs the native kernels, which do not run here.")
     return library
 
@@ -38,13 +45,31 @@ def in_native_form(frozen: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
     """
     network = deploy(frozen, example=inputs, backend="native")
     if not any(isinstance(module, NativeProgram) for module in network.modules()):
-        raise ExportError("no part of this network runs natively (docs/native.md says what does); leave `native` out.")
+        raise ExportError(_NONE)
     return network
 
 
-def opened_with(method: str, runtime: Runtime) -> str:
-    """What the user of a file has to do, for the report."""
-    return f'to open it, give {method} the library dynaconv.native.extension("{runtime}").'
+def native_notes(method: str, runtime: Runtime, recorded: Capture) -> tuple[str, ...]:
+    """What became native, and what the user of a file has to do, for the report.
+
+    Raises:
+        ExportError: Nothing did, of what the network makes use of.
+    """
+    operator: Any = torch.ops.dynaconv.native_program.default
+    count = sum(node.target == operator for node in recorded.program.graph.nodes)
+    if not count:
+        raise ExportError(_NONE)
+    modules = set(recorded.model.modules())
+    inside = {part for module in modules if isinstance(module, NativeProgram) for part in module.modules()}
+    within, left = (sum(_is_layer(module) for module in part) for part in (inside, modules - inside))
+    return (
+        f"native programs: {count}; of {within + left} convolutions {within} are in one.",
+        f'to open it, give {method} the library dynaconv.native.extension("{runtime}").',
+    )
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return is_convolution(module) or isinstance(module, RuntimeDCD)
 
 
 def translation() -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -82,8 +107,13 @@ def translation() -> dict[Callable[..., Any], Callable[..., Any]]:
     return {overload: native_program}
 
 
-def settle_programs(model: Any) -> None:
-    """Give each native program of an `onnx_ir` model its steps, and their format, as attributes."""
+def settle_programs(model: Any, opset: int) -> None:
+    """Give each native program of an `onnx_ir` model its steps, and their format, as attributes.
+
+    The file is also written for the oldest ONNX Runtime that has such operators, where its operators are old enough.
+    """
+    if opset <= _OLDEST_OPSET:
+        model.ir_version = _OLDEST_IR
     ir, passes = require("onnx_ir", "onnx_ir.passes.common", what="ONNX")
     for node in model.graph:
         if (node.domain, node.op_type) == (DOMAIN, OPERATOR):

@@ -88,7 +88,7 @@ def capture(
     # An axis of length one would be taken for fixed.
     size = _roomy_size(given) if free_size else None
     inputs = random_inputs(given, 2 if free_batch else given[0].shape[0], size)
-    outputs = _run(frozen, inputs)
+    outputs = outputs_of(frozen, inputs)
     free = [_free_axes(tensor, free_batch, free_size) for tensor in inputs]
     dims = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) or None for axes in free)
 
@@ -169,7 +169,12 @@ def _free_axes(tensor: Tensor, free_batch: bool, free_size: bool) -> dict[int, s
     return {axis: str(_AXES[axis]) for axis in axes}
 
 
-def _run(frozen: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+def outputs_of(frozen: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """The outputs of a network by their names.
+
+    Raises:
+        ExportError: It cannot be run on these inputs.
+    """
     try:
         with torch.no_grad():
             outputs = frozen(*inputs)

@@ -14,20 +14,21 @@ from dynaconv.export._dcd_form import in_runtime_form
 from dynaconv.export._native_form import (
     checked_extension,
     in_native_form,
-    opened_with,
+    native_notes,
     settle_programs,
     translation,
 )
 from dynaconv.export._onnx_rules import for_onnxruntime
 from dynaconv.export.capture import Capture, FreeSize
 from dynaconv.export.packages import require, versioned
-from dynaconv.export.pipeline import Format, export_as
+from dynaconv.export.pipeline import Format, export_as, no_notes
 from dynaconv.export.report import ExportReport
 from dynaconv.export.verify import Run
 
 MIN_OPSET = 18
 # One file of ONNX's serialisation holds 2 GiB; the graph takes some of it.
 _ONE_FILE_BYTES = 1_900_000_000
+_REGISTERED_BY = "SessionOptions.register_custom_ops_library"
 
 
 def export_onnx(
@@ -90,7 +91,7 @@ def export_onnx(
         write=write,
         load=partial(load_onnx, library=library),
         prepare=prepare,
-        notes=() if library is None else (opened_with("SessionOptions.register_custom_ops_library", "onnxruntime"),),
+        notes=partial(native_notes, _REGISTERED_BY, "onnxruntime") if native else no_notes,
     )
     return export_as(form, model, path, example, free_batch=free_batch, free_size=free_size, overwrite=overwrite)
 
@@ -121,7 +122,7 @@ def write_onnx(
     assert program is not None
     _simplify(program)
     if native:
-        settle_programs(program.model)
+        settle_programs(program.model, opset)
     if rewrite:
         for_onnxruntime(program.model)
     _name_axes(program.model, recorded.symbols)

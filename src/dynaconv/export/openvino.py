@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from dynaconv.export._dcd_form import in_runtime_form
-from dynaconv.export._native_form import checked_extension, in_native_form, opened_with, openvino_reader
+from dynaconv.export._native_form import checked_extension, in_native_form, native_notes, openvino_reader
 from dynaconv.export.capture import Capture, FreeSize
 from dynaconv.export.onnx import write_onnx
 from dynaconv.export.packages import require, versioned
-from dynaconv.export.pipeline import Format, export_as
+from dynaconv.export.pipeline import Format, export_as, no_notes
 from dynaconv.export.report import ExportReport
 from dynaconv.export.verify import Run
 
@@ -76,7 +76,7 @@ def openvino_format(*, rewrite: bool = True, native: bool = False) -> Format:
         load=partial(load_openvino, library=library),
         companions=(".bin",),
         prepare=prepare,
-        notes=() if library is None else (opened_with("Core.add_extension", "openvino"),),
+        notes=partial(native_notes, "Core.add_extension", "openvino") if native else no_notes,
     )
 
 

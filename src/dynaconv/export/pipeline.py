@@ -9,10 +9,15 @@ from torch import Tensor, nn
 
 from dynaconv.errors import ExportError
 from dynaconv.export._blame import layer_in_message
-from dynaconv.export.capture import Capture, FreeSize, capture, cause, frozen_copy, other_size
+from dynaconv.export.capture import Capture, FreeSize, capture, cause, frozen_copy, other_size, outputs_of
 from dynaconv.export.report import Check, ExportReport
 from dynaconv.export.target import verified_target
 from dynaconv.export.verify import BATCHES, LIMIT, Run, as_inputs, first_line, random_inputs, verify
+
+
+def no_notes(recorded: Capture) -> tuple[str, ...]:
+    """That there is nothing to know."""
+    return ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +34,7 @@ class Format:
         limit: The largest difference to accept.
         prepare: Gives a frozen network, whose example inputs it is told, the form that the runtime computes fastest;
             what is written is this one, what it is compared with the network as it came.
-        notes: What one should know to use the file.
+        notes: What one should know to use the file that holds a recorded network.
     """
 
     name: str
@@ -40,7 +45,7 @@ class Format:
     companions: tuple[str, ...] = ()
     limit: float = LIMIT
     prepare: Callable[[nn.Module, tuple[Tensor, ...]], nn.Module] = lambda frozen, inputs: frozen
-    notes: tuple[str, ...] = ()
+    notes: Callable[[Capture], tuple[str, ...]] = no_notes
 
 
 def export_as(
@@ -66,6 +71,7 @@ def export_as(
     batches = tuple(batches) if free_batch else (inputs[0].shape[0],)
     with verified_target(path, suffixes=form.suffixes, overwrite=overwrite, companions=form.companions) as file:
         frozen = frozen_copy(model)
+        outputs_of(frozen, random_inputs(inputs, 2) if free_batch else inputs)
         prepared = form.prepare(frozen, inputs)
         notes: list[str] = []
         recorded: Capture | None = None
@@ -82,6 +88,7 @@ def export_as(
         if recorded is None:
             recorded = capture(prepared, inputs, free_batch=free_batch, free_size=False)
             checks = _write_and_verify(form, recorded, frozen, file, inputs, batches)
+        notes = [*form.notes(recorded), *notes, *recorded.notes]
         files = sorted((each.name for each in file.parent.iterdir()), key=lambda name: (name != file.name, name))
     folder = Path(path).expanduser().parent
     return ExportReport(
@@ -94,7 +101,7 @@ def export_as(
         free_axes=recorded.free_axes,
         checks=checks,
         limit=form.limit,
-        notes=(*form.notes, *notes, *recorded.notes),
+        notes=tuple(notes),
     )
 
 

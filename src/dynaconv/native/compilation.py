@@ -190,7 +190,7 @@ def _command() -> list[str]:
 def _cache() -> Path:
     own = os.environ.get("DYNACONV_CACHE")
     if own:
-        return Path(own)
+        return Path(own).absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynaconv" / "native"
 
 

@@ -1,7 +1,6 @@
 """Libraries that let other runtimes run native programs: the same kernels, without torch."""
 
 import ctypes
-import functools
 import importlib.util
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +13,6 @@ DOMAIN, OPERATOR = "dynaconv", "NativeProgram"
 """Of the operator in files; it takes images ``(B, C, H, W)`` and constants, and gives images ``(B, H', W', C')``."""
 
 
-@functools.cache
 def extension(runtime: Runtime, *, verbose: bool = False) -> Path:
     """The library that a runtime needs to run a file exported with ``native=True``.
 
