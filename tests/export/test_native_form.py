@@ -90,14 +90,10 @@ def test_a_whole_network_is_one_operator(runtime: str, tmp_path: Path) -> None:
 
 
 def test_openvino_computes_natively_in_float32_whatever_its_own_precision_is(tmp_path: Path) -> None:
-    import openvino
-
     model = small()
-    core = openvino.Core()
-    core.add_extension(extension("openvino"))
-    file = written("openvino", model, tmp_path).path
+    core, network = openvino_model(written("openvino", model, tmp_path).path)
     x = torch.rand(2, 3, 32, 32)
-    found = core.compile_model(file, "CPU")([x.numpy()])[0]
+    found = core.compile_model(network, "CPU")([x.numpy()])[0]
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(found), model(x), rtol=1e-5, atol=1e-5)
 

@@ -91,16 +91,14 @@ def translation() -> dict[Callable[..., Any], Callable[..., Any]]:
             outputs=[schema.FormalParameter("y", "tensor(float)")],
             attributes=[
                 schema.Attribute("out_channels", schema.AttrType.INT, required=True),
-                schema.Attribute("sizes", schema.AttrType.INTS, required=True),
             ],
         ),
     )
-    ir, plain = require("onnx_ir", "onnxscript", what="ONNX")
+    (plain,) = require("onnxscript", what="ONNX")
 
     def native_program(x: Any, constants: Any, steps: Any, out_channels: int, sizes: Sequence[int]) -> Any:
-        # As an attribute: of an empty list the exporter would have to guess the type.
-        changes = ir.AttrInt64s("sizes", list(sizes))
-        rows = operator(x, constants, steps, out_channels=out_channels, sizes=changes)
+        # The sizes of images follow from the steps.
+        rows = operator(x, constants, steps, out_channels=out_channels)
         return plain.opset18.Transpose(rows, perm=[0, 3, 1, 2])
 
     overload: Any = torch.ops.dynaconv.native_program.default
@@ -120,8 +118,6 @@ def settle_programs(model: Any, opset: int) -> None:
             steps = ir.convenience.get_const_tensor(node.inputs[2]).numpy()
             node.attributes["steps"] = ir.AttrInt64s("steps", [int(each) for each in steps])
             node.attributes["format"] = ir.AttrInt64("format", FORMAT)
-            # The sizes of images follow from the steps; they were for the exporter.
-            del node.attributes["sizes"]
             node.resize_inputs(2)
     passes.RemoveUnusedNodesPass()(model)
 

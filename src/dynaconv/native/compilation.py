@@ -70,11 +70,13 @@ def compiler() -> list[str]:
         BuildError: There is none, or not the one that CXX names.
     """
     own = shlex.split(os.environ.get("CXX", ""))
-    if own and not shutil.which(own[0]):
-        raise BuildError(f"the native backend needs a C++ compiler, and CXX names {own[0]}, which there is not.")
-    for command in (own, ["g++"], ["clang++"]):
-        if command and shutil.which(command[0]):
-            return command
+    if own:
+        if not shutil.which(own[0]):
+            raise BuildError(f"the native backend needs a C++ compiler, and CXX names {own[0]}, which there is not.")
+        return own
+    for name in ("g++", "clang++"):
+        if shutil.which(name):
+            return [name]
     raise BuildError("the native backend needs a C++ compiler; install g++ or clang++, or set CXX to one.")
 
 
