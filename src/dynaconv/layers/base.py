@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dynaconv.layers._checks import check_choice, check_divides, check_images, check_positive, pair
 from dynaconv.layers.affine import add_to, multiply_rows
 from dynaconv.layers.branch import context_dtype
-from dynaconv.ops.common import Cost, Geometry, choose
+from dynaconv.ops.common import Cost, Geometry, choose, is_exporting
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 STATIC_AXES = {"weight": 4, "bias": 1}
@@ -300,6 +300,8 @@ class DynamicConv2d(nn.Module, ABC):
 
     def _padded(self, x: Tensor) -> Tensor:
         """``x`` with every padding applied that the algorithms do not do themselves."""
+        if not (is_exporting() or torch.compiler.is_compiling()):
+            x = _usual_strides(x)
         sides = self._sides()
         if self._is_simple(sides) or not any(sides):
             return x
@@ -344,6 +346,17 @@ class DynamicConv2d(nn.Module, ABC):
         parts += ["bias=False"] if self.bias is None else []
         parts += [f"padding_mode={self.padding_mode!r}"] if self.padding_mode != "zeros" else []
         return ", ".join(parts)
+
+
+def _usual_strides(x: Tensor) -> Tensor:
+    """``x``, copied where it is a single channels_last image whose batch axis has another stride than usual.
+
+    The stride of an axis of length one has no meaning, but with such strides the weight's gradient of a grouped
+    `torch.nn.functional.conv2d` is wrong on the CPU (torch 2.14).
+    """
+    if x.shape[0] == 1 and x.stride(0) != x.numel() and x.is_contiguous(memory_format=torch.channels_last):
+        return x.clone(memory_format=torch.channels_last)
+    return x
 
 
 def _stack(count: int | None) -> tuple[int, ...]:

@@ -88,7 +88,11 @@ def outer_per_sample(left: Tensor, right: Tensor) -> Tensor:
 def grouped_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     """`per_sample_conv2d` as one convolution with ``B * groups`` groups."""
     batch = x.shape[0]
-    folded = x.reshape(1, batch * x.shape[1], x.shape[2], x.shape[3])
+    if batch == 1:
+        return F.conv2d(x, kernel[0], None, *geometry[1:])
+    # A view that keeps the channels last would have another stride of the single image than torch's convolution
+    # expects: its gradients in float64 are then wrong (torch 2.14).
+    folded = x.reshape(1, batch * x.shape[1], x.shape[2], x.shape[3]).contiguous()
     groups = batch * geometry.groups
     out = F.conv2d(folded, kernel.flatten(0, 1), None, geometry.stride, geometry.padding, geometry.dilation, groups)
     return out.reshape(batch, kernel.shape[1], out.shape[2], out.shape[3])

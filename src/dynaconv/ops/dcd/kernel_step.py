@@ -24,8 +24,8 @@ class _KernelStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, fusion: Tensor, p: Tensor, q: Tensor) -> Tensor:
         mixed = torch.bmm(p.expand(len(x), -1, -1), fusion[:, 0])  # (B, C_out, L)
-        kernel = weight.flatten(1) * scale[:, :, None]
-        kernel.flatten(0, 1).addmm_(mixed.flatten(0, 1), q.T)
+        kernel = torch.mm(mixed.flatten(0, 1), q.T).view(len(x), len(p), len(q))
+        kernel.addcmul_(weight.flatten(1), scale[:, :, None])
         ctx.save_for_backward(x, weight, scale, fusion, p, q, kernel, mixed)
         return grouped_matmul(kernel, x)
 
@@ -47,13 +47,15 @@ class _KernelStep(torch.autograd.Function):
 
 
 def _times_transposed(kernel: Tensor, gradient: Tensor, x: Tensor) -> Tensor:
-    """The gradient in ``x``: no view, so that autograd adds the context's to it in place."""
-    to_x = torch.empty_like(x)
-    if is_channels_last(to_x):
-        gradient, rows = (part.permute(0, 2, 3, 1).flatten(1, 2) for part in (gradient, to_x))
-        torch.bmm(gradient, kernel, out=rows)
+    """The gradient in ``x``, as a tensor of its own, so that autograd adds the context's gradient to it in place."""
+    # Allocated dense, because `x` may have strides that no view as a matrix exists for.
+    if is_channels_last(x):
+        to_x = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        rows = to_x.permute(0, 2, 3, 1).view(len(x), -1, x.shape[1])
+        torch.bmm(gradient.permute(0, 2, 3, 1).flatten(1, 2), kernel, out=rows)
     else:
-        torch.bmm(kernel.transpose(1, 2), gradient.flatten(2), out=to_x.flatten(2))
+        to_x = x.new_empty(x.shape)
+        torch.bmm(kernel.transpose(1, 2), gradient.flatten(2), out=to_x.view(*x.shape[:2], -1))
     return to_x
 
 

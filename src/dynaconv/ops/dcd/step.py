@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from dynaconv.ops.common.exporting import is_exporting
 from dynaconv.ops.common.geometry import Geometry
@@ -15,7 +16,8 @@ _transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: Fal
 def takes_step(x: Tensor, factors: DCDFactors, geometry: Geometry) -> bool:
     """Whether this is a 1x1 kernel with both parts, in eager training on the CPU.
 
-    Compilers, exporters and functorch see through plain operators only; autocast chooses a type for each of those.
+    Compilers, exporters, functorch and forward-mode differentiation see through plain operators only; autocast chooses
+    a type for each of those.
     """
     tensors = (x, *(part for part in factors[1:] if part is not None))
     return (
@@ -29,6 +31,7 @@ def takes_step(x: Tensor, factors: DCDFactors, geometry: Geometry) -> bool:
         and x.numel() > 0
         and all(tensor.device.type == "cpu" and tensor.dtype == x.dtype for tensor in tensors)
         and not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or is_exporting() or _transformed())
+        and forward_ad._current_level < 0
     )
 
 
@@ -36,6 +39,8 @@ def recorded_gradients(
     run: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Gradients of ``run(*inputs)`` by recorded operators, for a second derivative; None where none is needed."""
-    needed = [tensor for tensor in inputs if tensor.requires_grad]
-    found = iter(torch.autograd.grad(run(*inputs), needed, gradient, create_graph=True))
+    # Views, where the derivative ends: one input (Lambda) may itself have been computed from another (x).
+    views = [tensor.view_as(tensor) for tensor in inputs]
+    needed = [tensor for tensor in views if tensor.requires_grad]
+    found = iter(torch.autograd.grad(run(*views), needed, gradient, create_graph=True))
     return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)

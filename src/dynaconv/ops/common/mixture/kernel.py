@@ -37,7 +37,8 @@ def mix_kernels(attention: Tensor, kernels: Tensor) -> Tensor:
         ``(B, ...)`` in the dtype of ``kernels``, also under autocast: the sum is small beside the convolution.
     """
     rows = kernels
-    if taps_before_channels := kernels.dim() == 5 and kernels.permute(_CHANNELS_LAST).is_contiguous():
+    permuted = not kernels.is_contiguous() and kernels.dim() == 5
+    if taps_before_channels := permuted and kernels.permute(_CHANNELS_LAST).is_contiguous():
         # As channels_last left them; joined in the usual order, all K kernels would be copied first.
         rows = kernels.permute(_CHANNELS_LAST)
     with full_precision(kernels.device):
