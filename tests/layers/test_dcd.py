@@ -137,7 +137,7 @@ def test_auto_runs_what_it_chose(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     for choice, op in (("kernel", "kernel_dcd"), ("factored", "factored_dcd")):
         with monkeypatch.context() as patch:
-            patch.setattr("dynaconv.ops.common.cost.cheapest", lambda costs, choice=choice: choice)
+            patch.setattr("dynaconv.ops.common.cost.cheapest", lambda costs, choice=choice, **_: choice)
             real = getattr(dcd_core, op)
             patch.setattr(dcd_core, op, lambda *args, op=op, real=real: (calls.append(op), real(*args))[1])
             layer(x)

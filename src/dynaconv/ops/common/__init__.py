@@ -6,6 +6,7 @@ from dynaconv.ops.common.exporting import is_exporting
 from dynaconv.ops.common.geometry import Geometry
 from dynaconv.ops.common.per_sample import per_sample_conv2d
 from dynaconv.ops.common.precision import full_precision
+from dynaconv.ops.common.shared import shared_conv2d
 
 __all__ = [
     "DEFAULT_MACHINE",
@@ -18,4 +19,5 @@ __all__ = [
     "is_exporting",
     "per_sample_conv2d",
     "pool_context",
+    "shared_conv2d",
 ]

@@ -8,6 +8,8 @@ faster algorithm and what a wrong pick costs; it has to rank algorithms, not to 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import torch
+
 from dynaconv.ops.common.exporting import is_exporting
 
 
@@ -53,15 +55,30 @@ class Machine(NamedTuple):
 DEFAULT_MACHINE = Machine()
 
 
-def cheapest(costs: Mapping[str, Cost], machine: Machine = DEFAULT_MACHINE) -> str:
-    """Name of the algorithm with the least estimated time; the first of equals."""
-    # A loop, because `min` with a key cannot be traced by torch.compile once the batch size is symbolic.
-    best, least = "", float("inf")
-    for name, cost in costs.items():
-        seconds = machine.seconds(cost)
-        if seconds < least:
-            best, least = name, seconds
-    return best
+def cheapest(costs: Mapping[str, Cost], machine: Machine = DEFAULT_MACHINE, *, undecided: str = "") -> str:
+    """Name of the algorithm with the least estimated time; the first of equals.
+
+    Args:
+        costs: Of each algorithm.
+        machine: Turns costs into seconds.
+        undecided: What is returned where sizes are symbols of torch.compile and none is the cheapest for all sizes. A
+            comparison would make the compiler guard on them, and compile once more for sizes beyond.
+    """
+    seconds = {name: machine.seconds(cost) for name, cost in costs.items()}
+    for name, own in seconds.items():
+        if all(known(own <= other) for other in seconds.values()):
+            return name
+    return undecided
+
+
+def known(condition: bool) -> bool:
+    """Whether a condition on sizes holds; False where they are symbols and it may not, without a guard on them."""
+    if not torch.compiler.is_compiling():
+        return condition
+    # Slow to import, and only there once something is compiled.
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return bool(statically_known_true(condition))
 
 
 def choose(algorithm: str, costs: Callable[[], Mapping[str, Cost]], *, exported: str) -> str:
@@ -70,8 +87,8 @@ def choose(algorithm: str, costs: Callable[[], Mapping[str, Cost]], *, exported:
     Args:
         algorithm: ``auto`` or a name.
         costs: Gives what each would cost; asked only where that decides.
-        exported: What ``auto`` means in an exported graph, whose sizes may be free, so that nothing can be compared.
+        exported: What ``auto`` means in a graph whose sizes are free, so that nothing can be compared.
     """
     if algorithm != "auto":
         return algorithm
-    return exported if is_exporting() else cheapest(costs())
+    return exported if is_exporting() else cheapest(costs(), undecided=exported)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from dynaconv.ops.common.exporting import is_exporting
 from dynaconv.ops.common.geometry import Geometry
+from dynaconv.ops.common.shared import shared_conv2d
 
 
 def per_sample_conv2d(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
@@ -89,7 +90,7 @@ def grouped_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     """`per_sample_conv2d` as one convolution with ``B * groups`` groups."""
     batch = x.shape[0]
     if batch == 1:
-        return F.conv2d(x, kernel[0], None, *geometry[1:])
+        return shared_conv2d(x, kernel[0], geometry)
     # A view that keeps the channels last would have another stride of the single image than torch's convolution
     # expects: its gradients in float64 are then wrong (torch 2.14).
     folded = x.reshape(1, batch * x.shape[1], x.shape[2], x.shape[3]).contiguous()

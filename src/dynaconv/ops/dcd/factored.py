@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dynaconv.ops.common.geometry import Geometry
 from dynaconv.ops.common.per_sample import grouped_matmul
+from dynaconv.ops.common.shared import shared_conv2d
 from dynaconv.ops.dcd.factored_step import factored_step_dcd
 from dynaconv.ops.dcd.factors import DCDFactors, required, split_rows
 from dynaconv.ops.dcd.step import takes_step
@@ -32,8 +33,7 @@ def factored_dcd(x: Tensor, factors: DCDFactors, geometry: Geometry, norms: tupl
     """
     if norms is None and takes_step(x, factors, geometry):
         return factored_step_dcd(x, factors)
-    _, stride, padding, dilation, groups = geometry
-    out = F.conv2d(x, factors.weight, None, stride, padding, dilation, groups)
+    out = shared_conv2d(x, factors.weight, geometry)
     if factors.scale is not None:
         out = out * factors.scale.to(out.dtype)[:, :, None, None]
     if factors.fusion is None:
@@ -50,7 +50,7 @@ def factored_dcd(x: Tensor, factors: DCDFactors, geometry: Geometry, norms: tupl
 def project(x: Tensor, q: Tensor, blocks: int, stride: tuple[int, int] = (1, 1)) -> Tensor:
     """Q^T x, block by block: ``(B, C_in, H, W)`` to ``(B, blocks * L, H_out, W_out)``."""
     weight = split_rows(q, blocks).transpose(1, 2).flatten(0, 1)
-    return F.conv2d(x, weight[:, :, None, None], None, stride, groups=blocks)
+    return shared_conv2d(x, weight[:, :, None, None], Geometry((1, 1), stride, groups=blocks))
 
 
 def _channel_residual(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tensor:
@@ -66,7 +66,7 @@ def _normalised_residual(x: Tensor, factors: DCDFactors, geometry: Geometry, nor
     blocks = factors.num_blocks
     latent = norms[0](project(_seen_by_centre(x, geometry), q, blocks, geometry.stride))
     fused = grouped_matmul(fusion.to(latent.dtype).flatten(1, 2), latent, blocks)
-    return F.conv2d(norms[1](fused) + latent, p[:, :, None, None], groups=blocks)
+    return shared_conv2d(norms[1](fused) + latent, p[:, :, None, None], Geometry((1, 1), groups=blocks))
 
 
 def _joint_residual(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tensor:
@@ -75,7 +75,8 @@ def _joint_residual(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tenso
     latent = project(x, q, blocks)
     seen = _filter_each(latent, r, geometry, latent.shape[1])  # (B, blocks * L * L_k, H_out, W_out)
     matrix = fusion.permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2)  # (B, blocks * L, L * L_k)
-    return F.conv2d(grouped_matmul(matrix.to(seen.dtype), seen, blocks), p[:, :, None, None], groups=blocks)
+    fused = grouped_matmul(matrix.to(seen.dtype), seen, blocks)
+    return shared_conv2d(fused, p[:, :, None, None], Geometry((1, 1), groups=blocks))
 
 
 def _depthwise_residual(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tensor:
@@ -88,7 +89,7 @@ def _depthwise_residual(x: Tensor, factors: DCDFactors, geometry: Geometry) -> T
 def _filter_each(x: Tensor, r: Tensor, geometry: Geometry, channels: int) -> Tensor:
     """Filter every channel with each of the L_k columns of R: ``(B, C, H, W)`` to ``(B, C * L_k, H_out, W_out)``."""
     filters = r.T.reshape(-1, 1, *geometry.kernel_size).repeat(channels, 1, 1, 1)
-    return F.conv2d(x, filters, None, geometry.stride, geometry.padding, geometry.dilation, channels)
+    return shared_conv2d(x, filters, geometry._replace(groups=channels))
 
 
 def _seen_by_centre(x: Tensor, geometry: Geometry) -> Tensor:

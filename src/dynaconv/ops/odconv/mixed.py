@@ -5,6 +5,7 @@ from torch import Tensor
 
 from dynaconv.ops.common.geometry import Geometry
 from dynaconv.ops.common.mixture import mixed_mixture
+from dynaconv.ops.common.shared import shared_conv2d
 from dynaconv.ops.odconv.attention import ODConvCoefficients
 
 
@@ -21,8 +22,7 @@ def mixed_odconv(x: Tensor, attention: ODConvCoefficients, kernels: Tensor, geom
         read = _scaled_patches(x, attention.channel, attention.spatial, geometry)
         geometry_read, shared = Geometry((1, 1), groups=geometry.groups), kernels.flatten(2)[..., None, None]
     if attention.kernel is None:
-        _, stride, padding, dilation, groups = geometry_read
-        out = F.conv2d(read, shared[0], None, stride, padding, dilation, groups)
+        out = shared_conv2d(read, shared[0], geometry_read)
     else:
         out = mixed_mixture(read, attention.kernel, shared, geometry_read)
     return out if attention.filter is None else out * attention.filter.to(out.dtype)[:, :, None, None]

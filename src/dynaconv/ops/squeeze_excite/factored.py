@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from dynaconv.ops.common.geometry import Geometry
+from dynaconv.ops.common.shared import shared_conv2d
 
 Excite = Callable[[Tensor], Tensor]
 """From the output of the convolution, bias included, ``(B, C_out, H, W)``, to the scales ``(B, C_out)``."""
@@ -26,6 +26,5 @@ def factored_squeeze_excite(
     Returns:
         ``(B, C_out, H_out, W_out)``, the scaled bias included.
     """
-    _, stride, padding, dilation, groups = geometry
-    out = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    out = shared_conv2d(x, weight, geometry, bias)
     return out * excite(out).to(out.dtype)[:, :, None, None]

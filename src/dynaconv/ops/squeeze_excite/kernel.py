@@ -1,10 +1,10 @@
 """Squeeze-and-excitation by forming the kernel of every sample, for which the convolution has to run already."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from dynaconv.ops.common.geometry import Geometry
 from dynaconv.ops.common.per_sample import per_sample_conv2d
+from dynaconv.ops.common.shared import shared_conv2d
 from dynaconv.ops.squeeze_excite.factored import Excite
 
 
@@ -13,8 +13,7 @@ def kernel_squeeze_excite(x: Tensor, weight: Tensor, bias: Tensor | None, excite
 
     It shows that the layer is a dynamic convolution; scaling the output, which is there by then, is always cheaper.
     """
-    _, stride, padding, dilation, groups = geometry
-    scale = excite(F.conv2d(x, weight, bias, stride, padding, dilation, groups))
+    scale = excite(shared_conv2d(x, weight, geometry, bias))
     out = per_sample_conv2d(x, scale_rows(scale, weight), geometry)
     return out if bias is None else out + scale_rows(scale, bias).to(out.dtype)[:, :, None, None]
 

@@ -1,6 +1,6 @@
 """What the algorithms of a kernel mixture cost for a shape, forward; a backward pass doubles each alike."""
 
-from dynaconv.ops.common.cost import Cost
+from dynaconv.ops.common.cost import Cost, known
 from dynaconv.ops.common.geometry import Geometry
 
 _KEPT = 2**23
@@ -48,4 +48,4 @@ def mixture_costs(
 
 def _block(numbers: int, passes: int) -> Cost:
     """Going over a fresh block of memory a number of times."""
-    return Cost(moved=numbers * (passes + (_FRESH if numbers > _KEPT else 0.0)))
+    return Cost(moved=numbers * (passes + (_FRESH if known(numbers > _KEPT) else 0.0)))
