@@ -37,7 +37,7 @@ def role_of(part: str, values: Tensor) -> Role:
 
 def gate_limit(layer: nn.Module, part: str) -> float | None:
     """Upper end of a gate's range, which starts at 0; None for a gate without one, or of an unknown layer."""
-    activation = getattr(getattr(layer, "config", None), "scale_activation", None)
+    activation = getattr(getattr(layer, "resolved", None), "scale_activation", None)
     if part == "scale" and activation is not None:
         return None if activation == "linear" else 2.0
     return 1.0 if isinstance(layer, (ODConv2d, SEConv2d)) else None

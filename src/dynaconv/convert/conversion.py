@@ -12,7 +12,7 @@ from torch import nn
 from dynaconv.convert.kinds import Kind, describe, kind_of
 from dynaconv.convert.plan import ConversionPlan, PlannedLayer
 from dynaconv.convert.select import Pattern, Predicate, Selection, as_kinds, as_patterns
-from dynaconv.convert.surroundings import find_shared, find_stems, refusal
+from dynaconv.convert.surroundings import find_shared, find_stems, first_lazy, refusal
 from dynaconv.errors import ConversionError, nearest_names
 from dynaconv.layers import LAYERS, DynamicConv2d
 from dynaconv.layers.base import conv_arguments
@@ -248,6 +248,9 @@ def _check_model(model: nn.Module, *, again: bool) -> None:
             raise ConversionError(f"the model is wrapped by {wrapper}; convert it first and wrap it then.")
     if isinstance(model, torch.jit.ScriptModule):
         raise ConversionError("the model is a TorchScript program, which holds no modules to replace.")
+    lazy = first_lazy(model)
+    if lazy is not None:
+        raise ConversionError(f"{lazy!r} has no size yet; run the network once before it is converted.")
     dynamic = [name for name, module in model.named_modules() if isinstance(module, DynamicConv2d)]
     if dynamic and not again:
         raise ConversionError(

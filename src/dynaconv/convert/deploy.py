@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from dynaconv.convert.copying import copied
 from dynaconv.convert.example import examples
@@ -21,7 +20,7 @@ from dynaconv.convert.norm_pairs import (
     norm_affine,
 )
 from dynaconv.convert.select import is_convolution
-from dynaconv.convert.surroundings import find_shared
+from dynaconv.convert.surroundings import find_shared, first_lazy
 from dynaconv.convert.swap import all_names, put
 from dynaconv.errors import ConversionError
 from dynaconv.layers import DynamicConv2d
@@ -184,9 +183,10 @@ def _check(model: nn.Module, input_size: Sequence[int] | None, example: Any) -> 
         raise TypeError(f"`model` is a torch.nn.Module; got {type(model).__name__}.")
     if input_size is not None and example is not None:
         raise ConversionError("`input_size` and `example` both say what the input is; give one of them.")
+    lazy = first_lazy(model)
+    if lazy is not None:
+        raise ConversionError(f"{lazy!r} has no size yet; run the model once before it is deployed.")
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if is_lazy(tensor):
-            raise ConversionError(f"{name!r} has no size yet; run the model once before it is deployed.")
         if tensor.is_meta:
             raise ConversionError(f"{name!r} is on the device meta and holds no numbers; load the weights first.")
 

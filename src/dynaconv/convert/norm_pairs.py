@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dynaconv.layers import DynamicConv2d
+from dynaconv.layers._static import replaced_method, static_refusal, weight_refusal
 
 _PLAIN_NORMS = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
 _NORMS_WITH_ACTIVATION = ("BatchNormAct2d", "SyncBatchNormAct", "FrozenBatchNormAct2d")
@@ -163,13 +163,8 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def foldable_convolution(conv: nn.Module) -> str | None:
     """Why a convolution cannot take in a norm, whatever reads it; None when it can."""
-    if not isinstance(conv, DynamicConv2d):
-        kind = type(conv)
-        if kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward:  # type: ignore[attr-defined]
-            return f"its class {kind.__name__} computes something else than Conv2d"
-    if parametrize.is_parametrized(conv) or type(conv._parameters.get("weight")) is not nn.Parameter:
-        return "its weight is computed from others or no plain parameter"
-    return "it has hooks" if has_hooks(conv) else None
+    reason = static_refusal(conv) if isinstance(conv, nn.Conv2d) else replaced_method(conv) or weight_refusal(conv)
+    return reason or ("it has hooks" if has_hooks(conv) else None)
 
 
 def foldable_norm(norm: nn.Module) -> str | None:
@@ -183,4 +178,4 @@ def foldable_norm(norm: nn.Module) -> str | None:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether something else looks at, or changes, what goes in or comes out."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+    return bool(module._forward_hooks or module._forward_pre_hooks or replaced_method(module))

@@ -8,7 +8,7 @@ from torch import nn
 
 from dynaconv.convert.copying import copied
 from dynaconv.convert.kinds import Kind, describe, kind_of
-from dynaconv.convert.swap import carry_attachments, put_dynamic
+from dynaconv.convert.swap import put_dynamic
 from dynaconv.errors import ConversionError
 from dynaconv.layers import LAYERS, DynamicConv2d
 
@@ -122,8 +122,6 @@ def _build(plan: ConversionPlan, planned: PlannedLayer, model: nn.Module) -> Dyn
             f"the plan is for another model: {planned.name!r} was {planned.shape}, and here it is {what}."
         )
     try:
-        layer = LAYERS[plan.family].from_conv(conv, **plan.hyperparameters)
+        return LAYERS[plan.family].from_conv(conv, **plan.hyperparameters)
     except (ValueError, TypeError) as error:
         raise ConversionError(f"{planned.name!r} cannot be converted: {error}") from error
-    carry_attachments(conv, layer)
-    return layer

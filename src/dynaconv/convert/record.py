@@ -5,27 +5,30 @@ from typing import Any
 
 from torch import nn
 
-from dynaconv.convert.swap import carry_attachments, put_dynamic
+from dynaconv.convert.swap import NormedConv2d, put_dynamic
 from dynaconv.errors import ConversionError
-from dynaconv.layers import LAYERS, DynamicConv2d
+from dynaconv.layers import LAYERS, LINEAR_LAYERS, DynamicLayer
 
 Record = dict[str, dict[str, Any]]
 
 
 def conversion_of(model: nn.Module) -> Record:
-    """Which layers of a converted network are dynamic: their names to ``family`` and ``hyperparameters``.
+    """Which layers of a network are dynamic: their names to ``family`` and ``hyperparameters``.
 
-    Names are those of the static network. A module that is reached by two names has an entry under the first, with the
-    others under ``also``.
+    The hyperparameters are the options of the layer that differ from their defaults, however the layer was made. Names
+    are those of the static network. A module that is reached by two names has an entry under the first, with the others
+    under ``also``.
+
+    Raises:
+        ConversionError: A dynamic layer is of a class that no family has, so that no record can rebuild it.
     """
-    names: dict[DynamicConv2d, list[str]] = {}
+    names: dict[DynamicLayer, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, DynamicConv2d):
+        if isinstance(module, DynamicLayer):
             names.setdefault(module, []).append(name.replace(".conv.conv", ".conv") if _in_pair(model, name) else name)
-    stems = {layer: stem for stem, layer in LAYERS.items()}
     record: Record = {}
     for layer, (first, *others) in names.items():
-        record[first] = {"family": stems[type(layer)], "hyperparameters": dict(layer.hyperparameters)}
+        record[first] = {"family": _family(first, layer), "hyperparameters": layer.config.changes()}
         if others:
             record[first]["also"] = others
     return record
@@ -37,28 +40,40 @@ def apply_conversion(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
     A state dict of the converted network then loads into it.
 
     Raises:
-        ConversionError: The record is damaged, or the network lacks one of the convolutions; it is as it was.
+        ConversionError: The record is damaged, or the network lacks one of the layers; it is as it was.
     """
-    built: list[tuple[tuple[str, ...], DynamicConv2d]] = []
+    built: list[tuple[tuple[str, ...], nn.Module]] = []
     for name, entry in record.items():
         try:
             family, hyperparameters = entry["family"], dict(entry["hyperparameters"])
             names = (name, *entry.get("also", ()))
-            conv = model.get_submodule(name)
-            layer = LAYERS[family].from_conv(conv, **hyperparameters)  # type: ignore[arg-type]
+            static = model.get_submodule(name)
+            if isinstance(static, nn.Linear):
+                layer: nn.Module = LINEAR_LAYERS[family].from_linear(static, **hyperparameters)
+            else:
+                layer = LAYERS[family].from_conv(static, **hyperparameters)  # type: ignore[arg-type]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConversionError(
                 f"the record of the conversion does not fit this network at {name!r}: "
                 f"{' '.join(str(error).split()).rstrip('.')}."
             ) from error
-        carry_attachments(conv, layer)
         built.append((names, layer))
     for names, layer in built:
         put_dynamic(model, names, layer)
     return model
 
 
-def _in_pair(model: nn.Module, name: str) -> bool:
-    from dynaconv.convert.swap import NormedConv2d
+def _family(name: str, layer: DynamicLayer) -> str:
+    for table in (LAYERS, LINEAR_LAYERS):
+        for stem, kind in table.items():
+            if type(layer) is kind:
+                return stem
+    known = sorted(kind.__name__ for kind in [*LAYERS.values(), *LINEAR_LAYERS.values()])
+    raise ConversionError(
+        f"{name or 'the model'!r} is a {type(layer).__name__}, which is no layer of a family, so it cannot be "
+        f"recorded; the layers are {', '.join(known)}."
+    )
 
+
+def _in_pair(model: nn.Module, name: str) -> bool:
     return isinstance(model.get_submodule(name.rpartition(".")[0]), NormedConv2d)

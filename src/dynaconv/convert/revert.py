@@ -3,7 +3,7 @@
 from torch import nn
 
 from dynaconv.convert.copying import copied
-from dynaconv.convert.swap import carry_attachments, put_static
+from dynaconv.convert.swap import put_static
 from dynaconv.errors import ConversionError, listed
 from dynaconv.layers import DynamicConv2d
 
@@ -41,10 +41,10 @@ def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     if isinstance(model, DynamicConv2d):
         if inplace:
             raise ConversionError("the model is itself a layer, which cannot be replaced in place; leave inplace.")
-        return _static(model)
+        return model.static_conv()
     target = model if inplace else copied(model)
     for names, layer in _dynamic_layers(target):
-        put_static(target, names, _static(layer))
+        put_static(target, names, layer.static_conv())
     return target
 
 
@@ -54,9 +54,3 @@ def _dynamic_layers(model: nn.Module) -> list[tuple[tuple[str, ...], DynamicConv
         if isinstance(module, DynamicConv2d):
             names.setdefault(module, []).append(name)
     return [(tuple(several), layer) for layer, several in names.items()]
-
-
-def _static(layer: DynamicConv2d) -> nn.Conv2d:
-    conv = layer.static_conv()
-    carry_attachments(layer, conv)
-    return conv

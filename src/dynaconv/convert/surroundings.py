@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils import parametrize
+from torch.nn.parameter import is_lazy
+
+from dynaconv.layers._static import static_refusal
 
 _MERGERS = ("fuse_convs", "reparameterize", "switch_to_deploy", "get_equivalent_kernel_bias")
 """Methods by which blocks add up the kernels of parallel branches; of dynamic ones the weights alone do not say all."""
@@ -47,13 +49,9 @@ def refusal(model: nn.Module, name: str, conv: nn.Conv2d) -> str | None:
 
     Blocks that later merge their branches and gates are left, and so is a weight that something else owns or makes.
     """
-    kind = type(conv)
-    if kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward:
-        return f"its class {kind.__name__} computes something else than Conv2d"
-    if parametrize.is_parametrized(conv) or "weight" not in conv._parameters:
-        return "its weight is computed from others (a parametrisation, a weight norm or a pruning mask)"
-    if type(conv.weight) is not nn.Parameter:
-        return f"its weight is a {type(conv.weight).__name__}, not a plain parameter"
+    reason = static_refusal(conv)
+    if reason is not None:
+        return reason
     if conv.out_channels == 1 and conv.bias is None and not conv.weight.requires_grad:
         return "a fixed weighted sum of channels"
     for outer, module in ancestors(model, name):
@@ -63,6 +61,12 @@ def refusal(model: nn.Module, name: str, conv: nn.Conv2d) -> str | None:
         if _GATES.search(type(module).__name__) and outer:
             return f"part of a {type(module).__name__}"
     return None
+
+
+def first_lazy(model: nn.Module) -> str | None:
+    """Name of the first parameter or buffer whose size the first input will decide; None when there is none."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return next((name for name, tensor in tensors if is_lazy(tensor)), None)
 
 
 def find_shared(model: nn.Module, convolutions: Mapping[str, nn.Conv2d]) -> dict[str, str]:

@@ -5,12 +5,6 @@ from typing import Any
 
 from torch import nn
 
-from dynaconv.layers import DynamicConv2d
-
-_PLAIN = nn.Conv2d(1, 1, 1, device="meta")
-_HOOKS = [name for name in vars(_PLAIN) if "hook" in name]
-_OUTSIDE = "_attributes_from_outside"
-
 
 class NormedConv2d(nn.Sequential):
     """A dynamic convolution and the batch norm behind it, as one module.
@@ -23,24 +17,6 @@ class NormedConv2d(nn.Sequential):
         super().__init__()
         self.conv = conv
         self.bn = bn
-
-
-def carry_attachments(old: nn.Module, new: nn.Module) -> None:
-    """Give ``new`` the hooks of ``old``, and the attributes that were set on it from outside."""
-    for name in _HOOKS:
-        theirs = getattr(old, name, None)
-        if isinstance(theirs, dict):
-            getattr(new, name).update(theirs)
-        elif theirs is not None:
-            setattr(new, name, theirs)
-    outside = vars(old).get(_OUTSIDE, [name for name in vars(old) if name not in vars(_PLAIN)])
-    if isinstance(old, DynamicConv2d) and _OUTSIDE not in vars(old):
-        outside = []
-    carried = [name for name in outside if not hasattr(new, name)]
-    for name in carried:
-        setattr(new, name, getattr(old, name))
-    if carried and isinstance(new, DynamicConv2d):
-        setattr(new, _OUTSIDE, carried)
 
 
 def all_names(model: nn.Module) -> dict[nn.Module, list[str]]:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynaconv.convert.norm_pairs import has_hooks
 from dynaconv.convert.swap import all_names, put
 from dynaconv.layers import DCDConv2d
 from dynaconv.layers.affine import add_bias
@@ -74,7 +75,7 @@ def _takes(layer: DCDConv2d) -> bool:
         and layer.config.has_residual
         and layer.algorithm == "auto"
         and layer.weight.dtype == torch.float32
-        and not (layer._forward_hooks or layer._forward_pre_hooks or hasattr(layer, "parametrizations"))
+        and not (has_hooks(layer) or hasattr(layer, "parametrizations"))
     )
 
 
@@ -97,7 +98,7 @@ class RuntimeDCD(nn.Module):
         layer = copy.deepcopy(layer).eval()
         layer.fold_constants()
         self.context_size = layer.config.context_size
-        self.scale_activation = layer.config.scale_activation if layer.config.has_scale else "none"
+        self.scale_activation = layer.resolved.scale_activation if layer.config.has_scale else "none"
         self.scaled_bias = layer.bias is not None and layer._scales_bias and self.scale_activation != "linear"
         parts = _parts(layer, self.scaled_bias)
         self.hidden = Hidden(layer.branch)
@@ -304,7 +305,7 @@ def _parts(layer: DCDConv2d, scaled_bias: bool) -> dict[str, Tensor]:
     fusion = head("fusion")
     nothing = torch.zeros(layer.out_channels, fusion.shape[1], dtype=fusion.dtype)
     scale = head("scale") if layer.config.has_scale else nothing.clone()
-    if not layer.config.has_scale or layer.config.scale_activation == "linear":
+    if not layer.config.has_scale or layer.resolved.scale_activation == "linear":
         scale[:, -1] += 1
     bias = nothing if "shift" not in branch.heads else head("shift")
     if layer.shift is not None:

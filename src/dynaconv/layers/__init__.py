@@ -1,6 +1,6 @@
 """Dynamic layers. Each answers `kernel(x)`, the kernel it applies to each sample."""
 
-from dynaconv.layers.base import DynamicConv2d
+from dynaconv.layers.base import DynamicConv2d, DynamicLayer
 from dynaconv.layers.condconv import CondConv2d
 from dynaconv.layers.dcd import DCDConv2d, DCDLinear
 from dynaconv.layers.dcd_config import DCDConfig
@@ -20,9 +20,12 @@ LAYERS: dict[str, type[DynamicConv2d]] = {
     "squeeze_excite": SEConv2d,
 }
 """Every family's convolution under its stem, the name that its files have in ops, layers, tests and docs."""
+LINEAR_LAYERS: dict[str, type[DCDLinear]] = {"dcd": DCDLinear}
+"""The linear layers of the families that have one."""
 
 __all__ = [
     "LAYERS",
+    "LINEAR_LAYERS",
     "CondConv2d",
     "DCDCoefficients",
     "DCDConfig",
@@ -30,6 +33,7 @@ __all__ = [
     "DCDLinear",
     "DYConv2d",
     "DynamicConv2d",
+    "DynamicLayer",
     "KernelMixture2d",
     "MixtureCoefficients",
     "ODConv2d",

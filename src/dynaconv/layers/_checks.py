@@ -58,8 +58,19 @@ def pair(name: str, value: int | tuple[int, int], minimum: int = 1) -> tuple[int
     return numbers[0], numbers[1]
 
 
+def check_real(tensor: Tensor) -> Tensor:
+    """Return ``tensor`` unless it is complex, which raises ValueError."""
+    if tensor.is_complex():
+        raise ValueError(
+            f"dynamic layers take real numbers; got {str(tensor.dtype).removeprefix('torch.')}. Give real and "
+            f"imaginary part as channels of their own."
+        )
+    return tensor
+
+
 def check_images(x: Tensor, in_channels: int, layer: str) -> None:
-    """Raise ValueError unless ``x`` is ``(B, in_channels, H, W)``."""
+    """Raise ValueError unless ``x`` is ``(B, in_channels, H, W)`` of real numbers."""
+    check_real(x)
     if x.dim() != 4:
         hint = " Add the batch axis with x.unsqueeze(0)." if x.dim() == 3 else ""
         raise ValueError(

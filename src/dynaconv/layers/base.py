@@ -1,16 +1,20 @@
 """The contract of every dynamic convolution."""
 
+import copy
+import dataclasses
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
-from dynaconv.layers._checks import check_choice, check_divides, check_images, check_positive, pair
+from dynaconv.layers._checks import check_choice, check_divides, check_images, check_positive, check_real, pair
+from dynaconv.layers._static import carry_attachments, static_refusal
 from dynaconv.layers.affine import add_to, multiply_rows
 from dynaconv.layers.branch import context_dtype
 from dynaconv.ops.common import Cost, Geometry, choose, is_exporting
@@ -20,7 +24,112 @@ STATIC_AXES = {"weight": 4, "bias": 1}
 """What a static convolution's state dict holds, and how many axes each tensor has."""
 
 
-class DynamicConv2d(nn.Module, ABC):
+class DynamicLayer(nn.Module, ABC):
+    """A layer whose kernel depends on its input, in the place of a convolution or a linear layer.
+
+    `torch.fx` takes it for one operation, like a layer of `torch.nn`.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    _config: Any
+
+    @property
+    def config(self) -> Any:
+        """The options that the layer was given, from which an equal layer can be built: its family's `LayerConfig`."""
+        return self._config
+
+    @config.setter
+    def config(self, value: Any) -> None:
+        self._config = value
+
+    @property
+    @abstractmethod
+    def algorithms(self) -> tuple[str, ...]:
+        """Names of the algorithms that can evaluate this layer."""
+
+    @property
+    def algorithm(self) -> Any:
+        """``auto`` or one of `algorithms`; may be set at any time, which replaces `config`."""
+        return self.config.algorithm
+
+    @algorithm.setter
+    def algorithm(self, value: Any) -> None:
+        self.config = dataclasses.replace(self.config, algorithm=value)
+
+    @abstractmethod
+    def _check_input(self, x: Tensor) -> None:
+        """Raise ValueError unless the layer takes ``x``."""
+
+    @abstractmethod
+    def _compute(self, x: Tensor) -> Tensor:
+        """`forward` for an input that was checked."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve each sample of ``(B, C_in, H, W)`` with its own kernel: ``(B, C_out, H_out, W_out)``.
+
+        A linear layer maps ``(..., in_features)`` to ``(..., out_features)``, each row with its own matrix.
+
+        Raises:
+            ValueError: the input has another shape or is complex.
+        """
+        if isinstance(x, Proxy):
+            return self._recorded(x)
+        self._check_input(x)
+        return self._compute(x)
+
+    def _recorded(self, x: Proxy) -> Any:
+        """The call of this layer as one node of the graph that `torch.fx` records."""
+        tracer: Any = x.tracer
+        if tracer.root is self:
+            raise TypeError(
+                f"torch.fx records a {type(self).__name__} as one operation; trace a network that holds it."
+            )
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), (x,), {})
+
+    def __prepare_scriptable__(self) -> None:
+        """Called by `torch.jit.script`.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            f"torch.jit.script cannot compile {type(self).__name__}; use torch.jit.trace, torch.export or "
+            f"dynaconv.export_onnx."
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        self._refuse_folding(sys._getframe(2).f_code.co_name)
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return made
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in STATIC_AXES:
+            self._refuse_folding(sys._getframe(1).f_code.co_name)
+        super().__setattr__(name, value)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As `torch.nn.Module.register_parameter`."""
+        if name in STATIC_AXES:
+            self._refuse_folding(sys._getframe(1).f_code.co_name)
+        super().register_parameter(name, param)
+
+    def _refuse_folding(self, function: str) -> None:
+        """Refuse to let another library fold a batch norm into ``weight`` and ``bias``, told by its function's name.
+
+        torch's `fuse_conv_bn_eval`, which folds into a copy, ultralytics' `fuse_conv_and_bn` and mmcv's
+        `_fuse_conv_bn` know of no other part of a kernel. The folded layer would compute something else.
+        """
+        if "fuse" in function:
+            raise TypeError(
+                f"{function} folds a batch norm into `weight` and `bias` alone, and the kernel of a "
+                f"{type(self).__name__} has other parts; call dynaconv.deploy(network) first, which folds it."
+            )
+
+
+class DynamicConv2d(DynamicLayer):
     """A 2-D convolution whose kernel depends on its input; base of every family.
 
     Constructor arguments and attributes are those of `torch.nn.Conv2d`. The static kernel is the parameter ``weight``,
@@ -40,8 +149,6 @@ class DynamicConv2d(nn.Module, ABC):
         ValueError: an argument is out of range, or groups does not divide the channels.
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
     shift: nn.Parameter | None
     """A part of the bias that no coefficient touches, ``(C_out,)``; only `absorb_affine` makes one."""
     _functions: ClassVar[Mapping[str, Callable[..., Tensor]]] = {}
@@ -52,8 +159,6 @@ class DynamicConv2d(nn.Module, ABC):
     """What neutral coefficients multiply the kernel by, or the mean of the K kernels."""
     neutral_bias_gain: float = 1.0
     """What neutral coefficients multiply the bias by, or the mean of the K biases."""
-    hyperparameters: Mapping[str, Any] = MappingProxyType({})
-    """The keyword-only arguments of a layer made by `like` or `from_conv`."""
 
     def __init__(
         self,
@@ -87,7 +192,7 @@ class DynamicConv2d(nn.Module, ABC):
         self.transposed = False
         self.output_padding = (0, 0)
         shape = (*_stack(num_kernels), out_channels, in_channels // groups, *self.kernel_size)
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.weight = nn.Parameter(check_real(torch.empty(shape, device=device, dtype=dtype)))
         if bias:
             self.bias = nn.Parameter(torch.empty((*_stack(num_biases), out_channels), device=device, dtype=dtype))
         else:
@@ -139,16 +244,6 @@ class DynamicConv2d(nn.Module, ABC):
         """Names of the algorithms that can evaluate this layer."""
         return tuple(self._functions)
 
-    @property
-    def algorithm(self) -> Any:
-        """``auto`` or one of `algorithms`; may be set at any time."""
-        return self._algorithm
-
-    @algorithm.setter
-    def algorithm(self, value: Any) -> None:
-        check_choice("algorithm", value, ("auto", *self.algorithms))
-        self._algorithm = value
-
     def algorithm_costs(self, input_shape: tuple[int, int, int, int]) -> dict[str, Cost]:
         """What each algorithm would cost on an input ``(B, C_in, H, W)``, as ``algorithm="auto"`` sees it."""
         x = torch.empty(input_shape, device="meta")
@@ -193,6 +288,7 @@ class DynamicConv2d(nn.Module, ABC):
                     parameter = getattr(conv, name)
                     parameter.copy_((own.mean(0) if own.dim() > axes else own) * gains[name])
                     parameter.requires_grad_(own.requires_grad)
+        carry_attachments(self, conv)
         return conv.train(self.training)
 
     @classmethod
@@ -244,37 +340,46 @@ class DynamicConv2d(nn.Module, ABC):
         """
         if not isinstance(conv, nn.Conv2d):
             raise TypeError(f"{cls.__name__}.from_conv takes a torch.nn.Conv2d; got {type(conv).__name__}.")
-        kind = type(conv)
-        if kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward:
+        reason = static_refusal(conv)
+        if reason is not None:
             raise TypeError(
-                f"{kind.__name__} computes something else than torch.nn.Conv2d, so {cls.__name__}.from_conv cannot "
-                f"keep its function; give a torch.nn.Conv2d."
+                f"{cls.__name__}.from_conv cannot keep the function of this {type(conv).__name__}: {reason}."
             )
         weight = conv.weight
         layer = cls(**conv_arguments(conv), device=weight.device, dtype=weight.dtype, **hyperparameters)
         if is_channels_last(conv.weight):
             layer.to(memory_format=torch.channels_last)
         adopt_static(layer, conv)
-        layer.hyperparameters = dict(hyperparameters)
+        carry_attachments(conv, layer)
         return layer
 
     def _from_static(self, name: str, static: Tensor) -> Tensor:
-        """The parameter ``name`` that neutral coefficients turn into ``static``; kernels keep how they differ."""
-        own: Tensor = getattr(self, name)
+        """The parameter ``name`` that neutral coefficients turn into ``static``.
+
+        Kernels keep how they differ. Those of a layer on the meta device, which has no numbers, differ as fresh ones.
+        """
+        own: Tensor = getattr(self, name).detach()
         mean = static.to(own.dtype) / (self.neutral_gain if name == "weight" else self.neutral_bias_gain)
         if own.dim() == static.dim():
             return mean
-        return mean + (own.detach() - own.detach().mean(0)).to(mean.device)
+        if own.is_meta:
+            own = torch.empty_like(own, device=static.device)
+            self._draw(name, own)
+        return mean + (own - own.mean(0)).to(mean.device)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
         given = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
         if given.keys() <= STATIC_AXES.keys():
             for name, value in given.items():
                 own = getattr(self, name)
                 fits = isinstance(value, Tensor) and own is not None and value.shape == own.shape[-STATIC_AXES[name] :]
-                if fits and not own.is_meta:
-                    state_dict[prefix + name] = self._from_static(name, value)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+                if fits:
+                    ours = self._from_static(name, value)
+                    assigned = local_metadata.get("assign_to_params_buffers", False)
+                    state_dict[prefix + name] = ours.to(value.dtype) if assigned else ours
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def each(tensor: Tensor) -> Tensor:
@@ -288,12 +393,18 @@ class DynamicConv2d(nn.Module, ABC):
 
     def _reset_static(self) -> None:
         """Initialise weight and bias, or each of several, as `torch.nn.Conv2d` does."""
-        kernels: Any = self.weight if self.weight.dim() == 5 else (self.weight,)
-        for kernel in kernels:
-            nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
+        self._draw("weight", self.weight)
         if self.bias is not None:
-            bound = 1 / math.sqrt(kernels[0][0].numel())
-            nn.init.uniform_(self.bias, -bound, bound)
+            self._draw("bias", self.bias)
+
+    def _draw(self, name: str, into: Tensor) -> None:
+        if name == "weight":
+            kernels: Any = into if into.dim() == 5 else (into,)
+            for kernel in kernels:
+                nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
+        else:
+            bound = 1 / math.sqrt(math.prod(self.weight.shape[-3:]))
+            nn.init.uniform_(into, -bound, bound)
 
     def _check_input(self, x: Tensor) -> None:
         check_images(x, self.in_channels, type(self).__name__)

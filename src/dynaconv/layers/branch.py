@@ -89,6 +89,8 @@ class DynamicBranch(nn.Module):
             scale has no effect. None starts every map as `torch.nn.Linear` does.
         device, dtype: Of the weights.
         squeeze_bias, head_bias: Whether the first map, and the heads, have a bias.
+        keeps_length: Start the first map, which then has a bias, so that the hidden vector determines the context, its
+            length included; for contexts of a few numbers.
     """
 
     def __init__(
@@ -106,14 +108,18 @@ class DynamicBranch(nn.Module):
         dtype: torch.dtype | None = None,
         squeeze_bias: bool = False,
         head_bias: bool = False,
+        keeps_length: bool = False,
     ) -> None:
         super().__init__()
+        self.keeps_length = keeps_length
         self.activation = activation
         self.normalise = normalise
         self.unit_hidden = unit_hidden
         self.gain = gain
         first = None if std is None else in_features**-0.5 if unit_hidden else std
-        self.squeeze = BranchLinear(in_features, hidden_channels, first, device, dtype, bias=squeeze_bias)
+        self.squeeze = BranchLinear(
+            in_features, hidden_channels, first, device, dtype, bias=squeeze_bias or keeps_length
+        )
         std = None if std is None else std / gain
         if activation == "gate":
             self.gate = BranchLinear(hidden_channels, hidden_channels, std, device, dtype)
@@ -129,6 +135,22 @@ class DynamicBranch(nn.Module):
         for module in self.modules():
             if isinstance(module, BranchLinear):
                 module.reset_parameters()
+        if self.keeps_length:
+            self._draw_pairs()
+
+    def _draw_pairs(self) -> None:
+        """Start the first map with pairs of opposite rows and a last unit that is 1 whatever the context."""
+        weight, bias = self.squeeze.weight, self.squeeze.bias
+        pairs = (weight.shape[0] - 1) // 2
+        with torch.no_grad():
+            if pairs:
+                # In float32, because half-precision types have no QR decomposition.
+                rows = nn.init.orthogonal_(torch.empty(pairs, weight.shape[1], device=weight.device))
+                weight[: 2 * pairs] = torch.cat((rows, -rows))
+            bias.zero_()
+            if len(bias) > 1:
+                weight[-1] = 0
+                bias[-1] = 1
 
     def neutralise(self) -> None:
         """Make every head give zeros; gradients reach the heads first."""

@@ -1,12 +1,31 @@
 """CondConv: conditionally parameterised convolution."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from dynaconv.layers._checks import check_positive
+from dynaconv.layers._checks import check_choice, check_positive
 from dynaconv.layers.base import PaddingMode
 from dynaconv.layers.branch import BranchLinear
-from dynaconv.layers.mixture import KernelMixture2d, MixtureAlgorithm
+from dynaconv.layers.config import LayerConfig
+from dynaconv.layers.mixture import MIXTURE_ALGORITHMS, KernelMixture2d, MixtureAlgorithm
+
+
+@dataclass(frozen=True, kw_only=True)
+class CondConvConfig(LayerConfig):
+    """Options of `CondConv2d`.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    num_experts: int = 8
+    algorithm: MixtureAlgorithm = "auto"
+
+    def __post_init__(self) -> None:
+        check_positive("num_experts", self.num_experts)
+        check_choice("algorithm", self.algorithm, MIXTURE_ALGORITHMS)
 
 
 class CondConv2d(KernelMixture2d):
@@ -45,6 +64,7 @@ class CondConv2d(KernelMixture2d):
         num_experts: int = 8,
         algorithm: MixtureAlgorithm = "auto",
     ) -> None:
+        config = CondConvConfig(num_experts=num_experts, algorithm=algorithm)
         super().__init__(
             in_channels,
             out_channels,
@@ -57,9 +77,9 @@ class CondConv2d(KernelMixture2d):
             padding_mode,
             device,
             dtype,
-            num_kernels=check_positive("num_experts", num_experts),
-            algorithm=algorithm,
+            num_kernels=num_experts,
         )
+        self.config = config
         self.branch = BranchLinear(in_channels, num_experts, None, device, dtype, bias=True)
         self.neutral_gain = self.neutral_bias_gain = num_experts / 2
         self.reset_parameters()

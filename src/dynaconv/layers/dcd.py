@@ -6,7 +6,8 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from dynaconv.layers._checks import check_positive
+from dynaconv.layers._checks import check_positive, check_real
+from dynaconv.layers._static import carry_attachments, static_refusal
 from dynaconv.layers.base import DynamicConv2d, PaddingMode, adopt_static
 from dynaconv.layers.branch import context_dtype
 from dynaconv.layers.dcd_config import (
@@ -139,9 +140,7 @@ class DCDConv2d(DCDCore, DynamicConv2d):
         batch, channels, height, width = padded.shape
         return self._costs((batch, channels, height, width), self.geometry)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve each sample of ``(B, C_in, H, W)`` with its own kernel: ``(B, C_out, H_out, W_out)``."""
-        self._check_input(x)
+    def _compute(self, x: Tensor) -> Tensor:
         return self._apply_dcd(self._padded(x), self._context(x), self.weight, self.geometry)
 
     def extra_repr(self) -> str:
@@ -188,14 +187,13 @@ class DCDLinear(DCDCore):
         super().__init__()
         self.in_features = check_positive("in_features", in_features)
         self.out_features = check_positive("out_features", out_features)
-        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
+        self.weight = nn.Parameter(check_real(torch.empty(out_features, in_features, device=device, dtype=dtype)))
         if bias:
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
         config = DCDConfig(
             variant=variant,
-            fusion="channel",
             latent_dim=latent_dim,
             blocks=blocks,
             reduction=reduction,
@@ -222,9 +220,19 @@ class DCDLinear(DCDCore):
 
     @classmethod
     def like(cls, linear: nn.Linear, **hyperparameters: Any) -> Self:
-        """A layer with the sizes, static weights, dtype, device and modes of ``linear``, its dynamic part as fresh."""
+        """A layer with the sizes, static weights, dtype, device and modes of ``linear``, its dynamic part as fresh.
+
+        Raises:
+            TypeError: ``linear`` is no `torch.nn.Linear` or computes something else, or a hyperparameter is unknown.
+            ValueError: a hyperparameter does not fit.
+        """
         if not isinstance(linear, nn.Linear):
             raise TypeError(f"{cls.__name__}.from_linear takes a torch.nn.Linear; got {type(linear).__name__}.")
+        reason = static_refusal(linear)
+        if reason is not None:
+            raise TypeError(
+                f"{cls.__name__}.from_linear cannot keep the function of this {type(linear).__name__}: {reason}."
+            )
         weight = linear.weight
         layer = cls(
             linear.in_features,
@@ -235,6 +243,7 @@ class DCDLinear(DCDCore):
             **hyperparameters,
         )
         adopt_static(layer, linear)
+        carry_attachments(linear, layer)
         return layer
 
     @classmethod
@@ -246,6 +255,7 @@ class DCDLinear(DCDCore):
 
     def coefficients(self, x: Tensor) -> DCDCoefficients:
         """Lambda(x) and Phi(x) of each row of ``x``, ``(N, in_features)``."""
+        self._check_input(x)
         return self._public(self._coefficients(self._rows(x)))
 
     def kernel(self, x: Tensor) -> Tensor:
@@ -254,14 +264,15 @@ class DCDLinear(DCDCore):
         Raises:
             RuntimeError: with ``norm="batch"`` in train mode, where statistics of the batch leave no such matrix.
         """
+        self._check_input(x)
         return self._kernel_and_bias(self._rows(x), self._weight_4d, _POINT)[0].flatten(2)
 
     def sample_bias(self, x: Tensor) -> Tensor | None:
         """The bias of each row of ``x``, ``(N, out_features)``."""
+        self._check_input(x)
         return self._kernel_and_bias(self._rows(x), self._weight_4d, _POINT)[1]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(..., in_features)`` to ``(..., out_features)``, each row with its own matrix."""
+    def _compute(self, x: Tensor) -> Tensor:
         context = self._rows(x)
         rows = x.reshape(-1, self.in_features, 1, 1)
         return self._apply_dcd(rows, context, self._weight_4d, _POINT).reshape(*x.shape[:-1], self.out_features)
@@ -270,11 +281,14 @@ class DCDLinear(DCDCore):
     def _weight_4d(self) -> Tensor:
         return self.weight[:, :, None, None]
 
-    def _rows(self, x: Tensor) -> Tensor:
+    def _check_input(self, x: Tensor) -> None:
+        check_real(x)
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ValueError(
                 f"DCDLinear was built for in_features={self.in_features}, the last axis; got an input {tuple(x.shape)}."
             )
+
+    def _rows(self, x: Tensor) -> Tensor:
         return x.reshape(-1, self.in_features).to(context_dtype(x.dtype))
 
     def extra_repr(self) -> str:

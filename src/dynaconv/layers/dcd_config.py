@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 from dynaconv.layers._checks import check_choice, check_divides, check_positive, check_reduction
 from dynaconv.layers.branch import ACTIVATIONS
+from dynaconv.layers.config import LayerConfig
 from dynaconv.ops.dcd import DCDForm, default_latent_dim, default_latent_taps
 
 Variant = Literal["full", "scale", "residual"]
@@ -19,10 +19,12 @@ Norm = Literal["batch"] | None
 Algorithm = Literal["auto", "kernel", "factored"]
 
 ALGORITHMS = ("auto", "kernel", "factored")
+SMALL_CONTEXT = 4
+"""Numbers of a context up to which a layer norm would leave too little of it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DCDConfig:
+class DCDConfig(LayerConfig):
     """Hyperparameters of a DCD layer, beside the convolution's own arguments.
 
     Raises:
@@ -42,7 +44,7 @@ class DCDConfig:
     blocks: int | None = None
     """B, diagonal blocks of the residual, a multiple of groups; None: as many as groups."""
     reduction: int = 16
-    """r: the branch is max(C_in // r, min_hidden_channels) wide."""
+    """r: the branch is max(C_in // r, min_hidden_channels) wide; see `keeps_length` for small contexts."""
     hidden_channels: int | None = None
     """Width of the branch, in place of what `reduction` gives."""
     min_hidden_channels: int = 4
@@ -50,7 +52,8 @@ class DCDConfig:
     context_size: Literal[1, 2] = 1
     """The input is averaged over a grid of this many cells along each axis."""
     context_norm: ContextNorm = "auto"
-    """``layer`` normalises the context; ``auto`` does so unless ``norm="batch"`` or the context is a single number."""
+    """``layer`` normalises the context. ``auto`` does so unless ``norm="batch"`` or the context has at most
+    `SMALL_CONTEXT` numbers: a layer norm leaves nothing of one number, of two their order, and little of a few."""
     hidden_norm: HiddenNorm = "auto"
     """``unit`` divides the branch's hidden vector by its length; ``auto`` does so unless ``norm="batch"``."""
     gain: float | None = None
@@ -95,22 +98,6 @@ class DCDConfig:
                     f"variant={self.variant!r} has no {missing[self.variant]}, so {name} has no meaning; leave it out."
                 )
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as a plain dict; `from_dict` gives the same config back."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """A config of the given fields.
-
-        Raises:
-            ValueError: a key is no field of this class.
-        """
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in fields:
-            check_choice("a DCD option", key, known)
-        return cls(**fields)
-
     @property
     def has_scale(self) -> bool:
         """Whether Lambda(x) is there."""
@@ -121,20 +108,29 @@ class DCDConfig:
         """Whether P Phi(x) Q^T is there."""
         return self.variant != "scale"
 
+    def keeps_length(self, context_features: int) -> bool:
+        """Whether the branch keeps the length of the context, which unit length of the hidden vector would take away.
+
+        It does for a context of at most `SMALL_CONTEXT` numbers without a layer norm. One hidden unit is then constant
+        at first and the others come in pairs, w and -w, so that the normalised hidden vector determines the context;
+        the branch is at least ``2 * context_features + 1`` wide unless `hidden_channels` says otherwise.
+        """
+        resolved = self.resolved(context_features)
+        small = context_features <= SMALL_CONTEXT
+        return small and resolved.hidden_norm == "unit" and resolved.context_norm is None
+
     def resolved(self, context_features: int) -> Self:
         """The same config with every default that depends on `norm` and the context replaced by what it means.
 
         Raises:
             ValueError: a layer norm of the context is asked for, and the context is a single number.
         """
-        batch = self.norm == "batch"
+        batch, small = self.norm == "batch", context_features <= SMALL_CONTEXT
         if self.context_norm == "layer" and context_features == 1:
             raise ValueError("context_norm='layer' makes a context of one number zero; use context_norm=None.")
         return dataclasses.replace(
             self,
-            context_norm=(None if batch or context_features == 1 else "layer")
-            if self.context_norm == "auto"
-            else self.context_norm,
+            context_norm=(None if batch or small else "layer") if self.context_norm == "auto" else self.context_norm,
             hidden_norm=(None if batch else "unit") if self.hidden_norm == "auto" else self.hidden_norm,
             gain=(1.0 if batch else 0.1) if self.gain is None else self.gain,
             activation=("gate" if batch else "relu") if self.activation == "auto" else self.activation,
@@ -170,8 +166,9 @@ def dcd_sizes(config: DCDConfig, in_channels: int, out_channels: int, groups: in
     Raises:
         ValueError: a size does not fit the convolution.
     """
-    hidden = config.hidden_channels or max(in_channels // config.reduction, config.min_hidden_channels)
     context = in_channels * config.context_size**2
+    least = 2 * context + 1 if config.keeps_length(context) else config.min_hidden_channels
+    hidden = config.hidden_channels or max(in_channels // config.reduction, config.min_hidden_channels, least)
     form = _form(config, in_channels, groups)
     if not config.has_residual:
         return DCDSizes(form, 1, 0, 0, hidden, context)

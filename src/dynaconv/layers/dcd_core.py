@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv.layers.affine import add_bias, add_to, multiply_rows
+from dynaconv.layers.base import DynamicLayer
 from dynaconv.layers.branch import BranchLinear, DynamicBranch, context_dtype
-from dynaconv.layers.dcd_config import ALGORITHMS, Algorithm, DCDConfig, DCDSizes, dcd_sizes
+from dynaconv.layers.dcd_config import ALGORITHMS, DCDConfig, DCDSizes, dcd_sizes
 from dynaconv.layers.latent_norm import LatentBatchNorm2d, scale_and_shift
 from dynaconv.ops.common import Cost, Geometry, choose
 from dynaconv.ops.dcd import DCDFactors, dcd_kernel, factored_dcd, fold_latent_norms, kernel_dcd
@@ -31,23 +32,22 @@ class DCDCoefficients(NamedTuple):
     ``(B, L_k, L_k)``. Several blocks stand in an axis of their own after the batch."""
 
 
-class DCDCore(nn.Module):
+class DCDCore(DynamicLayer):
     """Mixin: builds P, Q, R, the branch and the latent norms beside a static ``weight``, and runs them."""
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
     shift: nn.Parameter | None
     p: nn.Parameter | None
     q: nn.Parameter | None
     r: nn.Parameter | None
-    config: DCDConfig
     sizes: DCDSizes
+    _config: DCDConfig
+    _resolved: DCDConfig
     _exported_algorithm: ClassVar[str] = "factored"
 
     def _build(self, config: DCDConfig, in_channels: int, out_channels: int, groups: int, num_taps: int) -> None:
         options: dict[str, Any] = {"device": self.weight.device, "dtype": self.weight.dtype}
         self.sizes = sizes = dcd_sizes(config, in_channels, out_channels, groups, num_taps)
-        self.config = config.resolved(sizes.context_features)
+        self.config = config
         self._scales_bias = config.norm == "batch" and config.has_scale
         self.register_parameter("shift", None)
         self.register_parameter("p", None)
@@ -71,10 +71,11 @@ class DCDCore(nn.Module):
             sizes.context_features,
             sizes.hidden_channels,
             heads,
-            activation=self.config.activation,
-            normalise=self.config.context_norm == "layer",
-            unit_hidden=self.config.hidden_norm == "unit",
-            gain=self.config.gain or 1.0,
+            activation=self.resolved.activation,
+            normalise=self.resolved.context_norm == "layer",
+            unit_hidden=self.resolved.hidden_norm == "unit",
+            keeps_length=config.keeps_length(sizes.context_features),
+            gain=self.resolved.gain or 1.0,
             std=None if config.norm == "batch" else SMALL_STD,
             device=self.weight.device,
             dtype=self.weight.dtype,
@@ -131,13 +132,18 @@ class DCDCore(nn.Module):
         return ALGORITHMS[1:]
 
     @property
-    def algorithm(self) -> Algorithm:
-        """``auto`` or one of `algorithms`; may be set at any time."""
-        return self.config.algorithm
+    def config(self) -> DCDConfig:
+        """The options of the layer, as they were given."""
+        return self._config
 
-    @algorithm.setter
-    def algorithm(self, value: Algorithm) -> None:
-        self.config = dataclasses.replace(self.config, algorithm=value)
+    @config.setter
+    def config(self, value: DCDConfig) -> None:
+        self._config, self._resolved = value, value.resolved(self.sizes.context_features)
+
+    @property
+    def resolved(self) -> DCDConfig:
+        """`config` with what its defaults mean for this layer; see `DCDConfig.resolved`."""
+        return self._resolved
 
     def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
         """Make the layer compute ``scale * forward(x) + shift``; see `DynamicConv2d.absorb_affine`."""
@@ -166,7 +172,7 @@ class DCDCore(nn.Module):
         self.branch.to(context_dtype(self.weight.dtype))
         if self.config.norm == "batch" and self.config.has_residual:
             self._fold_latent_norms()
-        self.config = dataclasses.replace(self.config, norm=None)
+        self.config = dataclasses.replace(self.resolved, norm=None)
 
     @torch.no_grad()
     def _fold_latent_norms(self) -> None:
@@ -200,7 +206,7 @@ class DCDCore(nn.Module):
     def _activated(self, heads: Mapping[str, Tensor]) -> DCDCoefficients:
         scale, fusion = heads.get("scale"), heads.get("fusion")
         if scale is not None:
-            scale = activate_scale(scale, self.config.scale_activation)
+            scale = activate_scale(scale, self.resolved.scale_activation)
         if fusion is not None:
             fusion = fusion.reshape(fusion.shape[0], *self.sizes.fusion_shape)
         return DCDCoefficients(scale, fusion)

@@ -1,16 +1,42 @@
 """DY-Conv: attention over kernels, also called vanilla dynamic convolution."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from dynaconv.layers._checks import check_positive, check_reduction
+from dynaconv.layers._checks import check_choice, check_positive, check_reduction
 from dynaconv.layers.base import PaddingMode
 from dynaconv.layers.branch import DynamicBranch
-from dynaconv.layers.mixture import KernelMixture2d, MixtureAlgorithm
-from dynaconv.layers.temperature import temperature_buffer
+from dynaconv.layers.config import LayerConfig
+from dynaconv.layers.mixture import MIXTURE_ALGORITHMS, KernelMixture2d, MixtureAlgorithm
+from dynaconv.layers.temperature import HasTemperature, check_temperature
 
 
-class DYConv2d(KernelMixture2d):
+@dataclass(frozen=True, kw_only=True)
+class DYConvConfig(LayerConfig):
+    """Options of `DYConv2d`.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    num_kernels: int = 4
+    reduction: int = 4
+    min_hidden_channels: int = 4
+    temperature: float = 1.0
+    """Of a fresh layer; `set_temperature` may have changed it since."""
+    algorithm: MixtureAlgorithm = "auto"
+
+    def __post_init__(self) -> None:
+        check_positive("num_kernels", self.num_kernels)
+        check_reduction(self.reduction)
+        check_positive("min_hidden_channels", self.min_hidden_channels)
+        check_temperature(self.temperature)
+        check_choice("algorithm", self.algorithm, MIXTURE_ALGORITHMS)
+
+
+class DYConv2d(HasTemperature, KernelMixture2d):
     """A convolution with W(x) = sum_k pi_k(x) W_k, its bias mixed alike, pi(x) a softmax with temperature.
 
     The branch is average pool -> linear to max(C_in // reduction, min_hidden_channels) -> ReLU -> linear with bias to
@@ -23,7 +49,7 @@ class DYConv2d(KernelMixture2d):
         num_kernels: K.
         reduction: Divisor that gives the branch's width.
         min_hidden_channels: Least width of the branch.
-        temperature: Divides the logits; > 0. A buffer, saved with the weights.
+        temperature: Divides the logits; > 0. Saved in the state dict, never averaged with the weights.
         algorithm: ``kernel`` forms W(x) and multiplies, ``mixed`` mixes the outputs of all kernels, ``grouped`` forms
             W(x) and convolves with the batch folded into groups, ``auto`` asks the cost model.
 
@@ -37,7 +63,6 @@ class DYConv2d(KernelMixture2d):
     Reference: Chen et al., CVPR 2020, arXiv:1912.03458v2.
     """
 
-    temperature: Tensor
     branch: DynamicBranch
 
     def __init__(
@@ -60,6 +85,13 @@ class DYConv2d(KernelMixture2d):
         temperature: float = 1.0,
         algorithm: MixtureAlgorithm = "auto",
     ) -> None:
+        config = DYConvConfig(
+            num_kernels=num_kernels,
+            reduction=reduction,
+            min_hidden_channels=min_hidden_channels,
+            temperature=temperature,
+            algorithm=algorithm,
+        )
         super().__init__(
             in_channels,
             out_channels,
@@ -73,14 +105,11 @@ class DYConv2d(KernelMixture2d):
             device,
             dtype,
             num_kernels=num_kernels,
-            algorithm=algorithm,
         )
-        hidden = max(
-            in_channels // check_reduction(reduction), check_positive("min_hidden_channels", min_hidden_channels)
-        )
+        self.config = config
         self.branch = DynamicBranch(
             in_channels,
-            hidden,
+            max(in_channels // reduction, min_hidden_channels),
             {"attention": num_kernels},
             normalise=False,
             unit_hidden=False,
@@ -88,7 +117,7 @@ class DYConv2d(KernelMixture2d):
             dtype=dtype,
             head_bias=True,
         )
-        self.register_buffer("temperature", temperature_buffer(temperature, device))
+        self._set_up_temperature(temperature, device)
         self.reset_parameters()
 
     def _logits(self, context: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Batch norm in the latent space, usable where a batch has a single value a channel."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,8 +25,9 @@ def scale_and_shift(norm: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor
 
     ``norm`` may be what another tool put in place of `LatentBatchNorm2d`, such as a synchronised or a frozen norm.
     """
-    weight, bias, mean, variance = (
-        getattr(norm, name).to(dtype) for name in ("weight", "bias", "running_mean", "running_var")
-    )
-    scale = weight * torch.rsqrt(variance + norm.eps)
-    return scale, bias - mean * scale
+    parts: Any = norm
+    scale = torch.rsqrt(parts.running_var.to(dtype) + parts.eps)
+    if parts.weight is not None:
+        scale = parts.weight.to(dtype) * scale
+    shift = -parts.running_mean.to(dtype) * scale
+    return scale, shift if parts.bias is None else parts.bias.to(dtype) + shift

@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dynaconv.layers._checks import check_positive
 from dynaconv.layers.affine import add_bias
 from dynaconv.layers.base import DynamicConv2d, PaddingMode
 from dynaconv.layers.branch import context_dtype
@@ -14,6 +13,7 @@ from dynaconv.ops.common import Cost, full_precision, pool_context
 from dynaconv.ops.common.mixture import grouped_mixture, kernel_mixture, mix_kernels, mixed_mixture, mixture_costs
 
 MixtureAlgorithm = Literal["auto", "kernel", "mixed", "grouped"]
+MIXTURE_ALGORITHMS = ("auto", "kernel", "mixed", "grouped")
 
 
 class MixtureCoefficients(NamedTuple):
@@ -34,8 +34,6 @@ class KernelMixture2d(DynamicConv2d):
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
             As for `torch.nn.Conv2d`.
         num_kernels: K.
-        algorithm: ``kernel`` forms W(x) and multiplies, ``mixed`` mixes the outputs of all kernels, ``grouped`` forms
-            W(x) and convolves with the batch folded into groups, ``auto`` asks the cost model.
 
     Raises:
         ValueError: an argument is out of range or does not fit.
@@ -58,7 +56,6 @@ class KernelMixture2d(DynamicConv2d):
         dtype: torch.dtype | None = None,
         *,
         num_kernels: int,
-        algorithm: MixtureAlgorithm,
     ) -> None:
         super().__init__(
             in_channels,
@@ -72,11 +69,10 @@ class KernelMixture2d(DynamicConv2d):
             padding_mode,
             device,
             dtype,
-            num_kernels=check_positive("num_kernels", num_kernels),
+            num_kernels=num_kernels,
             num_biases=num_kernels,
         )
         self.num_kernels = num_kernels
-        self.algorithm = algorithm
 
     @abstractmethod
     def _logits(self, context: Tensor) -> Tensor:
@@ -89,6 +85,9 @@ class KernelMixture2d(DynamicConv2d):
     def logits(self, x: Tensor) -> Tensor:
         """What the branch gives for ``x``, ``(B, C_in, H, W)``, before it becomes attention: ``(B, K)``."""
         self._check_input(x)
+        return self._checked_logits(x)
+
+    def _checked_logits(self, x: Tensor) -> Tensor:
         with full_precision(x.device):
             return self._logits(pool_context(x, 1, context_dtype(x.dtype)))
 
@@ -105,9 +104,8 @@ class KernelMixture2d(DynamicConv2d):
         bias = self._mixed_bias(self.coefficients(x).attention)
         return None if bias is None else bias.expand(x.shape[0], -1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve each sample of ``(B, C_in, H, W)`` with its own kernel: ``(B, C_out, H_out, W_out)``."""
-        attention = self.coefficients(x).attention
+    def _compute(self, x: Tensor) -> Tensor:
+        attention = self._attention(self._checked_logits(x))
         padded = self._padded(x)
         out = self._functions[self._choose(padded)](padded, attention, self.weight, self.geometry)
         return add_bias(out, self._mixed_bias(attention))

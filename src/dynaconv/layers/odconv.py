@@ -1,16 +1,18 @@
 """ODConv: omni-dimensional dynamic convolution, with attention along every axis of its kernels."""
 
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from dynaconv.layers._checks import check_positive, check_reduction
+from dynaconv.layers._checks import check_choice, check_positive, check_reduction
 from dynaconv.layers.affine import add_bias, add_to
 from dynaconv.layers.base import DynamicConv2d, PaddingMode
 from dynaconv.layers.branch import context_dtype
+from dynaconv.layers.config import LayerConfig
 from dynaconv.layers.odconv_branch import ODConvBranch
-from dynaconv.layers.temperature import temperature_buffer
+from dynaconv.layers.temperature import HasTemperature, check_temperature
 from dynaconv.ops.common import Cost, full_precision, pool_context
 from dynaconv.ops.odconv import (
     ODConvCoefficients,
@@ -25,11 +27,34 @@ from dynaconv.ops.odconv import (
 ODConvAlgorithm = Literal["auto", "kernel", "mixed", "grouped"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ODConvConfig(LayerConfig):
+    """Options of `ODConv2d`.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    num_kernels: int = 4
+    reduction: int = 16
+    min_hidden_channels: int = 16
+    temperature: float = 1.0
+    """Of a fresh layer; `set_temperature` may have changed it since."""
+    algorithm: ODConvAlgorithm = "auto"
+
+    def __post_init__(self) -> None:
+        check_positive("num_kernels", self.num_kernels)
+        check_reduction(self.reduction)
+        check_positive("min_hidden_channels", self.min_hidden_channels)
+        check_temperature(self.temperature)
+        check_choice("algorithm", self.algorithm, ("auto", "kernel", "mixed", "grouped"))
+
+
 # Of a network's heads, relative to the published start.
 _FRESH_HEADS = 0.1
 
 
-class ODConv2d(DynamicConv2d):
+class ODConv2d(HasTemperature, DynamicConv2d):
     """A convolution with W(x)[o, i, t] = filter_o(x) channel_i(x) spatial_t(x) sum_k kernel_k(x) W_k[o, i, t].
 
     The branch is average pool -> linear to max(C_in // reduction, min_hidden_channels) -> batch norm -> ReLU -> one
@@ -47,7 +72,7 @@ class ODConv2d(DynamicConv2d):
         num_kernels: K; 1 keeps the parameters of a static convolution plus the branch.
         reduction: Divisor that gives the branch's width.
         min_hidden_channels: Least width of the branch.
-        temperature: Divides the logits; > 0. A buffer, saved with the weights.
+        temperature: Divides the logits; > 0. Saved in the state dict, never averaged with the weights.
         algorithm: ``kernel`` forms W(x) and multiplies, ``mixed`` scales features around one shared convolution with
             all K kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` asks the
             cost model.
@@ -65,7 +90,6 @@ class ODConv2d(DynamicConv2d):
     """
 
     _functions: ClassVar = {"kernel": kernel_odconv, "mixed": mixed_odconv, "grouped": grouped_odconv}
-    temperature: Tensor
 
     def __init__(
         self,
@@ -87,6 +111,13 @@ class ODConv2d(DynamicConv2d):
         temperature: float = 1.0,
         algorithm: ODConvAlgorithm = "auto",
     ) -> None:
+        config = ODConvConfig(
+            num_kernels=num_kernels,
+            reduction=reduction,
+            min_hidden_channels=min_hidden_channels,
+            temperature=temperature,
+            algorithm=algorithm,
+        )
         super().__init__(
             in_channels,
             out_channels,
@@ -99,17 +130,15 @@ class ODConv2d(DynamicConv2d):
             padding_mode,
             device,
             dtype,
-            num_kernels=check_positive("num_kernels", num_kernels),
+            num_kernels=num_kernels,
         )
         self.num_kernels = num_kernels
-        self.algorithm = algorithm
-        hidden = max(
-            in_channels // check_reduction(reduction), check_positive("min_hidden_channels", min_hidden_channels)
-        )
+        self.config = config
+        hidden = max(in_channels // reduction, min_hidden_channels)
         self.branch = ODConvBranch(in_channels, hidden, self._heads(), device, dtype)
         # A sigmoid of logit zero is 1/2; the kernels' softmax is then their mean, which needs no gain.
         self.neutral_gain = 0.5 ** sum(name != "kernel" for name in self.branch.heads)
-        self.register_buffer("temperature", temperature_buffer(temperature, device))
+        self._set_up_temperature(temperature, device)
         self.reset_parameters()
 
     @classmethod
@@ -144,6 +173,7 @@ class ODConv2d(DynamicConv2d):
 
     def logits(self, x: Tensor) -> ODConvCoefficients:
         """What the branch gives for ``x``, ``(B, C_in, H, W)``, before it becomes attention."""
+        self._check_input(x)
         return self._logits(x, track=False)
 
     def coefficients(self, x: Tensor) -> ODConvCoefficients:
@@ -154,15 +184,13 @@ class ODConv2d(DynamicConv2d):
         """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``."""
         return odconv_kernel(self.coefficients(x), self.weight, self.groups)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve each sample of ``(B, C_in, H, W)`` with its own kernel: ``(B, C_out, H_out, W_out)``."""
+    def _compute(self, x: Tensor) -> Tensor:
         attention = odconv_attention(self._logits(x, track=True), self.temperature)
         padded = self._padded(x)
         out = self._functions[self._choose(padded)](padded, attention, self.weight, self.geometry)
         return add_bias(out, self.bias)
 
     def _logits(self, x: Tensor, *, track: bool) -> ODConvCoefficients:
-        self._check_input(x)
         with full_precision(x.device):
             heads: dict[str, Tensor] = self.branch(pool_context(x, 1, context_dtype(x.dtype)), track=track)
         if "spatial" in heads:

@@ -100,6 +100,10 @@ class ODConvBranch(nn.Module):
         same_type = all(t.dtype == hidden.dtype for t in (*norm.parameters(), *norm.buffers()) if t.is_floating_point())
         if same_type and (track or not training):
             return norm(images).flatten(1)  # type: ignore[no-any-return]
+        if not training and isinstance(getattr(norm, "running_mean", None), Tensor):
+            # Calls from several threads may not swap the norm's tensors, as below.
+            scale, shift = scale_and_shift(norm, hidden.dtype)
+            return hidden * scale + shift
         copies = {name: _copy(tensor, hidden.dtype) for name, tensor in _state(norm).items()}
         out: Tensor = torch.func.functional_call(norm, copies, (images,))
         if track and training:

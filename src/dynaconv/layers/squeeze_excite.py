@@ -1,16 +1,17 @@
 """A convolution followed by squeeze-and-excitation, as a dynamic convolution."""
 
+from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dynaconv.layers._checks import check_positive, check_reduction
+from dynaconv.layers._checks import check_choice, check_positive, check_reduction
 from dynaconv.layers.affine import add_bias, multiply_rows
 from dynaconv.layers.base import DynamicConv2d, PaddingMode
 from dynaconv.layers.branch import DynamicBranch, context_dtype
-from dynaconv.ops.common import Cost, pool_context
+from dynaconv.layers.config import LayerConfig
+from dynaconv.ops.common import Cost, pool_context, shared_conv2d
 from dynaconv.ops.squeeze_excite import (
     factored_squeeze_excite,
     kernel_squeeze_excite,
@@ -19,6 +20,24 @@ from dynaconv.ops.squeeze_excite import (
 )
 
 SEAlgorithm = Literal["auto", "kernel", "factored"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SEConfig(LayerConfig):
+    """Options of `SEConv2d`.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    reduction: int = 16
+    min_hidden_channels: int = 8
+    algorithm: SEAlgorithm = "auto"
+
+    def __post_init__(self) -> None:
+        check_reduction(self.reduction)
+        check_positive("min_hidden_channels", self.min_hidden_channels)
+        check_choice("algorithm", self.algorithm, ("auto", "kernel", "factored"))
 
 
 class SECoefficients(NamedTuple):
@@ -76,16 +95,14 @@ class SEConv2d(DynamicConv2d):
         min_hidden_channels: int = 8,
         algorithm: SEAlgorithm = "auto",
     ) -> None:
+        config = SEConfig(reduction=reduction, min_hidden_channels=min_hidden_channels, algorithm=algorithm)
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
         )
-        self.algorithm = algorithm
-        hidden = max(
-            out_channels // check_reduction(reduction), check_positive("min_hidden_channels", min_hidden_channels)
-        )
+        self.config = config
         self.branch = DynamicBranch(
             out_channels,
-            hidden,
+            max(out_channels // reduction, min_hidden_channels),
             {"scale": out_channels},
             normalise=False,
             unit_hidden=False,
@@ -99,9 +116,7 @@ class SEConv2d(DynamicConv2d):
     def coefficients(self, x: Tensor) -> SECoefficients:
         """The scales for ``x``, ``(B, C_in, H, W)``. Runs the convolution, whose output they depend on."""
         self._check_input(x)
-        _, stride, padding, dilation, groups = self.geometry
-        out = F.conv2d(self._padded(x), self.weight, self.bias, stride, padding, dilation, groups)
-        return SECoefficients(self._excite(out))
+        return SECoefficients(self._excite(shared_conv2d(self._padded(x), self.weight, self.geometry, self.bias)))
 
     def kernel(self, x: Tensor) -> Tensor:
         """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``."""
@@ -128,9 +143,7 @@ class SEConv2d(DynamicConv2d):
         super().absorb_affine(scale, shift)
         self.branch.squeeze.weight = multiply_rows(self.branch.squeeze.weight, inverse)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve and scale: ``(B, C_in, H, W)`` to ``(B, C_out, H_out, W_out)``."""
-        self._check_input(x)
+    def _compute(self, x: Tensor) -> Tensor:
         padded = self._padded(x)
         out = self._functions[self._choose(padded)](padded, self.weight, self.bias, self._excite, self.geometry)
         return add_bias(out, self.shift)

@@ -1,21 +1,102 @@
-"""The temperature of attention: a buffer of the layers that have one, set for a whole network by one call."""
+"""The temperature of attention: state of the training schedule, set for a whole network by one call."""
 
 import math
+import re
+import sys
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+_KEY = "temperature"
+_AVERAGING = re.compile(r"E[Mm][Aa](?![a-z])|Averag|SWA")
+"""Class names of what averages the weights of a network: timm's ModelEmaV3, torch's AveragedModel, and others."""
 
-def temperature_buffer(value: float, device: torch.device | str | None = None) -> Tensor:
-    """A checked temperature as a scalar tensor, for `torch.nn.Module.register_buffer`."""
-    return torch.tensor(_checked(value), device=device)
+
+class _Temperature:
+    """Holds the temperature of one layer outside its buffers, because averages of weights average buffers too.
+
+    A copy of the layer has a temperature of its own, except in an average of the weights: that has the temperature of
+    the network it averages, whose schedule goes on after the copy is made.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Temperature":
+        return self if _averaging() else _Temperature(self.value.clone())
+
+
+def _averaging() -> bool:
+    """Whether the constructor of a class that averages weights is running, which copies the network to average."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_name == "__init__" and _AVERAGING.search(type(frame.f_locals.get("self")).__name__):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+class HasTemperature(nn.Module):
+    """Mixin of a layer whose attention has a temperature; it is saved in the state dict under this name."""
+
+    _temperature: _Temperature
+
+    def _set_up_temperature(self, value: float, device: torch.device | str | None) -> None:
+        held = torch.tensor(check_temperature(value), device=device)
+        # On the meta device the value would be lost.
+        self._temperature = _Temperature(torch.tensor(value, device="cpu") if held.is_meta else held)
+
+    @property
+    def temperature(self) -> Tensor:
+        """Divides the logits of the attention: a scalar > 0. `dynaconv.set_temperature` changes it in place."""
+        return self._temperature.value
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        device = fn(self.temperature).device
+        if device.type != "meta":
+            self._temperature.value = self.temperature.to(device)
+        return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + _KEY] = self.temperature.clone()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        key = prefix + _KEY
+        given = state_dict.pop(key, None)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if given is None:
+            missing_keys += [key] if strict else []
+            return
+        state_dict[key] = given
+        if isinstance(given, Tensor) and given.is_meta:
+            return
+        if not isinstance(given, Tensor) or given.numel() != 1 or not 0 < float(given) < math.inf:
+            error_msgs.append(f"{key} must hold one positive number.")
+            return
+        with torch.no_grad():
+            self.temperature.fill_(float(given))
 
 
 def set_temperature(model: nn.Module, value: float) -> int:
     """Set the temperature of every layer that has one, in place.
 
     Args:
-        model: A network or a layer. `dynaconv.DYConv2d` and `dynaconv.ODConv2d` have a temperature.
+        model: A network or a layer. `dynaconv.DYConv2d` and `dynaconv.ODConv2d` have a temperature. An average of its
+            weights (timm's ModelEmaV3, torch's AveragedModel, Lightning's EMAWeightAveraging) has the same one.
         value: > 0. Large values make attention even, small ones make it choose.
 
     Returns:
@@ -24,25 +105,25 @@ def set_temperature(model: nn.Module, value: float) -> int:
     Raises:
         ValueError: the value is no positive number, or no layer of the model has a temperature.
     """
-    value = _checked(value)
-    buffers = [module.temperature for module in model.modules() if has_temperature(module)]
-    if not buffers:
+    value = check_temperature(value)
+    temperatures = [module.temperature for module in model.modules() if isinstance(module, HasTemperature)]
+    if not temperatures:
         raise ValueError(
             f"{type(model).__name__} has no layer with a temperature; DYConv2d and ODConv2d have one, so there is "
             f"nothing to set."
         )
-    for buffer in buffers:
-        assert isinstance(buffer, Tensor)
-        buffer.fill_(value)
-    return len(buffers)
+    for temperature in temperatures:
+        temperature.fill_(value)
+    return len(temperatures)
 
 
 def has_temperature(module: nn.Module) -> bool:
     """Whether this very module has a temperature."""
-    return isinstance(module._buffers.get("temperature"), Tensor)
+    return isinstance(module, HasTemperature)
 
 
-def _checked(value: float) -> float:
+def check_temperature(value: object) -> float:
+    """Return ``value`` as a float if it is a positive number, else raise ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"temperature must be a positive number; got {value!r}.")
     return float(value)

@@ -204,7 +204,7 @@ class _Heads:
             weight, constant = _affine(branch.heads["scale"])
             # Lambda = 1 + t needs no pass of its own.
             rows.append(_pad_rows(weight))
-            bias.append(padded_vector(constant + (conv.config.scale_activation == "linear")))
+            bias.append(padded_vector(constant + (conv.resolved.scale_activation == "linear")))
         if self.has_shift:
             weight = conv.weight.new_zeros(channels, conv.sizes.hidden_channels)
             constant = conv.weight.new_zeros(channels)

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from dynaconv.layers import DCDLinear
+from dynaconv.layers._static import replaced_method
 from dynaconv.native.builder import Builder
 from dynaconv.native.lowering import activation_of, lower, mean_step
 from dynaconv.native.steps import ACTIVATIONS, DEPTHWISE, UnsupportedError
@@ -55,9 +56,7 @@ def _append(builder: Builder, module: nn.Module, value: int) -> int:
 def _watched(module: nn.Module) -> bool:
     """Whether hooks, or a forward method of its own, would be left out; those of inner modules count."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(m, kind) for m in module.modules() for kind in kinds) or any(
-        "forward" in vars(m) for m in module.modules()
-    )
+    return any(replaced_method(m) or any(getattr(m, kind) for kind in kinds) for m in module.modules())
 
 
 def _sequence(builder: Builder, modules: Sequence[nn.Module], value: int, start: int | None = None) -> int:
