@@ -43,7 +43,6 @@ from dynaconv.train.curves import draw_curves
 from dynaconv.train.data.batches import one_sentence
 from dynaconv.train.data.fingerprint import fingerprint
 from dynaconv.train.data.module import ImageDataModule
-from dynaconv.train.data.shards import ShardSet
 from dynaconv.train.data.source import length_of
 from dynaconv.train.data.sources import absolute_location, is_folder_name, missing_folder
 from dynaconv.train.evaluate import Evaluation, evaluate
@@ -398,9 +397,15 @@ class _Run:
         self.module.trainer = self.trainer
         lr = self.module.peak_lr()
         self.data.check_scale(batch.processes)
+        if self.module.mix is not None and self.data.smallest_batch(batch.processes) < 2:
+            raise RunError(
+                "mixup and cutmix mix the images of a step, and each step has one image on each device; raise "
+                "data.batch_size, or set model.mixup and model.cutmix to 0."
+            )
         self.notes += scale_notes(batch, hparams, lr)
         left_out = self.data.left_out(batch.processes)
-        if left_out and (batch.processes > 1 or isinstance(self.data.train_split, ShardSet)):
+        # What a stream of timm leaves out depends on its loader processes.
+        if left_out and (batch.processes > 1 or not isinstance(self.data.train_split, IterableDataset)):
             self.notes.append(
                 f"{left_out:,} training images are left out of each epoch, others in another: they do not make one "
                 f"more batch of {self.data.batch_size}{' on every device' if batch.processes > 1 else ''}."

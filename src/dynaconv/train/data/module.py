@@ -201,7 +201,7 @@ class ImageDataModule(LightningDataModule):
         sampler, drop_last = None, True
         if not isinstance(dataset, IterableDataset):
             world, rank = self._place()
-            drop_last = len(dataset) // world >= self.batch_size
+            drop_last = self._fills_a_batch(len(dataset), world)
             sampler = EpochSampler(dataset, num_replicas=world, rank=rank, seed=self.seed, drop_last=drop_last)
             # Lightning starts the workers of a resumed run's first epoch before it has restored the epoch.
             epoch, batches = self.start
@@ -249,8 +249,18 @@ class ImageDataModule(LightningDataModule):
     def left_out(self, processes: int) -> int:
         """Return how many training images an epoch over ``processes`` leaves out: they do not fill a batch in each."""
         length = self.epoch_size or length_of(self.train_split) or 0
-        whole = length // processes >= self.batch_size
-        return length % (processes * self.batch_size) if whole else 0
+        return length % (processes * self.batch_size) if self._fills_a_batch(length, processes) else 0
+
+    def smallest_batch(self, processes: int) -> int:
+        """Return how many images the smallest training step has on each of ``processes`` devices."""
+        length = length_of(self.train_split)
+        if not length or self._fills_a_batch(length, processes):
+            return self.batch_size
+        return -(-length // processes)
+
+    def _fills_a_batch(self, length: int, processes: int) -> bool:
+        """Whether so many images make a batch on each device; fewer make one smaller batch, and none is left out."""
+        return length // processes >= self.batch_size
 
     def _stream_loader(self, shards: ShardSet, *, training: bool) -> StreamLoader:
         world, rank = self._place()
