@@ -245,7 +245,9 @@ def test_a_folder_is_recorded_with_its_whole_path(tmp_path: Path, monkeypatch: p
     config = tiny_config(data=data, trainer__max_epochs=1)
     with pytest.raises(DataError, match=r"0\.png is corrupt .*then `dynaconv train --resume run`"):
         fit(config, out="run", on_start=lambda _, given: facts.append(given))
-    assert facts[0]["notes"] == [f"{folder} has no test/: val/ is the test set."]
+    assert facts[0]["notes"] == [
+        f"2 classes (dark, light), 12 training and 12 test images. {folder} has no test/: val/ is the test set."
+    ]
     folder.rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path / "moved")
     with pytest.raises(RunError, match=f"the folder {folder} it was trained on is not there"):

@@ -31,7 +31,6 @@ from dynaconv.train.callbacks import (
 )
 from dynaconv.train.changes import check_batch, check_configuration, check_data
 from dynaconv.train.checkpoint import (
-    CHECKPOINT_FOLDER,
     MODEL_FILE,
     evaluated_state,
     load_trained,
@@ -49,7 +48,17 @@ from dynaconv.train.evaluate import Evaluation, evaluate
 from dynaconv.train.exact import RUN_KEY, ExactState
 from dynaconv.train.factory import is_own_model
 from dynaconv.train.files import remove_leftovers, write_json, write_text
-from dynaconv.train.folders import claim_folder, is_first_process
+from dynaconv.train.folders import (
+    CHECKPOINT_FOLDER,
+    CONFIG_FILE,
+    CORRUPT_FILE,
+    CURVES_FILE,
+    LOG_FOLDER,
+    METRICS_FILE,
+    SUMMARY_FILE,
+    claim_folder,
+    is_first_process,
+)
 from dynaconv.train.module import ClassificationModule
 from dynaconv.train.nonfinite import GuardFinite
 from dynaconv.train.places import placed_by_torchrun
@@ -60,8 +69,6 @@ from dynaconv.train.strategy import sum_over_processes
 from dynaconv.train.sync_norm import SyncedBatchNorm
 from dynaconv.train.trouble import explained
 
-CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, CURVES_FILE = "config.yaml", "metrics.csv", "summary.json", "curves.png"
-LOG_FOLDER, CORRUPT_FILE = "tensorboard", "corrupt.txt"
 DEFAULT_EPOCHS = 30
 """Length of a run whose configuration gives neither epochs nor steps."""
 Report = Callable[[ProgressEvent], None]

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 from dynaconv.errors import DataError
 from dynaconv.train.data.batches import EpochSampler, Photographs, SmallImages, already_collated, make_loader
 from dynaconv.train.data.corrupt import CorruptImages
+from dynaconv.train.data.image_file import Mode, convert_image, named_in_errors
 from dynaconv.train.data.shard_source import hold_out_shards
 from dynaconv.train.data.shards import ShardSet
 from dynaconv.train.data.shares import EvaluationShare, PaddedImages
@@ -298,9 +299,11 @@ class ImageDataModule(LightningDataModule):
         options = self._small_options if training else {}
         small = BatchTransform(mean=self.mean, std=self.std, **options)
         if isinstance(split, IterableDataset):
-            each = SmallTransform(transform=small, image_size=self.image_size)
+            each: Callable[[Image.Image], Tensor] = SmallTransform(transform=small, image_size=self.image_size)
+            if self.style != "small":
+                each = self._photo_transform(training=training)
             streamed: Any = split
-            streamed.transform = each if self.style == "small" else self._photo_transform(training=training)
+            streamed.transform = partial(_converted, mode="L" if self.in_channels == 1 else "RGB", transform=each)
             return streamed
         if self.style == "small":
             return SmallImages(split, small, self.image_size)
@@ -331,6 +334,11 @@ class ImageDataModule(LightningDataModule):
             return self.num_workers
         in_memory = isinstance(dataset, SmallImages) and isinstance(dataset.split, TensorImages)
         return 0 if in_memory else min(os.cpu_count() or 1, _MAX_AUTO_WORKERS)
+
+
+def _converted(image: Image.Image, mode: Mode, transform: Callable[[Image.Image], Tensor]) -> Tensor:
+    with named_in_errors("an image of the stream", "repair the data set"):
+        return transform(convert_image(image, mode))
 
 
 def _targets(split: Split) -> Any:
