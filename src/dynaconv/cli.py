@@ -5,7 +5,9 @@ exit code 2; exit code 1 means that a run failed, 130 that it was interrupted, 1
 """
 
 import argparse
+import atexit
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -72,8 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _drop_output()
         return 141
-    except KeyboardInterrupt:
-        print("dynaconv: interrupted.", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        # Python takes a moment to end, in which one more Ctrl+C would print tracebacks.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+        print(f"dynaconv: {_process_name()}{str(interrupt) or 'interrupted.'}", file=sys.stderr)
         return 130
     except (DynaconvError, ModuleNotFoundError, OSError) as error:
         if "--debug" in given:

@@ -2,7 +2,6 @@
 
 import shlex
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -116,7 +115,8 @@ def fit(
 
     Raises:
         DynaconvError: The configuration, the data or the folder does not fit, or the loss left the finite numbers.
-        RunStopped: SIGTERM or SIGUSR1 came; the run is saved.
+        RunStopped: Ctrl+C, SIGTERM, SIGHUP or SIGUSR1 came; the run is saved.
+        KeyboardInterrupt: Ctrl+C came twice.
     """
     if out is not None and not str(out):
         raise RunError("the run folder has an empty name; pass --out DIR, or leave it out.")
@@ -129,6 +129,8 @@ def fit(
         if is_first_process():
             write_text(directory / CONFIG_FILE, to_yaml(resolved))
         return run.execute(resume=None)
+    except RunStopped:
+        raise
     except BaseException:
         _discard_without_checkpoint(directory)
         raise
@@ -156,7 +158,7 @@ def resume(
 
     Raises:
         DynaconvError: It is not a run folder, the run is finished, or the configuration or the data changed.
-        RunStopped: SIGTERM or SIGUSR1 came; the run is saved.
+        RunStopped, KeyboardInterrupt: As for `fit`.
     """
     directory = Path(directory).expanduser()
     config_file, last = directory / CONFIG_FILE, directory / CHECKPOINT_FOLDER / LAST
@@ -385,17 +387,17 @@ class _Run:
             return self._finish(facts)
 
     def _fit(self, resume: Path | None) -> None:
-        interrupt = signal.getsignal(signal.SIGINT)
         trouble = explained(self.directory, self.last, processes=self.trainer.world_size)
         try:
             with quiet_lightning(), trouble, one_sentence():
                 self.trainer.fit(self.module, datamodule=self.data, ckpt_path=resume, weights_only=True)
         except SystemExit:
-            if self.stop.received is not None:
-                raise RunStopped(self.stop.received, self.trainer.global_step) from None
-            # Lightning turns Ctrl+C into an exit and leaves the signal switched off.
-            signal.signal(signal.SIGINT, interrupt)
-            raise KeyboardInterrupt from None
+            # Lightning turns Ctrl+C into an exit and may leave the signal switched off. A SIGTERM that comes before our
+            # own handler is there ends in an exit as well.
+            self.stop.install()
+            if self.stop.received is None or self.stop.hurried:
+                raise KeyboardInterrupt from None
+            raise self._stopped() from None
 
     def _scale(self) -> dict[str, Any]:
         """How many processes take part and what follows from that, with a note for the user."""
@@ -485,7 +487,10 @@ class _Run:
 
     def _stop_if_asked(self, images: int) -> None:
         if self.stop.received is not None:
-            raise RunStopped(self.stop.received, self.trainer.global_step)
+            raise self._stopped()
+
+    def _stopped(self) -> RunStopped:
+        return RunStopped(self.stop.received or "SIGTERM", self.trainer.global_step, directory=self.directory)
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -23,6 +23,7 @@ from dynaconv.train.data.source import Split, TensorImages, length_of, stratifie
 from dynaconv.train.data.sources import load_source
 from dynaconv.train.data.stream import ShardStream, StreamLoader, check_workers
 from dynaconv.train.data.transforms import BatchTransform, SmallTransform, photo_transform
+from dynaconv.train.stopping import start_loader_process
 
 _MAX_AUTO_WORKERS = 8
 
@@ -234,6 +235,7 @@ class ImageDataModule(LightningDataModule):
             sampler=share,
             collate_fn=already_collated,
             num_workers=self._workers(dataset),
+            worker_init_fn=start_loader_process,
             pin_memory=torch.cuda.is_available(),
         )
 

@@ -21,6 +21,7 @@ from dynaconv.train.data.corrupt import CorruptImages
 from dynaconv.train.data.image_file import Mode, decode_image, named_in_errors
 from dynaconv.train.data.shards import Sample, ShardSet, describe, read_samples, sample_class, sample_image
 from dynaconv.train.data.shares import PADDING
+from dynaconv.train.stopping import start_loader_process
 
 Wrap = Callable[[Any], Any]
 Span = tuple[int, int, int]
@@ -226,7 +227,12 @@ class StreamLoader(DataLoader[Any]):
     def __init__(self, stream: ShardStream, *, epoch: Callable[[], int], num_workers: int, pin_memory: bool) -> None:
         self._epoch = epoch
         super().__init__(
-            stream, batch_size=None, num_workers=num_workers, pin_memory=pin_memory, generator=torch.Generator()
+            stream,
+            batch_size=None,
+            num_workers=num_workers,
+            worker_init_fn=start_loader_process,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),
         )
 
     def __iter__(self) -> Any:
