@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from dynaconv.commands import analyze, convert, demo, eval, export, predict, profile, shard, study, train
 from dynaconv.commands._shared import Parser
 from dynaconv.errors import DynaconvError, RunError, RunsFailedError, TrainingDivergedError
+from dynaconv.interrupts import passing_interrupts
 
 # Imported name of a package -> the extra that brings it.
 _EXTRAS = {
@@ -67,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _run(given)
+        with passing_interrupts():
+            code = _run(given)
         # Here, where a reader that went away can be told from a failure, rather than when the interpreter ends.
         sys.stdout.flush()
         return code
