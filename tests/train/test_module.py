@@ -49,6 +49,12 @@ def test_cosine_warms_up_and_ends_at_the_floor() -> None:
     assert all(a > b for a, b in itertools.pairwise(factors[20:]))
 
 
+@pytest.mark.parametrize(("epochs", "first"), [(0.0, 1.0), (0.1, 0.5), (0.6, 0.5), (2.0, 1 / 3)])
+def test_a_warm_up_of_part_of_a_step_takes_one(epochs: float, first: float) -> None:
+    trained = module(schedule="constant", warmup_epochs=epochs)
+    assert trained._lr_factor(0, total=9, steps_per_epoch=1) == pytest.approx(first)
+
+
 def test_step_schedule_counts_epochs() -> None:
     trained = module(schedule="step", step_epochs=3, step_gamma=0.1)
     factors = [trained._lr_factor(step, total=90, steps_per_epoch=10) for step in (0, 29, 30, 59, 60)]

@@ -361,7 +361,8 @@ class ClassificationModule(LightningModule):
     def _lr_factor(self, step: int, total: int, steps_per_epoch: float) -> float:
         """Return the learning rate after ``step`` updates as a share of the peak."""
         options = self.hparams
-        warmup = round(options["warmup_epochs"] * steps_per_epoch)
+        # One that is shorter than half a step would be none.
+        warmup = max(round(options["warmup_epochs"] * steps_per_epoch), 1) if options["warmup_epochs"] > 0 else 0
         if step < warmup:
             return float((step + 1) / (warmup + 1))
         if options["schedule"] == "cosine":
