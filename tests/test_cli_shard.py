@@ -12,6 +12,7 @@ def test_a_folder_is_packed_and_trained_on(tmp_path: Path, capsys: pytest.Captur
     folder, out = write_folder(tmp_path / "images", ("train", "val"), images=12), tmp_path / "shards"
     assert main(["shard", str(folder), str(out), "--shard-images", "5", "--verify"]) == 0
     assert capsys.readouterr().out.splitlines() == [
+        f"2 classes (dark, light), 24 training and 24 test images. {folder} has no test/: val/ is the test set.",
         "train: 24 images in 5 shards",
         "validation: 24 images in 5 shards",
         f"2 classes; train with `dynaconv train --data wds/{out}`",

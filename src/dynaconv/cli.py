@@ -5,7 +5,9 @@ exit code 2; exit code 1 means that a run failed, 130 that it was interrupted, 1
 """
 
 import argparse
+import atexit
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -13,6 +15,7 @@ from typing import Any, NoReturn
 from dynaconv.commands import analyze, convert, demo, eval, export, predict, profile, shard, study, train
 from dynaconv.commands._shared import Parser
 from dynaconv.errors import DynaconvError, RunError, RunsFailedError, TrainingDivergedError
+from dynaconv.interrupts import passing_interrupts
 
 # Imported name of a package -> the extra that brings it.
 _EXTRAS = {
@@ -65,15 +68,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _run(given)
+        with passing_interrupts():
+            code = _run(given)
         # Here, where a reader that went away can be told from a failure, rather than when the interpreter ends.
         sys.stdout.flush()
         return code
     except BrokenPipeError:
         _drop_output()
         return 141
-    except KeyboardInterrupt:
-        print("dynaconv: interrupted.", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        # Python takes a moment to end, in which one more Ctrl+C would print tracebacks.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+        print(f"dynaconv: {_process_name()}{str(interrupt) or 'interrupted.'}", file=sys.stderr)
         return 130
     except (DynaconvError, ModuleNotFoundError, OSError) as error:
         if "--debug" in given:

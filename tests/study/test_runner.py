@@ -107,20 +107,24 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_uninterrupted_one(tmp_path: P
 
 
 class Stop(Callback):
-    """Asks for the end, as the system does before a machine goes down."""
+    """Asks for the end, as the system does before a machine goes down, or the user."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == 12:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.number)
 
 
-def test_who_stops_a_run_stops_the_study_and_no_run_has_failed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+def test_who_stops_a_run_stops_the_study_and_no_run_has_failed(tmp_path: Path, number: signal.Signals) -> None:
     change = {"data.train_limit": 320, "trainer.max_epochs": 2}
     study = load_study(write_study(tmp_path / "s.yaml", change=change, seeds=1))
     whole, broken = StudyFolder(tmp_path / "whole"), StudyFolder(tmp_path / "broken")
     lines: list[str] = []
     with pytest.raises(RunStopped):
-        run_study(study, broken, Wanted(), say=lines.append, callbacks=[Stop()])
+        run_study(study, broken, Wanted(), say=lines.append, callbacks=[Stop(number)])
     assert lines == []
     assert {key.variant: state for key, state in states(study, broken).items()} == {
         "slow": "interrupted",

@@ -100,8 +100,10 @@ def test_a_demonstration_that_is_stopped_says_so_in_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["demo", "--out", str(tmp_path / "demo"), "--epochs", "1"]) == 1
-    said = "dynaconv: stopped by SIGTERM after step 3; a demonstration does not go on from there: start it again.\n"
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == (
+        "dynaconv: stopped by SIGTERM after step 3; a demonstration does not go on from there: start it again, or "
+        f"finish this network alone with `dynaconv train --resume {tmp_path / 'demo' / 'static'}`.\n"
+    )
 
 
 def test_a_run_that_was_never_saved_starts_again(tmp_path: Path) -> None:

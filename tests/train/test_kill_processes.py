@@ -50,7 +50,7 @@ def _child(parent: int) -> int:
     raise AssertionError(f"process {parent} has no child")
 
 
-@pytest.mark.parametrize("what", ["lost", "SIGTERM"])
+@pytest.mark.parametrize("what", ["lost", "SIGTERM", "SIGINT"])
 def test_two_processes_go_on_as_if_nothing_had_been(
     recipe: Path, whole: dict[str, Any], tmp_path: Path, what: str
 ) -> None:
@@ -62,15 +62,17 @@ def test_two_processes_go_on_as_if_nothing_had_been(
     if what == "lost":
         os.kill(_child(process.pid), signal.SIGKILL)
     else:
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.Signals[what])
     code = process.wait(120)
     said = [line for line in log.read_text().splitlines() if line.startswith("dynaconv: ")]
+    if what == "SIGINT":
+        assert said.pop(0).startswith("dynaconv: the run stops once it is saved")
     if what == "lost":
         assert code == 2, log.read_text()
         assert said[0].startswith("dynaconv: another process of this run ended or cannot be reached any more")
     else:
-        assert code == 0, log.read_text()
-        assert said[0].startswith("dynaconv: stopped by SIGTERM after step")
+        assert code == (130 if what == "SIGINT" else 0), log.read_text()
+        assert said[0].startswith(f"dynaconv: stopped by {what} after step")
     assert len(said) == 1
     assert said[0].rstrip("`.").endswith(f"dynaconv train --resume {folder}")
     log = tmp_path / "log2"

@@ -4,9 +4,11 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from dynaconv.errors import RunError
 from dynaconv.train.module import ClassificationModule, weight_decay_groups
@@ -47,6 +49,12 @@ def test_cosine_warms_up_and_ends_at_the_floor() -> None:
     assert all(a > b for a, b in itertools.pairwise(factors[20:]))
 
 
+@pytest.mark.parametrize(("epochs", "first"), [(0.0, 1.0), (0.1, 0.5), (0.6, 0.5), (2.0, 1 / 3)])
+def test_a_warm_up_of_part_of_a_step_takes_one(epochs: float, first: float) -> None:
+    trained = module(schedule="constant", warmup_epochs=epochs)
+    assert trained._lr_factor(0, total=9, steps_per_epoch=1) == pytest.approx(first)
+
+
 def test_step_schedule_counts_epochs() -> None:
     trained = module(schedule="step", step_epochs=3, step_gamma=0.1)
     factors = [trained._lr_factor(step, total=90, steps_per_epoch=10) for step in (0, 29, 30, 59, 60)]
@@ -62,11 +70,40 @@ def test_mixing_grows_over_its_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
         assert trained.mix.cutmix_alpha == pytest.approx(1.0 * share)
 
 
-@pytest.mark.parametrize("batch", [4, 5])
-def test_a_mixed_batch_gives_a_finite_loss(batch: int) -> None:
-    trained = module(mixup=0.5, label_smoothing=0.1)
-    loss = trained.training_step((torch.randn(batch, 1, 32, 32), torch.arange(batch)), 0)
-    assert math.isfinite(float(loss.detach()))
+@pytest.mark.parametrize("batch", [1, 2, 3, 8, 9])
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_every_image_of_a_batch_is_mixed_with_another_one(
+    monkeypatch: pytest.MonkeyPatch, kind: str, batch: int
+) -> None:
+    trained = module(label_smoothing=0.1, **{kind: 1.0})
+    seen: list[Tensor] = []
+    monkeypatch.setattr(trained.model, "forward", lambda images: seen.append(images) or torch.zeros(len(images), 10))
+    # Each pixel of an image is its class.
+    images = torch.arange(float(batch))[:, None, None, None].expand(batch, 1, 16, 16)
+    targets: list[Tensor] = []
+    monkeypatch.setattr(F, "cross_entropy", lambda _, soft: targets.append(soft) or torch.tensor(0.0))
+    np.random.seed(5)
+    trained.training_step((images.clone(), torch.arange(batch)), 0)
+    assert seen[0].shape == images.shape
+    # With the weights of its target an image's mean is a mean of the classes in it.
+    shares = (targets[0] - 0.01) / 0.9
+    torch.testing.assert_close(shares.sum(1), torch.ones(batch))
+    torch.testing.assert_close(shares @ torch.arange(10.0), seen[0].mean((1, 2, 3)), atol=1e-4, rtol=0)
+    parts = (shares > 1e-3).sum(1)
+    assert parts.tolist() == [min(batch, 2)] * batch
+    own = shares[torch.arange(batch), torch.arange(batch)]
+    assert (own > 0.01).all()
+
+
+def test_an_even_batch_is_mixed_as_timm_mixes_it() -> None:
+    trained = module(mixup=0.5, cutmix=0.5)
+    images, targets = torch.randn(6, 1, 8, 8), torch.arange(6)
+    for seed in range(4):
+        np.random.seed(seed)
+        want = trained.mix(images.clone(), targets)
+        np.random.seed(seed)
+        got = trained._mixed(images.clone(), targets)
+        assert all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
 
 
 def test_the_moving_average_is_what_is_evaluated() -> None:
@@ -105,6 +142,8 @@ def test_the_classifier_can_start_small(std: float) -> None:
         ({"ema_decay": 1.5}, "ema_decay is in"),
         ({"classifier_std": -1.0}, "std of at least 0"),
         ({"mixup": -0.1}, "mixup and cutmix"),
+        ({"mixup": 0.2, "mixup_prob": 1.5}, r"mixup_prob is a share in \[0, 1\]; got 1.5"),
+        ({"mixup": 0.2, "mixup_switch_prob": -1.0}, "mixup_switch_prob is a share"),
         ({"model_options": {"num_classes": 3}}, "follow from the data"),
         ({"model_options": {"no_such_option": 3}}, "no_such_option"),
     ],

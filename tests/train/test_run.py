@@ -180,6 +180,21 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_no_folder(tmp_path:
         assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("changes", [{"data__batch_size": 1}, {"data__train_limit": 1, "data__val_fraction": 0}])
+def test_mixing_the_images_of_steps_of_one_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(RunError, match=r"each step has one image on each device; raise data\.batch_size"):
+        fit(tiny_config(model__cutmix=0.5, **changes), out=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("batch", "left_out"), [(33, 28), (32, 0), (161, 0)])
+def test_images_that_no_step_of_an_epoch_sees_are_told(tmp_path: Path, batch: int, left_out: int) -> None:
+    notes: list[str] = []
+    config = tiny_config(data__batch_size=batch, model__mixup=0.8, trainer__max_epochs=1)
+    fit(config, out=tmp_path / "run", on_start=lambda _, facts: notes.extend(facts["notes"]))
+    assert [note.partition(" training images are left out")[0] for note in notes] == [str(left_out)] * bool(left_out)
+
+
 def test_a_run_without_a_length_has_a_default_one(tmp_path: Path) -> None:
     for changes, epochs in (({}, 30), ({"trainer__max_steps": 7}, None), ({"trainer__max_epochs": 4}, 4)):
         resolved = resolve(tiny_config(**{"trainer__max_epochs": None, **changes}))
@@ -230,7 +245,9 @@ def test_a_folder_is_recorded_with_its_whole_path(tmp_path: Path, monkeypatch: p
     config = tiny_config(data=data, trainer__max_epochs=1)
     with pytest.raises(DataError, match=r"0\.png is corrupt .*then `dynaconv train --resume run`"):
         fit(config, out="run", on_start=lambda _, given: facts.append(given))
-    assert facts[0]["notes"] == [f"{folder} has no test/: val/ is the test set."]
+    assert facts[0]["notes"] == [
+        f"2 classes (dark, light), 12 training and 12 test images. {folder} has no test/: val/ is the test set."
+    ]
     folder.rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path / "moved")
     with pytest.raises(RunError, match=f"the folder {folder} it was trained on is not there"):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dynaconv.errors import DataError
 from dynaconv.train.data import embedded
-from dynaconv.train.data.folder import open_image
+from dynaconv.train.data.image_file import open_image
 from dynaconv.train.data.source import stratified_split
 from dynaconv.train.data.sources import absolute_location, load_source, missing_folder
 from tests.train.helpers import write_folder, write_image

@@ -24,4 +24,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     try:
         run_demo(out=arguments.out, epochs=arguments.epochs, seed=arguments.seed)
     except RunStopped as stopped:
-        raise RunsFailedError(f"{stopped}; a demonstration does not go on from there: start it again.") from None
+        message = (
+            f"{stopped}; a demonstration does not go on from there: start it again, or finish this network alone with "
+            f"`dynaconv train --resume {stopped.directory}`."
+        )
+        raise (KeyboardInterrupt if stopped.signal == "SIGINT" else RunsFailedError)(message) from None

@@ -81,4 +81,5 @@ def _pack(arguments: argparse.Namespace) -> dict[str, Any]:
             seed=seed,
             verify=arguments.verify,
             report=report,
+            say=lambda line: console.print(line, markup=False, soft_wrap=True),
         )

@@ -83,7 +83,10 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         else:
             run_in_processes(arguments.study, folder.path, wanted, arguments.jobs)
     except RunStopped as stopped:
-        print(f"dynaconv: {stopped}; the same command goes on from there", file=sys.stderr)
+        message = f"{str(stopped).rstrip('.')}; the same command goes on from there"
+        if stopped.signal == "SIGINT":
+            raise KeyboardInterrupt(message) from None
+        print(f"dynaconv: {message}", file=sys.stderr)
         return
     _print_failures(study, folder, wanted)
 

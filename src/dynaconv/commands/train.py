@@ -120,13 +120,17 @@ def _train_with(config: Any, arguments: argparse.Namespace, overrides: list[str]
             else:
                 result = fit(config, out=arguments.out, overrides=overrides, report=report, on_start=start)
         except RunStopped as stopped:
-            if is_first_process():
-                message = f"{stopped}; continue with `dynaconv train --resume {folders[0]}`"
-                print(f"dynaconv: {message}", file=sys.stderr)
+            if not is_first_process():
+                return
+            message = f"{str(stopped).rstrip('.')}; continue with `dynaconv train --resume {stopped.directory}`"
+            if stopped.signal == "SIGINT":
+                raise KeyboardInterrupt(message) from None
+            print(f"dynaconv: {message}", file=sys.stderr)
             return
         except KeyboardInterrupt:
-            if folders and (folders[0] / "checkpoints" / "last.ckpt").is_file():
-                print(f"dynaconv: continue with `dynaconv train --resume {folders[0]}`", file=sys.stderr)
+            if folders and is_first_process() and (folders[0] / "checkpoints" / "last.ckpt").is_file():
+                message = f"interrupted; continue with `dynaconv train --resume {folders[0]}`"
+                raise KeyboardInterrupt(message) from None
             raise
     leave_processes()
     if is_first_process():

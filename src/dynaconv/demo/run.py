@@ -61,7 +61,7 @@ def run_demo(
     Raises:
         RunError: The number of epochs is not positive, the seed is negative, or the folder cannot be made.
         DynaconvError: A training failed; what it left stays in its folder.
-        RunStopped: SIGTERM or SIGUSR1 came while a network was trained.
+        RunStopped: Ctrl+C, SIGTERM, SIGHUP or SIGUSR1 came while a network was trained; its run is saved.
     """
     if epochs is not None and epochs < 1:
         raise RunError(f"the demonstration trains for at least 1 epoch; got {epochs}.")

@@ -13,6 +13,7 @@ from dynaconv.errors import ExportError
 from dynaconv.export._blame import layer_at_failure
 from dynaconv.export.capture import cause
 from dynaconv.export.verify import first_line
+from dynaconv.interrupts import passing_interrupts
 
 
 def trace(model: nn.Module, inputs: Sequence[Tensor], dynamic_shapes: Any = None) -> ExportedProgram:
@@ -26,7 +27,7 @@ def trace(model: nn.Module, inputs: Sequence[Tensor], dynamic_shapes: Any = None
     """
 
     def record() -> ExportedProgram:
-        with torch.no_grad():
+        with passing_interrupts(), torch.no_grad():
             return torch.export.export(model, tuple(inputs), dynamic_shapes=dynamic_shapes, strict=False)
 
     try:
@@ -57,7 +58,7 @@ def foreign_work(tool: str) -> Iterator[None]:
         ExportError: The block raised something.
     """
     try:
-        with warnings.catch_warnings():
+        with passing_interrupts(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except ExportError:

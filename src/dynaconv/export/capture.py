@@ -15,6 +15,7 @@ from dynaconv.errors import ExportError
 from dynaconv.export._blame import layer_at_failure
 from dynaconv.export._growth import bounded_growth
 from dynaconv.export.verify import as_inputs, first_line, named_outputs, random_inputs
+from dynaconv.interrupts import passing_interrupts
 from dynaconv.native.replace import restore
 
 FreeSize = bool | Literal["auto"]
@@ -93,7 +94,7 @@ def capture(
     dims = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) or None for axes in free)
 
     def record() -> torch.export.ExportedProgram:
-        with torch.no_grad(), _quiet_solver(), bounded_growth(frozen):
+        with passing_interrupts(), torch.no_grad(), _quiet_solver(), bounded_growth(frozen):
             return torch.export.export(frozen, inputs, dynamic_shapes=dims, strict=False)
 
     try:

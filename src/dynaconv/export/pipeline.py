@@ -13,6 +13,7 @@ from dynaconv.export.capture import Capture, FreeSize, capture, cause, frozen_co
 from dynaconv.export.report import Check, ExportReport
 from dynaconv.export.target import verified_target
 from dynaconv.export.verify import BATCHES, LIMIT, Run, as_inputs, first_line, random_inputs, verify
+from dynaconv.interrupts import passing_interrupts
 
 
 def no_notes(recorded: Capture) -> tuple[str, ...]:
@@ -78,7 +79,9 @@ def export_as(
         checks: tuple[Check, ...] = ()
         if free_size is not False:
             try:
-                recorded, checks = _export_free(form, frozen, prepared, file, inputs, free_batch, batches)
+                # An interrupt is no reason to go on with a fixed size.
+                with passing_interrupts():
+                    recorded, checks = _export_free(form, frozen, prepared, file, inputs, free_batch, batches)
             except _SizeStaysFixedError as error:
                 if free_size is True:
                     raise ExportError(f"height and width cannot be free: {error}") from error.__cause__
@@ -164,14 +167,16 @@ def _write_and_verify(
 
 def _open(form: Format, file: Path) -> Run:
     try:
-        return form.load(file)
+        with passing_interrupts():
+            return form.load(file)
     except Exception as error:
         raise ExportError(f"{form.runtime} cannot load what was exported: {first_line(error)}") from error
 
 
 def _write(form: Format, recorded: Capture, file: Path) -> None:
     try:
-        form.write(recorded, file)
+        with passing_interrupts():
+            form.write(recorded, file)
     except ExportError:
         raise
     except Exception as error:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dynaconv.errors import ExportError, listed
+from dynaconv.interrupts import passing_interrupts
 
 
 @contextmanager
@@ -28,6 +29,7 @@ def verified_target(
     Raises:
         ExportError: Before the block: another ending, a file in the way, no such folder, or one not to be written to.
             After it: the files cannot be moved into place.
+        KeyboardInterrupt: Ctrl+C came inside the block, whatever the block made of it.
     """
     target = check_target(path, suffixes=suffixes, overwrite=overwrite, companions=companions)
     try:
@@ -35,15 +37,21 @@ def verified_target(
     except OSError as error:
         raise _unwritable(target.parent, error) from error
     try:
-        yield hidden / target.name
-        # The file that one opens comes last: where it is, the rest is too.
-        for file in sorted(hidden.iterdir(), key=lambda each: each.name == target.name):
-            try:
-                file.replace(target.parent / file.name)
-            except OSError as error:
-                raise ExportError(f"cannot put {file.name} into {target.parent}: {_reason(error)}.") from error
+        with passing_interrupts():
+            yield hidden / target.name
+        with passing_interrupts(at_end=True):
+            _move(hidden, target)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _move(hidden: Path, target: Path) -> None:
+    # The file that one opens comes last: where it is, the rest is too.
+    for file in sorted(hidden.iterdir(), key=lambda each: each.name == target.name):
+        try:
+            file.replace(target.parent / file.name)
+        except OSError as error:
+            raise ExportError(f"cannot put {file.name} into {target.parent}: {_reason(error)}.") from error
 
 
 def check_target(

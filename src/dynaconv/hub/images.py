@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,15 +40,16 @@ def prepared(config: HubConfig, image: Any) -> Tensor:
     """
     from PIL import Image
 
-    from dynaconv.train.data.folder import open_image
+    from dynaconv.train.data.image_file import Mode, convert_image, named_in_errors, open_image
 
     if config.in_channels not in (1, 3):
         raise DataError(f"the network takes {config.in_channels} channels, which no image file has; pass it tensors.")
-    mode: Literal["L", "RGB"] = "L" if config.in_channels == 1 else "RGB"
+    mode: Mode = "L" if config.in_channels == 1 else "RGB"
     if isinstance(image, (str, Path)):
         opened = open_image(Path(image).expanduser(), mode)
     elif isinstance(image, Image.Image):
-        opened = image.convert(mode)
+        with named_in_errors("the image", "give another one"):
+            opened = convert_image(image, mode)
     else:
         raise TypeError(f"`image` is a path or a PIL image; got {type(image).__name__}.")
     return image_transform(config)(opened)[None]

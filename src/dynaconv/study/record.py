@@ -24,7 +24,7 @@ from dynaconv.study.folder import (
 from dynaconv.study.results import Results
 from dynaconv.study.trace import COLUMNS as TRACE_COLUMNS
 from dynaconv.train.files import write_csv, write_json, write_text
-from dynaconv.train.run import SUMMARY_FILE
+from dynaconv.train.folders import SUMMARY_FILE
 
 RUNS_FILE, TRACES_FILE, RESULTS_FILE, PAGE_FILE = "runs.csv", "traces.csv", "results.csv", "README.md"
 RUN_COLUMNS = (

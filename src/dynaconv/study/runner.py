@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
@@ -18,9 +19,11 @@ from dynaconv.study.load import load_study
 from dynaconv.study.trace import LossTrace
 from dynaconv.train.config import resolve
 from dynaconv.train.run import fit, resume
-from dynaconv.train.stopping import RunStopped
+from dynaconv.train.stopping import RunStopped, StopSignals
 
 Say = Callable[[str], None]
+_LOOK_EVERY = 0.2
+"""Seconds between two looks at whether a study in processes is asked to stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,8 @@ def run_study(
     Raises:
         RunError: A recipe is wrong, or the folder belongs to another study.
         DataError: The data cannot be read.
-        RunStopped: SIGTERM or SIGUSR1 came; the run at hand is saved, and the same call goes on from there.
+        RunStopped: Ctrl+C, SIGTERM, SIGHUP or SIGUSR1 came; the run at hand is saved, and the same call goes on from
+            there.
     """
     check_recipes(study)
     folder.claim(study)
@@ -134,9 +138,8 @@ def _do(study: Study, folder: StudyFolder, key: RunKey, callbacks: Sequence[Call
     except TrainingDivergedError as error:
         folder.record_failure(key, "diverged", str(error))
         return f"diverged: {error}"
-    except (DataError, RunStopped):
-        # Every run would fail on data that are not there, and who stops a run means the study; the folder stays as it
-        # is, to go on from.
+    except DataError:
+        # Every run would fail on data that are not there; the folder stays as it is, to go on from.
         raise
     except Exception as error:
         message = " ".join(f"{type(error).__name__}: {error}".split())
@@ -156,36 +159,49 @@ def run_in_processes(study: str | Path, folder: Path, wanted: Wanted, jobs: int)
 
     Raises:
         RunError: One of the processes ended early.
+        RunStopped: Ctrl+C, SIGTERM, SIGHUP or SIGUSR1 came; the runs at hand are saved.
+        KeyboardInterrupt: Ctrl+C came twice; the processes are killed.
     """
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_worker, args=(str(study), folder, wanted, jobs)) for _ in range(jobs)]
-    # By default it would end this process at once and leave the workers running.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-    except BaseException:
-        for worker in workers:
-            if worker.is_alive():
-                worker.terminate()
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with StopSignals() as stop:
+        try:
+            # Ctrl+C reaches every process of a terminal. Processes that are started while it is ignored go on ignoring
+            # it, and are asked to stop by this one.
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for worker in workers:
+                worker.start()
+            signal.signal(signal.SIGINT, before)
+            _wait(workers, stop)
+        except BaseException:
+            for worker in workers:
+                if worker.is_alive():
+                    worker.kill()
+            raise
+        if stop.received is not None:
+            raise RunStopped(stop.received)
     if any(worker.exitcode for worker in workers):
         raise RunError("one of the processes ended early; run the same command again to go on.")
+
+
+def _wait(workers: Sequence[BaseProcess], stop: StopSignals) -> None:
+    """Wait for the processes to end; ask each once to stop when this process is."""
+    asked = False
+    while alive := [worker for worker in workers if worker.is_alive()]:
+        if stop.received is not None and not asked:
+            asked = True
+            for worker in alive:
+                worker.terminate()
+        alive[0].join(_LOOK_EVERY)
 
 
 def _worker(study: str, folder: Path, wanted: Wanted, jobs: int) -> None:
     torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
     try:
         run_study(load_study(study), StudyFolder(folder), wanted, say=lambda line: print(line, flush=True))
-    except KeyboardInterrupt:
-        # The run goes on from its last checkpoint next time; a traceback would say nothing.
+    # The run goes on from its last checkpoint next time; a traceback would say nothing.
+    except (KeyboardInterrupt, RunStopped):
         sys.exit(130)
-    except RunStopped:
-        sys.exit(128 + signal.SIGTERM)
 
 
 def states(study: Study, folder: StudyFolder, wanted: Wanted | None = None) -> dict[RunKey, State]:

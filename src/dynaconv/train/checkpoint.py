@@ -14,9 +14,9 @@ from dynaconv.errors import CheckpointError, DynaconvError
 from dynaconv.train.callbacks import BEST, LAST
 from dynaconv.train.factory import create_network
 from dynaconv.train.files import replacing
+from dynaconv.train.folders import CHECKPOINT_FOLDER
 
 MODEL_FILE = "model.safetensors"
-CHECKPOINT_FOLDER = "checkpoints"
 _METADATA_KEY = "dynaconv"
 _SUFFIXES = (".safetensors", ".ckpt")
 _REQUIRED = ("model", "num_classes", "in_channels", "class_names", "image_size", "mean", "std")

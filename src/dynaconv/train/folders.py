@@ -3,9 +3,13 @@
 import os
 import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from dynaconv.errors import RunError
+
+CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, CURVES_FILE = "config.yaml", "metrics.csv", "summary.json", "curves.png"
+LOG_FOLDER, CORRUPT_FILE, CHECKPOINT_FOLDER = "tensorboard", "corrupt.txt", "checkpoints"
 
 RUN_VARIABLE = "DYNACONV_RUN_FOLDER"
 # torchrun and Lightning count inside a node and count the nodes; SLURM counts through.
@@ -23,6 +27,14 @@ def is_started_from_outside() -> bool:
     """Whether torchrun or SLURM started this process beside others, rather than the run itself."""
     counts = (os.environ.get(name, "1") for name in ("WORLD_SIZE", "SLURM_NTASKS"))
     return any(count != "1" for count in counts) and ("RANK" in os.environ or "SLURM_PROCID" in os.environ)
+
+
+def is_run_folder(names: Iterable[str]) -> bool:
+    """Whether a folder with these names in it is a run's; a configuration alone is what a run begins with."""
+    found = set(names)
+    return CONFIG_FILE in found and (
+        found == {CONFIG_FILE} or not found.isdisjoint((METRICS_FILE, SUMMARY_FILE, LOG_FOLDER, CHECKPOINT_FOLDER))
+    )
 
 
 def default_folder(data: str, model: str, root: Path = Path("runs")) -> Path:

@@ -223,6 +223,9 @@ class ClassificationModule(LightningModule):
         options = self.hparams
         if options["mixup"] < 0 or options["cutmix"] < 0:
             raise RunError(f"mixup and cutmix are at least 0; got {options['mixup']} and {options['cutmix']}.")
+        for name in ("mixup_prob", "mixup_switch_prob"):
+            if not 0 <= options[name] <= 1:
+                raise RunError(f"{name} is a share in [0, 1]; got {options[name]}.")
         if not (options["mixup"] or options["cutmix"]):
             return None
         from timm.data.mixup import Mixup
@@ -268,9 +271,8 @@ class ClassificationModule(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         images, targets = batch
-        # timm's Mixup pairs a batch with its reverse and refuses an odd one.
-        if self.mix is not None and len(images) % 2 == 0:
-            images, soft_targets = self.mix(images, targets)
+        if self.mix is not None:
+            images, soft_targets = self._mixed(images, targets)
             logits = self.model(self._arrange(images))
             loss = F.cross_entropy(logits, soft_targets)
         else:
@@ -280,6 +282,18 @@ class ClassificationModule(LightningModule):
             self.train_loss.update(loss.detach())
             self.train_acc.update(logits.detach(), targets)
         return loss
+
+    def _mixed(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix every image with another one of the batch; see `Mixup` of timm.
+
+        timm mixes a batch with its reverse. In an odd batch the middle image would be its own partner, so there each
+        image is mixed with the one before it: timm gets the images followed by their partners in reverse.
+        """
+        batch = len(images)
+        if batch % 2:
+            images, targets = (torch.cat([each, each.roll(1, 0).flip(0)]) for each in (images, targets))
+        mixed, soft_targets = self.mix(images, targets)
+        return mixed[:batch], soft_targets[:batch]
 
     def on_train_epoch_end(self) -> None:
         self.log("train_loss", self.train_loss)
@@ -347,7 +361,8 @@ class ClassificationModule(LightningModule):
     def _lr_factor(self, step: int, total: int, steps_per_epoch: float) -> float:
         """Return the learning rate after ``step`` updates as a share of the peak."""
         options = self.hparams
-        warmup = round(options["warmup_epochs"] * steps_per_epoch)
+        # One that is shorter than half a step would be none.
+        warmup = max(round(options["warmup_epochs"] * steps_per_epoch), 1) if options["warmup_epochs"] > 0 else 0
         if step < warmup:
             return float((step + 1) / (warmup + 1))
         if options["schedule"] == "cosine":

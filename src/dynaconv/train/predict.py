@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dynaconv.train.data.folder import open_image
+from dynaconv.train.data.image_file import Mode, open_image
 from dynaconv.train.data.transforms import BatchTransform, SmallTransform, photo_transform
 
 _BATCH = 64
@@ -65,7 +65,7 @@ def predict(
     Raises:
         DataError: A file is missing or is not an image.
     """
-    mode: Literal["L", "RGB"] = "L" if metadata["in_channels"] == 1 else "RGB"
+    mode: Mode = "L" if metadata["in_channels"] == 1 else "RGB"
     transform, names = input_transform(metadata), metadata["class_names"]
     predictions: list[Prediction] = []
     for start in range(0, len(images), _BATCH):

@@ -2,7 +2,6 @@
 
 import shlex
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +30,6 @@ from dynaconv.train.callbacks import (
 )
 from dynaconv.train.changes import check_batch, check_configuration, check_data
 from dynaconv.train.checkpoint import (
-    CHECKPOINT_FOLDER,
     MODEL_FILE,
     evaluated_state,
     load_trained,
@@ -43,14 +41,23 @@ from dynaconv.train.curves import draw_curves
 from dynaconv.train.data.batches import one_sentence
 from dynaconv.train.data.fingerprint import fingerprint
 from dynaconv.train.data.module import ImageDataModule
-from dynaconv.train.data.shards import ShardSet
 from dynaconv.train.data.source import length_of
 from dynaconv.train.data.sources import absolute_location, is_folder_name, missing_folder
 from dynaconv.train.evaluate import Evaluation, evaluate
 from dynaconv.train.exact import RUN_KEY, ExactState
 from dynaconv.train.factory import is_own_model
 from dynaconv.train.files import remove_leftovers, write_json, write_text
-from dynaconv.train.folders import claim_folder, is_first_process
+from dynaconv.train.folders import (
+    CHECKPOINT_FOLDER,
+    CONFIG_FILE,
+    CORRUPT_FILE,
+    CURVES_FILE,
+    LOG_FOLDER,
+    METRICS_FILE,
+    SUMMARY_FILE,
+    claim_folder,
+    is_first_process,
+)
 from dynaconv.train.module import ClassificationModule
 from dynaconv.train.nonfinite import GuardFinite
 from dynaconv.train.places import placed_by_torchrun
@@ -61,8 +68,6 @@ from dynaconv.train.strategy import sum_over_processes
 from dynaconv.train.sync_norm import SyncedBatchNorm
 from dynaconv.train.trouble import explained
 
-CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, CURVES_FILE = "config.yaml", "metrics.csv", "summary.json", "curves.png"
-LOG_FOLDER, CORRUPT_FILE = "tensorboard", "corrupt.txt"
 DEFAULT_EPOCHS = 30
 """Length of a run whose configuration gives neither epochs nor steps."""
 Report = Callable[[ProgressEvent], None]
@@ -110,7 +115,8 @@ def fit(
 
     Raises:
         DynaconvError: The configuration, the data or the folder does not fit, or the loss left the finite numbers.
-        RunStopped: SIGTERM or SIGUSR1 came; the run is saved.
+        RunStopped: Ctrl+C, SIGTERM, SIGHUP or SIGUSR1 came; the run is saved.
+        KeyboardInterrupt: Ctrl+C came twice.
     """
     if out is not None and not str(out):
         raise RunError("the run folder has an empty name; pass --out DIR, or leave it out.")
@@ -123,6 +129,8 @@ def fit(
         if is_first_process():
             write_text(directory / CONFIG_FILE, to_yaml(resolved))
         return run.execute(resume=None)
+    except RunStopped:
+        raise
     except BaseException:
         _discard_without_checkpoint(directory)
         raise
@@ -150,7 +158,7 @@ def resume(
 
     Raises:
         DynaconvError: It is not a run folder, the run is finished, or the configuration or the data changed.
-        RunStopped: SIGTERM or SIGUSR1 came; the run is saved.
+        RunStopped, KeyboardInterrupt: As for `fit`.
     """
     directory = Path(directory).expanduser()
     config_file, last = directory / CONFIG_FILE, directory / CHECKPOINT_FOLDER / LAST
@@ -379,17 +387,17 @@ class _Run:
             return self._finish(facts)
 
     def _fit(self, resume: Path | None) -> None:
-        interrupt = signal.getsignal(signal.SIGINT)
         trouble = explained(self.directory, self.last, processes=self.trainer.world_size)
         try:
             with quiet_lightning(), trouble, one_sentence():
                 self.trainer.fit(self.module, datamodule=self.data, ckpt_path=resume, weights_only=True)
         except SystemExit:
-            if self.stop.received is not None:
-                raise RunStopped(self.stop.received, self.trainer.global_step) from None
-            # Lightning turns Ctrl+C into an exit and leaves the signal switched off.
-            signal.signal(signal.SIGINT, interrupt)
-            raise KeyboardInterrupt from None
+            # Lightning turns Ctrl+C into an exit and may leave the signal switched off. A SIGTERM that comes before our
+            # own handler is there ends in an exit as well.
+            self.stop.install()
+            if self.stop.received is None or self.stop.hurried:
+                raise KeyboardInterrupt from None
+            raise self._stopped() from None
 
     def _scale(self) -> dict[str, Any]:
         """How many processes take part and what follows from that, with a note for the user."""
@@ -398,9 +406,15 @@ class _Run:
         self.module.trainer = self.trainer
         lr = self.module.peak_lr()
         self.data.check_scale(batch.processes)
+        if self.module.mix is not None and self.data.smallest_batch(batch.processes) < 2:
+            raise RunError(
+                "mixup and cutmix mix the images of a step, and each step has one image on each device; raise "
+                "data.batch_size, or set model.mixup and model.cutmix to 0."
+            )
         self.notes += scale_notes(batch, hparams, lr)
         left_out = self.data.left_out(batch.processes)
-        if left_out and (batch.processes > 1 or isinstance(self.data.train_split, ShardSet)):
+        # What a stream of timm leaves out depends on its loader processes.
+        if left_out and (batch.processes > 1 or not isinstance(self.data.train_split, IterableDataset)):
             self.notes.append(
                 f"{left_out:,} training images are left out of each epoch, others in another: they do not make one "
                 f"more batch of {self.data.batch_size}{' on every device' if batch.processes > 1 else ''}."
@@ -473,7 +487,10 @@ class _Run:
 
     def _stop_if_asked(self, images: int) -> None:
         if self.stop.received is not None:
-            raise RunStopped(self.stop.received, self.trainer.global_step)
+            raise self._stopped()
+
+    def _stopped(self) -> RunStopped:
+        return RunStopped(self.stop.received or "SIGTERM", self.trainer.global_step, directory=self.directory)
 
 
 def _as_list(value: Any) -> list[Any]:

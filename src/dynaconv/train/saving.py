@@ -99,19 +99,25 @@ class SaveLast(Checkpoint):
         asked = self._anyone(trainer, self.stop.received is not None or self._time_is_up())
         stopping = asked and self._anyone(trainer, self.stop.received is not None)
         if stopping and not self.inside_epochs:
-            raise RunStopped(self.stop.received or "SIGTERM", trainer.global_step)
+            raise self._stopped(trainer, kept=self.kept)
         due = trainer.global_step - self._saved_step >= (self.options.every_steps or float("inf"))
         if (asked or due) and self._can_resume_after(trainer, batch_idx):
             self._save(trainer, pl_module)
             self.kept = f"The checkpoint of step {trainer.global_step}, in epoch {trainer.current_epoch + 1}, is kept."
             if stopping:
-                raise RunStopped(self.stop.received or "SIGTERM", trainer.global_step)
+                raise self._stopped(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer, pl_module)
         self.kept = f"The checkpoint after epoch {trainer.current_epoch + 1} is kept."
         if self._anyone(trainer, self.stop.received is not None):
-            raise RunStopped(self.stop.received or "SIGTERM", trainer.global_step)
+            raise self._stopped(trainer)
+
+    def _stopped(self, trainer: Trainer, *, kept: str = "") -> RunStopped:
+        # Another process of the run may be the one that got the signal.
+        return RunStopped(
+            self.stop.received or "SIGTERM", trainer.global_step, kept=kept, directory=self.path.parents[1]
+        )
 
     def _time_is_up(self) -> bool:
         minutes = self.options.every_minutes

@@ -15,6 +15,7 @@ from dynaconv.train.data.corrupt import CorruptImages
 from dynaconv.train.data.keyed import generators_seeded, image_keys
 from dynaconv.train.data.source import ImageSet, TensorImages
 from dynaconv.train.data.transforms import BatchTransform, image_to_tensor, resize_batch
+from dynaconv.train.stopping import start_loader_process
 
 Batch = tuple[Tensor, Tensor]
 
@@ -145,4 +146,4 @@ def make_loader(dataset: Any, *, sampler: EpochSampler | None, **options: Any) -
         options["collate_fn"] = already_collated
     if sampler is not None:
         options.update(sampler=sampler, generator=sampler.worker_seeds)
-    return DataLoader(dataset, **options)
+    return DataLoader(dataset, worker_init_fn=start_loader_process, **options)

@@ -1,68 +1,19 @@
 """A folder of images with one sub-folder a class."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 from PIL import Image
 
-from dynaconv.errors import CorruptImageError, DataError, listed
+from dynaconv.errors import DataError, listed
+from dynaconv.train.data.image_file import IMAGE_SUFFIXES, Mode, is_readable, open_image
 from dynaconv.train.data.source import Source, stratified_split
+from dynaconv.train.data.tree import LeftOut, abbreviated, class_folders, find_layout, images_below
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_HELD_OUT = ("test", "val", "validation", "valid")
 _SMALL_SIDE = 64
-
-
-def open_image(path: Path, mode: Literal["L", "RGB"]) -> Image.Image:
-    """Open one image file, decoded and converted to ``mode`` by `convert_image`.
-
-    Raises:
-        DataError: The file is missing, or has pixels of unknown range.
-        CorruptImageError: It is not an image that Pillow can decode.
-    """
-    try:
-        with Image.open(path) as image:
-            return convert_image(image, mode)
-    except DataError as error:
-        raise DataError(f"the image {path} {error}") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{path} is a directory, not an image file.") from error
-    except FileNotFoundError as error:
-        raise DataError(f"there is no image file {path}.") from error
-    # Pillow's decoders raise SyntaxError and ValueError for some damaged files.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise CorruptImageError(
-            f"the image {path} is corrupt or not an image ({error}); mend or remove the file."
-        ) from error
-
-
-def convert_image(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
-    """Convert an image of any Pillow mode to 8-bit grey or colour.
-
-    What is transparent becomes white, as on paper. Grey values of 16 bits are divided by 256, where Pillow would clip
-    them at 255.
-
-    Raises:
-        DataError: The pixels are floating-point numbers, or integers beyond 16 bits.
-    """
-    if image.mode == "F":
-        raise DataError("has floating-point pixels, whose range is not known; convert it to 8 or 16 bits.")
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.size and not 0 <= values.min() <= values.max() < 2**16:
-            raise DataError(
-                f"has grey values from {values.min()} to {values.max()}, beyond 16 bits; convert it to 8 or 16 bits."
-            )
-        return Image.fromarray((values // 256).astype(np.uint8)).convert(mode)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        coloured = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert(mode)
-    return image.convert(mode)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +22,7 @@ class FolderImages:
 
     paths: tuple[Path, ...]
     targets: tuple[int, ...]
-    mode: Literal["L", "RGB"]
+    mode: Mode
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -92,12 +43,14 @@ def image_folder(
     """A folder of images: ``train/`` beside ``test/`` or ``val/``, or one folder that a seed splits.
 
     Args:
-        folder: Holds ``train/CLASS/*`` and ``test|val|validation/CLASS/*``, or ``CLASS/*`` alone. With both a
-            ``test/`` and a ``val/`` the second is used for validation.
+        folder: As `find_layout` takes it. With both a ``test/`` and a ``val/`` the second is used for validation.
         channels: 1 to read the images as greyscale, 3 (or ``None``) as colour.
         image_size: Side length of the network's input; decides the default augmentation.
         test_fraction: Share of each class that is held out when the folder defines no test set.
         split_seed: Seed of that split.
+
+    Returns:
+        The images; ``note`` tells how they were understood, and which files and folders are left out.
 
     Raises:
         DataError: The folder is missing or empty, or its splits do not hold the same classes.
@@ -106,29 +59,35 @@ def image_folder(
         raise DataError(f"{folder} is a file; an image folder has one sub-folder a class.")
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; an image folder has one sub-folder a class.")
-    mode: Literal["L", "RGB"] = "L" if channels == 1 else "RGB"
-    train_folder = folder / "train"
-    validation, note = None, ""
-    if train_folder.is_dir():
-        held_out = [folder / name for name in _HELD_OUT if (folder / name).is_dir()]
-        if not held_out:
-            raise DataError(f"{folder} has train/ but none of {listed(f'{n}/' for n in _HELD_OUT)}; add one.")
-        names = class_folders(train_folder)
-        train = _scan(train_folder, names, mode)
-        test = _scan(held_out[0], names, mode)
-        if held_out[0].name == "test" and len(held_out) > 1:
-            validation = _scan(held_out[1], names, mode)
-        if held_out[0].name != "test":
-            note = f"{folder} has no test/: {held_out[0].name}/ is the test set."
+    mode: Mode = "L" if channels == 1 else "RGB"
+    left_out = LeftOut()
+    layout = find_layout(folder, left_out)
+    validation, remark = None, ""
+    if layout.splits:
+        train_folder = layout.splits["train"]
+        classes = class_folders(train_folder, left_out)
+        names = _checked_names(classes, train_folder)
+        train = _read(classes, names, mode, left_out)
+        held_out = [
+            (path, _read_held_out(path, names, mode, left_out))
+            for word in ("test", "validation")
+            if (path := layout.splits.get(word)) is not None
+        ]
+        test = held_out[0][1]
+        if len(held_out) > 1:
+            validation = held_out[1][1]
+        elif "test" not in layout.splits:
+            remark = f" {layout.folder} has no test/: {held_out[0][0].name}/ is the test set."
     else:
-        names = class_folders(folder)
-        everything = _scan(folder, names, mode)
+        names = _checked_names(layout.classes, layout.folder)
+        everything = _read(layout.classes, names, mode, left_out)
         first, second = stratified_split(everything.targets, test_fraction, seed=split_seed)
         if not second:
             raise DataError(f"{folder} has one image a class, too few to hold any out for testing; add images.")
         train, test = everything.subset(first), everything.subset(second)
     grey = mode == "L"
     size = image_size or 224
+    counts = [(len(train), "training"), *([(len(validation), "validation")] if validation else []), (len(test), "test")]
     return Source(
         name=str(folder),
         train=train,
@@ -140,32 +99,43 @@ def image_folder(
         std=(sum(IMAGENET_STD) / 3,) if grey else IMAGENET_STD,
         image_size=size,
         style="small" if size <= _SMALL_SIDE else "photo",
-        note=note,
+        note=_told(names, counts, str(left_out)) + remark,
     )
 
 
-def class_folders(folder: Path) -> tuple[str, ...]:
-    """Return the sorted names of the sub-folders, each a class."""
-    names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
-    if len(names) < 2:
-        found = f"only {names[0]!r}" if names else "none"
+def _told(names: Sequence[str], counts: Sequence[tuple[int, str]], left_out: str) -> str:
+    images = listed((f"{count:,} {word}" for count, word in counts), quote=False)
+    what = f"{len(names):,} classes ({abbreviated(names)}), {images} images"
+    return f"{what}; left out: {left_out}." if left_out else f"{what}."
+
+
+def _checked_names(classes: Mapping[str, Path], folder: Path) -> tuple[str, ...]:
+    if len(classes) < 2:
+        found = f"only {next(iter(classes))!r}" if classes else "none"
         raise DataError(f"{folder} must hold one sub-folder of images for each of at least two classes; found {found}.")
-    return names
+    return tuple(classes)
 
 
-def _scan(folder: Path, names: Sequence[str], mode: Literal["L", "RGB"]) -> FolderImages:
-    found = class_folders(folder)
-    if unknown := [name for name in found if name not in names]:
+def _read_held_out(folder: Path, names: Sequence[str], mode: Mode, left_out: LeftOut) -> FolderImages:
+    classes = class_folders(folder, left_out)
+    if unknown := [name for name in classes if name not in names]:
         raise DataError(f"{folder} holds the class {unknown[0]!r}, which the training folder does not have.")
+    found = _read(classes, names, mode, left_out, all_classes=False)
+    if not found.paths:
+        raise DataError(f"{folder} holds no image in any of its class folders; add images or remove the folder.")
+    return found
+
+
+def _read(
+    classes: Mapping[str, Path], names: Sequence[str], mode: Mode, left_out: LeftOut, *, all_classes: bool = True
+) -> FolderImages:
     paths: list[Path] = []
     targets: list[int] = []
     for target, name in enumerate(names):
-        found_here = (folder / name).rglob("*")
-        images = sorted(path for path in found_here if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-        if not images and folder.name not in _HELD_OUT:
-            raise DataError(f"the class folder {folder / name} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+        images = images_below(classes[name], left_out) if name in classes else []
+        if not images and all_classes:
+            suffixes = ", ".join(filter(is_readable, IMAGE_SUFFIXES))
+            raise DataError(f"the class folder {classes[name]} holds no image ({suffixes}).")
         paths += images
         targets += [target] * len(images)
-    if not paths:
-        raise DataError(f"{folder} holds no image in any of its class folders; add images or remove the folder.")
     return FolderImages(paths=tuple(paths), targets=tuple(targets), mode=mode)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 from dynaconv.errors import DataError
 from dynaconv.train.data.batches import EpochSampler, Photographs, SmallImages, already_collated, make_loader
 from dynaconv.train.data.corrupt import CorruptImages
+from dynaconv.train.data.image_file import Mode, convert_image, named_in_errors
 from dynaconv.train.data.shard_source import hold_out_shards
 from dynaconv.train.data.shards import ShardSet
 from dynaconv.train.data.shares import EvaluationShare, PaddedImages
@@ -22,6 +23,7 @@ from dynaconv.train.data.source import Split, TensorImages, length_of, stratifie
 from dynaconv.train.data.sources import load_source
 from dynaconv.train.data.stream import ShardStream, StreamLoader, check_workers
 from dynaconv.train.data.transforms import BatchTransform, SmallTransform, photo_transform
+from dynaconv.train.stopping import start_loader_process
 
 _MAX_AUTO_WORKERS = 8
 
@@ -201,7 +203,7 @@ class ImageDataModule(LightningDataModule):
         sampler, drop_last = None, True
         if not isinstance(dataset, IterableDataset):
             world, rank = self._place()
-            drop_last = len(dataset) // world >= self.batch_size
+            drop_last = self._fills_a_batch(len(dataset), world)
             sampler = EpochSampler(dataset, num_replicas=world, rank=rank, seed=self.seed, drop_last=drop_last)
             # Lightning starts the workers of a resumed run's first epoch before it has restored the epoch.
             epoch, batches = self.start
@@ -233,6 +235,7 @@ class ImageDataModule(LightningDataModule):
             sampler=share,
             collate_fn=already_collated,
             num_workers=self._workers(dataset),
+            worker_init_fn=start_loader_process,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -249,8 +252,18 @@ class ImageDataModule(LightningDataModule):
     def left_out(self, processes: int) -> int:
         """Return how many training images an epoch over ``processes`` leaves out: they do not fill a batch in each."""
         length = self.epoch_size or length_of(self.train_split) or 0
-        whole = length // processes >= self.batch_size
-        return length % (processes * self.batch_size) if whole else 0
+        return length % (processes * self.batch_size) if self._fills_a_batch(length, processes) else 0
+
+    def smallest_batch(self, processes: int) -> int:
+        """Return how many images the smallest training step has on each of ``processes`` devices."""
+        length = length_of(self.train_split)
+        if not length or self._fills_a_batch(length, processes):
+            return self.batch_size
+        return -(-length // processes)
+
+    def _fills_a_batch(self, length: int, processes: int) -> bool:
+        """Whether so many images make a batch on each device; fewer make one smaller batch, and none is left out."""
+        return length // processes >= self.batch_size
 
     def _stream_loader(self, shards: ShardSet, *, training: bool) -> StreamLoader:
         world, rank = self._place()
@@ -288,9 +301,11 @@ class ImageDataModule(LightningDataModule):
         options = self._small_options if training else {}
         small = BatchTransform(mean=self.mean, std=self.std, **options)
         if isinstance(split, IterableDataset):
-            each = SmallTransform(transform=small, image_size=self.image_size)
+            each: Callable[[Image.Image], Tensor] = SmallTransform(transform=small, image_size=self.image_size)
+            if self.style != "small":
+                each = self._photo_transform(training=training)
             streamed: Any = split
-            streamed.transform = each if self.style == "small" else self._photo_transform(training=training)
+            streamed.transform = partial(_converted, mode="L" if self.in_channels == 1 else "RGB", transform=each)
             return streamed
         if self.style == "small":
             return SmallImages(split, small, self.image_size)
@@ -321,6 +336,11 @@ class ImageDataModule(LightningDataModule):
             return self.num_workers
         in_memory = isinstance(dataset, SmallImages) and isinstance(dataset.split, TensorImages)
         return 0 if in_memory else min(os.cpu_count() or 1, _MAX_AUTO_WORKERS)
+
+
+def _converted(image: Image.Image, mode: Mode, transform: Callable[[Image.Image], Tensor]) -> Tensor:
+    with named_in_errors("an image of the stream", "repair the data set"):
+        return transform(convert_image(image, mode))
 
 
 def _targets(split: Split) -> Any:

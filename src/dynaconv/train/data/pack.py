@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from dynaconv.errors import DataError
-from dynaconv.train.data.folder import image_folder, open_image
+from dynaconv.train.data.folder import image_folder
+from dynaconv.train.data.image_file import check_image, open_image
 from dynaconv.train.data.shards import INDEX_FILE, Sample, all_samples, read_index, sample_class
+from dynaconv.train.data.tree import LeftOut, find_layout, split_word
 from dynaconv.train.files import write_json
 
 DEFAULT_SHARD_SIZE = 100_000_000
@@ -44,6 +44,7 @@ def pack_folder(
     seed: int = 0,
     verify: bool = False,
     report: Callable[[str, int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Pack an image folder into shards of about one size, in random order, with an index.
 
@@ -58,6 +59,7 @@ def pack_folder(
         seed: Of that split and of the order.
         verify: Decode every image first, rather than look at its header.
         report: Called with the split, the images packed so far and how many there will be.
+        say: Called once with a sentence on how the folder was understood and what is left out.
 
     Returns:
         The index, as it was written.
@@ -71,9 +73,11 @@ def pack_folder(
     if shard_images is not None and shard_images < 1:
         raise DataError(f"a shard holds at least 1 image; got {shard_images}.")
     out.mkdir(parents=True, exist_ok=True)
+    if say is not None:
+        say(source.note)
     # timm's name for the set that ImageNet has beside its training set.
     held_out = {"test": source.test, "validation": source.validation}
-    if source.validation is None and (folder / "train").is_dir() and not (folder / "test").is_dir():
+    if "test" not in (find_layout(folder, LeftOut()).splits or held_out):
         held_out = {"validation": source.test}
     splits: dict[str, Any] = {}
     for split, images in {"train": source.train, **held_out}.items():
@@ -126,13 +130,8 @@ def _sample(folder: Path, images: Any, index: int, key: str, verify: bool) -> Sa
     path, target = images.paths[index], images.targets[index]
     if verify:
         open_image(path, images.mode)
+    check_image(path)
     data = path.read_bytes()
-    try:
-        with Image.open(path) as image:
-            image.verify()
-    # Pillow's readers raise SyntaxError and ValueError for some damaged files.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"the image {path} is corrupt or not an image ({error}); mend or remove the file.") from error
     about = {"filename": str(path.relative_to(folder)), "label": target}
     return {
         "__key__": key,
@@ -171,7 +170,7 @@ def index_shards(
         match = _SPLIT_NAME.search(Path(file).stem)
         if match is None:
             raise DataError(f"the name of {folder / file} tells no split; call it like train-000000.tar.")
-        split = {"val": "validation", "valid": "validation"}.get(match[1].lower(), match[1].lower())
+        split = split_word(match[1]) or match[1].lower()
         label_key = before["splits"].get(split, {}).get("alt_label") or ""
         targets = _classes_of(folder, file, label_key)
         largest = max(largest, *targets)

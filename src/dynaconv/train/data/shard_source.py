@@ -1,10 +1,11 @@
 """A data source of tar shards, ``wds/...``, by the index that lies beside them."""
 
 import random
-from typing import Any, Literal
+from typing import Any
 
 from dynaconv.errors import DataError
 from dynaconv.train.data.folder import IMAGENET_MEAN, IMAGENET_STD
+from dynaconv.train.data.image_file import Mode
 from dynaconv.train.data.shards import ShardSet, read_index, shards_of
 from dynaconv.train.data.source import Source
 
@@ -25,7 +26,7 @@ def shard_source(
         DataError: There is no index, it contradicts itself, or a shard on disk is missing.
     """
     index = read_index(location)
-    mode: Literal["L", "RGB"] = "L" if channels == 1 else "RGB"
+    mode: Mode = "L" if channels == 1 else "RGB"
     held_out = [split for split in ("test", "validation") if split in index["splits"]]
     if not held_out:
         raise DataError(f"the shards at {location} have neither a split 'test' nor 'validation' to test on.")

@@ -6,13 +6,14 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dynaconv.errors import DataError, listed
+from dynaconv.train.data.image_file import IMAGE_SUFFIXES, Mode
 
 INDEX_FILE = "_info.json"
 """Name that timm gives the index too; timm's own fields are kept, ``classes`` and ``shuffled`` are ours."""
-_IMAGE_KEYS = ("jpg", "jpeg", "png", "webp", "ppm", "pgm", "bmp", "gif", "tif", "tiff")
+_IMAGE_KEYS = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _SHARDS_PREFIX = "wds/"
 Sample = dict[str, Any]
 
@@ -33,7 +34,7 @@ class ShardSet:
     location: str
     files: tuple[str, ...]
     counts: tuple[int, ...]
-    mode: Literal["L", "RGB"]
+    mode: Mode
     label_key: str = ""
     shuffled: bool = False
 
@@ -99,7 +100,7 @@ def read_index(location: str) -> dict[str, Any]:
     return index
 
 
-def shards_of(index: dict[str, Any], split: str, location: str, mode: Literal["L", "RGB"]) -> ShardSet:
+def shards_of(index: dict[str, Any], split: str, location: str, mode: Mode) -> ShardSet:
     """Return one split of an index.
 
     Raises:

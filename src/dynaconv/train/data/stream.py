@@ -6,11 +6,10 @@ so nothing depends on how many images a shard holds. What does not fill a batch 
 that order and is left out; in another epoch it is other images.
 """
 
-import io
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
@@ -19,9 +18,10 @@ from torch.utils.data import DataLoader, IterableDataset, default_collate, get_w
 from dynaconv.errors import CorruptImageError, DataError
 from dynaconv.train.data.batches import Batch
 from dynaconv.train.data.corrupt import CorruptImages
-from dynaconv.train.data.folder import convert_image
+from dynaconv.train.data.image_file import Mode, decode_image, named_in_errors
 from dynaconv.train.data.shards import Sample, ShardSet, describe, read_samples, sample_class, sample_image
 from dynaconv.train.data.shares import PADDING
+from dynaconv.train.stopping import start_loader_process
 
 Wrap = Callable[[Any], Any]
 Span = tuple[int, int, int]
@@ -209,26 +209,16 @@ class _Decoded:
         return self.pairs[number]
 
 
-def decode(sample: Sample, mode: Literal["L", "RGB"], label_key: str) -> tuple[Image.Image, int]:
+def decode(sample: Sample, mode: Mode, label_key: str) -> tuple[Image.Image, int]:
     """Decode one sample.
 
     Raises:
         DataError: It has no image or class.
         CorruptImageError: The image is corrupt.
     """
-    data = sample_image(sample)
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return convert_image(image, mode), sample_class(sample, label_key)
-    except DataError as error:
-        if describe(sample) in str(error):
-            raise
-        raise DataError(f"{describe(sample)} {error}") from error
-    # Pillow's decoders raise SyntaxError and ValueError for some damaged files.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise CorruptImageError(
-            f"{describe(sample)} is corrupt or not an image ({error}); pack the shards again."
-        ) from error
+    data, target = sample_image(sample), sample_class(sample, label_key)
+    with named_in_errors(describe(sample), "pack the shards again"):
+        return decode_image(data, mode), target
 
 
 class StreamLoader(DataLoader[Any]):
@@ -237,7 +227,12 @@ class StreamLoader(DataLoader[Any]):
     def __init__(self, stream: ShardStream, *, epoch: Callable[[], int], num_workers: int, pin_memory: bool) -> None:
         self._epoch = epoch
         super().__init__(
-            stream, batch_size=None, num_workers=num_workers, pin_memory=pin_memory, generator=torch.Generator()
+            stream,
+            batch_size=None,
+            num_workers=num_workers,
+            worker_init_fn=start_loader_process,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),
         )
 
     def __iter__(self) -> Any:

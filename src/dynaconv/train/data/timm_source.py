@@ -3,14 +3,16 @@
 import io
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 from torch.utils.data import IterableDataset
 
 from dynaconv.errors import DataError, DynaconvError
-from dynaconv.train.data.folder import IMAGENET_MEAN, IMAGENET_STD, convert_image
+from dynaconv.train.data.folder import IMAGENET_MEAN, IMAGENET_STD
+from dynaconv.train.data.image_file import Mode, convert_image, named_in_errors, open_image
 from dynaconv.train.data.source import Source
 
 TIMM_PREFIXES = ("hfds/", "hfids/", "tfds/", "torch/", "wds/")
@@ -22,14 +24,19 @@ class TimmImages:
     """A map-style data set of timm, its images converted to one mode."""
 
     dataset: Any
-    mode: Literal["L", "RGB"]
+    mode: Mode
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         image, target = self.dataset[index][:2]
-        return convert_image(image, self.mode), int(target)
+        with named_in_errors(f"the image {index} of the data set", "repair the data set"):
+            return convert_image(image, self.mode), int(target)
+
+
+def _open(path: str, mode: Mode) -> Image.Image:
+    return open_image(Path(path), mode)
 
 
 def timm_dataset(
@@ -49,7 +56,7 @@ def timm_dataset(
     """
     from timm.data.dataset_factory import create_dataset
 
-    mode: Literal["L", "RGB"] = "L" if channels == 1 else "RGB"
+    mode: Mode = "L" if channels == 1 else "RGB"
     splits = []
     for split, is_training in ((_TRAIN, True), (_TEST, False)):
         try:
@@ -61,7 +68,8 @@ def timm_dataset(
                     split=split,
                     is_training=is_training,
                     download=True,
-                    input_img_mode=mode,
+                    # TensorFlow's decoder needs the mode; the other images come as they are, to be converted here.
+                    input_img_mode=mode if name.startswith("tfds/") else "",
                 )
         except DynaconvError:
             raise
@@ -69,6 +77,9 @@ def timm_dataset(
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DataError(f"timm cannot make the data set {name!r} (split {split!r}): {reason}") from error
+        # torchvision's folders, whose own loader knows neither EXIF nor 16 bits.
+        if hasattr(made, "loader"):
+            made.loader = partial(_open, mode=mode)
         splits.append(made if isinstance(made, IterableDataset) else TimmImages(dataset=made, mode=mode))
     names = _class_names(splits[0], classes, name)
     return Source(

@@ -1,0 +1,234 @@
+"""Finds the images in a folder tree: where its splits are, which folders are classes, and what is left out."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from dynaconv.errors import DataError, listed
+from dynaconv.train.data.image_file import IMAGE_SUFFIXES, is_readable
+from dynaconv.train.folders import is_run_folder
+
+SplitWord = Literal["train", "validation", "test"]
+_SPLITS: dict[str, SplitWord] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "eval", "evaluation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+# What file managers, network storage and archives leave, besides names that begin with a dot; in lower case.
+_LITTER = frozenset(
+    {"__macosx", "__pycache__", "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin"}
+    | {"lost+found", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"}
+)
+_HIDDEN = "hidden"
+_RUNS = "with runs of dynaconv"
+
+
+def split_word(name: str) -> SplitWord | None:
+    """The split that a name stands for, in any case, such as ``"validation"`` for ``Val``; ``None`` for other names."""
+    return _SPLITS.get(name.lower())
+
+
+@dataclass
+class LeftOut:
+    """What of a data set is not read.
+
+    Attributes:
+        files: How many files, by the reason.
+        folders: Folders, each as a message names it.
+    """
+
+    files: Counter[str] = field(default_factory=Counter)
+    folders: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        parts = []
+        if total := self.files.total():
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.files.most_common())
+            parts.append(f"{total:,} file{'s' if total > 1 else ''} ({reasons})")
+        if self.folders:
+            parts.append(f"the folder{'s' if len(self.folders) > 1 else ''} {abbreviated(self.folders)}")
+        return " and ".join(parts)
+
+
+def abbreviated(names: Sequence[str], *, most: int = 5) -> str:
+    """The first names of a list, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Listing:
+    """One folder: its sub-folders and images by name, in order, and how many other files there are by the reason."""
+
+    folders: Mapping[str, Path]
+    images: Sequence[Path]
+    others: Counter[str]
+    is_run: bool
+
+
+def _list(folder: Path) -> _Listing:
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"cannot read the folder {folder}: {error.strerror}.") from error
+    folders: dict[str, Path] = {}
+    images: list[Path] = []
+    others: Counter[str] = Counter()
+    for entry in entries:
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if entry.name.startswith(".") or entry.name.lower() in _LITTER:
+            others[_HIDDEN] += _files_in(entry)
+        elif (kind := _kind(entry)) == "folder":
+            folders[entry.name] = folder / entry.name
+        elif kind != "file":
+            others[kind] += 1
+        elif suffix not in IMAGE_SUFFIXES:
+            others["without an image extension"] += 1
+        elif not is_readable(suffix):
+            others[f"of type {suffix}, which Pillow cannot open here"] += 1
+        else:
+            images.append(folder / entry.name)
+    is_run = is_run_folder(entry.name for entry in entries)
+    return _Listing(folders=folders, images=images, others=others, is_run=is_run)
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+    # Links in a ring.
+    except OSError:
+        pass
+    return "linked to nothing" if entry.is_symlink() else "of no ordinary kind"
+
+
+def _files_in(entry: os.DirEntry[str]) -> int:
+    if not entry.is_dir(follow_symlinks=False):
+        return 1
+    return sum(len(files) for _, _, files in os.walk(entry.path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where the images of a data set are.
+
+    Attributes:
+        folder: The folder that was given, or one in it.
+        splits: Folder of each split in ``folder``.
+        classes: Folders of the classes, where ``folder`` has no splits.
+    """
+
+    folder: Path
+    splits: Mapping[SplitWord, Path] = field(default_factory=dict)
+    classes: Mapping[str, Path] = field(default_factory=dict)
+
+
+def find_layout(folder: Path, left_out: LeftOut) -> Layout:
+    """Find out how a folder of images is organised.
+
+    Args:
+        folder: Holds ``train/CLASS`` beside ``test/CLASS`` or ``val/CLASS``, by any usual name in any case, or
+            ``CLASS`` alone, or one folder that holds either.
+        left_out: Gets what is not read.
+
+    Raises:
+        DataError: A split is missing or there twice, is inside the classes, or two folders have splits.
+    """
+    folders = _outer_folders(folder, left_out)
+    splits = _splits(folder, folders)
+    if not splits:
+        runs = [name for name, path in folders.items() if _holds_runs(path)]
+        left_out.folders += [f"{name} ({_RUNS})" for name in runs]
+        folders = {name: path for name, path in folders.items() if name not in runs}
+        inside = [name for name, path in folders.items() if _splits(path, _list(path).folders)]
+        if len(inside) > 1:
+            raise DataError(f"{folder} has splits in {listed(inside)}; pass the folder of one of them.")
+        if not inside and len(folders) == 1:
+            inside = [name for name, path in folders.items() if len(_list(path).folders) > 1]
+        if inside:
+            left_out.folders += [name for name in folders if name not in inside]
+            folder = folders[inside[0]]
+            folders = _outer_folders(folder, left_out)
+            splits = _splits(folder, folders)
+    if splits:
+        left_out.folders += [name for name, path in folders.items() if path not in splits.values()]
+        return Layout(folder=folder, splits=splits)
+    for name, path in folders.items():
+        words = {split_word(inner): inner for inner in _list(path).folders}
+        if "train" in words and words.keys() & {"validation", "test"}:
+            raise DataError(
+                f"{folder} has splits inside its classes, such as {name}/{words['train']}; put the classes into the "
+                f"splits."
+            )
+    return Layout(folder=folder, classes=folders)
+
+
+def class_folders(split: Path, left_out: LeftOut) -> Mapping[str, Path]:
+    """Return the folders of a split's classes by their names, in order."""
+    return _outer_folders(split, left_out)
+
+
+def images_below(folder: Path, left_out: LeftOut) -> list[Path]:
+    """Return the images in a class folder and the folders in it, in order; links are followed.
+
+    Raises:
+        DataError: A folder cannot be read.
+    """
+    around = frozenset(_identity(path) for path in (folder, *folder.absolute().parents))
+    return sorted(_walk(folder, around, left_out))
+
+
+def _walk(folder: Path, around: frozenset[tuple[int, int]], left_out: LeftOut) -> Iterable[Path]:
+    listing = _list(folder)
+    if listing.is_run:
+        left_out.folders.append(f"{folder.name} ({_RUNS})")
+        return
+    left_out.files += listing.others
+    yield from listing.images
+    for path in listing.folders.values():
+        identity = _identity(path)
+        if identity in around:
+            left_out.files["linked to a folder around it"] += 1
+        else:
+            yield from _walk(path, around | {identity}, left_out)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _outer_folders(folder: Path, left_out: LeftOut) -> Mapping[str, Path]:
+    """The sub-folders of one that holds classes or splits, where nothing else is read."""
+    listing = _list(folder)
+    left_out.files += listing.others
+    if listing.images:
+        left_out.files["outside the class folders"] += len(listing.images)
+    return listing.folders
+
+
+def _splits(folder: Path, folders: Mapping[str, Path]) -> dict[SplitWord, Path]:
+    """The splits among sub-folders. A split holds class folders, so that a class may be called ``train``."""
+    found: dict[SplitWord, Path] = {}
+    for name, path in folders.items():
+        word = split_word(name)
+        if word is None or not _list(path).folders:
+            continue
+        if word in found:
+            raise DataError(f"{folder} has both {found[word].name}/ and {name}/; leave one of them, or rename it.")
+        found[word] = path
+    if found and "train" not in found:
+        held = listed((f"{path.name}/" for path in found.values()), quote=False)
+        raise DataError(f"{folder} has {held} but no train/; add it, or rename the folder where that is a class.")
+    if len(found) == 1:
+        raise DataError(f"{folder} has {found['train'].name}/ but none of test/ and val/; add one.")
+    return found
+
+
+def _holds_runs(folder: Path) -> bool:
+    return any(is_run_folder([*folders, *files]) for _, folders, files in os.walk(folder))
