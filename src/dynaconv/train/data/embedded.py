@@ -1,11 +1,11 @@
 """Small data sets held in memory: scikit-learn's digits, and Fashion-MNIST."""
 
-import os
 from pathlib import Path
 
 import torch
 
 from dynaconv.errors import DataError
+from dynaconv.train.data.bank_cache import cache_folder
 from dynaconv.train.data.idx import read_idx
 from dynaconv.train.data.source import Source, TensorImages, stratified_split
 
@@ -106,7 +106,7 @@ def _all_names() -> str:
 
 
 def _download() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynaconv"
+    cache = cache_folder()
     raw = cache / "FashionMNIST" / "raw"
     if not _missing(raw):
         return raw
