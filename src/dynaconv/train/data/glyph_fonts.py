@@ -1,0 +1,306 @@
+"""Font files: which there are, what they can draw, and which belong together."""
+
+import fnmatch
+import hashlib
+import logging
+import math
+import re
+import subprocess
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from dynaconv.errors import DataError, listed, nearest_names
+
+FONT_SUFFIXES = frozenset({".ttf", ".otf", ".ttc", ".otc"})
+_WEIGHTS = re.compile(
+    r"[ -]+((ultra|extra|demi|semi)? ?(light|bold)|thin|hairline|book|regular|normal|medium|heavy|black|italic|oblique|"
+    r"condensed|narrow|display)$",
+    re.IGNORECASE,
+)
+# More characters than this drawn by one glyph make it a placeholder, as in a last-resort font. Latin, Greek and
+# Cyrillic letters of one shape share a glyph by right.
+_MOST_SHARING = 4
+
+Pictures = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Face:
+    """One face of a font file.
+
+    Attributes:
+        path: The file.
+        index: Of the face, in a collection of several.
+        family: Its name without weight and slant, by which faces are held out together.
+        sha256: Of the file.
+    """
+
+    path: Path
+    index: int
+    family: str
+    sha256: str
+
+
+def file_sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal; a file that was not changed is read once in a process."""
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def font_files(folder: Path) -> list[Path]:
+    """Return every font file in a folder and the folders in it, sorted; of equal files the first alone.
+
+    Raises:
+        DataError: The folder is missing or has none.
+    """
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}; give a folder of fonts ({_suffixes()}).")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in FONT_SUFFIXES and path.is_file())
+    if not found:
+        raise DataError(f"{folder} holds no font file ({_suffixes()}); give a folder of fonts.")
+    return list({file_sha256(path): path for path in reversed(found)}.values())[::-1]
+
+
+def package_fonts(packages: Sequence[str]) -> list[Path]:
+    """Return the font files of installed Debian packages, sorted; of equal files the first alone.
+
+    Raises:
+        DataError: A package is not installed or has no font file.
+    """
+    found: dict[str, Path] = {}
+    for package in packages:
+        try:
+            run = subprocess.run(["dpkg-query", "-L", package], capture_output=True, text=True, check=False)
+        except FileNotFoundError as error:
+            raise DataError(
+                f"packages={list(packages)} needs Debian's dpkg; give data_dir, a folder of fonts."
+            ) from error
+        if run.returncode:
+            raise DataError(f"the package {package!r} is not installed; run `apt-get install {package}`.")
+        paths = [Path(line) for line in run.stdout.splitlines()]
+        fonts = sorted(path for path in paths if path.suffix.lower() in FONT_SUFFIXES and path.is_file())
+        if not fonts:
+            raise DataError(f"the package {package!r} holds no font file ({_suffixes()}); name packages of fonts.")
+        for path in fonts:
+            found.setdefault(file_sha256(path), path)
+    return sorted(found.values())
+
+
+def _suffixes() -> str:
+    return ", ".join(sorted(FONT_SUFFIXES))
+
+
+@contextmanager
+def _quiet_fonttools() -> Iterator[None]:
+    """Silence fontTools, which logs what it can repair."""
+    logger = logging.getLogger("fontTools")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def read_face(path: Path, index: int = 0) -> tuple[Face, dict[int, str]]:
+    """Read one face: what it is, and the glyph of each code point it has one for.
+
+    Raises:
+        DataError: The file is damaged or not a font.
+    """
+    from fontTools.ttLib import TTFont
+
+    with _quiet_fonttools():
+        try:
+            # Given a name, fontTools leaves a damaged file open.
+            with path.open("rb") as file, TTFont(file, fontNumber=index, lazy=True) as font:
+                glyphs: dict[int, str] = font.getBestCmap() or {}
+                first = font.getGlyphOrder()[0]
+                names = font["name"]
+                family = names.getDebugName(16) or names.getDebugName(1) or path.stem
+        # Whatever a damaged table leads to.
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(f"{path} is damaged or not a font ({reason}); remove it from the fonts.") from error
+    glyphs = {code: glyph for code, glyph in glyphs.items() if glyph != first}
+    return Face(path=path, index=index, family=plain_family(family), sha256=file_sha256(path)), glyphs
+
+
+def plain_family(name: str) -> str:
+    """Return a family's name without the words for weight and slant at its end."""
+    name = name.strip()
+    while (shorter := _WEIGHTS.sub("", name)) != name and shorter:
+        name = shorter
+    return name
+
+
+def drawable(glyphs: dict[int, str]) -> set[str]:
+    """Return the letters and digits that a face has a glyph of its own for."""
+    shared = Counter(glyphs.values())
+    return {
+        chr(code)
+        for code, glyph in glyphs.items()
+        if shared[glyph] <= _MOST_SHARING and unicodedata.category(chr(code))[0] in "LN"
+    }
+
+
+def lacking(glyphs: dict[int, str], characters: Sequence[str]) -> str | None:
+    """Return the first of ``characters`` that a face has no glyph for, or only a placeholder."""
+    shared = Counter(glyphs[ord(c)] for c in characters if ord(c) in glyphs)
+    return next((c for c in characters if ord(c) not in glyphs or shared[glyphs[ord(c)]] > _MOST_SHARING), None)
+
+
+@cache
+def _script_codes() -> dict[str, str]:
+    from fontTools.unicodedata import Scripts
+
+    return {name.replace("_", " ").lower(): code for code, name in Scripts.NAMES.items()}
+
+
+@cache
+def _blocks() -> dict[str, str]:
+    from fontTools.unicodedata import Blocks
+
+    return {name.lower(): name for name in Blocks.VALUES}
+
+
+def of_script(characters: Iterable[str], script: str) -> set[str]:
+    """Return those of the characters that belong to a script or Unicode block, such as ``"Greek"``.
+
+    Raises:
+        DataError: There is no such script or block.
+    """
+    from fontTools import unicodedata as tables
+
+    name = script.replace("_", " ").lower()
+    if name in _script_codes():
+        code = _script_codes()[name]
+        return {c for c in characters if tables.script(c) == code}
+    if name in _blocks():
+        return {c for c in characters if tables.block(c) == _blocks()[name]}
+    near = nearest_names(name, [*_script_codes(), *_blocks()])
+    raise DataError(f"there is no Unicode script or block {script!r}; the nearest names are {listed(near)}.")
+
+
+def render(face: Face, characters: Sequence[str], side: int, fill: float = 0.95) -> Pictures | str:
+    """Draw characters light on black, each with its ink in the middle, all at one size.
+
+    The size is chosen so that 95 % of them fit into ``fill`` of the side; the others are shrunk.
+
+    Returns:
+        ``uint8``, ``(len(characters), side, side)``; or the first character that comes out blank or as the face's
+        sign for a missing glyph.
+
+    Raises:
+        DataError: FreeType cannot draw with this file.
+    """
+    try:
+        font = ImageFont.truetype(face.path, side, index=face.index, layout_engine=ImageFont.Layout.BASIC)
+        # The box of the ink; `getbbox` of the font includes the space to the next character.
+        boxes = [font.getmask(character, "L").getbbox() or (0, 0, 0, 0) for character in characters]
+        extents = sorted(max(right - left, bottom - top) for left, top, right, bottom in boxes)
+        extent = extents[math.ceil(0.95 * len(extents)) - 1]
+        if extent <= 0:
+            return characters[0]
+        font = font.font_variant(size=fill * side * side / extent)
+        pictures = np.stack([_centred(font, character, side) for character in characters])
+        missing = _centred(font, "\U0010fffe", side)
+    except OSError as error:
+        raise DataError(f"{face.path} cannot be drawn ({error}); remove it from the fonts.") from error
+    ink = pictures.sum((1, 2), dtype=np.int64)
+    # Hinting draws one shape a little differently for different scripts.
+    apart = np.abs(pictures.astype(np.int64) - missing).sum((1, 2))
+    bad = np.flatnonzero((ink == 0) | (apart <= 0.02 * ink))
+    return characters[bad[0]] if len(bad) else pictures
+
+
+def _centred(font: ImageFont.FreeTypeFont, character: str, side: int) -> Pictures:
+    left, top, right, bottom = font.getbbox(character)
+    canvas = Image.new("L", (max(int(right - left), 0) + 4, max(int(bottom - top), 0) + 4))
+    ImageDraw.Draw(canvas).text((2 - left, 2 - top), character, font=font, fill=255)
+    picture = Image.new("L", (side, side))
+    box = canvas.getbbox()
+    if box is not None:
+        ink = canvas.crop(box)
+        if max(ink.size) > side:
+            ink.thumbnail((side, side), Image.Resampling.BOX)
+        picture.paste(ink, ((side - ink.width) // 2, (side - ink.height) // 2))
+    return np.asarray(picture)
+
+
+def same_design(one: Pictures, other: Pictures) -> bool:
+    """Whether two faces draw the same shapes: the median correlation of their pictures is above 0.9.
+
+    Args:
+        one, other: Pictures of the same characters, ``(N, side, side)``.
+    """
+    return float(np.median(_normalised(one) @ _normalised(other))) > SAME_DESIGN
+
+
+SAME_DESIGN = 0.9
+
+
+def design_groups(faces: Sequence[Face], pictures: Sequence[Pictures]) -> list[int]:
+    """Return a number for each face; faces of one family, or that draw the same shapes, share it.
+
+    Many free fonts take their characters from another one, under a new name.
+
+    Args:
+        faces: The faces.
+        pictures: Of each face, of the same characters, ``(N, side, side)``.
+    """
+    flat = np.stack([_normalised(one) for one in pictures])  # faces x characters x pixels
+    alike = np.median(np.einsum("fcp,gcp->fgc", flat, flat, optimize=True), axis=2) > SAME_DESIGN
+    groups = list(range(len(faces)))
+    for one in range(len(faces)):
+        for other in range(one):
+            if alike[one, other] or faces[one].family == faces[other].family:
+                old, new = groups[one], groups[other]
+                groups = [new if group == old else group for group in groups]
+    order = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    return [order[group] for group in groups]
+
+
+def _normalised(pictures: Pictures) -> npt.NDArray[np.float32]:
+    # Strokes two pixels apart still overlap a little at a quarter of the size.
+    count, side, _ = pictures.shape
+    step = max(side // 24, 1)
+    trimmed = pictures[:, : side // step * step, : side // step * step].astype(np.float32)
+    small = trimmed.reshape(count, side // step, step, side // step, step).mean((2, 4)).reshape(count, -1)
+    small -= small.mean(1, keepdims=True)
+    norm: npt.NDArray[np.float32] = small / np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-6)
+    return norm
+
+
+def matching(patterns: Sequence[str], families: Iterable[str], option: str) -> set[str]:
+    """Return the families that any of the patterns names, with ``*`` and ``?``.
+
+    Raises:
+        DataError: A pattern names none; the message has the nearest names.
+    """
+    known = sorted(set(families))
+    found: set[str] = set()
+    for pattern in patterns:
+        hits = fnmatch.filter(known, pattern)
+        if not hits:
+            near = listed(nearest_names(pattern, known))
+            raise DataError(
+                f"{option} names {pattern!r}, which no font family is called; the nearest names are {near}."
+            )
+        found.update(hits)
+    return found

@@ -1,0 +1,161 @@
+"""Characters of many fonts, drawn in ever new ways; whole font families are held out for validation and test."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynaconv.errors import DataError
+from dynaconv.train.data.augment import PictureAugment
+from dynaconv.train.data.drawn import DrawnImages, fixed_pictures
+from dynaconv.train.data.glyph_bank import ROLES, GlyphBank, GlyphOptions, check_roles, glyph_bank, held_out
+from dynaconv.train.data.glyph_fonts import file_sha256, font_files, package_fonts
+from dynaconv.train.data.source import Source
+from dynaconv.train.data.source_options import DrawnOptions
+
+IMAGE_SIZE = 32
+EPOCH = 100_000
+"""Pictures of an epoch; the set itself has no end."""
+_BANK_SCALE = 1.5
+_MEAN, _STD = (0.5,), (0.33,)
+MINI_CHARACTERS = (
+    "23456789ABCDEFGHJKLMNPQRSTUVWXYZabdefghjmnqrty"
+    "ΓΔΘΛΞΠΣΦΨΩαβγδεζηθλμξπστφψω"  # these are the letters that are meant
+    "БДЖИЛЦЧШЩЪЫЭЮЯ"
+)
+"""Latin, Greek and Cyrillic letters and digits without those that look like another one."""
+_MINI_FAMILIES = {
+    "train": ("DejaVuSans.ttf", "DejaVuSans-*.ttf", "DejaVuSerif.ttf", "DejaVuSerif-*.ttf"),
+    "val": ("DejaVuSansMono*.ttf",),
+    "test": ("STIXGeneral*.ttf",),
+}
+
+
+def glyphs(options: GlyphOptions, *, data_dir: Path | None, image_size: int | None) -> Source:
+    """Characters in the fonts of the standard set, of other Debian packages, or of a folder.
+
+    Args:
+        options: What is drawn, and what is held out.
+        data_dir: A folder of fonts; in place of the standard set's.
+        image_size: Side length of the pictures; by default 32.
+
+    Raises:
+        DataError: Fonts are missing, changed, damaged or without the characters, or the families that are held out
+            leave nothing.
+    """
+    if data_dir is not None and options.packages is not None:
+        raise DataError(f"give fonts by data_dir={str(data_dir)!r} or by data.options.packages, not by both.")
+    size = image_size or IMAGE_SIZE
+    if data_dir is None and options.packages is None:
+        files = standard_files()
+        bank = glyph_bank(list(files), options, side=bank_side(size), default=tuple(manifest()["characters"]))
+        roles = [files[face.path, face.index] for face in bank.faces]
+        if options.test_fonts is not None or options.val_fonts is not None:
+            roles = held_out(bank, options)
+    else:
+        paths = font_files(data_dir) if data_dir is not None else package_fonts(options.packages or ())
+        bank = glyph_bank([(path, 0) for path in paths], options, side=bank_side(size), default=None)
+        roles = held_out(bank, options)
+    return _source("glyphs", bank, roles, size, options.distinct)
+
+
+def glyphs_mini(options: DrawnOptions, *, image_size: int | None) -> Source:
+    """Latin, Greek and Cyrillic letters in the fonts that come with matplotlib.
+
+    The upright and slanted faces of DejaVu Sans and Serif train, DejaVu Sans Mono validates, STIX tests.
+
+    Args:
+        options: How many different pictures.
+        image_size: Side length of the pictures; by default 32.
+    """
+    import matplotlib
+
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    size = image_size or IMAGE_SIZE
+    roles = {}
+    for role, patterns in _MINI_FAMILIES.items():
+        for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+            roles[path] = role
+    bank = glyph_bank(
+        [(path, 0) for path in roles], GlyphOptions(), side=bank_side(size), default=tuple(MINI_CHARACTERS)
+    )
+    return _source("glyphs-mini", bank, [roles[face.path] for face in bank.faces], size, options.distinct)
+
+
+def bank_side(image_size: int) -> int:
+    """Side length of the stored pictures, which are drawn larger than the result."""
+    return round(_BANK_SCALE * image_size)
+
+
+@cache
+def manifest() -> Mapping[str, Any]:
+    """Return the standard set: characters, packages with versions and licences, faces with roles and checksums."""
+    found: dict[str, Any] = json.loads((resources.files(__package__) / "glyphs.json").read_text(encoding="utf-8"))
+    return found
+
+
+def standard_files() -> dict[tuple[Path, int], str]:
+    """Return the role of each face of the standard set, by file and index.
+
+    Raises:
+        DataError: A file is missing or is another version's; the message has the command that installs it.
+    """
+    versions = {name: package["version"] for name, package in manifest()["packages"].items()}
+    missing: list[str] = []
+    roles: dict[tuple[Path, int], str] = {}
+    sums: dict[Path, str] = {}
+    for face in manifest()["faces"]:
+        path, package = Path(face["file"]), face["package"]
+        if not path.is_file():
+            missing.append(package)
+            continue
+        if path not in sums:
+            sums[path] = file_sha256(path)
+        if sums[path] != face["sha256"]:
+            raise DataError(
+                f"the font {path} has the SHA-256 {sums[path][:12]}..., not {face['sha256'][:12]}... of the data set "
+                f"'glyphs'; run `apt-get install --reinstall --allow-downgrades {package}={versions[package]}`, or "
+                f"pass data_dir, a folder of fonts of your own."
+            )
+        roles[path, face["index"]] = face["role"]
+    if missing:
+        packages = sorted(set(missing))
+        raise DataError(
+            f"the data set 'glyphs' needs {len(packages)} Debian packages of fonts that are not installed; run "
+            f"`apt-get install --no-install-recommends {' '.join(packages)}`, or pass data_dir, a folder of fonts of "
+            f"your own."
+        )
+    return roles
+
+
+def _source(name: str, bank: GlyphBank, roles: Sequence[str], size: int, distinct: int | None) -> Source:
+    check_roles(roles, len(set(bank.groups)))
+    draw = PictureAugment(size=size)
+    train, val, test = (_part(bank.pictures, [one == role for one in roles]) for role in ROLES)
+    return Source(
+        name=name,
+        train=DrawnImages(bank=train[0], bank_targets=train[1], draw=draw, length=EPOCH, distinct=distinct),
+        validation=fixed_pictures(*val, draw, role="validation"),
+        test=fixed_pictures(*test, draw, role="test"),
+        class_names=bank.characters,
+        channels=1,
+        mean=_MEAN,
+        std=_STD,
+        image_size=size,
+        style="small",
+        flip=False,
+        note=bank.note,
+    )
+
+
+def _part(pictures: Tensor, chosen: Sequence[bool]) -> tuple[Tensor, Tensor]:
+    """Return a bank of some faces, sorted by class."""
+    some = pictures[torch.tensor(chosen)]
+    faces, characters = some.shape[:2]
+    targets = torch.arange(characters).repeat_interleave(faces)
+    return some.transpose(0, 1).flatten(0, 1).unsqueeze(1).contiguous(), targets
