@@ -1,0 +1,195 @@
+"""Spoken words as pictures of their spectrum, drawn in ever new ways; whole speakers are held out."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from dynaconv.errors import DataError
+from dynaconv.train.data.augment import between, log_between, sample_affine, white_noise
+from dynaconv.train.data.bank_cache import Bank, cached_bank
+from dynaconv.train.data.drawn import DrawnImages, fixed_pictures
+from dynaconv.train.data.keyed import uniform
+from dynaconv.train.data.source import Source
+from dynaconv.train.data.source_options import DrawnOptions
+from dynaconv.train.data.speech import FRAMES, HOP, RANGE_DB, RATE, Take, Voice, program_version, spoken_bank
+
+IMAGE_SIZE = 40
+EPOCH = 100_000
+_WORDS = """
+    zero one two three four five six seven eight nine yes no up down left right on off stop go bed bad bird board bit
+    beat boat boot cat cut cot caught dog dig duck desk ship sheep shop shape house horse happy hammer tree tray wow
+    window yellow mellow pillow willow red read rid road blue blow black block green grain grey great white what wait
+    follow forward backward learn lane line loan marvin sheila water waiter better butter
+"""
+WORDS = tuple(_WORDS.split())
+TAKES = (Take(tempo=0.85, pitch=0.8), Take(tempo=1.2, pitch=1.25))
+_ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-029", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc")
+# Variants of espeak-ng, and voices of flite, which are recorded speakers.
+_VARIANTS = {
+    "train": (
+        "m1 m2 m3 m4 m5 m7 f1 f2 f3 f4 adam Alex Alicia Andrea Andy Annie antonio aunty belinda benjamin boris caleb "
+        "david Denis Diogo ed Gene Henrique Hugo iven Jacky john klatt travis whisper croak"
+    ),
+    "val": "f5 m6 Lee linda marcelo Marco Michael grandpa",
+    "test": "m8 Mario max Mike Nguyen pablo paul pedro quincy rob Steph victor zac anika grandma shelby",
+}
+_RECORDED = {"train": ("awb", "kal16"), "val": ("rms",), "test": ("slt",)}
+_SPECTRUM = 1
+"""Changes with what `speech.log_mel` computes, so that older banks in the cache are not used."""
+_MEAN, _STD = (0.55,), (0.18,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpokenOptions(DrawnOptions):
+    """Options of the data set ``spoken-words``.
+
+    Attributes:
+        words: English words of letters alone, each a class, in place of the 80 that are built in.
+        distinct: Where it is not ``None``, training sees that many different pictures, again and again.
+
+    Raises:
+        DataError: A value does not fit.
+    """
+
+    words: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        words = self.words
+        if words is None:
+            return
+        if isinstance(words, str) or not all(
+            isinstance(word, str) and word.isascii() and word.isalpha() for word in words
+        ):
+            raise DataError(f"data.options.words is a list of words of the letters a to z; got {words!r}.")
+        if len(set(words)) < max(len(words), 2):
+            raise DataError(f"data.options.words needs two or more different words; got {list(words)!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpokenAugment:
+    """Random tempo, pitch, position, loudness, filter and noise for spectra in decibels.
+
+    Attributes:
+        size: Side length of the result.
+        seconds: Length of the window that the result shows, before the tempo changes it.
+        tempo: Range of a factor on the duration.
+        pitch: Largest shift along the mel scale, as a share of its range.
+        stretch: Largest ratio by which the mel scale is stretched or squeezed; at least 1.
+        shift: Largest move in time, as a share of the window.
+        gain: Range of the loudness, in decibels.
+        tilt: Largest change of the gain from the middle of the mel scale to its ends, in decibels.
+        noise: Range of the noise's level against the loudest point of the word, in decibels.
+        noise_tilt: Largest change of the noise from the middle of the mel scale to its ends, in decibels.
+        flicker: Standard deviation of the noise's level from point to point, in decibels.
+    """
+
+    size: int
+    seconds: float = 0.6
+    tempo: tuple[float, float] = (0.75, 1.35)
+    pitch: float = 0.08
+    stretch: float = 1.2
+    shift: float = 0.15
+    gain: tuple[float, float] = (-10.0, 0.0)
+    tilt: float = 12.0
+    noise: tuple[float, float] = (-50.0, -10.0)
+    noise_tilt: float = 10.0
+    flicker: float = 4.0
+
+    def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
+        """Draw one picture of each word.
+
+        Args:
+            images: ``uint8``, ``(B, 1, BANDS, FRAMES)``, as `speech.log_mel` gives them.
+            keys: What each picture follows from, ``int64`` ``(B,)``.
+
+        Returns:
+            ``uint8``, ``(B, 1, size, size)``, low frequencies at the bottom.
+        """
+        draw = iter(uniform(keys, 10))
+        duration = log_between(*self.tempo, next(draw)) * (FRAMES * HOP / RATE / self.seconds)
+        shift = between(-2 * self.shift, 2 * self.shift, next(draw))
+        stretch = log_between(1 / self.stretch, self.stretch, next(draw))
+        pitch = between(-2 * self.pitch, 2 * self.pitch, next(draw))
+        none = torch.zeros_like(shift)
+        # The stored spectrum has its low frequencies at the top.
+        matrix = (1 / duration, none, -shift / duration, none, -1 / stretch, -pitch / stretch)
+        word = sample_affine(images.float().div_(255), matrix, (self.size, self.size)) * RANGE_DB - RANGE_DB
+        height = torch.linspace(1, -1, self.size)[:, None]
+        word += _each(between(-self.tilt, self.tilt, next(draw))) * height
+        flicker = white_noise(next(draw), next(draw), self.size**2).view(-1, 1, self.size, self.size)
+        level = between(*self.noise, next(draw)), between(-self.noise_tilt, self.noise_tilt, next(draw))
+        noise = _each(level[0]) + _each(level[1]) * height + self.flicker * flicker
+        # Powers add up.
+        nepers = math.log(10) / 10
+        both = torch.logaddexp(word * nepers, noise * nepers) / nepers + _each(between(*self.gain, next(draw)))
+        return both.add_(RANGE_DB).mul_(255 / RANGE_DB).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _each(values: Tensor) -> Tensor:
+    return values[:, None, None, None]
+
+
+def voices(role: str) -> list[Voice]:
+    """Return the voices that train, validate or test.
+
+    Args:
+        role: ``"train"``, ``"val"`` or ``"test"``.
+    """
+    found = [
+        Voice(program="espeak-ng", name=f"{_ACCENTS[number % len(_ACCENTS)]}+{variant}")
+        for number, variant in enumerate(_VARIANTS[role].split())
+    ]
+    return found + [Voice(program="flite", name=name) for name in _RECORDED[role]]
+
+
+def spoken_words(options: SpokenOptions, *, image_size: int | None) -> Source:
+    """Words that espeak-ng and flite speak, in 65 voices.
+
+    Args:
+        options: Which words, and how many different pictures.
+        image_size: Side length of the pictures; by default 40.
+
+    Raises:
+        DataError: A synthesizer is missing or fails.
+    """
+    words = tuple(options.words or WORDS)
+    size = image_size or IMAGE_SIZE
+    draw = SpokenAugment(size=size)
+    train, validation, test = (_bank(role, words) for role in ("train", "val", "test"))
+    return Source(
+        name="spoken-words",
+        train=DrawnImages(bank=train[0], bank_targets=train[1], draw=draw, length=EPOCH, distinct=options.distinct),
+        validation=fixed_pictures(*validation, draw, role="validation"),
+        test=fixed_pictures(*test, draw, role="test"),
+        class_names=words,
+        channels=1,
+        mean=_MEAN,
+        std=_STD,
+        image_size=size,
+        style="small",
+        flip=False,
+    )
+
+
+def _bank(role: str, words: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Return the pictures of a role's voices, sorted by word."""
+    speakers = voices(role)
+    key = {
+        "voices": [(voice.program, voice.name) for voice in speakers],
+        "spectrum": _SPECTRUM,
+        "takes": [(take.tempo, take.pitch) for take in TAKES],
+        "words": words,
+        "versions": [program_version(program) for program in ("espeak-ng", "flite")],
+    }
+    bank = cached_bank("spoken-words", key, partial(_speak_all, speakers, words)).images
+    targets = torch.arange(len(words)).repeat_interleave(len(bank) * len(TAKES))
+    return bank.permute(2, 0, 1, 3, 4).flatten(0, 2).unsqueeze(1).contiguous(), targets
+
+
+def _speak_all(speakers: Sequence[Voice], words: Sequence[str]) -> Bank:
+    return Bank(images=torch.from_numpy(spoken_bank(speakers, words, TAKES)), facts={})
