@@ -63,7 +63,7 @@ def test_every_argument_of_data_and_module_is_a_flag() -> None:
     flags = {f for a in make_parser()._actions for f in a.option_strings if f.startswith(("--data.", "--model."))}
     data = "name data_dir classes channels image_size batch_size eval_batch_size num_workers val_fraction test_fraction"
     data += " split_seed train_limit augment padding flip erase_prob rand_augment color_jitter crop_scale crop_pct"
-    data += " interpolation epoch_size shuffle_buffer max_corrupt"
+    data += " interpolation epoch_size shuffle_buffer max_corrupt options"
     model = "name model_options classifier_std optimizer lr weight_decay decay_norm_and_bias momentum nesterov betas"
     model += " schedule warmup_epochs min_lr step_epochs step_gamma label_smoothing mixup cutmix mixup_prob"
     model += " mixup_switch_prob mixup_ramp_epochs ema_decay channels_last temperature temperature_epochs weights"

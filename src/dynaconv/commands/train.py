@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from dynaconv.train.run import RunResult
 
 SHORT_FLAGS = {
-    "--data": ("data.name", "NAME", "digits, fashion-mnist, a path to an image folder, or a timm data set name"),
+    "--data": (
+        "data.name",
+        "NAME",
+        "digits, glyphs, fashion-mnist, ..., a path to an image folder, or a timm data set name",
+    ),
     "--data-dir": ("data.data_dir", "DIR", "where the data lies"),
     "--model": ("model.name", "NAME", "a timm model name, dynaconv's included, such as dcd_mobilenetv2_050"),
     "--epochs": ("trainer.max_epochs", "N", "length of the run; without a recipe 30"),

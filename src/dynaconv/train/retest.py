@@ -61,7 +61,7 @@ def checkpoint_data(
     same = data is None or name in (data, absolute_location(data, None)[0])
     # A folder that was moved is split as it was; so is another in its place.
     moved = data is not None and name is not None and is_folder_name(data) and is_folder_name(name)
-    keys = ["classes"] if same else []
+    keys = ["classes", "options"] if same else []
     keys += ["val_fraction", "test_fraction", "split_seed"] if same or moved else []
     options: dict[str, Any] = {key: trained[key] for key in keys if trained.get(key) is not None}
     if (data or name) in GREY_SOURCES and metadata["in_channels"] != 1:

@@ -500,6 +500,10 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_plain(inner) for inner in value.values())
+    if isinstance(value, list):
+        return all(_is_plain(inner) for inner in value)
     return value is None or isinstance(value, (str, int, float, bool))
 
 

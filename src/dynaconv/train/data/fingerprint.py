@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from dynaconv.train.data.drawn import DrawnImages
 from dynaconv.train.data.folder import FolderImages
 from dynaconv.train.data.source import Split, TensorImages, length_of
 
@@ -20,8 +21,8 @@ def fingerprint(class_names: tuple[str, ...], splits: Mapping[str, Split | None]
 
     Returns:
         ``class_names``, and for each split its number of ``images`` and a ``digest``: of pixels and classes for images
-        in memory, of file names and classes for a folder, else ``None``. Files are not read, so one that was
-        overwritten is not noticed, and neither is a folder that was moved.
+        in memory (for drawn ones, of those in their bank), of file names and classes for a folder, else ``None``. Files
+        are not read, so one that was overwritten is not noticed, and neither is a folder that was moved.
     """
     found: dict[str, Any] = {"class_names": list(class_names)}
     for name, _ in _SPLITS:
@@ -35,6 +36,10 @@ def _digest(split: Split | None) -> str | None:
     if isinstance(split, TensorImages):
         digest.update(split.images.contiguous().numpy().data)
         digest.update(split.targets.contiguous().numpy().data)
+    elif isinstance(split, DrawnImages):
+        digest.update(split.bank.contiguous().numpy().data)
+        digest.update(split.bank_targets.contiguous().numpy().data)
+        digest.update(f"{split.draw} {split.distinct}".encode())
     elif isinstance(split, FolderImages):
         root = os.path.commonpath(split.paths)
         for path, target in zip(split.paths, split.targets, strict=True):

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 from dynaconv.errors import DataError
 from dynaconv.train.data.batches import EpochSampler, Photographs, SmallImages, already_collated, make_loader
 from dynaconv.train.data.corrupt import CorruptImages
+from dynaconv.train.data.drawn import DrawnBatches, DrawnImages
 from dynaconv.train.data.image_file import Mode, convert_image, named_in_errors
 from dynaconv.train.data.shard_source import hold_out_shards
 from dynaconv.train.data.shards import ShardSet
@@ -64,12 +65,14 @@ class ImageDataModule(LightningDataModule):
         interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic",
         max_corrupt: int = 0,
         seed: int = 0,
+        options: dict[str, Any] | None = None,
     ) -> None:
         """Find the data and split it; images of a folder are opened later, one at a time.
 
         Args:
-            name: "digits", "fashion-mnist", "folder" (with data_dir), a path to an image folder, or a timm data set
-                name ("hfds/...", "wds/...", "torch/...", "tfds/...").
+            name: "digits", "fashion-mnist", "glyphs", "glyphs-mini", "spoken-words", "fashion-mnist-hard", "folder"
+                (with data_dir), a path to an image folder, or a timm data set name ("hfds/...", "wds/...",
+                "torch/...", "tfds/...").
             data_dir: Where the data lies; "fashion-mnist" finds Debian's package without it. For "wds/..." also a URL,
                 or a command "pipe:... {} ...".
             classes: Number of classes, for timm data sets that do not list them.
@@ -83,7 +86,8 @@ class ImageDataModule(LightningDataModule):
             test_fraction: Share held out of an image folder that defines no test set.
             split_seed: Seed of both splits; independent of the run's seed, so that runs are comparable.
             train_limit: Train on this many images only, as many of each class as there are.
-            epoch_size: Images an epoch takes of the shards of "wds/..."; by default all.
+            epoch_size: Images an epoch takes of the shards of "wds/...", by default all, or of a data set whose images
+                are drawn anew.
             shuffle_buffer: Images that each loader process mixes while it reads shards, still encoded.
             augment: "small" pads and crops, "photo" is timm's ImageNet pipeline, "none" normalises alone.
             padding: Border for "small"; by default an eighth of the side.
@@ -98,6 +102,7 @@ class ImageDataModule(LightningDataModule):
             max_corrupt: Training images that may be corrupt: in the place of each comes the next one in the data set.
                 One more ends the run.
             seed: Seed of the order of the training images and of their augmentation; the run's seed.
+            options: Options of a data set whose images are drawn anew ("glyphs" and others, see docs/drawn-data.md).
         """
         super().__init__()
         self._check_ranges(batch_size, eval_batch_size, val_fraction, test_fraction, erase_prob, image_size, padding)
@@ -113,6 +118,7 @@ class ImageDataModule(LightningDataModule):
             image_size=image_size,
             test_fraction=test_fraction,
             split_seed=split_seed,
+            options=options,
         )
         self.source = source
         self.name = name
@@ -132,7 +138,11 @@ class ImageDataModule(LightningDataModule):
         self.train_split, self.val_split = _hold_out(source.train, source.validation, val_fraction, split_seed)
         if train_limit is not None:
             self.train_split = _limit(self.train_split, train_limit, split_seed)
-        if epoch_size is not None and not isinstance(self.train_split, ShardSet):
+        if isinstance(self.train_split, DrawnImages) and augment not in ("auto", "small"):
+            raise DataError(f"augment={augment!r} does not go with {name}, whose images are drawn anew; leave it out.")
+        if epoch_size is not None and isinstance(self.train_split, DrawnImages):
+            self.train_split = self.train_split.with_length(epoch_size)
+        elif epoch_size is not None and not isinstance(self.train_split, ShardSet):
             raise DataError(f"epoch_size={epoch_size} is for shards (wds/...); use train_limit with {name}.")
         self.epoch_size, self.shuffle_buffer = epoch_size, shuffle_buffer
         flip = source.flip if flip is None else flip
@@ -142,6 +152,9 @@ class ImageDataModule(LightningDataModule):
         self._photo_options: dict[str, Any] | None = None
         if augment != "none":
             border = self.image_size // 8 if padding is None else padding
+            if padding is None and isinstance(self.train_split, DrawnImages):
+                # Its pictures are moved about already.
+                border = 0
             self._small_options = {"padding": border, "flip": flip, "erase_prob": erase_prob}
             self._photo_options = {
                 "hflip": 0.5 * flip,
@@ -307,6 +320,8 @@ class ImageDataModule(LightningDataModule):
             streamed: Any = split
             streamed.transform = partial(_converted, mode="L" if self.in_channels == 1 else "RGB", transform=each)
             return streamed
+        if isinstance(split, DrawnImages):
+            return DrawnBatches(split, small, self.image_size)
         if self.style == "small":
             return SmallImages(split, small, self.image_size)
         return Photographs(split, self._photo_transform(training=training))
@@ -334,7 +349,7 @@ class ImageDataModule(LightningDataModule):
     def _workers(self, dataset: Any) -> int:
         if self.num_workers is not None:
             return self.num_workers
-        in_memory = isinstance(dataset, SmallImages) and isinstance(dataset.split, TensorImages)
+        in_memory = isinstance(dataset, SmallImages) and isinstance(dataset.split, TensorImages | DrawnImages)
         return 0 if in_memory else min(os.cpu_count() or 1, _MAX_AUTO_WORKERS)
 
 
@@ -389,6 +404,8 @@ def _split(train: Split, fraction: float, seed: int) -> tuple[Split, Split | Non
 
 
 def _limit(train: Split, limit: int, seed: int) -> Split:
+    if isinstance(train, DrawnImages):
+        raise DataError(f"train_limit={limit} does not work on images that are drawn anew; use data.options.distinct.")
     if isinstance(train, ShardSet):
         raise DataError(f"train_limit={limit} does not work on shards; use data.epoch_size.")
     if isinstance(train, IterableDataset):

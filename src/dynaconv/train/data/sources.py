@@ -1,17 +1,26 @@
 """From a name to a data source."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dynaconv.errors import DataError, listed, nearest_names
 from dynaconv.train.data.embedded import digits, fashion_mnist
+from dynaconv.train.data.fashion_hard import fashion_mnist_hard
 from dynaconv.train.data.folder import image_folder
+from dynaconv.train.data.glyph_bank import GlyphOptions
+from dynaconv.train.data.glyphs import glyphs, glyphs_mini
 from dynaconv.train.data.shard_source import shard_source
 from dynaconv.train.data.shards import is_remote, shard_location
 from dynaconv.train.data.source import Source
+from dynaconv.train.data.source_options import DrawnOptions, read_options
+from dynaconv.train.data.spoken import SpokenOptions, spoken_words
 from dynaconv.train.data.timm_source import TIMM_PREFIXES, timm_dataset
 
-GREY_SOURCES = ("digits", "fashion-mnist")
+DRAWN_SOURCES = ("glyphs", "glyphs-mini", "spoken-words", "fashion-mnist-hard")
+"""Their training images are drawn anew each time; their options are in ``data.options``."""
+GREY_SOURCES = ("digits", "fashion-mnist", *DRAWN_SOURCES)
 SOURCE_NAMES = (*GREY_SOURCES, "folder")
 SHARDS_PREFIX = "wds/"
 
@@ -70,23 +79,30 @@ def load_source(
     image_size: int | None = None,
     test_fraction: float = 0.2,
     split_seed: int = 0,
+    options: Mapping[str, Any] | None = None,
 ) -> Source:
     """Find a data source by name.
 
     Args:
-        name: ``"digits"``, ``"fashion-mnist"``, ``"folder"`` (with ``data_dir``), a path to an image folder, or a
-            timm data set name such as ``"torch/cifar10"``. ``"wds/..."`` is read by us, by timm's own index.
+        name: ``"digits"``, ``"fashion-mnist"``, ``"glyphs"``, ``"glyphs-mini"``, ``"spoken-words"``,
+            ``"fashion-mnist-hard"``, ``"folder"`` (with ``data_dir``), a path to an image folder, or a timm data set
+            name such as ``"torch/cifar10"``. ``"wds/..."`` is read by us, by timm's own index.
         data_dir: Where the data lies, for the sources that need it; for shards also a URL or command.
         classes: Number of classes, for timm data sets that do not list them.
         channels: 1 to read images as greyscale, 3 as colour; ``None`` leaves it to the source.
         image_size: Side length of the network's input; ``None`` leaves it to the source.
         test_fraction: Share held out of an image folder that defines no test set.
         split_seed: Seed of that split.
+        options: Further options of the sources whose images are drawn anew.
 
     Raises:
-        DataError: The name is unknown, or its data cannot be read.
+        DataError: The name is unknown, its data cannot be read, or it does not take the options.
     """
     check_source_name(name)
+    if options and name not in DRAWN_SOURCES:
+        raise DataError(
+            f"{name} takes no data.options; got {listed(options)}. They are for {listed(DRAWN_SOURCES, quote=False)}."
+        )
     if name.startswith(SHARDS_PREFIX):
         location = shard_location(name, None if data_dir is None else str(data_dir))
         return shard_source(
@@ -104,6 +120,8 @@ def load_source(
     if name in GREY_SOURCES:
         if channels not in (None, 1):
             raise DataError(f"{name} is greyscale; got channels={channels}, pass 1 or leave it out.")
+        if name in DRAWN_SOURCES:
+            return _drawn_source(name, data_dir, image_size, options)
         return digits() if name == "digits" else fashion_mnist(data_dir)
     if name.startswith(TIMM_PREFIXES):
         return timm_dataset(name, data_dir=data_dir, classes=classes, channels=channels, image_size=image_size)
@@ -116,3 +134,18 @@ def load_source(
     return image_folder(
         folder, channels=channels, image_size=image_size, test_fraction=test_fraction, split_seed=split_seed
     )
+
+
+def _drawn_source(
+    name: str, data_dir: Path | None, image_size: int | None, options: Mapping[str, Any] | None
+) -> Source:
+    if name == "glyphs":
+        return glyphs(read_options(GlyphOptions, options, name), data_dir=data_dir, image_size=image_size)
+    if name == "fashion-mnist-hard":
+        drawn = read_options(DrawnOptions, options, name)
+        return fashion_mnist_hard(drawn, data_dir=data_dir, image_size=image_size)
+    if data_dir is not None:
+        raise DataError(f"{name} is made on this machine; leave data_dir={str(data_dir)!r} out.")
+    if name == "glyphs-mini":
+        return glyphs_mini(read_options(DrawnOptions, options, name), image_size=image_size)
+    return spoken_words(read_options(SpokenOptions, options, name), image_size=image_size)

@@ -148,7 +148,7 @@ def voices(role: str) -> list[Voice]:
 
 
 def spoken_words(options: SpokenOptions, *, image_size: int | None) -> Source:
-    """Words that espeak-ng and flite speak, in 65 voices.
+    """Words that espeak-ng and flite speak, in 64 voices.
 
     Args:
         options: Which words, and how many different pictures.
