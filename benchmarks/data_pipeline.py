@@ -1,12 +1,14 @@
 """How fast images come, and how fast a network takes them: the loaders should give at least twice as many.
 
-    python benchmarks/data_pipeline.py                  # prints a table
-    python benchmarks/data_pipeline.py --json out.json  # and keeps every measurement
+    python benchmarks/data_pipeline.py                       # prints a table
+    python benchmarks/data_pipeline.py --json out.json       # and keeps every measurement
+    python benchmarks/data_pipeline.py --only glyphs jpegs   # of these alone
 
-Two pipelines: Fashion-MNIST in memory with its recipe's augmentation and network, and a WebDataset of JPEGs, packed
-from photographs that come with scikit-image and scikit-learn and from enlarged Fashion-MNIST, with the ImageNet
-augmentation at 128 pixels and MobileNetV2 x1.0, static and DCD. Loader and network are timed in turns on the same
-core, a training step (forward, backward, SGD) on ready batches for the network; the medians are compared.
+Recipes whose images are in memory or drawn anew, with their augmentation and ResNet-10, static and DCD, with the
+recipe's channels; and a WebDataset of JPEGs, packed from photographs that come with scikit-image and scikit-learn and
+from enlarged Fashion-MNIST, with the ImageNet augmentation at 128 pixels and MobileNetV2 x1.0, static and DCD. Loader
+and network are timed in turns on the same core, a training step (forward, backward, SGD) on ready batches for the
+network; the medians are compared.
 """
 
 import argparse
@@ -31,6 +33,7 @@ from dynaconv.train.data.pack import pack_folder
 from dynaconv.train.factory import create_network
 
 GOAL = 2.0
+RECIPES = ("fashion-mnist", "glyphs", "glyphs-mini", "spoken-words", "fashion-mnist-hard")
 
 
 def photographs() -> list[Image.Image]:
@@ -88,13 +91,12 @@ def rate(step: Callable[[], int], seconds: float) -> float:
     return images / passed
 
 
-def train_step(name: str, options: dict[str, Any], batch: Any, *, channels_last: bool) -> Callable[[], int]:
-    """A step of training on one ready batch."""
+def train_step(name: str, options: dict[str, Any], batch: Any, *, classes: int = 10) -> Callable[[], int]:
+    """A step of training on one ready batch, in channels_last."""
     images, targets = batch
-    model = create_network(name, num_classes=10, in_channels=images.shape[1], options=options)
-    if channels_last:
-        model = model.to(memory_format=torch.channels_last)
-        images = images.contiguous(memory_format=torch.channels_last)
+    model = create_network(name, num_classes=classes, in_channels=images.shape[1], options=options)
+    model = model.to(memory_format=torch.channels_last)
+    images = images.contiguous(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
 
     def step() -> int:
@@ -123,14 +125,15 @@ def loader_step(module: ImageDataModule) -> tuple[Callable[[], int], Any]:
     return (lambda: len(next(batches)[1])), next(batches)
 
 
-def fashion(**timing: Any) -> dict[str, list[float]]:
-    """The recipe's pipeline and network."""
-    recipe = load_recipe("fashion-mnist")
+def in_memory(name: str, **timing: Any) -> dict[str, list[float]]:
+    """A recipe's pipeline, and its network beside the static twin."""
+    recipe = load_recipe(name)
     module = ImageDataModule(**recipe.data, num_workers=0)
     load, batch = loader_step(module)
-    model = dict(recipe.model)
-    network = train_step(model["name"], model["model_options"], batch, channels_last=True)
-    return measure({"loader": load, model["name"]: network}, **timing)
+    steps = {"loader": load}
+    for network in ("static_resnet10", "dcd_resnet10"):
+        steps[network] = train_step(network, recipe.model["model_options"], batch, classes=module.num_classes)
+    return measure(steps, **timing)
 
 
 def jpegs(images: int, size: int, **timing: Any) -> dict[str, list[float]]:
@@ -152,7 +155,7 @@ def jpegs(images: int, size: int, **timing: Any) -> dict[str, list[float]]:
         load, batch = loader_step(module)
         steps = {"loader": load}
         for name in ("static_mobilenetv2_100", "dcd_mobilenetv2_100"):
-            steps[name] = train_step(name, {}, batch, channels_last=True)
+            steps[name] = train_step(name, {}, batch)
         return measure(steps, **timing)
 
 
@@ -162,13 +165,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="length of one")
     parser.add_argument("--images", type=int, default=512, help="JPEGs to pack")
     parser.add_argument("--size", type=int, default=128, help="side length that the network takes")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*RECIPES, "jpegs"], default=[*RECIPES, "jpegs"], help="which data"
+    )
     parser.add_argument("--json", type=Path, help="keep every measurement")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
     timing = {"rounds": arguments.rounds, "seconds": arguments.seconds}
-    results = {"Fashion-MNIST in memory, 28 px": fashion(**timing)}
-    results[f"JPEGs in shards, {arguments.size} px"] = jpegs(arguments.images, arguments.size, **timing)
+    results = {name: in_memory(name, **timing) for name in arguments.only if name != "jpegs"}
+    if "jpegs" in arguments.only:
+        results[f"JPEGs in shards, {arguments.size} px"] = jpegs(arguments.images, arguments.size, **timing)
     print(f"medians of {arguments.rounds} timings of at least {arguments.seconds:g} s, load {os.getloadavg()[0]:.1f}")
     print(f"torch {torch.__version__}, {os.cpu_count()} cores, one thread each for loader and network")
     print("| data | loader, images/s | network | takes, images/s | loader / network |\n|---|---|---|---|---|")
