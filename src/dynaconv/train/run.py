@@ -21,6 +21,7 @@ from torch.utils.data import IterableDataset
 
 from dynaconv import __version__
 from dynaconv.errors import CheckpointError, DataError, RunError
+from dynaconv.files import remove_leftovers, write_json, write_text
 from dynaconv.train.batch_scale import global_batch, scale_notes
 from dynaconv.train.callbacks import (
     BEST,
@@ -49,7 +50,6 @@ from dynaconv.train.data.sources import absolute_location, is_folder_name, missi
 from dynaconv.train.evaluate import Evaluation, evaluate
 from dynaconv.train.exact import RUN_KEY, ExactState
 from dynaconv.train.factory import is_own_model
-from dynaconv.train.files import remove_leftovers, write_json, write_text
 from dynaconv.train.folders import claim_folder, is_first_process
 from dynaconv.train.module import ClassificationModule
 from dynaconv.train.nonfinite import GuardFinite
