@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from dynaconv.export.report import Check
 LIMIT = 1e-4
 """How far a float32 runtime may be from the network: ``max|a - b| / max|b|`` over each output."""
 BATCHES = (1, 3)
+# With which OpenVINO begins, before it says what is wrong.
+_PLACE = re.compile(r"Exception from \S+:\d+:?")
 Run = Callable[..., Any]
 """Runs the written file: tensors, as the model takes them, to tensors or arrays, as it gives them or in a flat list."""
 
@@ -218,7 +221,7 @@ def _difference(got: Tensor, want: Tensor) -> float:
 def first_line(error: BaseException) -> str:
     """What an exception says, in one sentence with its full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
+    text = next((line for line in lines if not _PLACE.fullmatch(line)), lines[0] if lines else type(error).__name__)
     return text if text.endswith(".") else f"{text.rstrip(':;,')}."
 
 
