@@ -1,6 +1,5 @@
 """The compatibility table as a page and as comma-separated values."""
 
-import csv
 import dataclasses
 import importlib.metadata
 import platform
@@ -10,6 +9,8 @@ from pathlib import Path
 import torch
 from _compatibility_checks import BATCHES, LIMIT, WHOLE, Outcome
 from _compatibility_networks import Network
+
+from dynaconv.files import write_csv, write_text
 
 FAMILIES = {
     "dcd": "DCD",
@@ -76,21 +77,16 @@ def write_page(
         _failures(shown, results),
         _conditions(given, shown, results),
     ]
-    page.write_text("\n\n".join(parts) + "\n")
+    write_text(page, "\n\n".join(parts) + "\n")
     table.parent.mkdir(parents=True, exist_ok=True)
     _write_values(table, shown, results)
 
 
 def _write_values(table: Path, networks: Sequence[Network], results: _Results) -> None:
     names = [field.name for field in dataclasses.fields(Outcome) if field.name != "seconds"]
-    with table.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(names)
-        for network in networks:
-            for family in (*FAMILIES, "static"):
-                outcome = results.get((network.key, family))
-                if outcome is not None:
-                    writer.writerow([_value(getattr(outcome, name)) for name in names])
+    keys = [(network.key, family) for network in networks for family in (*FAMILIES, "static")]
+    outcomes = [results[key] for key in keys if results.get(key) is not None]
+    write_csv(table, names, [{name: _value(getattr(outcome, name)) for name in names} for outcome in outcomes])
 
 
 def _value(value: object) -> str:

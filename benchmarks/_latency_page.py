@@ -10,6 +10,8 @@ from typing import Any
 from _latency_cells import ARCHITECTURES, AXES, DEFAULT_ARCHITECTURES, MIB, NETWORKS, RUNTIMES, slope
 from _latency_store import Row
 
+from dynaconv.files import write_text
+
 MARKS = ("<!-- results: python benchmarks/latency.py --page -->", "<!-- end of results -->")
 DYNAMIC = tuple(name for name in NETWORKS if name != "static")
 AXIS_LABELS = {
@@ -59,7 +61,7 @@ def write(data: dict[str, Any], out: Path, page: Path | None) -> list[Path]:
     if page is None:
         target = out / "results.md"
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text("\n".join(lines(results, figures, out)) + "\n", encoding="utf-8")
+        write_text(target, "\n".join(lines(results, figures, out)) + "\n")
     else:
         target = page
         text = page.read_text(encoding="utf-8")
@@ -67,7 +69,7 @@ def write(data: dict[str, Any], out: Path, page: Path | None) -> list[Path]:
             raise ValueError(f"{page} needs the lines {MARKS[0]} and {MARKS[1]} once each; the tables go between them.")
         before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
         body = "\n".join([MARKS[0], "", *lines(results, figures, page.parent), "", MARKS[1]])
-        page.write_text(before + body + after, encoding="utf-8")
+        write_text(page, before + body + after)
     return [target, *figures.values()]
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from _latency_cells import Cell
 
+from dynaconv.files import write_text
+
 PACKAGES = ("torch", "timm", "onnxruntime", "openvino")
 Row = dict[str, Any]
 _CELL_KEYS = ("architecture", "side", "batch", "threads", "network", "runtime")
@@ -81,9 +83,7 @@ class Store:
             fcntl.flock(folder, fcntl.LOCK_EX)
             self.data = self._read()
             yield
-            temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-            temporary.write_text(_dumped(self.data), encoding="utf-8")
-            temporary.replace(self.path)
+            write_text(self.path, _dumped(self.data))
         finally:
             os.close(folder)
 

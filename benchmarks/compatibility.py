@@ -24,6 +24,8 @@ from _compatibility_checks import EXPORTS, Outcome, check
 from _compatibility_networks import Network, networks
 from _compatibility_page import Conditions, conditions, write_page
 
+from dynaconv.files import write_json
+
 FAMILIES = ("dcd", "condconv", "dyconv", "odconv", "squeeze_excite")
 ROOT = Path(__file__).parents[1]
 Task = tuple[Network, str, bool]
@@ -41,7 +43,7 @@ def main() -> None:
     page = args.out / "compatibility.md"
     stored = args.work / "conditions.json"
     given = Conditions(**json.loads(stored.read_text())) if stored.exists() else conditions()
-    stored.write_text(json.dumps(dataclasses.asdict(given)))
+    write_json(stored, dataclasses.asdict(given))
     write_page(page, args.out / "data" / "compatibility.csv", networks(), list(load(results).values()), given)
     print(f"wrote {page}")
 

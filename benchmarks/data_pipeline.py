@@ -13,7 +13,6 @@ network; the medians are compared.
 
 import argparse
 import io
-import json
 import os
 import statistics
 import tempfile
@@ -27,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from dynaconv.files import write_json
 from dynaconv.train.config import load_recipe
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.pack import pack_folder
@@ -186,7 +186,7 @@ def main() -> None:
             short = "" if loader >= GOAL * network else f" (below {GOAL:g})"
             print(f"| {data} | {loader:,.0f} | {name} | {network:,.1f} | {loader / network:.1f}{short} |")
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+        write_json(arguments.json, results)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from torch import nn
 
 import dynaconv  # noqa: F401  # registers the names
 from dynaconv.errors import ExportError
+from dynaconv.files import write_text
 from dynaconv.layers import LAYERS, DynamicConv2d
 
 SIDE = 64
@@ -125,7 +126,7 @@ def measure(form: str, work: Path) -> None:
                 results[name] = export(form, model, Path(folder))
             results[name]["share"] = share
             results[name]["weights"] = 4 * sum(parameter.numel() for parameter in model.parameters())
-            file.write_text(json.dumps(results, indent=1))
+            write_text(file, json.dumps(results, indent=1))
         print(name, results[name].get("refused") or f"{results[name]['difference']:.1e}", flush=True)
 
 

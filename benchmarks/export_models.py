@@ -29,7 +29,7 @@ from dynaconv.export import export_onnx, verify
 from dynaconv.export.onnx import load_onnx
 from dynaconv.export.openvino import convert_onnx_file, load_openvino
 from dynaconv.export.verify import LIMIT, random_inputs
-from dynaconv.train.files import write_text
+from dynaconv.files import write_text
 
 SIDE = 64
 BATCHES = (1, 3, 16)

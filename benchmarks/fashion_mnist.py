@@ -8,7 +8,6 @@
 """
 
 import argparse
-import csv
 import json
 import shutil
 import statistics
@@ -17,6 +16,7 @@ from typing import Any
 
 from dynaconv.analysis.figures import read_metrics, save, training_curves
 from dynaconv.analysis.profile import profile
+from dynaconv.files import write_csv, write_text
 from dynaconv.train.checkpoint import load_trained
 
 COLUMNS = ("run", "parameters", "MAdds", "seconds", "test accuracy", "test loss", "epoch kept")
@@ -74,11 +74,8 @@ def main() -> None:
         parser.error(f"there is no finished run under {args.runs}")
     args.out.mkdir(parents=True, exist_ok=True)
     rows = [read(run) for run in found]
-    (args.out / "table.md").write_text(markdown(rows))
-    with (args.out / "table.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_text(args.out / "table.md", markdown(rows))
+    write_csv(args.out / "table.csv", COLUMNS, [{key: row[key] for key in COLUMNS} for row in rows])
     first = [run for run in found if run.name.endswith("-0")] or found
     curves = {run.name.rsplit("-", 1)[0]: read_metrics(run / "metrics.csv") for run in reversed(first)}
     save(training_curves(curves), args.out / "curves.png")

@@ -7,7 +7,6 @@ Ranges are taken from training images, accuracy is measured on every test image,
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from dynaconv.export.int8_openvino import quantize_openvino
 from dynaconv.export.int8_report import Int8Report
 from dynaconv.export.onnx import export_onnx
 from dynaconv.export.openvino import export_openvino
+from dynaconv.files import write_json, write_text
 from dynaconv.train.checkpoint import load_trained
 from dynaconv.train.evaluate import evaluate
 from dynaconv.train.retest import checkpoint_data, choose_split
@@ -148,7 +148,7 @@ def main() -> None:
     print(text)
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "table.md").write_text(text)
+        write_text(args.out / "table.md", text)
         summary = {
             "torch": {"accuracy": 100 * eager.accuracy, "bytes": weights},
             "int8": {name: _without_paths(report) for name, report in reports.items()},
@@ -158,7 +158,7 @@ def main() -> None:
             },
             "conditions": conditions,
         }
-        (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        write_json(args.out / "summary.json", summary)
 
 
 def _without_paths(report: Int8Report) -> dict[str, Any]:

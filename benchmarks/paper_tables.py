@@ -19,6 +19,7 @@ from torch import nn
 
 import dynaconv
 from dynaconv.analysis.multiply_adds import WorkRecorder
+from dynaconv.files import write_text
 from dynaconv.layers import CondConv2d, DynamicConv2d
 
 FIGURES = Path(__file__).parents[1] / "docs" / "data" / "published-figures.csv"
@@ -210,7 +211,7 @@ def main() -> None:
             known[key] = parameters(case), work(case)
             print(case.label, flush=True)
         results.append((case, *known[key]))
-    args.page.write_text(with_tables(args.page.read_text(), results))
+    write_text(args.page, with_tables(args.page.read_text(), results))
 
 
 if __name__ == "__main__":

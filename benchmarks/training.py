@@ -30,6 +30,7 @@ from torch import nn
 
 import dynaconv  # noqa: F401  registers the names
 from dynaconv.analysis.memory import saved_bytes
+from dynaconv.files import write_text
 
 
 def _plain(name: str, **options: Any) -> Callable[[str], nn.Module]:
@@ -160,7 +161,7 @@ def main() -> None:
         print(f"\nbatch {batch}, {side} pixels (load {load})\n\n{table(found)}", flush=True)
         rows += found
     if args.json:
-        args.json.write_text(json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        write_text(args.json, json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The table, the figure and the files of the fine-tuned twins, from the records in a folder."""
 
-import csv
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 from dynaconv.analysis.figures import COLOURS, save
-from dynaconv.train.files import write_json, write_text
+from dynaconv.files import write_csv, write_json, write_text
 
 Record = Mapping[str, Any]
 FAMILIES = ("static", "dcd")
@@ -103,10 +102,7 @@ def write_results(folder: Path, records: Sequence[Record], costs: Mapping[str, M
     """Write ``results.md``, ``results.csv``, ``results.json`` and ``curves.png``; return the table."""
     text = table(records, costs)
     write_text(folder / "results.md", f"{text}\n{note}\n")
-    with (folder / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
+    write_csv(folder / "results.csv", COLUMNS, [{key: record[key] for key in COLUMNS} for record in records])
     write_json(folder / "results.json", {"costs": costs, "note": note, "trainings": records})
     save(curves(records), folder / "curves.png")
     return text

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from dynaconv import convert, plan_conversion, profile
 from dynaconv.analysis.latency import measure_latency
 from dynaconv.errors import DynaconvError, RunError
-from dynaconv.train.files import replacing
+from dynaconv.files import replacing, write_text
 
 
 def compare_predictions() -> float:
@@ -72,9 +72,9 @@ def train_or_read(family: str, seed: int, splits: Splits, budget: Budget, out: P
         record = {"family": family, **fine_tune(network, splits, budget, seed)}
         record |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
         out.mkdir(parents=True, exist_ok=True)
-        torch.save(network.state_dict(), out / f"{family}-{seed}.pt")
-        with replacing(file) as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n")
+        with replacing(out / f"{family}-{seed}.pt") as temporary:
+            torch.save(network.state_dict(), temporary)
+        write_text(file, json.dumps(record, indent=1) + "\n")
     print(f"seed {seed}, {family:6}: test accuracy {record['test_accuracy']:.2%}, {record['cpu_seconds']:.0f} CPU s")
     return record
 

@@ -138,6 +138,69 @@ def test_predict_takes_the_newest_run(
     assert str(run_folder) in capsys.readouterr().err
 
 
+def test_every_file_that_a_command_writes_may_be_standard_output() -> None:
+    parser = cli.make_parser()
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    found = set()
+    for name, command in commands.choices.items():
+        files = {a.dest for a in command._actions if a.metavar == "FILE" and a.dest != "weights"}
+        outputs = set(command.get_default("outputs"))
+        found |= {(name, each) for each in outputs}
+        # The files of networks have endings, which `-` has not.
+        assert files - outputs <= ({"out"} if name in ("convert", "export") else set()), name
+    assert found == {
+        ("analyze", "json"),
+        ("analyze", "out"),
+        ("eval", "json"),
+        ("predict", "json"),
+        ("profile", "csv"),
+        ("profile", "json"),
+    }
+
+
+@pytest.mark.parametrize("given", ["-", "/dev/stdout", "/proc/self/fd/1"])
+def test_a_file_on_standard_output_stands_there_alone(
+    given: str, run_folder: Path, images: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    size = ["--size", "1x16x16", "--compare", "none"]
+    cases = {
+        "likeliest five": ["eval", str(run_folder), "--device", "cpu", "--json", given],
+        "%": ["predict", *images, "--checkpoint", str(run_folder), "--json", given],
+        "MAdds": ["profile", "test_resnet", *size, "--json", given],
+        "published": ["profile", "test_resnet", *size, "--csv", given],
+    }
+    for printed, argv in cases.items():
+        assert main(argv) == 0
+        captured = capfd.readouterr()
+        assert printed in captured.err
+        if "--json" in argv:
+            assert json.loads(captured.out)
+        else:
+            assert captured.out.startswith("name,kind,")
+            assert captured.out.splitlines()[-1].startswith("total,")
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "x")
+    argv = ["profile", "no_such_model", "--json"]
+    assert f"there is no folder {tmp_path / 'nowhere'}." in refused(capsys, *argv, str(tmp_path / "link"))
+    assert "--csv and --json both write" in refused(capsys, *argv, "-", "--csv", "/dev/stdout")
+    assert "--csv and --json both write" in refused(capsys, *argv, str(tmp_path / "x"), "--csv", f"{tmp_path}/./x")
+    # Root may write everywhere.
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert main([*argv, str(tmp_path / "x")]) == 1
+    sentence = f"dynaconv: the system refused: Permission denied ({tmp_path / 'x'}).\n"
+    assert capsys.readouterr().err == sentence
+
+
+def test_a_full_disk_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["profile", "test_resnet", "--size", "1x16x16", "--compare", "none", "--json", "/dev/full"]
+    assert main(argv) == 1
+    assert capsys.readouterr().err == "dynaconv: the system refused: No space left on device (/dev/full).\n"
+
+
 def test_profile_compares_with_the_static_twin_and_writes_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from dynaconv.commands import analyze, convert, demo, eval, export, predict, profile, shard, study, train
-from dynaconv.commands._shared import Parser
+from dynaconv.commands._shared import Parser, prepared_outputs
 from dynaconv.errors import DynaconvError, RunError, RunsFailedError, TrainingDivergedError
 from dynaconv.interrupts import passing_interrupts
 
@@ -129,7 +129,8 @@ def _run(given: list[str]) -> int:
     if rest and not arguments.passes_on:
         raise RunError(f"unknown argument {rest[0]!r}; see `dynaconv {arguments.command} --help`.")
     command: Callable[[argparse.Namespace, list[str]], None] = arguments.run
-    command(arguments, rest)
+    with prepared_outputs(arguments):
+        command(arguments, rest)
     return 0
 
 

@@ -57,7 +57,7 @@ def test_a_wrong_result_is_refused_and_leaves_no_file(tmp_path: Path, monkeypatc
     monkeypatch.setattr(onnxruntime.InferenceSession, "run", wrong)
     old = tmp_path / "net.onnx"
     old.write_text("old")
-    with pytest.raises(ExportError, match=r"ONNX Runtime .* differs from the network by .*; nothing was written"):
+    with pytest.raises(ExportError, match=r"ONNX Runtime .* differs from the network by .*Nothing was written"):
         export_onnx(nn.Conv2d(3, 4, 1), old, EXAMPLE, free_size=False, overwrite=True)
     assert [each.name for each in tmp_path.iterdir()] == ["net.onnx"]
     assert old.read_text() == "old"

@@ -19,8 +19,8 @@ from dynaconv.export.int8_onnx import quantize_onnx
 from dynaconv.export.int8_openvino import quantize_openvino
 from dynaconv.export.int8_report import Int8Report
 from dynaconv.export.onnx import export_onnx, load_onnx
-from dynaconv.export.openvino import load_openvino
-from dynaconv.layers import LAYERS, DCDConv2d
+from dynaconv.export.openvino import export_openvino, load_openvino
+from dynaconv.layers import LAYERS, DCDConv2d, DCDLinear
 from tests.export.int8_networks import batches, stripes, trained_network
 
 pytestmark = [pytest.mark.export]
@@ -326,3 +326,25 @@ def test_every_family_is_quantised_as_it_is_trained(family: str, runtime: str, t
     got = torch.as_tensor(_loaded(report)(images)[0])
     # Eight bits of the input, the weights and the output: a few per cent of the largest value.
     assert 1e-4 < (got - want).abs().max() / want.abs().max() < 0.1
+
+
+def test_one_number_added_to_a_product_is_a_bias_that_nncf_corrects(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    classifier = DCDLinear(24, 10, norm="batch")
+    network = nn.Sequential(nn.Conv2d(1, 24, 3), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), classifier)
+    images, labels = stripes(64, 0)
+    for _ in range(20):
+        network(images)
+    report = quantize_openvino(network.eval(), tmp_path / "net.xml", batches(images, labels))
+    assert report.quantized == report.products
+
+
+def test_the_sentence_of_a_runtime_says_what_is_wrong(tmp_path: Path) -> None:
+    """OpenVINO begins with places in its own source."""
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
+    file = tmp_path / "net.xml"
+    export_openvino(network, file, torch.rand(2, 1, 8, 8))
+    file.write_text(file.read_text().replace('type="ReLU"', 'type="Reluu"'))
+    with pytest.raises(ExportError, match=r"cannot read .*Reluu") as caught:
+        quantize_openvino(file, tmp_path / "int8.xml", [torch.rand(2, 1, 8, 8)])
+    assert "src/" not in str(caught.value)

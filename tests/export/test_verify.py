@@ -76,13 +76,61 @@ def test_a_runtime_that_fails_or_changes_the_outputs_is_refused(model: nn.Module
             verify(run, model, torch.rand(2, 3, 8, 8), runtime="twin")
 
 
-def test_the_message_says_when_the_network_itself_is_uncertain() -> None:
-    class Cancels(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return (x + 1e6) - 1e6
+class Cancels(nn.Module):
+    """Loses all digits but two, and computes in float32 whatever comes."""
 
-    with pytest.raises(ExportError, match="own rounding errors in float32"):
-        verify(lambda x: x, Cancels(), torch.randn(2, 3), runtime="twin")
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.to(torch.float32) + torch.full((3,), 1e5, dtype=torch.float32)) - 1e5
+
+
+class Explodes(nn.Module):
+    """Untrained, deep and without norms: each layer multiplies rounding errors up."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(30):
+            x = torch.sin(3 * x.roll(1, -1)) * 2
+        return x
+
+
+@pytest.mark.parametrize(
+    ("network", "run"), [(Cancels(), nn.Identity()), (Explodes(), lambda x: Explodes()(x * 1.0000001))]
+)
+def test_a_network_that_is_sensitive_to_rounding_is_named_as_the_cause(network: nn.Module, run: Any) -> None:
+    message = r"^the network is too sensitive .* at 1x3 its own outputs differ by .*, and twin differs from it by"
+    with pytest.raises(ExportError, match=message) as caught:
+        verify(run, network, torch.randn(2, 3), runtime="twin")
+    assert "train it" in str(caught.value)
+
+
+@pytest.mark.parametrize("network", [nn.Linear(3, 3), Cancels()])
+def test_a_runtime_that_is_wrong_is_named_as_the_cause(network: nn.Module) -> None:
+    def run(x: Tensor) -> Tensor:
+        y: Tensor = network(x)
+        return y + 0.44 * y.abs().max()
+
+    message = r"^twin differs from the network by 4\.4e-01 .* at 1x3, .*; rounding does not explain it, since"
+    with torch.no_grad(), pytest.raises(ExportError, match=message):
+        verify(run, network, torch.randn(2, 3), runtime="twin")
+
+
+def test_a_network_without_float64_leaves_the_cause_open() -> None:
+    class Refuses(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.dtype == torch.float32
+            return x
+
+    with pytest.raises(ExportError, match=r"whether rounding explains it cannot be told"):
+        verify(lambda x: 2 * x, Refuses(), torch.randn(2, 3), runtime="twin")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_network_that_is_not_finite_is_named_as_the_cause(value: float) -> None:
+    class Breaks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * value
+
+    with pytest.raises(ExportError, match=r"^the network itself gives NaN or infinite outputs at 1x3, so twin cannot"):
+        verify(lambda x: x, Breaks(), torch.randn(2, 3), runtime="twin")
 
 
 def test_inputs_on_which_the_network_is_uncertain_are_drawn_again() -> None:

@@ -145,3 +145,24 @@ def test_without_huggingface_hub_the_import_says_what_to_install(monkeypatch: py
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ModuleNotFoundError, match=r'needs huggingface_hub, .* pip install "dynaconv\[hub\]"'):
         importlib.import_module("dynaconv.hub")
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "README.md"])
+def test_a_folder_that_cannot_be_written_anew_stays_whole(
+    model: DynaconvModel, folder: Path, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    replace = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if target.name == file:
+            raise OSError(28, "No space left on device", str(self))
+        return replace(self, target)
+
+    monkeypatch.setattr("dynaconv.hub.card.measure_costs", lambda *_: [])
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(CheckpointError, match=r"cannot write .*: No space left on device\.$"):
+        model.save_pretrained(folder)
+    assert {path.name for path in folder.iterdir()} == before.keys()
+    assert (folder / file).read_bytes() == before[file]
+    assert DynaconvModel.from_pretrained(folder).description == model.description

@@ -9,6 +9,7 @@ import pytest
 
 from dynaconv.cli import main
 from dynaconv.errors import RunError
+from dynaconv.files import write_json
 from dynaconv.study.definition import Study
 from dynaconv.study.folder import RunKey, StudyFolder
 from dynaconv.study.load import load_study
@@ -16,7 +17,6 @@ from dynaconv.study.record import adopt
 from dynaconv.study.report import write_report
 from dynaconv.study.results import read_results
 from dynaconv.study.runner import Wanted, run_study, states
-from dynaconv.train.files import write_json
 from tests.study.helpers import TINY, write_study
 from tests.study.test_report import cost, finish
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dynaconv.errors import RunError
+from dynaconv.files import write_csv, write_json
 from dynaconv.study.claims import judge
 from dynaconv.study.definition import Claim
 from dynaconv.study.folder import RunKey, StudyFolder
@@ -15,7 +16,6 @@ from dynaconv.study.load import load_study
 from dynaconv.study.report import write_report
 from dynaconv.study.results import Results, read_results
 from dynaconv.study.trace import COLUMNS
-from dynaconv.train.files import write_csv, write_json
 from tests.study.helpers import write_study
 
 ACCURACY = {"slow": {0: 0.80, 1: 0.82, 2: 0.84}, "fast": {0: 0.81, 1: 0.84, 2: 0.87}, "worse": {0: 0.7, 1: 0.73}}

@@ -14,9 +14,9 @@ from lightning.pytorch import Callback
 
 from dynaconv.cli import main
 from dynaconv.errors import CheckpointError, DataError, RunError, TrainingDivergedError
+from dynaconv.files import remove_leftovers, replacing
 from dynaconv.train.changes import check_batch
 from dynaconv.train.checkpoint import load_trained
-from dynaconv.train.files import remove_leftovers, replacing
 from dynaconv.train.run import fit, resume
 from dynaconv.train.stopping import RunStopped
 from tests.train.helpers import tiny_config, write_folder

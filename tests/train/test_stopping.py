@@ -16,7 +16,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-import dynaconv.train.files
+import dynaconv.files
 import dynaconv.train.run
 from dynaconv.cli import main
 from dynaconv.train.config import TrainConfig
@@ -124,14 +124,14 @@ def test_ctrl_c_twice_stops_at_once_and_keeps_the_checkpoint_before(tmp_path: Pa
 def test_ctrl_c_while_the_run_is_saved_damages_nothing(
     tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flush = dynaconv.train.files._flush
+    flush = dynaconv.files._flush
 
     def interrupted(path: Path) -> None:
         if path.name.startswith(".last.ckpt"):
             send()
         flush(path)
 
-    break_in = When("on_train_batch_start", 6, lambda: monkeypatch.setattr(dynaconv.train.files, "_flush", interrupted))
+    break_in = When("on_train_batch_start", 6, lambda: monkeypatch.setattr(dynaconv.files, "_flush", interrupted))
     with pytest.raises(KeyboardInterrupt):
         fit(tiny_config(), out=tmp_path / "run", callbacks=[break_in, When("on_train_batch_start", 6)])
     monkeypatch.undo()

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dynaconv.analysis.coefficients import LayerCoefficients, PartStatistics, symbol
 from dynaconv.errors import listed
+from dynaconv.files import replacing
 
 # Okabe and Ito's colours, told apart with every kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -37,7 +38,8 @@ DPI = 144
 def save(figure: Figure, path: Path) -> Path:
     """Write the figure as PNG and return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI, facecolor="white")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI, facecolor="white")
     return path
 
 

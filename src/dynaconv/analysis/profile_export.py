@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dynaconv import files
 
 if TYPE_CHECKING:
     from dynaconv.analysis.profile import Profile
@@ -61,17 +61,14 @@ def profile_dict(profile: Profile) -> dict[str, Any]:
 
 def write_json(profile: Profile, path: Path) -> None:
     """Write `profile_dict`, indented."""
-    path.write_text(json.dumps(profile_dict(profile), indent=2) + "\n", encoding="utf-8")
+    files.write_json(path, profile_dict(profile))
 
 
 def write_csv(profile: Profile, path: Path) -> None:
     """Write a row a layer, one for work outside any layer where there is such work, and the totals."""
     rows = [dataclasses.asdict(layer) for layer in profile.layers]
     rows += [row for row in (outside_row(profile), total_row(profile)) if row]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**row, "output_shape": dimensions(row.get("output_shape"))} for row in rows)
+    files.write_csv(path, _COLUMNS, [{**row, "output_shape": dimensions(row.get("output_shape"))} for row in rows])
 
 
 def dimensions(shape: tuple[int, ...] | None) -> str:

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynaconv.commands._shared import add_command, check_parent
+from dynaconv.commands._shared import add_command, add_output
 from dynaconv.commands.eval import find_device
 from dynaconv.errors import DynaconvError, RunError
 
@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
     """Add ``dynaconv analyze``."""
     command = add_command(commands, "analyze", "show what trained dynamic networks compute, as an HTML report", run)
     command.add_argument("checkpoints", metavar="CHECKPOINT", nargs="+", help="run folders, model.safetensors or .ckpt")
-    command.add_argument("--out", metavar="FILE", type=Path, required=True, help="the report to write, an HTML file")
+    add_output(command, "--out", "the report to write, an HTML file", required=True)
     command.add_argument("--data", metavar="NAME", help="a data set; by default the one it was trained on")
     command.add_argument("--data-dir", metavar="DIR", help="where the data lies")
     command.add_argument("--split", choices=("train", "val", "test"), default="test", help="which part of the data")
@@ -36,13 +36,11 @@ def add(commands: Any) -> None:
     command.add_argument("--batch-size", metavar="N", type=int, default=128, help="images a step")
     command.add_argument("--layer", metavar="NAME", help="layer to show in detail; by default the most telling one")
     command.add_argument("--device", default="auto", help="cpu, cuda, ...; by default the fastest there is")
-    command.add_argument("--json", metavar="FILE", type=Path, help="write every number as JSON too")
+    add_output(command, "--json", "write every number as JSON too")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Analyse one network, or several beside each other, and write the report."""
-    for file in (arguments.out, arguments.json):
-        check_parent(file)
     for flag, value in (("--images", arguments.images), ("--batch-size", arguments.batch_size)):
         if value < 1:
             raise RunError(f"{flag} is at least 1; got {value}.")
@@ -149,7 +147,7 @@ def _batches(arguments: argparse.Namespace, metadata: dict[str, Any]) -> _Batche
 
 def _write(arguments: argparse.Namespace, found: "list[NetworkAnalysis]", facts: dict[str, str]) -> None:
     from dynaconv.analysis.analyze.report import report_html
-    from dynaconv.train.files import write_json, write_text
+    from dynaconv.files import write_json, write_text
 
     write_text(arguments.out, report_html(found, facts))
     if arguments.json is not None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynaconv.commands._options import parse_options
-from dynaconv.commands._shared import add_command, check_parent
+from dynaconv.commands._shared import add_command, check_output
 from dynaconv.commands._subject import Subject, load_subject
 from dynaconv.errors import CheckpointError, RunError
 
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
 def _check_target(out: Path | None, *, overwrite: bool) -> None:
     if out is None:
         return
-    check_parent(out)
+    check_output(out)
     if out.suffix != ".safetensors":
         raise RunError(f"the dynamic network is written as .safetensors; got {out}.")
     if out.exists() and not overwrite:

@@ -1,10 +1,9 @@
 """``dynaconv eval``: test a trained network."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynaconv.commands._shared import add_command, check_parent
+from dynaconv.commands._shared import add_command, add_output
 from dynaconv.errors import RunError
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ def add(commands: Any) -> None:
     command.add_argument("--split", choices=("train", "val", "test"), default="test", help="which part of the data")
     command.add_argument("--batch-size", metavar="N", type=int, default=256, help="images a step")
     command.add_argument("--device", default="auto", help="cpu, cuda, ...; by default the fastest there is")
-    command.add_argument("--json", metavar="FILE", type=Path, help="write the result as JSON too")
+    add_output(command, "--json", "write the result as JSON too")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -31,7 +30,6 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     from dynaconv.train.checkpoint import load_trained
     from dynaconv.train.retest import retest
 
-    check_parent(arguments.json)
     model, metadata = load_trained(arguments.checkpoint)
     result = retest(
         model,
@@ -45,7 +43,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     data = arguments.data or metadata["data"]["name"]
     _print_evaluation(make_console(), result, f"{metadata['model']} on {data}, {arguments.split} images")
     if arguments.json is not None:
-        from dynaconv.train.files import write_json
+        from dynaconv.files import write_json
 
         facts = {"checkpoint": arguments.checkpoint, "model": metadata["model"], "data": data}
         write_json(arguments.json, {**facts, "split": arguments.split, **result.to_dict()})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynaconv.commands._int8 import add_flags, check_flags, export_int8
 from dynaconv.commands._options import parse_options
-from dynaconv.commands._shared import add_command, check_parent
+from dynaconv.commands._shared import add_command, check_output
 from dynaconv.commands._subject import Subject, load_subject
 from dynaconv.commands.profile import _size as parse_size
 from dynaconv.errors import RunError, listed
@@ -104,7 +104,7 @@ def _chosen(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_target(out: Path, form: str, *, overwrite: bool) -> None:
-    check_parent(out)
+    check_output(out)
     first, *others = _FORMATS[form].suffixes
     if out.suffix != first:
         raise RunError(f"{form} files end in {first}; got {out}.")

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dynaconv.commands._shared import add_command, check_parent
+from dynaconv.commands._shared import add_command, add_output
 from dynaconv.errors import RunError
 
 RUNS = Path("runs")
@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
         help="a run folder, model.safetensors or .ckpt; by default the newest finished run under runs/",
     )
     command.add_argument("--top", metavar="N", type=int, default=5, help="how many classes to print")
-    command.add_argument("--json", metavar="FILE", type=Path, help="write the result as JSON too")
+    add_output(command, "--json", "write the result as JSON too")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -30,7 +30,6 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     from dynaconv.train.checkpoint import load_trained
     from dynaconv.train.predict import predict
 
-    check_parent(arguments.json)
     if arguments.top < 1:
         raise RunError(f"--top counts classes, at least 1; got {arguments.top}.")
     checkpoint = arguments.checkpoint or _newest_run()
@@ -41,7 +40,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         for name, probability in prediction.classes:
             print(f"  {probability:7.2%}  {name}")
     if arguments.json is not None:
-        from dynaconv.train.files import write_json
+        from dynaconv.files import write_json
 
         facts = {"checkpoint": str(checkpoint), "model": metadata["model"]}
         write_json(arguments.json, {**facts, "predictions": [prediction.to_dict() for prediction in predictions]})

@@ -2,11 +2,10 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynaconv.commands._options import parse_options
-from dynaconv.commands._shared import add_command, check_parent
+from dynaconv.commands._shared import add_command, add_output
 from dynaconv.commands._subject import Subject, carried_options, load_subject, static_twin
 from dynaconv.errors import RunError
 
@@ -35,8 +34,8 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--option", metavar="KEY=VALUE", action="append", default=[], help="an argument of the model; may be repeated"
     )
-    command.add_argument("--csv", metavar="FILE", type=Path, help="write the layers as CSV too")
-    command.add_argument("--json", metavar="FILE", type=Path, help="write everything as JSON too")
+    add_output(command, "--csv", "write the layers as CSV too")
+    add_output(command, "--json", "write everything as JSON too")
     command.add_argument(
         "--compare",
         metavar="OTHER",
@@ -48,8 +47,6 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Print the layers and the totals, and write the files asked for."""
     from dynaconv.console import make_console
 
-    for file in (arguments.csv, arguments.json):
-        check_parent(file)
     for flag, value in (("--batch", arguments.batch), ("--rounds", arguments.rounds)):
         if value < 1:
             raise RunError(f"{flag} is at least 1; got {value}.")
@@ -75,7 +72,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     if arguments.csv is not None:
         found.to_csv(arguments.csv)
     if arguments.json is not None:
-        from dynaconv.train.files import write_json
+        from dynaconv.files import write_json
 
         facts: dict[str, Any] = {"model": subject.name, "options": subject.options, **found.to_dict()}
         if other is not None and compared is not None:

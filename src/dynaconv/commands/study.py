@@ -110,10 +110,10 @@ def _checked_seeds(study: "Study", seeds: list[int]) -> tuple[int, ...]:
 
 
 def _measure(study: "Study", folder: "StudyFolder", wanted: "Wanted", rounds: int) -> None:
+    from dynaconv.files import write_json
     from dynaconv.study.costs import measure_costs
     from dynaconv.study.folder import COSTS_FILE
     from dynaconv.study.runner import check_recipes
-    from dynaconv.train.files import write_json
 
     check_recipes(study)
     folder.claim(study)

@@ -27,6 +27,7 @@ from dynaconv.analysis.report import (
     text,
 )
 from dynaconv.demo.result import COLUMNS, DemoResult, NetworkResult
+from dynaconv.files import write_text
 from dynaconv.train.config import load_recipe
 
 TITLE = "A network with dynamic kernels and its static twin, trained on handwritten digits"
@@ -72,7 +73,7 @@ def write_report(
     ]
     lead = join([paragraph(result.verdict(), kind="lead"), paragraph(_introduction(result), kind="")])
     footer = Html(f"Written by dynaconv {text(facts_of_run['dynaconv'])}. Everything on this page is inside this file.")
-    result.report.write_text(page(TITLE, lead=lead, sections=sections, footer=footer), encoding="utf-8")
+    write_text(result.report, page(TITLE, lead=lead, sections=sections, footer=footer))
     return result.report
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from dynaconv.files import write_csv
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -128,24 +129,20 @@ def rich_table(result: DemoResult, *, caption: str) -> Table:
 
 def write_table(networks: Sequence[NetworkResult], path: Path) -> None:
     """The result as CSV, numbers unrounded enough to compute with."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(
-            ["network", "model", "params", "macs", "train_seconds", "latency_ms", "accuracy", "test_images"]
-        )
-        for network in networks:
-            writer.writerow(
-                [
-                    network.title,
-                    network.model,
-                    network.params,
-                    network.macs,
-                    f"{network.train_seconds:.3f}",
-                    f"{network.latency_ms:.4f}",
-                    f"{network.accuracy:.6f}",
-                    len(network.correct),
-                ]
-            )
+    rows = [
+        {
+            "network": network.title,
+            "model": network.model,
+            "params": network.params,
+            "macs": network.macs,
+            "train_seconds": f"{network.train_seconds:.3f}",
+            "latency_ms": f"{network.latency_ms:.4f}",
+            "accuracy": f"{network.accuracy:.6f}",
+            "test_images": len(network.correct),
+        }
+        for network in networks
+    ]
+    write_csv(path, list(rows[0]), rows)
 
 
 def _disagreements(static: Sequence[bool], dynamic: Sequence[bool]) -> tuple[int, int]:

@@ -1,13 +1,14 @@
 """Int8 networks for OpenVINO, by way of NNCF."""
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from dynaconv.export._child import Child
 from dynaconv.export.int8 import Int8Backend, Int8Options, Quantized, quantize_with
 from dynaconv.export.int8_branch import GraphNode, dynamic_nodes, named_nodes
 from dynaconv.export.int8_images import Shape
@@ -78,10 +79,20 @@ def quantize_openvino(
         # Lambda W0 + P Phi Q^T in one piece would leave no product with constants to quantise.
         export=partial(export_openvino, rewrite=False),
         input_shapes=_input_shapes,
-        quantize=_quantize,
+        quantize=_quantize_apart,
         load=load_openvino,
     )
     return quantize_with(backend, model, path, calibration, options, evaluate)
+
+
+def _quantize_apart(source: Path, file: Path, images: list[Tensor], options: Int8Options) -> Quantized:
+    """As `_quantize`, in a process of its own: NNCF runs the network in OpenVINO, which may crash."""
+    counts: Quantized = Child(_quantizer)(source, file, images, options)
+    return counts
+
+
+def _quantizer() -> Callable[..., Quantized]:
+    return _quantize
 
 
 def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Options) -> Quantized:
@@ -90,6 +101,7 @@ def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Optio
             "openvino", "nncf", "nncf.quantization.range_estimator", extra="int8", what="quantize_openvino"
         )
         network = openvino.Core().read_model(_converted(source, Path(folder)))
+        _spread_biases(network)
         nodes = openvino_nodes(network)
         kept = named_nodes(nodes, options.ignored)
         if options.branch == "float":
@@ -110,6 +122,27 @@ def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Optio
         )
         openvino.save_model(quantized, file, compress_to_fp16=False)
     return _counted(quantized, len(kept))
+
+
+def _spread_biases(network: Any) -> None:
+    """Give a single number that is added to a product an entry for each channel.
+
+    NNCF takes it for a bias, as one may, and corrects it channel by channel.
+    """
+    numpy, opset = require("numpy", "openvino.opset13", extra="int8", what="quantize_openvino")
+    for op in network.get_ordered_ops():
+        if op.get_type_name() != "Add":
+            continue
+        sources = [each.get_source_output().get_node() for each in op.inputs()]
+        for position, (number, product) in enumerate((sources, sources[::-1])):
+            if number.get_type_name() != "Constant" or product.get_type_name() not in _PRODUCTS:
+                continue
+            lengths, axis = product.get_output_partial_shape(0), -1 if product.get_type_name() == "MatMul" else 1
+            if number.get_data().size == 1 and lengths[axis].is_static:
+                shape = [1] * len(lengths)
+                shape[axis] = lengths[axis].get_length()
+                spread = opset.constant(numpy.full(shape, number.get_data().item(), number.get_data().dtype))
+                op.input(position).replace_source_output(spread.output(0))
 
 
 def _converted(source: Path, folder: Path) -> Path:

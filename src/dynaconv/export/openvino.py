@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dynaconv.export import _openvino_run
+from dynaconv.export._child import Child
 from dynaconv.export._dcd_form import in_runtime_form
 from dynaconv.export._native_form import checked_extension, in_native_form, native_notes, openvino_reader
 from dynaconv.export.capture import Capture, FreeSize
@@ -96,15 +98,13 @@ def convert_onnx_file(source: Path, file: Path, *, library: Path | None = None) 
 
 
 def load_openvino(file: Path, *, library: Path | None = None) -> Run:
-    """Open OpenVINO's files on the CPU, computing in float32, with an extension where they need one."""
-    (openvino,) = require("openvino", what="OpenVINO's files")
-    core = openvino.Core()
-    if library is not None:
-        core.add_extension(library)
-    compiled = core.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    """Open OpenVINO's files on the CPU, computing in float32, with an extension where they need one.
+
+    They are compiled and run in a process of their own: there are networks and processors for which OpenVINO crashes.
+    """
+    child = Child(_openvino_run.load, file, library)
 
     def run(*inputs: Tensor) -> Any:
-        results = compiled([each.numpy() for each in inputs])
-        return [results[output] for output in compiled.outputs]
+        return child(*(each.numpy() for each in inputs))
 
     return run

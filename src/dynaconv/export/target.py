@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dynaconv.errors import ExportError, listed
+from dynaconv.files import place_of, replacing
 from dynaconv.interrupts import passing_interrupts
 
 
@@ -18,7 +19,8 @@ def verified_target(
     """Give a path to write to, in a hidden folder beside ``path``; what is there moves to its place at the end.
 
     The file written has its final name, so what lies beside it (weights of their own) may refer to it by name. When the
-    block raises, nothing is left and what was at ``path`` is as it was.
+    block raises, nothing is left and what was at ``path`` is as it was. Links, devices and the mode of a file that is
+    there are treated as by `dynaconv.files.replacing`.
 
     Args:
         path: Where the file shall stand.
@@ -49,7 +51,9 @@ def _move(hidden: Path, target: Path) -> None:
     # The file that one opens comes last: where it is, the rest is too.
     for file in sorted(hidden.iterdir(), key=lambda each: each.name == target.name):
         try:
-            file.replace(target.parent / file.name)
+            with replacing(target.parent / file.name) as temporary:
+                # A link may lead to another file system.
+                shutil.move(file, temporary)
         except OSError as error:
             raise ExportError(f"cannot put {file.name} into {target.parent}: {_reason(error)}.") from error
 
@@ -61,12 +65,13 @@ def check_target(
     target = Path(path).expanduser()
     if target.suffix not in suffixes:
         raise ExportError(f"{target} should end in {listed(suffixes, last='or')}.")
-    folder = target.parent
-    if not folder.is_dir():
-        raise ExportError(f"there is no folder {folder} to write {target.name} to; make it first.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ExportError(f"the folder {folder} cannot be written to; choose another, or change its permissions.")
-    for each in (target, *(target.with_suffix(suffix) for suffix in companions)):
+    files = (target, *(target.with_suffix(suffix) for suffix in companions))
+    for folder in (target.parent, *(place_of(each).parent for each in files)):
+        if not folder.is_dir():
+            raise ExportError(f"there is no folder {folder} to write {target.name} to; make it first.")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise ExportError(f"the folder {folder} cannot be written to; choose another, or change its permissions.")
+    for each in files:
         if each.is_dir():
             raise ExportError(f"{each} is a folder; give another path.")
         if each.exists() and not overwrite:

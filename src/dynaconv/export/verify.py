@@ -2,11 +2,14 @@
 
 import copy
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from dynaconv.errors import ExportError
 from dynaconv.export.report import Check
@@ -14,6 +17,10 @@ from dynaconv.export.report import Check
 LIMIT = 1e-4
 """How far a float32 runtime may be from the network: ``max|a - b| / max|b|`` over each output."""
 BATCHES = (1, 3)
+# Two float32 computations differ from each other by a few times as much as either from float64.
+_SAME_CAUSE = 20
+# With which OpenVINO begins, before it says what is wrong.
+_PLACE = re.compile(r"Exception from \S+:\d+:?")
 Run = Callable[..., Any]
 """Runs the written file: tensors, as the model takes them, to tensors or arrays, as it gives them or in a flat list."""
 
@@ -49,7 +56,8 @@ def verify(
         One check a run, in the order of ``batches``, then of the further ``sizes``.
 
     Raises:
-        ExportError: The file cannot be run, has other outputs or another shape, or differs by more than ``limit``.
+        ExportError: The file cannot be run, has other outputs or another shape, or differs by more than ``limit``. The
+            message says whether that is the runtime's fault or due to the network's own rounding errors.
     """
     shapes = [(batch, sizes[0]) for batch in batches] + [(batches[-1], size) for size in sizes[1:]]
     checks: list[Check] = []
@@ -64,11 +72,7 @@ def verify(
                 redrawn, inputs = True, steady
                 difference, want = _compare(run, model, inputs, runtime)
         if not difference <= limit:
-            own = own_rounding(model, inputs, want)
-            raise ExportError(
-                f"{runtime} differs from the network by {difference:.1e} of the largest output at {_at(inputs)}, more "
-                f"than {limit:.0e}; {_advice(own, limit)}"
-            )
+            raise ExportError(_refusal(difference, model, inputs, want, runtime, limit))
         checks.append(
             Check(shapes=tuple(tuple(tensor.shape) for tensor in inputs), difference=difference, redrawn=redrawn)
         )
@@ -218,7 +222,7 @@ def _difference(got: Tensor, want: Tensor) -> float:
 def first_line(error: BaseException) -> str:
     """What an exception says, in one sentence with its full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
+    text = next((line for line in lines if not _PLACE.fullmatch(line)), lines[0] if lines else type(error).__name__)
     return text if text.endswith(".") else f"{text.rstrip(':;,')}."
 
 
@@ -236,10 +240,25 @@ def own_rounding(model: nn.Module, inputs: Sequence[Tensor], want: Any) -> float
 
 def _in_float64(model: nn.Module, inputs: Sequence[Tensor]) -> Any:
     try:
-        with torch.no_grad():
-            return copy.deepcopy(model).double()(*(x.double() if x.is_floating_point() else x for x in inputs))
-    except Exception:  # it may hold a constant of another type
+        network = copy.deepcopy(model).double()
+        with torch.no_grad(), _Float64():  # type: ignore[no-untyped-call]
+            return network(*(x.double() if x.is_floating_point() else x for x in inputs))
+    except Exception:  # an operator may have no float64
         return None
+
+
+class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Has every operator compute in float64, also where a network asks for float32."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map(_widened, (args, kwargs or {}))
+        return tree_map(_widened, func(*args, **kwargs))
+
+
+def _widened(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.double() if value.dtype == torch.float32 else value
+    return torch.float64 if value is torch.float32 else value
 
 
 def _steady_inputs(
@@ -273,10 +292,29 @@ def _steady_inputs(
     return tuple(tensor[chosen] for tensor in pool)
 
 
-def _advice(own: float | None, limit: float) -> str:
-    if own is None or own <= limit / 4:
-        return "nothing was written."
+def _refusal(
+    difference: float, model: nn.Module, inputs: Sequence[Tensor], want: Any, runtime: str, limit: float
+) -> str:
+    """What a difference beyond the limit comes from, and what to do."""
+    if not all(bool(tensor.isfinite().all()) for tensor in named_outputs(want).values()):
+        return (
+            f"the network itself gives NaN or infinite outputs at {_at(inputs)}, so {runtime} cannot be compared with "
+            f"it; train it, or give an `example` of the inputs that it is made for."
+        )
+    own = own_rounding(model, inputs, want)
+    if own is not None and own > limit / 4 and difference <= _SAME_CAUSE * own:
+        return (
+            f"the network is too sensitive to rounding to be verified: at {_at(inputs)} its own outputs differ by "
+            f"{own:.1e} of the largest between float32 and float64, and {runtime} differs from it by {difference:.1e}, "
+            f"more than {limit:.0e}; train it, or pass it some images in train mode, so that its normalisation layers "
+            f"have statistics, and give real inputs as `example`."
+        )
+    cause = (
+        f"rounding does not explain it, since the network's own outputs differ by {own:.1e} between float32 and float64"
+        if own is not None
+        else "whether rounding explains it cannot be told, since the network does not run in float64"
+    )
     return (
-        f"the network's own rounding errors in float32 reach {own:.1e}, as they do where normalisation layers still "
-        f"have fresh running statistics: train it, or pass it some images in train mode, first."
+        f"{runtime} differs from the network by {difference:.1e} of the largest output at {_at(inputs)}, more than "
+        f"{limit:.0e}; {cause}. Nothing was written; try another format, or another version of the runtime or PyTorch."
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dynaconv.analysis._units import eval_mode
@@ -16,7 +16,6 @@ from dynaconv.convert import apply_conversion, conversion_of
 from dynaconv.errors import CheckpointError, DynaconvError
 from dynaconv.hub.config import HubConfig
 from dynaconv.train.factory import create_network
-from dynaconv.train.files import replacing
 
 
 def build_network(config: HubConfig) -> nn.Module:
@@ -54,23 +53,6 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{file} is damaged, incomplete or no safetensors file; fetch or save it again."
         ) from error
-
-
-def write_weights(state: Mapping[str, Tensor], file: Path) -> None:
-    """Write a safetensors file, whole or not at all.
-
-    Raises:
-        CheckpointError: The system does not let it be written, for example because the disk is full.
-    """
-    try:
-        with replacing(file) as temporary:
-            # safetensors makes its file readable by the owner alone; take the ordinary mode of a new file instead.
-            temporary.touch()
-            mode = temporary.stat().st_mode
-            save_file(dict(state), temporary, metadata={"format": "pt"})
-            temporary.chmod(mode)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot write {file}: {' '.join(str(error).split()).rstrip('.')}.") from error
 
 
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from dynaconv import __version__
 from dynaconv.errors import CheckpointError
+from dynaconv.files import write_json, write_text
 from dynaconv.hub.build import (
     build_network,
     check_rebuilds,
     load_weights,
     read_weights,
     with_conversion,
-    write_weights,
     written_state,
 )
 from dynaconv.hub.card import MARK, make_card
@@ -25,7 +25,7 @@ from dynaconv.hub.describe import describe_network, load_run
 from dynaconv.hub.fetch import CONFIG_FILE, WEIGHTS_FILE, fetch
 from dynaconv.hub.images import image_transform, likeliest, prepared
 from dynaconv.hub.push import full_name, has_own_card, push_errors
-from dynaconv.train.files import write_json
+from dynaconv.train.checkpoint import write_weights
 
 CARD_FILE = "README.md"
 
@@ -208,9 +208,9 @@ class DynaconvModel(nn.Module, ModelHubMixin, library_name="dynaconv"):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             card = folder / CARD_FILE
-            if card.is_file() and MARK in card.read_text(encoding="utf-8"):
-                card.unlink()
-            super().save_pretrained(folder, model_card_kwargs=given)
+            self._save_pretrained(folder)
+            if not card.is_file() or MARK in card.read_text(encoding="utf-8"):
+                write_text(card, str(self.generate_model_card(**given)))
         except (FileExistsError, NotADirectoryError) as error:
             raise CheckpointError(f"{folder} is a file or lies in one; give a folder.") from error
         except OSError as error:
@@ -275,7 +275,7 @@ class DynaconvModel(nn.Module, ModelHubMixin, library_name="dynaconv"):
         return str(commit)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        write_weights(written_state(self.network), save_directory / WEIGHTS_FILE)
+        write_weights(save_directory / WEIGHTS_FILE, written_state(self.network), {})
         write_json(save_directory / CONFIG_FILE, self.description.to_json())
 
     def generate_model_card(self, *, repo_id: str | None = None, notes: str | None = None) -> ModelCard:

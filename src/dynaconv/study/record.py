@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dynaconv.errors import RunError
+from dynaconv.files import write_csv, write_json, write_text
 from dynaconv.study.definition import Study
 from dynaconv.study.folder import (
     COSTS_FILE,
@@ -23,7 +24,6 @@ from dynaconv.study.folder import (
 )
 from dynaconv.study.results import Results
 from dynaconv.study.trace import COLUMNS as TRACE_COLUMNS
-from dynaconv.train.files import write_csv, write_json, write_text
 from dynaconv.train.folders import SUMMARY_FILE
 
 RUNS_FILE, TRACES_FILE, RESULTS_FILE, PAGE_FILE = "runs.csv", "traces.csv", "results.csv", "README.md"

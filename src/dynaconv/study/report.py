@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dynaconv.analysis.figures import save
+from dynaconv.files import write_csv, write_text
 from dynaconv.study.claims import judge
 from dynaconv.study.definition import Figure, Table
 from dynaconv.study.figures import draw
@@ -13,7 +14,6 @@ from dynaconv.study.folder import COSTS_FILE
 from dynaconv.study.record import PAGE_FILE, RESULTS_FILE, write_record
 from dynaconv.study.results import Results, VariantResults
 from dynaconv.study.statistics import Interval
-from dynaconv.train.files import write_csv, write_text
 
 COLUMNS = (
     "variant",

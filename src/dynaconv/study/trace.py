@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from dynaconv.train.files import write_csv
+from dynaconv.files import write_csv
 
 COLUMNS = ("step", "loss")
 

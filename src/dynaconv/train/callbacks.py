@@ -11,7 +11,7 @@ from typing import Any, Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from dynaconv.train.files import write_csv
+from dynaconv.files import write_csv
 
 COLUMNS = (
     "epoch",

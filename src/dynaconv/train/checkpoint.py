@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dynaconv.errors import CheckpointError, DynaconvError
+from dynaconv.files import replacing
 from dynaconv.train.callbacks import BEST, LAST
 from dynaconv.train.factory import create_network
-from dynaconv.train.files import replacing
 from dynaconv.train.folders import CHECKPOINT_FOLDER
 
 MODEL_FILE = "model.safetensors"
@@ -35,16 +35,26 @@ def save_trained(path: Path, model: nn.Module, metadata: Mapping[str, Any]) -> N
     """
     # A copy of each, because safetensors refuses tensors that share memory.
     state = {key: value.detach().cpu().clone().contiguous() for key, value in model.state_dict().items()}
-    header = {_METADATA_KEY: json.dumps(dict(metadata)), "format": "pt"}
+    write_weights(path, state, {_METADATA_KEY: json.dumps(dict(metadata))})
+
+
+def write_weights(path: Path, state: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Args:
+        path: The file to write.
+        state: Tensors that share no memory.
+        header: What else the file says of itself.
+
+    Raises:
+        CheckpointError: The system does not let it be written, for example because the disk is full.
+    """
     try:
         with replacing(path) as temporary:
-            # safetensors makes its file readable by the owner alone; take the ordinary mode of a new file instead.
-            temporary.touch()
-            mode = temporary.stat().st_mode
-            save_file(state, temporary, metadata=header)
-            temporary.chmod(mode)
+            save_file(dict(state), temporary, metadata={**header, "format": "pt"})
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot write {path}: {' '.join(str(error).split()).rstrip('.')}.") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(f"cannot write {path}: {' '.join(reason.split()).rstrip('.')}.") from error
 
 
 def load_trained(path: str | Path, *, model: str | None = None) -> tuple[nn.Module, dict[str, Any]]:

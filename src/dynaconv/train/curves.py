@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynaconv.train.files import replacing
+from dynaconv.files import replacing
 
 # A colour-blind-safe pair.
 _TRAIN, _VALIDATION = "#0072b2", "#d55e00"

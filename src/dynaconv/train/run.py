@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset
 
 from dynaconv import __version__
 from dynaconv.errors import CheckpointError, DataError, RunError
+from dynaconv.files import remove_leftovers, write_json, write_text
 from dynaconv.train.batch_scale import global_batch, scale_notes
 from dynaconv.train.callbacks import (
     BEST,
@@ -46,7 +47,6 @@ from dynaconv.train.data.sources import absolute_location, is_folder_name, missi
 from dynaconv.train.evaluate import Evaluation, evaluate
 from dynaconv.train.exact import RUN_KEY, ExactState
 from dynaconv.train.factory import is_own_model
-from dynaconv.train.files import remove_leftovers, write_json, write_text
 from dynaconv.train.folders import (
     CHECKPOINT_FOLDER,
     CONFIG_FILE,

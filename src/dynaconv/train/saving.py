@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from dynaconv.errors import CheckpointError, RunError, TrainingDivergedError
+from dynaconv.files import replacing
 from dynaconv.train.callbacks import BEST
-from dynaconv.train.files import replacing
 from dynaconv.train.stopping import RunStopped, StopSignals
 
 

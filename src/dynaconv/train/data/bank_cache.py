@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dynaconv.train.files import replacing
+from dynaconv.files import replacing
 
 MOST_BYTES = 2 * 1024**3
 """Size of all banks on disk together; the ones used least recently are removed first."""

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from dynaconv.errors import DataError
+from dynaconv.files import write_json
 from dynaconv.train.data.folder import image_folder
 from dynaconv.train.data.image_file import check_image, open_image
 from dynaconv.train.data.shards import INDEX_FILE, Sample, all_samples, read_index, sample_class
 from dynaconv.train.data.tree import LeftOut, find_layout, split_word
-from dynaconv.train.files import write_json
 
 DEFAULT_SHARD_SIZE = 100_000_000
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
