@@ -1,6 +1,7 @@
 """Fixed conditions for every test."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,9 @@ settings.register_profile(
 )
 settings.load_profile("dynaconv")
 torch.set_num_threads(1)
+# A shell starts what runs in the background with Ctrl+C ignored, and nohup with SIGHUP ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
