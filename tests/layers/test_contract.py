@@ -285,8 +285,8 @@ def check_compiled(name: str, mode: bool, shapes: str, backend: str, **overrides
         got = value_and_gradients(compiled(x), [x, *layer.parameters()])
         for one, other in zip(got, want, strict=True):
             assert_close_to_scale(one, other, "float64")
-    # The first is for the first shape alone, the second for all others. Inductor compiles the gradient of any convolution,
-    # also a static one, for one size alone.
+    # The first is for the first shape alone, the second for all others. Inductor compiles the gradient of any
+    # convolution, also a static one, for one size alone.
     static_sizes = backend == "inductor" and mode and shapes != "batches"
     assert stats["unique_graphs"] - before <= (len(SHAPES[shapes]) if static_sizes else 2)
 

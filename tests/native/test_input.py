@@ -204,9 +204,9 @@ def test_the_operator_refuses_what_the_module_does_not_pass() -> None:
         ((x[:, :2], constants, steps), "the images have 2 channels; this network takes 3"),
     ]:
         with pytest.raises(RuntimeError, match=match):
-            run(*args, native.out_channels, native.sizes)
+            run(*args, native._out_channels, native.sizes)
     with pytest.raises(RuntimeError, match="output has other channels"):
-        run(x, constants, steps, native.out_channels + 1, native.sizes)
+        run(x, constants, steps, native._out_channels + 1, native.sizes)
 
 
 def test_several_threads_at_once() -> None:

@@ -122,7 +122,7 @@ def test_a_block_with_an_unknown_part_stays_in_torch() -> None:
         "Hardswish",
         "Conv2d",
         "NativeProgram",
-        "Identity",
+        "Absorbed",
     ]
     x = torch.randn(2, 3, 9, 9)
     with torch.no_grad():

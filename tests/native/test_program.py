@@ -150,7 +150,7 @@ def test_copies_and_pickles() -> None:
 @torch.no_grad()
 def test_the_operator_is_sound() -> None:
     native, _ = native_network()
-    args = (torch.randn(2, 3, 9, 8), native.constants, native.steps, native.out_channels, native.sizes)
+    args = (torch.randn(2, 3, 9, 8), native.constants, native.steps, native._out_channels, native.sizes)
     torch.library.opcheck(torch.ops.dynaconv.native_program, args)
 
 
@@ -175,7 +175,7 @@ def test_damaged_programs_are_refused() -> None:
             steps = native.steps.clone()
             steps[place] = value
             try:
-                torch.ops.dynaconv.native_program(x, native.constants, steps, native.out_channels, native.sizes)
+                torch.ops.dynaconv.native_program(x, native.constants, steps, native._out_channels, native.sizes)
             except RuntimeError:
                 refused += 1
     assert refused > native.steps.numel()
@@ -190,7 +190,7 @@ def test_a_depthwise_branch_without_parts_is_refused() -> None:
         steps[last + FIELDS.index(name)] = 0
     with pytest.raises(RuntimeError, match="step 3 has neither Lambda nor a residual"):
         torch.ops.dynaconv.native_program(
-            torch.randn(1, 3, 6, 6), native.constants, steps, native.out_channels, native.sizes
+            torch.randn(1, 3, 6, 6), native.constants, steps, native._out_channels, native.sizes
         )
 
 
@@ -205,7 +205,7 @@ def test_what_lies_between_two_fused_steps_is_not_read() -> None:
     table[-1, FIELDS.index("target")] = table[fused, FIELDS.index("source")]
     with pytest.raises(RuntimeError, match="step 3 has a source of other channels"):
         torch.ops.dynaconv.native_program(
-            torch.randn(1, 3, 6, 6), native.constants, steps, native.out_channels, native.sizes
+            torch.randn(1, 3, 6, 6), native.constants, steps, native._out_channels, native.sizes
         )
 
 

@@ -5,18 +5,26 @@ from typing import Any
 
 from torch import nn
 
+from dynaconv.convert.stand_in import CONV2D_ATTRIBUTES, StandIn
 
-class NormedConv2d(nn.Sequential):
+
+class NormedConv2d(StandIn, nn.Sequential):
     """A dynamic convolution and the batch norm behind it, as one module.
 
     It takes the place of ``conv`` in blocks that have a second forward pass without their ``bn`` and a tool that folds
     ``bn`` into ``conv.weight`` for it: for a dynamic kernel that would not be the same function.
     """
 
+    _answers = CONV2D_ATTRIBUTES
+
     def __init__(self, conv: nn.Module, bn: nn.Module) -> None:
         super().__init__()
         self.conv = conv
         self.bn = bn
+
+    def _replaced(self) -> nn.Module | None:
+        modules: dict[str, nn.Module] = self.__dict__.get("_modules", {})
+        return modules.get("conv")
 
 
 def all_names(model: nn.Module) -> dict[nn.Module, list[str]]:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv.convert.norm_pairs import has_hooks
+from dynaconv.convert.stand_in import CONV2D_ATTRIBUTES, StandIn
 from dynaconv.convert.swap import all_names, put
 from dynaconv.layers import DCDConv2d
 from dynaconv.layers.affine import add_bias
@@ -79,7 +80,7 @@ def _takes(layer: DCDConv2d) -> bool:
     )
 
 
-class RuntimeDCD(nn.Module):
+class RuntimeDCD(StandIn):
     """What a 1x1 DCD layer in eval mode computes, its constants worked out beforehand.
 
     Args:
@@ -87,14 +88,17 @@ class RuntimeDCD(nn.Module):
         channels_last: As for `in_runtime_form`.
     """
 
-    weight: Tensor
-    weight_bias: Tensor
+    _answers = CONV2D_ATTRIBUTES
+    static: Tensor
+    static_bias: Tensor
     p: Tensor
     q: Tensor
     q_bias: Tensor
 
     def __init__(self, layer: DCDConv2d, *, channels_last: bool) -> None:
         super().__init__()
+        # In a tuple it is no module of this one, and so is not written.
+        self._layer = (layer,)
         layer = copy.deepcopy(layer).eval()
         layer.fold_constants()
         self.context_size = layer.config.context_size
@@ -155,15 +159,15 @@ class RuntimeDCD(nn.Module):
         else:
             found |= _affine("bias", parts["bias"])
             if self.scaled_bias:
-                found["weight_bias"] = required(layer.bias).detach()
-        return found | {"weight": weight, "q": inward} | _affine("expand", expand.flatten(1).T)
+                found["static_bias"] = required(layer.bias).detach()
+        return found | {"static": weight, "q": inward} | _affine("expand", expand.flatten(1).T)
 
     def _build_factors(self, parts: dict[str, Tensor], layer: DCDConv2d) -> dict[str, Tensor]:
         """W0, Q^T and P for convolutions, and the affine maps from h to Lambda, [P Phi, b], [Phi, 1] or Phi, and b."""
         p, q = (required(part).detach().double() for part in (layer.p, layer.q))
-        found = {"weight": layer.weight.detach()} | _affine("scale", parts["scale"])
+        found = {"static": layer.weight.detach()} | _affine("scale", parts["scale"])
         if self.scaled_bias:
-            found["weight_bias"] = required(layer.bias).detach()
+            found["static_bias"] = required(layer.bias).detach()
         inward = q.T[:, :, None, None]
         fusions = parts["fusion"].T.reshape(-1, self.latent, self.latent)
         if self.form == "factors":
@@ -179,6 +183,10 @@ class RuntimeDCD(nn.Module):
         one = torch.zeros(self.latent + 1, dtype=q.dtype)
         one[-1] = 1
         return found | {"q": F.pad(inward, (0, 0, 0, 0, 0, 0, 0, 1)), "q_bias": one}
+
+    def _replaced(self) -> nn.Module | None:
+        known: tuple[nn.Module | None] = self.__dict__.get("_layer", (None,))
+        return known[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """As `DCDConv2d.forward`."""
@@ -198,14 +206,14 @@ class RuntimeDCD(nn.Module):
         else:
             scale = self._scale(hidden)
             expand = self._map("expand", hidden).reshape(-1, self.out_channels, self.latent + self.pads)
-            static = self.weight if scale is None else self.weight * scale[..., None]
+            static = self.static if scale is None else self.static * scale[..., None]
             kernel = static + torch.matmul(expand, self.q)
         out = torch.matmul(kernel, x.flatten(2)).reshape(-1, self.out_channels, height, width)
         if self.pads:
             return out
         bias = self._map("bias", hidden)
         if self.form == "product" and self.scaled_bias:
-            bias = bias + self.weight_bias * required(scale)
+            bias = bias + self.static_bias * required(scale)
         return add_bias(out, bias)
 
     def _by_rows(self, x: Tensor, hidden: Tensor) -> Tensor:
@@ -217,7 +225,7 @@ class RuntimeDCD(nn.Module):
 
     def _by_factors(self, x: Tensor, hidden: Tensor) -> Tensor:
         height, width = x.shape[2:]
-        static = F.conv2d(x, self.weight, self.weight_bias if self.scaled_bias else None)
+        static = F.conv2d(x, self.static, self.static_bias if self.scaled_bias else None)
         scale = self._scale(hidden)
         if scale is not None:
             static = static * scale[..., None, None]

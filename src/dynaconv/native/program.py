@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from dynaconv.convert.stand_in import StandIn
 from dynaconv.native import library
 from dynaconv.native.builder import Builder
 from dynaconv.native.steps import UnsupportedError
@@ -14,7 +15,7 @@ from dynaconv.native.steps import UnsupportedError
 _OPERATORS: Any = torch.ops.dynaconv
 
 
-class NativeProgram(nn.Module):
+class NativeProgram(StandIn):
     """Computes what ``original`` computes, by the compiled kernels where they can.
 
     They take float32 images on the CPU, in any memory format, and give channels_last ones. For everything else
@@ -32,11 +33,11 @@ class NativeProgram(nn.Module):
 
     def __init__(self, original: nn.Module, lower: Callable[[nn.Module], Builder]) -> None:
         super().__init__()
+        self.register_buffer("constants", None, persistent=False)
+        self.register_buffer("steps", None, persistent=False)
         self.original = original
         self.training = original.training
         self._lower = lower
-        self.register_buffer("constants", None, persistent=False)
-        self.register_buffer("steps", None, persistent=False)
         self.pack()
         untyped: Any = super()
         untyped.register_load_state_dict_post_hook(_pack_again)
@@ -57,18 +58,11 @@ class NativeProgram(nn.Module):
         self.constants, self.steps, self.sizes = builder.build()
         library.settle(self.constants)
         self.flat = builder.flat
-        self.in_channels, self.out_channels = builder.steps[0].in_channels, builder.steps[-1].out_channels
+        self._in_channels, self._out_channels = builder.steps[0].in_channels, builder.steps[-1].out_channels
 
-    def __getattr__(self, name: str) -> Any:
-        """As of any module, then of the original: a network may read what it knows of its layers."""
-        untyped: Any = super()
-        try:
-            return untyped.__getattr__(name)
-        except AttributeError:
-            original = self.__dict__.get("_modules", {}).get("original")
-            if original is None or not hasattr(original, name):
-                raise
-            return getattr(original, name)
+    def _replaced(self) -> nn.Module | None:
+        modules: dict[str, nn.Module] = self.__dict__.get("_modules", {})
+        return modules.get("original")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickled module; the library may be missing where it is restored."""
@@ -102,7 +96,7 @@ class NativeProgram(nn.Module):
             and x.layout is torch.strided
             and not self.training
             and x.dim() == 4
-            and x.shape[1] == self.in_channels
+            and x.shape[1] == self._in_channels
             and not torch.is_autocast_enabled("cpu")
             and not (torch.is_grad_enabled() and self._needs_gradient(x))
             # Forward-mode derivatives, which would come out as zero, are taken inside a level.
@@ -119,15 +113,16 @@ class NativeProgram(nn.Module):
         if constants is None or not self._takes(x):
             out: Tensor = self.original(x)
         else:
-            out = _OPERATORS.native_program(x, constants, steps, self.out_channels, self.sizes)
+            out = _OPERATORS.native_program(x, constants, steps, self._out_channels, self.sizes)
             if self.flat:
                 out = out.flatten(1)
         return out
 
     def extra_repr(self) -> str:
         """The size of the program."""
-        constants = 0 if self.constants is None else self.constants.numel()
-        return f"{self.in_channels}, {self.out_channels}, constants={constants}"
+        if self.constants is None:
+            return "in torch"
+        return f"{self._in_channels}, {self._out_channels}, constants={self.constants.numel()}"
 
 
 def _pack_again(module: nn.Module, incompatible_keys: Any) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from dynaconv.convert.stand_in import Absorbed, Run
 from dynaconv.layers import DCDLinear
 from dynaconv.layers._static import replaced_method
 from dynaconv.native.builder import Builder
@@ -46,8 +47,8 @@ def _append(builder: Builder, module: nn.Module, value: int) -> int:
     block = _BLOCKS.get((type(module).__module__, type(module).__name__))
     if block is not None:
         return block(builder, module, value)
-    if type(module) is nn.Sequential:
-        return _sequence(builder, list(module), value)
+    if type(module) in (nn.Sequential, Run):
+        return _sequence(builder, list(module.children()), value)
     if type(module) is nn.Linear or isinstance(module, DCDLinear):
         raise UnsupportedError("a linear layer takes vectors, and programs start with images")
     return builder.add(lower(module), value)
@@ -63,7 +64,7 @@ def _sequence(builder: Builder, modules: Sequence[nn.Module], value: int, start:
     """Modules one after another, of which the first reads ``start``; an activation joins the convolution before it."""
     start = value if start is None else start
     for module in modules:
-        if type(module) is nn.Identity:
+        if type(module) in (nn.Identity, Absorbed):
             continue
         name = activation_of(module)
         if name is None:

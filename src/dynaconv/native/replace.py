@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from dynaconv.convert.select import is_convolution
+from dynaconv.convert.stand_in import Absorbed, Run
 from dynaconv.convert.swap import all_names, put
 from dynaconv.native.builder import Builder
 from dynaconv.native.lowering import lower
@@ -64,11 +65,11 @@ def restore(model: nn.Module) -> nn.Module:
 
 
 def _with_hooks(program: NativeProgram) -> nn.Module:
-    """What a program replaced, in a sequence of its own where the program has been given hooks since."""
+    """What a program replaced, in a sequence of its own if the program has been given hooks since."""
     hooks = {name: hooks for name, hooks in vars(program).items() if name.startswith("_forward_") and hooks}
     if not hooks:
         return program.original
-    sequence = nn.Sequential(program.original).train(program.training)
+    sequence = Run(program.original).train(program.training)
     for name, theirs in hooks.items():
         getattr(sequence, name).update(theirs)
     return sequence
@@ -102,8 +103,8 @@ def _replace_runs(module: nn.Module, prefix: str, found: Replacement) -> None:
             program = _program(parts)
             if program is not None:
                 setattr(module, names[0], program)
-                for name in names[1:]:
-                    setattr(module, name, nn.Identity())
+                for name, part in zip(names[1:], parts[1:], strict=True):
+                    setattr(module, name, Absorbed(part))
                 found.native.append(f"{prefix}{names[0]}")
 
 
@@ -123,7 +124,7 @@ def _replace_in_sequence(sequence: nn.Sequential, prefix: str, found: Replacemen
             continue
         setattr(sequence, names[start], program)
         for name in names[start + 1 : stop]:
-            setattr(sequence, name, nn.Identity())
+            setattr(sequence, name, Absorbed(getattr(sequence, name)))
         found.native.append(f"{prefix}{names[start]}")
         start = stop
 
@@ -153,7 +154,7 @@ def _program(parts: list[nn.Module]) -> NativeProgram | None:
     if builder is None or not builder.steps:
         return None
     # A new sequence would be in train mode.
-    original = parts[0] if len(parts) == 1 else nn.Sequential(*parts).train(parts[0].training)
+    original = parts[0] if len(parts) == 1 else Run(*parts).train(parts[0].training)
     return NativeProgram(original, lower_sequence)
 
 
