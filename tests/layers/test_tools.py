@@ -108,6 +108,18 @@ def test_torch_jit_script_is_refused_in_a_sentence(kind: Any) -> None:
         torch.jit.script(nn.Sequential(layer))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace.* is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_torch_jit_trace_holds_for_images_of_other_shapes(case: str) -> None:
+    layer = make(case, dtype=torch.float64).eval()
+    traced = torch.jit.trace(layer, (torch.randn(2, IN_CHANNELS, 9, 7, dtype=torch.float64),))
+    for batch, height, width in ((5, 9, 7), (1, 12, 10), (17, 20, 20)):
+        x = torch.randn(batch, IN_CHANNELS, height, width, dtype=torch.float64)
+        torch.testing.assert_close(traced(x), layer(x), **TOLERANCE["float64"])
+
+
 @pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("case", CASES)
 def test_forward_mode_differentiation(case: str, mode: bool) -> None:
