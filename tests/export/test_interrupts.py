@@ -37,6 +37,8 @@ def int8(runtime: str) -> Callable[..., object]:
     return quantize
 
 
+# OpenVINO's runtime and NNCF run in a process of their own, which ignores the signal.
+_IN_A_CHILD = "dynaconv.export._child.Child.__call__"
 FORMATS: dict[str, tuple[Callable[..., object], tuple[str, ...], tuple[str, ...]]] = {
     "onnx": (
         export_onnx,
@@ -53,7 +55,7 @@ FORMATS: dict[str, tuple[Callable[..., object], tuple[str, ...], tuple[str, ...]
     "openvino": (
         export_openvino,
         (".xml", ".bin"),
-        ("torch.onnx.export", "openvino.convert_model", "openvino.save_model", "openvino.Core.compile_model"),
+        ("torch.onnx.export", "openvino.convert_model", "openvino.save_model", _IN_A_CHILD),
     ),
     "pt2": (export_program, (".pt2",), ("torch.export.export", "torch.export.save", "torch.export.load")),
     "aoti": (
@@ -65,7 +67,7 @@ FORMATS: dict[str, tuple[Callable[..., object], tuple[str, ...], tuple[str, ...]
     "int8 openvino": (
         int8("openvino"),
         (".xml", ".bin"),
-        ("openvino.convert_model", "nncf.quantize", "openvino.Core.compile_model"),
+        ("openvino.convert_model", _IN_A_CHILD),
     ),
 }
 CASES = [(form, place) for form in FORMATS for place in FORMATS[form][2]]
@@ -166,7 +168,7 @@ def slow(form: str, place: str, make: Callable[[Any], Any]) -> bool:
 def test_an_interrupt_in_a_library_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, place: str, make: Callable[[Any], Any]
 ) -> None:
-    if "nncf" in place:
+    if form == "int8 openvino":
         pytest.importorskip("nncf")
     export, suffixes, _ = FORMATS[form]
     calls = patch(monkeypatch, place, make)
