@@ -20,7 +20,7 @@ IMAGES = torch.randn(1, 3, 9, 7)
 def network(family: str = "dcd") -> nn.Module:
     layer = LAYERS[family](4, 6, 3, padding=1)
     # A fresh branch hardly shows in the output.
-    enlarge(layer.branch)
+    enlarge(layer)
     return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), layer, nn.Flatten(), nn.Linear(378, 5))
 
 

@@ -24,7 +24,7 @@ class TwoOutputs(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
         self.layer = LAYERS[family](4, 6, 3, padding=1)
         # A fresh branch hardly shows in the output.
-        enlarge(self.layer.branch)
+        enlarge(self.layer)
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         features = self.layer(self.stem(images))

@@ -22,7 +22,7 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
     "depthwise-multiplier": {"kernel_size": 5, "padding": 2, "stride": 2, "groups": 8, "out_channels": 16},
 }
 FAMILY_CASES: dict[str, dict[str, dict[str, Any]]] = {
-    "condconv": {**GEOMETRIES, "three": {"kernel_size": 1, "num_experts": 3}},
+    "condconv": {**GEOMETRIES, "three": {"kernel_size": 1, "num_experts": 3, "context_norm": "running"}},
     "dcd": {
         "pointwise": {"kernel_size": 1},
         "pointwise-stride": {"kernel_size": 1, "stride": 2},
@@ -39,6 +39,8 @@ FAMILY_CASES: dict[str, dict[str, dict[str, Any]]] = {
         "scale": {"kernel_size": 3, "variant": "scale"},
         "residual": {"kernel_size": 1, "variant": "residual"},
         "context-2x2": {"kernel_size": 1, "context_size": 2},
+        "context-batch": {"kernel_size": 1, "context_norm": "batch"},
+        "context-running": {"kernel_size": 3, "context_norm": "running", "context_size": 2},
         "bare": {"kernel_size": 1, "context_norm": None, "hidden_norm": None, "gain": 1, "bias": False},
         "gate": {"kernel_size": 1, "activation": "gate", "scale_activation": "hard_sigmoid"},
         "silu-tanh": {"kernel_size": 1, "activation": "silu", "scale_activation": "tanh"},
@@ -47,14 +49,24 @@ FAMILY_CASES: dict[str, dict[str, dict[str, Any]]] = {
         "norm-channel": {"kernel_size": 3, "padding": 1, "stride": 2, "norm": "batch", "context_size": 2},
         "norm-sparse": {"kernel_size": 3, "groups": 2, "blocks": 4, "norm": "batch", "padding": 0},
     },
-    "dyconv": {**GEOMETRIES, "two-hot": {"kernel_size": 3, "num_kernels": 2, "temperature": 0.5}},
+    "dyconv": {
+        **GEOMETRIES,
+        "two-hot": {"kernel_size": 3, "num_kernels": 2, "temperature": 0.5},
+        "context-batch": {"kernel_size": 1, "reduction": 1, "context_norm": "batch"},
+    },
     "odconv": {
         **GEOMETRIES,
         "one-pointwise": {"kernel_size": 1, "num_kernels": 1},
         "one": {"kernel_size": 3, "num_kernels": 1, "padding": 1, "temperature": 2.0},
+        "context-layer": {"kernel_size": 3, "groups": 2, "context_norm": "layer"},
+        "context-batch": {"kernel_size": 1, "context_norm": "batch"},
         "one-depthwise": {"kernel_size": 3, "padding": 1, "groups": 8, "out_channels": 8, "num_kernels": 1},
     },
-    "squeeze_excite": {**GEOMETRIES, "narrow": {"kernel_size": 1, "reduction": 2, "min_hidden_channels": 3}},
+    "squeeze_excite": {
+        **GEOMETRIES,
+        "narrow": {"kernel_size": 1, "reduction": 2, "min_hidden_channels": 3, "context_norm": "batch"},
+        "running": {"kernel_size": 3, "context_norm": "running", "groups": 2},
+    },
 }
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     f"{family}-{name}": (family, arguments)
@@ -86,7 +98,7 @@ def make(case: str, **overrides: Any) -> DynamicConv2d:
     """The layer of a case, its dynamic part large enough to show in every result."""
     layer = LAYERS[CASES[case][0]](**{**arguments_of(case), **overrides})
     if layer.weight.device.type != "meta":
-        enlarge(layer.branch)
+        enlarge(layer)
     return layer
 
 
@@ -95,9 +107,10 @@ def algorithms(case: str) -> list[str]:
     return [*make(case, device="meta").algorithms, "auto"]
 
 
-def enlarge(branch: nn.Module) -> None:
+def enlarge(layer: nn.Module) -> None:
     """Draw the branch's weights so large that coefficients differ between samples by tenths."""
-    if isinstance(branch, DynamicBranch) and branch.normalise:
+    branch: Any = layer.branch
+    if isinstance(branch, DynamicBranch) and isinstance(layer.context_norm, nn.LayerNorm):
         for head in branch.heads.values():
             nn.init.normal_(head.weight, std=0.5 / branch.gain)
         return

@@ -58,7 +58,7 @@ def test_linear_count() -> None:
 @pytest.mark.parametrize("algorithm", ["kernel", "factored"])
 def test_linear_multiplies_each_row_by_its_own_matrix(algorithm: Any, norm: Any) -> None:
     layer = DCDLinear(9, 7, dtype=torch.float64, blocks=1, algorithm=algorithm, norm=norm, latent_dim=4).eval()
-    enlarge(layer.branch)
+    enlarge(layer)
     x = torch.randn(2, 3, 9, dtype=torch.float64)
     rows = x.flatten(0, 1)
     bias = layer.sample_bias(rows)
@@ -154,7 +154,7 @@ def test_attributes_are_read_when_called() -> None:
 
 def test_context_of_one_number_still_counts() -> None:
     layer = DCDConv2d(1, 8, 3)
-    enlarge(layer.branch)
+    enlarge(layer)
     assert not torch.equal(layer.kernel(torch.ones(1, 1, 5, 5)), layer.kernel(-torch.ones(1, 1, 5, 5)))
 
 

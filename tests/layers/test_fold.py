@@ -75,7 +75,7 @@ def test_half_precision_branch_becomes_float32(name: str, dtype: str) -> None:
 
 def test_linear_layer_with_latent_norms() -> None:
     layer = DCDLinear(12, 5, norm="batch", latent_dim=3).double().eval()
-    enlarge(layer.branch)
+    enlarge(layer)
     prepare(layer, torch.rand)  # type: ignore[arg-type]
     x = torch.randn(4, 12, dtype=torch.float64)
     scale, shift = affine(5)

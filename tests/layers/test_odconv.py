@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.layers import ODConv2d, ODConvCoefficients, set_temperature
-from dynaconv.layers.latent_norm import LatentBatchNorm2d
+from dynaconv.layers.norms import LatentBatchNorm2d
 from dynaconv.ops.odconv import reference_odconv_kernel
 from tests.helpers import TOLERANCE, count
 

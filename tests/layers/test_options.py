@@ -18,20 +18,23 @@ from tests.layers.cases import enlarge
 
 # Sets of options that go together; every option of a family is away from its default in one of them.
 AWAY: dict[str, list[dict[str, Any]]] = {
-    "condconv": [{"num_experts": 3, "algorithm": "kernel"}],
+    "condconv": [{"num_experts": 3, "context_norm": "layer", "algorithm": "kernel"}],
     "dcd": [
         {"variant": "scale", "scale_activation": "sigmoid", "gain": 1.0, "reduction": 2, "algorithm": "kernel"},
         {"variant": "residual", "latent_dim": 3, "blocks": 2, "min_hidden_channels": 7, "activation": "silu"},
         {"fusion": "joint", "latent_taps": 2, "context_size": 2, "context_norm": None, "hidden_channels": 5},
         {"norm": "batch", "hidden_norm": "unit", "scale_activation": "tanh"},
+        {"context_norm": "batch", "hidden_norm": None},
     ],
     "dyconv": [
         {"num_kernels": 3, "reduction": 2, "min_hidden_channels": 3, "temperature": 0.5, "algorithm": "mixed"},
+        {"context_norm": "running"},
     ],
     "odconv": [
         {"num_kernels": 2, "reduction": 2, "min_hidden_channels": 3, "temperature": 2.5, "algorithm": "mixed"},
+        {"context_norm": "batch"},
     ],
-    "squeeze_excite": [{"reduction": 2, "min_hidden_channels": 3, "algorithm": "kernel"}],
+    "squeeze_excite": [{"reduction": 2, "min_hidden_channels": 3, "context_norm": "batch", "algorithm": "kernel"}],
 }
 CASES = [(family, options) for family, several in AWAY.items() for options in several]
 
@@ -63,7 +66,7 @@ def test_constructor_from_conv_and_record_agree(family: str, options: dict[str, 
     assert made.config == converted.config == type(made.config)(**options)
     assert made.config.changes() == options
     assert type(made.config).from_dict(made.config.to_dict()) == made.config
-    enlarge(made.branch)
+    enlarge(made)
     network = Net(made).eval()
     record = json.loads(json.dumps(conversion_of(network)))
     assert record == {"layers.0": {"family": family, "hyperparameters": options}}
@@ -87,7 +90,7 @@ def test_algorithm_set_later_is_recorded(family: str) -> None:
 
 def test_linear_layers_are_recorded() -> None:
     linear = DCDLinear(8, 16, latent_dim=2, scale_activation="sigmoid", gain=1.0)
-    enlarge(linear.branch)
+    enlarge(linear)
     network = Net(linear).eval()
     again = apply_conversion(Net(nn.Linear(8, 16)), conversion_of(network)).eval()
     again.load_state_dict(network.state_dict())

@@ -21,7 +21,7 @@ def images_of_averages(averages: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("family", LAYERS)
 def test_kernels_differ_as_the_contexts_do(family: str, channels: int, kernel_size: int) -> None:
     layer = LAYERS[family](channels, 8, kernel_size).eval()
-    enlarge(layer.branch)
+    enlarge(layer)
     with torch.no_grad():
         kernels = layer.kernel(images_of_averages(torch.randn(500, channels))).flatten(1)
     moved = kernels - kernels.mean(0)
@@ -43,13 +43,13 @@ def test_fresh_dcd_determines_every_direction_and_the_length(channels: int) -> N
 
 def test_linear_layers_too() -> None:
     layer = DCDLinear(2, 8)
-    enlarge(layer.branch)
+    enlarge(layer)
     kernels = layer.kernel(torch.randn(100, 2)).flatten(1)
     assert torch.pdist(kernels).min() > 0
 
 
 def test_options_that_are_given_stay() -> None:
-    assert DCDConv2d(2, 8, 1, context_norm="layer").branch.normalise
+    assert DCDConv2d(2, 8, 1, context_norm="layer").context_norm
     assert DCDConv2d(2, 8, 1, hidden_channels=1).branch.squeeze.out_features == 1
     assert DCDConv2d(2, 8, 1, hidden_norm=None).branch.squeeze.bias is None
     assert DCDConv2d(SMALL_CONTEXT + 1, 8, 1).branch.squeeze.bias is None
@@ -68,7 +68,7 @@ def test_every_type(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("channels", range(1, SMALL_CONTEXT + 1))
 def test_deployed(channels: int, backend: str) -> None:
     layer = DCDConv2d(channels, 8, 3, padding=1).eval()
-    enlarge(layer.branch)
+    enlarge(layer)
     x = torch.randn(5, channels, 6, 7)
     with torch.no_grad():
         got = deploy(layer, backend=backend)(x)  # type: ignore[arg-type]

@@ -230,7 +230,7 @@ def test_inference_writes_nothing_on_the_layer(case: str, dtype: torch.dtype, ca
 
 def test_deployed_odconv_in_threads() -> None:
     network = nn.Sequential(ODConv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)).eval()
-    enlarge(network[0].branch)
+    enlarge(network[0])
     deployed = deploy(network)
     inputs = [torch.randn(2, 8, 6, 5) for _ in range(8)]
     for results, x in zip(in_threads(deployed, inputs, 20), inputs, strict=True):

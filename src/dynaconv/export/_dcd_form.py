@@ -25,6 +25,7 @@ from dynaconv.layers import DCDConv2d
 from dynaconv.layers.affine import add_bias
 from dynaconv.layers.branch import DynamicBranch
 from dynaconv.layers.dcd_core import activate_scale
+from dynaconv.layers.norms import normalise
 from dynaconv.native import NativeProgram
 from dynaconv.ops.common import Geometry, pool_context
 from dynaconv.ops.dcd.factors import required
@@ -105,7 +106,7 @@ class RuntimeDCD(StandIn):
         self.scale_activation = layer.resolved.scale_activation if layer.config.has_scale else "none"
         self.scaled_bias = layer.bias is not None and layer._scales_bias and self.scale_activation != "linear"
         parts = _parts(layer, self.scaled_bias)
-        self.hidden = Hidden(layer.branch)
+        self.hidden = Hidden(layer.branch, layer.context_norm)
         self.channels_last = channels_last
         self.out_channels, self.in_channels = layer.weight.shape[:2]
         self.latent = required(layer.p).shape[1]
@@ -266,14 +267,15 @@ class Hidden(nn.Module):
 
     Args:
         branch: The branch; it loses its heads.
+        context_norm: What the context goes through first.
     """
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, branch: DynamicBranch) -> None:
+    def __init__(self, branch: DynamicBranch, context_norm: nn.Module | None) -> None:
         super().__init__()
-        self.branch = branch
+        self.branch, self.context_norm = branch, context_norm
         branch.heads = nn.ModuleDict()
         self.has_constant = _has_constant_unit(branch)
         if self.has_constant:
@@ -285,8 +287,7 @@ class Hidden(nn.Module):
     def forward(self, context: Tensor) -> Tensor:
         """Context ``(B, features)`` to ``(B, units)``."""
         branch = self.branch
-        if branch.normalise:
-            context = F.layer_norm(context, (branch.squeeze.in_features,))
+        context = normalise(self.context_norm, context)
         if not self.has_constant:
             return branch.unit_length(branch.activated(branch.squeeze(context)))
         hidden = branch.activated(F.linear(context, self.weight, self.bias))

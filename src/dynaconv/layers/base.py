@@ -16,7 +16,8 @@ from torch.fx import Proxy
 from dynaconv.layers._checks import check_choice, check_divides, check_images, check_positive, check_real, pair
 from dynaconv.layers._static import carry_attachments, static_refusal
 from dynaconv.layers.affine import add_to, multiply_rows
-from dynaconv.layers.branch import context_dtype
+from dynaconv.layers.branch import BranchLinear, context_dtype
+from dynaconv.layers.norms import fold_before
 from dynaconv.ops.common import Cost, Geometry, choose, is_exporting
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -32,6 +33,8 @@ class DynamicLayer(nn.Module, ABC):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
+    context_norm: nn.Module | None
+    """What the context goes through before the branch."""
     _config: Any
 
     @property
@@ -86,6 +89,19 @@ class DynamicLayer(nn.Module, ABC):
                 f"torch.fx records a {type(self).__name__} as one operation; trace a network that holds it."
             )
         return tracer.create_proxy("call_module", tracer.path_of_module(self), (x,), {})
+
+    def _reset_branch(self) -> None:
+        """Draw the branch anew and forget the contexts seen."""
+        for module in (self.get_submodule("branch"), self.context_norm):
+            if module is not None:
+                module.reset_parameters()  # type: ignore[operator]
+
+    def _fold_context_norm(self, first: BranchLinear) -> None:
+        """Take a norm of the context by fixed statistics into the branch's first map; a layer norm stays."""
+        if self.context_norm is not None and not isinstance(self.context_norm, nn.LayerNorm):
+            fold_before(self.context_norm, first)
+            self.context_norm = None
+            self.config = dataclasses.replace(self.config, context_norm=None)
 
     def __prepare_scriptable__(self) -> None:
         """Called by `torch.jit.script`.
@@ -237,7 +253,10 @@ class DynamicConv2d(DynamicLayer):
         Afterwards the layer is for inference: norms in the branch are gone, and a half-precision layer's branch, which
         computes in float32 anyway, holds float32.
         """
-        self.get_submodule("branch").to(context_dtype(self.weight.dtype))
+        branch = self.get_submodule("branch").to(context_dtype(self.weight.dtype))
+        first = branch.get_submodule("squeeze") if hasattr(branch, "squeeze") else branch
+        assert isinstance(first, BranchLinear)
+        self._fold_context_norm(first)
 
     @property
     def algorithms(self) -> tuple[str, ...]:

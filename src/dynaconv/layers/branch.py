@@ -82,7 +82,6 @@ class DynamicBranch(nn.Module):
         hidden_channels: Width between the two linear maps.
         heads: Name and length of each output.
         activation: A key of `ACTIVATIONS`, or ``gate``: h -> h * hsig(F2 h) with hsig(t) = relu6(t + 3) / 3.
-        normalise: Layer-normalise the context first, without learned scale and shift.
         unit_hidden: Divide the activated hidden vector by its length, so that the first map's scale has no effect.
         gain: Factor on every output; it sets how fast coefficients move at a given learning rate.
         std: Standard deviation of fresh outputs' weights, gain included; the first map starts at unit gain where its
@@ -100,7 +99,6 @@ class DynamicBranch(nn.Module):
         heads: Mapping[str, int],
         *,
         activation: str = "relu",
-        normalise: bool = True,
         unit_hidden: bool = True,
         gain: float = 1.0,
         std: float | None = None,
@@ -113,7 +111,6 @@ class DynamicBranch(nn.Module):
         super().__init__()
         self.keeps_length = keeps_length
         self.activation = activation
-        self.normalise = normalise
         self.unit_hidden = unit_hidden
         self.gain = gain
         first = None if std is None else in_features**-0.5 if unit_hidden else std
@@ -166,9 +163,6 @@ class DynamicBranch(nn.Module):
     def forward(self, context: Tensor) -> dict[str, Tensor]:
         """Map ``(B, in_features)`` in float32 or float64 to one ``(B, size)`` tensor a head."""
         with full_precision(context.device):
-            if self.normalise:
-                # A constant, where the older exporter to ONNX would take a traced shape for a variable.
-                context = F.layer_norm(context, (self.squeeze.in_features,))
             hidden = self.activated(self.squeeze(context))
             if self.unit_hidden:
                 # The small term keeps the gradient finite where every unit is off.
@@ -189,8 +183,7 @@ class DynamicBranch(nn.Module):
 
     def extra_repr(self) -> str:
         """What holds no parameters."""
-        normal = f"normalise={self.normalise}, unit_hidden={self.unit_hidden}"
-        return f"activation={self.activation!r}, {normal}, gain={self.gain}"
+        return f"activation={self.activation!r}, unit_hidden={self.unit_hidden}, gain={self.gain}"
 
 
 def _inverse_length(hidden: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from dynaconv.layers.base import PaddingMode
 from dynaconv.layers.branch import BranchLinear
 from dynaconv.layers.config import LayerConfig
 from dynaconv.layers.mixture import MIXTURE_ALGORITHMS, KernelMixture2d, MixtureAlgorithm
+from dynaconv.layers.norms import CONTEXT_NORMS, ContextNorm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +22,13 @@ class CondConvConfig(LayerConfig):
     """
 
     num_experts: int = 8
+    context_norm: ContextNorm = None
+    """Norm of the averaged input: ``layer``, ``batch``, ``running`` or None."""
     algorithm: MixtureAlgorithm = "auto"
 
     def __post_init__(self) -> None:
         check_positive("num_experts", self.num_experts)
+        check_choice("context_norm", self.context_norm, CONTEXT_NORMS)
         check_choice("algorithm", self.algorithm, MIXTURE_ALGORITHMS)
 
 
@@ -38,6 +42,9 @@ class CondConv2d(KernelMixture2d):
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
             As for `torch.nn.Conv2d`.
         num_experts: K, the number of kernels.
+        context_norm: Norm of the averaged input, without scale and shift: ``layer`` over its channels, ``batch`` over
+            the batch, ``running`` by the statistics of earlier batches; None leaves it as it is. In eval mode the last
+            two are fixed, and `dynaconv.deploy` folds them into the branch.
         algorithm: ``kernel`` forms W(x) and multiplies, ``mixed`` mixes the outputs of all kernels, ``grouped`` forms
             W(x) and convolves with the batch folded into groups, ``auto`` asks the cost model.
 
@@ -62,9 +69,10 @@ class CondConv2d(KernelMixture2d):
         dtype: torch.dtype | None = None,
         *,
         num_experts: int = 8,
+        context_norm: ContextNorm = None,
         algorithm: MixtureAlgorithm = "auto",
     ) -> None:
-        config = CondConvConfig(num_experts=num_experts, algorithm=algorithm)
+        config = CondConvConfig(num_experts=num_experts, context_norm=context_norm, algorithm=algorithm)
         super().__init__(
             in_channels,
             out_channels,
@@ -78,6 +86,7 @@ class CondConv2d(KernelMixture2d):
             device,
             dtype,
             num_kernels=num_experts,
+            context_norm=context_norm,
         )
         self.config = config
         self.branch = BranchLinear(in_channels, num_experts, None, device, dtype, bias=True)

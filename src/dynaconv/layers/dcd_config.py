@@ -7,13 +7,14 @@ from typing import Literal, NamedTuple, Self
 from dynaconv.layers._checks import check_choice, check_divides, check_positive, check_reduction
 from dynaconv.layers.branch import ACTIVATIONS
 from dynaconv.layers.config import LayerConfig
+from dynaconv.layers.norms import CONTEXT_NORMS
 from dynaconv.ops.dcd import DCDForm, default_latent_dim, default_latent_taps
 
 Variant = Literal["full", "scale", "residual"]
 Fusion = Literal["auto", "channel", "joint", "depthwise"]
 Activation = Literal["auto", "relu", "relu6", "silu", "gelu", "hardswish", "gate"]
 ScaleActivation = Literal["auto", "linear", "hard_sigmoid", "sigmoid", "tanh"]
-ContextNorm = Literal["auto", "layer"] | None
+ContextNorm = Literal["auto", "layer", "batch", "running"] | None
 HiddenNorm = Literal["auto", "unit"] | None
 Norm = Literal["batch"] | None
 Algorithm = Literal["auto", "kernel", "factored"]
@@ -52,12 +53,17 @@ class DCDConfig(LayerConfig):
     context_size: Literal[1, 2] = 1
     """The input is averaged over a grid of this many cells along each axis."""
     context_norm: ContextNorm = "auto"
-    """``layer`` normalises the context. ``auto`` does so unless ``norm="batch"`` or the context has at most
-    `SMALL_CONTEXT` numbers: a layer norm leaves nothing of one number, of two their order, and little of a few."""
+    """``layer`` normalises each context over its numbers, ``batch`` each number over the batch, ``running`` by the
+    statistics of earlier batches; none has scale and shift. In train mode a kernel under ``batch`` depends on the whole
+    batch; one sample alone is normalised by running statistics. ``auto``: ``layer``, but None with ``norm="batch"`` and
+    where the context has at most `SMALL_CONTEXT` numbers: a layer norm leaves nothing of one number, of two their
+    order, and little of a few."""
     hidden_norm: HiddenNorm = "auto"
-    """``unit`` divides the branch's hidden vector by its length; ``auto`` does so unless ``norm="batch"``."""
+    """``unit`` divides the branch's hidden vector by its length. ``auto``: ``unit``, but None with ``norm="batch"`` and
+    where `context_norm` is ``batch`` or ``running``."""
     gain: float | None = None
-    """Factor on the logits of Lambda and on Phi. None: 0.1, or 1 with ``norm="batch"``."""
+    """Factor on the logits of Lambda and on Phi. None: 0.1, but 1 with ``norm="batch"`` and where `context_norm` is
+    ``batch`` or ``running``."""
     activation: Activation = "auto"
     """Of the branch. ``auto``: ``relu``, or with ``norm="batch"`` ``gate``, h * hsig(F2 h)."""
     scale_activation: ScaleActivation = "auto"
@@ -78,7 +84,7 @@ class DCDConfig(LayerConfig):
         check_reduction(self.reduction)
         check_positive("min_hidden_channels", self.min_hidden_channels)
         check_choice("context_size", self.context_size, (1, 2))
-        check_choice("context_norm", self.context_norm, ("auto", "layer", None))
+        check_choice("context_norm", self.context_norm, ("auto", *CONTEXT_NORMS))
         check_choice("hidden_norm", self.hidden_norm, ("auto", "unit", None))
         if self.gain is not None and (type(self.gain) not in (int, float) or not 0 < self.gain < math.inf):
             raise ValueError(f"gain must be a positive number; got {self.gain!r}.")
@@ -117,22 +123,17 @@ class DCDConfig(LayerConfig):
         """
         resolved = self.resolved(context_features)
         small = context_features <= SMALL_CONTEXT
-        return small and resolved.hidden_norm == "unit" and resolved.context_norm is None
+        return small and resolved.hidden_norm == "unit" and resolved.context_norm != "layer"
 
     def resolved(self, context_features: int) -> Self:
-        """The same config with every default that depends on `norm` and the context replaced by what it means.
-
-        Raises:
-            ValueError: a layer norm of the context is asked for, and the context is a single number.
-        """
+        """The same config with every default that depends on `norm` and the context replaced by what it means."""
         batch, small = self.norm == "batch", context_features <= SMALL_CONTEXT
-        if self.context_norm == "layer" and context_features == 1:
-            raise ValueError("context_norm='layer' makes a context of one number zero; use context_norm=None.")
+        bare = batch or self.context_norm in ("batch", "running")
         return dataclasses.replace(
             self,
             context_norm=(None if batch or small else "layer") if self.context_norm == "auto" else self.context_norm,
-            hidden_norm=(None if batch else "unit") if self.hidden_norm == "auto" else self.hidden_norm,
-            gain=(1.0 if batch else 0.1) if self.gain is None else self.gain,
+            hidden_norm=(None if bare else "unit") if self.hidden_norm == "auto" else self.hidden_norm,
+            gain=(1.0 if bare else 0.1) if self.gain is None else self.gain,
             activation=("gate" if batch else "relu") if self.activation == "auto" else self.activation,
             scale_activation=("hard_sigmoid" if batch else "linear")
             if self.scale_activation == "auto" and self.has_scale

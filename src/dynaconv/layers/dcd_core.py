@@ -13,8 +13,8 @@ from dynaconv.layers.affine import add_bias, add_to, multiply_rows
 from dynaconv.layers.base import DynamicLayer
 from dynaconv.layers.branch import BranchLinear, DynamicBranch, context_dtype
 from dynaconv.layers.dcd_config import ALGORITHMS, DCDConfig, DCDSizes, dcd_sizes
-from dynaconv.layers.latent_norm import LatentBatchNorm2d, scale_and_shift
-from dynaconv.ops.common import Cost, Geometry, choose
+from dynaconv.layers.norms import LatentBatchNorm2d, make_context_norm, normalise, scale_and_shift
+from dynaconv.ops.common import Cost, Geometry, choose, full_precision
 from dynaconv.ops.dcd import DCDFactors, dcd_kernel, factored_dcd, fold_latent_norms, kernel_dcd
 from dynaconv.ops.dcd.cost import dcd_costs
 
@@ -67,12 +67,12 @@ class DCDCore(DynamicLayer):
             if config.norm == "batch":
                 self.norm1 = LatentBatchNorm2d(sizes.blocks * latent, **options)
                 self.norm2 = LatentBatchNorm2d(sizes.blocks * latent, **options)
+        self.context_norm = make_context_norm(self.resolved.context_norm, sizes.context_features, **options)
         self.branch = DynamicBranch(
             sizes.context_features,
             sizes.hidden_channels,
             heads,
             activation=self.resolved.activation,
-            normalise=self.resolved.context_norm == "layer",
             unit_hidden=self.resolved.hidden_norm == "unit",
             keeps_length=config.keeps_length(sizes.context_features),
             gain=self.resolved.gain or 1.0,
@@ -88,7 +88,7 @@ class DCDCore(DynamicLayer):
         unit gain would have them, multiply the residual's learning rate by C_out / L. With latent norms P starts at
         unit gain.
         """
-        self.branch.reset_parameters()
+        self._reset_branch()
         if self.p is None:
             return
         fan = self.p.shape[1] if self.config.norm == "batch" else self.p.shape[0] // self.sizes.blocks
@@ -173,6 +173,7 @@ class DCDCore(DynamicLayer):
         if self.config.norm == "batch" and self.config.has_residual:
             self._fold_latent_norms()
         self.config = dataclasses.replace(self.resolved, norm=None)
+        self._fold_context_norm(self.branch.squeeze)
 
     @torch.no_grad()
     def _fold_latent_norms(self) -> None:
@@ -201,7 +202,13 @@ class DCDCore(DynamicLayer):
 
     def _coefficients(self, context: Tensor) -> DCDCoefficients:
         """Coefficients of a context ``(B, features)``, Phi in the shape the algorithms take."""
-        return self._activated(self.branch(context))
+        return self._activated(self._heads(context, track=False))
+
+    def _heads(self, context: Tensor, *, track: bool) -> dict[str, Tensor]:
+        """What the branch gives for a context; ``track`` says whether train mode updates running statistics."""
+        with full_precision(context.device):
+            heads: dict[str, Tensor] = self.branch(normalise(self.context_norm, context, track=track))
+        return heads
 
     def _activated(self, heads: Mapping[str, Tensor]) -> DCDCoefficients:
         scale, fusion = heads.get("scale"), heads.get("fusion")
@@ -221,9 +228,9 @@ class DCDCore(DynamicLayer):
         """Whether a latent norm would use statistics of the batch, so that no kernel of one sample exists."""
         return self.config.norm == "batch" and self.config.has_residual and (self.norm1.training or self.norm2.training)
 
-    def _factors(self, context: Tensor, weight: Tensor) -> tuple[DCDFactors, Tensor | None]:
+    def _factors(self, context: Tensor, weight: Tensor, *, track: bool) -> tuple[DCDFactors, Tensor | None]:
         """The factors of W(x), fixed latent norms folded in, and the bias of each sample, ``(B, C_out)``."""
-        heads = self.branch(context)
+        heads = self._heads(context, track=track)
         scale, fusion = self._activated(heads)
         bias: Tensor | None = self.bias
         if bias is not None and scale is not None and self._scales_bias:
@@ -246,11 +253,11 @@ class DCDCore(DynamicLayer):
                 "norm='batch' uses statistics of the whole batch in train mode, so no kernel of one sample exists; "
                 "call eval() first, or use norm=None."
             )
-        factors, bias = self._factors(context, weight)
+        factors, bias = self._factors(context, weight, track=False)
         return dcd_kernel(factors, geometry, context.shape[0]), bias
 
     def _apply_dcd(self, x: Tensor, context: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-        factors, bias = self._factors(context, weight)
+        factors, bias = self._factors(context, weight, track=True)
         if self._normalises_by_batch():
             if self.algorithm == "kernel":
                 raise RuntimeError(

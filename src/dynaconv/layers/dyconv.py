@@ -10,6 +10,7 @@ from dynaconv.layers.base import PaddingMode
 from dynaconv.layers.branch import DynamicBranch
 from dynaconv.layers.config import LayerConfig
 from dynaconv.layers.mixture import MIXTURE_ALGORITHMS, KernelMixture2d, MixtureAlgorithm
+from dynaconv.layers.norms import CONTEXT_NORMS, ContextNorm
 from dynaconv.layers.temperature import HasTemperature, check_temperature
 
 
@@ -26,6 +27,8 @@ class DYConvConfig(LayerConfig):
     min_hidden_channels: int = 4
     temperature: float = 1.0
     """Of a fresh layer; `set_temperature` may have changed it since."""
+    context_norm: ContextNorm = None
+    """Norm of the averaged input: ``layer``, ``batch``, ``running`` or None."""
     algorithm: MixtureAlgorithm = "auto"
 
     def __post_init__(self) -> None:
@@ -33,6 +36,7 @@ class DYConvConfig(LayerConfig):
         check_reduction(self.reduction)
         check_positive("min_hidden_channels", self.min_hidden_channels)
         check_temperature(self.temperature)
+        check_choice("context_norm", self.context_norm, CONTEXT_NORMS)
         check_choice("algorithm", self.algorithm, MIXTURE_ALGORITHMS)
 
 
@@ -50,6 +54,9 @@ class DYConv2d(HasTemperature, KernelMixture2d):
         reduction: Divisor that gives the branch's width.
         min_hidden_channels: Least width of the branch.
         temperature: Divides the logits; > 0. Saved in the state dict, never averaged with the weights.
+        context_norm: Norm of the averaged input, without scale and shift: ``layer`` over its channels, ``batch`` over
+            the batch, ``running`` by the statistics of earlier batches; None leaves it as it is. In eval mode the last
+            two are fixed, and `dynaconv.deploy` folds them into the branch.
         algorithm: ``kernel`` forms W(x) and multiplies, ``mixed`` mixes the outputs of all kernels, ``grouped`` forms
             W(x) and convolves with the batch folded into groups, ``auto`` asks the cost model.
 
@@ -83,6 +90,7 @@ class DYConv2d(HasTemperature, KernelMixture2d):
         reduction: int = 4,
         min_hidden_channels: int = 4,
         temperature: float = 1.0,
+        context_norm: ContextNorm = None,
         algorithm: MixtureAlgorithm = "auto",
     ) -> None:
         config = DYConvConfig(
@@ -90,6 +98,7 @@ class DYConv2d(HasTemperature, KernelMixture2d):
             reduction=reduction,
             min_hidden_channels=min_hidden_channels,
             temperature=temperature,
+            context_norm=context_norm,
             algorithm=algorithm,
         )
         super().__init__(
@@ -105,13 +114,13 @@ class DYConv2d(HasTemperature, KernelMixture2d):
             device,
             dtype,
             num_kernels=num_kernels,
+            context_norm=context_norm,
         )
         self.config = config
         self.branch = DynamicBranch(
             in_channels,
             max(in_channels // reduction, min_hidden_channels),
             {"attention": num_kernels},
-            normalise=False,
             unit_hidden=False,
             device=device,
             dtype=dtype,

@@ -9,6 +9,7 @@ from torch import Tensor
 from dynaconv.layers.affine import add_bias
 from dynaconv.layers.base import DynamicConv2d, PaddingMode
 from dynaconv.layers.branch import context_dtype
+from dynaconv.layers.norms import ContextNorm, make_context_norm, normalise
 from dynaconv.ops.common import Cost, full_precision, pool_context
 from dynaconv.ops.common.mixture import grouped_mixture, kernel_mixture, mix_kernels, mixed_mixture, mixture_costs
 
@@ -34,6 +35,7 @@ class KernelMixture2d(DynamicConv2d):
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
             As for `torch.nn.Conv2d`.
         num_kernels: K.
+        context_norm: Norm of the averaged input.
 
     Raises:
         ValueError: an argument is out of range or does not fit.
@@ -56,6 +58,7 @@ class KernelMixture2d(DynamicConv2d):
         dtype: torch.dtype | None = None,
         *,
         num_kernels: int,
+        context_norm: ContextNorm,
     ) -> None:
         super().__init__(
             in_channels,
@@ -73,10 +76,11 @@ class KernelMixture2d(DynamicConv2d):
             num_biases=num_kernels,
         )
         self.num_kernels = num_kernels
+        self.context_norm = make_context_norm(context_norm, in_channels, device, dtype)
 
     @abstractmethod
     def _logits(self, context: Tensor) -> Tensor:
-        """``(B, K)`` of the averaged input ``(B, C_in)``."""
+        """``(B, K)`` of the averaged and normalised input ``(B, C_in)``."""
 
     @abstractmethod
     def _attention(self, logits: Tensor) -> Tensor:
@@ -85,11 +89,12 @@ class KernelMixture2d(DynamicConv2d):
     def logits(self, x: Tensor) -> Tensor:
         """What the branch gives for ``x``, ``(B, C_in, H, W)``, before it becomes attention: ``(B, K)``."""
         self._check_input(x)
-        return self._checked_logits(x)
+        return self._checked_logits(x, track=False)
 
-    def _checked_logits(self, x: Tensor) -> Tensor:
+    def _checked_logits(self, x: Tensor, *, track: bool) -> Tensor:
         with full_precision(x.device):
-            return self._logits(pool_context(x, 1, context_dtype(x.dtype)))
+            context = pool_context(x, 1, context_dtype(x.dtype))
+            return self._logits(normalise(self.context_norm, context, track=track))
 
     def coefficients(self, x: Tensor) -> MixtureCoefficients:
         """The weight of each kernel for each sample of ``x``, ``(B, C_in, H, W)``."""
@@ -105,7 +110,7 @@ class KernelMixture2d(DynamicConv2d):
         return None if bias is None else bias.expand(x.shape[0], -1)
 
     def _compute(self, x: Tensor) -> Tensor:
-        attention = self._attention(self._checked_logits(x))
+        attention = self._attention(self._checked_logits(x, track=True))
         padded = self._padded(x)
         out = self._functions[self._choose(padded)](padded, attention, self.weight, self.geometry)
         return add_bias(out, self._mixed_bias(attention))
@@ -125,7 +130,7 @@ class KernelMixture2d(DynamicConv2d):
         """Initialise every kernel and bias independently, as `torch.nn.Conv2d` does, and the branch as fresh."""
         self._reset_static()
         self.branch: Any
-        self.branch.reset_parameters()
+        self._reset_branch()
 
     def _neutralise(self) -> None:
         self.branch.neutralise()

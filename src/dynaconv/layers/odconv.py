@@ -11,6 +11,7 @@ from dynaconv.layers.affine import add_bias, add_to
 from dynaconv.layers.base import DynamicConv2d, PaddingMode
 from dynaconv.layers.branch import context_dtype
 from dynaconv.layers.config import LayerConfig
+from dynaconv.layers.norms import CONTEXT_NORMS, ContextNorm, make_context_norm, normalise
 from dynaconv.layers.odconv_branch import ODConvBranch
 from dynaconv.layers.temperature import HasTemperature, check_temperature
 from dynaconv.ops.common import Cost, full_precision, pool_context
@@ -40,6 +41,8 @@ class ODConvConfig(LayerConfig):
     min_hidden_channels: int = 16
     temperature: float = 1.0
     """Of a fresh layer; `set_temperature` may have changed it since."""
+    context_norm: ContextNorm = None
+    """Norm of the averaged input: ``layer``, ``batch``, ``running`` or None."""
     algorithm: ODConvAlgorithm = "auto"
 
     def __post_init__(self) -> None:
@@ -47,6 +50,7 @@ class ODConvConfig(LayerConfig):
         check_reduction(self.reduction)
         check_positive("min_hidden_channels", self.min_hidden_channels)
         check_temperature(self.temperature)
+        check_choice("context_norm", self.context_norm, CONTEXT_NORMS)
         check_choice("algorithm", self.algorithm, ("auto", "kernel", "mixed", "grouped"))
 
 
@@ -73,6 +77,9 @@ class ODConv2d(HasTemperature, DynamicConv2d):
         reduction: Divisor that gives the branch's width.
         min_hidden_channels: Least width of the branch.
         temperature: Divides the logits; > 0. Saved in the state dict, never averaged with the weights.
+        context_norm: Norm of the averaged input, without scale and shift: ``layer`` over its channels, ``batch`` over
+            the batch, ``running`` by the statistics of earlier batches; None leaves it as it is. In eval mode the last
+            two are fixed, and `dynaconv.deploy` folds them into the branch.
         algorithm: ``kernel`` forms W(x) and multiplies, ``mixed`` scales features around one shared convolution with
             all K kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` asks the
             cost model.
@@ -109,6 +116,7 @@ class ODConv2d(HasTemperature, DynamicConv2d):
         reduction: int = 16,
         min_hidden_channels: int = 16,
         temperature: float = 1.0,
+        context_norm: ContextNorm = None,
         algorithm: ODConvAlgorithm = "auto",
     ) -> None:
         config = ODConvConfig(
@@ -116,6 +124,7 @@ class ODConv2d(HasTemperature, DynamicConv2d):
             reduction=reduction,
             min_hidden_channels=min_hidden_channels,
             temperature=temperature,
+            context_norm=context_norm,
             algorithm=algorithm,
         )
         super().__init__(
@@ -134,6 +143,7 @@ class ODConv2d(HasTemperature, DynamicConv2d):
         )
         self.num_kernels = num_kernels
         self.config = config
+        self.context_norm = make_context_norm(context_norm, in_channels, device, dtype)
         hidden = max(in_channels // reduction, min_hidden_channels)
         self.branch = ODConvBranch(in_channels, hidden, self._heads(), device, dtype)
         # A sigmoid of logit zero is 1/2; the kernels' softmax is then their mean, which needs no gain.
@@ -192,7 +202,8 @@ class ODConv2d(HasTemperature, DynamicConv2d):
 
     def _logits(self, x: Tensor, *, track: bool) -> ODConvCoefficients:
         with full_precision(x.device):
-            heads: dict[str, Tensor] = self.branch(pool_context(x, 1, context_dtype(x.dtype)), track=track)
+            context = normalise(self.context_norm, pool_context(x, 1, context_dtype(x.dtype)), track=track)
+            heads: dict[str, Tensor] = self.branch(context, track=track)
         if "spatial" in heads:
             heads["spatial"] = heads["spatial"].reshape(x.shape[0], *self.kernel_size)
         return ODConvCoefficients(**heads)
@@ -204,7 +215,7 @@ class ODConv2d(HasTemperature, DynamicConv2d):
     def reset_parameters(self) -> None:
         """Initialise every kernel independently, as `torch.nn.Conv2d` does, and the branch as published."""
         self._reset_static()
-        self.branch.reset_parameters()
+        self._reset_branch()
 
     def _add_fixed(self, shift: Tensor) -> None:
         self.bias = add_to(self.bias, shift, self.weight)

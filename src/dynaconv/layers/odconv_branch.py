@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynaconv.layers.affine import add_to, multiply_rows
 from dynaconv.layers.branch import BranchLinear
-from dynaconv.layers.latent_norm import LatentBatchNorm2d, scale_and_shift
+from dynaconv.layers.norms import LatentBatchNorm2d, fold_behind, normalise
 from dynaconv.ops.common import full_precision
 
 
@@ -69,13 +68,9 @@ class ODConvBranch(nn.Module):
 
     def fold_norm(self) -> None:
         """Replace the norm, as it is in eval mode, by a scale and a bias of the linear map before it."""
-        if isinstance(self.norm, nn.Identity):
-            return
-        squeeze = self.squeeze
-        scale, shift = scale_and_shift(self.norm, squeeze.weight.dtype)
-        squeeze.weight = multiply_rows(squeeze.weight, scale, axis=0)
-        squeeze.bias = add_to(None, shift, squeeze.weight)
-        self.norm = nn.Identity().train(self.training)
+        if not isinstance(self.norm, nn.Identity):
+            fold_behind(self.squeeze, self.norm)
+            self.norm = nn.Identity().train(self.training)
 
     def forward(self, context: Tensor, *, track: bool = True) -> dict[str, Tensor]:
         """Map ``(B, in_features)`` in float32 or float64 to one ``(B, size)`` tensor of logits a head.
@@ -85,42 +80,10 @@ class ODConvBranch(nn.Module):
             track: Whether train mode updates the running statistics.
         """
         with full_precision(context.device):
-            hidden = F.relu(self._normalise(self.squeeze(context), track))
+            hidden = F.relu(normalise(self.norm, self.squeeze(context), track=track))
             return {name: head(hidden) for name, head in self.heads.items()}
-
-    def _normalise(self, hidden: Tensor, track: bool) -> Tensor:
-        norm, training = self.norm, self.norm.training
-        if isinstance(norm, nn.Identity):
-            return hidden
-        if training and hidden.shape[0] == 0:
-            # Statistics of nothing would be NaN.
-            return hidden
-        # Four axes, as every batch norm takes them that other tools may put here.
-        images = hidden[:, :, None, None]
-        same_type = all(t.dtype == hidden.dtype for t in (*norm.parameters(), *norm.buffers()) if t.is_floating_point())
-        if same_type and (track or not training):
-            return norm(images).flatten(1)  # type: ignore[no-any-return]
-        if not training and isinstance(getattr(norm, "running_mean", None), Tensor):
-            # Calls from several threads may not swap the norm's tensors, as below.
-            scale, shift = scale_and_shift(norm, hidden.dtype)
-            return hidden * scale + shift
-        copies = {name: _copy(tensor, hidden.dtype) for name, tensor in _state(norm).items()}
-        out: Tensor = torch.func.functional_call(norm, copies, (images,))
-        if track and training:
-            with torch.no_grad():
-                for name, buffer in norm.named_buffers():
-                    buffer.copy_(copies[name])
-        return out.flatten(1)
 
 
 def _std(fan_out: int) -> float:
     """Standard deviation of Kaiming's normal initialisation by fan out, for ReLU."""
     return math.sqrt(2 / fan_out)
-
-
-def _state(module: nn.Module) -> dict[str, Tensor]:
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
-
-
-def _copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor.clone()

@@ -11,6 +11,7 @@ from dynaconv.layers.affine import add_bias, multiply_rows
 from dynaconv.layers.base import DynamicConv2d, PaddingMode
 from dynaconv.layers.branch import DynamicBranch, context_dtype
 from dynaconv.layers.config import LayerConfig
+from dynaconv.layers.norms import CONTEXT_NORMS, ContextNorm, make_context_norm, normalise
 from dynaconv.ops.common import Cost, pool_context, shared_conv2d
 from dynaconv.ops.squeeze_excite import (
     factored_squeeze_excite,
@@ -32,11 +33,14 @@ class SEConfig(LayerConfig):
 
     reduction: int = 16
     min_hidden_channels: int = 8
+    context_norm: ContextNorm = None
+    """Norm of the averaged input: ``layer``, ``batch``, ``running`` or None."""
     algorithm: SEAlgorithm = "auto"
 
     def __post_init__(self) -> None:
         check_reduction(self.reduction)
         check_positive("min_hidden_channels", self.min_hidden_channels)
+        check_choice("context_norm", self.context_norm, CONTEXT_NORMS)
         check_choice("algorithm", self.algorithm, ("auto", "kernel", "factored"))
 
 
@@ -59,6 +63,9 @@ class SEConv2d(DynamicConv2d):
             As for `torch.nn.Conv2d`.
         reduction: Divisor that gives the branch's width.
         min_hidden_channels: Least width of the branch.
+        context_norm: Norm of the averaged output, without scale and shift: ``layer`` over its channels, ``batch`` over
+            the batch, ``running`` by the statistics of earlier batches; None leaves it as it is. In eval mode the last
+            two are fixed, and `dynaconv.deploy` folds them into the branch.
         algorithm: ``factored`` scales the output, ``kernel`` forms W(x) and convolves once more, ``auto`` asks the
             cost model, which always prefers the former.
 
@@ -93,18 +100,21 @@ class SEConv2d(DynamicConv2d):
         *,
         reduction: int = 16,
         min_hidden_channels: int = 8,
+        context_norm: ContextNorm = None,
         algorithm: SEAlgorithm = "auto",
     ) -> None:
-        config = SEConfig(reduction=reduction, min_hidden_channels=min_hidden_channels, algorithm=algorithm)
+        config = SEConfig(
+            reduction=reduction, min_hidden_channels=min_hidden_channels, context_norm=context_norm, algorithm=algorithm
+        )
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
         )
         self.config = config
+        self.context_norm = make_context_norm(context_norm, out_channels, device, dtype)
         self.branch = DynamicBranch(
             out_channels,
             max(out_channels // reduction, min_hidden_channels),
             {"scale": out_channels},
-            normalise=False,
             unit_hidden=False,
             device=device,
             dtype=dtype,
@@ -116,7 +126,7 @@ class SEConv2d(DynamicConv2d):
     def coefficients(self, x: Tensor) -> SECoefficients:
         """The scales for ``x``, ``(B, C_in, H, W)``. Runs the convolution, whose output they depend on."""
         self._check_input(x)
-        return SECoefficients(self._excite(shared_conv2d(self._padded(x), self.weight, self.geometry, self.bias)))
+        return SECoefficients(self._scales(shared_conv2d(self._padded(x), self.weight, self.geometry, self.bias)))
 
     def kernel(self, x: Tensor) -> Tensor:
         """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``."""
@@ -141,6 +151,7 @@ class SEConv2d(DynamicConv2d):
         if not torch.isfinite(inverse).all():
             raise ValueError("a channel's scale is zero, and squeeze-and-excitation reads that channel.")
         super().absorb_affine(scale, shift)
+        self._fold_context_norm(self.branch.squeeze)
         self.branch.squeeze.weight = multiply_rows(self.branch.squeeze.weight, inverse)
 
     def _compute(self, x: Tensor) -> Tensor:
@@ -157,7 +168,11 @@ class SEConv2d(DynamicConv2d):
         return int(static) + input_shape[0] * 2 * self.out_channels * self.branch.squeeze.out_features
 
     def _excite(self, out: Tensor) -> Tensor:
-        return torch.sigmoid(self.branch(pool_context(out, 1, context_dtype(out.dtype)))["scale"])
+        return self._scales(out, track=True)
+
+    def _scales(self, out: Tensor, *, track: bool = False) -> Tensor:
+        context = normalise(self.context_norm, pool_context(out, 1, context_dtype(out.dtype)), track=track)
+        return torch.sigmoid(self.branch(context)["scale"])
 
     def _costs_of(self, padded: Tensor) -> dict[str, Cost]:
         batch, channels, height, width = padded.shape
@@ -166,7 +181,7 @@ class SEConv2d(DynamicConv2d):
     def reset_parameters(self) -> None:
         """Initialise weight and bias as `torch.nn.Conv2d` does, F1 and F2 as `torch.nn.Linear` does."""
         self._reset_static()
-        self.branch.reset_parameters()
+        self._reset_branch()
 
     def _neutralise(self) -> None:
         self.branch.neutralise()

@@ -136,6 +136,8 @@ def _dcd(conv: DCDConv2d | DCDLinear, activation: str) -> Step:
     config, sizes = conv.config, conv.sizes
     if config.norm is not None:
         raise UnsupportedError("its latent norms are not folded; deploy it first")
+    if conv.context_norm is not None and not isinstance(conv.context_norm, nn.LayerNorm):
+        raise UnsupportedError("the norm of its context is not folded; deploy it first")
     groups = 1 if isinstance(conv, DCDLinear) else conv.groups
     depthwise = sizes.form == "depthwise" and groups == conv.weight.shape[0]
     if not depthwise and (sizes.form != "channel" or sizes.blocks != 1 or groups != 1):
@@ -155,7 +157,7 @@ def _dcd(conv: DCDConv2d | DCDLinear, activation: str) -> Step:
         algorithm=ALGORITHMS[conv.algorithm],
         scaled_bias=None if scaled is None else padded_vector(scaled),
         context_size=config.context_size,
-        normalise=int(conv.branch.normalise),
+        normalise=int(isinstance(conv.context_norm, nn.LayerNorm)),
         hidden=sizes.hidden_channels,
         squeeze=_squeeze(conv),
         squeeze_bias=None if conv.branch.squeeze.bias is None else padded_vector(conv.branch.squeeze.bias),
