@@ -1,8 +1,8 @@
 """Run timm's own tests of its models over the networks that dynaconv registers, and print a table of the results.
 
-    pip download --no-deps --no-binary timm timm && tar xf timm-*.tar.gz
-    python tools/timm_suite.py timm-1.0.31
-    python tools/timm_suite.py timm-1.0.31 --names 'dcd_*' -k fx
+    pip download --no-deps --no-binary timm --dest /tmp/timm timm && tar xf /tmp/timm/timm-*.tar.gz -C /tmp/timm
+    python tools/timm_suite.py /tmp/timm/timm-1.0.31
+    python tools/timm_suite.py /tmp/timm/timm-1.0.31 --names 'dcd_*' -k fx
 
 timm's tests choose their networks with `timm.list_models`. Here it answers with our names alone, whatever module of
 timm is asked for. Tests that name networks of timm's own do not run.

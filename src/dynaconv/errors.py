@@ -7,6 +7,12 @@ from collections.abc import Iterable
 class DynaconvError(ValueError):
     """Something the caller passed cannot be used; the message says what is wrong, what came and what to do."""
 
+    def __init__(self, message: str) -> None:
+        # torch raises an error of a loader process again with that process's traceback before the message.
+        if message.startswith("Caught ") and "Original Traceback" in message:
+            message = message.strip().splitlines()[-1].partition(": ")[2]
+        super().__init__(message)
+
 
 class DataError(DynaconvError):
     """A data set, folder or image cannot be read."""

@@ -75,7 +75,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         raise RunError(f"{subject.title} takes images of {subject.size[0]} channels; --size has {size[0]}.")
     out = arguments.out
     if out is None:
-        suffix = _FORMATS[arguments.format].suffixes[0]
+        # torch.export and AOTInductor write files of the same ending.
+        suffix = (".aoti" if arguments.format == "aoti" else "") + _FORMATS[arguments.format].suffixes[0]
         out = Path(subject.name.replace("/", "_") + (f".int8{suffix}" if arguments.int8 else suffix))
         _check_target(out, arguments.format, overwrite=arguments.overwrite)
     console = make_console(soft_wrap=True)
