@@ -21,9 +21,15 @@ class StandIn(nn.Module):
     _answers: ClassVar[frozenset[str] | None] = None
     """The names it answers so; None for all."""
 
+    def _stand_for(self, module: nn.Module) -> None:
+        """Say which module stood here."""
+        # In a tuple it is no module of this one.
+        self._stood_here = (module,)
+
     def _replaced(self) -> nn.Module | None:
         """The module that stood here; None while it is not known yet."""
-        raise NotImplementedError
+        known: tuple[nn.Module | None] = self.__dict__.get("_stood_here", (None,))
+        return known[0]
 
     def __getattr__(self, name: str) -> Any:
         """As of any module, then of the one that it replaces."""
@@ -57,9 +63,4 @@ class Absorbed(StandIn, nn.Identity):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        # In a tuple it is no module of this one.
-        self._module = (module,)
-
-    def _replaced(self) -> nn.Module | None:
-        known: tuple[nn.Module | None] = self.__dict__.get("_module", (None,))
-        return known[0]
+        self._stand_for(module)

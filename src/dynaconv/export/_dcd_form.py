@@ -98,8 +98,7 @@ class RuntimeDCD(StandIn):
 
     def __init__(self, layer: DCDConv2d, *, channels_last: bool) -> None:
         super().__init__()
-        # In a tuple it is no module of this one, and so is not written.
-        self._layer = (layer,)
+        self._stand_for(layer)
         layer = copy.deepcopy(layer).eval()
         layer.fold_constants()
         self.context_size = layer.config.context_size
@@ -184,10 +183,6 @@ class RuntimeDCD(StandIn):
         one = torch.zeros(self.latent + 1, dtype=q.dtype)
         one[-1] = 1
         return found | {"q": F.pad(inward, (0, 0, 0, 0, 0, 0, 0, 1)), "q_bias": one}
-
-    def _replaced(self) -> nn.Module | None:
-        known: tuple[nn.Module | None] = self.__dict__.get("_layer", (None,))
-        return known[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """As `DCDConv2d.forward`."""

@@ -3,8 +3,8 @@
 import copy
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from dynaconv.export._growth import bounded_growth
 from dynaconv.export.verify import as_inputs, first_line, named_outputs, random_inputs
 from dynaconv.interrupts import passing_interrupts
 from dynaconv.native.replace import restore
+from dynaconv.quiet import quiet_loggers
 
 FreeSize = bool | Literal["auto"]
 _ROOMY = 96
@@ -116,16 +117,9 @@ def capture(
     )
 
 
-@contextmanager
-def _quiet_solver() -> Iterator[None]:
+def _quiet_solver() -> AbstractContextManager[None]:
     """Silence what torch logs, as tracebacks, when it cannot simplify a bound of a free axis; it carries on without."""
-    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    return quiet_loggers("torch.fx.experimental.symbolic_shapes", level=logging.ERROR)
 
 
 def cause(error: BaseException) -> str:

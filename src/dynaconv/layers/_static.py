@@ -56,6 +56,20 @@ def static_refusal(module: nn.Conv2d | nn.Linear) -> str | None:
     return reason
 
 
+def check_static(module: nn.Module, plain: type[nn.Conv2d] | type[nn.Linear], method: str) -> None:
+    """Refuse what ``method`` cannot make a dynamic layer of.
+
+    Raises:
+        TypeError: ``module`` is no ``plain``, or computes something else.
+    """
+    kind = type(module).__name__
+    if not isinstance(module, plain):
+        raise TypeError(f"{method} takes a torch.nn.{plain.__name__}; got {kind}.")
+    reason = static_refusal(module)
+    if reason is not None:
+        raise TypeError(f"{method} cannot keep the function of this {kind}: {reason}.")
+
+
 def carry_attachments(old: nn.Module, new: nn.Module) -> None:
     """Give ``new`` the hooks of ``old``, and the attributes that were set on it from outside."""
     for name in _HOOKS:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from dynaconv.layers._checks import check_choice, check_divides, check_images, check_positive, check_real, pair
-from dynaconv.layers._static import carry_attachments, static_refusal
+from dynaconv.layers._static import carry_attachments, check_static
 from dynaconv.layers.affine import add_to, multiply_rows
 from dynaconv.layers.branch import BranchLinear, context_dtype
 from dynaconv.layers.norms import fold_before
@@ -96,10 +96,17 @@ class DynamicLayer(nn.Module, ABC):
             if module is not None:
                 module.reset_parameters()  # type: ignore[operator]
 
-    def _fold_context_norm(self, first: BranchLinear) -> None:
+    @property
+    def _first_map(self) -> BranchLinear:
+        """The linear map of the branch that reads the context."""
+        first = self.get_submodule("branch.squeeze")
+        assert isinstance(first, BranchLinear)
+        return first
+
+    def _fold_context_norm(self) -> None:
         """Take a norm of the context by fixed statistics into the branch's first map; a layer norm stays."""
         if self.context_norm is not None and not isinstance(self.context_norm, nn.LayerNorm):
-            fold_before(self.context_norm, first)
+            fold_before(self.context_norm, self._first_map)
             self.context_norm = None
             self.config = dataclasses.replace(self.config, context_norm=None)
 
@@ -253,10 +260,8 @@ class DynamicConv2d(DynamicLayer):
         Afterwards the layer is for inference: norms in the branch are gone, and a half-precision layer's branch, which
         computes in float32 anyway, holds float32.
         """
-        branch = self.get_submodule("branch").to(context_dtype(self.weight.dtype))
-        first = branch.get_submodule("squeeze") if hasattr(branch, "squeeze") else branch
-        assert isinstance(first, BranchLinear)
-        self._fold_context_norm(first)
+        self.get_submodule("branch").to(context_dtype(self.weight.dtype))
+        self._fold_context_norm()
 
     @property
     def algorithms(self) -> tuple[str, ...]:
@@ -357,13 +362,7 @@ class DynamicConv2d(DynamicLayer):
             TypeError: ``conv`` is no `torch.nn.Conv2d` or computes something else, or a hyperparameter is unknown.
             ValueError: a hyperparameter does not fit.
         """
-        if not isinstance(conv, nn.Conv2d):
-            raise TypeError(f"{cls.__name__}.from_conv takes a torch.nn.Conv2d; got {type(conv).__name__}.")
-        reason = static_refusal(conv)
-        if reason is not None:
-            raise TypeError(
-                f"{cls.__name__}.from_conv cannot keep the function of this {type(conv).__name__}: {reason}."
-            )
+        check_static(conv, nn.Conv2d, f"{cls.__name__}.from_conv")
         weight = conv.weight
         layer = cls(**conv_arguments(conv), device=weight.device, dtype=weight.dtype, **hyperparameters)
         if is_channels_last(conv.weight):

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dynaconv.layers._checks import check_choice, check_positive
+from dynaconv.layers._checks import check_positive
 from dynaconv.layers.base import PaddingMode
 from dynaconv.layers.branch import BranchLinear
 from dynaconv.layers.config import LayerConfig
 from dynaconv.layers.mixture import MIXTURE_ALGORITHMS, KernelMixture2d, MixtureAlgorithm
-from dynaconv.layers.norms import CONTEXT_NORMS, ContextNorm
+from dynaconv.layers.norms import ContextNorm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,15 +21,14 @@ class CondConvConfig(LayerConfig):
         ValueError: a field is out of range.
     """
 
+    _algorithms = MIXTURE_ALGORITHMS
+
     num_experts: int = 8
-    context_norm: ContextNorm = None
-    """Norm of the averaged input: ``layer``, ``batch``, ``running`` or None."""
-    algorithm: MixtureAlgorithm = "auto"
+    """K, the number of kernels."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_positive("num_experts", self.num_experts)
-        check_choice("context_norm", self.context_norm, CONTEXT_NORMS)
-        check_choice("algorithm", self.algorithm, MIXTURE_ALGORITHMS)
 
 
 class CondConv2d(KernelMixture2d):
@@ -53,6 +52,8 @@ class CondConv2d(KernelMixture2d):
 
     Reference: Yang et al., NeurIPS 2019, arXiv:1904.04971v3.
     """
+
+    branch: BranchLinear
 
     def __init__(
         self,
@@ -92,6 +93,10 @@ class CondConv2d(KernelMixture2d):
         self.branch = BranchLinear(in_channels, num_experts, None, device, dtype, bias=True)
         self.neutral_gain = self.neutral_bias_gain = num_experts / 2
         self.reset_parameters()
+
+    @property
+    def _first_map(self) -> BranchLinear:
+        return self.branch
 
     def _logits(self, context: Tensor) -> Tensor:
         logits: Tensor = self.branch(context)

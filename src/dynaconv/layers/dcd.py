@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.layers._checks import check_positive, check_real
-from dynaconv.layers._static import carry_attachments, static_refusal
+from dynaconv.layers._static import carry_attachments, check_static
 from dynaconv.layers.base import DynamicConv2d, PaddingMode, adopt_static
 from dynaconv.layers.branch import context_dtype
 from dynaconv.layers.dcd_config import (
@@ -226,13 +226,7 @@ class DCDLinear(DCDCore):
             TypeError: ``linear`` is no `torch.nn.Linear` or computes something else, or a hyperparameter is unknown.
             ValueError: a hyperparameter does not fit.
         """
-        if not isinstance(linear, nn.Linear):
-            raise TypeError(f"{cls.__name__}.from_linear takes a torch.nn.Linear; got {type(linear).__name__}.")
-        reason = static_refusal(linear)
-        if reason is not None:
-            raise TypeError(
-                f"{cls.__name__}.from_linear cannot keep the function of this {type(linear).__name__}: {reason}."
-            )
+        check_static(linear, nn.Linear, f"{cls.__name__}.from_linear")
         weight = linear.weight
         layer = cls(
             linear.in_features,

@@ -4,9 +4,9 @@ import dataclasses
 import math
 from typing import Literal, NamedTuple, Self
 
-from dynaconv.layers._checks import check_choice, check_divides, check_positive, check_reduction
+from dynaconv.layers._checks import check_choice, check_divides, check_positive
 from dynaconv.layers.branch import ACTIVATIONS
-from dynaconv.layers.config import LayerConfig
+from dynaconv.layers.config import BranchConfig
 from dynaconv.layers.norms import CONTEXT_NORMS
 from dynaconv.ops.dcd import DCDForm, default_latent_dim, default_latent_taps
 
@@ -25,7 +25,7 @@ SMALL_CONTEXT = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DCDConfig(LayerConfig):
+class DCDConfig(BranchConfig):
     """Hyperparameters of a DCD layer, beside the convolution's own arguments.
 
     Raises:
@@ -33,6 +33,9 @@ class DCDConfig(LayerConfig):
 
     Reference: Li et al., ICLR 2021, arXiv:2103.08756v1.
     """
+
+    _algorithms = ALGORITHMS
+    _context_norms = ("auto", *CONTEXT_NORMS)
 
     variant: Variant = "full"
     """``full`` is Lambda W0 + P Phi Q^T, ``scale`` Lambda W0 alone, ``residual`` W0 + P Phi Q^T."""
@@ -76,22 +79,19 @@ class DCDConfig(LayerConfig):
     """``kernel`` forms W(x), ``factored`` applies its factors to features, ``auto`` asks the cost model."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("variant", self.variant, ("full", "scale", "residual"))
         check_choice("fusion", self.fusion, ("auto", "channel", "joint", "depthwise"))
         for name in ("latent_dim", "latent_taps", "blocks", "hidden_channels"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
-        check_reduction(self.reduction)
-        check_positive("min_hidden_channels", self.min_hidden_channels)
         check_choice("context_size", self.context_size, (1, 2))
-        check_choice("context_norm", self.context_norm, ("auto", *CONTEXT_NORMS))
         check_choice("hidden_norm", self.hidden_norm, ("auto", "unit", None))
         if self.gain is not None and (type(self.gain) not in (int, float) or not 0 < self.gain < math.inf):
             raise ValueError(f"gain must be a positive number; got {self.gain!r}.")
         check_choice("activation", self.activation, ("auto", *ACTIVATIONS, "gate"))
         check_choice("scale_activation", self.scale_activation, ("auto", "linear", "hard_sigmoid", "sigmoid", "tanh"))
         check_choice("norm", self.norm, (None, "batch"))
-        check_choice("algorithm", self.algorithm, ALGORITHMS)
         self._check_variant()
 
     def _check_variant(self) -> None:

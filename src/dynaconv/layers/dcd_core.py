@@ -14,7 +14,7 @@ from dynaconv.layers.base import DynamicLayer
 from dynaconv.layers.branch import BranchLinear, DynamicBranch, context_dtype
 from dynaconv.layers.dcd_config import ALGORITHMS, DCDConfig, DCDSizes, dcd_sizes
 from dynaconv.layers.norms import LatentBatchNorm2d, make_context_norm, normalise, scale_and_shift
-from dynaconv.ops.common import Cost, Geometry, choose, full_precision
+from dynaconv.ops.common import Cost, Geometry, choose
 from dynaconv.ops.dcd import DCDFactors, dcd_kernel, factored_dcd, fold_latent_norms, kernel_dcd
 from dynaconv.ops.dcd.cost import dcd_costs
 
@@ -173,7 +173,7 @@ class DCDCore(DynamicLayer):
         if self.config.norm == "batch" and self.config.has_residual:
             self._fold_latent_norms()
         self.config = dataclasses.replace(self.resolved, norm=None)
-        self._fold_context_norm(self.branch.squeeze)
+        self._fold_context_norm()
 
     @torch.no_grad()
     def _fold_latent_norms(self) -> None:
@@ -206,8 +206,7 @@ class DCDCore(DynamicLayer):
 
     def _heads(self, context: Tensor, *, track: bool) -> dict[str, Tensor]:
         """What the branch gives for a context; ``track`` says whether train mode updates running statistics."""
-        with full_precision(context.device):
-            heads: dict[str, Tensor] = self.branch(normalise(self.context_norm, context, track=track))
+        heads: dict[str, Tensor] = self.branch(normalise(self.context_norm, context, track=track))
         return heads
 
     def _activated(self, heads: Mapping[str, Tensor]) -> DCDCoefficients:

@@ -5,39 +5,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dynaconv.layers._checks import check_choice, check_positive, check_reduction
 from dynaconv.layers.base import PaddingMode
 from dynaconv.layers.branch import DynamicBranch
-from dynaconv.layers.config import LayerConfig
+from dynaconv.layers.config import AttentionConfig
 from dynaconv.layers.mixture import MIXTURE_ALGORITHMS, KernelMixture2d, MixtureAlgorithm
-from dynaconv.layers.norms import CONTEXT_NORMS, ContextNorm
-from dynaconv.layers.temperature import HasTemperature, check_temperature
+from dynaconv.layers.norms import ContextNorm
+from dynaconv.layers.temperature import HasTemperature
 
 
 @dataclass(frozen=True, kw_only=True)
-class DYConvConfig(LayerConfig):
+class DYConvConfig(AttentionConfig):
     """Options of `DYConv2d`.
 
     Raises:
         ValueError: a field is out of range.
     """
 
-    num_kernels: int = 4
-    reduction: int = 4
-    min_hidden_channels: int = 4
-    temperature: float = 1.0
-    """Of a fresh layer; `set_temperature` may have changed it since."""
-    context_norm: ContextNorm = None
-    """Norm of the averaged input: ``layer``, ``batch``, ``running`` or None."""
-    algorithm: MixtureAlgorithm = "auto"
+    _algorithms = MIXTURE_ALGORITHMS
 
-    def __post_init__(self) -> None:
-        check_positive("num_kernels", self.num_kernels)
-        check_reduction(self.reduction)
-        check_positive("min_hidden_channels", self.min_hidden_channels)
-        check_temperature(self.temperature)
-        check_choice("context_norm", self.context_norm, CONTEXT_NORMS)
-        check_choice("algorithm", self.algorithm, MIXTURE_ALGORITHMS)
+    reduction: int = 4
 
 
 class DYConv2d(HasTemperature, KernelMixture2d):

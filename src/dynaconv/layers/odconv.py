@@ -1,19 +1,18 @@
 """ODConv: omni-dimensional dynamic convolution, with attention along every axis of its kernels."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
-from dynaconv.layers._checks import check_choice, check_positive, check_reduction
 from dynaconv.layers.affine import add_bias, add_to
 from dynaconv.layers.base import DynamicConv2d, PaddingMode
 from dynaconv.layers.branch import context_dtype
-from dynaconv.layers.config import LayerConfig
-from dynaconv.layers.norms import CONTEXT_NORMS, ContextNorm, make_context_norm, normalise
+from dynaconv.layers.config import AttentionConfig
+from dynaconv.layers.norms import ContextNorm, make_context_norm, normalise
 from dynaconv.layers.odconv_branch import ODConvBranch
-from dynaconv.layers.temperature import HasTemperature, check_temperature
+from dynaconv.layers.temperature import HasTemperature
 from dynaconv.ops.common import Cost, full_precision, pool_context
 from dynaconv.ops.odconv import (
     ODConvCoefficients,
@@ -29,29 +28,16 @@ ODConvAlgorithm = Literal["auto", "kernel", "mixed", "grouped"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ODConvConfig(LayerConfig):
+class ODConvConfig(AttentionConfig):
     """Options of `ODConv2d`.
 
     Raises:
         ValueError: a field is out of range.
     """
 
-    num_kernels: int = 4
-    reduction: int = 16
-    min_hidden_channels: int = 16
-    temperature: float = 1.0
-    """Of a fresh layer; `set_temperature` may have changed it since."""
-    context_norm: ContextNorm = None
-    """Norm of the averaged input: ``layer``, ``batch``, ``running`` or None."""
-    algorithm: ODConvAlgorithm = "auto"
+    _algorithms = get_args(ODConvAlgorithm)
 
-    def __post_init__(self) -> None:
-        check_positive("num_kernels", self.num_kernels)
-        check_reduction(self.reduction)
-        check_positive("min_hidden_channels", self.min_hidden_channels)
-        check_temperature(self.temperature)
-        check_choice("context_norm", self.context_norm, CONTEXT_NORMS)
-        check_choice("algorithm", self.algorithm, ("auto", "kernel", "mixed", "grouped"))
+    min_hidden_channels: int = 16
 
 
 # Of a network's heads, relative to the published start.

@@ -1,17 +1,16 @@
 """A convolution followed by squeeze-and-excitation, as a dynamic convolution."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from dynaconv.layers._checks import check_choice, check_positive, check_reduction
 from dynaconv.layers.affine import add_bias, multiply_rows
 from dynaconv.layers.base import DynamicConv2d, PaddingMode
 from dynaconv.layers.branch import DynamicBranch, context_dtype
-from dynaconv.layers.config import LayerConfig
-from dynaconv.layers.norms import CONTEXT_NORMS, ContextNorm, make_context_norm, normalise
+from dynaconv.layers.config import BranchConfig
+from dynaconv.layers.norms import ContextNorm, make_context_norm, normalise
 from dynaconv.ops.common import Cost, pool_context, shared_conv2d
 from dynaconv.ops.squeeze_excite import (
     factored_squeeze_excite,
@@ -24,24 +23,16 @@ SEAlgorithm = Literal["auto", "kernel", "factored"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SEConfig(LayerConfig):
+class SEConfig(BranchConfig):
     """Options of `SEConv2d`.
 
     Raises:
         ValueError: a field is out of range.
     """
 
-    reduction: int = 16
-    min_hidden_channels: int = 8
-    context_norm: ContextNorm = None
-    """Norm of the averaged input: ``layer``, ``batch``, ``running`` or None."""
-    algorithm: SEAlgorithm = "auto"
+    _algorithms = get_args(SEAlgorithm)
 
-    def __post_init__(self) -> None:
-        check_reduction(self.reduction)
-        check_positive("min_hidden_channels", self.min_hidden_channels)
-        check_choice("context_norm", self.context_norm, CONTEXT_NORMS)
-        check_choice("algorithm", self.algorithm, ("auto", "kernel", "factored"))
+    min_hidden_channels: int = 8
 
 
 class SECoefficients(NamedTuple):
@@ -151,7 +142,7 @@ class SEConv2d(DynamicConv2d):
         if not torch.isfinite(inverse).all():
             raise ValueError("a channel's scale is zero, and squeeze-and-excitation reads that channel.")
         super().absorb_affine(scale, shift)
-        self._fold_context_norm(self.branch.squeeze)
+        self._fold_context_norm()
         self.branch.squeeze.weight = multiply_rows(self.branch.squeeze.weight, inverse)
 
     def _compute(self, x: Tensor) -> Tensor:

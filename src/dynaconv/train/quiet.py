@@ -5,6 +5,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dynaconv.quiet import quiet_loggers
+
 _MESSAGES = (
     # The number of loader processes is the user's choice, or follows from the number of cores.
     r".*does not have many workers.*",
@@ -32,15 +34,7 @@ _MESSAGES = (
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Silence Lightning's information messages and the warnings that need nothing from the user."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            for message in _MESSAGES:
-                warnings.filterwarnings("ignore", message=message)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with quiet_loggers("lightning.pytorch", "lightning.fabric", level=logging.WARNING), warnings.catch_warnings():
+        for message in _MESSAGES:
+            warnings.filterwarnings("ignore", message=message)
+        yield

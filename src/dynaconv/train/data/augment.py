@@ -129,18 +129,18 @@ class PictureAugment:
         shape = sample_affine(images.float().div_(255), self._matrix(draw), (self.size, self.size))
         blur, gain = between(*self.blur, next(draw)), between(*self.gain, next(draw))
         blurred = F.avg_pool2d(shape, 3, stride=1, padding=1)
-        shape = (shape + _each(blur) * (blurred - shape)).mul_(_each(gain)).clamp_(max=1)
+        shape = (shape + each(blur) * (blurred - shape)).mul_(each(gain)).clamp_(max=1)
         contrast = between(*self.contrast, next(draw))
         background = next(draw) * (1 - contrast)
         inverted = next(draw) < self.invert
         background = torch.where(inverted, background + contrast, background)
-        picture = shape.mul_(_each(torch.where(inverted, -contrast, contrast))).add_(_each(background))
+        picture = shape.mul_(each(torch.where(inverted, -contrast, contrast))).add_(each(background))
         slope = torch.linspace(-0.5, 0.5, self.size)
         for axis in (slope, slope[:, None]):
-            picture += _each(between(-self.gradient, self.gradient, next(draw))) * axis
+            picture += each(between(-self.gradient, self.gradient, next(draw))) * axis
         strength = between(*self.noise, next(draw))
         noise = white_noise(next(draw), next(draw), self.size**2).view(-1, 1, self.size, self.size)
-        picture += _each(strength) * noise
+        picture += each(strength) * noise
         return picture.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
     def _matrix(self, draw: Iterator[Tensor]) -> tuple[Tensor, ...]:
@@ -157,6 +157,6 @@ class PictureAugment:
         return xx, xy, -(xx * right + xy * down), yx, yy, -(yx * right + yy * down)
 
 
-def _each(values: Tensor) -> Tensor:
+def each(values: Tensor) -> Tensor:
     """One number an image, to go with ``(B, C, H, W)``."""
     return values[:, None, None, None]

@@ -12,7 +12,7 @@ from torch import Tensor
 from dynaconv.errors import DataError
 from dynaconv.train.data.batches import Batch, SmallImages
 from dynaconv.train.data.keyed import image_keys, scramble, uniform
-from dynaconv.train.data.source import TensorImages
+from dynaconv.train.data.source import Source, TensorImages
 from dynaconv.train.data.transforms import BatchTransform
 
 Draw = Callable[[Tensor, Tensor], Tensor]
@@ -112,6 +112,63 @@ class DrawnBatches(SmallImages):
         keys = self._keys(indices)
         # Other numbers than the pictures were drawn from.
         return self.transform(images, None if keys is None else scramble(keys)), targets
+
+
+def sorted_by_class(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn pictures of every class by every maker, a face or a voice, into a bank sorted by class.
+
+    Args:
+        pictures: ``uint8``, ``(makers, classes, h, w)``.
+
+    Returns:
+        ``uint8``, ``(makers * classes, 1, h, w)``, and classes, ``int64``.
+    """
+    makers, classes = pictures.shape[:2]
+    targets = torch.arange(classes).repeat_interleave(makers)
+    return pictures.transpose(0, 1).flatten(0, 1).unsqueeze(1).contiguous(), targets
+
+
+def drawn_source(
+    name: str,
+    draw: Draw,
+    *,
+    train: tuple[Tensor, Tensor],
+    validation: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    length: int,
+    distinct: int | None,
+    at_least: int = 2000,
+    class_names: tuple[str, ...],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    image_size: int,
+    note: str = "",
+) -> Source:
+    """A grey data set whose training pictures are drawn anew, and whose other pictures are drawn once.
+
+    Args:
+        name: The source's.
+        draw: Makes pictures of the images of a bank.
+        train, validation, test: Banks: images, ``uint8`` ``(N, 1, h, w)``, and classes, ``int64`` ``(N,)``; that of
+            training is sorted by class.
+        length, distinct: As for `DrawnImages`.
+        at_least: As for `fixed_pictures`.
+        class_names, mean, std, image_size, note: As for `Source`.
+    """
+    return Source(
+        name=name,
+        train=DrawnImages(bank=train[0], bank_targets=train[1], draw=draw, length=length, distinct=distinct),
+        validation=fixed_pictures(*validation, draw, role="validation", at_least=at_least),
+        test=fixed_pictures(*test, draw, role="test", at_least=at_least),
+        class_names=class_names,
+        channels=1,
+        mean=mean,
+        std=std,
+        image_size=image_size,
+        style="small",
+        flip=False,
+        note=note,
+    )
 
 
 def fixed_pictures(

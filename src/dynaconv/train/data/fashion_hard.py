@@ -1,12 +1,11 @@
 """Fashion-MNIST under strong augmentation: hard enough that a network of 8 to 64 channels underfits."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from dynaconv.train.data.augment import PictureAugment
-from dynaconv.train.data.drawn import DrawnImages, fixed_pictures
+from dynaconv.train.data.drawn import drawn_source
 from dynaconv.train.data.embedded import fashion_mnist
 from dynaconv.train.data.source import Source, TensorImages, stratified_split
 from dynaconv.train.data.source_options import DrawnOptions
@@ -32,25 +31,22 @@ def fashion_mnist_hard(options: DrawnOptions, *, data_dir: Path | None, image_si
     """
     plain = fashion_mnist(data_dir)
     size = image_size or IMAGE_SIZE
-    draw = PictureAugment(size=size)
     assert isinstance(plain.train, TensorImages)
     first, second = stratified_split(plain.train.targets, _VALIDATION_SHARE, seed=_SPLIT_SEED)
     train, validation = plain.train.subset(first), plain.train.subset(second)
     order = torch.argsort(train.targets, stable=True)
-    return replace(
-        plain,
-        name="fashion-mnist-hard",
-        train=DrawnImages(
-            bank=train.images[order],
-            bank_targets=train.targets[order],
-            draw=draw,
-            length=len(order),
-            distinct=options.distinct,
-        ),
-        validation=fixed_pictures(validation.images, validation.targets, draw, role="validation", at_least=1),
-        test=fixed_pictures(plain.test.images, plain.test.targets, draw, role="test", at_least=1),
+    return drawn_source(
+        "fashion-mnist-hard",
+        PictureAugment(size=size),
+        train=(train.images[order], train.targets[order]),
+        validation=(validation.images, validation.targets),
+        test=(plain.test.images, plain.test.targets),
+        length=len(order),
+        distinct=options.distinct,
+        at_least=1,
+        class_names=plain.class_names,
         mean=_MEAN,
         std=_STD,
         image_size=size,
-        flip=False,
+        note=plain.note,
     )

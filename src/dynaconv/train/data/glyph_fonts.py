@@ -8,8 +8,7 @@ import re
 import subprocess
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from dynaconv.errors import DataError, listed, nearest_names
+from dynaconv.quiet import quiet_loggers
 
 FONT_SUFFIXES = frozenset({".ttf", ".otf", ".ttc", ".otc"})
 _WEIGHTS = re.compile(
@@ -105,18 +105,6 @@ def _suffixes() -> str:
     return ", ".join(sorted(FONT_SUFFIXES))
 
 
-@contextmanager
-def _quiet_fonttools() -> Iterator[None]:
-    """Silence fontTools, which logs what it can repair."""
-    logger = logging.getLogger("fontTools")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def read_face(path: Path, index: int = 0) -> tuple[Face, dict[int, str]]:
     """Read one face: what it is, and the glyph of each code point it has one for.
 
@@ -125,7 +113,8 @@ def read_face(path: Path, index: int = 0) -> tuple[Face, dict[int, str]]:
     """
     from fontTools.ttLib import TTFont
 
-    with _quiet_fonttools():
+    # It logs what it can repair.
+    with quiet_loggers("fontTools", level=logging.CRITICAL):
         try:
             # Given a name, fontTools leaves a damaged file open.
             with path.open("rb") as file, TTFont(file, fontNumber=index, lazy=True) as font:

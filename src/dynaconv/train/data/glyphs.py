@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dynaconv.errors import DataError
 from dynaconv.train.data.augment import PictureAugment
-from dynaconv.train.data.drawn import DrawnImages, fixed_pictures
+from dynaconv.train.data.drawn import drawn_source, sorted_by_class
 from dynaconv.train.data.glyph_bank import ROLES, GlyphBank, GlyphOptions, check_roles, glyph_bank, held_out
 from dynaconv.train.data.glyph_fonts import file_sha256, font_files, package_fonts
 from dynaconv.train.data.source import Source
@@ -108,17 +107,15 @@ def standard_files() -> dict[tuple[Path, int], str]:
     versions = {name: package["version"] for name, package in manifest()["packages"].items()}
     missing: list[str] = []
     roles: dict[tuple[Path, int], str] = {}
-    sums: dict[Path, str] = {}
     for face in manifest()["faces"]:
         path, package = Path(face["file"]), face["package"]
         if not path.is_file():
             missing.append(package)
             continue
-        if path not in sums:
-            sums[path] = file_sha256(path)
-        if sums[path] != face["sha256"]:
+        found = file_sha256(path)
+        if found != face["sha256"]:
             raise DataError(
-                f"the font {path} has the SHA-256 {sums[path][:12]}..., not {face['sha256'][:12]}... of the data set "
+                f"the font {path} has the SHA-256 {found[:12]}..., not {face['sha256'][:12]}... of the data set "
                 f"'glyphs'; run `apt-get install --reinstall --allow-downgrades {package}={versions[package]}`, or "
                 f"pass data_dir, a folder of fonts of your own."
             )
@@ -135,27 +132,19 @@ def standard_files() -> dict[tuple[Path, int], str]:
 
 def _source(name: str, bank: GlyphBank, roles: Sequence[str], size: int, distinct: int | None) -> Source:
     check_roles(roles, len(set(bank.groups)))
-    draw = PictureAugment(size=size)
-    train, val, test = (_part(bank.pictures, [one == role for one in roles]) for role in ROLES)
-    return Source(
-        name=name,
-        train=DrawnImages(bank=train[0], bank_targets=train[1], draw=draw, length=EPOCH, distinct=distinct),
-        validation=fixed_pictures(*val, draw, role="validation"),
-        test=fixed_pictures(*test, draw, role="test"),
+    chosen = (torch.tensor([one == role for one in roles]) for role in ROLES)
+    train, validation, test = (sorted_by_class(bank.pictures[faces]) for faces in chosen)
+    return drawn_source(
+        name,
+        PictureAugment(size=size),
+        train=train,
+        validation=validation,
+        test=test,
+        length=EPOCH,
+        distinct=distinct,
         class_names=bank.characters,
-        channels=1,
         mean=_MEAN,
         std=_STD,
         image_size=size,
-        style="small",
-        flip=False,
         note=bank.note,
     )
-
-
-def _part(pictures: Tensor, chosen: Sequence[bool]) -> tuple[Tensor, Tensor]:
-    """Return a bank of some faces, sorted by class."""
-    some = pictures[torch.tensor(chosen)]
-    faces, characters = some.shape[:2]
-    targets = torch.arange(characters).repeat_interleave(faces)
-    return some.transpose(0, 1).flatten(0, 1).unsqueeze(1).contiguous(), targets

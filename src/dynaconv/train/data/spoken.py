@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dynaconv.errors import DataError
-from dynaconv.train.data.augment import between, log_between, sample_affine, white_noise
+from dynaconv.train.data.augment import between, each, log_between, sample_affine, white_noise
 from dynaconv.train.data.bank_cache import Bank, cached_bank
-from dynaconv.train.data.drawn import DrawnImages, fixed_pictures
+from dynaconv.train.data.drawn import drawn_source, sorted_by_class
 from dynaconv.train.data.keyed import uniform
 from dynaconv.train.data.source import Source
 from dynaconv.train.data.source_options import DrawnOptions
@@ -120,18 +120,14 @@ class SpokenAugment:
         matrix = (1 / duration, none, -shift / duration, none, -1 / stretch, -pitch / stretch)
         word = sample_affine(images.float().div_(255), matrix, (self.size, self.size)) * RANGE_DB - RANGE_DB
         height = torch.linspace(1, -1, self.size)[:, None]
-        word += _each(between(-self.tilt, self.tilt, next(draw))) * height
+        word += each(between(-self.tilt, self.tilt, next(draw))) * height
         flicker = white_noise(next(draw), next(draw), self.size**2).view(-1, 1, self.size, self.size)
         level = between(*self.noise, next(draw)), between(-self.noise_tilt, self.noise_tilt, next(draw))
-        noise = _each(level[0]) + _each(level[1]) * height + self.flicker * flicker
+        noise = each(level[0]) + each(level[1]) * height + self.flicker * flicker
         # Powers add up.
         nepers = math.log(10) / 10
-        both = torch.logaddexp(word * nepers, noise * nepers) / nepers + _each(between(*self.gain, next(draw)))
+        both = torch.logaddexp(word * nepers, noise * nepers) / nepers + each(between(*self.gain, next(draw)))
         return both.add_(RANGE_DB).mul_(255 / RANGE_DB).round_().clamp_(0, 255).to(torch.uint8)
-
-
-def _each(values: Tensor) -> Tensor:
-    return values[:, None, None, None]
 
 
 def voices(role: str) -> list[Voice]:
@@ -159,20 +155,19 @@ def spoken_words(options: SpokenOptions, *, image_size: int | None) -> Source:
     """
     words = tuple(options.words or WORDS)
     size = image_size or IMAGE_SIZE
-    draw = SpokenAugment(size=size)
     train, validation, test = (_bank(role, words) for role in ("train", "val", "test"))
-    return Source(
-        name="spoken-words",
-        train=DrawnImages(bank=train[0], bank_targets=train[1], draw=draw, length=EPOCH, distinct=options.distinct),
-        validation=fixed_pictures(*validation, draw, role="validation"),
-        test=fixed_pictures(*test, draw, role="test"),
+    return drawn_source(
+        "spoken-words",
+        SpokenAugment(size=size),
+        train=train,
+        validation=validation,
+        test=test,
+        length=EPOCH,
+        distinct=options.distinct,
         class_names=words,
-        channels=1,
         mean=_MEAN,
         std=_STD,
         image_size=size,
-        style="small",
-        flip=False,
     )
 
 
@@ -187,8 +182,7 @@ def _bank(role: str, words: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         "versions": [program_version(program) for program in ("espeak-ng", "flite")],
     }
     bank = cached_bank("spoken-words", key, partial(_speak_all, speakers, words)).images
-    targets = torch.arange(len(words)).repeat_interleave(len(bank) * len(TAKES))
-    return bank.permute(2, 0, 1, 3, 4).flatten(0, 2).unsqueeze(1).contiguous(), targets
+    return sorted_by_class(bank.flatten(0, 1))
 
 
 def _speak_all(speakers: Sequence[Voice], words: Sequence[str]) -> Bank:
