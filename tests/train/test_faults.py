@@ -1,12 +1,11 @@
 """What befalls long runs: signals, numbers that are not finite, corrupt images, full disks, changed data."""
 
-import contextlib
 import errno
 import json
 import os
 import shutil
 import signal
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from dynaconv.train.changes import check_batch
 from dynaconv.train.checkpoint import load_trained
 from dynaconv.train.run import fit, resume
 from dynaconv.train.stopping import RunStopped
+from dynaconv.train.trouble import explained
 from tests.train.helpers import tiny_config, write_folder
 from tests.train.test_kill import left_by, unlike
 
@@ -305,10 +305,30 @@ def test_a_dead_loader_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"that loads images died \(killed by signal: Killed\).* --resume") as caught:
         fit(config, out=tmp_path / "run", callbacks=[At(3, kill)])
     assert "\n" not in str(caught.value)
-    # torch may say it once more in this process, when the signal of the loader's end arrives.
-    with contextlib.suppress(RuntimeError):
-        time.sleep(1)
     assert resume(tmp_path / "run").summary["epochs"] == 2
+
+
+def test_several_dead_loaders_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(*_: Any) -> None:
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed. ")
+
+    alive = [object()]
+    monkeypatch.setattr("multiprocessing.active_children", lambda: alive)
+    before = signal.signal(signal.SIGCHLD, told)
+    later = [threading.Timer(after, send(signal.SIGCHLD)) for after in (0.1, 0.2)] + [threading.Timer(0.3, alive.clear)]
+    for timer in later:
+        timer.start()
+    try:
+        with (
+            pytest.raises(DataError, match="killed by signal: Killed"),
+            explained(tmp_path, tmp_path / "l", processes=1),
+        ):
+            raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+        assert signal.getsignal(signal.SIGCHLD) is told
+    finally:
+        for timer in later:
+            timer.join()
+        signal.signal(signal.SIGCHLD, before)
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])

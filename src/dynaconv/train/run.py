@@ -389,7 +389,7 @@ class _Run:
     def _fit(self, resume: Path | None) -> None:
         trouble = explained(self.directory, self.last, processes=self.trainer.world_size)
         try:
-            with quiet_lightning(), trouble, one_sentence():
+            with trouble, quiet_lightning(), one_sentence():
                 self.trainer.fit(self.module, datamodule=self.data, ckpt_path=resume, weights_only=True)
         except SystemExit:
             # Lightning turns Ctrl+C into an exit and may leave the signal switched off. A SIGTERM that comes before our

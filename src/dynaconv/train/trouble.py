@@ -1,10 +1,14 @@
 """What goes wrong around a run, each in one sentence that says how to go on."""
 
+import multiprocessing
 import re
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from dynaconv.errors import DataError, RunError
 
@@ -47,13 +51,37 @@ def explained(directory: Path, last: Path, *, processes: int) -> Iterator[None]:
 
 def _whole_message(error: Exception) -> str:
     parts = [str(error), str(error.__cause__ or "")]
-    if not isinstance(error, RuntimeError):
-        # The connection to a dead loader breaks; torch says so when the signal of its end arrives, wherever that is.
-        try:
-            time.sleep(0.5)
-        except RuntimeError as late:
-            parts.append(str(late))
+    # The connection to a dead loader breaks before the signal of its end arrives.
+    perhaps_dead = "DataLoader worker" in parts[0] or not isinstance(error, RuntimeError)
+    if perhaps_dead and threading.current_thread() is threading.main_thread():
+        parts += _deaths(seconds=2)
     return " ".join(" ".join(parts).split())
+
+
+def _deaths(seconds: float) -> list[str]:
+    """Return what torch says of loader processes that end within some seconds.
+
+    torch raises it from the handler of SIGCHLD, wherever Python happens to be. Of several processes that die, all but
+    the first would be raised while the first is explained, or behind it.
+    """
+    told: list[str] = []
+    handler = signal.getsignal(signal.SIGCHLD)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        try:
+            if callable(handler):
+                handler(number, frame)
+        except RuntimeError as death:
+            told.append(str(death))
+
+    signal.signal(signal.SIGCHLD, note)
+    try:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and (multiprocessing.active_children() or not told):
+            time.sleep(0.01)
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+    return told
 
 
 def _resume(directory: Path, last: Path) -> str:
