@@ -67,7 +67,7 @@ def test_every_argument_of_data_and_module_is_a_flag() -> None:
     model = "name model_options classifier_std optimizer lr weight_decay decay_norm_and_bias momentum nesterov betas"
     model += " schedule warmup_epochs min_lr step_epochs step_gamma label_smoothing mixup cutmix mixup_prob"
     model += " mixup_switch_prob mixup_ramp_epochs ema_decay channels_last temperature temperature_epochs weights"
-    model += " lr_reference_batch nonfinite nonfinite_limit"
+    model += " lr_reference_batch nonfinite nonfinite_limit branch_lr branch_weight_decay"
     plain = {f for f in flags if not f.endswith(("+", ".help"))}
     assert plain == {f"--data.{key}" for key in data.split()} | {f"--model.{key}" for key in model.split()}
 

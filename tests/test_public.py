@@ -35,6 +35,7 @@ def test_public_names_change_on_purpose_only() -> None:
         "export_onnx",
         "export_openvino",
         "load_published",
+        "parameter_groups",
         "plan_conversion",
         "profile",
         "revert",

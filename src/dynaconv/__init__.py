@@ -17,6 +17,7 @@ from dynaconv.layers import (
     DynamicConv2d,
     ODConv2d,
     SEConv2d,
+    parameter_groups,
     set_temperature,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
     "export_onnx",
     "export_openvino",
     "load_published",
+    "parameter_groups",
     "plan_conversion",
     "profile",
     "revert",

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dynaconv.errors import RunError
-from dynaconv.train.module import ClassificationModule, weight_decay_groups
+from dynaconv.train.module import ClassificationModule, make_optimizer
 from tests.train.helpers import TINY_MODEL
 
 
@@ -19,23 +19,18 @@ def module(**options: Any) -> ClassificationModule:
     return ClassificationModule(TINY_MODEL, num_classes=10, in_channels=1, **options)
 
 
-def test_norms_and_biases_do_not_decay() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-    decayed, others = weight_decay_groups(model, 0.1)
-    assert [p.dim() for p in decayed["params"]] == [4, 2]
-    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
-    assert len(others["params"]) == 4
-    (everything,) = weight_decay_groups(model, 0.1, everything=True)
-    assert len(everything["params"]) == 6
+def test_branches_have_rate_and_decay_of_their_own() -> None:
+    options = {"lr": 0.4, "lr_reference_batch": 64, "branch_lr": 0.1, "branch_weight_decay": 0.0}
+    trained = ClassificationModule("dcd_mobilenetv2_035", num_classes=10, in_channels=1, **options)
+    optimizer = make_optimizer(trained.model, trained.hparams, lr=0.8)
+    groups = {group["name"]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
+    assert groups == {"decayed": (0.8, 1e-4), "not_decayed": (0.8, 0.0), "branch_decayed": (pytest.approx(0.2), 0.0)}
 
 
-def test_a_model_may_exempt_parameters_by_name() -> None:
-    class Exempting(nn.Linear):
-        def no_weight_decay(self) -> set[str]:
-            return {"weight"}
-
-    (others,) = weight_decay_groups(Exempting(2, 2), 0.1)
-    assert others["weight_decay"] == 0.0
+@pytest.mark.parametrize("options", [{"branch_lr": 0.1}, {"branch_weight_decay": 0.0}, {"weight_decay": -1.0}])
+def test_rates_and_decays_that_cannot_act_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(RunError, match=next(iter(options))):
+        ClassificationModule("static_mobilenetv2_035", num_classes=10, in_channels=1, **options)
 
 
 def test_cosine_warms_up_and_ends_at_the_floor() -> None:

@@ -8,6 +8,7 @@ from dynaconv.layers.dcd_core import DCDCoefficients
 from dynaconv.layers.dyconv import DYConv2d
 from dynaconv.layers.mixture import KernelMixture2d, MixtureCoefficients
 from dynaconv.layers.odconv import ODConv2d
+from dynaconv.layers.parameters import parameter_groups
 from dynaconv.layers.squeeze_excite import SECoefficients, SEConv2d
 from dynaconv.layers.temperature import set_temperature
 from dynaconv.ops.odconv import ODConvCoefficients
@@ -40,5 +41,6 @@ __all__ = [
     "ODConvCoefficients",
     "SECoefficients",
     "SEConv2d",
+    "parameter_groups",
     "set_temperature",
 ]

@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from dynaconv.errors import RunError
+from dynaconv.layers import parameter_groups
 from dynaconv.layers.temperature import has_temperature
 from dynaconv.train.batch_scale import global_batch, lr_scale
 from dynaconv.train.data.shares import PADDING
@@ -22,38 +23,29 @@ from dynaconv.train.sync_norm import synchronise_norms
 from dynaconv.train.temperature import AnnealTemperature
 
 
-def weight_decay_groups(model: nn.Module, weight_decay: float, *, everything: bool = False) -> list[dict[str, Any]]:
-    """Group the trained parameters by whether they decay.
-
-    Args:
-        model: A model may exempt further parameters by name, with timm's ``no_weight_decay()``.
-        weight_decay: Of kernels and other tensors of at least two dimensions.
-        everything: Decay norms and biases as well.
-
-    Returns:
-        Parameter groups for an optimiser; none is empty.
-    """
-    named = getattr(model, "no_weight_decay", None)
-    exempt: set[str] = set(named()) if callable(named) else set()
-    decayed: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            decays = everything or (parameter.dim() >= 2 and name not in exempt)
-            (decayed if decays else others).append(parameter)
-    groups = ({"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0})
-    return [group for group in groups if group["params"]]
-
-
 def make_optimizer(model: nn.Module, options: Mapping[str, Any], lr: float) -> torch.optim.Optimizer:
     """Build the optimiser of a network.
 
     Args:
         model: The network.
-        options: Arguments of `ClassificationModule`.
+        options: Arguments of `ClassificationModule`; both learning rates are scaled by ``lr / options["lr"]``.
         lr: Learning rate.
+
+    Raises:
+        RunError: A rate or a weight decay is out of range, or one for branches is given and there are none.
     """
-    groups = weight_decay_groups(model, options["weight_decay"], everything=options["decay_norm_and_bias"])
+    branch_lr = options["branch_lr"]
+    try:
+        groups = parameter_groups(
+            model,
+            lr,
+            options["weight_decay"],
+            branch_lr=None if branch_lr is None else branch_lr * lr / options["lr"],
+            branch_weight_decay=options["branch_weight_decay"],
+            decay_norm_and_bias=options["decay_norm_and_bias"],
+        )
+    except ValueError as error:
+        raise RunError(str(error)) from error
     if options["optimizer"] == "sgd":
         momentum = options["momentum"]
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=options["nesterov"] and momentum > 0)
@@ -106,6 +98,8 @@ class ClassificationModule(LightningModule):
         lr_reference_batch: int | None = None,
         weight_decay: float = 1e-4,
         decay_norm_and_bias: bool = False,
+        branch_lr: float | None = None,
+        branch_weight_decay: float | None = None,
         momentum: float = 0.9,
         nesterov: bool = True,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -144,6 +138,8 @@ class ClassificationModule(LightningModule):
                 By default they are left alone.
             weight_decay: Of kernels and other matrices; norms and biases have none unless the next option says so.
             decay_norm_and_bias: Decay norms and biases too.
+            branch_lr: Peak learning rate of the branches of dynamic layers; by default that of the others.
+            branch_weight_decay: Weight decay of the branches' matrices; by default that of the others.
             momentum: Of SGD.
             nesterov: Nesterov's form of momentum in SGD.
             betas: Of AdamW.
@@ -190,6 +186,8 @@ class ClassificationModule(LightningModule):
             draw_classifier(self.model, classifier_std)
         if channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
+        # Refuses what the optimiser will not take before anything is written.
+        make_optimizer(self.model, self.hparams, lr)
         self._annealing = self._make_annealing(name)
         self.ema: nn.Module | None = None
         if ema_decay is not None:
