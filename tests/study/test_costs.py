@@ -7,6 +7,7 @@ import timm
 import torch
 from torch import nn
 
+from dynaconv.native import ready
 from dynaconv.study.costs import _Subject, _take_turns, measure_costs, step_peak_bytes
 from dynaconv.study.load import load_study
 from tests.helpers import count
@@ -49,6 +50,7 @@ def test_every_variant_is_measured_and_equal_ones_once(tmp_path: Path) -> None:
     assert len(costs["slow"]["step_rounds"]) == 2
     assert len(costs["slow"]["latency_rounds"]) == 31
     assert costs["slow"]["step_seconds"] > 0
+    assert ("native_seconds" in costs["slow"]) == ready()
     assert found["conditions"]["batch"] == 32
     assert found["conditions"]["input_size"] == [1, 32, 32]
     assert len(lines) == 3

@@ -59,6 +59,32 @@ def test_a_sweep_makes_every_variant_once_for_each_value(tmp_path: Path) -> None
     assert study.variants["fast@1.0"].title == "a higher rate, lr 1.0"
 
 
+WIDTHS = {"key": "size", "values": {8: {"data.image_size": 8}, 16: {"data.image_size": 16, "model.lr": 0.5}}}
+
+
+def test_a_value_of_a_sweep_may_change_several_keys(tmp_path: Path) -> None:
+    variants = {"slow": {}, "fast": {"title": "a higher rate", "at": {16: {"model.lr": 1.0}}}, "few": {"at": {8: None}}}
+    study = load_study(write_study(tmp_path / "s.yaml", sweep=WIDTHS, variants=variants, reference="slow@8"))
+    assert list(study.variants) == ["slow@8", "slow@16", "fast@8", "fast@16", "few@16"]
+    assert [variant.config.data["image_size"] for variant in study.variants.values()] == [8, 16, 8, 16, 16]
+    assert [variant.config.model["lr"] for variant in study.variants.values()] == [0.05, 0.5, 0.05, 1.0, 0.5]
+    assert study.variants["fast@16"].title == "a higher rate, size 16"
+    assert study.named("fast") == ("fast@8", "fast@16")
+    assert study.named("fast@8") == ("fast@8",)
+    assert study.named("fas") == ()
+
+
+def test_a_contrast_has_a_pair_for_each_value(tmp_path: Path) -> None:
+    contrasts = {
+        "all": {"variant": "fast", "against": "slow"},
+        "one": {"title": "across", "variant": "fast@8", "against": "slow@16"},
+    }
+    given = {"sweep": WIDTHS, "reference": "slow@8", "contrasts": contrasts}
+    both, across = load_study(write_study(tmp_path / "s.yaml", **given)).contrasts
+    assert both.pairs == (("fast@8", "slow@8"), ("fast@16", "slow@16"))
+    assert (across.title, across.pairs) == ("across", (("fast@8", "slow@16"),))
+
+
 def test_a_base_may_be_a_recipe_or_another_study(tmp_path: Path) -> None:
     recipe = load_study(write_study(tmp_path / "a.yaml", base="digits", change={"model.lr": 0.5}))
     assert recipe.base.data["name"] == "digits"
@@ -128,6 +154,21 @@ def test_published_numbers_are_those_of_the_table_of_published_figures(name: str
         ({"tables": {"t": {"variants": ["fsat"]}}}, "table 't' names 'fsat', .* nearest are 'fast'"),
         ({"figures": {"f": {"kind": "pie"}}}, "`kind` is one of accuracy, loss_by_step"),
         ({"figures": {"f": {"kind": "rates"}}}, "kind 'rates' shows a sweep, and the study has none"),
+        ({"figures": {"f": {"kind": "gain"}}}, "kind 'gain' shows a sweep, and the study has none"),
+        ({"contrasts": {"c": {"variant": "fsat", "against": "slow"}}}, "`variant` names 'fsat', .* nearest are 'fast'"),
+        ({"contrasts": {"c": {"variant": "fast"}}}, "contrast 'c': `against` names None, which is no variant"),
+        (
+            {
+                "sweep": {"key": "model.lr", "values": [0.1, 0.2, 0.4]},
+                "variants": {"a": {"at": {0.1: None, 0.2: None}}, "b": {"at": {0.4: None}}},
+                "reference": "b@0.1",
+                "contrasts": {"c": {"variant": "a", "against": "b"}},
+            },
+            "contrast 'c': `variant` and `against` have no value of the sweep in common",
+        ),
+        ({"sweep": WIDTHS, "variants": {"a": {"at": {9: {}}}}}, "`at` has '9', which the sweep has not: '8' and '16'"),
+        ({"sweep": WIDTHS, "variants": {"a": {"at": [8]}}}, "`at` maps values of the sweep to further changes"),
+        ({"variants": {"a": {"at": {}}}}, "variant 'a' has the unknown key 'at'"),
         ({"claims": [{"text": "x"}]}, "claim 1 has no 'published'"),
     ],
 )

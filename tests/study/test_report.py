@@ -156,6 +156,36 @@ def test_a_sweep_is_drawn_and_a_diverged_run_with_it(tmp_path: Path) -> None:
     assert "| a higher rate | 70.00 | 0 of 1, 1 diverged |" in page
 
 
+def test_pairs_of_a_sweep_are_compared_drawn_and_written(tmp_path: Path) -> None:
+    figures = {"gain": {"kind": "gain"}, "frontier": {"kind": "frontier"}}
+    contrasts = {"rate": {"title": "higher against lower", "variant": "fast", "against": "slow"}}
+    sweep = {"key": "size", "values": {8: {"data.image_size": 8}, 16: {"data.image_size": 16}}}
+    given = {"sweep": sweep, "reference": "slow@8", "contrasts": contrasts, "figures": figures, "seeds": 3}
+    study = load_study(write_study(tmp_path / "s.yaml", **given))
+    folder = StudyFolder(tmp_path / "f")
+    for variant in ("slow", "fast"):
+        for seed, accuracy in ACCURACY[variant].items():
+            finish(folder, f"{variant}@8", seed, accuracy)
+    finish(folder, "slow@16", 0, 0.5)
+    costs = {"slow@8": cost([1.0], [0.1], 1000), "fast@8": {**cost([2.0], [0.1], 1500), "native_seconds": 1e-4}}
+    conditions = {"batch": 8, "input_size": [1, 8, 8], "device": "cpu", "threads": 1, "rounds": 3, "torch": "2.0"}
+    conditions |= {"dynaconv": "0.1", "measured": "2026-01-02"}
+    write_json(folder.path / "costs.json", {"conditions": conditions, "variants": costs})
+    page = write_report(read_results(study, folder), tmp_path / "out").read_text()
+    assert (
+        "| higher against lower | a higher rate, size 8 | slow, size 8 | 3 | +2.00 ± 2.48 | 1.50 | 1.50 |  | 2.00 |"
+        in page
+    )
+    assert "| higher against lower | a higher rate, size 16 | slow, size 16 | 0 |  |  |  |  |  |" in page
+    assert "(gain.png)" in page
+    assert "(frontier.png)" in page
+    with (tmp_path / "out" / "contrasts.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["variant"] for row in rows] == ["fast@8", "fast@16"]
+    assert float(rows[0]["difference"]) == pytest.approx(0.02)
+    assert (rows[0]["step_seconds"], rows[0]["native_seconds"], rows[1]["difference"]) == ("2.0", "", "")
+
+
 def test_a_damaged_summary_is_named(results: Results) -> None:
     file = results.folder.run_folder(RunKey("fast", 0)) / "summary.json"
     file.write_text(json.dumps({"test_accuracy": 1})[:-3])

@@ -24,7 +24,13 @@ def add(commands: Any) -> None:
     command = add_command(commands, "study", "compare networks over several seeds", run, _EPILOG)
     command.add_argument("study", nargs="?", metavar="NAME|FILE.yaml", help="a shipped study's name, or a file")
     command.add_argument("--folder", metavar="DIR", type=Path, help="where the runs lie; by default studies/NAME")
-    command.add_argument("--only", metavar="VARIANT", nargs="+", default=[], help="these variants only")
+    command.add_argument(
+        "--only",
+        metavar="VARIANT",
+        nargs="+",
+        default=[],
+        help="these variants only; of a sweep also all values of VARIANT",
+    )
     command.add_argument("--seeds", metavar="N", nargs="+", type=int, default=[], help="these seeds only")
     command.add_argument(
         "--adopt", metavar="DIR", type=Path, help="first take the ended runs of a report's folder as done"
@@ -92,11 +98,12 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _checked_variants(study: "Study", names: list[str]) -> tuple[str, ...]:
-    for name in names:
-        if name not in study.variants:
+    chosen = {name: study.named(name) for name in names}
+    for name, found in chosen.items():
+        if not found:
             near = listed(nearest_names(name, study.variants))
             raise RunError(f"--only {name}: the study {study.name} has no such variant; the nearest are {near}.")
-    return tuple(names)
+    return tuple(dict.fromkeys(variant for found in chosen.values() for variant in found))
 
 
 def _checked_seeds(study: "Study", seeds: list[int]) -> tuple[int, ...]:

@@ -34,16 +34,13 @@ def parameter_groups(
         Groups with the keys ``params``, ``lr``, ``weight_decay`` and ``name``; none is empty. Each parameter is in one.
 
     Raises:
-        ValueError: A rate or decay is negative or not finite, a rate is zero, or a value for branches is given and the
-            network has none.
+        ValueError: A rate or decay is negative or not finite, or one for branches is given and the network has none.
 
     Example:
         >>> torch.optim.SGD(dynaconv.parameter_groups(net, lr=0.1, weight_decay=1e-4, branch_lr=0.05), momentum=0.9)
     """
-    for name, value in (("lr", lr), ("branch_lr", branch_lr)):
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name} must be a positive finite number; got {value!r}.")
-    for name, value in (("weight_decay", weight_decay), ("branch_weight_decay", branch_weight_decay)):
+    given = {"lr": lr, "weight_decay": weight_decay, "branch_lr": branch_lr, "branch_weight_decay": branch_weight_decay}
+    for name, value in given.items():
         if value is not None and not 0 <= value < math.inf:
             raise ValueError(f"{name} must be a finite number of at least 0; got {value!r}.")
     named = getattr(model, "no_weight_decay", None)

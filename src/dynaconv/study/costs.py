@@ -18,6 +18,8 @@ from dynaconv.analysis._timing import take_turns
 from dynaconv.analysis._units import eval_mode
 from dynaconv.analysis.memory import MemoryRecorder
 from dynaconv.analysis.profile import profile
+from dynaconv.convert import deploy
+from dynaconv.native import ready
 from dynaconv.study.definition import Study, Variant
 from dynaconv.train.config import make_parser, resolve
 from dynaconv.train.module import make_optimizer
@@ -26,6 +28,8 @@ from dynaconv.train.module import make_optimizer
 _COSTLY = ("name", "model_options", "channels_last", "optimizer", "momentum", "nesterov")
 # A pass of one image takes so much less than a step that more of them can be afforded.
 _LEAST_PASSES = 31
+# A native pass is so short that the first one, on cold caches, would say little.
+_REPEATED = 10
 Say = Callable[[str], None]
 
 
@@ -58,8 +62,9 @@ def measure_costs(
     """Measure every variant, on the CPU.
 
     The variants take turns, each one step on the first batch of its own recipe, later one inference pass of one image,
-    every other round in reverse order: a machine that slows down for a while slows all of them down. Augmentation and
-    loading are left out.
+    and then, where the native kernels can be compiled, ten passes as ``deploy(network, backend="native")`` runs them.
+    Every other round goes in reverse order: a machine that slows down for a while slows all of them down. Augmentation
+    and loading are left out.
 
     Args:
         study: The study.
@@ -150,11 +155,22 @@ def _time(
         stack.enter_context(torch.inference_mode())
         passes = {name: partial(subject.model, subject.images[:1]) for name, subject in subjects.items()}
         inference = _take_turns(passes, max(rounds, _LEAST_PASSES), clock)
+        deployed = {name: deploy(subject.model, backend="native") for name, subject in subjects.items()}
+        native = {name: partial(_repeat, network, subjects[name].images[:1]) for name, network in deployed.items()}
+        compiled = _take_turns(native, max(rounds, _LEAST_PASSES), clock) if ready() else {}
+    for name, times in compiled.items():
+        found[name]["native_seconds"] = statistics.median(times) / _REPEATED
+        found[name]["native_rounds"] = [float(f"{seconds / _REPEATED:.4g}") for seconds in times]
     for name, cost in found.items():
         cost["step_seconds"] = statistics.median(steps[name])
         cost["latency_seconds"] = statistics.median(inference[name])
         cost["step_rounds"] = [float(f"{seconds:.4g}") for seconds in steps[name]]
         cost["latency_rounds"] = [float(f"{seconds:.4g}") for seconds in inference[name]]
+
+
+def _repeat(network: nn.Module, images: Tensor) -> None:
+    for _ in range(_REPEATED):
+        network(images)
 
 
 def _take_turns(

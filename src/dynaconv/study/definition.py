@@ -3,15 +3,15 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from dynaconv.errors import RunError, listed, nearest_names
 from dynaconv.train.config import TrainConfig, check_seed
 
-FigureKind = Literal["accuracy", "loss_by_step", "loss_by_second", "rates"]
+FigureKind = Literal["accuracy", "loss_by_step", "loss_by_second", "rates", "gain", "frontier"]
 ClaimMetric = Literal["accuracy", "parameters", "madds", "step_seconds", "latency_seconds"]
-FIGURE_KINDS = ("accuracy", "loss_by_step", "loss_by_second", "rates")
-CLAIM_METRICS = ("accuracy", "parameters", "madds", "step_seconds", "latency_seconds")
+FIGURE_KINDS: tuple[FigureKind, ...] = get_args(FigureKind)
+CLAIM_METRICS: tuple[ClaimMetric, ...] = get_args(ClaimMetric)
 _SECTIONS = ("data", "model", "trainer")
 
 
@@ -52,6 +52,21 @@ class Figure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """Pairs of variants whose difference is shown: one pair, or in a sweep one for each value.
+
+    Attributes:
+        name: Its key in the study.
+        title: What the two have in common, such as "equal parameters".
+        pairs: Names of the variant and of what it is compared with.
+    """
+
+    name: str
+    title: str
+    pairs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """Something that was published, and what it says of two variants here.
 
@@ -83,7 +98,7 @@ class Study:
         threads: Of each run; None leaves them as they are.
         base: The recipe before any variant's changes.
         variants: In the order of the file.
-        tables, figures, claims: What the report shows.
+        tables, contrasts, figures, claims: What the report shows.
     """
 
     name: str
@@ -94,8 +109,20 @@ class Study:
     base: TrainConfig
     variants: Mapping[str, Variant]
     tables: tuple[Table, ...] = ()
+    contrasts: tuple[Contrast, ...] = ()
     figures: tuple[Figure, ...] = ()
     claims: tuple[Claim, ...] = field(default=())
+
+    def named(self, name: str) -> tuple[str, ...]:
+        """The variants that a name stands for: one, or in a sweep all values of ``name``; none for another name."""
+        if name in self.variants:
+            return (name,)
+        return tuple(variant for variant in self.variants if stem(variant) == name)
+
+
+def stem(variant: str) -> str:
+    """A variant's name without the value of the sweep."""
+    return variant.partition("@")[0]
 
 
 def known_keys(values: Any, known: tuple[str, ...], where: str) -> dict[str, Any]:

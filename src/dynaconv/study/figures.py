@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from dynaconv.analysis.figures import COLOURS, cycle
 from dynaconv.study import definition
@@ -12,6 +12,11 @@ from dynaconv.study.results import Results
 
 # Steps over which a training loss is smoothed.
 _SMOOTHED = 50
+_COSTS = (
+    ("native_seconds", 1e6, "native latency, one image, \N{MICRO SIGN}s"),
+    ("parameters", 1e-3, "parameters, thousands"),
+    ("madds", 1e-6, "multiply-adds, millions"),
+)
 
 
 def draw(figure: definition.Figure, results: Results) -> Figure | None:
@@ -20,6 +25,10 @@ def draw(figure: definition.Figure, results: Results) -> Figure | None:
         return _accuracy(figure, results)
     if figure.kind == "rates":
         return _rates(figure, results)
+    if figure.kind == "gain":
+        return _gain(figure, results)
+    if figure.kind == "frontier":
+        return _frontier(figure, results)
     return _loss(figure, results, by_second=figure.kind == "loss_by_second")
 
 
@@ -80,13 +89,81 @@ def _smooth(rows: Sequence[tuple[float, ...]], window: int) -> list[tuple[float,
     return [tuple(sum(column) / len(column) for column in zip(*part, strict=True)) for part in parts]
 
 
+def _gain(figure: definition.Figure, results: Results) -> Figure | None:
+    """The difference of each contrast over the values of the sweep, with its 95 % interval."""
+    canvas, axes = _figure(8, 4.5, figure.title)
+    contrasts = results.study.contrasts
+    for turn, (contrast, colour) in enumerate(zip(contrasts, cycle(len(contrasts)), strict=True)):
+        points = []
+        for name, against in contrast.pairs:
+            found = results.variants[name].difference(results.variants[against])
+            if name in figure.variants and found is not None:
+                # A little aside, so that intervals do not hide each other.
+                points.append((_value(name) * 1.02**turn, found.mean, found.half_width or 0))
+        if points:
+            at, means, errors = zip(*points, strict=True)
+            axes.errorbar(at, means, yerr=errors, fmt="o-", color=colour, label=contrast.title, markersize=4, capsize=3)
+    if not axes.containers:
+        return None
+    axes.axhline(0, color="0.3", linewidth=1)
+    key = _swept_key(figure, results)
+    axes.set(xscale="log", xlabel=key, ylabel="gain in points of test accuracy")
+    _ticks(axes, figure)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:+.1f}"))
+    axes.legend(frameon=False)
+    return canvas
+
+
+def _frontier(figure: definition.Figure, results: Results) -> Figure | None:
+    """Mean accuracy and its 95 % interval over native latency, parameters and multiply-adds; a curve a family."""
+    families = list(dict.fromkeys(definition.stem(name) for name in figure.variants))
+    canvas = Figure(figsize=(12, 4.2), layout="constrained")
+    canvas.suptitle(figure.title, x=0.01, ha="left")
+    panels = canvas.subplots(1, 3, sharey=True)
+    for axes, (cost, unit, label) in zip(panels, _COSTS, strict=True):
+        for family, colour in zip(families, cycle(len(families)), strict=True):
+            shown = [results.variants[name] for name in figure.variants if definition.stem(name) == family]
+            points = [
+                (each.cost[cost] * unit, each.mean.mean, each.mean.half_width or 0)
+                for each in shown
+                if each.cost is not None and each.cost.get(cost) and each.mean is not None
+            ]
+            if points:
+                at, means, errors = zip(*sorted(points), strict=True)
+                title = shown[0].title.rpartition(", ")[0]
+                axes.errorbar(at, means, yerr=errors, fmt="o-", color=colour, label=title, markersize=4, capsize=3)
+        axes.set(xscale="log", xlabel=label)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    if not panels[1].containers:
+        return None
+    panels[0].set_ylabel("test accuracy")
+    panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
+    panels[1].legend(frameon=False, loc="lower right")
+    return canvas
+
+
+def _value(variant: str) -> float:
+    return float(variant.rpartition("@")[2])
+
+
+def _swept_key(figure: definition.Figure, results: Results) -> str:
+    return results.variants[figure.variants[0]].title.rpartition(", ")[2].rpartition(" ")[0]
+
+
+def _ticks(axes: Any, figure: definition.Figure) -> None:
+    values = sorted(set(map(_value, figure.variants)))
+    axes.set_xticks(values, [f"{value:g}" for value in values])
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
 def _rates(figure: definition.Figure, results: Results) -> Figure | None:
     """Accuracy over the values of the sweep, a curve a family; a cross on the floor is a run that diverged."""
     families = list(dict.fromkeys(name.rpartition("@")[0] for name in figure.variants))
     canvas, axes = _figure(8, 4.5, figure.title)
     for family, colour in zip(families, cycle(len(families)), strict=True):
         names = [name for name in figure.variants if name.rpartition("@")[0] == family]
-        found = [(float(name.rpartition("@")[2]), results.variants[name]) for name in names]
+        found = [(_value(name), results.variants[name]) for name in names]
         means = [(value, variant.mean) for value, variant in found]
         points = [(value, mean.mean) for value, mean in means if mean is not None]
         title = found[0][1].title.rpartition(", ")[0]
@@ -96,11 +173,8 @@ def _rates(figure: definition.Figure, results: Results) -> Figure | None:
         axes.plot(lost, [0] * len(lost), "x", color=colour, label=f"{title}: diverged" if lost else None)
     if not axes.get_lines():
         return None
-    key = results.variants[figure.variants[0]].title.rpartition(", ")[2].rpartition(" ")[0]
-    axes.set(xscale="log", xlabel=key, ylabel="test accuracy", ylim=(-0.03, None))
-    values = sorted({float(name.rpartition("@")[2]) for name in figure.variants})
-    axes.set_xticks(values, [f"{value:g}" for value in values])
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(xscale="log", xlabel=_swept_key(figure, results), ylabel="test accuracy", ylim=(-0.03, None))
+    _ticks(axes, figure)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.legend(frameon=False)
     return canvas

@@ -1,7 +1,8 @@
 """Reads a study's YAML file, a shipped one by name."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ from dynaconv.study.definition import (
     CLAIM_METRICS,
     FIGURE_KINDS,
     Claim,
+    Contrast,
     Figure,
     Study,
     Table,
     Variant,
     known_keys,
     parse_seeds,
+    stem,
     with_dotted_changes,
 )
 from dynaconv.train.config import TrainConfig, load_recipe, recipe_names
@@ -32,6 +35,7 @@ _KEYS = (
     "variants",
     "sweep",
     "tables",
+    "contrasts",
     "figures",
     "claims",
 )
@@ -83,6 +87,7 @@ def _build(name: str, values: dict[str, Any]) -> Study:
         base=base,
         variants=variants,
         tables=_tables(values.get("tables"), variants, where),
+        contrasts=_contrasts(values.get("contrasts"), variants, where),
         figures=_figures(values.get("figures"), variants, where),
         claims=_claims(values.get("claims"), variants, where),
     )
@@ -103,42 +108,63 @@ def _base(base: Any, where: str) -> TrainConfig:
 def _variants(values: Any, sweep: Any, base: TrainConfig, seeds: tuple[int, ...], where: str) -> dict[str, Variant]:
     if not isinstance(values, Mapping):
         raise RunError(f"{where}: `variants` maps names to what they change; got {values!r}.")
+    points = _points(sweep, f"{where}: `sweep`")
     variants: dict[str, Variant] = {}
     for key, given in values.items():
         name, here = str(key), f"{where}, variant {str(key)!r}"
         if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
             raise RunError(f"{here}: a name has letters, digits, '.', '+', '-' and '_' only, since it names a folder.")
-        given = known_keys(given or {}, ("title", "change", "seeds"), here)
-        variants[name] = Variant(
+        given = known_keys(given or {}, ("title", "change", "seeds", *(("at",) if points else ())), here)
+        whole = Variant(
             name=name,
             title=str(given.get("title", name)),
             config=with_dotted_changes(base, given.get("change") or {}, here),
             seeds=parse_seeds(given["seeds"], here) if "seeds" in given else seeds,
         )
-    return _swept(variants, sweep, where) if sweep is not None else variants
+        variants |= _swept(whole, sweep["key"], points, given.get("at") or {}, here) if points else {name: whole}
+    return variants
 
 
-def _swept(variants: dict[str, Variant], sweep: Any, where: str) -> dict[str, Variant]:
-    """Every variant once for each value of one option; the value becomes part of the name."""
-    here = f"{where}: `sweep`"
-    given = known_keys(sweep, ("key", "values"), here)
+def _points(sweep: Any, where: str) -> dict[str, dict[str, Any]]:
+    """What each value of a sweep changes; nothing without a sweep."""
+    if sweep is None:
+        return {}
+    given = known_keys(sweep, ("key", "values"), where)
     key, values = given.get("key"), given.get("values")
-    if not isinstance(key, str) or not isinstance(values, list) or not values:
-        raise RunError(f"{here} holds `key`, such as model.lr, and `values`, a list; got {sweep!r}.")
-    return {
-        f"{name}@{value}": Variant(
-            name=f"{name}@{value}",
-            title=f"{variant.title}, {key.rpartition('.')[2]} {value}",
-            config=with_dotted_changes(variant.config, {key: value}, here),
-            seeds=variant.seeds,
+    if not isinstance(key, str) or not isinstance(values, (list, Mapping)) or not values:
+        raise RunError(
+            f"{where} holds `key`, such as model.lr, and `values`: a list, or a mapping of values to what they change; "
+            f"got {sweep!r}."
         )
-        for name, variant in variants.items()
-        for value in values
+    if isinstance(values, Mapping):
+        return {str(value): changes for value, changes in values.items()}
+    return {str(value): {key: value} for value in values}
+
+
+def _swept(
+    variant: Variant, key: str, points: Mapping[str, Any], at: Mapping[Any, Any], where: str
+) -> dict[str, Variant]:
+    """A variant once for each value of the sweep, which ends its name; `at` changes more there, or leaves it out."""
+    if not isinstance(at, Mapping):
+        raise RunError(f"{where}: `at` maps values of the sweep to further changes; got {at!r}.")
+    own = {str(value): changes for value, changes in at.items()}
+    for value in own:
+        if value not in points:
+            raise RunError(f"{where}: `at` has {value!r}, which the sweep has not: {listed(points)}.")
+    return {
+        f"{variant.name}@{value}": replace(
+            variant,
+            name=f"{variant.name}@{value}",
+            title=f"{variant.title}, {key.rpartition('.')[2]} {value}",
+            config=with_dotted_changes(variant.config, {**changes, **own.get(value, {})}, where),
+        )
+        for value, changes in points.items()
+        if own.get(value, {}) is not None
     }
 
 
-def _check_variant(name: Any, variants: Mapping[str, Variant], where: str) -> None:
-    if name not in variants:
+def _check_variant(name: Any, variants: Collection[str], where: str) -> None:
+    if not isinstance(name, str) or name not in variants:
         near = listed(nearest_names(str(name), variants))
         raise RunError(f"{where} names {name!r}, which is no variant; the nearest are {near}.")
 
@@ -147,9 +173,7 @@ def _chosen(given: dict[str, Any], variants: Mapping[str, Variant], where: str) 
     names = given.get("variants", list(variants))
     if not isinstance(names, list) or not names:
         raise RunError(f"{where}: `variants` is a list of names; got {names!r}.")
-    for name in names:
-        _check_variant(name, variants, where)
-    return tuple(names)
+    return tuple(variant for name in names for variant in _members(name, variants, where).values())
 
 
 def _tables(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[Table, ...]:
@@ -161,6 +185,30 @@ def _tables(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[T
     return tuple(tables)
 
 
+def _contrasts(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[Contrast, ...]:
+    contrasts = []
+    for name, given in _entries(values or {}, "contrasts", where):
+        here = f"{where}, contrast {name!r}"
+        given = known_keys(given or {}, ("title", "variant", "against"), here)
+        left, right = (_members(given.get(key), variants, f"{here}: `{key}`") for key in ("variant", "against"))
+        if len(left) == len(right) == 1:
+            pairs = tuple(zip(left.values(), right.values(), strict=True))
+        else:
+            pairs = tuple((left[value], right[value]) for value in left if value in right)
+        if not pairs:
+            raise RunError(f"{here}: `variant` and `against` have no value of the sweep in common.")
+        contrasts.append(Contrast(name=name, title=str(given.get("title", name)), pairs=pairs))
+    return tuple(contrasts)
+
+
+def _members(name: Any, variants: Mapping[str, Variant], where: str) -> dict[str, str]:
+    """The variants of a name by their value of the sweep, which is empty for a variant's own name."""
+    found = {variant.partition("@")[2]: variant for variant in variants if name in (variant, stem(variant))}
+    if not found:
+        _check_variant(name, [*variants, *map(stem, variants)], where)
+    return found
+
+
 def _figures(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[Figure, ...]:
     figures = []
     for name, given in _entries(values or {}, "figures", where):
@@ -170,8 +218,8 @@ def _figures(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[
         if kind not in FIGURE_KINDS:
             raise RunError(f"{here}: `kind` is one of {', '.join(FIGURE_KINDS)}; got {kind!r}.")
         chosen = _chosen(given, variants, here)
-        if kind == "rates" and not all("@" in variant for variant in chosen):
-            raise RunError(f"{here}: kind 'rates' shows a sweep, and the study has none; add `sweep`.")
+        if kind in ("rates", "gain", "frontier") and not all("@" in variant for variant in chosen):
+            raise RunError(f"{here}: kind {kind!r} shows a sweep, and the study has none; add `sweep`.")
         figures.append(Figure(name=name, title=str(given.get("title", name)), kind=kind, variants=chosen))
     return tuple(figures)
 

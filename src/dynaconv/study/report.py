@@ -1,7 +1,7 @@
 """A study's report: tables as Markdown and CSV, figures, and published claims beside what came out."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,12 @@ COLUMNS = (
     "step_seconds",
     "step_peak_bytes",
     "latency_seconds",
+    "native_seconds",
 )
+
+CONTRASTS_FILE = "contrasts.csv"
+_RATIOS = ("parameters", "madds", "native_seconds", "step_seconds")
+CONTRAST_COLUMNS = ("contrast", "title", "variant", "against", "seeds", "difference", "half_width", *_RATIOS)
 
 
 def write_report(results: Results, out: Path) -> Path:
@@ -48,7 +53,11 @@ def write_report(results: Results, out: Path) -> Path:
     if costs.is_file():
         write_text(out / COSTS_FILE, costs.read_text(encoding="utf-8"))
     pictures = [text for figure in results.study.figures for text in _picture(figure, results, out)]
-    parts = [_head(results), *(_table(table, results) for table in results.study.tables), *pictures]
+    parts = [_head(results), *(_table(table, results) for table in results.study.tables)]
+    if results.study.contrasts:
+        write_csv(out / CONTRASTS_FILE, CONTRAST_COLUMNS, list(contrast_rows(results)))
+        parts.append(_contrasts(results))
+    parts += pictures
     if results.study.claims:
         parts.append(claims_table(results))
     write_text(out / PAGE_FILE, "\n\n".join([*parts, _foot(results)]) + "\n")
@@ -135,6 +144,47 @@ def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
+def contrast_rows(results: Results) -> Iterator[dict[str, Any]]:
+    """A row for each pair of the study's contrasts: the paired difference of accuracy, and ratios of what both cost."""
+    for contrast in results.study.contrasts:
+        for names in contrast.pairs:
+            variant, against = (results.variants[name] for name in names)
+            difference = variant.difference(against)
+            row: dict[str, Any] = {
+                "contrast": contrast.name,
+                "title": contrast.title,
+                "variant": names[0],
+                "against": names[1],
+            }
+            if difference is not None:
+                row |= {"seeds": difference.count, "difference": difference.mean, "half_width": difference.half_width}
+            yield {
+                key: float(f"{value:.6g}") if isinstance(value, float) else value
+                for key, value in (row | {name: _ratio(variant, against, name) for name in _RATIOS}).items()
+            }
+
+
+def _ratio(variant: VariantResults, against: VariantResults, name: str) -> float | None:
+    if variant.cost is None or against.cost is None or not (variant.cost.get(name) and against.cost.get(name)):
+        return None
+    return float(variant.cost[name] / against.cost[name])
+
+
+def _contrasts(results: Results) -> str:
+    names = ("compared", "variant", "against", "seeds", "points", "parameters", "MAdds", "native latency", "step")
+    rows = []
+    for row in contrast_rows(results):
+        titles = [results.variants[row[key]].title for key in ("variant", "against")]
+        difference = row.get("difference")
+        found = (
+            None if difference is None else Interval(mean=difference, half_width=row["half_width"], count=row["seeds"])
+        )
+        ratios = ["" if row[name] is None else f"{row[name]:.2f}" for name in _RATIOS]
+        rows.append([row["title"], *titles, str(row.get("seeds", 0)), _percent(found, sign="+"), *ratios])
+    intro = "Points of test accuracy, paired by seed, with the 95 % interval; the rest are ratios, variant to against."
+    return f"## Like with like\n\n{intro}\n\n" + markdown_table(names, rows)
+
+
 def _cells(variant: VariantResults, reference: VariantResults) -> dict[str, str]:
     validation, cost = list(variant.val_accuracy.values()), variant.cost
     difference = variant.difference(reference) if variant is not reference else None
@@ -151,6 +201,7 @@ def _cells(variant: VariantResults, reference: VariantResults) -> dict[str, str]
         "ms a step": f"{1e3 * cost['step_seconds']:.0f}" if cost else "",
         "MB in a step": f"{cost['step_peak_bytes'] / 1e6:.0f}" if cost else "",
         "inference ms": f"{1e3 * cost['latency_seconds']:.2f}" if cost else "",
+        "native us": f"{1e6 * cost['native_seconds']:.0f}" if cost and cost.get("native_seconds") else "",
     }
 
 
