@@ -1,4 +1,4 @@
-"""``dynaconv demo``: a static network and its dynamic twin, trained on digits and compared."""
+"""``dynaconv demo``: a static network and its dynamic twin, trained on drawn letters and compared."""
 
 import argparse
 from pathlib import Path
@@ -10,7 +10,9 @@ from dynaconv.errors import RunsFailedError
 
 def add(commands: Any) -> None:
     """Add ``dynaconv demo``."""
-    demo = add_command(commands, "demo", "train a static network and its dynamic twin on digits and compare", run)
+    demo = add_command(
+        commands, "demo", "train a static network and its dynamic twin on drawn letters and compare", run
+    )
     demo.add_argument("--out", metavar="DIR", type=Path, help="run folder; by default a fresh one under runs/")
     demo.add_argument("--epochs", metavar="N", type=int, help="length of both trainings; by default the recipe's")
     demo.add_argument("--seed", metavar="N", type=int, default=0, help="seed of both trainings")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dynaconv.analysis.latency import ModelLatency
 from dynaconv.files import write_csv
+from dynaconv.study.statistics import paired_shares
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-COLUMNS = ("network", "parameters", "MAdds", "train s", "latency ms", "accuracy")
+COLUMNS = ("network", "parameters", "MAdds", "train s", "eager ms", "native ms", "accuracy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,8 @@ class NetworkResult:
         params: Number of parameters.
         macs: Multiply-adds of one picture, as executed.
         train_seconds: Wall clock of the training run.
-        latency_ms: Median time of one picture.
-        latency_ratio: That time over the first network's, taken in turns.
+        eager: Time of one picture in eager PyTorch.
+        native: The same, deployed on the native kernels; None where they cannot be compiled.
         correct: For each held-out picture, in order, whether the prediction is right.
     """
 
@@ -36,8 +37,8 @@ class NetworkResult:
     params: int
     macs: int
     train_seconds: float
-    latency_ms: float
-    latency_ratio: float
+    eager: ModelLatency
+    native: ModelLatency | None
     correct: tuple[bool, ...]
 
     @property
@@ -52,7 +53,8 @@ class NetworkResult:
             f"{self.params:,}",
             f"{self.macs / 1e6:.2f} M",
             f"{self.train_seconds:.1f}",
-            f"{self.latency_ms:.2f}",
+            f"{self.eager.median_ms:.2f}",
+            f"{self.native.median_ms:.3f}" if self.native is not None else "",
             f"{self.accuracy:.2%}",
         ]
 
@@ -65,11 +67,13 @@ class DemoResult:
         folder: Run folder, with `table.csv`, `curves.png`, `coefficients.png`, `report.html` and a folder a network.
         static: The network with ordinary convolutions.
         dynamic: Its twin with DCD.
+        movement: How far the kernels of each dynamic layer lie from their mean, as a share of its length.
     """
 
     folder: Path
     static: NetworkResult
     dynamic: NetworkResult
+    movement: Mapping[str, float]
 
     @property
     def report(self) -> Path:
@@ -90,35 +94,42 @@ class DemoResult:
             f"x {dynamic.params / static.params:.2f}",
             f"x {dynamic.macs / static.macs:.2f}",
             f"x {dynamic.train_seconds / static.train_seconds:.2f}",
-            f"x {dynamic.latency_ratio:.2f}",
+            f"x {dynamic.eager.ratio:.2f}",
+            f"x {dynamic.native.ratio:.2f}" if dynamic.native is not None else "",
             f"{points:+.2f} pts",
         ]
 
     def verdict(self) -> str:
-        """Which network is ahead on the held-out pictures, and whether so few pictures can tell; plain sentences."""
+        """The difference of accuracy with its interval, and whether it is one; plain sentences."""
         static, dynamic = self.networks
-        total = len(static.correct)
-        only_static, only_dynamic = _disagreements(static.correct, dynamic.correct)
+        found = paired_shares(static.correct, dynamic.correct)
+        assert found.half_width is not None
+        low, high = (100 * (found.mean + sign * found.half_width) for sign in (-1, 1))
         scores = (
-            f"On {total} held-out pictures {dynamic.title} is right on {dynamic.accuracy:.1%} "
-            f"and {static.title} on {static.accuracy:.1%}."
+            f"On {len(static.correct):,} held-out pictures {dynamic.title} is right on {dynamic.accuracy:.1%} and "
+            f"{static.title} on {static.accuracy:.1%}: {100 * found.mean:+.1f} points, 95 % interval {low:+.1f} to "
+            f"{high:+.1f}, for pictures like these and these two trained networks."
         )
-        if only_static == only_dynamic:
-            return f"{scores} They are level."
-        ahead = dynamic.title if only_dynamic > only_static else static.title
-        difference = abs(only_dynamic - only_static)
-        lead = f"{ahead} is ahead by {_pictures(difference)}"
-        # Twice the spread of the difference when each picture that tells the two apart is a toss of a coin.
-        if difference < 2 * math.sqrt(only_static + only_dynamic):
-            return f"{scores} {lead}, which is too few to say that it is better: another seed can turn it round."
-        return f"{scores} {lead}, more than chance would give with these pictures; one seed was run."
+        if found.sign == 0:
+            return f"{scores} That is too little to say that one is better: another seed can turn it round."
+        better = dynamic.title if found.sign > 0 else static.title
+        return f"{scores} {better} is ahead by more than chance would give; one seed was run."
+
+    def movement_sentence(self) -> str:
+        """How far the kernels move."""
+        shares = self.movement.values()
+        mean = sum(shares) / len(shares)
+        return (
+            f"The kernels of its {len(shares)} dynamic layers lie {mean:.1%} of their length away from their mean, "
+            f"from {min(shares):.1%} to {max(shares):.1%}."
+        )
 
 
 def rich_table(result: DemoResult, *, caption: str) -> Table:
     """The result for the console."""
     from rich.table import Table
 
-    table = Table(title="Held-out digits", caption=caption, title_style="bold")
+    table = Table(title="Held-out letters", caption=caption, title_style="bold")
     for name in COLUMNS:
         table.add_column(name, justify="left" if name == "network" else "right", no_wrap=True)
     for network in result.networks:
@@ -136,20 +147,11 @@ def write_table(networks: Sequence[NetworkResult], path: Path) -> None:
             "params": network.params,
             "macs": network.macs,
             "train_seconds": f"{network.train_seconds:.3f}",
-            "latency_ms": f"{network.latency_ms:.4f}",
+            "eager_ms": f"{network.eager.median_ms:.4f}",
+            "native_ms": f"{network.native.median_ms:.4f}" if network.native is not None else "",
             "accuracy": f"{network.accuracy:.6f}",
             "test_images": len(network.correct),
         }
         for network in networks
     ]
     write_csv(path, list(rows[0]), rows)
-
-
-def _disagreements(static: Sequence[bool], dynamic: Sequence[bool]) -> tuple[int, int]:
-    """Pictures that only the static, and that only the dynamic network gets right."""
-    pairs = list(zip(static, dynamic, strict=True))
-    return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
-
-
-def _pictures(count: int) -> str:
-    return "1 picture" if count == 1 else f"{count} pictures"

@@ -20,20 +20,23 @@ from torch import Tensor, nn
 from dynaconv.analysis.coefficients import collect_coefficients
 from dynaconv.analysis.figures import class_coefficients, read_metrics, save, training_curves
 from dynaconv.analysis.latency import Latency, measure_latency
+from dynaconv.analysis.movement import kernel_movement
 from dynaconv.analysis.profile import profile
 from dynaconv.console import make_console
+from dynaconv.convert import deploy
 from dynaconv.demo.progress import TwinProgress
 from dynaconv.demo.report import Pictures, write_report
 from dynaconv.demo.result import DemoResult, NetworkResult, rich_table, write_table
 from dynaconv.errors import RunError
+from dynaconv.native import ready
 from dynaconv.train.config import TrainConfig, check_seed, load_recipe
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.source import TensorImages
 from dynaconv.train.folders import make_free_folder
 from dynaconv.train.run import RunResult, fit
 
-RECIPE = "digits"
-MODELS = {"static": "static_mobilenetv2_035", "DCD": "dcd_mobilenetv2_035"}
+RECIPE = "glyphs-mini"
+MODELS = {"static": "static_resnet10", "DCD": "dcd_resnet10"}
 FOLDERS = {"static": "static", "DCD": "dcd"}
 DEFAULT_OUT = Path("runs/demo")
 THREADS = 1
@@ -48,7 +51,7 @@ def run_demo(
     console: Console | None = None,
     command: str | None = None,
 ) -> DemoResult:
-    """Train a static network and its DCD twin on the embedded digits, compare them, and write a report.
+    """Train a static network and its DCD twin on letters of matplotlib's fonts, compare them, and write a report.
 
     Args:
         out: Run folder; when it holds something already, the next free name beside it is used. By default
@@ -81,20 +84,24 @@ def run_demo(
     report = write_report(
         result,
         facts_of_run=_facts(recipe, command, time.perf_counter() - began, extras.data),
-        latency_conditions=extras.latency.conditions,
+        latency_conditions=extras.eager.conditions,
         coefficients=extras.coefficients,
         pictures=extras.pictures,
     )
-    _print_end(result, extras.latency, report, console, time.perf_counter() - began)
+    _print_end(result, extras.eager, report, console, time.perf_counter() - began)
     return result
 
 
 class _Extras:
     """What the report shows beside the table."""
 
-    def __init__(self, models: dict[str, nn.Module], data: ImageDataModule, latency: Latency) -> None:
+    def __init__(self, models: dict[str, nn.Module], data: ImageDataModule) -> None:
         self.data = data
-        self.latency = latency
+        size = (data.in_channels, data.image_size, data.image_size)
+        self.eager = measure_latency(models, size, rounds=60, warmup=10)
+        deployed = {title: deploy(model, backend="native") for title, model in models.items()}
+        self.native = measure_latency(deployed, size, rounds=200, warmup=20) if ready() else None
+        self.movement = kernel_movement(models["DCD"], data.test_dataloader())
         self.coefficients = collect_coefficients(models["DCD"], data.test_dataloader(), num_classes=data.num_classes)
         test = data.source.test
         assert isinstance(test, TensorImages)
@@ -125,8 +132,7 @@ def _measure(trained: dict[str, RunResult], recipe: TrainConfig, folder: Path) -
     data = ImageDataModule(**recipe.data)
     models = {title: run.model.eval() for title, run in trained.items()}
     size = (data.in_channels, data.image_size, data.image_size)
-    latency = measure_latency(models, size, rounds=60, warmup=10)
-    extras = _Extras(models, data, latency)
+    extras = _Extras(models, data)
     networks = []
     for (title, run), probabilities in zip(trained.items(), extras.pictures.probabilities, strict=True):
         found = profile(models[title], size)
@@ -137,12 +143,13 @@ def _measure(trained: dict[str, RunResult], recipe: TrainConfig, folder: Path) -
                 params=found.params,
                 macs=found.macs,
                 train_seconds=run.summary["train_seconds"],
-                latency_ms=latency[title].median_ms,
-                latency_ratio=latency[title].ratio,
+                eager=extras.eager[title],
+                native=extras.native[title] if extras.native is not None else None,
                 correct=tuple((probabilities.argmax(1) == extras.pictures.classes).tolist()),
             )
         )
-    return DemoResult(folder=folder, static=networks[0], dynamic=networks[1]), extras
+    static, dynamic = networks
+    return DemoResult(folder=folder, static=static, dynamic=dynamic, movement=extras.movement), extras
 
 
 @torch.inference_mode()
@@ -164,8 +171,9 @@ def _facts(recipe: TrainConfig, command: str, seconds: float, data: ImageDataMod
     return {
         "Command": command,
         "Data": (
-            f"scikit-learn's handwritten digits of 8 x 8 pixels, enlarged to {data.image_size} x {data.image_size}: "
-            f"{counts[0]:,} to train on, {counts[1]:,} for validation, {counts[2]:,} held out for the result"
+            f"{data.num_classes} letters and digits in matplotlib's fonts, turned, bent, inverted and covered with "
+            f"noise, {data.image_size} x {data.image_size} pixels: {counts[0]:,} an epoch, never the same twice; "
+            f"{counts[1]:,} for validation and {counts[2]:,} for the result, both in fonts that are not trained on"
         ),
         "Networks": ", ".join(MODELS.values()),
         "Recipe": (
@@ -190,6 +198,7 @@ def _print_end(result: DemoResult, latency: Latency, report: Path, console: Cons
     console.print()
     console.print(rich_table(result, caption=f"Latency: {latency.conditions}."))
     console.print(result.verdict())
+    console.print(result.movement_sentence())
     console.print(f"Took {seconds:.0f} s. Open the report in a browser:")
     console.print(str(report.resolve()), soft_wrap=True)
 

@@ -50,3 +50,22 @@ def paired_difference(values: Mapping[int, float], reference: Mapping[int, float
     Runs of one seed see the same images in the same order, so their difference varies less than they do.
     """
     return t_interval([values[seed] - reference[seed] for seed in sorted(values.keys() & reference.keys())])
+
+
+def paired_shares(reference: Sequence[bool], values: Sequence[bool]) -> Interval:
+    """Difference of two shares that were found on the same items, such as the accuracies of two networks.
+
+    The 95 % interval is that of a normal distribution with the variance of the pairs. It takes items as independent; it
+    says how the difference would vary with other items, not with other seeds of a training.
+
+    Raises:
+        ValueError: The two have not the same items, or none.
+    """
+    pairs = [int(value) - int(other) for value, other in zip(values, reference, strict=True)]
+    if not pairs:
+        raise ValueError("no items to compare.")
+    mean = statistics.mean(pairs)
+    error = math.sqrt(statistics.pvariance(pairs, mean) / len(pairs))
+    return Interval(
+        mean=mean, half_width=statistics.NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * error, count=len(pairs)
+    )
