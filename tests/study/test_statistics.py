@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dynaconv.study.statistics import Interval, paired_difference, t_interval
+from dynaconv.study.statistics import Interval, paired_difference, paired_shares, t_interval
 
 
 def test_an_interval_by_hand() -> None:
@@ -52,3 +52,15 @@ def test_the_interval_holds_the_true_mean_95_times_in_100() -> None:
     held = sum(abs(each.mean - 3) <= (each.half_width or 0) for each in found if each is not None)
     # Three standard deviations of a binomial count of 2000 draws at 0.95.
     assert abs(held / 2000 - 0.95) < 0.015
+
+
+def test_paired_shares_are_the_difference_of_means_with_the_variance_of_the_pairs() -> None:
+    reference, values = [True, True, False, False], [True, False, True, True]
+    found = paired_shares(reference, values)
+    assert (found.mean, found.count) == (0.25, 4)
+    # Pairs 0, -1, 1, 1.
+    assert found.half_width == pytest.approx(1.959964 * (0.75 - 0.25**2) ** 0.5 / 2)
+    with pytest.raises(ValueError, match="no items"):
+        paired_shares([], [])
+    with pytest.raises(ValueError, match="shorter"):
+        paired_shares([True], [True, False])

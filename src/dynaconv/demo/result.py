@@ -14,7 +14,7 @@ from dynaconv.study.statistics import paired_shares
 if TYPE_CHECKING:
     from rich.table import Table
 
-COLUMNS = ("network", "parameters", "MAdds", "train s", "eager ms", "native ms", "accuracy")
+COLUMNS = ("network", "params", "MAdds", "train s", "eager ms", "native ms", "accuracy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class DemoResult:
         static, dynamic = self.networks
         points = 100 * (dynamic.accuracy - static.accuracy)
         return [
-            f"{dynamic.title} / {static.title}",
+            "ratio",
             f"x {dynamic.params / static.params:.2f}",
             f"x {dynamic.macs / static.macs:.2f}",
             f"x {dynamic.train_seconds / static.train_seconds:.2f}",
