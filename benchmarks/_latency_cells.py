@@ -198,9 +198,9 @@ def load_cell(cell: Cell, folder: Path) -> Loaded:
         path = exported(folder, cell.runtime, name, cell.side)
         run = session(path, cell.runtime, size, cell.threads)[1]
         return Loaded(runs={"run": run}, size=file_bytes(path), imported=imported)
-    import timm  # noqa: F401
     import torch
 
+    import dynaconv.models  # noqa: F401  # part of what is resident
     from dynaconv import deploy
 
     torch.set_num_threads(cell.threads)

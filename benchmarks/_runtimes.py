@@ -73,7 +73,7 @@ def built(name: str, **options: Any) -> "nn.Module":
     import timm
     import torch
 
-    import dynaconv  # noqa: F401  registers the names
+    import dynaconv.models  # noqa: F401  # registers the names
 
     torch.manual_seed(0)
     return timm.create_model(name, **options).eval()

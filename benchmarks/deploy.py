@@ -16,8 +16,9 @@ import time
 import timm
 import torch
 
+import dynaconv.models  # noqa: F401  # registers the networks with timm
 from dynaconv.analysis.latency import measure_latency
-from dynaconv.convert.deploy import deploy
+from dynaconv.conversion.deploy import deploy
 
 NETWORKS = (
     "dcd_mobilenetv2_050",

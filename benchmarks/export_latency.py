@@ -40,6 +40,7 @@ def exported(folder: Path, runtime: str, family: str, form: str, args: argparse.
         import timm
         import torch
 
+        import dynaconv.models  # noqa: F401  # registers the networks with timm
         from dynaconv import deploy, export_onnx, export_openvino
 
         torch.manual_seed(0)

@@ -25,7 +25,7 @@ import timm
 import torch
 from torch import nn
 
-import dynaconv  # noqa: F401  # registers the names
+import dynaconv.models  # noqa: F401  # registers the networks with timm
 from dynaconv.errors import ExportError
 from dynaconv.files import write_text
 from dynaconv.layers import LAYERS, DynamicConv2d

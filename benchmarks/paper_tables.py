@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 import dynaconv
+import dynaconv.models  # registers the networks with timm
 from dynaconv.analysis.multiply_adds import WorkRecorder
 from dynaconv.files import write_text
 from dynaconv.layers import CondConv2d, DynamicConv2d

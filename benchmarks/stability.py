@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dynaconv
+import dynaconv.models  # registers the networks with timm
 from dynaconv.train.data.sources import load_source
 from dynaconv.train.module import draw_classifier, weight_decay_groups
 

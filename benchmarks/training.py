@@ -28,7 +28,8 @@ from _literal import literal_condconv, literal_dcd
 from algorithms import FORMATS, median_seconds
 from torch import nn
 
-import dynaconv  # noqa: F401  registers the names
+import dynaconv
+import dynaconv.models  # noqa: F401  # registers the networks with timm
 from dynaconv.analysis.memory import saved_bytes
 from dynaconv.files import write_text
 

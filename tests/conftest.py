@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+import dynaconv.models  # noqa: F401  # registers the networks with timm
+
 # No deadline: the first call of an operator on a busy machine takes long. Examples are derived from the test's name,
 # so that a failure in one run is a failure in every run.
 settings.register_profile(

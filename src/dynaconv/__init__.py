@@ -1,47 +1,74 @@
 """Convolutional networks whose kernels depend on the input.
 
-Importing this package needs torch alone. With timm installed its models are registered there as soon as timm is
-imported, in either order.
+Importing this package imports nothing; its names are resolved when they are first used, and need torch alone.
+``import dynaconv.models`` registers the networks with timm.
 """
 
-from dynaconv._timm_hook import install as _install_timm_hook
-from dynaconv.analysis.profile import profile
-from dynaconv.convert import convert, deploy, load_published, plan_conversion, revert
-from dynaconv.export import export_onnx, export_openvino
-from dynaconv.layers import (
-    CondConv2d,
-    DCDConfig,
-    DCDConv2d,
-    DCDLinear,
-    DYConv2d,
-    DynamicConv2d,
-    ODConv2d,
-    SEConv2d,
-    parameter_groups,
-    set_temperature,
-)
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from dynaconv._version import __version__ as __version__
 
-__all__ = [
-    "CondConv2d",
-    "DCDConfig",
-    "DCDConv2d",
-    "DCDLinear",
-    "DYConv2d",
-    "DynamicConv2d",
-    "ODConv2d",
-    "SEConv2d",
-    "convert",
-    "deploy",
-    "export_onnx",
-    "export_openvino",
-    "load_published",
-    "parameter_groups",
-    "plan_conversion",
-    "profile",
-    "revert",
-    "set_temperature",
-]
+if TYPE_CHECKING:
+    from dynaconv.analysis.profile import profile as profile
+    from dynaconv.conversion import apply_conversion as apply_conversion
+    from dynaconv.conversion import conversion_of as conversion_of
+    from dynaconv.conversion import convert as convert
+    from dynaconv.conversion import deploy as deploy
+    from dynaconv.conversion import load_published as load_published
+    from dynaconv.conversion import plan_conversion as plan_conversion
+    from dynaconv.conversion import plan_deployment as plan_deployment
+    from dynaconv.conversion import revert as revert
+    from dynaconv.export import export_onnx as export_onnx
+    from dynaconv.export import export_openvino as export_openvino
+    from dynaconv.layers import CondConv2d as CondConv2d
+    from dynaconv.layers import DCDConfig as DCDConfig
+    from dynaconv.layers import DCDConv2d as DCDConv2d
+    from dynaconv.layers import DCDLinear as DCDLinear
+    from dynaconv.layers import DYConv2d as DYConv2d
+    from dynaconv.layers import DynamicConv2d as DynamicConv2d
+    from dynaconv.layers import ODConv2d as ODConv2d
+    from dynaconv.layers import SEConv2d as SEConv2d
+    from dynaconv.layers import parameter_groups as parameter_groups
+    from dynaconv.layers import set_temperature as set_temperature
 
-_install_timm_hook()
+_NAMES = {
+    "dynaconv.analysis.profile": ("profile",),
+    "dynaconv.conversion": (
+        "apply_conversion",
+        "conversion_of",
+        "convert",
+        "deploy",
+        "load_published",
+        "plan_conversion",
+        "plan_deployment",
+        "revert",
+    ),
+    "dynaconv.export": ("export_onnx", "export_openvino"),
+    "dynaconv.layers": (
+        "CondConv2d",
+        "DCDConfig",
+        "DCDConv2d",
+        "DCDLinear",
+        "DYConv2d",
+        "DynamicConv2d",
+        "ODConv2d",
+        "SEConv2d",
+        "parameter_groups",
+        "set_temperature",
+    ),
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

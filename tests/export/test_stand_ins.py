@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv import convert, deploy
-from dynaconv.convert.stand_in import CONV2D_ATTRIBUTES, Absorbed, Run
-from dynaconv.convert.swap import NormedConv2d
+from dynaconv.conversion.stand_in import CONV2D_ATTRIBUTES, Absorbed, Run
+from dynaconv.conversion.swap import NormedConv2d
 from dynaconv.export import ExportReport, export_onnx, export_openvino, export_program
 from dynaconv.export._dcd_form import RuntimeDCD, in_runtime_form
 from dynaconv.export.capture import frozen_copy

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from dynaconv import convert
-from dynaconv.convert import conversion_of
+from dynaconv.conversion import conversion_of
 from dynaconv.errors import CheckpointError, DataError
 from dynaconv.hub import DynaconvModel, HubConfig
 from dynaconv.train.predict import predict

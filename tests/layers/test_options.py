@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dynaconv import DCDConv2d, DCDLinear
-from dynaconv.convert import apply_conversion, conversion_of
+from dynaconv.conversion import apply_conversion, conversion_of
 from dynaconv.errors import ConversionError
 from dynaconv.layers import LAYERS, DynamicConv2d, DynamicLayer
 from tests.layers.cases import enlarge

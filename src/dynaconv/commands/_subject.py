@@ -69,6 +69,7 @@ def load_subject(given: str, size: tuple[int, int, int] | None, options: Mapping
 def _built(name: str, size: tuple[int, int, int] | None, options: Mapping[str, Any]) -> Subject:
     import timm
 
+    import dynaconv.models  # noqa: F401  # registers the names
     from dynaconv.train.factory import create_network
 
     known = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name.split(".", 1)[0]) else None

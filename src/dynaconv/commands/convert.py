@@ -12,7 +12,7 @@ from dynaconv.errors import CheckpointError, RunError
 if TYPE_CHECKING:
     from torch import nn
 
-    from dynaconv.convert import ConversionPlan
+    from dynaconv.conversion import ConversionPlan
 
 _EPILOG = (
     "Without -o nothing is written: the plan is printed, and what it would cost. The file is a checkpoint like that of "
@@ -48,7 +48,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Print the plan and what it costs, and write the network when asked to."""
-    from dynaconv.convert import plan_conversion
+    from dynaconv.conversion import plan_conversion
 
     _check_target(arguments.out, overwrite=arguments.overwrite)
     subject = _load(arguments)
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     dynamic = plan.apply(subject.model)
     _print_costs(subject, dynamic, plan)
     if arguments.out is not None:
-        from dynaconv.convert import conversion_of
+        from dynaconv.conversion import conversion_of
         from dynaconv.train.checkpoint import save_trained
 
         save_trained(arguments.out, dynamic, {**_metadata(subject), "conversion": conversion_of(dynamic)})
@@ -116,7 +116,7 @@ def _load(arguments: argparse.Namespace) -> Subject:
 
 
 def _load_static(model: "nn.Module", file: Path) -> None:
-    from dynaconv.convert.checkpoint_file import read_checkpoint
+    from dynaconv.conversion.checkpoint_file import read_checkpoint
 
     state = read_checkpoint(file).state
     own = model.state_dict()

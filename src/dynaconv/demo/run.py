@@ -23,7 +23,7 @@ from dynaconv.analysis.latency import Latency, measure_latency
 from dynaconv.analysis.movement import kernel_movement
 from dynaconv.analysis.profile import profile
 from dynaconv.console import make_console
-from dynaconv.convert import deploy
+from dynaconv.conversion import deploy
 from dynaconv.demo.progress import TwinProgress
 from dynaconv.demo.report import Pictures, write_report
 from dynaconv.demo.result import DemoResult, NetworkResult, rich_table, write_table

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynaconv.convert.norm_pairs import has_hooks
-from dynaconv.convert.stand_in import CONV2D_ATTRIBUTES, StandIn
-from dynaconv.convert.swap import all_names, put
+from dynaconv.conversion.norm_pairs import has_hooks
+from dynaconv.conversion.stand_in import CONV2D_ATTRIBUTES, StandIn
+from dynaconv.conversion.swap import all_names, put
 from dynaconv.layers import DCDConv2d
 from dynaconv.layers.affine import add_bias
 from dynaconv.layers.branch import DynamicBranch

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dynaconv.analysis._units import eval_mode
-from dynaconv.convert import apply_conversion, conversion_of
+from dynaconv.conversion import apply_conversion, conversion_of
 from dynaconv.errors import CheckpointError, DynaconvError
 from dynaconv.hub.config import HubConfig
 from dynaconv.train.factory import create_network

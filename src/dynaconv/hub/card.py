@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
-from dynaconv.convert import conversion_of
+from dynaconv.conversion import conversion_of
 from dynaconv.hub.citations import ARXIV, CITATIONS, TITLES
 from dynaconv.hub.config import SMALL, HubConfig
 from dynaconv.hub.cost import Cost, measure_costs
@@ -146,7 +146,7 @@ def _use(config: HubConfig, where: str) -> str:
         blocks += [
             "The network also loads with timm:",
             "```python\n"
-            "import dynaconv  # registers its networks with timm\n"
+            "import dynaconv.models  # registers its networks with timm\n"
             "import timm\n\n"
             f'network = timm.create_model("{source}", pretrained=True).eval()\n'
             "```",

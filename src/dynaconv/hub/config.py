@@ -35,7 +35,7 @@ class HubConfig:
         crop_pct, crop_mode, interpolation: Of the style ``"photo"``, as timm has them.
         first_conv, classifier: Where timm finds them when it adapts the network to other channels or classes.
         license: Identifier of the weights' licence on the Hub; None when it is not known.
-        conversion: What `dynaconv.convert.conversion_of` says of a converted network; None for others.
+        conversion: What `dynaconv.conversion.conversion_of` says of a converted network; None for others.
         training: Facts about the run that trained it; None when they are not known.
     """
 

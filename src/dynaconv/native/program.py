@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from dynaconv.convert.stand_in import StandIn
+from dynaconv.conversion.stand_in import StandIn
 from dynaconv.native import library
 from dynaconv.native.builder import Builder
 from dynaconv.native.steps import UnsupportedError

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from dynaconv.convert.stand_in import Absorbed, Run
+from dynaconv.conversion.stand_in import Absorbed, Run
 from dynaconv.layers import DCDLinear
 from dynaconv.layers._static import replaced_method
 from dynaconv.native.builder import Builder

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from dynaconv.convert.select import is_convolution
-from dynaconv.convert.stand_in import Absorbed, Run
-from dynaconv.convert.swap import all_names, put
+from dynaconv.conversion.select import is_convolution
+from dynaconv.conversion.stand_in import Absorbed, Run
+from dynaconv.conversion.swap import all_names, put
 from dynaconv.native.builder import Builder
 from dynaconv.native.lowering import lower
 from dynaconv.native.program import NativeProgram

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from dynaconv.convert import apply_conversion
+from dynaconv.conversion import apply_conversion
 from dynaconv.errors import RunError, listed, nearest_names
 
 
@@ -35,7 +35,7 @@ def create_network(
         num_classes: Outputs of the classifier.
         in_channels: Channels of the input images.
         options: Further arguments of the model.
-        conversion: What `dynaconv.convert.conversion_of` says of the network that is wanted.
+        conversion: What `dynaconv.conversion.conversion_of` says of the network that is wanted.
 
     Raises:
         RunError: The name is unknown, or the model does not take these options.

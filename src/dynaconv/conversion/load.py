@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynaconv.convert.checkpoint_file import read_checkpoint
-from dynaconv.convert.explain import all_differences, model_to_build, what_it_is
-from dynaconv.convert.match import Match, match_state
+from dynaconv.conversion.checkpoint_file import read_checkpoint
+from dynaconv.conversion.explain import all_differences, model_to_build, what_it_is
+from dynaconv.conversion.match import Match, match_state
 from dynaconv.errors import CheckpointError, listed
 
 _PUBLISHED_ONLY = {"DCD": ".fc.1.fc.0.weight", "ODConv": ".attention.channel_fc.weight"}

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dynaconv.convert.copying import copied
-from dynaconv.convert.example import examples
-from dynaconv.convert.norm_pairs import (
+from dynaconv.conversion.copying import copied
+from dynaconv.conversion.example import examples
+from dynaconv.conversion.norm_pairs import (
     Watch,
     after_norm,
     foldable_convolution,
@@ -19,9 +19,9 @@ from dynaconv.convert.norm_pairs import (
     is_norm,
     norm_affine,
 )
-from dynaconv.convert.select import is_convolution
-from dynaconv.convert.surroundings import find_shared, first_lazy
-from dynaconv.convert.swap import all_names, put
+from dynaconv.conversion.select import is_convolution
+from dynaconv.conversion.surroundings import find_shared, first_lazy
+from dynaconv.conversion.swap import all_names, put
 from dynaconv.errors import ConversionError
 from dynaconv.layers import DynamicConv2d
 from dynaconv.layers.affine import add_to, multiply_rows

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from dynaconv.convert.kinds import Kind, describe, kind_of
-from dynaconv.convert.plan import ConversionPlan, PlannedLayer
-from dynaconv.convert.select import Pattern, Predicate, Selection, as_kinds, as_patterns
-from dynaconv.convert.surroundings import find_shared, find_stems, first_lazy, refusal
+from dynaconv.conversion.kinds import Kind, describe, kind_of
+from dynaconv.conversion.plan import ConversionPlan, PlannedLayer
+from dynaconv.conversion.select import Pattern, Predicate, Selection, as_kinds, as_patterns
+from dynaconv.conversion.surroundings import find_shared, find_stems, first_lazy, refusal
 from dynaconv.errors import ConversionError, nearest_names
 from dynaconv.layers import LAYERS, DynamicConv2d
 from dynaconv.layers.base import conv_arguments

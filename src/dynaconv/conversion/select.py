@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dynaconv.convert.kinds import KINDS, Kind, kind_of
+from dynaconv.conversion.kinds import KINDS, Kind, kind_of
 from dynaconv.errors import ConversionError, listed, nearest_names
 
 Pattern = str | re.Pattern[str]

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from dynaconv.convert.network_names import find_layout, module_namer, network_of, size_name
-from dynaconv.convert.published_dcd import is_published_dcd, published_dcd_name
-from dynaconv.convert.published_odconv import is_published_odconv, published_odconv_name
+from dynaconv.conversion.network_names import find_layout, module_namer, network_of, size_name
+from dynaconv.conversion.published_dcd import is_published_dcd, published_dcd_name
+from dynaconv.conversion.published_odconv import is_published_odconv, published_odconv_name
 from dynaconv.layers import DynamicConv2d
 from dynaconv.layers.base import STATIC_AXES
 from dynaconv.layers.dcd_core import DCDCore
@@ -58,7 +58,7 @@ class Match:
 
     Attributes:
         kind: ``DCD``, ``ODConv``, ``static``, or ``dynaconv`` for a state dict that the model itself could have saved.
-        layout, model_layout: How file and model name their modules; see `dynaconv.convert.network_names`.
+        layout, model_layout: How file and model name their modules; see `dynaconv.conversion.network_names`.
         size, model_size: Network and size, such as ``mobilenetv2_050``; None when unknown.
         layers: The model's dynamic layers by name.
         slots: Every place of the model that the file has to fill.

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from dynaconv.convert.copying import copied
-from dynaconv.convert.swap import put_static
+from dynaconv.conversion.copying import copied
+from dynaconv.conversion.swap import put_static
 from dynaconv.errors import ConversionError, listed
 from dynaconv.layers import DynamicConv2d
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dynaconv.convert.conversion import convert
-from dynaconv.convert.deploy import deploy, plan_deployment
+from dynaconv.conversion.conversion import convert
+from dynaconv.conversion.deploy import deploy, plan_deployment
 from dynaconv.layers import LAYERS, DCDConv2d, DCDLinear, DynamicConv2d
 from tests.helpers import TOLERANCE
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from dynaconv.convert.checkpoint_file import read_checkpoint
+from dynaconv.conversion.checkpoint_file import read_checkpoint
 from dynaconv.errors import CheckpointError
 
 STATE = {"layer.weight": torch.ones(2, 3), "layer.bias": torch.zeros(2)}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from tests.convert.published_layers import PublishedDCD, PublishedDCDClassifier, PublishedODConv
+from tests.conversion.published_layers import PublishedDCD, PublishedDCDClassifier, PublishedODConv
 
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 Conv = Callable[..., nn.Module]

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from dynaconv.convert.stand_in import CONV2D_ATTRIBUTES, StandIn
+from dynaconv.conversion.stand_in import CONV2D_ATTRIBUTES, StandIn
 
 
 class NormedConv2d(StandIn, nn.Sequential):

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from dynaconv.convert.copying import copied
-from dynaconv.convert.kinds import Kind, describe, kind_of
-from dynaconv.convert.swap import put_dynamic
+from dynaconv.conversion.copying import copied
+from dynaconv.conversion.kinds import Kind, describe, kind_of
+from dynaconv.conversion.swap import put_dynamic
 from dynaconv.errors import ConversionError
 from dynaconv.layers import LAYERS, DynamicConv2d
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from dynaconv.convert.swap import NormedConv2d, put_dynamic
+from dynaconv.conversion.swap import NormedConv2d, put_dynamic
 from dynaconv.errors import ConversionError
 from dynaconv.layers import LAYERS, LINEAR_LAYERS, DynamicLayer
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynaconv.convert.select import is_convolution
+from dynaconv.conversion.select import is_convolution
 from dynaconv.errors import ConversionError
 
 _SIDES = (224, 64, 32, 28)

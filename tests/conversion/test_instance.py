@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv import DCDConv2d, DCDLinear, convert, deploy, plan_conversion, revert
-from dynaconv.convert import apply_conversion
+from dynaconv.conversion import apply_conversion
 from dynaconv.errors import ConversionError
 from dynaconv.layers import LAYERS
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from dynaconv.convert.match import Match, Slot
-from dynaconv.convert.network_names import network_of
+from dynaconv.conversion.match import Match, Slot
+from dynaconv.conversion.network_names import network_of
 from dynaconv.errors import listed
 from dynaconv.layers import DCDConv2d, DynamicConv2d
 from dynaconv.layers.published import published_dcd_options

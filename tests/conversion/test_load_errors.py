@@ -9,9 +9,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from dynaconv.convert import load_published
+from dynaconv.conversion import load_published
 from dynaconv.errors import CheckpointError
-from tests.convert.published_networks import DCDMobileNetV2, ODConvMobileNetV2, PublishedResNet
+from tests.conversion.published_networks import DCDMobileNetV2, ODConvMobileNetV2, PublishedResNet
 
 State = dict[str, Tensor]
 

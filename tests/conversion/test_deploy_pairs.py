@@ -10,11 +10,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from dynaconv.convert.conversion import convert
-from dynaconv.convert.deploy import deploy, plan_deployment
+from dynaconv.conversion.conversion import convert
+from dynaconv.conversion.deploy import deploy, plan_deployment
 from dynaconv.errors import ConversionError
 from dynaconv.layers import CondConv2d, DCDConv2d, SEConv2d
-from tests.convert.test_deploy import count_norms, images, seasoned
+from tests.conversion.test_deploy import count_norms, images, seasoned
 from tests.helpers import TOLERANCE
 
 
@@ -209,7 +209,7 @@ def test_a_detector_is_folded_on_an_example() -> None:
 @pytest.mark.parametrize("name", ["dcd_resnet18_published", "dcd_mobilenetv2_050_published", "odconv_mobilenetv2_035"])
 def test_registered_networks_lose_every_norm(name: str) -> None:
     """Pair by pair, each on an input of its own: with random weights whole deep networks amplify any rounding."""
-    import dynaconv  # noqa: F401
+    import dynaconv.models  # noqa: F401
 
     model = seasoned(timm.create_model(name, num_classes=7, stem_stride=1))
     plan = plan_deployment(model, (2, 3, 16, 16))
