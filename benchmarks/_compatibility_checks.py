@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dynaconv import convert, plan_conversion
 from dynaconv.export.onnx import export_onnx
-from dynaconv.layers import DynamicConv2d
+from dynaconv.families import DynamicConv2d
 
 BATCHES = (1, 2, 7)
 WHOLE = "export of the whole"
@@ -24,7 +24,7 @@ LIMIT = 1e-4
 """How far a runtime may be from the network, relative to the largest value of the output."""
 _TRAINED_WITH = 4
 _STEPS = 2
-_BRANCH_RATES = {"odconv": 5e-3, "squeeze_excite": 5e-3}
+_BRANCH_RATES = {"odconv": 5e-3, "se": 5e-3}
 """Rates of the branches other than 0.05, at which these two end up ill-conditioned: SE's sigmoids saturate, ODConv's
 branch normalises by what little the averages of four images differ, and the network's own rounding errors reach its
 first digits."""

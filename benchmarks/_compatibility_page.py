@@ -17,7 +17,7 @@ FAMILIES = {
     "condconv": "CondConv",
     "dyconv": "DY-Conv",
     "odconv": "ODConv",
-    "squeeze_excite": "SE",
+    "se": "SE",
 }
 KEPT = 1e-10
 """The largest difference before training that counts as the same function, in float64."""

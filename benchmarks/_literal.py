@@ -5,14 +5,14 @@ import torch.nn.functional as F
 from timm.layers import CondConv2d as TimmCondConv2d
 from torch import Tensor, nn
 
-from dynaconv.layers import DCDConv2d, DCDLinear
+from dynaconv.families import DCDConv2d, DCDLinear
 
 
 class LiteralDCD(nn.Module):
     """The published structure of a DCD layer, from one of ours with ``norm="batch"``, whose parameters it takes over.
 
     Phi is applied to the latent features between two batch norms, Lambda to the output of the static convolution; see
-    `dynaconv.ops.dcd.reference.reference_normalised_dcd` for the equation.
+    `dynaconv.families.dcd.reference.reference_normalised_dcd` for the equation.
     """
 
     def __init__(self, layer: DCDConv2d | DCDLinear) -> None:

@@ -24,8 +24,8 @@ import torch
 from scipy.optimize import nnls
 from torch import nn
 
-from dynaconv.layers import LAYERS
-from dynaconv.ops.common import DEFAULT_MACHINE, Cost, Machine, cheapest
+from dynaconv.families import get_family
+from dynaconv.ops import DEFAULT_MACHINE, Cost, Machine, cheapest
 
 
 class Shape(NamedTuple):
@@ -66,7 +66,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "condconv": {"num_experts": 8},
     "dyconv": {"num_kernels": 4},
     "odconv": {"num_kernels": 4},
-    "squeeze_excite": {},
+    "se": {},
 }
 """Hyperparameters of each family that is timed."""
 
@@ -108,10 +108,10 @@ def measure(
     layout = FORMATS[args.memory_format]
     x = torch.randn(batch, c_in, side, side).contiguous(memory_format=layout).requires_grad_(args.train)
     static = nn.Conv2d(c_in, c_out, k, stride, k // 2, groups=groups, bias=False)
-    layer = LAYERS[family].from_conv(static, **FAMILIES[family])
+    layer = get_family(family).layer.from_conv(static, **FAMILIES[family])
     layers: dict[str, nn.Module] = {"static": static}
     for name in layer.algorithms:
-        layers[name] = LAYERS[family].from_conv(static, algorithm=name, **FAMILIES[family])
+        layers[name] = get_family(family).layer.from_conv(static, algorithm=name, **FAMILIES[family])
     calls = {name: step(each.to(memory_format=layout), x, args.train) for name, each in layers.items()}
     clock = time.process_time if args.threads == 1 else time.perf_counter
     return median_seconds(calls, args.repeats, clock), layer.algorithm_costs((batch, c_in, side, side))

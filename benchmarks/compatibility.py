@@ -26,7 +26,7 @@ from _compatibility_page import Conditions, conditions, write_page
 
 from dynaconv.files import write_json
 
-FAMILIES = ("dcd", "condconv", "dyconv", "odconv", "squeeze_excite")
+FAMILIES = ("dcd", "condconv", "dyconv", "odconv", "se")
 ROOT = Path(__file__).parents[1]
 Task = tuple[Network, str, bool]
 

@@ -27,8 +27,9 @@ from torch import nn
 
 import dynaconv.models  # noqa: F401  # registers the networks with timm
 from dynaconv.errors import ExportError
+from dynaconv.families import DynamicConv2d, get_family
+from dynaconv.families import families as known
 from dynaconv.files import write_text
-from dynaconv.layers import LAYERS, DynamicConv2d
 
 SIDE = 64
 NETWORKS = ("dcd_mobilenetv2_050", "dcd_resnet18")
@@ -40,7 +41,7 @@ BRANCH_FACTOR = 20.0
 
 def tiny(family: str) -> nn.Module:
     """A 1x1, a strided 3x3 and a depthwise layer of one family between static ends."""
-    layer = LAYERS[family]
+    layer = get_family(family).layer
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2, padding=1),
         nn.BatchNorm2d(8),
@@ -59,7 +60,7 @@ def tiny(family: str) -> nn.Module:
 def build(name: str) -> nn.Module:
     """A network with random weights and warm statistics."""
     torch.manual_seed(0)
-    families = {TINY.format(family): family for family in LAYERS}
+    families = {TINY.format(family.name): family.name for family in known()}
     model = tiny(families[name]) if name in families else timm.create_model(name, num_classes=10)
     with torch.no_grad():
         enlarge_branches(model, BRANCH_FACTOR if name in families else 1.0)
@@ -116,7 +117,7 @@ def measure(form: str, work: Path) -> None:
     """Export whatever the work folder has no result of."""
     file = work / f"{form}.json"
     results = json.loads(file.read_text()) if file.is_file() else {}
-    for name in (*(TINY.format(family) for family in LAYERS), *NETWORKS):
+    for name in (*(TINY.format(family.name) for family in known()), *NETWORKS):
         if name not in results:
             model = build(name)
             share = dynamic_share(model)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dynaconv.layers import DynamicConv2d, ODConv2d, set_temperature
+from dynaconv.families import DynamicConv2d, ODConv2d, set_temperature
 from dynaconv.study.load import load_study
 from dynaconv.train.config import make_parser, resolve
 from dynaconv.train.module import make_optimizer

@@ -20,8 +20,8 @@ from torch import nn
 import dynaconv
 import dynaconv.models  # registers the networks with timm
 from dynaconv.analysis.multiply_adds import WorkRecorder
+from dynaconv.families import CondConv2d, DynamicConv2d
 from dynaconv.files import write_text
-from dynaconv.layers import CondConv2d, DynamicConv2d
 
 FIGURES = Path(__file__).parents[1] / "docs" / "data" / "published-figures.csv"
 NETWORKS = {

@@ -5,6 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dynaconv.families import families
+from dynaconv.models import STATIC
+
+LAYERS = {family.name: family.layer for family in families()}
+"""Each family's convolution."""
+FAMILIES = (*LAYERS, STATIC)
+"""Families of the registered networks."""
 TOLERANCE: dict[str, dict[str, float]] = {
     # A fast algorithm against its reference, same arithmetic in another order.
     "float64": {"rtol": 1e-10, "atol": 1e-10},

@@ -21,16 +21,19 @@ if TYPE_CHECKING:
     from dynaconv.conversion import revert as revert
     from dynaconv.export import export_onnx as export_onnx
     from dynaconv.export import export_openvino as export_openvino
-    from dynaconv.layers import CondConv2d as CondConv2d
-    from dynaconv.layers import DCDConfig as DCDConfig
-    from dynaconv.layers import DCDConv2d as DCDConv2d
-    from dynaconv.layers import DCDLinear as DCDLinear
-    from dynaconv.layers import DYConv2d as DYConv2d
-    from dynaconv.layers import DynamicConv2d as DynamicConv2d
-    from dynaconv.layers import ODConv2d as ODConv2d
-    from dynaconv.layers import SEConv2d as SEConv2d
-    from dynaconv.layers import parameter_groups as parameter_groups
-    from dynaconv.layers import set_temperature as set_temperature
+    from dynaconv.families import CondConv2d as CondConv2d
+    from dynaconv.families import DCDConfig as DCDConfig
+    from dynaconv.families import DCDConv2d as DCDConv2d
+    from dynaconv.families import DCDLinear as DCDLinear
+    from dynaconv.families import DYConv2d as DYConv2d
+    from dynaconv.families import DynamicConv2d as DynamicConv2d
+    from dynaconv.families import DynamicLayer as DynamicLayer
+    from dynaconv.families import Family as Family
+    from dynaconv.families import ODConv2d as ODConv2d
+    from dynaconv.families import SEConv2d as SEConv2d
+    from dynaconv.families import parameter_groups as parameter_groups
+    from dynaconv.families import register_family as register_family
+    from dynaconv.families import set_temperature as set_temperature
 
 _NAMES = {
     "dynaconv.analysis.profile": ("profile",),
@@ -45,16 +48,19 @@ _NAMES = {
         "revert",
     ),
     "dynaconv.export": ("export_onnx", "export_openvino"),
-    "dynaconv.layers": (
+    "dynaconv.families": (
         "CondConv2d",
         "DCDConfig",
         "DCDConv2d",
         "DCDLinear",
         "DYConv2d",
         "DynamicConv2d",
+        "DynamicLayer",
+        "Family",
         "ODConv2d",
         "SEConv2d",
         "parameter_groups",
+        "register_family",
         "set_temperature",
     ),
 }

@@ -21,7 +21,7 @@ from dynaconv.analysis.analyze.result import analyze_network
 from dynaconv.analysis.statistics import collect_statistics
 from dynaconv.analysis.suppression import measure_suppression
 from dynaconv.cli import main, make_parser
-from dynaconv.layers import CondConv2d, DCDConv2d, DYConv2d, ODConv2d, SEConv2d
+from dynaconv.families import CondConv2d, DCDConv2d, DYConv2d, ODConv2d, SEConv2d
 from dynaconv.train.checkpoint import save_trained
 
 NAMES = [str(digit) for digit in range(10)]

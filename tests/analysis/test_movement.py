@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from tests.helpers import LAYERS
 from torch import nn
 
 from dynaconv.analysis.movement import kernel_movement
-from dynaconv.layers import LAYERS
 
 
 @pytest.mark.parametrize("family", LAYERS)

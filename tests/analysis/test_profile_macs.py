@@ -111,7 +111,7 @@ def test_calls_that_were_run_differently_name_each_algorithm(monkeypatch: pytest
     layer = DCDConv2d(8, 8, 1)
 
     def costs(shape: tuple[int, ...]) -> dict[str, Any]:
-        from dynaconv.ops.common import Cost
+        from dynaconv.ops import Cost
 
         return {"kernel": Cost(dense=shape[3] ** 2), "factored": Cost(dense=16)}
 

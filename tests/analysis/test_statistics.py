@@ -8,12 +8,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.helpers import LAYERS
 from torch import Tensor, nn
 
 from dynaconv.analysis.coefficients import collect_coefficients
 from dynaconv.analysis.statistics import KEPT_SAMPLES, LEVELS, NetworkStatistics, collect_statistics
 from dynaconv.analysis.statistics_measures import binary_entropy, gate_limit, measure, normalised_entropy
-from dynaconv.layers import LAYERS, CondConv2d, DCDConv2d, DYConv2d, SEConv2d
+from dynaconv.families import CondConv2d, DCDConv2d, DYConv2d, SEConv2d
 
 NAMES = ("a", "b", "c")
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from tests.helpers import LAYERS
 from torch import Tensor, nn
 
 from dynaconv.analysis.figures import class_coefficients, save
 from dynaconv.analysis.statistics import NetworkStatistics, collect_statistics
 from dynaconv.analysis.statistics_figures import coefficients_by_depth, kernel_usage, suppression_scatter
 from dynaconv.analysis.suppression import Suppression, measure_suppression
-from dynaconv.layers import LAYERS, CondConv2d, DCDConv2d, DYConv2d
+from dynaconv.families import CondConv2d, DCDConv2d, DYConv2d
 
 NAMES = ("shirt", "trouser", "bag")
 
@@ -72,7 +73,7 @@ def test_every_family_is_drawn_by_depth_and_by_class(family: str, tmp_path: Path
         "dyconv": "π weights each kernel",
         "dcd": "Φ mixes the 4 latent channels",
         "odconv": "Attention to channels in",
-        "squeeze_excite": "s scales each output channel",
+        "se": "s scales each output channel",
     }
     assert opening.get(family, "") in said
 

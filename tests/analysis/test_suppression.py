@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from dynaconv.analysis.decomposition import svd_form
 from dynaconv.analysis.suppression import measure_suppression, quartile_ratio, rank_correlation
-from dynaconv.layers import CondConv2d, DCDConv2d, DYConv2d, ODConv2d
-from dynaconv.ops.common import per_sample_conv2d
+from dynaconv.families import CondConv2d, DCDConv2d, DYConv2d, ODConv2d
+from dynaconv.ops import per_sample_conv2d
 
 EXACT = TOLERANCE["float64"]
 

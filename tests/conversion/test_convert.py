@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from dynaconv import convert, plan_conversion, revert
 from dynaconv.errors import ConversionError
-from dynaconv.layers import LAYERS, CondConv2d, DCDConv2d, DYConv2d, DynamicConv2d
-from tests.helpers import TOLERANCE
+from dynaconv.families import CondConv2d, DCDConv2d, DYConv2d, DynamicConv2d
+from tests.helpers import LAYERS, TOLERANCE
 
 
 class Block(nn.Module):

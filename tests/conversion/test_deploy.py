@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from dynaconv.conversion.conversion import convert
 from dynaconv.conversion.deploy import deploy, plan_deployment
-from dynaconv.layers import LAYERS, DCDConv2d, DCDLinear, DynamicConv2d
-from tests.helpers import TOLERANCE
+from dynaconv.families import DCDConv2d, DCDLinear, DynamicConv2d
+from tests.helpers import LAYERS, TOLERANCE
 
 FAMILIES = {**{family: (family, {}) for family in LAYERS}, "dcd with norms": ("dcd", {"norm": "batch"})}
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dynaconv import DCDConv2d, DCDLinear, convert, deploy, plan_conversion, revert
 from dynaconv.conversion import apply_conversion
 from dynaconv.errors import ConversionError
-from dynaconv.layers import LAYERS
+from tests.helpers import LAYERS
 
 
 def replaced_forward(conv: nn.Conv2d) -> None:

@@ -15,10 +15,10 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from dynaconv.conversion import LoadReport, load_published
-from dynaconv.layers import DCDConv2d, DynamicConv2d, ODConv2d
-from dynaconv.models import FAMILIES, DynamicMobileNetV2, DynamicResNet
+from dynaconv.families import DCDConv2d, DynamicConv2d, ODConv2d
+from dynaconv.models import DynamicMobileNetV2, DynamicResNet
 from tests.conversion.published_networks import DCDMobileNetV2, ODConvMobileNetV2, PublishedResNet, images, warmed
-from tests.helpers import TOLERANCE
+from tests.helpers import FAMILIES, TOLERANCE
 
 CHANNELS = (16, 24, 32, 40)
 

@@ -12,8 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from dynaconv import convert, plan_conversion, revert
 from dynaconv.conversion import apply_conversion, conversion_of
 from dynaconv.errors import ConversionError
-from dynaconv.layers import LAYERS
-from tests.helpers import TOLERANCE
+from tests.helpers import LAYERS, TOLERANCE
 
 
 class Foldable(nn.Module):

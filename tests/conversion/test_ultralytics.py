@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dynaconv import convert, plan_conversion, revert
-from dynaconv.layers import DynamicConv2d
+from dynaconv.families import DynamicConv2d
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 if importlib.util.find_spec("ultralytics") is None:

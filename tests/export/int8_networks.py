@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from dynaconv.layers import DCDConv2d
+from dynaconv.families import DCDConv2d
 
 CLASSES = 3
 

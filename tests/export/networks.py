@@ -6,7 +6,7 @@ import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from dynaconv.layers import LAYERS
+from tests.helpers import LAYERS
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     # Name: family, convolution arguments, hyperparameters.
@@ -18,7 +18,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "condconv": ("condconv", {"kernel_size": 3, "padding": 1}, {"num_experts": 3}),
     "dyconv": ("dyconv", {"kernel_size": 3, "padding": 1, "groups": 2}, {}),
     "odconv": ("odconv", {"kernel_size": 3, "padding": 1}, {"num_kernels": 2}),
-    "squeeze_excite": ("squeeze_excite", {"kernel_size": 3, "stride": 2}, {}),
+    "se": ("se", {"kernel_size": 3, "stride": 2}, {}),
 }
 
 

@@ -13,7 +13,7 @@ from dynaconv.errors import ExportError
 from dynaconv.export import export_openvino
 from dynaconv.export._child import Child, ChildError
 from dynaconv.export.int8_openvino import quantize_openvino
-from dynaconv.layers import DCDConv2d
+from dynaconv.families import DCDConv2d
 from tests.export.child_work import adder, dying, exiting, odd, unopenable, unrunnable
 
 CRASHES = ["SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL"]

@@ -11,8 +11,8 @@ from torch import nn
 from dynaconv.errors import ExportError
 from dynaconv.export.executorch import _traced, export_executorch
 from dynaconv.export.verify import LIMIT
-from dynaconv.layers import LAYERS
-from tests.layers.cases import enlarge
+from tests.families.cases import enlarge
+from tests.helpers import LAYERS
 
 IMAGES = torch.randn(1, 3, 9, 7)
 
@@ -66,7 +66,7 @@ def test_every_family_computes_the_same_at_every_batch(family: str, tmp_path: Pa
 @pytest.mark.parametrize("max_batch", [1, 2, 16])
 def test_bounds_at_which_torch_specialises(max_batch: int, tmp_path: Path) -> None:
     pytest.importorskip("executorch.runtime")
-    report = export_executorch(network("squeeze_excite"), tmp_path / "net.pte", IMAGES, max_batch=max_batch)
+    report = export_executorch(network("se"), tmp_path / "net.pte", IMAGES, max_batch=max_batch)
     assert report.batches[-1] == max_batch
 
 
@@ -76,5 +76,5 @@ def test_what_differs_is_refused_and_leaves_no_file(tmp_path: Path, monkeypatch:
     execute = runtime.Method.execute
     monkeypatch.setattr(runtime.Method, "execute", lambda self, given: [1.01 * out for out in execute(self, given)])
     with pytest.raises(ExportError, match="differs from the network"):
-        export_executorch(network("squeeze_excite"), tmp_path / "net.pte", IMAGES)
+        export_executorch(network("se"), tmp_path / "net.pte", IMAGES)
     assert not any(tmp_path.iterdir())

@@ -20,8 +20,9 @@ from dynaconv.export.int8_openvino import quantize_openvino
 from dynaconv.export.int8_report import Int8Report
 from dynaconv.export.onnx import export_onnx, load_onnx
 from dynaconv.export.openvino import export_openvino, load_openvino
-from dynaconv.layers import LAYERS, DCDConv2d, DCDLinear
+from dynaconv.families import DCDConv2d, DCDLinear
 from tests.export.int8_networks import batches, stripes, trained_network
+from tests.helpers import LAYERS
 
 pytestmark = [pytest.mark.export]
 

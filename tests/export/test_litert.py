@@ -12,8 +12,8 @@ from torch import nn
 from dynaconv.errors import ExportError
 from dynaconv.export.litert import export_litert
 from dynaconv.export.verify import LIMIT
-from dynaconv.layers import LAYERS
-from tests.layers.cases import enlarge
+from tests.families.cases import enlarge
+from tests.helpers import LAYERS
 
 IMAGES = torch.randn(2, 3, 9, 7)
 
@@ -74,5 +74,5 @@ def test_what_differs_is_refused_and_leaves_no_file(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(litert, "_runner", wrong)
     with pytest.raises(ExportError, match="differs from the network"):
-        export_litert(TwoOutputs("squeeze_excite"), tmp_path / "net.tflite", IMAGES)
+        export_litert(TwoOutputs("se"), tmp_path / "net.tflite", IMAGES)
     assert not any(tmp_path.iterdir())

@@ -18,8 +18,8 @@ from dynaconv.errors import ExportError
 from dynaconv.export import ExportReport, export_onnx, export_openvino, verify
 from dynaconv.export.onnx import load_onnx
 from dynaconv.export.openvino import load_openvino
-from dynaconv.layers import LAYERS
 from dynaconv.native import BuildError, NativeProgram, extension
+from tests.helpers import LAYERS
 from tests.native.test_layers import awake
 
 pytestmark = pytest.mark.export
@@ -36,7 +36,7 @@ class Islands(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(3, 24, 3, 2, 1), nn.ReLU6(), DCDConv2d(24, 20, 1), nn.ReLU())
-        self.between = LAYERS["squeeze_excite"](20, 20, 1)
+        self.between = LAYERS["se"](20, 20, 1)
         self.second = nn.Sequential(DCDConv2d(20, 20, 1), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:

@@ -17,9 +17,10 @@ from dynaconv.conversion.swap import NormedConv2d
 from dynaconv.export import ExportReport, export_onnx, export_openvino, export_program
 from dynaconv.export._dcd_form import RuntimeDCD, in_runtime_form
 from dynaconv.export.capture import frozen_copy
-from dynaconv.layers import LAYERS, DCDLinear
+from dynaconv.families import DCDLinear
 from dynaconv.native import NativeProgram
-from tests.layers.cases import GEOMETRIES
+from tests.families.cases import GEOMETRIES
+from tests.helpers import LAYERS
 
 IMAGES = torch.rand(2, 8, 9, 12)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import dynaconv.models  # noqa: F401  # registers the names
-from dynaconv.layers import DynamicConv2d
+from dynaconv.families import DynamicConv2d
 from dynaconv.train.checkpoint import MODEL_FILE, save_trained
 
 CLASSES = ("cat", "dog", "owl", "yak", "ant", "bee", "fox")

@@ -7,11 +7,11 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from tests.helpers import count
 from torch import nn
 
-from dynaconv.layers import DCDConv2d, DCDLinear, DynamicConv2d
-from dynaconv.models import FAMILIES, DynamicMobileNetV2, DynamicMobileNetV2Features
+from dynaconv.families import DCDConv2d, DCDLinear, DynamicConv2d
+from dynaconv.models import DynamicMobileNetV2, DynamicMobileNetV2Features
+from tests.helpers import FAMILIES, count
 
 WIDTHS = ["035", "050", "075", "100", "140"]
 

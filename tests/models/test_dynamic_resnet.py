@@ -5,12 +5,12 @@ import math
 import pytest
 import timm
 import torch
-from tests.helpers import count
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
 
-from dynaconv.layers import DCDConv2d, DCDLinear, DynamicConv2d
-from dynaconv.models import FAMILIES, DynamicResNet
+from dynaconv.families import DCDConv2d, DCDLinear, DynamicConv2d
+from dynaconv.models import DynamicResNet
+from tests.helpers import FAMILIES, count
 
 
 def static_names(model: nn.Module) -> list[str]:

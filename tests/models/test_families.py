@@ -3,8 +3,8 @@
 import pytest
 from torch import nn
 
-from dynaconv.layers import DCDConv2d
-from dynaconv.models import FAMILIES, _families
+from dynaconv.families import DCDConv2d
+from dynaconv.models import _families
 
 
 def test_an_unknown_family_is_named_with_the_known_and_the_nearest() -> None:
@@ -79,7 +79,3 @@ def test_a_layer_that_does_not_fit_is_named() -> None:
     model = nn.Sequential(nn.Conv2d(6, 8, 1))
     with pytest.raises(ValueError, match=r"^0: "):
         _families.replace_convolutions(model, DCDConv2d, lambda *_: True, lambda _: {"latent_dim": -1})
-
-
-def test_every_family_has_a_title() -> None:
-    assert all(family.title for family in FAMILIES.values())

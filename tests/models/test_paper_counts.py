@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import timm
-from tests.helpers import count
 
-from dynaconv.layers import CondConv2d
+from dynaconv.families import CondConv2d
+from tests.helpers import count
 
 MILLION = 10**6
 MEBI = 2**20

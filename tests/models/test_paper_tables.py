@@ -12,7 +12,7 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dynaconv.layers import ODConv2d
+from dynaconv.families import ODConv2d
 
 ROOT = Path(__file__).parents[2]
 

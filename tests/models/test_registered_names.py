@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from tests.helpers import TOLERANCE
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from dynaconv import set_temperature
-from dynaconv.layers import DCDLinear, DynamicConv2d
-from dynaconv.models import FAMILIES
+from dynaconv.families import DCDLinear, DynamicConv2d
+from tests.helpers import FAMILIES, TOLERANCE
 
 SIZES = ["mobilenetv2_035", "mobilenetv2_050", "mobilenetv2_075", "mobilenetv2_100", "mobilenetv2_140"]
 SIZES += ["resnet10", "resnet18", "resnet34", "resnet50", "resnet101"]

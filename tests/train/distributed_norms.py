@@ -8,7 +8,7 @@ import torch.distributed as dist
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from dynaconv.layers.norms import LatentBatchNorm2d
+from dynaconv.families.contract.norms import LatentBatchNorm2d
 from dynaconv.train.strategy import leave_processes
 from dynaconv.train.sync_norm import SyncedBatchNorm, synchronise_norms
 

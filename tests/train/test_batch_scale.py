@@ -10,12 +10,12 @@ import torch
 from lightning.pytorch import seed_everything
 
 from dynaconv.errors import RunError
-from dynaconv.layers import LAYERS
 from dynaconv.train.batch_scale import GlobalBatch, lr_scale
 from dynaconv.train.config import TrainConfig, make_parser, resolve
 from dynaconv.train.folders import is_first_process
 from dynaconv.train.places import started_by_torchrun
 from dynaconv.train.run import fit
+from tests.helpers import LAYERS
 from tests.train.distributed_run import FixedNorms, LossCurve
 from tests.train.helpers import tiny_config
 
@@ -83,7 +83,7 @@ def resolve_network(config: TrainConfig) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("family", sorted(LAYERS))
 def test_every_family_trains_in_mixed_precision_with_accumulated_gradients(tmp_path: Path, family: str) -> None:
-    name = {"squeeze_excite": "se"}.get(family, family)
+    name = {"se": "se"}.get(family, family)
     curve = LossCurve()
     config = tiny_config(
         data__train_limit=48,

@@ -6,7 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from dynaconv.errors import RunError
-from dynaconv.layers import DYConv2d
+from dynaconv.families import DYConv2d
 from dynaconv.train.module import ClassificationModule
 from dynaconv.train.quiet import quiet_lightning
 from dynaconv.train.temperature import AnnealTemperature

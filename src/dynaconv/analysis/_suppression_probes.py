@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from dynaconv.analysis.decomposition import SVDForm, svd_form
 from dynaconv.analysis.mixtures import as_matrices, matrix_groups
-from dynaconv.layers import KernelMixture2d
-from dynaconv.layers.dcd_core import DCDCore
+from dynaconv.families import KernelMixture2d
+from dynaconv.families.dcd.core import DCDCore
 
 RANK = 1e-6
 """A singular value below this share of the largest is rounding of float32, its direction arbitrary."""

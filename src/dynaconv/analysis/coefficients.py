@@ -10,24 +10,31 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.analysis._units import eval_mode, is_dynamic
+from dynaconv.families import Coefficient, families
 
 RELATIVE_ROUNDING = 1e-6
 """Coefficients are float32: changes smaller than this share of their size are rounding, not dependence on the input."""
-SYMBOLS = {
-    "scale": "Λ",
-    "fusion": "Φ",
-    "attention": "π",
-    "kernel": "π",
-    "channel": "channels in",
-    "filter": "channels out",
-    "spatial": "positions",
-}
-"""How tables and figures write the parts."""
 
 
-def symbol(part: str, kind: str = "") -> str:
-    """How a part is written; the scale of squeeze-and-excitation is s, since Lambda is DCD's."""
-    return "s" if part == "scale" and kind == "SEConv2d" else SYMBOLS.get(part, part)
+def described(part: str, kind: str) -> Coefficient | None:
+    """What a family says of a part of its coefficients.
+
+    Args:
+        part: Its name in the ``coefficients`` tuple.
+        kind: Class name of the layer; one of no family is taken for that of the first family with such a part.
+
+    Returns:
+        None where no family has such a part.
+    """
+    having = [family for family in families() if part in family.coefficients]
+    own = [family for family in having if kind in (layer.__name__ for layer in family.layers)]
+    return next((family.coefficients[part] for family in [*own, *having]), None)
+
+
+def symbol(part: str, kind: str) -> str:
+    """How a part is written."""
+    found = described(part, kind)
+    return found.symbol if found is not None else part
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

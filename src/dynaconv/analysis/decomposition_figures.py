@@ -91,7 +91,7 @@ def error_curve_figure(curves: Sequence[DCDErrorCurve], default_latent_dim: int)
 
     Args:
         curves: As `dcd_error_curve` gives them.
-        default_latent_dim: The paper's choice, `dynaconv.ops.dcd.default_latent_dim`; it is marked.
+        default_latent_dim: The paper's choice, `dynaconv.families.dcd.default_latent_dim`; it is marked.
 
     Raises:
         ValueError: No curve, or curves of different mixtures.

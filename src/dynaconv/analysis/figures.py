@@ -20,16 +20,12 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from dynaconv.analysis.coefficients import LayerCoefficients, PartStatistics, symbol
+from dynaconv.analysis.coefficients import LayerCoefficients, PartStatistics, described, symbol
 from dynaconv.errors import listed
 from dynaconv.files import replacing
 
 # Okabe and Ito's colours, told apart with every kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-ACTS = {"scale": "scales each output channel", "attention": "weights each kernel", "kernel": "weights each kernel"}
-"""What the parts that have a letter do."""
-ELEMENTS = {"attention": "kernel", "kernel": "kernel", "channel": "input channel"}
-"""What the elements of a vector stand for, if not for output channels."""
 MAX_CLASSES = 12
 MAX_CHANNELS = 128
 DPI = 144
@@ -182,14 +178,15 @@ def _vector_heat_map(
     deviations = _deviations(shown.parts[name], classes)
     total = deviations.shape[1]
     letter = symbol(name, shown.kind)
-    element = ELEMENTS.get(name, "output channel")
+    found = described(name, shown.kind)
+    element = found.element if found is not None else "output channel"
     kept = list(range(total)) if element == "kernel" else _channels_to_show(deviations)
     deviations = deviations[:, kept]
     axes = panel.subplots()
     image = axes.imshow(
         deviations.numpy(), aspect="auto", interpolation="nearest", cmap="RdBu_r", norm=_symmetric(deviations)
     )
-    axes.set_title(f"{_subject(name, letter)}: class mean minus average over classes", **_TITLE)
+    axes.set_title(f"{_subject(shown, name)}: class mean minus average over classes", **_TITLE)
     axes.set_ylabel("class")
     axes.set_yticks(range(len(class_names)), class_names)
     if element == "kernel":
@@ -212,7 +209,7 @@ def _matrix_maps(
     norm = _symmetric(deviations)
     letter = symbol(name, shown.kind)
     height, width = deviations.shape[1:]
-    subject = f"Φ mixes the {width} latent channels" if name == "fusion" else _subject(name, letter)
+    subject = f"Φ mixes the {width} latent channels" if name == "fusion" else _subject(shown, name)
     panel.suptitle(
         f"{subject}: class mean minus average over classes, {height} x {width}{note}",
         x=0.01,
@@ -231,9 +228,12 @@ def _matrix_maps(
     panel.colorbar(image, ax=list(grid.flat), pad=0.01, label=f"change of {_inline(letter)}", aspect=12 * rows)
 
 
-def _subject(name: str, letter: str) -> str:
+def _subject(shown: LayerCoefficients, name: str) -> str:
     """A part and what it does; those without a letter are attentions."""
-    return f"{letter} {ACTS.get(name, '')}".strip() if len(letter) == 1 else f"Attention to {letter}"
+    letter, found = symbol(name, shown.kind), described(name, shown.kind)
+    return (
+        f"{letter} {found.act if found is not None else ''}".strip() if len(letter) == 1 else f"Attention to {letter}"
+    )
 
 
 def _inline(letter: str) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dynaconv.analysis._units import example_input, is_dynamic
-from dynaconv.ops.common import cheapest
+from dynaconv.ops import cheapest
 
 
 @dataclass

@@ -19,7 +19,8 @@ from dynaconv.analysis.coefficients import (
     RunningStatistics,
     visit_coefficients,
 )
-from dynaconv.analysis.statistics_measures import Role, gate_limit, measure, normalised_entropy, role_of
+from dynaconv.analysis.statistics_measures import gate_limit, measure, normalised_entropy, role_of
+from dynaconv.families.family import Role
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -230,7 +231,7 @@ def collect_statistics(
         found = running.setdefault(module, {})
         for name, values in parts.items():
             if name not in found:
-                found[name] = _RunningPart(role_of(name, values), gate_limit(module, name), len(class_names))
+                found[name] = _RunningPart(role_of(name, module, values), gate_limit(module, name), len(class_names))
             found[name].add(values, classes)
 
     names = visit_coefficients(model, batches, add, num_classes=len(class_names), max_batches=max_batches)

@@ -114,7 +114,7 @@ def _norms(axes: Axes, layers: Sequence[LayerStatistics], name: str) -> None:
     axes.errorbar(
         at, means, yerr=spread, fmt="o", color=COLOURS[1], capsize=3, label="mean, and standard\ndeviation over images"
     )
-    letter = symbol(name)
+    letter = symbol(name, next(layer.kind for layer in layers if name in layer.parts))
     _style(axes, f"{letter}: Frobenius norm", f"‖{letter}‖", _DEPTH)
     axes.set_ylim(bottom=0)
     _legend_beside(axes)

@@ -7,40 +7,31 @@ its statistics over a data set are taken like those of the part itself.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from dynaconv.layers import ODConv2d, SEConv2d
+from dynaconv.analysis.coefficients import described
+from dynaconv.families import families
+from dynaconv.families.family import Role
 
-Role = Literal["mixing", "gate", "matrix"]
-
-ROLES: dict[str, Role] = {
-    "attention": "mixing",
-    "kernel": "mixing",
-    "scale": "gate",
-    "channel": "gate",
-    "filter": "gate",
-    "spatial": "gate",
-    "fusion": "matrix",
-}
-"""How each part acts: it weights K kernels, multiplies elements of the kernel, or mixes latent channels."""
 END = 0.05
 """A gate within this share of its range of an end is at that end; one without upper end is near 0 below this."""
 
 
-def role_of(part: str, values: Tensor) -> Role:
-    """How a part of that name and shape, (B, *shape), acts; an unknown name is a gate, or from two axes on a matrix."""
-    return ROLES.get(part, "gate" if values.dim() == 2 else "matrix")
+def role_of(part: str, layer: nn.Module, values: Tensor) -> Role:
+    """How a part, (B, *shape), of a layer acts; of no family it is a gate, or from two axes on a matrix."""
+    found = described(part, type(layer).__name__)
+    return found.role if found is not None else "gate" if values.dim() == 2 else "matrix"
 
 
 def gate_limit(layer: nn.Module, part: str) -> float | None:
     """Upper end of a gate's range, which starts at 0; None for a gate without one, or of an unknown layer."""
-    activation = getattr(getattr(layer, "resolved", None), "scale_activation", None)
-    if part == "scale" and activation is not None:
-        return None if activation == "linear" else 2.0
-    return 1.0 if isinstance(layer, (ODConv2d, SEConv2d)) else None
+    for family in families():
+        if isinstance(layer, family.layers) and part in family.coefficients:
+            limit = family.coefficients[part].limit
+            return limit(layer) if callable(limit) else limit
+    return None
 
 
 def measure(values: Tensor, role: Role, limit: float | None = None) -> dict[str, Tensor]:

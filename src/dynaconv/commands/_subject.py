@@ -92,15 +92,16 @@ def _built(name: str, size: tuple[int, int, int] | None, options: Mapping[str, A
 
 def static_twin(name: str) -> str | None:
     """Name of the static network of the same structure; None for a static network and another library's."""
-    from dynaconv.models import FAMILIES
+    from dynaconv.families import families
+    from dynaconv.models import STATIC
     from dynaconv.train.factory import is_own_model
 
     if not is_own_model(name):
         return None
-    family = max((key for key in FAMILIES if name.startswith(f"{key}_")), key=len)
-    if family == "static":
+    if name.startswith(f"{STATIC}_"):
         return None
-    return f"static_{name.removeprefix(f'{family}_').removesuffix('_published')}"
+    family = max((each.name for each in families() if name.startswith(f"{each.name}_")), key=len)
+    return f"{STATIC}_{name.removeprefix(f'{family}_').removesuffix('_published')}"
 
 
 def carried_options(subject: Subject, name: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
     """Add ``dynaconv convert``."""
     command = add_command(commands, "convert", "make a network dynamic, its function unchanged", run, _EPILOG)
     command.add_argument("model", metavar="MODEL", help="a timm name, or a trained run")
-    command.add_argument("--family", default="dcd", help="dcd, condconv, dyconv, odconv or squeeze_excite (dcd)")
+    command.add_argument("--family", default="dcd", help="dcd, condconv, dyconv, odconv or se (dcd)")
     command.add_argument("--include", metavar="PATTERN", nargs="+", help="names of convolutions to take")
     command.add_argument("--exclude", metavar="PATTERN", nargs="+", help="names of convolutions to leave")
     command.add_argument("--kinds", metavar="KIND", nargs="+", help="pointwise, depthwise, grouped, spatial")

@@ -14,18 +14,8 @@ from dynaconv.conversion.plan import ConversionPlan, PlannedLayer
 from dynaconv.conversion.select import Pattern, Predicate, Selection, as_kinds, as_patterns
 from dynaconv.conversion.surroundings import find_shared, find_stems, first_lazy, refusal
 from dynaconv.errors import ConversionError, nearest_names
-from dynaconv.layers import LAYERS, DynamicConv2d
-from dynaconv.layers.base import conv_arguments
-
-_DEFAULT_KINDS: dict[str, tuple[Kind, ...]] = {
-    "dcd": ("pointwise", "grouped", "spatial"),
-    "squeeze_excite": ("pointwise", "grouped", "spatial"),
-    "condconv": ("pointwise", "depthwise", "grouped", "spatial"),
-    "dyconv": ("pointwise", "depthwise", "grouped", "spatial"),
-    "odconv": ("pointwise", "depthwise", "grouped", "spatial"),
-}
-"""What a family takes when the user does not say; its networks in `dynaconv.models` leave the same kinds static."""
-_ALIASES = {"se": "squeeze_excite"}
+from dynaconv.families import DynamicConv2d, Family, get_family
+from dynaconv.families.contract.base import conv_arguments
 
 
 def plan_conversion(
@@ -50,10 +40,10 @@ def plan_conversion(
 
     Args:
         model: Any network of `torch.nn.Conv2d`.
-        family: Stem of the family: dcd, condconv, dyconv, odconv or squeeze_excite (se).
+        family: Name of the family: dcd, condconv, dyconv, odconv or se.
         include, exclude: Full module names, patterns of them as the shell has them (``*`` matches dots too), or
             compiled regular expressions.
-        kinds: pointwise, depthwise, grouped, spatial; by default all, for dcd and squeeze_excite all but depthwise.
+        kinds: pointwise, depthwise, grouped, spatial; by default all, for dcd and se all but depthwise.
         kernel_sizes: Sides of the kernels to take.
         min_channels, max_channels: Bounds of the smaller of the channels in and out.
         position: Part of what would be taken, in the order of the model's modules, such as ``slice(-10, None)``.
@@ -68,13 +58,13 @@ def plan_conversion(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` is a torch.nn.Module; got {type(model).__name__}.")
-    stem = _family(family)
-    _check_hyperparameters(stem, hyperparameters)
+    known = _family(family)
+    _check_hyperparameters(known, hyperparameters)
     _check_model(model, again=again)
     selection = Selection(
         include=as_patterns("include", include),
         exclude=as_patterns("exclude", exclude),
-        kinds=_DEFAULT_KINDS[stem] if kinds is None else as_kinds(kinds),
+        kinds=known.kinds if kinds is None else as_kinds(kinds),
         kernel_sizes=None if kernel_sizes is None else _sizes(kernel_sizes),
         min_channels=min_channels,
         max_channels=max_channels,
@@ -82,15 +72,15 @@ def plan_conversion(
         predicate=predicate,
     )
     selection.check_patterns(model)
-    layers = _in_position(_planned(model, stem, selection, hyperparameters, kinds is None), position)
+    layers = _in_position(_planned(model, known, selection, hyperparameters, kinds is None), position)
     plan = ConversionPlan(
-        family=stem,
+        family=known.name,
         hyperparameters=dict(hyperparameters),
         layers=tuple(layers),
         params=sum(parameter.numel() for parameter in model.parameters()),
     )
     if not plan.converted:
-        raise ConversionError(_nothing(plan, stem))
+        raise ConversionError(_nothing(plan))
     return plan
 
 
@@ -157,7 +147,7 @@ def find_convolutions(model: nn.Module) -> dict[str, tuple[tuple[str, ...], nn.C
 
 
 def _planned(
-    model: nn.Module, stem: str, selection: Selection, hyperparameters: Mapping[str, Any], own_kinds: bool
+    model: nn.Module, family: Family, selection: Selection, hyperparameters: Mapping[str, Any], own_kinds: bool
 ) -> list[PlannedLayer]:
     found = find_convolutions(model)
     convolutions = {name: conv for name, (_, conv) in found.items()}
@@ -174,10 +164,10 @@ def _planned(
             against = refusal(model, name, conv)
             if name in shared:
                 against = f"its weight is shared with {shared[name]!r}"
-            fits, dynamic = _fits(stem, conv, hyperparameters)
+            fits, dynamic = _fits(family, conv, hyperparameters)
             against = against or fits
             if against is not None and named:
-                raise ConversionError(f"{name!r} cannot become a {LAYERS[stem].__name__}: {against}.")
+                raise ConversionError(f"{name!r} cannot become a {family.layer.__name__}: {against}.")
             reason = reason or against
         static = sum(parameter.numel() for parameter in conv.parameters(recurse=False))
         layers.append(
@@ -207,30 +197,27 @@ def _in_position(layers: list[PlannedLayer], position: slice | None) -> list[Pla
     ]
 
 
-def _fits(stem: str, conv: nn.Conv2d, hyperparameters: Mapping[str, Any]) -> tuple[str | None, int]:
+def _fits(family: Family, conv: nn.Conv2d, hyperparameters: Mapping[str, Any]) -> tuple[str | None, int]:
     """Why the family cannot take a convolution, or None; and the parameters of its layer."""
     if not conv.weight.dtype.is_floating_point:
         return f"its dtype is {conv.weight.dtype}", 0
     twin = nn.Conv2d(**conv_arguments(conv), device="meta", dtype=conv.weight.dtype)
     try:
-        layer = LAYERS[stem].like(twin, **hyperparameters)
+        layer = family.layer.like(twin, **hyperparameters)
     except (ValueError, TypeError) as error:
         return str(error).rstrip("."), 0
     return None, sum(parameter.numel() for parameter in layer.parameters())
 
 
-def _family(family: str) -> str:
-    stem = _ALIASES.get(family, family)
-    if stem not in LAYERS:
-        near = nearest_names(str(family), LAYERS, count=1)[0]
-        raise ConversionError(
-            f"`family` is one of {', '.join(sorted(LAYERS))}; got {family!r}, and the nearest name is {near!r}."
-        )
-    return stem
+def _family(family: str) -> Family:
+    try:
+        return get_family(family)
+    except ValueError as error:
+        raise ConversionError(str(error)) from None
 
 
-def _check_hyperparameters(stem: str, hyperparameters: Mapping[str, Any]) -> None:
-    layer = LAYERS[stem]
+def _check_hyperparameters(family: Family, hyperparameters: Mapping[str, Any]) -> None:
+    layer = family.layer
     own = [name for name, value in inspect.signature(layer).parameters.items() if value.kind is value.KEYWORD_ONLY]
     ours = [name for name, value in inspect.signature(convert).parameters.items() if value.kind is value.KEYWORD_ONLY]
     for name in hyperparameters:
@@ -266,9 +253,9 @@ def _sizes(given: int | Iterable[int]) -> tuple[int, ...]:
     return sizes
 
 
-def _nothing(plan: ConversionPlan, stem: str) -> str:
+def _nothing(plan: ConversionPlan) -> str:
     if not plan.layers:
         return "there is nothing to convert: the model has no static Conv2d."
     reasons = Counter(layer.reason for layer in plan.layers).most_common(3)
     why = "; ".join(f"{count} x {reason}" for reason, count in reasons)
-    return f"there is nothing to convert to {stem}: of {len(plan.layers)} convolutions none is left ({why})."
+    return f"there is nothing to convert to {plan.family}: of {len(plan.layers)} convolutions none is left ({why})."

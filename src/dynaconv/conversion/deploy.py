@@ -23,10 +23,10 @@ from dynaconv.conversion.select import is_convolution
 from dynaconv.conversion.surroundings import find_shared, first_lazy
 from dynaconv.conversion.swap import all_names, put
 from dynaconv.errors import ConversionError
-from dynaconv.layers import DynamicConv2d
-from dynaconv.layers.affine import add_to, multiply_rows
-from dynaconv.layers.dcd_core import DCDCore
-from dynaconv.ops.common import Geometry, cheapest
+from dynaconv.families import DynamicConv2d
+from dynaconv.families.contract.affine import add_to, multiply_rows
+from dynaconv.families.dcd.core import DCDCore
+from dynaconv.ops import Geometry, cheapest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from torch import Tensor
 from dynaconv.conversion.match import Match, Slot
 from dynaconv.conversion.network_names import network_of
 from dynaconv.errors import listed
-from dynaconv.layers import DCDConv2d, DynamicConv2d
-from dynaconv.layers.published import published_dcd_options
+from dynaconv.families import DCDConv2d, DynamicConv2d
+from dynaconv.families.dcd.published import published_dcd_options
 
 _SHOWN = 3
 _STEMS = ("conv_stem.weight", "conv1.weight", "features.0.0.weight")

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from dynaconv.conversion.network_names import find_layout, module_namer, network_of, size_name
 from dynaconv.conversion.published_dcd import is_published_dcd, published_dcd_name
 from dynaconv.conversion.published_odconv import is_published_odconv, published_odconv_name
-from dynaconv.layers import DynamicConv2d
-from dynaconv.layers.base import STATIC_AXES
-from dynaconv.layers.dcd_core import DCDCore
+from dynaconv.families import DynamicConv2d
+from dynaconv.families.contract.base import STATIC_AXES
+from dynaconv.families.dcd.core import DCDCore
 
 _OPTIONAL = ("num_batches_tracked", "temperature")
 """Buffers that a file may lack: old ones do, and published code keeps the temperature elsewhere."""

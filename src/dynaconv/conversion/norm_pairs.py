@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dynaconv.layers._static import replaced_method, static_refusal, weight_refusal
+from dynaconv.families.contract.static import replaced_method, static_refusal, weight_refusal
 
 _PLAIN_NORMS = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
 _NORMS_WITH_ACTIVATION = ("BatchNormAct2d", "SyncBatchNormAct", "FrozenBatchNormAct2d")

@@ -10,7 +10,7 @@ from dynaconv.conversion.copying import copied
 from dynaconv.conversion.kinds import Kind, describe, kind_of
 from dynaconv.conversion.swap import put_dynamic
 from dynaconv.errors import ConversionError
-from dynaconv.layers import LAYERS, DynamicConv2d
+from dynaconv.families import DynamicConv2d, get_family
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class ConversionPlan:
         shapes = max((len(layer.shape) for layer in self.layers), default=0)
         lines = []
         for layer in self.layers:
-            what = LAYERS[self.family].__name__ if layer.reason is None else f"static: {layer.reason}"
+            what = get_family(self.family).layer.__name__ if layer.reason is None else f"static: {layer.reason}"
             counts = f"  {layer.static_params:,} -> {layer.dynamic_params:,}" if layer.converts else ""
             lines.append(f"{layer.name:{width}}  {layer.kind:9}  {layer.shape:{shapes}}  {what}{counts}")
         given = "".join(f", {key}={value!r}" for key, value in self.hyperparameters.items())
@@ -122,6 +122,6 @@ def _build(plan: ConversionPlan, planned: PlannedLayer, model: nn.Module) -> Dyn
             f"the plan is for another model: {planned.name!r} was {planned.shape}, and here it is {what}."
         )
     try:
-        return LAYERS[plan.family].from_conv(conv, **plan.hyperparameters)
+        return get_family(plan.family).layer.from_conv(conv, **plan.hyperparameters)
     except (ValueError, TypeError) as error:
         raise ConversionError(f"{planned.name!r} cannot be converted: {error}") from error

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from dynaconv.layers.dcd import DCDLinear
-from dynaconv.layers.published import DCD_STEMS
+from dynaconv.families.dcd.layer import DCDLinear
+from dynaconv.families.dcd.published import DCD_STEMS
 
 _STATIC_STEMS = ("conv", "cls")
 

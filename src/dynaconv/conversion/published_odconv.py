@@ -1,6 +1,6 @@
 """Names of our ODConv layers' tensors in the published code's checkpoints."""
 
-from dynaconv.layers.published_odconv import ODCONV_STEMS
+from dynaconv.families.odconv.published import ODCONV_STEMS
 
 
 def is_published_odconv(keys: list[str]) -> bool:

@@ -7,7 +7,7 @@ from torch import nn
 
 from dynaconv.conversion.swap import NormedConv2d, put_dynamic
 from dynaconv.errors import ConversionError
-from dynaconv.layers import LAYERS, LINEAR_LAYERS, DynamicLayer
+from dynaconv.families import DynamicLayer, families, family_of, get_family
 
 Record = dict[str, dict[str, Any]]
 
@@ -49,9 +49,9 @@ def apply_conversion(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
             names = (name, *entry.get("also", ()))
             static = model.get_submodule(name)
             if isinstance(static, nn.Linear):
-                layer: nn.Module = LINEAR_LAYERS[family].from_linear(static, **hyperparameters)
+                layer: nn.Module = get_family(family).linear.from_linear(static, **hyperparameters)  # type: ignore[union-attr]
             else:
-                layer = LAYERS[family].from_conv(static, **hyperparameters)  # type: ignore[arg-type]
+                layer = get_family(family).layer.from_conv(static, **hyperparameters)  # type: ignore[arg-type]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConversionError(
                 f"the record of the conversion does not fit this network at {name!r}: "
@@ -64,11 +64,10 @@ def apply_conversion(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
 
 
 def _family(name: str, layer: DynamicLayer) -> str:
-    for table in (LAYERS, LINEAR_LAYERS):
-        for stem, kind in table.items():
-            if type(layer) is kind:
-                return stem
-    known = sorted(kind.__name__ for kind in [*LAYERS.values(), *LINEAR_LAYERS.values()])
+    found = family_of(layer)
+    if found is not None:
+        return found.name
+    known = sorted(kind.__name__ for family in families() for kind in family.layers)
     raise ConversionError(
         f"{name or 'the model'!r} is a {type(layer).__name__}, which is no layer of a family, so it cannot be "
         f"recorded; the layers are {', '.join(known)}."

@@ -5,7 +5,7 @@ from torch import nn
 from dynaconv.conversion.copying import copied
 from dynaconv.conversion.swap import put_static
 from dynaconv.errors import ConversionError, listed
-from dynaconv.layers import DynamicConv2d
+from dynaconv.families import DynamicConv2d
 
 _SHOWN = 3
 

@@ -88,7 +88,7 @@ class Selection:
 
 def is_convolution(module: nn.Module) -> bool:
     """Whether it is a convolution, static or dynamic."""
-    from dynaconv.layers import DynamicConv2d
+    from dynaconv.families import DynamicConv2d
 
     return isinstance(module, nn.Conv2d | DynamicConv2d)
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from dynaconv.layers._static import static_refusal
+from dynaconv.families.contract.static import static_refusal
 
 _MERGERS = ("fuse_convs", "reparameterize", "switch_to_deploy", "get_equivalent_kernel_bias")
 """Methods by which blocks add up the kernels of parallel branches; of dynamic ones the weights alone do not say all."""

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from dynaconv.conversion.norm_pairs import has_hooks
 from dynaconv.conversion.stand_in import CONV2D_ATTRIBUTES, StandIn
 from dynaconv.conversion.swap import all_names, put
-from dynaconv.layers import DCDConv2d
-from dynaconv.layers.affine import add_bias
-from dynaconv.layers.branch import DynamicBranch
-from dynaconv.layers.dcd_core import activate_scale
-from dynaconv.layers.norms import normalise
+from dynaconv.families import DCDConv2d
+from dynaconv.families.contract.affine import add_bias
+from dynaconv.families.contract.branch import DynamicBranch
+from dynaconv.families.contract.norms import normalise
+from dynaconv.families.dcd.core import activate_scale
+from dynaconv.families.dcd.factors import required
 from dynaconv.native import NativeProgram
-from dynaconv.ops.common import Geometry, pool_context
-from dynaconv.ops.dcd.factors import required
+from dynaconv.ops import Geometry, pool_context
 
 # Numbers in the affine map of a whole kernel, and of P Phi, up to which reading them costs less than what they replace.
 _KERNEL_NUMBERS = 150_000

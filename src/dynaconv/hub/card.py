@@ -8,7 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
 from dynaconv.conversion import conversion_of
-from dynaconv.hub.citations import ARXIV, CITATIONS, TITLES
+from dynaconv.families import get_family
 from dynaconv.hub.config import SMALL, HubConfig
 from dynaconv.hub.cost import Cost, measure_costs
 
@@ -84,8 +84,8 @@ def _summary(config: HubConfig, families: Counter[str]) -> str:
         text = f"{classes}: timm's `{config.model}`. None of its convolutions is dynamic."
     else:
         layers = " and ".join(
-            f"{count} layers of {TITLES[family]}, [arXiv:{ARXIV[family]}](https://arxiv.org/abs/{ARXIV[family]})"
-            for family, count in sorted(families.items())
+            f"{count} layers of {family.title}, [arXiv:{family.arxiv}](https://arxiv.org/abs/{family.arxiv})"
+            for family, count in ((get_family(name), count) for name, count in sorted(families.items()))
         )
         start = f"{classes}: the timm network `{config.model}`"
         replaced = config.conversion is not None and len(config.conversion) == families.total()
@@ -199,7 +199,7 @@ def _training(training: dict[str, Any]) -> list[str]:
 def _citation(families: Counter[str]) -> list[str]:
     if not families:
         return []
-    entries = "\n\n".join(CITATIONS[family] for family in sorted(families))
+    entries = "\n\n".join(get_family(name).citation for name in sorted(families))
     return ["## Citation", f"```bibtex\n{entries}\n```"]
 
 

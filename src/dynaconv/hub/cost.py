@@ -8,7 +8,7 @@ from torch import nn
 from dynaconv.analysis.profile import profile
 from dynaconv.hub.build import build_network
 from dynaconv.hub.config import HubConfig
-from dynaconv.models import FAMILIES
+from dynaconv.models import STATIC
 from dynaconv.train.factory import is_own_model
 
 _DYNAMIC_OPTIONS = ("dynamic_depthwise", "dynamic_downsample", "family_options", "fc_squeeze")
@@ -44,7 +44,7 @@ def static_twin(config: HubConfig) -> HubConfig | None:
         twin = dataclasses.replace(config, conversion=None)
         return None if is_own_model(config.model) else twin
     family, _, size = config.model.partition("_")
-    if not is_own_model(config.model) or family not in FAMILIES or family == "static":
+    if not is_own_model(config.model) or family == STATIC:
         return None
     options = {key: value for key, value in config.model_options.items() if key not in _DYNAMIC_OPTIONS}
     return dataclasses.replace(config, model=f"static_{size.removesuffix('_published')}", model_options=options)

@@ -1,91 +1,42 @@
-"""What the networks share: the table of families, the swap of convolutions, the stem for small images."""
+"""What the networks share: their options, the swap of convolutions, the stem for small images."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from dynaconv import families
 from dynaconv.errors import nearest_names
-from dynaconv.layers import CondConv2d, DCDConv2d, DCDLinear, DYConv2d, DynamicConv2d, ODConv2d, SEConv2d
-from dynaconv.layers.published import published_dcd_options
-from dynaconv.ops.dcd import default_latent_dim
+from dynaconv.families import DynamicConv2d, Family
+from dynaconv.families.dcd import default_latent_dim
+from dynaconv.families.family import Published
 
 STEM_STRIDES = (1, 2, 4)
 ConvOptions = Callable[[nn.Conv2d], dict[str, Any]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """The published code's version of a family.
-
-    Attributes:
-        options: ``(style, in_channels, out_channels, *, fc_squeeze)`` to the layer's keyword options.
-        classifier: Layer that takes the place of the linear classifier.
-    """
-
-    options: Callable[..., dict[str, Any]]
-    classifier: type[DCDLinear]
+STATIC = "static"
+"""The family of the networks whose every convolution is an ordinary one."""
+STATIC_TITLE = "ordinary convolutions, the static twin of the dynamic families"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """How a network of one family is built.
-
-    The defaults make the convolutions dynamic that the family's own paper does, as far as its counts tell;
-    docs/paper-tables.md puts the counts side by side.
-
-    Attributes:
-        title: Name for docstrings.
-        layer: Layer that takes the place of a convolution; None leaves the network static.
-        dynamic_depthwise: Whether depthwise convolutions are replaced when the user does not say.
-        dynamic_head: Whether the 1x1 convolution behind MobileNetV2's blocks is replaced.
-        ends_only: Whether, of the convolutions in a block, only the last one is replaced.
-        published: The published code's version, where there is one.
-        linear: Layer that takes the place of the classifier where it is asked to be dynamic, where there is one.
-    """
-
-    title: str
-    layer: type[DynamicConv2d] | None
-    dynamic_depthwise: bool = False
-    dynamic_head: bool = True
-    ends_only: bool = False
-    published: Published | None = None
-    linear: type[DCDLinear] | None = None
-
-
-FAMILIES: dict[str, Family] = {
-    "dcd": Family(
-        title="dynamic convolution decomposition (DCD)",
-        layer=DCDConv2d,
-        published=Published(options=published_dcd_options, classifier=DCDLinear),
-        linear=DCDLinear,
-    ),
-    "condconv": Family(
-        title="conditionally parameterised convolution (CondConv)", layer=CondConv2d, dynamic_depthwise=True
-    ),
-    "dyconv": Family(
-        title="attention over kernels (DY-Conv)", layer=DYConv2d, dynamic_depthwise=True, dynamic_head=False
-    ),
-    "odconv": Family(title="omni-dimensional dynamic convolution (ODConv)", layer=ODConv2d, dynamic_depthwise=True),
-    "se": Family(title="squeeze-and-excitation (SE)", layer=SEConv2d, dynamic_head=False, ends_only=True),
-    "static": Family(title="ordinary convolutions, the static twin of the dynamic families", layer=None),
-}
-
-
-def get_family(name: str) -> Family:
-    """The family called `name`.
+def get_family(name: str) -> Family | None:
+    """The family called `name`; None for "static".
 
     Raises:
         ValueError: If there is none.
     """
-    if name not in FAMILIES:
-        near = nearest_names(str(name), FAMILIES, count=1)[0]
+    if name == STATIC:
+        return None
+    try:
+        return families.get_family(name)
+    except ValueError:
+        known = [STATIC, *(family.name for family in families.families())]
+        near = nearest_names(str(name), known, count=1)[0]
         raise ValueError(
-            f"`family` is one of {', '.join(sorted(FAMILIES))}; got {name!r}, and the nearest name is {near!r}."
-        )
-    return FAMILIES[name]
+            f"`family` is one of {', '.join(sorted(known))}; got {name!r}, and the nearest name is {near!r}."
+        ) from None
 
 
 def get_published(name: str) -> Published:
@@ -94,9 +45,10 @@ def get_published(name: str) -> Published:
     Raises:
         ValueError: If the family has no published version.
     """
-    published = get_family(name).published
+    family = get_family(name)
+    published = family.published if family is not None else None
     if published is None:
-        known = ", ".join(sorted(key for key, family in FAMILIES.items() if family.published is not None))
+        known = ", ".join(sorted(other.name for other in families.families() if other.published is not None))
         raise ValueError(f"family {name!r} has no published structure; `published=True` goes with {known}.")
     return published
 
@@ -112,8 +64,8 @@ def check_family_options(name: str, options: Mapping[str, Any] | None) -> dict[s
         return {}
     if not isinstance(options, Mapping):
         raise TypeError(f"`family_options` maps hyperparameter names to values; got {options!r}.")
-    layer = get_family(name).layer
-    parameters = {} if layer is None else inspect.signature(layer).parameters
+    family = get_family(name)
+    parameters = {} if family is None else inspect.signature(family.layer).parameters
     known = sorted(key for key, value in parameters.items() if value.kind is inspect.Parameter.KEYWORD_ONLY)
     for key in options:
         if not known:
@@ -137,20 +89,23 @@ def check_dynamic_kinds(name: str, dynamic: str | Sequence[str], kinds: Sequence
         if kind not in kinds:
             raise ValueError(f"`dynamic` names one or several of {', '.join(kinds)}; got {kind!r}.")
     family = get_family(name)
-    if not given or family.layer is None:
+    if not given or family is None:
         raise ValueError(f"family {name!r} with dynamic={given!r} has no dynamic layer; leave `dynamic`.")
     if "classifier" in given and family.linear is None:
-        known = ", ".join(sorted(key for key, other in FAMILIES.items() if other.linear is not None))
+        known = ", ".join(sorted(other.name for other in families.families() if other.linear is not None))
         raise ValueError(f"family {name!r} has no dynamic classifier; dynamic='classifier' goes with {known}.")
     return frozenset(given)
 
 
 def dynamic_classifier(linear: nn.Linear, name: str, options: Mapping[str, Any]) -> nn.Module:
     """The family's classifier, starting from the weights of `linear`, with those of the options that it has."""
-    layer = get_family(name).linear
-    assert layer is not None
+    family = get_family(name)
+    assert family is not None
+    assert family.linear is not None
+    layer = family.linear
     known = inspect.signature(layer).parameters
-    return layer.like(linear, **{key: value for key, value in options.items() if key in known})
+    dynamic: nn.Module = layer.like(linear, **{key: value for key, value in options.items() if key in known})
+    return dynamic
 
 
 def relative_latent(conv: nn.Conv2d, ratio: float, blocks: int | None) -> int:
@@ -230,4 +185,6 @@ def replace_convolutions(
 
 def published_classifier(linear: nn.Linear, published: Published) -> nn.Module:
     """The dynamic classifier of the published networks, starting from the weights of `linear`."""
-    return published.classifier.like(linear, **published.options("classifier", linear.in_features, linear.out_features))
+    options = published.options("classifier", linear.in_features, linear.out_features)
+    dynamic: nn.Module = published.classifier.like(linear, **options)
+    return dynamic

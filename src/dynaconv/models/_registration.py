@@ -8,16 +8,20 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from dynaconv.models._families import FAMILIES
+from dynaconv.families.family import Family, on_registered
+from dynaconv.models._families import STATIC, STATIC_TITLE
 
 Create = Callable[..., nn.Module]
 """``(variant, pretrained, **arguments)`` to a network."""
+_PUBLISHED = ": the published code's structure"
 
 
 def register_names(
     module: str, network: str, sizes: Mapping[str, Mapping[str, Any]], create: Create, config: Mapping[str, Any]
 ) -> None:
     """Register ``{family}_{network}{size}`` for each family and size, and put the entry points into the module.
+
+    A family that is registered later gets its names then.
 
     Args:
         module: Name of the module whose networks they are; it gets `default_cfgs` and one function for each name.
@@ -26,22 +30,23 @@ def register_names(
         create: Builds a network.
         config: The entries of timm's pretrained configuration that differ between networks.
     """
-    arguments: dict[str, dict[str, Any]] = {}
-    docs: dict[str, str] = {}
-    for key, family in FAMILIES.items():
-        for size, given in sizes.items():
-            name = f"{key}_{network}{size}"
-            arguments[name] = {**given, "family": key}
-            docs[name] = f"{network}{size} with {family.title}."
-            if family.published is not None:
-                arguments[f"{name}_published"] = {**given, "family": key, "published": True}
-                docs[f"{name}_published"] = f"{network}{size} with {family.title}: the published code's structure."
     namespace = sys.modules[module]
-    namespace.default_cfgs = generate_default_cfgs(  # type: ignore[attr-defined]
-        {name: _default_config(config) for name in arguments}
-    )
-    for name in arguments:
-        setattr(namespace, name, register_model(_entry_point(module, name, docs[name], create, arguments[name])))
+    namespace.default_cfgs = {}  # type: ignore[attr-defined]
+
+    def register(key: str, title: str, *, published: bool = False) -> None:
+        for size, given in sizes.items():
+            for ending in ("", "_published") if published else ("",):
+                name = f"{key}_{network}{size}{ending}"
+                told = f"{network}{size} with {title}{_PUBLISHED if ending else ''}."
+                arguments = {**given, "family": key, **({"published": True} if ending else {})}
+                namespace.default_cfgs.update(generate_default_cfgs({name: _default_config(config)}))
+                setattr(namespace, name, register_model(_entry_point(module, name, told, create, arguments)))
+
+    def of_family(family: Family) -> None:
+        register(family.name, family.title, published=family.published is not None)
+
+    on_registered(of_family)
+    register(STATIC, STATIC_TITLE)
 
 
 def _default_config(config: Mapping[str, Any]) -> dict[str, Any]:

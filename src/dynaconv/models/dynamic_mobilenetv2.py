@@ -47,7 +47,7 @@ class DynamicMobileNetV2(EfficientNet):
 
     Args:
         width: Multiplier of all channel counts, as in the model names (1.0 is ``mobilenetv2_100``).
-        family: A key of `dynaconv.models.FAMILIES`; ``"static"`` replaces nothing.
+        family: Name of a registered family; ``"static"`` replaces nothing.
         family_options: Hyperparameters for every dynamic convolution.
         stem_stride: Downsampling before the third stage: 4 for images of about 224 pixels, 2 for 64, 1 or 2 for 28 to
             32. With 2 the second stage, with 1 the first convolution too, has stride 1; no weight changes its shape.
@@ -152,9 +152,10 @@ def _kinds(
         if dynamic_depthwise:
             raise ValueError("the published structure has static depthwise convolutions; leave `dynamic_depthwise`.")
         return frozenset({"pointwise", "classifier"})
-    if spec.layer is None and dynamic_depthwise:
+    if spec is None and dynamic_depthwise:
         raise ValueError(f"family {family!r} has no dynamic layer; leave `dynamic_depthwise`.")
-    depthwise = spec.dynamic_depthwise if dynamic_depthwise is None else dynamic_depthwise
+    by_default = spec is not None and "depthwise" in spec.kinds
+    depthwise = by_default if dynamic_depthwise is None else dynamic_depthwise
     return frozenset({"pointwise", "depthwise"} if depthwise else {"pointwise"})
 
 
@@ -230,7 +231,7 @@ class _Plan:
             model.get_submodule("blocks.1.0.conv_dw").stride = (1, 1)  # type: ignore[assignment]
         if self.stem_stride == 1:
             model.get_submodule("conv_stem").stride = (1, 1)  # type: ignore[assignment]
-        if self.spec.layer is not None:
+        if self.spec is not None:
             fam.replace_convolutions(model, self.spec.layer, self._is_dynamic, self._layer_options)
 
     def _is_dynamic(self, name: str, conv: nn.Conv2d) -> bool:
@@ -243,10 +244,10 @@ class _Plan:
         if "pointwise" not in self.kinds:
             return False
         if name == "conv_head":
-            return self.spec.dynamic_head
+            return self.spec is not None and self.spec.dynamic_head
         # The first block does not expand: its projection has the name that expansions have in the others.
         ends_block = name.endswith(".conv_pwl") or name.startswith("blocks.0.")
-        return ends_block or not self.spec.ends_only
+        return ends_block or self.spec is None or not self.spec.ends_only
 
     def _layer_options(self, conv: nn.Conv2d) -> dict[str, Any]:
         if not self.published:

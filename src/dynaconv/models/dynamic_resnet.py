@@ -40,7 +40,7 @@ class DynamicResNet(ResNet):
     Args:
         block: `timm.models.resnet.BasicBlock` or `timm.models.resnet.Bottleneck`.
         layers: Number of blocks of each of the four stages.
-        family: A key of `dynaconv.models.FAMILIES`; ``"static"`` replaces nothing.
+        family: Name of a registered family; ``"static"`` replaces nothing.
         family_options: Hyperparameters for every dynamic convolution.
         stem_stride: Downsampling before the first stage: 4 (7x7 convolution of stride 2 and max pooling) for images of
             about 224 pixels, 2 for 64, 1 or 2 for 28 to 32. Below 4 the stem is a 3x3 convolution of that stride and
@@ -71,11 +71,10 @@ class DynamicResNet(ResNet):
     ) -> None:
         fam.check_stem_stride(stem_stride)
         spec = fam.get_family(family)
-        layer = spec.layer
         options = fam.check_family_options(family, family_options)
         if published:
             fam.get_published(family)
-        if dynamic_downsample and (published or layer is None):
+        if dynamic_downsample and (published or spec is None):
             which = "the published structure" if published else f"family {family!r}"
             raise ValueError(f"{which} has static downsampling convolutions; leave `dynamic_downsample`.")
         output_stride = fam.inner_output_stride(kwargs.pop("output_stride", 32), stem_stride)
@@ -86,7 +85,7 @@ class DynamicResNet(ResNet):
         if stem_stride < 4:
             self._shrink_stem(stem_stride)
         fam.rescale_reductions(self.feature_info, stem_stride)
-        if layer is not None:
+        if spec is not None:
             style, last = ("basic", "conv2") if issubclass(block, BasicBlock) else ("bottleneck", "conv3")
 
             def is_dynamic(name: str, conv: nn.Conv2d) -> bool:
@@ -99,7 +98,7 @@ class DynamicResNet(ResNet):
                     return options
                 return fam.get_published(family).options(style, conv.in_channels, conv.out_channels) | options
 
-            fam.replace_convolutions(self, layer, is_dynamic, layer_options)
+            fam.replace_convolutions(self, spec.layer, is_dynamic, layer_options)
         self._make_classifier_dynamic()
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynaconv.layers import DCDConv2d, DCDLinear
-from dynaconv.layers.branch import BranchLinear
+from dynaconv.families import DCDConv2d, DCDLinear
+from dynaconv.families.contract.branch import BranchLinear
 from dynaconv.native.packing import blocks, dense_weight, depthwise_weight, padded_vector, panels, round_up
 from dynaconv.native.steps import (
     ACTIVATIONS,

@@ -1,1 +1,23 @@
-"""The equations and their fast algorithms, as functions of tensors. Imports torch only."""
+"""What families share: geometry, context pooling, per-sample convolution, mixtures, cost model. Imports torch only."""
+
+from dynaconv.ops.context import pool_context
+from dynaconv.ops.cost import DEFAULT_MACHINE, Cost, Machine, cheapest, choose
+from dynaconv.ops.exporting import is_exporting
+from dynaconv.ops.geometry import Geometry
+from dynaconv.ops.per_sample import per_sample_conv2d
+from dynaconv.ops.precision import full_precision
+from dynaconv.ops.shared import shared_conv2d
+
+__all__ = [
+    "DEFAULT_MACHINE",
+    "Cost",
+    "Geometry",
+    "Machine",
+    "cheapest",
+    "choose",
+    "full_precision",
+    "is_exporting",
+    "per_sample_conv2d",
+    "pool_context",
+    "shared_conv2d",
+]

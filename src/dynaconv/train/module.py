@@ -12,8 +12,8 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from dynaconv.errors import RunError
-from dynaconv.layers import parameter_groups
-from dynaconv.layers.temperature import has_temperature
+from dynaconv.families import parameter_groups
+from dynaconv.families.contract.temperature import has_temperature
 from dynaconv.train.batch_scale import global_batch, lr_scale
 from dynaconv.train.data.shares import PADDING
 from dynaconv.train.factory import create_network

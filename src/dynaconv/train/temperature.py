@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from dynaconv.errors import RunError
-from dynaconv.layers import set_temperature
+from dynaconv.families import set_temperature
 
 EPOCHS = 10.0
 """Epochs that the papers on DY-Conv and ODConv anneal over, in runs of a hundred and more."""

@@ -19,8 +19,8 @@ from dynaconv.analysis.decomposition_spectrum import (
 )
 from dynaconv.analysis.mixtures import as_matrices, matrix_groups
 from dynaconv.analysis.statistics import NetworkStatistics
-from dynaconv.layers import KernelMixture2d
-from dynaconv.ops.dcd import default_latent_dim
+from dynaconv.families import KernelMixture2d
+from dynaconv.families.dcd import default_latent_dim
 
 FIT_SAMPLES = 256
 """Samples of attention that a DCD is fitted to."""

@@ -1,0 +1,19 @@
+"""CondConv as the rest of the library knows it."""
+
+from dynaconv.families.condconv.layer import CondConv2d
+from dynaconv.families.family import Coefficient, Family
+
+CONDCONV = Family(
+    name="condconv",
+    title="conditionally parameterised convolution (CondConv)",
+    arxiv="1904.04971",
+    citation="""@inproceedings{yang2019condconv,
+  title     = {CondConv: Conditionally Parameterized Convolutions for Efficient Inference},
+  author    = {Yang, Brandon and Bender, Gabriel and Le, Quoc V. and Ngiam, Jiquan},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2019},
+  url       = {https://arxiv.org/abs/1904.04971}
+}""",
+    layer=CondConv2d,
+    coefficients={"attention": Coefficient(symbol="π", role="mixing", act="weights each kernel", element="kernel")},
+)

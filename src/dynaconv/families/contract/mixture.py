@@ -1,0 +1,145 @@
+"""What CondConv and DY-Conv have in common: K kernels and biases, summed with weights that depend on the input."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynaconv.families.contract.affine import add_bias
+from dynaconv.families.contract.base import DynamicConv2d, PaddingMode
+from dynaconv.families.contract.branch import context_dtype
+from dynaconv.families.contract.norms import ContextNorm, make_context_norm, normalise
+from dynaconv.ops import Cost, full_precision, pool_context
+from dynaconv.ops.mixture import grouped_mixture, kernel_mixture, mix_kernels, mixed_mixture, mixture_costs
+
+MixtureAlgorithm = Literal["auto", "kernel", "mixed", "grouped"]
+MIXTURE_ALGORITHMS = ("auto", "kernel", "mixed", "grouped")
+
+
+class MixtureCoefficients(NamedTuple):
+    """What the branch of a kernel mixture computes."""
+
+    attention: Tensor
+    """Weight of each kernel, ``(B, K)``, in float32 (float64 for float64 inputs)."""
+
+
+class KernelMixture2d(DynamicConv2d):
+    """A convolution with W(x) = sum_k a_k(x) W_k, its bias mixed alike; how a_k(x) comes about is the family's.
+
+    ``weight`` holds the K kernels, ``(K, C_out, C_in / groups, k_h, k_w)``, and ``bias`` the biases, ``(K, C_out)``.
+    `from_conv` and a static state dict set their mean, and leave how they differ: equal kernels would get equal
+    gradients for ever.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            As for `torch.nn.Conv2d`.
+        num_kernels: K.
+        context_norm: Norm of the averaged input.
+
+    Raises:
+        ValueError: an argument is out of range or does not fit.
+    """
+
+    _functions: ClassVar = {"kernel": kernel_mixture, "mixed": mixed_mixture, "grouped": grouped_mixture}
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        num_kernels: int,
+        context_norm: ContextNorm,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            num_kernels=num_kernels,
+            num_biases=num_kernels,
+        )
+        self.num_kernels = num_kernels
+        self.context_norm = make_context_norm(context_norm, in_channels, device, dtype)
+
+    @abstractmethod
+    def _logits(self, context: Tensor) -> Tensor:
+        """``(B, K)`` of the averaged and normalised input ``(B, C_in)``."""
+
+    @abstractmethod
+    def _attention(self, logits: Tensor) -> Tensor:
+        """Weights of the kernels, ``(B, K)``, of logits."""
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What the branch gives for ``x``, ``(B, C_in, H, W)``, before it becomes attention: ``(B, K)``."""
+        self._check_input(x)
+        return self._checked_logits(x, track=False)
+
+    def _checked_logits(self, x: Tensor, *, track: bool) -> Tensor:
+        with full_precision(x.device):
+            context = pool_context(x, 1, context_dtype(x.dtype))
+            return self._logits(normalise(self.context_norm, context, track=track))
+
+    def coefficients(self, x: Tensor) -> MixtureCoefficients:
+        """The weight of each kernel for each sample of ``x``, ``(B, C_in, H, W)``."""
+        return MixtureCoefficients(self._attention(self.logits(x)))
+
+    def kernel(self, x: Tensor) -> Tensor:
+        """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``."""
+        return mix_kernels(self.coefficients(x).attention, self.weight)
+
+    def sample_bias(self, x: Tensor) -> Tensor | None:
+        """The mixed bias of each sample, ``(B, C_out)``, or None."""
+        bias = self._mixed_bias(self.coefficients(x).attention)
+        return None if bias is None else bias.expand(x.shape[0], -1)
+
+    def _compute(self, x: Tensor) -> Tensor:
+        attention = self._attention(self._checked_logits(x, track=True))
+        padded = self._padded(x)
+        out = self._functions[self._choose(padded)](padded, attention, self.weight, self.geometry)
+        return add_bias(out, self._mixed_bias(attention))
+
+    def _mixed_bias(self, attention: Tensor) -> Tensor | None:
+        """The bias of each sample, ``(B, C_out)``, or of all, ``(C_out,)``."""
+        if self.bias is None:
+            return self.shift
+        mixed = mix_kernels(attention, self.bias)
+        return mixed if self.shift is None else mixed + self.shift
+
+    def _costs_of(self, padded: Tensor) -> dict[str, Cost]:
+        batch, channels, height, width = padded.shape
+        return mixture_costs(self.geometry, (batch, channels, height, width), self.out_channels, self.num_kernels)
+
+    def reset_parameters(self) -> None:
+        """Initialise every kernel and bias independently, as `torch.nn.Conv2d` does, and the branch as fresh."""
+        self._reset_static()
+        self.branch: Any
+        self._reset_branch()
+
+    def _neutralise(self) -> None:
+        self.branch.neutralise()
+
+    @property
+    def is_neutral(self) -> bool:
+        """Whether the layer computes what a static convolution does, whatever its input."""
+        return self.shift is None and bool(self.branch.is_neutral)
+
+    def extra_repr(self) -> str:
+        """The convolution's arguments and the number of kernels."""
+        return f"{super().extra_repr()}, num_kernels={self.num_kernels}"

@@ -1,0 +1,194 @@
+"""Norms inside dynamic layers: of contexts, and of latent maps."""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynaconv.families.contract.affine import add_to, multiply_rows
+from dynaconv.families.contract.branch import BranchLinear
+
+ContextNorm = Literal["layer", "batch", "running"] | None
+CONTEXT_NORMS = ("layer", "batch", "running", None)
+
+
+class LatentBatchNorm2d(nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d`, except that in train mode a single value a channel is normalised by running statistics.
+
+    One sample of 1x1 pixels has no variance; the ordinary layer raises there.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise ``(B, L, H, W)`` over all axes but the second."""
+        if self.training and input.shape[0] * input.shape[2] * input.shape[3] == 1:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(input)
+
+
+class RunningNorm2d(nn.Module):
+    """Normalises by the statistics of earlier batches, in train mode too, so that no sample depends on another.
+
+    The statistics are moving averages of the batches seen in train mode, each taken in after it was normalised. The
+    first ones weigh as in a plain average that starts with mean 0 and variance 1. No gradient passes through them.
+
+    Args:
+        num_features: Number of channels.
+        eps: Added to the variance.
+        momentum: Least weight of a new batch, in (0, 1].
+        device, dtype: Of the statistics.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    weight = bias = None
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.register_buffer("running_mean", torch.zeros(num_features, device=device, dtype=dtype))
+        self.register_buffer("running_var", torch.ones(num_features, device=device, dtype=dtype))
+        self.register_buffer("num_batches_tracked", torch.zeros((), device=device, dtype=torch.long))
+
+    def reset_parameters(self) -> None:
+        """Forget the statistics."""
+        nn.init.zeros_(self.running_mean)
+        nn.init.ones_(self.running_var)
+        nn.init.zeros_(self.num_batches_tracked)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise ``(B, C, H, W)`` over all axes but the second."""
+        scale, shift = scale_and_shift(self, input.dtype)
+        if self.training and torch.compiler.is_compiling():
+            scale = _kept(scale)
+        out = input * scale[:, None, None] + shift[:, None, None]
+        if self.training:
+            self._track(input.detach())
+        return out
+
+    @torch.no_grad()
+    def _track(self, input: Tensor) -> None:
+        self.num_batches_tracked.add_(1)
+        share = (1 / (self.num_batches_tracked + 1)).clamp(min=self.momentum).to(input.dtype)
+        variance, mean = torch.var_mean(input, (0, 2, 3), correction=0)
+        before = self.running_mean.to(input.dtype)
+        # The variance of a mixture: the two parts' own, and that of their means.
+        variance = torch.lerp(self.running_var.to(input.dtype), variance, share)
+        variance = variance + share * (1 - share) * (mean - before).square()
+        self.running_mean.copy_(torch.lerp(before, mean, share))
+        self.running_var.copy_(variance)
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments."""
+        return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
+
+
+@torch.library.custom_op("dynaconv::kept", mutates_args=())
+def _kept(tensor: Tensor) -> Tensor:
+    """A copy that torch.compile keeps for the backward pass.
+
+    It would compute the scale again there, from statistics that have moved since (torch 2.14): a wrong gradient.
+    """
+    return tensor.clone()
+
+
+@_kept.register_fake
+def _kept_fake(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor)
+
+
+def make_context_norm(
+    kind: str | None, features: int, device: torch.device | str | None, dtype: torch.dtype | None
+) -> nn.Module | None:
+    """The norm of a context ``(B, features)``, without a scale and a shift of its own.
+
+    ``layer`` normalises each context over its features. ``batch`` normalises each feature over the batch, ``running``
+    by the statistics of earlier batches; both take away what the contexts of all images have in common.
+
+    Raises:
+        ValueError: a layer norm of a single number is asked for.
+    """
+    if kind == "layer" and features == 1:
+        raise ValueError("context_norm='layer' makes a context of one number zero; use context_norm=None.")
+    if kind == "layer":
+        return nn.LayerNorm(features, elementwise_affine=False)
+    if kind == "batch":
+        return LatentBatchNorm2d(features, affine=False, device=device, dtype=dtype)
+    return None if kind is None else RunningNorm2d(features, device=device, dtype=dtype)
+
+
+def normalise(norm: nn.Module | None, values: Tensor, *, track: bool = True) -> Tensor:
+    """Normalise a context or hidden vector ``(B, C)`` in its own type, whatever the norm's.
+
+    Args:
+        norm: One of `make_context_norm`, a batch norm of four axes that another tool put in its place, or None.
+        values: ``(B, C)`` in float32 or float64.
+        track: Whether train mode updates the running statistics.
+    """
+    if norm is None or isinstance(norm, nn.Identity):
+        return values
+    if isinstance(norm, nn.LayerNorm):
+        return norm(values)  # type: ignore[no-any-return]
+    training = norm.training
+    if training and values.shape[0] == 0:
+        # Statistics of nothing would be NaN.
+        return values
+    # Four axes, as every batch norm takes them that other tools may put here.
+    images = values[:, :, None, None]
+    same_type = all(t.dtype == values.dtype for t in (*norm.parameters(), *norm.buffers()) if t.is_floating_point())
+    if same_type and (track or not training):
+        return norm(images).flatten(1)  # type: ignore[no-any-return]
+    if not training and isinstance(getattr(norm, "running_mean", None), Tensor):
+        # Calls from several threads may not swap the norm's tensors, as below.
+        scale, shift = scale_and_shift(norm, values.dtype)
+        return values * scale + shift
+    copies = {name: _copy(tensor, values.dtype) for name, tensor in _state(norm).items()}
+    out: Tensor = torch.func.functional_call(norm, copies, (images,))
+    if track and training:
+        with torch.no_grad():
+            for name, buffer in norm.named_buffers():
+                buffer.copy_(copies[name])
+    return out.flatten(1)
+
+
+def scale_and_shift(norm: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The map z -> scale * z + shift that a batch norm is in eval mode, each ``(L,)``.
+
+    ``norm`` may be what another tool put in place of `LatentBatchNorm2d`, such as a synchronised or a frozen norm.
+    """
+    parts: Any = norm
+    scale = torch.rsqrt(parts.running_var.to(dtype) + parts.eps)
+    if parts.weight is not None:
+        scale = parts.weight.to(dtype) * scale
+    shift = -parts.running_mean.to(dtype) * scale
+    return scale, shift if parts.bias is None else parts.bias.to(dtype) + shift
+
+
+def fold_before(norm: nn.Module, linear: BranchLinear) -> None:
+    """Take a norm with fixed statistics that stands before a linear map into that map."""
+    scale, shift = scale_and_shift(norm, linear.weight.dtype)
+    linear.bias = add_to(linear.bias, linear.weight.detach() @ shift, linear.weight)
+    linear.weight = multiply_rows(linear.weight, scale)
+
+
+def fold_behind(linear: BranchLinear, norm: nn.Module) -> None:
+    """Take a norm with fixed statistics that stands behind a linear map into that map."""
+    scale, shift = scale_and_shift(norm, linear.weight.dtype)
+    linear.weight = multiply_rows(linear.weight, scale, axis=0)
+    linear.bias = add_to(None if linear.bias is None else multiply_rows(linear.bias, scale), shift, linear.weight)
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor.clone()

@@ -1,0 +1,68 @@
+"""Parameter groups for an optimiser: what decays, and what belongs to a dynamic branch."""
+
+import math
+from typing import Any
+
+from torch import nn
+
+from dynaconv.families.contract.base import DynamicLayer
+
+
+def parameter_groups(
+    model: nn.Module,
+    lr: float,
+    weight_decay: float = 0.0,
+    *,
+    branch_lr: float | None = None,
+    branch_weight_decay: float | None = None,
+    decay_norm_and_bias: bool = False,
+) -> list[dict[str, Any]]:
+    """Group the trained parameters of a network for any optimiser of torch.
+
+    A branch holds the parameters between the context and the coefficients: ``layer.branch`` of every dynamic layer.
+    What coefficients are applied to, such as W0, P and Q of DCD or the kernels of a mixture, is not part of it.
+
+    Args:
+        model: Any network. It may exempt further parameters by name, with timm's ``no_weight_decay()``.
+        lr: Learning rate.
+        weight_decay: Of tensors with at least two dimensions.
+        branch_lr: Learning rate of the branches; by default ``lr``.
+        branch_weight_decay: Weight decay of the branches; by default ``weight_decay``.
+        decay_norm_and_bias: Decay norms and biases as well.
+
+    Returns:
+        Groups with the keys ``params``, ``lr``, ``weight_decay`` and ``name``; none is empty. Each parameter is in one.
+
+    Raises:
+        ValueError: A rate or decay is negative or not finite, or one for branches is given and the network has none.
+
+    Example:
+        >>> torch.optim.SGD(dynaconv.parameter_groups(net, lr=0.1, weight_decay=1e-4, branch_lr=0.05), momentum=0.9)
+    """
+    given = {"lr": lr, "weight_decay": weight_decay, "branch_lr": branch_lr, "branch_weight_decay": branch_weight_decay}
+    for name, value in given.items():
+        if value is not None and not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a finite number of at least 0; got {value!r}.")
+    named = getattr(model, "no_weight_decay", None)
+    exempt: set[str] = set(named()) if callable(named) else set()
+    branches = {
+        id(parameter)
+        for layer in model.modules()
+        if isinstance(layer, DynamicLayer)
+        for parameter in layer.get_submodule("branch").parameters()
+    }
+    if not branches and (branch_lr is not None or branch_weight_decay is not None):
+        raise ValueError("the network has no dynamic layer; leave out branch_lr and branch_weight_decay.")
+    branch_lr = lr if branch_lr is None else branch_lr
+    branch_weight_decay = weight_decay if branch_weight_decay is None else branch_weight_decay
+    groups: list[dict[str, Any]] = [
+        {"name": "decayed", "params": [], "lr": lr, "weight_decay": weight_decay},
+        {"name": "not_decayed", "params": [], "lr": lr, "weight_decay": 0.0},
+        {"name": "branch_decayed", "params": [], "lr": branch_lr, "weight_decay": branch_weight_decay},
+        {"name": "branch_not_decayed", "params": [], "lr": branch_lr, "weight_decay": 0.0},
+    ]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = decay_norm_and_bias or (parameter.dim() >= 2 and name not in exempt)
+            groups[2 * (id(parameter) in branches) + (not decays)]["params"].append(parameter)
+    return [group for group in groups if group["params"]]

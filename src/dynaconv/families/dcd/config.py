@@ -1,0 +1,225 @@
+"""The hyperparameters of DCD and the sizes they give for a convolution."""
+
+import dataclasses
+import math
+from typing import Literal, NamedTuple, Self
+
+from dynaconv.families.contract.branch import ACTIVATIONS
+from dynaconv.families.contract.checks import check_choice, check_divides, check_positive
+from dynaconv.families.contract.config import BranchConfig
+from dynaconv.families.contract.norms import CONTEXT_NORMS
+from dynaconv.families.dcd import DCDForm, default_latent_dim, default_latent_taps
+
+Variant = Literal["full", "scale", "residual"]
+Fusion = Literal["auto", "channel", "joint", "depthwise"]
+Activation = Literal["auto", "relu", "relu6", "silu", "gelu", "hardswish", "gate"]
+ScaleActivation = Literal["auto", "linear", "hard_sigmoid", "sigmoid", "tanh"]
+ContextNorm = Literal["auto", "layer", "batch", "running"] | None
+HiddenNorm = Literal["auto", "unit"] | None
+Norm = Literal["batch"] | None
+Algorithm = Literal["auto", "kernel", "factored"]
+
+ALGORITHMS = ("auto", "kernel", "factored")
+SMALL_CONTEXT = 4
+"""Numbers of a context up to which a layer norm would leave too little of it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DCDConfig(BranchConfig):
+    """Hyperparameters of a DCD layer, beside the convolution's own arguments.
+
+    Raises:
+        ValueError: a field has a value outside the range given here.
+
+    Reference: Li et al., ICLR 2021, arXiv:2103.08756v1.
+    """
+
+    _algorithms = ALGORITHMS
+    _context_norms = ("auto", *CONTEXT_NORMS)
+
+    variant: Variant = "full"
+    """``full`` is Lambda W0 + P Phi Q^T, ``scale`` Lambda W0 alone, ``residual`` W0 + P Phi Q^T."""
+    fusion: Fusion = "auto"
+    """Form of the residual. ``auto``: ``depthwise`` for a depthwise convolution, else ``channel``."""
+    latent_dim: int | None = None
+    """L of one block, at most the larger of its channels in and out; None: floor(C / 2^floor(log2 sqrt C))."""
+    latent_taps: int | None = None
+    """L_k, 1 to k^2, of the joint and depthwise forms; None: floor(k^2 / 2)."""
+    blocks: int | None = None
+    """B, diagonal blocks of the residual, a multiple of groups; None: as many as groups."""
+    reduction: int = 16
+    """r: the branch is max(C_in // r, min_hidden_channels) wide; see `keeps_length` for small contexts."""
+    hidden_channels: int | None = None
+    """Width of the branch, in place of what `reduction` gives."""
+    min_hidden_channels: int = 4
+    """Least width of the branch."""
+    context_size: Literal[1, 2] = 1
+    """The input is averaged over a grid of this many cells along each axis."""
+    context_norm: ContextNorm = "auto"
+    """``layer`` normalises each context over its numbers, ``batch`` each number over the batch, ``running`` by the
+    statistics of earlier batches; none has scale and shift. In train mode a kernel under ``batch`` depends on the whole
+    batch; one sample alone is normalised by running statistics. ``auto``: ``layer``, but None with ``norm="batch"`` and
+    where the context has at most `SMALL_CONTEXT` numbers: a layer norm leaves nothing of one number, of two their
+    order, and little of a few."""
+    hidden_norm: HiddenNorm = "auto"
+    """``unit`` divides the branch's hidden vector by its length. ``auto``: ``unit``, but None with ``norm="batch"`` and
+    where `context_norm` is ``batch`` or ``running``."""
+    gain: float | None = None
+    """Factor on the logits of Lambda and on Phi. None: 0.1, but 1 with ``norm="batch"`` and where `context_norm` is
+    ``batch`` or ``running``."""
+    activation: Activation = "auto"
+    """Of the branch. ``auto``: ``relu``, or with ``norm="batch"`` ``gate``, h * hsig(F2 h)."""
+    scale_activation: ScaleActivation = "auto"
+    """How a logit t becomes Lambda, always 1 at t = 0: ``linear`` 1 + t, ``hard_sigmoid`` relu6(t + 3) / 3 in [0, 2],
+    ``sigmoid`` 2 sigmoid(t) in (0, 2), ``tanh`` 1 + tanh(t) in (0, 2). ``auto``: ``linear``, or ``hard_sigmoid`` with
+    ``norm="batch"``."""
+    norm: Norm = None
+    """``batch`` puts batch norms around Phi and a skip over it, as the published code does (channel form only)."""
+    algorithm: Algorithm = "auto"
+    """``kernel`` forms W(x), ``factored`` applies its factors to features, ``auto`` asks the cost model."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("variant", self.variant, ("full", "scale", "residual"))
+        check_choice("fusion", self.fusion, ("auto", "channel", "joint", "depthwise"))
+        for name in ("latent_dim", "latent_taps", "blocks", "hidden_channels"):
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
+        check_choice("context_size", self.context_size, (1, 2))
+        check_choice("hidden_norm", self.hidden_norm, ("auto", "unit", None))
+        if self.gain is not None and (type(self.gain) not in (int, float) or not 0 < self.gain < math.inf):
+            raise ValueError(f"gain must be a positive number; got {self.gain!r}.")
+        check_choice("activation", self.activation, ("auto", *ACTIVATIONS, "gate"))
+        check_choice("scale_activation", self.scale_activation, ("auto", "linear", "hard_sigmoid", "sigmoid", "tanh"))
+        check_choice("norm", self.norm, (None, "batch"))
+        self._check_variant()
+
+    def _check_variant(self) -> None:
+        """No option may be set that the variant has no use for."""
+        idle = {"scale": ("fusion", "latent_dim", "latent_taps", "blocks"), "residual": ("scale_activation",)}
+        missing = {"scale": "residual", "residual": "Lambda"}
+        for name in idle.get(self.variant, ()):
+            if getattr(self, name) not in (None, "auto"):
+                raise ValueError(
+                    f"variant={self.variant!r} has no {missing[self.variant]}, so {name} has no meaning; leave it out."
+                )
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether Lambda(x) is there."""
+        return self.variant != "residual"
+
+    @property
+    def has_residual(self) -> bool:
+        """Whether P Phi(x) Q^T is there."""
+        return self.variant != "scale"
+
+    def keeps_length(self, context_features: int) -> bool:
+        """Whether the branch keeps the length of the context, which unit length of the hidden vector would take away.
+
+        It does for a context of at most `SMALL_CONTEXT` numbers without a layer norm. One hidden unit is then constant
+        at first and the others come in pairs, w and -w, so that the normalised hidden vector determines the context;
+        the branch is at least ``2 * context_features + 1`` wide unless `hidden_channels` says otherwise.
+        """
+        resolved = self.resolved(context_features)
+        small = context_features <= SMALL_CONTEXT
+        return small and resolved.hidden_norm == "unit" and resolved.context_norm != "layer"
+
+    def resolved(self, context_features: int) -> Self:
+        """The same config with every default that depends on `norm` and the context replaced by what it means."""
+        batch, small = self.norm == "batch", context_features <= SMALL_CONTEXT
+        bare = batch or self.context_norm in ("batch", "running")
+        return dataclasses.replace(
+            self,
+            context_norm=(None if batch or small else "layer") if self.context_norm == "auto" else self.context_norm,
+            hidden_norm=(None if bare else "unit") if self.hidden_norm == "auto" else self.hidden_norm,
+            gain=(1.0 if bare else 0.1) if self.gain is None else self.gain,
+            activation=("gate" if batch else "relu") if self.activation == "auto" else self.activation,
+            scale_activation=("hard_sigmoid" if batch else "linear")
+            if self.scale_activation == "auto" and self.has_scale
+            else self.scale_activation,
+        )
+
+
+class DCDSizes(NamedTuple):
+    """What a config means for one convolution. L and L_k are 0 without a residual."""
+
+    form: DCDForm
+    blocks: int
+    latent_dim: int
+    latent_taps: int
+    hidden_channels: int
+    context_features: int
+
+    @property
+    def fusion_shape(self) -> tuple[int, ...]:
+        """Shape of Phi(x) of one sample, as the algorithms take it."""
+        if self.form == "depthwise":
+            return (self.latent_taps, self.latent_taps)
+        if self.form == "joint":
+            return (self.blocks, self.latent_dim, self.latent_dim, self.latent_taps)
+        return (self.blocks, self.latent_dim, self.latent_dim)
+
+
+def dcd_sizes(config: DCDConfig, in_channels: int, out_channels: int, groups: int, num_taps: int) -> DCDSizes:
+    """Sizes of a DCD layer for a convolution.
+
+    Raises:
+        ValueError: a size does not fit the convolution.
+    """
+    context = in_channels * config.context_size**2
+    least = 2 * context + 1 if config.keeps_length(context) else config.min_hidden_channels
+    hidden = config.hidden_channels or max(in_channels // config.reduction, config.min_hidden_channels, least)
+    form = _form(config, in_channels, groups)
+    if not config.has_residual:
+        return DCDSizes(form, 1, 0, 0, hidden, context)
+    if config.norm == "batch" and form != "channel":
+        raise ValueError(
+            f"norm='batch' is defined for channel fusion only; got fusion={form!r}. Use norm=None, or fusion='channel'."
+        )
+    taps = _latent_taps(config, form, num_taps)
+    if form == "depthwise":
+        for name in ("latent_dim", "blocks"):
+            if getattr(config, name) is not None:
+                raise ValueError(f"{name} has no meaning in the depthwise form, whose latent size is latent_taps.")
+        return DCDSizes(form, 1, 0, taps, hidden, context)
+    blocks = groups if config.blocks is None else config.blocks
+    if blocks % groups:
+        raise ValueError(
+            f"blocks={blocks} must be a multiple of groups={groups}, so that no block reaches across groups."
+        )
+    check_divides("blocks", blocks, "in_channels", in_channels)
+    check_divides("blocks", blocks, "out_channels", out_channels)
+    latent = config.latent_dim or default_latent_dim(min(in_channels, out_channels) / blocks / taps)
+    most = max(in_channels, out_channels) // blocks
+    if latent > most:
+        raise ValueError(
+            f"latent_dim={latent} is more than the {most} channels of a block (in_channels={in_channels}, "
+            f"out_channels={out_channels}, blocks={blocks}); use 1 to {most}."
+        )
+    return DCDSizes(form, blocks, latent, taps, hidden, context)
+
+
+def _form(config: DCDConfig, in_channels: int, groups: int) -> DCDForm:
+    depthwise = groups == in_channels
+    if config.fusion == "auto":
+        return "depthwise" if depthwise and in_channels > 1 else "channel"
+    if config.fusion == "depthwise" and not depthwise:
+        raise ValueError(
+            f"fusion='depthwise' needs a depthwise convolution (groups == in_channels); got groups={groups}, "
+            f"in_channels={in_channels}. Use fusion='channel' or 'joint'."
+        )
+    return config.fusion
+
+
+def _latent_taps(config: DCDConfig, form: DCDForm, num_taps: int) -> int:
+    if form == "channel":
+        if config.latent_taps not in (None, 1):
+            raise ValueError(
+                f"channel fusion has latent_taps=1 (the centre tap); got {config.latent_taps}. Use fusion='joint'."
+            )
+        return 1
+    taps = config.latent_taps or default_latent_taps(num_taps)
+    if taps > num_taps:
+        raise ValueError(f"latent_taps={taps} is more than the kernel's {num_taps} taps; use 1 to {num_taps}.")
+    return taps

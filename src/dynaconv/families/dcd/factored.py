@@ -1,0 +1,106 @@
+"""DCD by applying its factors to features: W(x) is never formed."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dynaconv.families.dcd.factored_step import factored_step_dcd
+from dynaconv.families.dcd.factors import DCDFactors, required, split_rows
+from dynaconv.families.dcd.step import takes_step
+from dynaconv.ops.geometry import Geometry
+from dynaconv.ops.per_sample import grouped_matmul
+from dynaconv.ops.shared import shared_conv2d
+
+Norm = Callable[[Tensor], Tensor]
+
+
+def factored_dcd(x: Tensor, factors: DCDFactors, geometry: Geometry, norms: tuple[Norm, Norm] | None = None) -> Tensor:
+    """As `reference_dcd`, by one shared convolution with W0 and a detour through the latent space.
+
+    The detour adds about L (C_in + C_out) MACs a pixel out in the channel form; Phi is multiplied into P first, which
+    costs nothing a pixel.
+
+    Args:
+        x: Input, ``(B, C_in, H, W)``.
+        factors: The factors of W(x).
+        geometry: Stride, padding, dilation and groups.
+        norms: BN1 and BN2 of the normalised form (`reference_normalised_dcd`); only with form ``channel``.
+
+    Returns:
+        ``(B, C_out, H_out, W_out)``, without a bias.
+    """
+    if norms is None and takes_step(x, factors, geometry):
+        return factored_step_dcd(x, factors)
+    out = shared_conv2d(x, factors.weight, geometry)
+    if factors.scale is not None:
+        out = out * factors.scale.to(out.dtype)[:, :, None, None]
+    if factors.fusion is None:
+        return out
+    if factors.form == "depthwise":
+        return out + _depthwise_residual(x, factors, geometry)
+    if factors.form == "joint":
+        return out + _joint_residual(x, factors, geometry)
+    if norms is not None:
+        return out + _normalised_residual(x, factors, geometry, norms)
+    return out + _channel_residual(x, factors, geometry)
+
+
+def project(x: Tensor, q: Tensor, blocks: int, stride: tuple[int, int] = (1, 1)) -> Tensor:
+    """Q^T x, block by block: ``(B, C_in, H, W)`` to ``(B, blocks * L, H_out, W_out)``."""
+    weight = split_rows(q, blocks).transpose(1, 2).flatten(0, 1)
+    return shared_conv2d(x, weight[:, :, None, None], Geometry((1, 1), stride, groups=blocks))
+
+
+def _channel_residual(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tensor:
+    p, q, fusion = required(factors.p), required(factors.q), required(factors.fusion)
+    blocks = factors.num_blocks
+    latent = project(_seen_by_centre(x, geometry), q, blocks, geometry.stride)
+    expand = torch.matmul(split_rows(p, blocks), fusion.to(p.dtype)).flatten(1, 2)
+    return grouped_matmul(expand.to(latent.dtype), latent, blocks)
+
+
+def _normalised_residual(x: Tensor, factors: DCDFactors, geometry: Geometry, norms: tuple[Norm, Norm]) -> Tensor:
+    p, q, fusion = required(factors.p), required(factors.q), required(factors.fusion)
+    blocks = factors.num_blocks
+    latent = norms[0](project(_seen_by_centre(x, geometry), q, blocks, geometry.stride))
+    fused = grouped_matmul(fusion.to(latent.dtype).flatten(1, 2), latent, blocks)
+    return shared_conv2d(norms[1](fused) + latent, p[:, :, None, None], Geometry((1, 1), groups=blocks))
+
+
+def _joint_residual(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tensor:
+    p, q, r, fusion = map(required, (factors.p, factors.q, factors.r, factors.fusion))
+    blocks = factors.num_blocks
+    latent = project(x, q, blocks)
+    seen = _filter_each(latent, r, geometry, latent.shape[1])  # (B, blocks * L * L_k, H_out, W_out)
+    matrix = fusion.permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2)  # (B, blocks * L, L * L_k)
+    fused = grouped_matmul(matrix.to(seen.dtype), seen, blocks)
+    return shared_conv2d(fused, p[:, :, None, None], Geometry((1, 1), groups=blocks))
+
+
+def _depthwise_residual(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tensor:
+    p, r, fusion = required(factors.p), required(factors.r), required(factors.fusion)
+    seen = _filter_each(x, r, geometry, geometry.groups)  # (B, C_in * L_k, H_out, W_out)
+    mix = torch.matmul(p, fusion.to(p.dtype))  # (B, C_out, L_k)
+    return grouped_matmul(mix.to(seen.dtype), seen, geometry.groups)
+
+
+def _filter_each(x: Tensor, r: Tensor, geometry: Geometry, channels: int) -> Tensor:
+    """Filter every channel with each of the L_k columns of R: ``(B, C, H, W)`` to ``(B, C * L_k, H_out, W_out)``."""
+    filters = r.T.reshape(-1, 1, *geometry.kernel_size).repeat(channels, 1, 1, 1)
+    return shared_conv2d(x, filters, geometry._replace(groups=channels))
+
+
+def _seen_by_centre(x: Tensor, geometry: Geometry) -> Tensor:
+    """Shift, crop or zero-pad ``x`` so that a 1x1 convolution with the same stride reads what the centre tap reads."""
+    offsets = [d * c - p for d, c, p in zip(geometry.dilation, geometry.centre, geometry.padding, strict=True)]
+    odd = all(k % 2 == 1 for k in geometry.kernel_size)
+    if odd and offsets == [0, 0]:
+        return x
+    ends = []
+    for size, out, stride, offset in zip(
+        x.shape[2:], geometry.output_size(*x.shape[2:]), geometry.stride, offsets, strict=True
+    ):
+        ends.append(offset + (out - 1) * stride + 1 - size)
+    return F.pad(x, (-offsets[1], ends[1], -offsets[0], ends[0]))

@@ -1,0 +1,32 @@
+"""DCD as the rest of the library knows it."""
+
+from dynaconv.families.dcd.layer import DCDConv2d, DCDLinear
+from dynaconv.families.dcd.published import published_dcd_options
+from dynaconv.families.family import Coefficient, Family, Published
+
+
+def _limit(layer: DCDConv2d | DCDLinear) -> float | None:
+    return None if layer.resolved.scale_activation == "linear" else 2.0
+
+
+DCD = Family(
+    name="dcd",
+    title="dynamic convolution decomposition (DCD)",
+    arxiv="2103.08756",
+    citation="""@inproceedings{li2021revisiting,
+  title     = {Revisiting Dynamic Convolution via Matrix Decomposition},
+  author    = {Li, Yunsheng and Chen, Yinpeng and Dai, Xiyang and Liu, Mengchen and Chen, Dongdong and Yu, Ye and
+               Yuan, Lu and Liu, Zicheng and Chen, Mei and Vasconcelos, Nuno},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2021},
+  url       = {https://arxiv.org/abs/2103.08756}
+}""",
+    layer=DCDConv2d,
+    linear=DCDLinear,
+    coefficients={
+        "scale": Coefficient(symbol="Λ", role="gate", act="scales each output channel", limit=_limit),
+        "fusion": Coefficient(symbol="Φ", role="matrix"),
+    },
+    kinds=("pointwise", "grouped", "spatial"),
+    published=Published(options=published_dcd_options, classifier=DCDLinear),
+)

@@ -1,0 +1,63 @@
+"""A training step through the formed kernels of a 1x1 DCD convolution, as one operator with its own backward pass."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynaconv.families.dcd.factors import DCDFactors, required
+from dynaconv.families.dcd.step import recorded_gradients
+from dynaconv.ops.per_sample import grouped_matmul, is_channels_last, outer_per_sample
+
+
+def kernel_step_dcd(x: Tensor, factors: DCDFactors) -> Tensor:
+    """As `kernel_dcd` where `takes_step` says so, with fewer passes over W(x) and its gradient.
+
+    P and Q are met by one product each for the whole batch. Kept for the backward pass: x, W(x), P Phi(x).
+    """
+    scale, fusion, p, q = map(required, (factors.scale, factors.fusion, factors.p, factors.q))
+    out: Tensor = _KernelStep.apply(x, factors.weight, scale, fusion, p, q)
+    return out
+
+
+class _KernelStep(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, fusion: Tensor, p: Tensor, q: Tensor) -> Tensor:
+        mixed = torch.bmm(p.expand(len(x), -1, -1), fusion[:, 0])  # (B, C_out, L)
+        kernel = torch.mm(mixed.flatten(0, 1), q.T).view(len(x), len(p), len(q))
+        kernel.addcmul_(weight.flatten(1), scale[:, :, None])
+        ctx.save_for_backward(x, weight, scale, fusion, p, q, kernel, mixed)
+        return grouped_matmul(kernel, x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, scale, fusion, p, q, kernel, mixed = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return recorded_gradients(_plain, (x, weight, scale, fusion, p, q), gradient)
+        to_x = _times_transposed(kernel, gradient, x) if ctx.needs_input_grad[0] else None
+        to_kernel = outer_per_sample(gradient, x)  # (B, C_out, C_in)
+        rows = to_kernel.flatten(0, 1)
+        to_mixed = torch.mm(rows, q).view_as(mixed)
+        to_q = torch.mm(rows.T, mixed.flatten(0, 1))
+        to_fusion = torch.bmm(p.T.expand(len(x), -1, -1), to_mixed)
+        to_p = torch.bmm(to_mixed, fusion[:, 0].transpose(1, 2)).sum(0)
+        to_scale = (to_kernel * weight.flatten(1)).sum(2)
+        to_weight = to_kernel.mul_(scale[:, :, None]).sum(0)
+        return to_x, to_weight.view_as(weight), to_scale, to_fusion[:, None], to_p, to_q
+
+
+def _times_transposed(kernel: Tensor, gradient: Tensor, x: Tensor) -> Tensor:
+    """The gradient in ``x``, as a tensor of its own, so that autograd adds the context's gradient to it in place."""
+    # Allocated dense, because `x` may have strides that no view as a matrix exists for.
+    if is_channels_last(x):
+        to_x = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        rows = to_x.permute(0, 2, 3, 1).view(len(x), -1, x.shape[1])
+        torch.bmm(gradient.permute(0, 2, 3, 1).flatten(1, 2), kernel, out=rows)
+    else:
+        to_x = x.new_empty(x.shape)
+        torch.bmm(kernel.transpose(1, 2), gradient.flatten(2), out=to_x.view(*x.shape[:2], -1))
+    return to_x
+
+
+def _plain(x: Tensor, weight: Tensor, scale: Tensor, fusion: Tensor, p: Tensor, q: Tensor) -> Tensor:
+    return grouped_matmul(weight.flatten(1) * scale[:, :, None] + p @ fusion[:, 0] @ q.T, x)

@@ -1,0 +1,293 @@
+"""Dynamic convolution decomposition: W(x) = Lambda(x) W0 + P Phi(x) Q^T."""
+
+import math
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from dynaconv.families.contract.base import DynamicConv2d, PaddingMode, adopt_static
+from dynaconv.families.contract.branch import context_dtype
+from dynaconv.families.contract.checks import check_positive, check_real
+from dynaconv.families.contract.static import carry_attachments, check_static
+from dynaconv.families.dcd.config import (
+    Activation,
+    Algorithm,
+    ContextNorm,
+    DCDConfig,
+    Fusion,
+    HiddenNorm,
+    Norm,
+    ScaleActivation,
+    Variant,
+)
+from dynaconv.families.dcd.core import DCDCoefficients, DCDCore
+from dynaconv.ops import Cost, Geometry, pool_context
+
+
+class DCDConv2d(DCDCore, DynamicConv2d):
+    """A convolution whose kernel is W(x) = Lambda(x) W0 + P Phi(x) Q^T.
+
+    Lambda(x) scales the channels out of the static kernel W0. The residual mixes L latent channels with a dynamic
+    L x L matrix Phi(x); for a kxk kernel it sits at the centre tap (``fusion="channel"``), reaches all taps through
+    R (``"joint"``), or, for a depthwise convolution, is P Phi(x) R^T (``"depthwise"``).
+
+    With ``norm=None`` these equations hold exactly, in train mode too. With ``norm="batch"`` batch norms stand around
+    Phi and a skip over it, and Lambda also scales the bias, as in the published code; in eval mode the norms fold into
+    Phi and the layer has a kernel again.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            As for `torch.nn.Conv2d`.
+        variant, fusion, latent_dim, latent_taps, blocks, reduction, hidden_channels, min_hidden_channels, context_size,
+            context_norm, hidden_norm, gain, activation, scale_activation, norm, algorithm: See `DCDConfig`.
+
+    Raises:
+        ValueError: an argument is out of range or does not fit the convolution.
+
+    Deviations:
+        The context is layer-normalised, the hidden vector of the branch has unit length and its outputs a factor of
+        0.1, which the paper does not ask for. Without gradient clipping the bare branch stays near chance at rates at
+        which the static network trains; with clipping both train (`benchmarks/stability.py`, docs/families/dcd.md).
+        ``context_norm=None, hidden_norm=None, gain=1`` is the bare branch.
+
+    Reference: Li et al., ICLR 2021, arXiv:2103.08756v1.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        variant: Variant = "full",
+        fusion: Fusion = "auto",
+        latent_dim: int | None = None,
+        latent_taps: int | None = None,
+        blocks: int | None = None,
+        reduction: int = 16,
+        hidden_channels: int | None = None,
+        min_hidden_channels: int = 4,
+        context_size: Literal[1, 2] = 1,
+        context_norm: ContextNorm = "auto",
+        hidden_norm: HiddenNorm = "auto",
+        gain: float | None = None,
+        activation: Activation = "auto",
+        scale_activation: ScaleActivation = "auto",
+        norm: Norm = None,
+        algorithm: Algorithm = "auto",
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
+        )
+        config = DCDConfig(
+            variant=variant,
+            fusion=fusion,
+            latent_dim=latent_dim,
+            latent_taps=latent_taps,
+            blocks=blocks,
+            reduction=reduction,
+            hidden_channels=hidden_channels,
+            min_hidden_channels=min_hidden_channels,
+            context_size=context_size,
+            context_norm=context_norm,
+            hidden_norm=hidden_norm,
+            gain=gain,
+            activation=activation,
+            scale_activation=scale_activation,
+            norm=norm,
+            algorithm=algorithm,
+        )
+        self._build(config, in_channels, out_channels, groups, self.geometry.num_taps)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise every parameter: W0 as `torch.nn.Conv2d` does, the dynamic part near zero."""
+        self._reset_static()
+        self._reset_dynamic()
+
+    def _context(self, x: Tensor) -> Tensor:
+        return pool_context(x, self.config.context_size, context_dtype(x.dtype))
+
+    def coefficients(self, x: Tensor) -> DCDCoefficients:
+        """Lambda(x) and Phi(x) of each sample of ``x``, ``(B, C_in, H, W)``, in float32 (float64 for float64)."""
+        self._check_input(x)
+        return self._public(self._coefficients(self._context(x)))
+
+    def kernel(self, x: Tensor) -> Tensor:
+        """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``.
+
+        Raises:
+            RuntimeError: with ``norm="batch"`` in train mode, where statistics of the batch leave no such kernel.
+        """
+        self._check_input(x)
+        return self._kernel_and_bias(self._context(x), self.weight, self.geometry)[0]
+
+    def sample_bias(self, x: Tensor) -> Tensor | None:
+        """The bias of each sample, ``(B, C_out)``; with ``norm="batch"`` it holds the shifts of the latent norms."""
+        self._check_input(x)
+        return self._kernel_and_bias(self._context(x), self.weight, self.geometry)[1]
+
+    def _costs_of(self, padded: Tensor) -> dict[str, Cost]:
+        batch, channels, height, width = padded.shape
+        return self._costs((batch, channels, height, width), self.geometry)
+
+    def _compute(self, x: Tensor) -> Tensor:
+        return self._apply_dcd(self._padded(x), self._context(x), self.weight, self.geometry)
+
+    def extra_repr(self) -> str:
+        """The convolution's arguments and DCD's sizes."""
+        return f"{super().extra_repr()}, {self._dcd_repr()}"
+
+
+class DCDLinear(DCDCore):
+    """A linear layer whose matrix is W(x) = Lambda(x) W0 + P Phi(x) Q^T; the context is the input vector itself.
+
+    Args:
+        in_features, out_features, bias, device, dtype: As for `torch.nn.Linear`.
+        variant, latent_dim, blocks, reduction, hidden_channels, min_hidden_channels, context_norm, hidden_norm, gain,
+            activation, scale_activation, norm, algorithm: See `DCDConfig`.
+
+    Raises:
+        ValueError: an argument is out of range or does not fit.
+
+    Reference: Li et al., ICLR 2021, arXiv:2103.08756v1; a dynamic classifier is part of the published networks.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        variant: Variant = "full",
+        latent_dim: int | None = None,
+        blocks: int | None = None,
+        reduction: int = 16,
+        hidden_channels: int | None = None,
+        min_hidden_channels: int = 4,
+        context_norm: ContextNorm = "auto",
+        hidden_norm: HiddenNorm = "auto",
+        gain: float | None = None,
+        activation: Activation = "auto",
+        scale_activation: ScaleActivation = "auto",
+        norm: Norm = None,
+        algorithm: Algorithm = "auto",
+    ) -> None:
+        super().__init__()
+        self.in_features = check_positive("in_features", in_features)
+        self.out_features = check_positive("out_features", out_features)
+        self.weight = nn.Parameter(check_real(torch.empty(out_features, in_features, device=device, dtype=dtype)))
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        config = DCDConfig(
+            variant=variant,
+            latent_dim=latent_dim,
+            blocks=blocks,
+            reduction=reduction,
+            hidden_channels=hidden_channels,
+            min_hidden_channels=min_hidden_channels,
+            context_norm=context_norm,
+            hidden_norm=hidden_norm,
+            gain=gain,
+            activation=activation,
+            scale_activation=scale_activation,
+            norm=norm,
+            algorithm=algorithm,
+        )
+        self._build(config, in_features, out_features, groups=1, num_taps=1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise every parameter: W0 as `torch.nn.Linear` does, the dynamic part near zero."""
+        bound = 1 / math.sqrt(self.in_features)
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+        self._reset_dynamic()
+
+    @classmethod
+    def like(cls, linear: nn.Linear, **hyperparameters: Any) -> Self:
+        """A layer with the sizes, static weights, dtype, device and modes of ``linear``, its dynamic part as fresh.
+
+        Raises:
+            TypeError: ``linear`` is no `torch.nn.Linear` or computes something else, or a hyperparameter is unknown.
+            ValueError: a hyperparameter does not fit.
+        """
+        check_static(linear, nn.Linear, f"{cls.__name__}.from_linear")
+        weight = linear.weight
+        layer = cls(
+            linear.in_features,
+            linear.out_features,
+            linear.bias is not None,
+            weight.device,
+            weight.dtype,
+            **hyperparameters,
+        )
+        adopt_static(layer, linear)
+        carry_attachments(linear, layer)
+        return layer
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, **hyperparameters: Any) -> Self:
+        """A DCD layer that computes what ``linear`` computes until it is trained; see `DCDConv2d.from_conv`."""
+        layer = cls.like(linear, **hyperparameters)
+        layer._neutralise()
+        return layer
+
+    def coefficients(self, x: Tensor) -> DCDCoefficients:
+        """Lambda(x) and Phi(x) of each row of ``x``, ``(N, in_features)``."""
+        self._check_input(x)
+        return self._public(self._coefficients(self._rows(x)))
+
+    def kernel(self, x: Tensor) -> Tensor:
+        """W(x) of each row of ``x``, ``(N, out_features, in_features)``.
+
+        Raises:
+            RuntimeError: with ``norm="batch"`` in train mode, where statistics of the batch leave no such matrix.
+        """
+        self._check_input(x)
+        return self._kernel_and_bias(self._rows(x), self._weight_4d, _POINT)[0].flatten(2)
+
+    def sample_bias(self, x: Tensor) -> Tensor | None:
+        """The bias of each row of ``x``, ``(N, out_features)``."""
+        self._check_input(x)
+        return self._kernel_and_bias(self._rows(x), self._weight_4d, _POINT)[1]
+
+    def _compute(self, x: Tensor) -> Tensor:
+        context = self._rows(x)
+        rows = x.reshape(-1, self.in_features, 1, 1)
+        return self._apply_dcd(rows, context, self._weight_4d, _POINT).reshape(*x.shape[:-1], self.out_features)
+
+    @property
+    def _weight_4d(self) -> Tensor:
+        return self.weight[:, :, None, None]
+
+    def _check_input(self, x: Tensor) -> None:
+        check_real(x)
+        if x.dim() == 0 or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"DCDLinear was built for in_features={self.in_features}, the last axis; got an input {tuple(x.shape)}."
+            )
+
+    def _rows(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, self.in_features).to(context_dtype(x.dtype))
+
+    def extra_repr(self) -> str:
+        """Sizes of the layer."""
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {self._dcd_repr()}"
+
+
+_POINT = Geometry((1, 1))

@@ -1,0 +1,83 @@
+"""Sizes and key names of the DCD layers in the published code, as its checkpoints hold them."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import Tensor
+
+from dynaconv.families.contract.checks import check_choice
+
+PublishedStyle = Literal["basic", "bottleneck", "mobilenet", "classifier"]
+
+DCD_STEMS = {
+    "conv": "",
+    "cls": "",
+    "fc.0": "branch.squeeze.",
+    "fc.1.fc.0": "branch.gate.",
+    "fc_phi": "branch.heads.fusion.",
+    "fc_scale": "branch.heads.scale.",
+    "bn1": "norm1.",
+    "bn2": "norm2.",
+}
+"""Published names of a layer's parts to what our keys start with."""
+_Q_KEYS = ("q", "conv_q", "cls_q")
+_P_KEYS = ("p", "conv_p", "cls_p")
+
+
+def published_dcd_options(
+    style: PublishedStyle, in_channels: int, out_channels: int, *, fc_squeeze: int = 16
+) -> dict[str, Any]:
+    """Options of `DCDConv2d` (style ``classifier``: of `DCDLinear`) that give the published layer's sizes.
+
+    Args:
+        style: ``basic`` (ResNet-18 and -34, 2x2 context), ``bottleneck`` (ResNet-50 and up, 1x1 context),
+            ``mobilenet`` (2x2 context where channels grow), ``classifier``.
+        in_channels, out_channels: Of the convolution.
+        fc_squeeze: Divisor that gives the branch's width in the ``mobilenet`` style.
+    """
+    check_choice("style", style, ("basic", "bottleneck", "mobilenet", "classifier"))
+    if style == "classifier":
+        return {"norm": "batch", "latent_dim": 32, "hidden_channels": 32}
+    if style == "mobilenet":
+        cells, latent = _mobilenet_sizes(in_channels, out_channels)
+        hidden = max(max(cells * in_channels, latent * latent) // fc_squeeze, 4)
+    else:
+        cells = 4 if style == "basic" else 1
+        latent = math.isqrt(cells * in_channels)
+        hidden = max(cells * in_channels, latent * latent) // 16
+        hidden = max(hidden, 4) if style == "basic" else hidden
+    return {"norm": "batch", "latent_dim": latent, "hidden_channels": hidden, "context_size": math.isqrt(cells)}
+
+
+def _mobilenet_sizes(in_channels: int, out_channels: int) -> tuple[int, int]:
+    cells, reduction = (4, 8) if in_channels < out_channels else (1, 2)
+    while True:
+        latent = min(cells * in_channels // reduction, out_channels // reduction)
+        if latent * latent <= 2 * cells * in_channels:
+            return cells, max(latent, 4)
+        reduction *= 2
+
+
+def published_layer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename one published layer's tensors to the keys, and reshape P and Q to the shapes, of our layers.
+
+    Args:
+        state: Tensors of one layer under the published names, such as ``fc_phi.weight`` or ``bn1.running_mean``.
+
+    Raises:
+        ValueError: a key is no part of a published DCD layer.
+    """
+    renamed = {}
+    for key, tensor in state.items():
+        stem, _, leaf = key.rpartition(".")
+        if stem in _Q_KEYS:
+            renamed["q"] = tensor.flatten(1).T.contiguous()
+        elif stem in _P_KEYS:
+            renamed["p"] = tensor.flatten(1)
+        elif stem in DCD_STEMS:
+            renamed[DCD_STEMS[stem] + leaf] = tensor
+        else:
+            known = ", ".join((*DCD_STEMS, *_Q_KEYS, *_P_KEYS))
+            raise ValueError(f"{key!r} is no key of a published DCD layer; its parts are {known}.")
+    return renamed

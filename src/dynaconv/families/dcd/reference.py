@@ -1,0 +1,114 @@
+"""The equations of DCD, one explicit kernel per sample. Slow, and the definition of every fast algorithm.
+
+Reference: Li et al., ICLR 2021, arXiv:2103.08756v1.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dynaconv.families.dcd.factors import DCDFactors, required
+from dynaconv.ops.geometry import Geometry
+
+
+def reference_dcd_kernel(factors: DCDFactors, geometry: Geometry, sample: int) -> Tensor:
+    """W(x) of one sample: Lambda(x) W0 plus the dynamic residual.
+
+    Returns:
+        ``(C_out, C_in / groups, k_h, k_w)``.
+    """
+    kernel = factors.weight
+    if factors.scale is not None:
+        kernel = factors.scale[sample][:, None, None, None] * kernel
+    if factors.fusion is None:
+        return kernel
+    phi = factors.fusion[sample]
+    if factors.form == "depthwise":
+        return kernel + _depthwise_residual(factors, phi).reshape_as(kernel)
+    return kernel + _blockwise_residual(factors, phi, geometry).reshape_as(kernel)
+
+
+def reference_dcd(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tensor:
+    """Convolve each sample with its own `reference_dcd_kernel`.
+
+    Args:
+        x: Input, ``(B, C_in, H, W)``.
+        factors: The factors of W(x).
+        geometry: Stride, padding, dilation and groups.
+
+    Returns:
+        ``(B, C_out, H_out, W_out)``, without a bias.
+    """
+    _, stride, padding, dilation, groups = geometry
+    outs = []
+    for sample in range(x.shape[0]):
+        kernel = reference_dcd_kernel(factors, geometry, sample)
+        outs.append(F.conv2d(x[sample : sample + 1], kernel, None, stride, padding, dilation, groups))
+    return torch.cat(outs)
+
+
+def reference_normalised_dcd(
+    x: Tensor,
+    factors: DCDFactors,
+    geometry: Geometry,
+    norms: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]],
+) -> Tensor:
+    """DCD with batch norms around Phi and a skip over it: y = Lambda W0 x + P (BN2(Phi z) + z), z = BN1(Q^T x).
+
+    Because the norms may use statistics of the batch, the residual is applied to features instead of being formed.
+
+    Args:
+        x: Input, ``(B, C_in, H, W)``.
+        factors: Factors of form ``channel``.
+        geometry: A convolution whose padding puts its centre tap on pixel (0, 0), as "same" padding does.
+        norms: BN1 and BN2, maps of ``(B, blocks * L, H_out, W_out)``.
+
+    Returns:
+        ``(B, C_out, H_out, W_out)``, without a bias.
+    """
+    kernel_size, stride, padding, dilation, groups = geometry
+    assert all(p == d * (k // 2) for p, d, k in zip(padding, dilation, kernel_size, strict=True))
+    p, q, phi = required(factors.p), required(factors.q), required(factors.fusion)
+    blocks, latent = factors.num_blocks, q.shape[1]
+    static = F.conv2d(x, factors.weight, None, stride, padding, dilation, groups)
+    if factors.scale is not None:
+        static = static * factors.scale[:, :, None, None]
+    z = norms[0](F.conv2d(x, _q_kernel(q, blocks), None, stride, groups=blocks))
+    fused = []
+    for sample in range(x.shape[0]):
+        for block in range(blocks):
+            rows = z[sample, block * latent : (block + 1) * latent]
+            fused.append(torch.einsum("ml,lhw->mhw", phi[sample, block], rows))
+    z = norms[1](torch.cat(fused).reshape_as(z)) + z
+    return static + F.conv2d(z, p[:, :, None, None], groups=blocks)
+
+
+def _q_kernel(q: Tensor, blocks: int) -> Tensor:
+    return torch.cat([block.T for block in q.chunk(blocks)])[:, :, None, None]
+
+
+def _depthwise_residual(factors: DCDFactors, phi: Tensor) -> Tensor:
+    return required(factors.p) @ phi @ required(factors.r).T  # (C_out, k^2)
+
+
+def _blockwise_residual(factors: DCDFactors, phi: Tensor, geometry: Geometry) -> Tensor:
+    all_p, all_q = required(factors.p), required(factors.q)
+    blocks, groups = phi.shape[0], geometry.groups
+    out_channels, in_channels = all_p.shape[0], all_q.shape[0]
+    full = all_p.new_zeros(out_channels, in_channels, geometry.num_taps)
+    rows, columns = out_channels // blocks, in_channels // blocks
+    for b in range(blocks):
+        p, q = all_p[b * rows : (b + 1) * rows], all_q[b * columns : (b + 1) * columns]
+        if factors.form == "joint":
+            block = torch.einsum("ia,ob,tc,abc->oit", q, p, required(factors.r), phi[b])
+        else:
+            row, column = geometry.centre
+            one_hot = F.one_hot(torch.tensor(row * geometry.kernel_size[1] + column), geometry.num_taps).to(p)
+            block = (p @ phi[b] @ q.T)[:, :, None] * one_hot
+        full[b * rows : (b + 1) * rows, b * columns : (b + 1) * columns] = block
+    # A grouped convolution stores, for each channel out, only the columns of its own group.
+    per_group = in_channels // groups
+    starts = [(o * groups // out_channels) * per_group for o in range(out_channels)]
+    return torch.stack([full[o, start : start + per_group] for o, start in enumerate(starts)])

@@ -1,0 +1,20 @@
+"""DY-Conv as the rest of the library knows it."""
+
+from dynaconv.families.dyconv.layer import DYConv2d
+from dynaconv.families.family import Coefficient, Family
+
+DYCONV = Family(
+    name="dyconv",
+    title="attention over kernels (DY-Conv)",
+    arxiv="1912.03458",
+    citation="""@inproceedings{chen2020dynamic,
+  title     = {Dynamic Convolution: Attention over Convolution Kernels},
+  author    = {Chen, Yinpeng and Dai, Xiyang and Liu, Mengchen and Chen, Dongdong and Yuan, Lu and Liu, Zicheng},
+  booktitle = {Conference on Computer Vision and Pattern Recognition},
+  year      = {2020},
+  url       = {https://arxiv.org/abs/1912.03458}
+}""",
+    layer=DYConv2d,
+    coefficients={"attention": Coefficient(symbol="π", role="mixing", act="weights each kernel", element="kernel")},
+    dynamic_head=False,
+)

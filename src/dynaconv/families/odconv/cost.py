@@ -1,0 +1,41 @@
+"""What the algorithms of ODConv cost for a shape, forward; a backward pass doubles each alike."""
+
+from dynaconv.ops.cost import Cost
+from dynaconv.ops.geometry import Geometry
+
+
+def odconv_costs(
+    geometry: Geometry, input_shape: tuple[int, int, int, int], out_channels: int, num_kernels: int
+) -> dict[str, Cost]:
+    """Cost of ``kernel``, ``mixed`` and ``grouped``, without the branch, which is the same for all.
+
+    Args:
+        geometry: Stride, padding, dilation and groups.
+        input_shape: ``(B, C_in, H, W)``.
+        out_channels: C_out.
+        num_kernels: K.
+    """
+    batch, in_channels, height, width = input_shape
+    out_h, out_w = geometry.output_size(height, width)
+    pixels, seen = batch * out_h * out_w, batch * height * width
+    weights = out_channels * (in_channels // geometry.groups) * geometry.num_taps
+    several_taps, several_kernels = not geometry.pointwise, num_kernels > 1
+    # Each scaling reads and writes the kernel of every sample.
+    forming = Cost(moved=2.0 * batch * weights * (1 + several_taps), calls=2 + several_taps)
+    if several_kernels:
+        forming += Cost(batched=batch * num_kernels * weights, moved=2.0 * batch * weights, calls=1)
+    product = Cost(batched=pixels * weights, moved=pixels * out_channels, calls=1)
+    copied = pixels * in_channels * geometry.num_taps
+    patches = Cost(moved=2.0 * copied, calls=1) if several_taps else Cost()
+    blocks = Cost(calls=batch * geometry.groups) if geometry.groups > 1 else Cost()
+    folded = Cost(moved=2.0 * (seen * in_channels + batch * weights), calls=batch)
+    outputs = pixels * out_channels
+    mixed = Cost(dense=pixels * weights * num_kernels, moved=2.0 * outputs, calls=3)
+    mixed += patches + Cost(moved=2.0 * (copied if several_taps else seen * in_channels), calls=1)
+    if several_kernels:
+        mixed += Cost(batched=outputs * num_kernels, moved=2.0 * outputs * num_kernels, calls=2)
+    return {
+        "kernel": forming + product + patches + blocks,
+        "mixed": mixed,
+        "grouped": forming + product + folded,
+    }

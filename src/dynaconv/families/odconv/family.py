@@ -1,0 +1,24 @@
+"""ODConv as the rest of the library knows it."""
+
+from dynaconv.families.family import Coefficient, Family
+from dynaconv.families.odconv.layer import ODConv2d
+
+ODCONV = Family(
+    name="odconv",
+    title="omni-dimensional dynamic convolution (ODConv)",
+    arxiv="2209.07947",
+    citation="""@inproceedings{li2022omni,
+  title     = {Omni-Dimensional Dynamic Convolution},
+  author    = {Li, Chao and Zhou, Aojun and Yao, Anbang},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2022},
+  url       = {https://arxiv.org/abs/2209.07947}
+}""",
+    layer=ODConv2d,
+    coefficients={
+        "channel": Coefficient(symbol="channels in", role="gate", element="input channel", limit=1.0),
+        "filter": Coefficient(symbol="channels out", role="gate", limit=1.0),
+        "spatial": Coefficient(symbol="positions", role="gate", limit=1.0),
+        "kernel": Coefficient(symbol="π", role="mixing", act="weights each kernel", element="kernel"),
+    },
+)

@@ -1,0 +1,20 @@
+"""ODConv by forming the kernel of every sample and one convolution with the batch folded into its groups."""
+
+from torch import Tensor
+
+from dynaconv.families.odconv.attention import ODConvCoefficients
+from dynaconv.families.odconv.kernel import odconv_kernel
+from dynaconv.ops.exporting import is_exporting
+from dynaconv.ops.geometry import Geometry
+from dynaconv.ops.per_sample import grouped_per_sample, matmul_per_sample
+
+
+def grouped_odconv(x: Tensor, attention: ODConvCoefficients, kernels: Tensor, geometry: Geometry) -> Tensor:
+    """As `kernel_odconv`, by a convolution with ``B * groups`` groups, whose own blocking suits large images.
+
+    While exporting it is `kernel_odconv` itself: folded into groups, the batch would be frozen in the graph.
+    """
+    kernel = odconv_kernel(attention, kernels, geometry.groups)
+    if is_exporting() or x.shape[0] == 0:
+        return matmul_per_sample(x, kernel, geometry)
+    return grouped_per_sample(x, kernel, geometry)

@@ -1,0 +1,52 @@
+"""ODConv by forming the kernel of every sample and multiplying."""
+
+from torch import Tensor
+
+from dynaconv.families.odconv.attention import ODConvCoefficients
+from dynaconv.ops.geometry import Geometry
+from dynaconv.ops.mixture import mix_kernels
+from dynaconv.ops.per_sample import matmul_per_sample
+
+
+def kernel_odconv(x: Tensor, attention: ODConvCoefficients, kernels: Tensor, geometry: Geometry) -> Tensor:
+    """Form W(x) of each sample, then multiply it with the patches it sees, sample by sample in one batched product.
+
+    Args:
+        x: Input, ``(B, C_in, H, W)``.
+        attention: The four attentions.
+        kernels: ``(K, C_out, C_in / groups, k_h, k_w)``.
+        geometry: Stride, padding, dilation and groups.
+
+    Returns:
+        ``(B, C_out, H_out, W_out)``, without a bias.
+    """
+    return matmul_per_sample(x, odconv_kernel(attention, kernels, geometry.groups), geometry)
+
+
+def odconv_kernel(attention: ODConvCoefficients, kernels: Tensor, groups: int) -> Tensor:
+    """W(x) of every sample: the kernels summed with their attention, then scaled along each axis.
+
+    Args:
+        attention: The four attentions.
+        kernels: ``(K, C_out, C_in / groups, k_h, k_w)``.
+        groups: Of the convolution.
+
+    Returns:
+        ``(B, C_out, C_in / groups, k_h, k_w)`` in the dtype of ``kernels``.
+    """
+    mixed = kernels if attention.kernel is None else mix_kernels(attention.kernel, kernels)
+    scale = _channel_of_each_output(attention.channel, kernels.shape[1], groups)
+    if attention.filter is not None:
+        scale = attention.filter[:, :, None] * scale
+    kernel = mixed * scale.to(kernels.dtype)[:, :, :, None, None]
+    if attention.spatial is None:
+        return kernel
+    return kernel * attention.spatial.to(kernels.dtype)[:, None, None]
+
+
+def _channel_of_each_output(channel: Tensor, out_channels: int, groups: int) -> Tensor:
+    """Attention of the channels that each output reads, ``(B, C_out, C_in / groups)``; C_out = 1 stands for equal."""
+    if groups == 1:
+        return channel[:, None]
+    by_group = channel.reshape(channel.shape[0], groups, channel.shape[1] // groups)
+    return by_group.repeat_interleave(out_channels // groups, dim=1)

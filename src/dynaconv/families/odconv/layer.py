@@ -1,0 +1,225 @@
+"""ODConv: omni-dimensional dynamic convolution, with attention along every axis of its kernels."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, get_args
+
+import torch
+from torch import Tensor, nn
+
+from dynaconv.families.contract.affine import add_bias, add_to
+from dynaconv.families.contract.base import DynamicConv2d, PaddingMode
+from dynaconv.families.contract.branch import context_dtype
+from dynaconv.families.contract.config import AttentionConfig
+from dynaconv.families.contract.norms import ContextNorm, make_context_norm, normalise
+from dynaconv.families.contract.temperature import HasTemperature
+from dynaconv.families.odconv import (
+    ODConvCoefficients,
+    grouped_odconv,
+    kernel_odconv,
+    mixed_odconv,
+    odconv_attention,
+    odconv_costs,
+    odconv_kernel,
+)
+from dynaconv.families.odconv.branch import ODConvBranch
+from dynaconv.ops import Cost, full_precision, pool_context
+
+ODConvAlgorithm = Literal["auto", "kernel", "mixed", "grouped"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ODConvConfig(AttentionConfig):
+    """Options of `ODConv2d`.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    _algorithms = get_args(ODConvAlgorithm)
+
+    min_hidden_channels: int = 16
+
+
+# Of a network's heads, relative to the published start.
+_FRESH_HEADS = 0.1
+
+
+class ODConv2d(HasTemperature, DynamicConv2d):
+    """A convolution with W(x)[o, i, t] = filter_o(x) channel_i(x) spatial_t(x) sum_k kernel_k(x) W_k[o, i, t].
+
+    The branch is average pool -> linear to max(C_in // reduction, min_hidden_channels) -> batch norm -> ReLU -> one
+    linear map with bias for each attention: of channels in, channels out and positions a sigmoid, of the K kernels a
+    softmax, every logit divided by the temperature first. An attention is left out where it would say nothing: over
+    kernels when there is one, over positions when there is one, over channels out when each has one channel in of its
+    own (depthwise with C_out = C_in).
+
+    In train mode the branch's batch norm uses the statistics of the batch, so W(x) of a sample depends on the others;
+    `kernel` and `coefficients` do too, and leave the running statistics alone.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            As for `torch.nn.Conv2d`.
+        num_kernels: K; 1 keeps the parameters of a static convolution plus the branch.
+        reduction: Divisor that gives the branch's width.
+        min_hidden_channels: Least width of the branch.
+        temperature: Divides the logits; > 0. Saved in the state dict, never averaged with the weights.
+        context_norm: Norm of the averaged input, without scale and shift: ``layer`` over its channels, ``batch`` over
+            the batch, ``running`` by the statistics of earlier batches; None leaves it as it is. In eval mode the last
+            two are fixed, and `dynaconv.deploy` folds them into the branch.
+        algorithm: ``kernel`` forms W(x) and multiplies, ``mixed`` scales features around one shared convolution with
+            all K kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` asks the
+            cost model.
+
+    Raises:
+        ValueError: an argument is out of range or does not fit.
+
+    Deviations:
+        There may be a bias, added after everything; the published layer has none. The temperature starts at 1 and the
+        kernels as `torch.nn.Conv2d` starts; the published code draws them from a normal distribution by fan out. The
+        branch starts as published, but see `fresh_like` for networks. A single sample in train mode is normalised by
+        running statistics.
+
+    Reference: Li et al., ICLR 2022, arXiv:2209.07947v1 (openreview DmpCfq6Mg39).
+    """
+
+    _functions: ClassVar = {"kernel": kernel_odconv, "mixed": mixed_odconv, "grouped": grouped_odconv}
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        num_kernels: int = 4,
+        reduction: int = 16,
+        min_hidden_channels: int = 16,
+        temperature: float = 1.0,
+        context_norm: ContextNorm = None,
+        algorithm: ODConvAlgorithm = "auto",
+    ) -> None:
+        config = ODConvConfig(
+            num_kernels=num_kernels,
+            reduction=reduction,
+            min_hidden_channels=min_hidden_channels,
+            temperature=temperature,
+            context_norm=context_norm,
+            algorithm=algorithm,
+        )
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            num_kernels=num_kernels,
+        )
+        self.num_kernels = num_kernels
+        self.config = config
+        self.context_norm = make_context_norm(context_norm, in_channels, device, dtype)
+        hidden = max(in_channels // reduction, min_hidden_channels)
+        self.branch = ODConvBranch(in_channels, hidden, self._heads(), device, dtype)
+        # A sigmoid of logit zero is 1/2; the kernels' softmax is then their mean, which needs no gain.
+        self.neutral_gain = 0.5 ** sum(name != "kernel" for name in self.branch.heads)
+        self._set_up_temperature(temperature, device)
+        self.reset_parameters()
+
+    @classmethod
+    def fresh_like(cls, conv: nn.Conv2d, **hyperparameters: Any) -> Self:
+        """As `like`, for a network that starts anew: kernels as large as ``conv``'s, and heads that start small.
+
+        The branch's batch norm stretches what little the averages of two samples differ. With heads as published and
+        a temperature of 1 each layer passes a gradient on through its attentions larger than it came, and a network
+        of fifty such layers does not train; docs/families/odconv.md has the numbers.
+
+        Raises:
+            TypeError: ``conv`` is no `torch.nn.Conv2d` or computes something else, or a hyperparameter is unknown.
+            ValueError: a hyperparameter does not fit.
+        """
+        layer = super().fresh_like(conv, **hyperparameters)
+        branch = layer.branch
+        assert isinstance(branch, ODConvBranch)
+        branch.shrink_heads(_FRESH_HEADS)
+        return layer
+
+    def _heads(self) -> dict[str, int]:
+        """Number of logits of each attention that says something."""
+        taps = self.kernel_size[0] * self.kernel_size[1]
+        heads = {"channel": self.in_channels}
+        if not self.in_channels == self.out_channels == self.groups:
+            heads["filter"] = self.out_channels
+        if taps > 1:
+            heads["spatial"] = taps
+        if self.num_kernels > 1:
+            heads["kernel"] = self.num_kernels
+        return heads
+
+    def logits(self, x: Tensor) -> ODConvCoefficients:
+        """What the branch gives for ``x``, ``(B, C_in, H, W)``, before it becomes attention."""
+        self._check_input(x)
+        return self._logits(x, track=False)
+
+    def coefficients(self, x: Tensor) -> ODConvCoefficients:
+        """The attentions of each sample of ``x``, ``(B, C_in, H, W)``, in float32 (float64 for float64 inputs)."""
+        return odconv_attention(self.logits(x), self.temperature)
+
+    def kernel(self, x: Tensor) -> Tensor:
+        """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``."""
+        return odconv_kernel(self.coefficients(x), self.weight, self.groups)
+
+    def _compute(self, x: Tensor) -> Tensor:
+        attention = odconv_attention(self._logits(x, track=True), self.temperature)
+        padded = self._padded(x)
+        out = self._functions[self._choose(padded)](padded, attention, self.weight, self.geometry)
+        return add_bias(out, self.bias)
+
+    def _logits(self, x: Tensor, *, track: bool) -> ODConvCoefficients:
+        with full_precision(x.device):
+            context = normalise(self.context_norm, pool_context(x, 1, context_dtype(x.dtype)), track=track)
+            heads: dict[str, Tensor] = self.branch(context, track=track)
+        if "spatial" in heads:
+            heads["spatial"] = heads["spatial"].reshape(x.shape[0], *self.kernel_size)
+        return ODConvCoefficients(**heads)
+
+    def _costs_of(self, padded: Tensor) -> dict[str, Cost]:
+        batch, channels, height, width = padded.shape
+        return odconv_costs(self.geometry, (batch, channels, height, width), self.out_channels, self.num_kernels)
+
+    def reset_parameters(self) -> None:
+        """Initialise every kernel independently, as `torch.nn.Conv2d` does, and the branch as published."""
+        self._reset_static()
+        self._reset_branch()
+
+    def _add_fixed(self, shift: Tensor) -> None:
+        self.bias = add_to(self.bias, shift, self.weight)
+
+    def fold_constants(self) -> None:
+        """Fold the branch's batch norm into the linear map before it; see `DynamicConv2d.fold_constants`."""
+        super().fold_constants()
+        self.branch.fold_norm()
+
+    def _neutralise(self) -> None:
+        self.branch.neutralise()
+
+    @property
+    def is_neutral(self) -> bool:
+        """Whether the layer computes what a static convolution does, whatever its input."""
+        return bool(self.branch.is_neutral)
+
+    def extra_repr(self) -> str:
+        """The convolution's arguments, the number of kernels and the width of the branch."""
+        hidden = self.branch.squeeze.out_features
+        return f"{super().extra_repr()}, num_kernels={self.num_kernels}, hidden_channels={hidden}"

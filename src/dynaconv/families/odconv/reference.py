@@ -1,0 +1,67 @@
+"""The equation of ODConv, one explicit kernel per sample. Slow, and the definition of every fast algorithm.
+
+Reference: Li et al., ICLR 2022, arXiv:2209.07947v1 (openreview DmpCfq6Mg39).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dynaconv.families.odconv.attention import ODConvCoefficients
+from dynaconv.ops.geometry import Geometry
+
+
+def reference_odconv_kernel(
+    logits: ODConvCoefficients, kernels: Tensor, temperature: Tensor, geometry: Geometry, sample: int
+) -> Tensor:
+    """W(x) of one sample: W[o, i, t] = filter_o channel_i spatial_t sum_k kernel_k W_k[o, i, t].
+
+    Of logits t and a temperature T the first three are sigmoid(t / T), the last exp(t_k / T) / sum_j exp(t_j / T). In
+    a grouped convolution i runs over the channels in of the group of o.
+
+    Returns:
+        ``(C_out, C_in / groups, k_h, k_w)``.
+    """
+    num_kernels, out_channels, per_group = kernels.shape[:3]
+    if logits.kernel is None:
+        weights = torch.ones(num_kernels, dtype=kernels.dtype, device=kernels.device)
+    else:
+        exponentials = torch.exp((logits.kernel[sample] - logits.kernel[sample].max()) / temperature)
+        weights = exponentials / exponentials.sum()
+    total = torch.zeros_like(kernels[0])
+    for number, kernel in enumerate(kernels):
+        total = total + weights[number] * kernel
+    if logits.spatial is not None:
+        total = total * torch.sigmoid(logits.spatial[sample] / temperature)
+    channel = torch.sigmoid(logits.channel[sample] / temperature)
+    rows = []
+    for out in range(out_channels):
+        start = (out * geometry.groups // out_channels) * per_group
+        row = total[out] * channel[start : start + per_group, None, None]
+        if logits.filter is not None:
+            row = row * torch.sigmoid(logits.filter[sample, out] / temperature)
+        rows.append(row)
+    return torch.stack(rows)
+
+
+def reference_odconv(
+    x: Tensor, logits: ODConvCoefficients, kernels: Tensor, temperature: Tensor, geometry: Geometry
+) -> Tensor:
+    """Convolve each sample with its own `reference_odconv_kernel`.
+
+    Args:
+        x: Input, ``(B, C_in, H, W)``.
+        logits: What the branch gives before temperature, sigmoids and softmax.
+        kernels: ``(K, C_out, C_in / groups, k_h, k_w)``.
+        temperature: T > 0, a scalar tensor.
+        geometry: Stride, padding, dilation and groups.
+
+    Returns:
+        ``(B, C_out, H_out, W_out)``, without a bias.
+    """
+    _, stride, padding, dilation, groups = geometry
+    outs = []
+    for sample in range(x.shape[0]):
+        kernel = reference_odconv_kernel(logits, kernels, temperature, geometry, sample)
+        outs.append(F.conv2d(x[sample : sample + 1], kernel, None, stride, padding, dilation, groups))
+    return torch.cat(outs)

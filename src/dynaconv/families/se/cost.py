@@ -1,0 +1,30 @@
+"""What the two algorithms of a convolution with squeeze-and-excitation cost for a shape, forward."""
+
+from dynaconv.ops.cost import Cost
+from dynaconv.ops.geometry import Geometry
+
+
+def squeeze_excite_costs(
+    geometry: Geometry, input_shape: tuple[int, int, int, int], out_channels: int
+) -> dict[str, Cost]:
+    """Cost of ``kernel`` and ``factored``, without the branch, which is the same for both.
+
+    Both run the convolution and average its output, because the scales depend on it.
+
+    Args:
+        geometry: Stride, padding, dilation and groups.
+        input_shape: ``(B, C_in, H, W)``.
+        out_channels: C_out.
+    """
+    batch, in_channels, height, width = input_shape
+    out_h, out_w = geometry.output_size(height, width)
+    pixels, seen = batch * out_h * out_w, batch * height * width
+    weights = out_channels * (in_channels // geometry.groups) * geometry.num_taps
+    scales = Cost(dense=pixels * weights, moved=pixels * out_channels, calls=2)
+    scaling = Cost(moved=2.0 * pixels * out_channels, calls=1)
+    # Products of a sample each pass over the output once more, as scaling does: no shape was found where they won.
+    kernel = scaling + Cost(batched=pixels * weights, moved=2.0 * batch * weights, calls=1)
+    if not geometry.pointwise:
+        # The batch folded into groups: B small convolutions, each with its own packed weights.
+        kernel += Cost(moved=2.0 * (seen * in_channels + batch * weights), calls=batch)
+    return {"kernel": scales + kernel, "factored": scales + scaling}

@@ -1,0 +1,23 @@
+"""Squeeze-and-excitation as the rest of the library knows it."""
+
+from dynaconv.families.family import Coefficient, Family
+from dynaconv.families.se.layer import SEConv2d
+
+SE = Family(
+    name="se",
+    title="squeeze-and-excitation (SE)",
+    arxiv="1709.01507",
+    citation="""@inproceedings{hu2018squeeze,
+  title     = {Squeeze-and-Excitation Networks},
+  author    = {Hu, Jie and Shen, Li and Sun, Gang},
+  booktitle = {Conference on Computer Vision and Pattern Recognition},
+  year      = {2018},
+  url       = {https://arxiv.org/abs/1709.01507}
+}""",
+    layer=SEConv2d,
+    coefficients={"scale": Coefficient(symbol="s", role="gate", act="scales each output channel", limit=1.0)},
+    kinds=("pointwise", "grouped", "spatial"),
+    aliases=("squeeze_excite",),
+    dynamic_head=False,
+    ends_only=True,
+)

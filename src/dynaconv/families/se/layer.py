@@ -1,0 +1,187 @@
+"""A convolution followed by squeeze-and-excitation, as a dynamic convolution."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from dynaconv.families.contract.affine import add_bias, multiply_rows
+from dynaconv.families.contract.base import DynamicConv2d, PaddingMode
+from dynaconv.families.contract.branch import DynamicBranch, context_dtype
+from dynaconv.families.contract.config import BranchConfig
+from dynaconv.families.contract.norms import ContextNorm, make_context_norm, normalise
+from dynaconv.families.se import (
+    factored_squeeze_excite,
+    kernel_squeeze_excite,
+    scale_rows,
+    squeeze_excite_costs,
+)
+from dynaconv.ops import Cost, pool_context, shared_conv2d
+
+SEAlgorithm = Literal["auto", "kernel", "factored"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SEConfig(BranchConfig):
+    """Options of `SEConv2d`.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    _algorithms = get_args(SEAlgorithm)
+
+    min_hidden_channels: int = 8
+
+
+class SECoefficients(NamedTuple):
+    """What squeeze-and-excitation computes."""
+
+    scale: Tensor
+    """Factor on each output channel, ``(B, C_out)`` in [0, 1], in float32 (float64 for float64 inputs)."""
+
+
+class SEConv2d(DynamicConv2d):
+    """A convolution whose output channels are scaled by s = sigmoid(F2 relu(F1 pool(y))), y its own output.
+
+    As a dynamic convolution, W(x) = diag(s) W and the bias is s * bias. Unlike Lambda(x) of `dynaconv.DCDConv2d`, s
+    reads the output: the convolution has to run before its kernel is known. F1 and F2 have biases; F1 maps to
+    max(C_out // reduction, min_hidden_channels) numbers.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            As for `torch.nn.Conv2d`.
+        reduction: Divisor that gives the branch's width.
+        min_hidden_channels: Least width of the branch.
+        context_norm: Norm of the averaged output, without scale and shift: ``layer`` over its channels, ``batch`` over
+            the batch, ``running`` by the statistics of earlier batches; None leaves it as it is. In eval mode the last
+            two are fixed, and `dynaconv.deploy` folds them into the branch.
+        algorithm: ``factored`` scales the output, ``kernel`` forms W(x) and convolves once more, ``auto`` asks the
+            cost model, which always prefers the former.
+
+    Raises:
+        ValueError: an argument is out of range or does not fit.
+
+    Deviations:
+        The paper scales a residual block's output after its last batch norm. Here the scales stand directly behind a
+        convolution, before any norm, so that networks of all families differ in their convolutions alone.
+
+    Reference: Hu et al., CVPR 2018, arXiv:1709.01507v4.
+    """
+
+    _functions: ClassVar = {"kernel": kernel_squeeze_excite, "factored": factored_squeeze_excite}
+    _exported_algorithm = "factored"
+    neutral_gain = neutral_bias_gain = 0.5
+    branch: DynamicBranch
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        reduction: int = 16,
+        min_hidden_channels: int = 8,
+        context_norm: ContextNorm = None,
+        algorithm: SEAlgorithm = "auto",
+    ) -> None:
+        config = SEConfig(
+            reduction=reduction, min_hidden_channels=min_hidden_channels, context_norm=context_norm, algorithm=algorithm
+        )
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
+        )
+        self.config = config
+        self.context_norm = make_context_norm(context_norm, out_channels, device, dtype)
+        self.branch = DynamicBranch(
+            out_channels,
+            max(out_channels // reduction, min_hidden_channels),
+            {"scale": out_channels},
+            unit_hidden=False,
+            device=device,
+            dtype=dtype,
+            squeeze_bias=True,
+            head_bias=True,
+        )
+        self.reset_parameters()
+
+    def coefficients(self, x: Tensor) -> SECoefficients:
+        """The scales for ``x``, ``(B, C_in, H, W)``. Runs the convolution, whose output they depend on."""
+        self._check_input(x)
+        return SECoefficients(self._scales(shared_conv2d(self._padded(x), self.weight, self.geometry, self.bias)))
+
+    def kernel(self, x: Tensor) -> Tensor:
+        """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``."""
+        return scale_rows(self.coefficients(x).scale, self.weight)
+
+    def sample_bias(self, x: Tensor) -> Tensor | None:
+        """The scaled bias of each sample, ``(B, C_out)``, or None."""
+        bias = None if self.bias is None else scale_rows(self.coefficients(x).scale, self.bias)
+        if self.shift is None:
+            return bias
+        return self.shift.expand(x.shape[0], -1) if bias is None else bias + self.shift
+
+    def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
+        """Make the layer compute ``scale * forward(x) + shift``; see `DynamicConv2d.absorb_affine`.
+
+        The branch reads the output, so its first map takes the scale back.
+
+        Raises:
+            ValueError: a channel's scale is zero or too small to divide by; the layer is as it was.
+        """
+        inverse = 1 / scale.to(context_dtype(self.weight.dtype))
+        if not torch.isfinite(inverse).all():
+            raise ValueError("a channel's scale is zero, and squeeze-and-excitation reads that channel.")
+        super().absorb_affine(scale, shift)
+        self._fold_context_norm()
+        self.branch.squeeze.weight = multiply_rows(self.branch.squeeze.weight, inverse)
+
+    def _compute(self, x: Tensor) -> Tensor:
+        padded = self._padded(x)
+        out = self._functions[self._choose(padded)](padded, self.weight, self.bias, self._excite, self.geometry)
+        return add_bias(out, self.shift)
+
+    def published_macs(self, input_shape: tuple[int, int, int, int]) -> int:
+        """Multiply-adds for an input ``(B, C_in, H, W)`` as papers count them: the convolution, F1 and F2.
+
+        The multiplication of each output by its scale is not counted.
+        """
+        static = self.algorithm_costs(input_shape)["factored"].multiply_adds
+        return int(static) + input_shape[0] * 2 * self.out_channels * self.branch.squeeze.out_features
+
+    def _excite(self, out: Tensor) -> Tensor:
+        return self._scales(out, track=True)
+
+    def _scales(self, out: Tensor, *, track: bool = False) -> Tensor:
+        context = normalise(self.context_norm, pool_context(out, 1, context_dtype(out.dtype)), track=track)
+        return torch.sigmoid(self.branch(context)["scale"])
+
+    def _costs_of(self, padded: Tensor) -> dict[str, Cost]:
+        batch, channels, height, width = padded.shape
+        return squeeze_excite_costs(self.geometry, (batch, channels, height, width), self.out_channels)
+
+    def reset_parameters(self) -> None:
+        """Initialise weight and bias as `torch.nn.Conv2d` does, F1 and F2 as `torch.nn.Linear` does."""
+        self._reset_static()
+        self._reset_branch()
+
+    def _neutralise(self) -> None:
+        self.branch.neutralise()
+
+    @property
+    def is_neutral(self) -> bool:
+        """Whether the layer computes what a static convolution does, whatever its input."""
+        return self.shift is None and bool(self.branch.is_neutral)
+
+    def extra_repr(self) -> str:
+        """The convolution's arguments and the width of the branch."""
+        return f"{super().extra_repr()}, hidden_channels={self.branch.squeeze.out_features}"

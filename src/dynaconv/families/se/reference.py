@@ -1,0 +1,67 @@
+"""The equation of a convolution with squeeze-and-excitation, one explicit kernel per sample.
+
+Reference: Hu et al., CVPR 2018, arXiv:1709.01507v4.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dynaconv.ops.geometry import Geometry
+
+
+class ExciteWeights(NamedTuple):
+    """The two linear maps between the averaged output and the scales."""
+
+    squeeze: Tensor
+    """F1, ``(R, C_out)``."""
+    squeeze_bias: Tensor
+    """``(R,)``."""
+    expand: Tensor
+    """F2, ``(C_out, R)``."""
+    expand_bias: Tensor
+    """``(C_out,)``."""
+
+
+def reference_squeeze_excite_kernel(
+    sample: Tensor, weight: Tensor, bias: Tensor | None, excite: ExciteWeights, geometry: Geometry
+) -> tuple[Tensor, Tensor | None]:
+    """Kernel and bias of one sample: diag(s) W and s * b with s = sigmoid(F2 relu(F1 z + b1) + b2).
+
+    z is the average over the pixels of ``conv(sample) + bias``.
+
+    Args:
+        sample: ``(C_in, H, W)``.
+        weight: Static kernel, ``(C_out, C_in / groups, k_h, k_w)``.
+        bias: ``(C_out,)`` or None.
+        excite: F1 and F2 with their biases.
+        geometry: Stride, padding, dilation and groups.
+    """
+    _, stride, padding, dilation, groups = geometry
+    output = F.conv2d(sample[None], weight, bias, stride, padding, dilation, groups)[0]
+    averages = output.flatten(1).mean(1)
+    hidden = torch.relu(excite.squeeze @ averages + excite.squeeze_bias)
+    scale = torch.sigmoid(excite.expand @ hidden + excite.expand_bias)
+    return scale[:, None, None, None] * weight, None if bias is None else scale * bias
+
+
+def reference_squeeze_excite(
+    x: Tensor, weight: Tensor, bias: Tensor | None, excite: ExciteWeights, geometry: Geometry
+) -> Tensor:
+    """Convolve each sample with its own `reference_squeeze_excite_kernel`.
+
+    Args:
+        x: Input, ``(B, C_in, H, W)``.
+        weight, bias, excite, geometry: As for `reference_squeeze_excite_kernel`.
+
+    Returns:
+        ``(B, C_out, H_out, W_out)``, the scaled bias included.
+    """
+    _, stride, padding, dilation, groups = geometry
+    outs = []
+    for sample in x:
+        kernel, scaled_bias = reference_squeeze_excite_kernel(sample, weight, bias, excite, geometry)
+        outs.append(F.conv2d(sample[None], kernel, scaled_bias, stride, padding, dilation, groups))
+    return torch.cat(outs)

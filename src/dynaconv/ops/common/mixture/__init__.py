@@ -1,8 +1,0 @@
-"""Convolution with a weighted sum of K kernels, W(x) = sum_k a_k(x) W_k, whatever gives the weights."""
-
-from dynaconv.ops.common.mixture.cost import mixture_costs
-from dynaconv.ops.common.mixture.grouped import grouped_mixture
-from dynaconv.ops.common.mixture.kernel import kernel_mixture, mix_kernels
-from dynaconv.ops.common.mixture.mixed import mixed_mixture
-
-__all__ = ["grouped_mixture", "kernel_mixture", "mix_kernels", "mixed_mixture", "mixture_costs"]

@@ -1,0 +1,19 @@
+"""A mixture by forming the kernel of every sample and one convolution with the batch folded into its groups."""
+
+from torch import Tensor
+
+from dynaconv.ops.exporting import is_exporting
+from dynaconv.ops.geometry import Geometry
+from dynaconv.ops.mixture.kernel import mix_kernels
+from dynaconv.ops.per_sample import grouped_per_sample, matmul_per_sample
+
+
+def grouped_mixture(x: Tensor, attention: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
+    """As `kernel_mixture`, by a convolution with ``B * groups`` groups, whose own blocking suits large images.
+
+    While exporting it is `kernel_mixture` itself: folded into groups, the batch would be frozen in the graph.
+    """
+    kernel = mix_kernels(attention, kernels)
+    if is_exporting() or x.shape[0] == 0:
+        return matmul_per_sample(x, kernel, geometry)
+    return grouped_per_sample(x, kernel, geometry)

@@ -1,0 +1,25 @@
+"""A mixture by applying all K kernels and mixing their outputs."""
+
+import torch
+from torch import Tensor
+
+from dynaconv.ops.geometry import Geometry
+from dynaconv.ops.shared import shared_conv2d
+
+
+def mixed_mixture(x: Tensor, attention: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
+    """As `kernel_mixture`, without forming W(x): one shared convolution with K * C_out outputs, then their sum.
+
+    K times the multiply-adds of the static convolution, at the speed of a static one; no kernel a sample.
+    """
+    num_kernels, out_channels = kernels.shape[:2]
+    groups = geometry.groups
+    batch, per_group = x.shape[0], out_channels // groups
+    # A group's outputs stand together, so within each group the K kernels follow one another.
+    by_group = kernels.reshape(num_kernels, groups, per_group, *kernels.shape[2:]).transpose(0, 1)
+    weight = by_group.reshape(num_kernels * out_channels, *kernels.shape[2:])
+    outputs = shared_conv2d(x, weight, geometry)
+    height, width = outputs.shape[2:]
+    stacked = outputs.reshape(batch, groups, num_kernels, per_group * height * width)
+    mixed = torch.matmul(attention.to(outputs.dtype)[:, None, None, :], stacked)
+    return mixed.reshape(batch, out_channels, height, width)

@@ -1,0 +1,36 @@
+"""Convolve every sample of a batch with the same kernel."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dynaconv.ops.cost import known
+from dynaconv.ops.exporting import is_exporting
+from dynaconv.ops.geometry import Geometry
+
+_SMALL_BATCH = 16
+
+
+def shared_conv2d(x: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.conv2d` with the arguments of a geometry.
+
+    Under torch.compile with a free batch size it is a convolution of volumes of depth one, which is as fast. On the CPU
+    torch 2.14 guards a convolution on whether the batch has less than 16 samples, and would compile one more graph; but
+    not where any stride, here that of the depth, is above one.
+
+    Args:
+        x: Input, ``(B, C_in, H, W)``.
+        weight: ``(C_out, C_in / groups, k_h, k_w)``.
+        geometry: Stride, padding, dilation and groups.
+        bias: ``(C_out,)`` or None.
+
+    Returns:
+        ``(B, C_out, H_out, W_out)``.
+    """
+    _, stride, padding, dilation, groups = geometry
+    if torch.compiler.is_compiling() and not is_exporting() and x.device.type == "cpu":
+        free = not (known(x.shape[0] < _SMALL_BATCH) or known(x.shape[0] >= _SMALL_BATCH))
+        if free and stride == dilation == (1, 1):
+            volumes, kernels = x.unsqueeze(2), weight.unsqueeze(2)
+            return F.conv3d(volumes, kernels, bias, (2, 1, 1), (0, *padding), 1, groups).squeeze(2)
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)

@@ -1,0 +1,127 @@
+"""Constructor calls for every family and form, over which the contract tests run."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from dynaconv.families import DynamicConv2d
+from dynaconv.families.contract.branch import BranchLinear, DynamicBranch
+from tests.helpers import LAYERS
+
+# Geometries that every family must do; a mixture has nothing beside them but its hyperparameters.
+GEOMETRIES: dict[str, dict[str, Any]] = {
+    "pointwise": {"kernel_size": 1},
+    "pointwise-stride": {"kernel_size": 1, "stride": 2, "bias": False},
+    "square": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "dilated": {"kernel_size": (3, 5), "padding": (1, 0), "dilation": (2, 1), "bias": False},
+    "even": {"kernel_size": (2, 4), "padding": "same"},
+    "reflect": {"kernel_size": 3, "padding": 2, "padding_mode": "reflect"},
+    "grouped": {"kernel_size": 3, "padding": 1, "groups": 2},
+    "pointwise-grouped": {"kernel_size": 1, "groups": 4},
+    "depthwise": {"kernel_size": 3, "padding": 1, "groups": 8, "out_channels": 8},
+    "depthwise-multiplier": {"kernel_size": 5, "padding": 2, "stride": 2, "groups": 8, "out_channels": 16},
+}
+FAMILY_CASES: dict[str, dict[str, dict[str, Any]]] = {
+    "condconv": {**GEOMETRIES, "three": {"kernel_size": 1, "num_experts": 3, "context_norm": "running"}},
+    "dcd": {
+        "pointwise": {"kernel_size": 1},
+        "pointwise-stride": {"kernel_size": 1, "stride": 2},
+        "sparse": {"kernel_size": 1, "blocks": 2},
+        "grouped": {"kernel_size": 3, "padding": 1, "groups": 2, "blocks": 4},
+        "channel": {"kernel_size": 3, "stride": 2, "padding": 1},
+        "channel-dilated": {"kernel_size": (3, 5), "padding": (1, 0), "dilation": (2, 1)},
+        "channel-even": {"kernel_size": (2, 4), "padding": "same"},
+        "channel-reflect": {"kernel_size": 3, "padding": 2, "padding_mode": "reflect"},
+        "joint": {"kernel_size": 3, "padding": 1, "fusion": "joint"},
+        "joint-sizes": {"kernel_size": 3, "fusion": "joint", "latent_dim": 3, "latent_taps": 9, "blocks": 2},
+        "depthwise": {"kernel_size": 3, "padding": 1, "groups": 8, "out_channels": 8},
+        "depthwise-multiplier": {"kernel_size": 5, "padding": 2, "stride": 2, "groups": 8, "out_channels": 16},
+        "scale": {"kernel_size": 3, "variant": "scale"},
+        "residual": {"kernel_size": 1, "variant": "residual"},
+        "context-2x2": {"kernel_size": 1, "context_size": 2},
+        "context-batch": {"kernel_size": 1, "context_norm": "batch"},
+        "context-running": {"kernel_size": 3, "context_norm": "running", "context_size": 2},
+        "bare": {"kernel_size": 1, "context_norm": None, "hidden_norm": None, "gain": 1, "bias": False},
+        "gate": {"kernel_size": 1, "activation": "gate", "scale_activation": "hard_sigmoid"},
+        "silu-tanh": {"kernel_size": 1, "activation": "silu", "scale_activation": "tanh"},
+        "gelu-sigmoid": {"kernel_size": 1, "activation": "gelu", "scale_activation": "sigmoid"},
+        "norm": {"kernel_size": 1, "norm": "batch"},
+        "norm-channel": {"kernel_size": 3, "padding": 1, "stride": 2, "norm": "batch", "context_size": 2},
+        "norm-sparse": {"kernel_size": 3, "groups": 2, "blocks": 4, "norm": "batch", "padding": 0},
+    },
+    "dyconv": {
+        **GEOMETRIES,
+        "two-hot": {"kernel_size": 3, "num_kernels": 2, "temperature": 0.5},
+        "context-batch": {"kernel_size": 1, "reduction": 1, "context_norm": "batch"},
+    },
+    "odconv": {
+        **GEOMETRIES,
+        "one-pointwise": {"kernel_size": 1, "num_kernels": 1},
+        "one": {"kernel_size": 3, "num_kernels": 1, "padding": 1, "temperature": 2.0},
+        "context-layer": {"kernel_size": 3, "groups": 2, "context_norm": "layer"},
+        "context-batch": {"kernel_size": 1, "context_norm": "batch"},
+        "one-depthwise": {"kernel_size": 3, "padding": 1, "groups": 8, "out_channels": 8, "num_kernels": 1},
+    },
+    "se": {
+        **GEOMETRIES,
+        "narrow": {"kernel_size": 1, "reduction": 2, "min_hidden_channels": 3, "context_norm": "batch"},
+        "running": {"kernel_size": 3, "context_norm": "running", "groups": 2},
+    },
+}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    f"{family}-{name}": (family, arguments)
+    for family, cases in FAMILY_CASES.items()
+    for name, arguments in cases.items()
+}
+"""Family and arguments of each case, under the name that tests show."""
+IN_CHANNELS = 8
+_OF_CONV2D = nn.Conv2d.__init__.__annotations__
+
+
+def arguments_of(case: str) -> dict[str, Any]:
+    """The constructor's arguments."""
+    return {"in_channels": IN_CHANNELS, "out_channels": 12, **CASES[case][1]}
+
+
+def static_twin(case: str, **options: Any) -> nn.Conv2d:
+    """`torch.nn.Conv2d` with the arguments of a case that it knows."""
+    return nn.Conv2d(**{key: value for key, value in arguments_of(case).items() if key in _OF_CONV2D}, **options)
+
+
+def neutral(case: str, conv: nn.Conv2d) -> DynamicConv2d:
+    """The case's layer made from a static one by `from_conv`."""
+    options = {key: value for key, value in arguments_of(case).items() if key not in _OF_CONV2D}
+    return LAYERS[CASES[case][0]].from_conv(conv, **options)
+
+
+def make(case: str, **overrides: Any) -> DynamicConv2d:
+    """The layer of a case, its dynamic part large enough to show in every result."""
+    layer = LAYERS[CASES[case][0]](**{**arguments_of(case), **overrides})
+    if layer.weight.device.type != "meta":
+        enlarge(layer)
+    return layer
+
+
+def algorithms(case: str) -> list[str]:
+    """Names that a case's `algorithm` may have, ``auto`` included."""
+    return [*make(case, device="meta").algorithms, "auto"]
+
+
+def enlarge(layer: nn.Module) -> None:
+    """Draw the branch's weights so large that coefficients differ between samples by tenths."""
+    branch: Any = layer.branch
+    if isinstance(branch, DynamicBranch) and isinstance(layer.context_norm, nn.LayerNorm):
+        for head in branch.heads.values():
+            nn.init.normal_(head.weight, std=0.5 / branch.gain)
+        return
+    for module in branch.modules():
+        if isinstance(module, BranchLinear):
+            nn.init.normal_(module.weight, std=1.0)
+
+
+def prepare(layer: DynamicConv2d, draw: Callable[..., Any]) -> None:
+    """Give norms statistics and weights other than their fresh ones."""
+    for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
+        if "norm" in name and tensor.is_floating_point():
+            tensor.data.copy_(draw(tensor.shape).to(tensor) * 0.5 + 1)

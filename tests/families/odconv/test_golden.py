@@ -1,0 +1,77 @@
+"""The published ODConv layers' stored outputs and gradients, and the names of their tensors."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dynaconv.families import ODConv2d
+from dynaconv.families.odconv.published import published_odconv_state
+from tests.families.dcd.test_golden import load
+from tests.helpers import TOLERANCE
+
+FILES = sorted((Path(__file__).parents[2] / "golden").glob("odconv_*.safetensors"))
+
+
+def build(metadata: dict[str, str], tensors: dict[str, Tensor], algorithm: str) -> ODConv2d:
+    """The layer that a golden file describes, with its weights."""
+    number = {key: int(value) for key, value in metadata.items() if value.isdigit()}
+    layer = ODConv2d(
+        number["in_channels"],
+        number["out_channels"],
+        number["kernel_size"],
+        number.get("stride", 1),
+        number.get("padding", 0),
+        groups=number.get("groups", 1),
+        bias=False,
+        num_kernels=number["kernel_num"],
+        reduction=round(1 / float(metadata["reduction"])),
+        algorithm=algorithm,
+    )
+    missing, unexpected = layer.load_state_dict(part(tensors, "state."), strict=False)
+    assert (missing, unexpected) == (["temperature"], [])
+    return layer
+
+
+def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return published_odconv_state({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+
+
+def test_there_are_three_cases() -> None:
+    assert len(FILES) == 3
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "kernel", "mixed", "grouped"])
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_eval_output(path: Path, algorithm: str) -> None:
+    metadata, tensors = load(path)
+    layer = build(metadata, tensors, algorithm).eval()
+    torch.testing.assert_close(layer(tensors["input"]), tensors["output_eval"], **TOLERANCE["golden"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("algorithm", ["auto", "kernel", "mixed", "grouped"])
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_train_output_and_gradients(path: Path, algorithm: str, dtype: torch.dtype) -> None:
+    metadata, tensors = load(path)
+    layer = build(metadata, tensors, algorithm).to(dtype).train()
+    x = tensors["input"].to(dtype).requires_grad_()
+    output = layer(x)
+    torch.testing.assert_close(output.float(), tensors["output_train"], **TOLERANCE["golden"])
+    output.backward(tensors["grad_output"].to(dtype))
+    want = {"input": tensors["grad_input"], **part(tensors, "grad.")}
+    got = {"input": x.grad} | {key: parameter.grad for key, parameter in layer.named_parameters()}
+    assert set(got) == set(want)
+    for key, stored in want.items():
+        mine = got[key]
+        assert mine is not None, key
+        torch.testing.assert_close(
+            mine.float(), stored, **TOLERANCE["golden"], msg=lambda text, key=key: f"{key}: {text}"
+        )
+
+
+def test_unknown_names_are_refused() -> None:
+    for key in ("attention.fc3.weight", "bias", "bn1.weight"):
+        with pytest.raises(ValueError, match=rf"'{key}' is no key of a published ODConv layer; its parts are weight, "):
+            published_odconv_state({key: torch.zeros(3)})

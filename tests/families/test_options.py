@@ -1,0 +1,133 @@
+"""A layer's options are known however it was made, and from them an equal layer is built."""
+
+import copy
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dynaconv import DCDConv2d, DCDLinear
+from dynaconv.conversion import apply_conversion, conversion_of
+from dynaconv.errors import ConversionError
+from dynaconv.families import DynamicConv2d, DynamicLayer
+from tests.families.cases import enlarge
+from tests.helpers import LAYERS
+
+# Sets of options that go together; every option of a family is away from its default in one of them.
+AWAY: dict[str, list[dict[str, Any]]] = {
+    "condconv": [{"num_experts": 3, "context_norm": "layer", "algorithm": "kernel"}],
+    "dcd": [
+        {"variant": "scale", "scale_activation": "sigmoid", "gain": 1.0, "reduction": 2, "algorithm": "kernel"},
+        {"variant": "residual", "latent_dim": 3, "blocks": 2, "min_hidden_channels": 7, "activation": "silu"},
+        {"fusion": "joint", "latent_taps": 2, "context_size": 2, "context_norm": None, "hidden_channels": 5},
+        {"norm": "batch", "hidden_norm": "unit", "scale_activation": "tanh"},
+        {"context_norm": "batch", "hidden_norm": None},
+    ],
+    "dyconv": [
+        {"num_kernels": 3, "reduction": 2, "min_hidden_channels": 3, "temperature": 0.5, "algorithm": "mixed"},
+        {"context_norm": "running"},
+    ],
+    "odconv": [
+        {"num_kernels": 2, "reduction": 2, "min_hidden_channels": 3, "temperature": 2.5, "algorithm": "mixed"},
+        {"context_norm": "batch"},
+    ],
+    "se": [{"reduction": 2, "min_hidden_channels": 3, "context_norm": "batch", "algorithm": "kernel"}],
+}
+CASES = [(family, options) for family, several in AWAY.items() for options in several]
+
+
+class Net(nn.Module):
+    """A network that holds layers made by hand."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layers(x)
+        return out
+
+
+def test_every_option_is_away_from_its_default_somewhere() -> None:
+    assert AWAY.keys() == LAYERS.keys()
+    for family, several in AWAY.items():
+        fields = {field.name: field.default for field in dataclasses.fields(LAYERS[family](4, 4, 3).config)}
+        assert {name for options in several for name in options} == fields.keys(), family
+        assert all(fields[name] != value for options in several for name, value in options.items()), family
+
+
+@pytest.mark.parametrize(("family", "options"), CASES)
+def test_constructor_from_conv_and_record_agree(family: str, options: dict[str, Any]) -> None:
+    made = LAYERS[family](8, 16, 3, **options)
+    converted = LAYERS[family].from_conv(nn.Conv2d(8, 16, 3), **options)
+    assert made.config == converted.config == type(made.config)(**options)
+    assert made.config.changes() == options
+    assert type(made.config).from_dict(made.config.to_dict()) == made.config
+    enlarge(made)
+    network = Net(made).eval()
+    record = json.loads(json.dumps(conversion_of(network)))
+    assert record == {"layers.0": {"family": family, "hyperparameters": options}}
+    again = apply_conversion(Net(nn.Conv2d(8, 16, 3)), record).eval()
+    again.load_state_dict(network.state_dict())
+    x = torch.randn(2, 8, 6, 7)
+    torch.testing.assert_close(again(x), network(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", LAYERS)
+def test_algorithm_set_later_is_recorded(family: str) -> None:
+    layer = LAYERS[family](8, 8, 1)
+    twin = copy.deepcopy(layer)
+    layer.algorithm = "kernel"
+    assert conversion_of(Net(layer))["layers.0"]["hyperparameters"] == {"algorithm": "kernel"}
+    assert twin.algorithm == "auto"
+    with pytest.raises(ValueError, match="algorithm must be one of"):
+        layer.algorithm = "fast"
+    assert layer.algorithm == "kernel"
+
+
+def test_linear_layers_are_recorded() -> None:
+    linear = DCDLinear(8, 16, latent_dim=2, scale_activation="sigmoid", gain=1.0)
+    enlarge(linear)
+    network = Net(linear).eval()
+    again = apply_conversion(Net(nn.Linear(8, 16)), conversion_of(network)).eval()
+    again.load_state_dict(network.state_dict())
+    x = torch.randn(3, 8)
+    assert torch.equal(again(x), network(x))
+
+
+def test_numbers_of_other_libraries_are_plain_in_a_record() -> None:
+    layer = LAYERS["dyconv"](8, 8, 1, num_kernels=np.int64(3))
+    assert json.dumps(conversion_of(Net(layer)))
+
+
+def test_classes_of_no_family_cannot_be_recorded() -> None:
+    class Own(DCDConv2d):
+        pass
+
+    with pytest.raises(ConversionError, match=r"'layers\.0' is a Own, which is no layer of a family"):
+        conversion_of(Net(Own(8, 8, 1)))
+    with pytest.raises(ConversionError, match="'the model' is a Own"):
+        conversion_of(Own(8, 8, 1))
+
+
+def test_unknown_options_are_named() -> None:
+    with pytest.raises(ValueError, match=r"an option of DCDConfig must be one of .*got 'latent_dims'"):
+        DCDConv2d(4, 4, 1).config.from_dict({"latent_dims": 2})
+
+
+def test_configs_are_frozen() -> None:
+    for layer in (DCDLinear(4, 4), *(kind(4, 4, 1) for kind in LAYERS.values())):
+        assert isinstance(layer, DynamicLayer)
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            layer.config.algorithm = "kernel"
+
+
+def test_deployed_layers_keep_their_options() -> None:
+    layer = DCDConv2d(8, 8, 1, norm="batch").eval()
+    layer.fold_constants()
+    assert isinstance(layer, DynamicConv2d)
+    assert layer.resolved.context_norm is None

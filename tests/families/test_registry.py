@@ -1,0 +1,114 @@
+"""The registry of families: names, aliases, refusals, and a family from outside in the rest of the library."""
+
+import dataclasses
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dynaconv import convert
+from dynaconv.analysis.coefficients import symbol
+from dynaconv.analysis.profile import profile
+from dynaconv.analysis.statistics import collect_statistics
+from dynaconv.conversion import apply_conversion, conversion_of
+from dynaconv.families import DCDConv2d, DCDLinear, Family, SEConv2d, families, family_of, get_family, register_family
+from dynaconv.families import family as registry
+from dynaconv.families.family import Coefficient
+
+
+class ToyConv2d(SEConv2d):
+    """As another package might have it."""
+
+
+TOY = Family(
+    name="toy",
+    title="a toy",
+    arxiv="0000.00000",
+    citation="@misc{toy}",
+    layer=ToyConv2d,
+    coefficients={"scale": Coefficient(symbol="t", role="gate", act="plays")},
+    kinds=("pointwise",),
+    aliases=("plaything",),
+)
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Family:
+    """The toy family, registered for one test, but not with timm, which forgets no name."""
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    monkeypatch.setattr(registry, "_listeners", [])
+    return register_family(TOY)
+
+
+def test_names_and_aliases() -> None:
+    assert [family.name for family in families()] == ["condconv", "dcd", "dyconv", "odconv", "se"]
+    assert get_family("squeeze_excite") is get_family("se")
+    with pytest.raises(
+        ValueError, match=r"one of condconv, dcd, dyconv, odconv, se; got 'dcdd', .* nearest name is 'dcd'"
+    ):
+        get_family("dcdd")
+
+
+def test_a_layer_knows_its_family_and_a_subclass_is_not_taken_for_it() -> None:
+    assert family_of(SEConv2d(3, 4, 1)) is get_family("se")
+    assert family_of(DCDLinear(3, 4)) is get_family("dcd")
+    assert family_of(ToyConv2d(3, 4, 1)) is None
+    assert family_of(nn.Conv2d(3, 4, 1)) is None
+
+
+@pytest.mark.parametrize("family", [family.name for family in families()])
+def test_coefficients_are_described_in_full(family: str) -> None:
+    found = get_family(family)
+    layer = found.layer(8, 8, 3, padding=1)
+    parts = layer.coefficients(torch.randn(2, 8, 4, 4))._asdict()  # type: ignore[attr-defined]
+    assert {name for name, value in parts.items() if value is not None} <= found.coefficients.keys()
+    assert found.title
+    assert found.arxiv in found.citation
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"name": "dcd"}, "the name 'dcd' is taken by the family 'dcd'"),
+        ({"aliases": ("squeeze_excite",)}, "the name 'squeeze_excite' is taken by the family 'se'"),
+        ({"layer": DCDConv2d}, "DCDConv2d is a layer of the family 'dcd' already"),
+    ],
+)
+def test_what_another_family_has_is_refused(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        register_family(dataclasses.replace(TOY, **changes))
+    assert len(families()) == 5
+
+
+def test_a_family_from_outside_is_one_like_the_others(toy: Family) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3)).eval()
+    x = torch.randn(2, 3, 9, 9)
+    dynamic = convert(net, "plaything", reduction=4)
+    assert [type(layer) for layer in dynamic] == [nn.Conv2d, ToyConv2d, nn.Conv2d]
+    torch.testing.assert_close(dynamic(x), net(x))
+    record = conversion_of(dynamic)
+    assert record["1"]["family"] == "toy"
+    again = apply_conversion(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3)), record)
+    again.load_state_dict(dynamic.state_dict())
+    dynamic.train()(x).sum().backward()
+    assert profile(dynamic, (3, 9, 9)).params == sum(parameter.numel() for parameter in dynamic.parameters())
+    (layer,) = collect_statistics(dynamic, [(x, torch.tensor([0, 1]))], ("a", "b")).layers
+    assert layer.parts["scale"].role == "gate"
+    assert symbol("scale", "ToyConv2d") == "t"
+
+
+def test_networks_of_a_family_from_outside_are_registered() -> None:
+    code = """
+    import timm, dynaconv.models
+    from tests.families.test_registry import TOY, ToyConv2d
+    from dynaconv.families import register_family
+    register_family(TOY)
+    made = timm.create_model("toy_resnet10", num_classes=2, in_chans=1, stem_stride=2, channels=[4, 8, 8, 8])
+    print(sum(isinstance(module, ToyConv2d) for module in made.modules()))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "8"
