@@ -44,7 +44,7 @@ class NativeKernels(BuildHookInterface):  # type: ignore[type-arg]
         # The package itself knows how.
         sys.path.insert(0, str(Path(self.root, "src")))
         try:
-            from dynaconv.native.compilation import compile_for_wheel
+            from dynaconv.native.toolchain import compile_for_wheel
 
             libraries = compile_for_wheel(Path(self._folder.name))
         # No compiler, headers that do not fit, or a torch that does not load.

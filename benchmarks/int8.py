@@ -23,8 +23,8 @@ from dynaconv.export.onnx import export_onnx
 from dynaconv.export.openvino import export_openvino
 from dynaconv.files import write_json, write_text
 from dynaconv.train.checkpoint import load_trained
+from dynaconv.train.checkpoint_evaluation import checkpoint_data, choose_split
 from dynaconv.train.evaluate import evaluate
-from dynaconv.train.retest import checkpoint_data, choose_split
 
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
 RUNTIMES = ("ONNX Runtime", "OpenVINO")

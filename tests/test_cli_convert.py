@@ -105,7 +105,7 @@ def test_weights_of_another_network(static: Path, capsys: pytest.CaptureFixture[
 
 def test_start_that_does_not_fit(static: Path, tmp_path: Path) -> None:
     from dynaconv.errors import CheckpointError
-    from dynaconv.train.start import start_from
+    from dynaconv.train.initial_weights import start_from
 
     file = tmp_path / "dynamic.safetensors"
     assert main(["convert", NAME, *FEW, "--weights", str(static), "-o", str(file)]) == 0

@@ -30,8 +30,8 @@ from tests.native.test_layers import awake, random_geometry  # noqa: E402
 
 from dynaconv import DCDConv2d, deploy  # noqa: E402  the tests are found from here on
 from dynaconv.native import NativeProgram  # noqa: E402
-from dynaconv.native.compilation import FLAGS, SOURCES  # noqa: E402
 from dynaconv.native.steps import FIELDS  # noqa: E402
+from dynaconv.native.toolchain import FLAGS, SOURCES  # noqa: E402
 
 TOLERANCE = 1e-5
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dynaconv import DCDConv2d, deploy
 from dynaconv.native import BuildError, NativeProgram
-from dynaconv.native.compilation import build
+from dynaconv.native.toolchain import build
 
 try:
     build()

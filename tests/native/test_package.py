@@ -11,7 +11,7 @@ import pytest
 
 from dynaconv.native import BuildError, extension
 from dynaconv.native.build import main
-from dynaconv.native.compilation import SOURCES, build, compiler, is_whole, shipped, shipped_name
+from dynaconv.native.toolchain import SOURCES, build, compiler, is_whole, shipped, shipped_name
 
 try:
     LIBRARY = build()
@@ -79,7 +79,7 @@ def test_a_cache_that_takes_no_files_is_an_error(tmp_path: Path, monkeypatch: py
 
 
 def test_own_compiler_flags_leave_the_library_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dynaconv.native.compilation.SOURCES", shutil.copytree(SOURCES, tmp_path / "csrc"))
+    monkeypatch.setattr("dynaconv.native.toolchain.SOURCES", shutil.copytree(SOURCES, tmp_path / "csrc"))
     assert shipped("torch") is None
     carried = Path(shutil.copy(LIBRARY, tmp_path / shipped_name("torch")))
     assert shipped("torch") == carried
@@ -107,7 +107,7 @@ def test_the_compiler_is_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_extension_of_the_package_is_taken_where_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = extension("onnxruntime")
-    monkeypatch.setattr("dynaconv.native.compilation.SOURCES", shutil.copytree(SOURCES, tmp_path / "csrc"))
+    monkeypatch.setattr("dynaconv.native.toolchain.SOURCES", shutil.copytree(SOURCES, tmp_path / "csrc"))
     carried = Path(shutil.copy(built, tmp_path / shipped_name("onnxruntime")))
     content = bytearray(built.read_bytes())
     content[18:20] = b"\xff\xff"

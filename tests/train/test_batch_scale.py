@@ -13,8 +13,8 @@ from dynaconv.errors import RunError
 from dynaconv.train.batch_scale import GlobalBatch, lr_scale
 from dynaconv.train.config import TrainConfig, make_parser, resolve
 from dynaconv.train.folders import is_first_process
-from dynaconv.train.places import started_by_torchrun
 from dynaconv.train.run import fit
+from dynaconv.train.torchrun import started_by_torchrun
 from tests.helpers import LAYERS
 from tests.train.distributed_run import FixedNorms, LossCurve
 from tests.train.helpers import tiny_config

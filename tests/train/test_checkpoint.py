@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from dynaconv.errors import CheckpointError, DataError, RunError
 from dynaconv.train.checkpoint import load_trained, save_trained
+from dynaconv.train.checkpoint_evaluation import evaluate_checkpoint
 from dynaconv.train.factory import create_network
 from dynaconv.train.predict import predict
-from dynaconv.train.retest import retest
 from tests.train.helpers import TINY_MODEL, write_folder, write_image
 
 METADATA: dict[str, Any] = {
@@ -140,11 +140,11 @@ def test_a_folder_that_was_moved_is_asked_for_and_split_as_before(tmp_path: Path
     folder = write_folder(tmp_path / "images", ("",), images=10)
     data = {"name": str(folder), "test_fraction": 0.3, "split_seed": 4}
     model, metadata = load_trained(saved(tmp_path / "m.safetensors", data=data)[0])
-    assert retest(model, metadata, num_workers=0).images == 6
+    assert evaluate_checkpoint(model, metadata, num_workers=0).images == 6
     folder.rename(tmp_path / "moved")
     with pytest.raises(RunError, match=r"the folder .*images it was trained on is not there; pass --data DIR"):
-        retest(model, metadata, num_workers=0)
-    assert retest(model, metadata, data=str(tmp_path / "moved"), num_workers=0).images == 6
+        evaluate_checkpoint(model, metadata, num_workers=0)
+    assert evaluate_checkpoint(model, metadata, data=str(tmp_path / "moved"), num_workers=0).images == 6
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -165,7 +165,7 @@ def test_predictions_see_what_evaluation_saw(tmp_path: Path, style: str) -> None
     data = {"name": str(write_folder(tmp_path / "images")), "num_workers": 0}
     path, _ = saved(tmp_path / "m.safetensors", data=data, **extra)
     model, metadata = load_trained(path)
-    result = retest(model, metadata, num_workers=0)
+    result = evaluate_checkpoint(model, metadata, num_workers=0)
     files = sorted((tmp_path / "images" / "test").rglob("*.png"))
     predictions = predict(model, metadata, files)
     right = sum(p.image.parent.name == p.classes[0][0] for p in predictions)
@@ -189,14 +189,14 @@ def test_data_with_other_classes_is_refused(tmp_path: Path) -> None:
     model, metadata = load_trained(saved(tmp_path / "m.safetensors")[0])
     folder = write_folder(tmp_path / "images")
     with pytest.raises(RunError, match="pass --data"):
-        retest(model, metadata)
-    assert retest(model, metadata, data=str(folder), num_workers=0).images == 12
+        evaluate_checkpoint(model, metadata)
+    assert evaluate_checkpoint(model, metadata, data=str(folder), num_workers=0).images == 12
     for split in ("train", "test"):
         (folder / split / "light").rename(folder / split / "sunny")
     with pytest.raises(DataError, match="calls a class 'sunny' where the checkpoint's model has 'light'"):
-        retest(model, metadata, data=str(folder))
+        evaluate_checkpoint(model, metadata, data=str(folder))
     write_image(folder / "train" / "third" / "0.png", 5)
     with pytest.raises(DataError, match="has 3 classes, the checkpoint's model 2"):
-        retest(model, metadata, data=str(folder))
+        evaluate_checkpoint(model, metadata, data=str(folder))
     with pytest.raises(DataError, match="digits is greyscale, and the checkpoint's model takes images of 3 channels"):
-        retest(model, metadata, data="digits")
+        evaluate_checkpoint(model, metadata, data="digits")

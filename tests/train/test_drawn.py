@@ -188,7 +188,7 @@ def test_a_checkpoint_knows_the_bank_it_was_trained_on() -> None:
 
 def test_a_run_trains_tests_and_is_tested_again(tmp_path: Path) -> None:
     from dynaconv.train.checkpoint import load_trained
-    from dynaconv.train.retest import retest
+    from dynaconv.train.checkpoint_evaluation import evaluate_checkpoint
     from dynaconv.train.run import fit
     from tests.train.helpers import tiny_config
 
@@ -198,8 +198,8 @@ def test_a_run_trains_tests_and_is_tested_again(tmp_path: Path) -> None:
     assert result.summary["val_accuracy"] is not None
     model, metadata = load_trained(tmp_path / "run")
     assert metadata["data"]["options"] == {"distinct": 40}
-    assert retest(model, metadata).accuracy == result.summary["test_accuracy"]
-    assert retest(model, metadata, split="train").images > 64
+    assert evaluate_checkpoint(model, metadata).accuracy == result.summary["test_accuracy"]
+    assert evaluate_checkpoint(model, metadata, split="train").images > 64
 
 
 @pytest.mark.usefixtures("own_environment")

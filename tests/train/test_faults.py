@@ -16,11 +16,11 @@ from lightning.pytorch import Callback
 from dynaconv.cli import main
 from dynaconv.errors import CheckpointError, DataError, RunError, TrainingDivergedError
 from dynaconv.files import remove_leftovers, replacing
-from dynaconv.train.changes import check_batch
 from dynaconv.train.checkpoint import load_trained
+from dynaconv.train.failures import explained
+from dynaconv.train.resume_checks import check_batch
 from dynaconv.train.run import fit, resume
 from dynaconv.train.stopping import RunStopped
-from dynaconv.train.trouble import explained
 from tests.train.helpers import tiny_config, write_folder
 from tests.train.test_kill import left_by, unlike
 

@@ -18,7 +18,7 @@ from lightning.pytorch import Callback
 from safetensors.torch import load_file
 
 from dynaconv.train.config import TrainConfig
-from dynaconv.train.exact import RUN_KEY
+from dynaconv.train.resume_state import RUN_KEY
 from dynaconv.train.run import fit, resume
 
 STEPS_AN_EPOCH = 6

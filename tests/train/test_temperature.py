@@ -7,8 +7,8 @@ from torch import Tensor
 
 from dynaconv.errors import RunError
 from dynaconv.families import DYConv2d
+from dynaconv.train.lightning_messages import quiet_lightning
 from dynaconv.train.module import ClassificationModule
-from dynaconv.train.quiet import quiet_lightning
 from dynaconv.train.temperature import AnnealTemperature
 
 

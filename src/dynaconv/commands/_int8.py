@@ -85,7 +85,7 @@ def _loaders(
     import torch
     from torch.utils.data import IterableDataset, Subset
 
-    from dynaconv.train.retest import check_classes, checkpoint_data, choose_split
+    from dynaconv.train.checkpoint_evaluation import check_classes, checkpoint_data, choose_split
 
     module = checkpoint_data(metadata, data, data_dir, _BATCH, None)
     check_classes(module, metadata)

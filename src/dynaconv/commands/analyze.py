@@ -133,7 +133,7 @@ def _batches(arguments: argparse.Namespace, metadata: dict[str, Any]) -> _Batche
     import torch
     from torch.utils.data import IterableDataset, Subset
 
-    from dynaconv.train.retest import check_classes, checkpoint_data, choose_split
+    from dynaconv.train.checkpoint_evaluation import check_classes, checkpoint_data, choose_split
 
     module = checkpoint_data(metadata, arguments.data, arguments.data_dir, arguments.batch_size, None)
     check_classes(module, metadata)

@@ -28,10 +28,10 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Test a network on a part of a data set, class by class."""
     from dynaconv.console import make_console
     from dynaconv.train.checkpoint import load_trained
-    from dynaconv.train.retest import retest
+    from dynaconv.train.checkpoint_evaluation import evaluate_checkpoint
 
     model, metadata = load_trained(arguments.checkpoint)
-    result = retest(
+    result = evaluate_checkpoint(
         model,
         metadata,
         data=arguments.data,

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from dynaconv.conversion.eligibility import find_shared, find_stems, first_lazy, refusal
 from dynaconv.conversion.kinds import Kind, describe, kind_of
 from dynaconv.conversion.plan import ConversionPlan, PlannedLayer
 from dynaconv.conversion.select import Pattern, Predicate, Selection, as_kinds, as_patterns
-from dynaconv.conversion.surroundings import find_shared, find_stems, first_lazy, refusal
 from dynaconv.errors import ConversionError, nearest_names
 from dynaconv.families import DynamicConv2d, Family, get_family
 from dynaconv.families.contract.base import conv_arguments

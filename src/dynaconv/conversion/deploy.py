@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.conversion.copying import copied
+from dynaconv.conversion.eligibility import find_shared, first_lazy
 from dynaconv.conversion.example import examples
 from dynaconv.conversion.norm_pairs import (
     Watch,
@@ -20,7 +21,6 @@ from dynaconv.conversion.norm_pairs import (
     norm_affine,
 )
 from dynaconv.conversion.select import is_convolution
-from dynaconv.conversion.surroundings import find_shared, first_lazy
 from dynaconv.conversion.swap import all_names, put
 from dynaconv.errors import ConversionError
 from dynaconv.families import DynamicConv2d

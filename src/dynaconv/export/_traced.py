@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from dynaconv.errors import ExportError
-from dynaconv.export._blame import layer_at_failure
+from dynaconv.export._failing_layer import layer_at_failure
 from dynaconv.export.capture import cause
 from dynaconv.export.verify import first_line
 from dynaconv.interrupts import passing_interrupts

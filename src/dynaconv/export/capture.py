@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.errors import ExportError
-from dynaconv.export._blame import layer_at_failure
-from dynaconv.export._growth import bounded_growth
+from dynaconv.export._failing_layer import layer_at_failure
+from dynaconv.export._symbolic_sizes import bounded_growth
 from dynaconv.export.verify import as_inputs, first_line, named_outputs, random_inputs
 from dynaconv.interrupts import passing_interrupts
+from dynaconv.log_levels import quiet_loggers
 from dynaconv.native.replace import restore
-from dynaconv.quiet import quiet_loggers
 
 FreeSize = bool | Literal["auto"]
 _ROOMY = 96

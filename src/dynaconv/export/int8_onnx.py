@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dynaconv.export.int8 import Int8Backend, Int8Options, Quantized, quantize_with
 from dynaconv.export.int8_branch import GraphNode, dynamic_nodes, named_nodes
 from dynaconv.export.int8_images import Shape
-from dynaconv.export.int8_quiet import quietly
+from dynaconv.export.int8_output import quietly
 from dynaconv.export.int8_report import Branch, Int8Report
 from dynaconv.export.onnx import export_onnx, load_onnx
 from dynaconv.export.packages import require, versioned

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.errors import ExportError
-from dynaconv.export._blame import layer_in_message
+from dynaconv.export._failing_layer import layer_in_message
 from dynaconv.export.capture import Capture, FreeSize, capture, cause, frozen_copy, other_size, outputs_of
 from dynaconv.export.report import Check, ExportReport
 from dynaconv.export.target import verified_target

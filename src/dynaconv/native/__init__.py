@@ -1,9 +1,9 @@
 """Deployed networks run by compiled kernels on the CPU; see docs/native.md."""
 
-from dynaconv.native.compilation import BuildError
 from dynaconv.native.deploy import deploy_native
 from dynaconv.native.extension import extension
 from dynaconv.native.library import NativeError, instruction_set, ready
 from dynaconv.native.program import NativeProgram
+from dynaconv.native.toolchain import BuildError
 
 __all__ = ["BuildError", "NativeError", "NativeProgram", "deploy_native", "extension", "instruction_set", "ready"]

@@ -4,8 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dynaconv.native.compilation import BuildError, build
 from dynaconv.native.extension import extension
+from dynaconv.native.toolchain import BuildError, build
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

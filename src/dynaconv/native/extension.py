@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from dynaconv.native.compilation import BuildError, Host, build, onnxruntime_host, shipped
+from dynaconv.native.toolchain import BuildError, Host, build, onnxruntime_host, shipped
 
 Runtime = Literal["onnxruntime", "openvino"]
 DOMAIN, OPERATOR = "dynaconv", "NativeProgram"

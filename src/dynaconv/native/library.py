@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dynaconv.errors import DynaconvError
-from dynaconv.native.compilation import BuildError, build, check_platform, shipped
 from dynaconv.native.steps import FIELDS
+from dynaconv.native.toolchain import BuildError, build, check_platform, shipped
 
 # torch annotates little of its library interface.
 _library: Any = torch.library

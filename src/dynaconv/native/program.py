@@ -9,7 +9,7 @@ from torch.autograd import forward_ad
 
 from dynaconv.conversion.stand_in import StandIn
 from dynaconv.native import library
-from dynaconv.native.builder import Builder
+from dynaconv.native.program_builder import Builder
 from dynaconv.native.steps import UnsupportedError
 
 _OPERATORS: Any = torch.ops.dynaconv

@@ -8,8 +8,8 @@ from torch import nn
 from dynaconv.conversion.stand_in import Absorbed, Run
 from dynaconv.families import DCDLinear
 from dynaconv.families.contract.static import replaced_method
-from dynaconv.native.builder import Builder
 from dynaconv.native.lowering import activation_of, lower, mean_step
+from dynaconv.native.program_builder import Builder
 from dynaconv.native.steps import ACTIVATIONS, DEPTHWISE, UnsupportedError
 
 

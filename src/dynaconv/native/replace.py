@@ -8,9 +8,9 @@ from torch import nn
 from dynaconv.conversion.select import is_convolution
 from dynaconv.conversion.stand_in import Absorbed, Run
 from dynaconv.conversion.swap import all_names, put
-from dynaconv.native.builder import Builder
 from dynaconv.native.lowering import lower
 from dynaconv.native.program import NativeProgram
+from dynaconv.native.program_builder import Builder
 from dynaconv.native.recognise import append, append_next
 from dynaconv.native.steps import UnsupportedError
 

@@ -17,7 +17,7 @@ from dynaconv.families.contract.temperature import has_temperature
 from dynaconv.train.batch_scale import global_batch, lr_scale
 from dynaconv.train.data.shares import PADDING
 from dynaconv.train.factory import create_network
-from dynaconv.train.start import start_from
+from dynaconv.train.initial_weights import start_from
 from dynaconv.train.strategy import FullyShardedStrategy, shard_network
 from dynaconv.train.sync_norm import synchronise_norms
 from dynaconv.train.temperature import AnnealTemperature

@@ -29,7 +29,6 @@ from dynaconv.train.callbacks import (
     ProgressEvent,
     ReportProgress,
 )
-from dynaconv.train.changes import check_batch, check_configuration, check_data
 from dynaconv.train.checkpoint import (
     MODEL_FILE,
     evaluated_state,
@@ -45,8 +44,8 @@ from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.source import length_of
 from dynaconv.train.data.sources import absolute_location, is_folder_name, missing_folder
 from dynaconv.train.evaluate import Evaluation, evaluate
-from dynaconv.train.exact import RUN_KEY, ExactState
 from dynaconv.train.factory import is_own_model
+from dynaconv.train.failures import explained
 from dynaconv.train.folders import (
     CHECKPOINT_FOLDER,
     CONFIG_FILE,
@@ -58,15 +57,16 @@ from dynaconv.train.folders import (
     claim_folder,
     is_first_process,
 )
+from dynaconv.train.lightning_messages import quiet_lightning
 from dynaconv.train.module import ClassificationModule
 from dynaconv.train.nonfinite import GuardFinite
-from dynaconv.train.places import placed_by_torchrun
-from dynaconv.train.quiet import quiet_lightning
+from dynaconv.train.resume_checks import check_batch, check_configuration, check_data
+from dynaconv.train.resume_state import RUN_KEY, ExactState
 from dynaconv.train.saving import CheckpointOptions, SaveLast, WholeCheckpoints, best_checkpoint
 from dynaconv.train.stopping import RunStopped, StopSignals
 from dynaconv.train.strategy import sum_over_processes
 from dynaconv.train.sync_norm import SyncedBatchNorm
-from dynaconv.train.trouble import explained
+from dynaconv.train.torchrun import placed_by_torchrun
 
 DEFAULT_EPOCHS = 30
 """Length of a run whose configuration gives neither epochs nor steps."""
@@ -387,9 +387,9 @@ class _Run:
             return self._finish(facts)
 
     def _fit(self, resume: Path | None) -> None:
-        trouble = explained(self.directory, self.last, processes=self.trainer.world_size)
+        explaining = explained(self.directory, self.last, processes=self.trainer.world_size)
         try:
-            with trouble, quiet_lightning(), one_sentence():
+            with explaining, quiet_lightning(), one_sentence():
                 self.trainer.fit(self.module, datamodule=self.data, ckpt_path=resume, weights_only=True)
         except SystemExit:
             # Lightning turns Ctrl+C into an exit and may leave the signal switched off. A SIGTERM that comes before our

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from dynaconv.errors import DataError, listed, nearest_names
-from dynaconv.quiet import quiet_loggers
+from dynaconv.log_levels import quiet_loggers
 
 FONT_SUFFIXES = frozenset({".ttf", ".otf", ".ttc", ".otc"})
 _WEIGHTS = re.compile(

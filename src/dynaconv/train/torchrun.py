@@ -6,7 +6,7 @@ from typing import Any
 from dynaconv.errors import RunError
 
 
-def outside_places() -> tuple[int, int] | None:
+def torchrun_sizes() -> tuple[int, int] | None:
     """How many processes torchrun started on each node, and how many nodes there are; ``None`` without torchrun."""
     if "LOCAL_WORLD_SIZE" not in os.environ:
         return None
@@ -16,7 +16,7 @@ def outside_places() -> tuple[int, int] | None:
 
 def placed_by_torchrun(options: dict[str, Any]) -> dict[str, Any]:
     """Return the Trainer's options with torchrun's numbers, where torchrun started this process."""
-    places = outside_places()
+    places = torchrun_sizes()
     return options if places is None else started_by_torchrun(options, *places)
 
 

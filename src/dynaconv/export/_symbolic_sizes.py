@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.errors import ExportError
-from dynaconv.export._blame import named
+from dynaconv.export._failing_layer import named
 
 _LARGEST = 200
 """Terms in the formula of a length. Strides, pooling and merging give up to 50; padding that depends on the size makes

@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-from dynaconv.quiet import quiet_loggers
+from dynaconv.log_levels import quiet_loggers
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from dynaconv.train.evaluate import Evaluation, evaluate
 SplitName = Literal["train", "val", "test"]
 
 
-def retest(
+def evaluate_checkpoint(
     model: nn.Module,
     metadata: Mapping[str, Any],
     *,
@@ -51,7 +51,7 @@ def retest(
 def checkpoint_data(
     metadata: Mapping[str, Any], data: str | None, data_dir: str | None, batch_size: int, num_workers: int | None
 ) -> ImageDataModule:
-    """The data of a checkpoint, prepared as its network expects it; see `retest`."""
+    """The data of a checkpoint, prepared as its network expects it; see `evaluate_checkpoint`."""
     trained = dict(metadata.get("data") or {})
     if data is None and "name" not in trained:
         raise RunError("the checkpoint does not say which data it was trained on; pass --data NAME.")

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dynaconv.quiet import quiet_loggers
+from dynaconv.log_levels import quiet_loggers
 
 _MESSAGES = (
     # The number of loader processes is the user's choice, or follows from the number of cores.
