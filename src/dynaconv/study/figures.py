@@ -158,13 +158,18 @@ def _ticks(axes: Any, figure: definition.Figure) -> None:
 
 
 def _rates(figure: definition.Figure, results: Results) -> Figure | None:
-    """Accuracy over the values of the sweep, a curve a family; a cross on the floor is a run that diverged."""
+    """Accuracy over the values of the sweep, a curve a family; a cross on the floor is a run that diverged.
+
+    Validation accuracy, by which rates are chosen, where every run that is done has it.
+    """
     families = list(dict.fromkeys(name.rpartition("@")[0] for name in figure.variants))
+    shown = [results.variants[name] for name in figure.variants]
+    validated = all(len(variant.val_accuracy) == len(variant.accuracy) for variant in shown)
     canvas, axes = _figure(8, 4.5, figure.title)
     for family, colour in zip(families, cycle(len(families)), strict=True):
         names = [name for name in figure.variants if name.rpartition("@")[0] == family]
         found = [(_value(name), results.variants[name]) for name in names]
-        means = [(value, variant.mean) for value, variant in found]
+        means = [(value, variant.val_mean if validated else variant.mean) for value, variant in found]
         points = [(value, mean.mean) for value, mean in means if mean is not None]
         title = found[0][1].title.rpartition(", ")[0]
         if points:
@@ -173,7 +178,10 @@ def _rates(figure: definition.Figure, results: Results) -> Figure | None:
         axes.plot(lost, [0] * len(lost), "x", color=colour, label=f"{title}: diverged" if lost else None)
     if not axes.get_lines():
         return None
-    axes.set(xscale="log", xlabel=_swept_key(figure, results), ylabel="test accuracy", ylim=(-0.03, None))
+    label = "validation accuracy" if validated else "test accuracy"
+    axes.set(xscale="log", xlabel=_swept_key(figure, results), ylabel=label)
+    if any("diverged" in variant.states.values() for variant in shown):
+        axes.set_ylim(bottom=-0.03)
     _ticks(axes, figure)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.legend(frameon=False)

@@ -1,7 +1,7 @@
 """A study's report: tables as Markdown and CSV, figures, and published claims beside what came out."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,13 +129,20 @@ def _sweep_table(table: Table, results: Results) -> str:
     families = list(dict.fromkeys(family for family, _, _ in pairs))
     values = list(dict.fromkeys(value for _, _, value in pairs))
     titles = {family: results.variants[f"{family}@{values[0]}"].title for family in families}
-    rows = []
-    for family in families:
-        found = [results.variants.get(f"{family}@{value}") for value in values]
-        cells = ["" if each is None else _percent(each.mean) or each.runs() for each in found]
-        rows.append([titles[family].rpartition(", ")[0], *cells])
     swept = titles[families[0]].rpartition(", ")[2].rpartition(" ")[0]
-    return markdown_table([f"test accuracy by {swept}", *values], rows)
+
+    def table_of(what: str, mean: Callable[[VariantResults], Interval | None]) -> str:
+        rows = []
+        for family in families:
+            found = [results.variants.get(f"{family}@{value}") for value in values]
+            cells = ["" if each is None else _percent(mean(each)) or each.runs() for each in found]
+            rows.append([titles[family].rpartition(", ")[0], *cells])
+        return markdown_table([f"{what} accuracy by {swept}", *values], rows)
+
+    tables = [table_of("test", lambda variant: variant.mean)]
+    if any(results.variants[name].val_accuracy for name in table.variants):
+        tables.append(table_of("validation", lambda variant: variant.val_mean))
+    return "\n\n".join(tables)
 
 
 def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

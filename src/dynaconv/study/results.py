@@ -45,6 +45,11 @@ class VariantResults:
         """Mean test accuracy and its interval."""
         return t_interval(list(self.accuracy.values()))
 
+    @property
+    def val_mean(self) -> Interval | None:
+        """Mean validation accuracy and its interval; None without validation."""
+        return t_interval(list(self.val_accuracy.values()))
+
     def difference(self, reference: "VariantResults") -> Interval | None:
         """Test accuracy minus the reference's, seed by seed."""
         return paired_difference(self.accuracy, reference.accuracy)
