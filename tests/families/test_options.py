@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import inspect
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -131,3 +133,22 @@ def test_deployed_layers_keep_their_options() -> None:
     layer.fold_constants()
     assert isinstance(layer, DynamicConv2d)
     assert layer.resolved.context_norm is None
+
+
+@pytest.mark.parametrize("kind", [*LAYERS.values(), DCDLinear])
+def test_signature_and_docstring_name_every_option(kind: type[DynamicLayer]) -> None:
+    parameters = inspect.signature(kind).parameters
+    options = {name: each.default for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY}
+    fields = {field.name: field.default for field in dataclasses.fields(kind.config_class)}
+    left_out = {"fusion", "latent_taps", "context_size"} if kind is DCDLinear else set()
+    assert options == {name: default for name, default in fields.items() if name not in left_out}
+    assert kind.__doc__ is not None
+    section = kind.__doc__.partition("Options:\n")[2].partition("\n\n")[0]
+    told = re.findall(r"^        (\w+): \S", section, re.MULTILINE)
+    assert told == list(options)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(DCDConv2d, "latent"), (DCDLinear, "fusion")])
+def test_an_unknown_option_is_a_type_error(kind: Any, name: str) -> None:
+    with pytest.raises(TypeError, match=f"{kind.__name__} got an unexpected keyword argument '{name}'"):
+        kind(8, 8, 1, **{name: None})

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dynaconv.families.contract.base import PaddingMode
 from dynaconv.families.contract.branch import BranchLinear
 from dynaconv.families.contract.checks import check_positive
 from dynaconv.families.contract.config import LayerConfig
-from dynaconv.families.contract.mixture import MIXTURE_ALGORITHMS, KernelMixture2d, MixtureAlgorithm
-from dynaconv.families.contract.norms import ContextNorm
+from dynaconv.families.contract.mixture import MIXTURE_ALGORITHMS, KernelMixture2d
+from dynaconv.families.contract.options import option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +22,12 @@ class CondConvConfig(LayerConfig):
 
     _algorithms = MIXTURE_ALGORITHMS
 
-    num_experts: int = 8
-    """K, the number of kernels."""
+    num_experts: int = option(8, "K, the number of kernels.")
+    algorithm: str = option(
+        "auto",
+        "``kernel`` forms W(x) and multiplies, ``mixed`` mixes the outputs of all kernels, ``grouped`` forms W(x) and "
+        "convolves with the batch folded into groups, ``auto`` asks the cost model.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,12 +43,6 @@ class CondConv2d(KernelMixture2d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
             As for `torch.nn.Conv2d`.
-        num_experts: K, the number of kernels.
-        context_norm: Norm of the averaged input, without scale and shift: ``layer`` over its channels, ``batch`` over
-            the batch, ``running`` by the statistics of earlier batches; None leaves it as it is. In eval mode the last
-            two are fixed, and `dynaconv.deploy` folds them into the branch.
-        algorithm: ``kernel`` forms W(x) and multiplies, ``mixed`` mixes the outputs of all kernels, ``grouped`` forms
-            W(x) and convolves with the batch folded into groups, ``auto`` asks the cost model.
 
     Raises:
         ValueError: an argument is out of range or does not fit.
@@ -55,44 +52,16 @@ class CondConv2d(KernelMixture2d):
 
     branch: BranchLinear
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: PaddingMode = "zeros",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        num_experts: int = 8,
-        context_norm: ContextNorm = None,
-        algorithm: MixtureAlgorithm = "auto",
-    ) -> None:
-        config = CondConvConfig(num_experts=num_experts, context_norm=context_norm, algorithm=algorithm)
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            num_kernels=num_experts,
-            context_norm=context_norm,
-        )
-        self.config = config
-        self.branch = BranchLinear(in_channels, num_experts, None, device, dtype, bias=True)
-        self.neutral_gain = self.neutral_bias_gain = num_experts / 2
-        self.reset_parameters()
+    config_class = CondConvConfig
+
+    @staticmethod
+    def _count(config: CondConvConfig) -> int:
+        return config.num_experts
+
+    def _build(self, config: CondConvConfig, device: torch.device, dtype: torch.dtype) -> None:
+        super()._build(config, device, dtype)
+        self.branch = BranchLinear(self.in_channels, config.num_experts, None, device, dtype, bias=True)
+        self.neutral_gain = self.neutral_bias_gain = config.num_experts / 2
 
     @property
     def _first_map(self) -> BranchLinear:

@@ -23,7 +23,9 @@ from dynaconv.families.contract.checks import (
     check_real,
     pair,
 )
+from dynaconv.families.contract.config import LayerConfig
 from dynaconv.families.contract.norms import fold_before
+from dynaconv.families.contract.options import describe
 from dynaconv.families.contract.static import carry_attachments, check_static
 from dynaconv.ops import Cost, Geometry, choose, is_exporting
 
@@ -42,7 +44,23 @@ class DynamicLayer(nn.Module, ABC):
     bias: nn.Parameter | None
     context_norm: nn.Module | None
     """What the context goes through before the branch."""
+    config_class: ClassVar[type[LayerConfig]] = LayerConfig
+    """Its fields are the options of the constructor."""
+    _without: ClassVar[tuple[str, ...]] = ()
+    """Fields of the config that the layer has no use for."""
     _config: Any
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        describe(cls, cls.config_class, cls._without)
+
+    @classmethod
+    def _make_config(cls, options: Mapping[str, Any]) -> Any:
+        known = {field.name for field in dataclasses.fields(cls.config_class)}.difference(cls._without)
+        for name in options:
+            if name not in known:
+                raise TypeError(f"{cls.__name__} got an unexpected keyword argument {name!r}")
+        return cls.config_class(**options)
 
     @property
     def config(self) -> Any:
@@ -172,11 +190,11 @@ class DynamicConv2d(DynamicLayer):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
             As for `torch.nn.Conv2d`.
-        num_kernels, num_biases: For a family that mixes: how many are stacked in ``weight`` and in ``bias``; None
-            where there is a single one.
+        options: Those of the family, the fields of `config_class`.
 
     Raises:
         ValueError: an argument is out of range, or groups does not divide the channels.
+        TypeError: an option is unknown.
     """
 
     shift: nn.Parameter | None
@@ -203,11 +221,10 @@ class DynamicConv2d(DynamicLayer):
         padding_mode: PaddingMode = "zeros",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        *,
-        num_kernels: int | None = None,
-        num_biases: int | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
+        self._config = config = self._make_config(options)
         self.in_channels = check_positive("in_channels", in_channels)
         self.out_channels = check_positive("out_channels", out_channels)
         self.kernel_size = pair("kernel_size", kernel_size)
@@ -221,13 +238,28 @@ class DynamicConv2d(DynamicLayer):
         self.padding = self._checked_padding(padding)
         self.transposed = False
         self.output_padding = (0, 0)
-        shape = (*_stack(num_kernels), out_channels, in_channels // groups, *self.kernel_size)
+        kernels, biases = self._stacks(config)
+        shape = (*kernels, out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(check_real(torch.empty(shape, device=device, dtype=dtype)))
         if bias:
-            self.bias = nn.Parameter(torch.empty((*_stack(num_biases), out_channels), device=device, dtype=dtype))
+            self.bias = nn.Parameter(torch.empty((*biases, out_channels), device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
         self.register_parameter("shift", None)
+        self._build(config, self.weight.device, self.weight.dtype)
+        self.reset_parameters()
+
+    def _stacks(self, config: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What comes first in the shapes of ``weight`` and ``bias``: the number of kernels that a family mixes."""
+        return (), ()
+
+    @abstractmethod
+    def _build(self, config: Any, device: torch.device, dtype: torch.dtype) -> None:
+        """Make what the family has beside the static kernel: branch, factors, the norm of the context."""
+
+    @abstractmethod
+    def reset_parameters(self) -> None:
+        """Initialise every parameter."""
 
     @abstractmethod
     def coefficients(self, x: Tensor) -> Any:
@@ -493,10 +525,6 @@ def _usual_strides(x: Tensor) -> Tensor:
     if x.shape[0] == 1 and x.stride(0) != x.numel() and x.is_contiguous(memory_format=torch.channels_last):
         return x.clone(memory_format=torch.channels_last)
     return x
-
-
-def _stack(count: int | None) -> tuple[int, ...]:
-    return () if count is None else (count,)
 
 
 def conv_arguments(conv: "nn.Conv2d | DynamicConv2d") -> dict[str, Any]:

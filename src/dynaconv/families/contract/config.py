@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Self
 
 from dynaconv.families.contract.checks import as_int, check_choice, check_positive, check_reduction
 from dynaconv.families.contract.norms import CONTEXT_NORMS
+from dynaconv.families.contract.options import option
 from dynaconv.families.contract.temperature import check_temperature
 
 
@@ -13,7 +14,7 @@ from dynaconv.families.contract.temperature import check_temperature
 class LayerConfig:
     """The options of a dynamic layer: the keyword-only arguments of its constructor, checked.
 
-    Every family has a subclass with its options as fields; each field has the default of the constructor.
+    Every family has a subclass with its options as fields, from which the constructor's signature follows.
     """
 
     _algorithms: ClassVar[tuple[str, ...]]
@@ -21,10 +22,13 @@ class LayerConfig:
     _context_norms: ClassVar[tuple[str | None, ...]] = CONTEXT_NORMS
     """What `context_norm` may be."""
 
-    context_norm: str | None = None
-    """Norm of what the branch reads: ``layer``, ``batch``, ``running`` or None."""
-    algorithm: str = "auto"
-    """``auto`` or one of the family's algorithms."""
+    context_norm: str | None = option(
+        None,
+        "Norm of what the branch reads, without scale and shift: ``layer`` over its numbers, ``batch`` each "
+        "number over the batch, ``running`` each by the statistics of earlier batches; None leaves it as it is. "
+        "In eval mode the last two are fixed, and `dynaconv.deploy` folds them into the branch.",
+    )
+    algorithm: str = option("auto", "``auto`` or one of the family's algorithms.")
 
     def __post_init__(self) -> None:
         check_choice("context_norm", self.context_norm, self._context_norms)
@@ -57,10 +61,8 @@ class LayerConfig:
 class BranchConfig(LayerConfig):
     """The options of a layer whose branch squeezes the context first."""
 
-    reduction: int = 16
-    """The branch is max(channels // reduction, min_hidden_channels) wide."""
-    min_hidden_channels: int = 4
-    """Least width of the branch."""
+    reduction: int = option(16, "The branch is max(channels // reduction, min_hidden_channels) wide.")
+    min_hidden_channels: int = option(4, "Least width of the branch.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,10 +74,12 @@ class BranchConfig(LayerConfig):
 class AttentionConfig(BranchConfig):
     """The options of a layer with attention over kernels."""
 
-    num_kernels: int = 4
-    """K."""
-    temperature: float = 1.0
-    """Of a fresh layer; `set_temperature` may have changed it since."""
+    num_kernels: int = option(4, "K, the number of kernels.")
+    temperature: float = option(
+        1.0,
+        "Of a fresh layer, > 0: divides the logits of the attention; `set_temperature` changes it later. Saved in "
+        "the state dict, never averaged with the weights.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from dynaconv.families.contract.affine import add_bias
-from dynaconv.families.contract.base import DynamicConv2d, PaddingMode
+from dynaconv.families.contract.base import DynamicConv2d
 from dynaconv.families.contract.branch import context_dtype
-from dynaconv.families.contract.norms import ContextNorm, make_context_norm, normalise
+from dynaconv.families.contract.norms import make_context_norm, normalise
 from dynaconv.ops import Cost, full_precision, pool_context
 from dynaconv.ops.mixture import grouped_mixture, kernel_mixture, mix_kernels, mixed_mixture, mixture_costs
 
@@ -34,8 +34,6 @@ class KernelMixture2d(DynamicConv2d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
             As for `torch.nn.Conv2d`.
-        num_kernels: K.
-        context_norm: Norm of the averaged input.
 
     Raises:
         ValueError: an argument is out of range or does not fit.
@@ -43,40 +41,17 @@ class KernelMixture2d(DynamicConv2d):
 
     _functions: ClassVar = {"kernel": kernel_mixture, "mixed": mixed_mixture, "grouped": grouped_mixture}
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: PaddingMode = "zeros",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        num_kernels: int,
-        context_norm: ContextNorm,
-    ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            num_kernels=num_kernels,
-            num_biases=num_kernels,
-        )
-        self.num_kernels = num_kernels
-        self.context_norm = make_context_norm(context_norm, in_channels, device, dtype)
+    def _stacks(self, config: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return (self._count(config),), (self._count(config),)
+
+    @staticmethod
+    @abstractmethod
+    def _count(config: Any) -> int:
+        """K."""
+
+    def _build(self, config: Any, device: torch.device, dtype: torch.dtype) -> None:
+        self.num_kernels = self._count(config)
+        self.context_norm = make_context_norm(config.context_norm, self.in_channels, device, dtype)
 
     @abstractmethod
     def _logits(self, context: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from dynaconv.families.contract.branch import ACTIVATIONS
 from dynaconv.families.contract.checks import check_choice, check_divides, check_positive
 from dynaconv.families.contract.config import BranchConfig
 from dynaconv.families.contract.norms import CONTEXT_NORMS
+from dynaconv.families.contract.options import option
 from dynaconv.families.dcd import DCDForm, default_latent_dim, default_latent_taps
 
 Variant = Literal["full", "scale", "residual"]
@@ -37,46 +38,66 @@ class DCDConfig(BranchConfig):
     _algorithms = ALGORITHMS
     _context_norms = ("auto", *CONTEXT_NORMS)
 
-    variant: Variant = "full"
-    """``full`` is Lambda W0 + P Phi Q^T, ``scale`` Lambda W0 alone, ``residual`` W0 + P Phi Q^T."""
-    fusion: Fusion = "auto"
-    """Form of the residual. ``auto``: ``depthwise`` for a depthwise convolution, else ``channel``."""
-    latent_dim: int | None = None
-    """L of one block, at most the larger of its channels in and out; None: floor(C / 2^floor(log2 sqrt C))."""
-    latent_taps: int | None = None
-    """L_k, 1 to k^2, of the joint and depthwise forms; None: floor(k^2 / 2)."""
-    blocks: int | None = None
-    """B, diagonal blocks of the residual, a multiple of groups; None: as many as groups."""
-    reduction: int = 16
-    """r: the branch is max(C_in // r, min_hidden_channels) wide; see `keeps_length` for small contexts."""
-    hidden_channels: int | None = None
-    """Width of the branch, in place of what `reduction` gives."""
-    min_hidden_channels: int = 4
-    """Least width of the branch."""
-    context_size: Literal[1, 2] = 1
-    """The input is averaged over a grid of this many cells along each axis."""
-    context_norm: ContextNorm = "auto"
-    """``layer`` normalises each context over its numbers, ``batch`` each number over the batch, ``running`` by the
-    statistics of earlier batches; none has scale and shift. In train mode a kernel under ``batch`` depends on the whole
-    batch; one sample alone is normalised by running statistics. ``auto``: ``layer``, but None with ``norm="batch"`` and
-    where the context has at most `SMALL_CONTEXT` numbers: a layer norm leaves nothing of one number, of two their
-    order, and little of a few."""
-    hidden_norm: HiddenNorm = "auto"
-    """``unit`` divides the branch's hidden vector by its length. ``auto``: ``unit``, but None with ``norm="batch"`` and
-    where `context_norm` is ``batch`` or ``running``."""
-    gain: float | None = None
-    """Factor on the logits of Lambda and on Phi. None: 0.1, but 1 with ``norm="batch"`` and where `context_norm` is
-    ``batch`` or ``running``."""
-    activation: Activation = "auto"
-    """Of the branch. ``auto``: ``relu``, or with ``norm="batch"`` ``gate``, h * hsig(F2 h)."""
-    scale_activation: ScaleActivation = "auto"
-    """How a logit t becomes Lambda, always 1 at t = 0: ``linear`` 1 + t, ``hard_sigmoid`` relu6(t + 3) / 3 in [0, 2],
-    ``sigmoid`` 2 sigmoid(t) in (0, 2), ``tanh`` 1 + tanh(t) in (0, 2). ``auto``: ``linear``, or ``hard_sigmoid`` with
-    ``norm="batch"``."""
-    norm: Norm = None
-    """``batch`` puts batch norms around Phi and a skip over it, as the published code does (channel form only)."""
-    algorithm: Algorithm = "auto"
-    """``kernel`` forms W(x), ``factored`` applies its factors to features, ``auto`` asks the cost model."""
+    variant: Variant = option(
+        "full",
+        "``full`` is Lambda W0 + P Phi Q^T, ``scale`` Lambda W0 alone, ``residual`` W0 + P Phi Q^T.",
+    )
+    fusion: Fusion = option(
+        "auto",
+        "Form of the residual. ``auto``: ``depthwise`` for a depthwise convolution, else ``channel``.",
+    )
+    latent_dim: int | None = option(
+        None,
+        "L of one block, at most the larger of its channels in and out; None: floor(C / 2^floor(log2 sqrt C)).",
+    )
+    latent_taps: int | None = option(None, "L_k, 1 to k^2, of the joint and depthwise forms; None: floor(k^2 / 2).")
+    blocks: int | None = option(
+        None,
+        "B, diagonal blocks of the residual, a multiple of groups; None: as many as groups.",
+    )
+    reduction: int = option(
+        16,
+        "r: the branch is max(C_in // r, min_hidden_channels) wide; see `keeps_length` for small contexts.",
+    )
+    hidden_channels: int | None = option(None, "Width of the branch, in place of what `reduction` gives.")
+    min_hidden_channels: int = option(4, "Least width of the branch.")
+    context_size: Literal[1, 2] = option(1, "The input is averaged over a grid of this many cells along each axis.")
+    context_norm: ContextNorm = option(
+        "auto",
+        "``layer`` normalises each context over its numbers, ``batch`` each number over the batch, ``running`` by "
+        "the statistics of earlier batches; none has scale and shift. In train mode a kernel under ``batch`` "
+        "depends on the whole batch; one sample alone is normalised by running statistics. ``auto``: ``layer``, "
+        'but None with ``norm="batch"`` and where the context has at most `SMALL_CONTEXT` numbers: a layer norm '
+        "leaves nothing of one number, of two their order, and little of a few.",
+    )
+    hidden_norm: HiddenNorm = option(
+        "auto",
+        "``unit`` divides the branch's hidden vector by its length. ``auto``: ``unit``, but None with "
+        '``norm="batch"`` and where `context_norm` is ``batch`` or ``running``.',
+    )
+    gain: float | None = option(
+        None,
+        'Factor on the logits of Lambda and on Phi. None: 0.1, but 1 with ``norm="batch"`` and where '
+        "`context_norm` is ``batch`` or ``running``.",
+    )
+    activation: Activation = option(
+        "auto",
+        'Of the branch. ``auto``: ``relu``, or with ``norm="batch"`` ``gate``, h * hsig(F2 h).',
+    )
+    scale_activation: ScaleActivation = option(
+        "auto",
+        "How a logit t becomes Lambda, always 1 at t = 0: ``linear`` 1 + t, ``hard_sigmoid`` relu6(t + 3) / 3 in "
+        "[0, 2], ``sigmoid`` 2 sigmoid(t) in (0, 2), ``tanh`` 1 + tanh(t) in (0, 2). ``auto``: ``linear``, or "
+        '``hard_sigmoid`` with ``norm="batch"``.',
+    )
+    norm: Norm = option(
+        None,
+        "``batch`` puts batch norms around Phi and a skip over it, as the published code does (channel form only).",
+    )
+    algorithm: Algorithm = option(
+        "auto",
+        "``kernel`` forms W(x), ``factored`` applies its factors to features, ``auto`` asks the cost model.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -44,7 +44,9 @@ class DCDCore(DynamicLayer):
     _resolved: DCDConfig
     _exported_algorithm: ClassVar[str] = "factored"
 
-    def _build(self, config: DCDConfig, in_channels: int, out_channels: int, groups: int, num_taps: int) -> None:
+    def _build_dynamic(
+        self, config: DCDConfig, in_channels: int, out_channels: int, groups: int, num_taps: int
+    ) -> None:
         options: dict[str, Any] = {"device": self.weight.device, "dtype": self.weight.dtype}
         self.sizes = sizes = dcd_sizes(config, in_channels, out_channels, groups, num_taps)
         self.config = config

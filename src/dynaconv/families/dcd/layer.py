@@ -1,25 +1,17 @@
 """Dynamic convolution decomposition: W(x) = Lambda(x) W0 + P Phi(x) Q^T."""
 
 import math
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from dynaconv.families.contract.base import DynamicConv2d, PaddingMode, adopt_static
+from dynaconv.families.contract.base import DynamicConv2d, adopt_static
 from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.checks import check_positive, check_real
 from dynaconv.families.contract.static import carry_attachments, check_static
 from dynaconv.families.dcd.config import (
-    Activation,
-    Algorithm,
-    ContextNorm,
     DCDConfig,
-    Fusion,
-    HiddenNorm,
-    Norm,
-    ScaleActivation,
-    Variant,
 )
 from dynaconv.families.dcd.core import DCDCoefficients, DCDCore
 from dynaconv.ops import Cost, Geometry, pool_context
@@ -39,8 +31,6 @@ class DCDConv2d(DCDCore, DynamicConv2d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
             As for `torch.nn.Conv2d`.
-        variant, fusion, latent_dim, latent_taps, blocks, reduction, hidden_channels, min_hidden_channels, context_size,
-            context_norm, hidden_norm, gain, activation, scale_activation, norm, algorithm: See `DCDConfig`.
 
     Raises:
         ValueError: an argument is out of range or does not fit the convolution.
@@ -54,60 +44,10 @@ class DCDConv2d(DCDCore, DynamicConv2d):
     Reference: Li et al., ICLR 2021, arXiv:2103.08756v1.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: PaddingMode = "zeros",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        variant: Variant = "full",
-        fusion: Fusion = "auto",
-        latent_dim: int | None = None,
-        latent_taps: int | None = None,
-        blocks: int | None = None,
-        reduction: int = 16,
-        hidden_channels: int | None = None,
-        min_hidden_channels: int = 4,
-        context_size: Literal[1, 2] = 1,
-        context_norm: ContextNorm = "auto",
-        hidden_norm: HiddenNorm = "auto",
-        gain: float | None = None,
-        activation: Activation = "auto",
-        scale_activation: ScaleActivation = "auto",
-        norm: Norm = None,
-        algorithm: Algorithm = "auto",
-    ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
-        )
-        config = DCDConfig(
-            variant=variant,
-            fusion=fusion,
-            latent_dim=latent_dim,
-            latent_taps=latent_taps,
-            blocks=blocks,
-            reduction=reduction,
-            hidden_channels=hidden_channels,
-            min_hidden_channels=min_hidden_channels,
-            context_size=context_size,
-            context_norm=context_norm,
-            hidden_norm=hidden_norm,
-            gain=gain,
-            activation=activation,
-            scale_activation=scale_activation,
-            norm=norm,
-            algorithm=algorithm,
-        )
-        self._build(config, in_channels, out_channels, groups, self.geometry.num_taps)
-        self.reset_parameters()
+    config_class = DCDConfig
+
+    def _build(self, config: DCDConfig, device: torch.device, dtype: torch.dtype) -> None:
+        self._build_dynamic(config, self.in_channels, self.out_channels, self.groups, self.geometry.num_taps)
 
     def reset_parameters(self) -> None:
         """Initialise every parameter: W0 as `torch.nn.Conv2d` does, the dynamic part near zero."""
@@ -153,14 +93,15 @@ class DCDLinear(DCDCore):
 
     Args:
         in_features, out_features, bias, device, dtype: As for `torch.nn.Linear`.
-        variant, latent_dim, blocks, reduction, hidden_channels, min_hidden_channels, context_norm, hidden_norm, gain,
-            activation, scale_activation, norm, algorithm: See `DCDConfig`.
 
     Raises:
         ValueError: an argument is out of range or does not fit.
 
     Reference: Li et al., ICLR 2021, arXiv:2103.08756v1; a dynamic classifier is part of the published networks.
     """
+
+    config_class = DCDConfig
+    _without = ("fusion", "latent_taps", "context_size")
 
     def __init__(
         self,
@@ -169,22 +110,10 @@ class DCDLinear(DCDCore):
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        *,
-        variant: Variant = "full",
-        latent_dim: int | None = None,
-        blocks: int | None = None,
-        reduction: int = 16,
-        hidden_channels: int | None = None,
-        min_hidden_channels: int = 4,
-        context_norm: ContextNorm = "auto",
-        hidden_norm: HiddenNorm = "auto",
-        gain: float | None = None,
-        activation: Activation = "auto",
-        scale_activation: ScaleActivation = "auto",
-        norm: Norm = None,
-        algorithm: Algorithm = "auto",
+        **options: Any,
     ) -> None:
         super().__init__()
+        config = self._make_config(options)
         self.in_features = check_positive("in_features", in_features)
         self.out_features = check_positive("out_features", out_features)
         self.weight = nn.Parameter(check_real(torch.empty(out_features, in_features, device=device, dtype=dtype)))
@@ -192,22 +121,7 @@ class DCDLinear(DCDCore):
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
-        config = DCDConfig(
-            variant=variant,
-            latent_dim=latent_dim,
-            blocks=blocks,
-            reduction=reduction,
-            hidden_channels=hidden_channels,
-            min_hidden_channels=min_hidden_channels,
-            context_norm=context_norm,
-            hidden_norm=hidden_norm,
-            gain=gain,
-            activation=activation,
-            scale_activation=scale_activation,
-            norm=norm,
-            algorithm=algorithm,
-        )
-        self._build(config, in_features, out_features, groups=1, num_taps=1)
+        self._build_dynamic(config, in_features, out_features, groups=1, num_taps=1)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

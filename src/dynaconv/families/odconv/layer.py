@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.families.contract.affine import add_bias, add_to
-from dynaconv.families.contract.base import DynamicConv2d, PaddingMode
+from dynaconv.families.contract.base import DynamicConv2d
 from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.config import AttentionConfig
-from dynaconv.families.contract.norms import ContextNorm, make_context_norm, normalise
+from dynaconv.families.contract.norms import make_context_norm, normalise
+from dynaconv.families.contract.options import option
 from dynaconv.families.contract.temperature import HasTemperature
 from dynaconv.families.odconv import (
     ODConvCoefficients,
@@ -37,7 +38,14 @@ class ODConvConfig(AttentionConfig):
 
     _algorithms = get_args(ODConvAlgorithm)
 
+    num_kernels: int = option(4, "K; 1 keeps the parameters of a static convolution plus the branch.")
     min_hidden_channels: int = 16
+    algorithm: str = option(
+        "auto",
+        "``kernel`` forms W(x) and multiplies, ``mixed`` scales features around one shared convolution with all K "
+        "kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` asks the cost "
+        "model.",
+    )
 
 
 # Of a network's heads, relative to the published start.
@@ -59,16 +67,6 @@ class ODConv2d(HasTemperature, DynamicConv2d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
             As for `torch.nn.Conv2d`.
-        num_kernels: K; 1 keeps the parameters of a static convolution plus the branch.
-        reduction: Divisor that gives the branch's width.
-        min_hidden_channels: Least width of the branch.
-        temperature: Divides the logits; > 0. Saved in the state dict, never averaged with the weights.
-        context_norm: Norm of the averaged input, without scale and shift: ``layer`` over its channels, ``batch`` over
-            the batch, ``running`` by the statistics of earlier batches; None leaves it as it is. In eval mode the last
-            two are fixed, and `dynaconv.deploy` folds them into the branch.
-        algorithm: ``kernel`` forms W(x) and multiplies, ``mixed`` scales features around one shared convolution with
-            all K kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` asks the
-            cost model.
 
     Raises:
         ValueError: an argument is out of range or does not fit.
@@ -84,58 +82,19 @@ class ODConv2d(HasTemperature, DynamicConv2d):
 
     _functions: ClassVar = {"kernel": kernel_odconv, "mixed": mixed_odconv, "grouped": grouped_odconv}
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: PaddingMode = "zeros",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        num_kernels: int = 4,
-        reduction: int = 16,
-        min_hidden_channels: int = 16,
-        temperature: float = 1.0,
-        context_norm: ContextNorm = None,
-        algorithm: ODConvAlgorithm = "auto",
-    ) -> None:
-        config = ODConvConfig(
-            num_kernels=num_kernels,
-            reduction=reduction,
-            min_hidden_channels=min_hidden_channels,
-            temperature=temperature,
-            context_norm=context_norm,
-            algorithm=algorithm,
-        )
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            num_kernels=num_kernels,
-        )
-        self.num_kernels = num_kernels
-        self.config = config
-        self.context_norm = make_context_norm(context_norm, in_channels, device, dtype)
-        hidden = max(in_channels // reduction, min_hidden_channels)
-        self.branch = ODConvBranch(in_channels, hidden, self._heads(), device, dtype)
+    config_class = ODConvConfig
+
+    def _stacks(self, config: ODConvConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return (config.num_kernels,), ()
+
+    def _build(self, config: ODConvConfig, device: torch.device, dtype: torch.dtype) -> None:
+        self.num_kernels = config.num_kernels
+        self.context_norm = make_context_norm(config.context_norm, self.in_channels, device, dtype)
+        hidden = max(self.in_channels // config.reduction, config.min_hidden_channels)
+        self.branch = ODConvBranch(self.in_channels, hidden, self._heads(), device, dtype)
         # A sigmoid of logit zero is 1/2; the kernels' softmax is then their mean, which needs no gain.
         self.neutral_gain = 0.5 ** sum(name != "kernel" for name in self.branch.heads)
-        self._set_up_temperature(temperature, device)
-        self.reset_parameters()
+        self._set_up_temperature(config.temperature, device)
 
     @classmethod
     def fresh_like(cls, conv: nn.Conv2d, **hyperparameters: Any) -> Self:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from dynaconv.families.contract.affine import add_bias, multiply_rows
-from dynaconv.families.contract.base import DynamicConv2d, PaddingMode
+from dynaconv.families.contract.base import DynamicConv2d
 from dynaconv.families.contract.branch import DynamicBranch, context_dtype
 from dynaconv.families.contract.config import BranchConfig
-from dynaconv.families.contract.norms import ContextNorm, make_context_norm, normalise
+from dynaconv.families.contract.norms import make_context_norm, normalise
+from dynaconv.families.contract.options import option
 from dynaconv.families.se import (
     factored_squeeze_excite,
     kernel_squeeze_excite,
@@ -33,6 +34,11 @@ class SEConfig(BranchConfig):
     _algorithms = get_args(SEAlgorithm)
 
     min_hidden_channels: int = 8
+    algorithm: str = option(
+        "auto",
+        "``factored`` scales the output, ``kernel`` forms W(x) and convolves once more, ``auto`` asks the cost model, "
+        "which always prefers the former.",
+    )
 
 
 class SECoefficients(NamedTuple):
@@ -52,13 +58,6 @@ class SEConv2d(DynamicConv2d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
             As for `torch.nn.Conv2d`.
-        reduction: Divisor that gives the branch's width.
-        min_hidden_channels: Least width of the branch.
-        context_norm: Norm of the averaged output, without scale and shift: ``layer`` over its channels, ``batch`` over
-            the batch, ``running`` by the statistics of earlier batches; None leaves it as it is. In eval mode the last
-            two are fixed, and `dynaconv.deploy` folds them into the branch.
-        algorithm: ``factored`` scales the output, ``kernel`` forms W(x) and convolves once more, ``auto`` asks the
-            cost model, which always prefers the former.
 
     Raises:
         ValueError: an argument is out of range or does not fit.
@@ -75,44 +74,20 @@ class SEConv2d(DynamicConv2d):
     neutral_gain = neutral_bias_gain = 0.5
     branch: DynamicBranch
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: PaddingMode = "zeros",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        reduction: int = 16,
-        min_hidden_channels: int = 8,
-        context_norm: ContextNorm = None,
-        algorithm: SEAlgorithm = "auto",
-    ) -> None:
-        config = SEConfig(
-            reduction=reduction, min_hidden_channels=min_hidden_channels, context_norm=context_norm, algorithm=algorithm
-        )
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
-        )
-        self.config = config
-        self.context_norm = make_context_norm(context_norm, out_channels, device, dtype)
+    config_class = SEConfig
+
+    def _build(self, config: SEConfig, device: torch.device, dtype: torch.dtype) -> None:
+        self.context_norm = make_context_norm(config.context_norm, self.out_channels, device, dtype)
         self.branch = DynamicBranch(
-            out_channels,
-            max(out_channels // reduction, min_hidden_channels),
-            {"scale": out_channels},
+            self.out_channels,
+            max(self.out_channels // config.reduction, config.min_hidden_channels),
+            {"scale": self.out_channels},
             unit_hidden=False,
             device=device,
             dtype=dtype,
             squeeze_bias=True,
             head_bias=True,
         )
-        self.reset_parameters()
 
     def coefficients(self, x: Tensor) -> SECoefficients:
         """The scales for ``x``, ``(B, C_in, H, W)``. Runs the convolution, whose output they depend on."""

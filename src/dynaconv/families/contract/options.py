@@ -1,0 +1,52 @@
+"""A layer's options are written down once, in its config, from which its signature and docstring follow."""
+
+import dataclasses
+import inspect
+import textwrap
+from collections.abc import Collection
+from typing import Any
+
+_MEANING = "meaning"
+
+
+def option(default: Any, meaning: str) -> Any:
+    """A field of a config: its default and what it means, in a sentence for ``help``."""
+    return dataclasses.field(default=default, metadata={_MEANING: meaning})
+
+
+def meanings(config: type) -> dict[str, str]:
+    """What each option of a config means; a field that changes an inherited default alone keeps the meaning."""
+    found: dict[str, str] = {}
+    for kind in config.__mro__:
+        for field in getattr(kind, "__dataclass_fields__", {}).values():
+            if _MEANING in field.metadata:
+                found.setdefault(field.name, field.metadata[_MEANING])
+    return found
+
+
+def describe(layer: type, config: type, without: Collection[str] = ()) -> None:
+    """Give a layer's class the signature and the docstring that name every option.
+
+    Args:
+        layer: Its constructor takes ``**options``, which stand for the fields, or spells out arguments of its own.
+        config: The dataclass of its options.
+        without: Options that the layer has no use for.
+    """
+    own = list(inspect.signature(layer.__init__).parameters.values())[1:]  # type: ignore[misc]
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
+        layer.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
+        return
+    fields = [field for field in dataclasses.fields(config) if field.name not in without]
+    parameters = [parameter for parameter in own if parameter.kind is not parameter.VAR_KEYWORD]
+    parameters += [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for field in fields
+    ]
+    layer.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    if "__doc__" in vars(layer) and layer.__doc__ is not None:
+        told = meanings(config)
+        entries = [f"{field.name}: {told[field.name]}" for field in fields]
+        lines = [textwrap.fill(entry, 108, subsequent_indent="    ") for entry in entries]
+        section = textwrap.indent("Options:\n" + textwrap.indent("\n".join(lines), "    ") + "\n\n", "    ")
+        before, raises, after = layer.__doc__.partition("    Raises:\n")
+        layer.__doc__ = before + section + raises + after
