@@ -176,7 +176,7 @@ def test_pairs_of_a_sweep_are_compared_drawn_and_written(tmp_path: Path) -> None
         "| higher against lower | a higher rate, size 8 | slow, size 8 | 3 | +2.00 ± 2.48 | 1.50 | 1.50 |  | 2.00 |"
         in page
     )
-    assert "| higher against lower | a higher rate, size 16 | slow, size 16 | 0 |  |  |  |  |  |" in page
+    assert "| higher against lower | a higher rate, size 16 |" not in page
     assert "(gain.png)" in page
     assert "(frontier.png)" in page
     with (tmp_path / "out" / "contrasts.csv").open() as file:

@@ -181,13 +181,13 @@ def _contrasts(results: Results) -> str:
     names = ("compared", "variant", "against", "seeds", "points", "parameters", "MAdds", "native latency", "step")
     rows = []
     for row in contrast_rows(results):
+        if "difference" not in row:
+            # No runs of one seed yet.
+            continue
         titles = [results.variants[row[key]].title for key in ("variant", "against")]
-        difference = row.get("difference")
-        found = (
-            None if difference is None else Interval(mean=difference, half_width=row["half_width"], count=row["seeds"])
-        )
+        found = Interval(mean=row["difference"], half_width=row["half_width"], count=row["seeds"])
         ratios = ["" if row[name] is None else f"{row[name]:.2f}" for name in _RATIOS]
-        rows.append([row["title"], *titles, str(row.get("seeds", 0)), _percent(found, sign="+"), *ratios])
+        rows.append([row["title"], *titles, str(row["seeds"]), _percent(found, sign="+"), *ratios])
     intro = "Points of test accuracy, paired by seed, with the 95 % interval; the rest are ratios, variant to against."
     return f"## Like with like\n\n{intro}\n\n" + markdown_table(names, rows)
 
