@@ -155,12 +155,15 @@ def _time(
         stack.enter_context(torch.inference_mode())
         passes = {name: partial(subject.model, subject.images[:1]) for name, subject in subjects.items()}
         inference = _take_turns(passes, max(rounds, _LEAST_PASSES), clock)
-        deployed = {name: deploy(subject.model, backend="native") for name, subject in subjects.items()}
-        native = {name: partial(_repeat, network, subjects[name].images[:1]) for name, network in deployed.items()}
-        compiled = _take_turns(native, max(rounds, _LEAST_PASSES), clock) if ready() else {}
+        native = {}
+        if ready():
+            for name, subject in subjects.items():
+                native[name] = partial(_repeat, deploy(subject.model, backend="native"), subject.images[:1])
+        compiled = _take_turns(native, max(rounds, _LEAST_PASSES), clock)
     for name, times in compiled.items():
-        found[name]["native_seconds"] = statistics.median(times) / _REPEATED
-        found[name]["native_rounds"] = [float(f"{seconds / _REPEATED:.4g}") for seconds in times]
+        passes_seconds = [seconds / _REPEATED for seconds in times]
+        found[name]["native_seconds"] = statistics.median(passes_seconds)
+        found[name]["native_rounds"] = [float(f"{seconds:.4g}") for seconds in passes_seconds]
     for name, cost in found.items():
         cost["step_seconds"] = statistics.median(steps[name])
         cost["latency_seconds"] = statistics.median(inference[name])

@@ -115,9 +115,7 @@ class Study:
 
     def named(self, name: str) -> tuple[str, ...]:
         """The variants that a name stands for: one, or in a sweep all values of ``name``; none for another name."""
-        if name in self.variants:
-            return (name,)
-        return tuple(variant for variant in self.variants if stem(variant) == name)
+        return tuple(variant for variant in self.variants if name in (variant, stem(variant)))
 
 
 def stem(variant: str) -> str:

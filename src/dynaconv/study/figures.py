@@ -36,9 +36,13 @@ def _figure(width: float, height: float, title: str) -> tuple[Figure, Any]:
     canvas = Figure(figsize=(width, height), layout="constrained")
     axes = canvas.subplots()
     axes.set_title(title, loc="left")
+    _style(axes)
+    return canvas, axes
+
+
+def _style(axes: Any) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    return canvas, axes
 
 
 def _accuracy(figure: definition.Figure, results: Results) -> Figure | None:
@@ -133,8 +137,7 @@ def _frontier(figure: definition.Figure, results: Results) -> Figure | None:
                 title = shown[0].title.rpartition(", ")[0]
                 axes.errorbar(at, means, yerr=errors, fmt="o-", color=colour, label=title, markersize=4, capsize=3)
         axes.set(xscale="log", xlabel=label)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        _style(axes)
     if not panels[1].containers:
         return None
     panels[0].set_ylabel("test accuracy")
