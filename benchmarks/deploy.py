@@ -18,7 +18,7 @@ import torch
 
 import dynaconv.models  # noqa: F401  # registers the networks with timm
 from dynaconv.analysis.latency import measure_latency
-from dynaconv.conversion.deploy import deploy
+from dynaconv.deployment import deploy
 
 NETWORKS = (
     "dcd_mobilenetv2_050",

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import dynaconv.models  # noqa: F401  # registers the networks with timm
-from dynaconv.conversion.deploy import deploy
+from dynaconv.deployment import deploy
 from dynaconv.errors import DynaconvError
 from dynaconv.export import export_onnx, verify
 from dynaconv.export.onnx import load_onnx

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.analysis.latency import Latency, measure_latency
-from dynaconv.conversion.deploy import deploy
+from dynaconv.deployment import deploy
 from dynaconv.export.int8_onnx import quantize_onnx
 from dynaconv.export.int8_openvino import quantize_openvino
 from dynaconv.export.int8_report import Int8Report

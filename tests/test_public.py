@@ -53,7 +53,7 @@ def test_a_public_name_imports_torch_and_the_core_alone(name: str) -> None:
     extras = "timm torchvision lightning torchmetrics jsonargparse rich matplotlib sklearn PIL onnx onnxruntime"
     assert not {*extras.split(), "openvino", "huggingface_hub"} & found
     core = {"_version", "errors", "families", "ops"}
-    core |= {"conversion"} if name in ("convert", "deploy") else set()
+    core |= {"convert": {"conversion"}, "deploy": {"conversion", "deployment"}}.get(name, set())
     if name not in ("profile", "export_onnx"):
         assert {module.split(".")[1] for module in found if module.startswith("dynaconv.")} <= core
 
@@ -72,15 +72,11 @@ def test_every_family_is_whole() -> None:
 
 
 def test_imports_point_one_way() -> None:
-    order = ["ops", "families", "models", "conversion", "analysis", "native"]
+    order = ["ops", "families", "models", "conversion", "deployment", "analysis", "native"]
     order += ["export", "train", "study", "hub", "demo", "commands"]
-    # `deploy` hands over to the native backend, inside the function, where it is asked to.
-    handed_over = {("conversion/deploy.py", "native")}
     for rank, package in enumerate(order):
         for file in (ROOT / "src/dynaconv" / package).rglob("*.py"):
             for imported in re.findall(r"^\s*(?:from|import) dynaconv\.(\w+)", file.read_text(), re.MULTILINE):
-                if (str(file.relative_to(ROOT / "src/dynaconv")), imported) in handed_over:
-                    continue
                 assert imported not in order[rank + 1 :], f"{file.relative_to(ROOT)} imports dynaconv.{imported}"
 
 

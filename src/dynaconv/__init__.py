@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from dynaconv.conversion import apply_conversion as apply_conversion
     from dynaconv.conversion import conversion_of as conversion_of
     from dynaconv.conversion import convert as convert
-    from dynaconv.conversion import deploy as deploy
     from dynaconv.conversion import load_published as load_published
     from dynaconv.conversion import plan_conversion as plan_conversion
-    from dynaconv.conversion import plan_deployment as plan_deployment
     from dynaconv.conversion import revert as revert
+    from dynaconv.deployment import deploy as deploy
+    from dynaconv.deployment import plan_deployment as plan_deployment
     from dynaconv.export import export_onnx as export_onnx
     from dynaconv.export import export_openvino as export_openvino
     from dynaconv.families import CondConv2d as CondConv2d
@@ -41,12 +41,11 @@ _NAMES = {
         "apply_conversion",
         "conversion_of",
         "convert",
-        "deploy",
         "load_published",
         "plan_conversion",
-        "plan_deployment",
         "revert",
     ),
+    "dynaconv.deployment": ("deploy", "plan_deployment"),
     "dynaconv.export": ("export_onnx", "export_openvino"),
     "dynaconv.families": (
         "CondConv2d",

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv import DCDConv2d, deploy, export_onnx, export_openvino
+from dynaconv.deployment.deploy import deployed_layers
 from dynaconv.export._dcd_form import RuntimeDCD, in_runtime_form
+from dynaconv.families.dcd.deployed import DeployedDCDConv2d
 from tests.export.networks import tiny
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -55,7 +57,7 @@ def test_every_form_computes_what_the_layer_does(
 ) -> None:
     torch.manual_seed(0)
     made = layer(*sizes, **options)
-    form = RuntimeDCD(made, channels_last=channels_last)
+    form = RuntimeDCD(made.deployed(), channels_last=channels_last)
     assert difference(form, made, images(sizes[0])) < 2e-6
 
 
@@ -66,23 +68,23 @@ def test_a_norm_folded_by_deploy_is_kept(options: dict[str, Any]) -> None:
     norm.weight.data.uniform_(0.5, 2)
     norm.bias.data.normal_()
     network = deploy(nn.Sequential(layer(12, 20, **options), norm.eval()), (1, 12, 5, 4))
-    network[0].algorithm = "auto"
     for channels_last in (False, True):
         form = in_runtime_form(network, channels_last=channels_last)
         assert isinstance(form.get_submodule("0"), RuntimeDCD)
-        assert isinstance(network[0], DCDConv2d)
+        assert isinstance(network[0], DeployedDCDConv2d)
         assert difference(form, deploy(network), images(12)) < 2e-6
 
 
 def test_sizes_decide_the_form() -> None:
-    forms = [RuntimeDCD(layer(*sizes), channels_last=False) for sizes in SIZES.values()]
+    forms = [RuntimeDCD(layer(*sizes).deployed(), channels_last=False) for sizes in SIZES.values()]
     assert [form.form for form in forms] == ["kernel", "kernel", "product", "expand", "mixed"]
-    assert RuntimeDCD(layer(384, 400, norm="batch", scale_activation="tanh"), channels_last=False).form == "factors"
+    scaled = layer(384, 400, norm="batch", scale_activation="tanh").deployed()
+    assert RuntimeDCD(scaled, channels_last=False).form == "factors"
 
 
 def test_a_layer_under_two_names_stays_one() -> None:
     made = layer(8, 8)
-    form = in_runtime_form(nn.Sequential(made, nn.ReLU(), made), channels_last=False)
+    form = in_runtime_form(deployed_layers(nn.Sequential(made, nn.ReLU(), made)), channels_last=False)
     assert form.get_submodule("0") is form.get_submodule("2")
 
 
@@ -93,7 +95,8 @@ def test_what_cannot_be_rewritten_stays() -> None:
     network = nn.Sequential(
         hooked, chosen, DCDConv2d(8, 8, 1, stride=2), DCDConv2d(8, 8, 3), DCDConv2d(8, 8, 1, blocks=2)
     )
-    assert in_runtime_form(network.eval(), channels_last=False) is network
+    network = deployed_layers(network.eval())
+    assert in_runtime_form(network, channels_last=False) is network
 
 
 @pytest.mark.export

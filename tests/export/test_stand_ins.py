@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dynaconv import convert, deploy
 from dynaconv.conversion.stand_in import CONV2D_ATTRIBUTES, Absorbed, Run
 from dynaconv.conversion.swap import NormedConv2d
+from dynaconv.deployment.deploy import deployed_layers
 from dynaconv.export import ExportReport, export_onnx, export_openvino, export_program
 from dynaconv.export._dcd_form import RuntimeDCD, in_runtime_form
 from dynaconv.export.capture import frozen_copy
@@ -179,9 +180,11 @@ FORMS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "native, pickled": lambda network: pickle.loads(pickle.dumps(as_native(network))),
     "restored": lambda network: frozen_copy(as_native(network)),
     "restored with hooks": restored_with_hooks,
-    "for ONNX Runtime": lambda network: in_runtime_form(frozen_copy(network), channels_last=False),
-    "for OpenVINO": lambda network: in_runtime_form(frozen_copy(network), channels_last=True),
-    "for ONNX Runtime, copied": lambda network: copy.deepcopy(in_runtime_form(network, channels_last=False)),
+    "for ONNX Runtime": lambda network: in_runtime_form(deployed_layers(frozen_copy(network)), channels_last=False),
+    "for OpenVINO": lambda network: in_runtime_form(deployed_layers(frozen_copy(network)), channels_last=True),
+    "for ONNX Runtime, copied": lambda network: copy.deepcopy(
+        in_runtime_form(deployed_layers(network), channels_last=False)
+    ),
 }
 
 
@@ -205,7 +208,7 @@ def test_a_network_may_read_what_stands_in_the_place_of_its_layers(form: str, fa
 
 
 def test_a_stand_in_adds_nothing_to_the_modules_of_a_network() -> None:
-    form = in_runtime_form(reader("dcd"), channels_last=False)
+    form = in_runtime_form(deployed_layers(reader("dcd")), channels_last=False)
     pointwise = [name for name, module in Reader().named_modules() if getattr(module, "kernel_size", None) == (1, 1)]
     assert all(isinstance(form.get_submodule(name), RuntimeDCD) for name in pointwise)
     assert not any(isinstance(module, LAYERS["dcd"]) and module.kernel_size == (1, 1) for module in form.modules())

@@ -67,6 +67,7 @@ FAMILY_CASES: dict[str, dict[str, dict[str, Any]]] = {
         **GEOMETRIES,
         "narrow": {"kernel_size": 1, "reduction": 2, "min_hidden_channels": 3, "context_norm": "batch"},
         "running": {"kernel_size": 3, "context_norm": "running", "groups": 2},
+        "layer": {"kernel_size": 3, "context_norm": "layer"},
     },
 }
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

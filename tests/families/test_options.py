@@ -15,7 +15,7 @@ from torch import nn
 from dynaconv import DCDConv2d, DCDLinear
 from dynaconv.conversion import apply_conversion, conversion_of
 from dynaconv.errors import ConversionError
-from dynaconv.families import DynamicConv2d, DynamicLayer
+from dynaconv.families import DynamicLayer
 from tests.families.cases import enlarge
 from tests.helpers import LAYERS
 
@@ -126,13 +126,6 @@ def test_configs_are_frozen() -> None:
         assert isinstance(layer, DynamicLayer)
         with pytest.raises(dataclasses.FrozenInstanceError):
             layer.config.algorithm = "kernel"
-
-
-def test_deployed_layers_keep_their_options() -> None:
-    layer = DCDConv2d(8, 8, 1, norm="batch").eval()
-    layer.fold_constants()
-    assert isinstance(layer, DynamicConv2d)
-    assert layer.resolved.context_norm is None
 
 
 @pytest.mark.parametrize("kind", [*LAYERS.values(), DCDLinear])

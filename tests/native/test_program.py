@@ -254,5 +254,5 @@ def test_without_a_compiler_torch_runs(tmp_path: Path) -> None:
 
 
 def test_unknown_backend() -> None:
-    with pytest.raises(ConversionError, match="'torch' or 'native'"):
+    with pytest.raises(ConversionError, match="one of 'native', 'torch'; got 'tpu'"):
         deploy(nn.Conv2d(3, 8, 3), backend="tpu")

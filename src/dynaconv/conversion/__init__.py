@@ -1,7 +1,6 @@
-"""From networks that exist to dynamic ones: conversion, deployment, and published and static checkpoints."""
+"""From networks that exist to dynamic ones: conversion, and published and static checkpoints."""
 
 from dynaconv.conversion.conversion import convert, plan_conversion
-from dynaconv.conversion.deploy import DeploymentPlan, deploy, plan_deployment
 from dynaconv.conversion.load import LoadReport, load_published
 from dynaconv.conversion.plan import ConversionPlan, PlannedLayer
 from dynaconv.conversion.record import apply_conversion, conversion_of
@@ -9,15 +8,12 @@ from dynaconv.conversion.revert import revert
 
 __all__ = [
     "ConversionPlan",
-    "DeploymentPlan",
     "LoadReport",
     "PlannedLayer",
     "apply_conversion",
     "conversion_of",
     "convert",
-    "deploy",
     "load_published",
     "plan_conversion",
-    "plan_deployment",
     "revert",
 ]

@@ -15,7 +15,7 @@ from dynaconv.conversion.plan import ConversionPlan, PlannedLayer
 from dynaconv.conversion.select import Pattern, Predicate, Selection, as_kinds, as_patterns
 from dynaconv.errors import ConversionError, nearest_names
 from dynaconv.families import DynamicConv2d, Family, get_family
-from dynaconv.families.contract.base import conv_arguments
+from dynaconv.families.contract.convolution import conv_arguments
 
 
 def plan_conversion(
@@ -201,7 +201,7 @@ def _fits(family: Family, conv: nn.Conv2d, hyperparameters: Mapping[str, Any]) -
     """Why the family cannot take a convolution, or None; and the parameters of its layer."""
     if not conv.weight.dtype.is_floating_point:
         return f"its dtype is {conv.weight.dtype}", 0
-    twin = nn.Conv2d(**conv_arguments(conv), device="meta", dtype=conv.weight.dtype)
+    twin = nn.Conv2d(**conv_arguments(conv), bias=conv.bias is not None, device="meta", dtype=conv.weight.dtype)
     try:
         layer = family.layer.like(twin, **hyperparameters)
     except (ValueError, TypeError) as error:

@@ -10,7 +10,7 @@ from dynaconv.conversion.network_names import find_layout, module_namer, network
 from dynaconv.conversion.published_dcd import is_published_dcd, published_dcd_name
 from dynaconv.conversion.published_odconv import is_published_odconv, published_odconv_name
 from dynaconv.families import DynamicConv2d
-from dynaconv.families.contract.base import STATIC_AXES
+from dynaconv.families.contract.operator import STATIC_AXES
 from dynaconv.families.dcd.core import DCDCore
 
 _OPTIONAL = ("num_batches_tracked", "temperature")

@@ -9,6 +9,7 @@ from torch import nn
 
 from dynaconv.conversion.kinds import KINDS, Kind, kind_of
 from dynaconv.errors import ConversionError, listed, nearest_names
+from dynaconv.families.contract.convolution import DynamicConvolution
 
 Pattern = str | re.Pattern[str]
 Predicate = Callable[[str, nn.Conv2d], bool]
@@ -88,9 +89,7 @@ class Selection:
 
 def is_convolution(module: nn.Module) -> bool:
     """Whether it is a convolution, static or dynamic."""
-    from dynaconv.families import DynamicConv2d
-
-    return isinstance(module, nn.Conv2d | DynamicConv2d)
+    return isinstance(module, nn.Conv2d | DynamicConvolution)
 
 
 def matches(pattern: Pattern, name: str) -> bool:

@@ -23,10 +23,10 @@ from dynaconv.analysis.latency import Latency, measure_latency
 from dynaconv.analysis.movement import kernel_movement
 from dynaconv.analysis.profile import profile
 from dynaconv.console import make_console
-from dynaconv.conversion import deploy
 from dynaconv.demo.progress import TwinProgress
 from dynaconv.demo.report import Pictures, write_report
 from dynaconv.demo.result import DemoResult, NetworkResult, rich_table, write_table
+from dynaconv.deployment import deploy
 from dynaconv.errors import RunError
 from dynaconv.native import ready
 from dynaconv.train.config import TrainConfig, check_seed, load_recipe

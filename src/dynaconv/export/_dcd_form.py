@@ -18,14 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynaconv.conversion.norm_pairs import has_hooks
 from dynaconv.conversion.stand_in import CONV2D_ATTRIBUTES, StandIn
 from dynaconv.conversion.swap import all_names, put
-from dynaconv.families import DCDConv2d
+from dynaconv.deployment.norm_pairs import has_hooks
 from dynaconv.families.contract.affine import add_bias
-from dynaconv.families.contract.branch import DynamicBranch
-from dynaconv.families.contract.norms import normalise
+from dynaconv.families.contract.branch import LENGTH_EPSILON
+from dynaconv.families.contract.deployed import AffineMap, DeployedBranch
 from dynaconv.families.dcd.core import activate_scale
+from dynaconv.families.dcd.deployed import DeployedDCDConv2d
 from dynaconv.families.dcd.factors import required
 from dynaconv.native import NativeProgram
 from dynaconv.ops import Geometry, pool_context
@@ -37,18 +37,18 @@ _EXPAND_NUMBERS = 30_000
 _PRODUCT_NUMBERS = 60_000
 
 
-def in_runtime_form(frozen: nn.Module, *, channels_last: bool) -> nn.Module:
-    """A copy of a frozen network whose 1x1 DCD layers are of `RuntimeDCD`; the network itself where it has none.
+def in_runtime_form(network: nn.Module, *, channels_last: bool) -> nn.Module:
+    """A copy of a network whose 1x1 DCD layers are of `RuntimeDCD`; the network itself where it has none.
 
     What native programs replaced stays: it is not written.
 
     Args:
-        frozen: In eval mode, without gradients.
+        network: Its dynamic layers in their deployed form.
         channels_last: Whether the runtime keeps features that way, so that a product over rows of pixels costs no copy.
     """
-    if not _layers(frozen):
-        return frozen
-    network = copy.deepcopy(frozen)
+    if not _layers(network):
+        return network
+    network = copy.deepcopy(network)
     for layer, paths in _layers(network).items():
         form = RuntimeDCD(layer, channels_last=channels_last).eval().requires_grad_(False)
         if paths == [""]:
@@ -57,27 +57,26 @@ def in_runtime_form(frozen: nn.Module, *, channels_last: bool) -> nn.Module:
     return network
 
 
-def _layers(network: nn.Module) -> dict[DCDConv2d, list[str]]:
+def _layers(network: nn.Module) -> dict[DeployedDCDConv2d, list[str]]:
     programs = [module for module in network.modules() if isinstance(module, NativeProgram)]
     replaced = {module for program in programs for module in program.modules()}
     found = {}
     for module, names in all_names(network).items():
-        if isinstance(module, DCDConv2d) and _takes(module) and module not in replaced:
+        if isinstance(module, DeployedDCDConv2d) and _takes(module) and module not in replaced:
             found[module] = names
     return found
 
 
-def _takes(layer: DCDConv2d) -> bool:
+def _takes(layer: DeployedDCDConv2d) -> bool:
     """Whether a module is a layer that `RuntimeDCD` computes, and nothing hangs on how it does."""
     return (
-        type(layer) is DCDConv2d
-        and layer.geometry == Geometry((1, 1))
+        layer.geometry == Geometry((1, 1))
         and layer.sizes.form == "channel"
         and layer.sizes.blocks == 1
-        and layer.config.has_residual
-        and layer.algorithm == "auto"
+        and layer.p is not None
+        and layer.asked == "auto"
         and layer.weight.dtype == torch.float32
-        and not (has_hooks(layer) or hasattr(layer, "parametrizations"))
+        and not has_hooks(layer)
     )
 
 
@@ -96,20 +95,18 @@ class RuntimeDCD(StandIn):
     q: Tensor
     q_bias: Tensor
 
-    def __init__(self, layer: DCDConv2d, *, channels_last: bool) -> None:
+    def __init__(self, layer: DeployedDCDConv2d, *, channels_last: bool) -> None:
         super().__init__()
         self._stand_for(layer)
-        layer = copy.deepcopy(layer).eval()
-        layer.fold_constants()
-        self.context_size = layer.config.context_size
-        self.scale_activation = layer.resolved.scale_activation if layer.config.has_scale else "none"
-        self.scaled_bias = layer.bias is not None and layer._scales_bias and self.scale_activation != "linear"
-        parts = _parts(layer, self.scaled_bias)
-        self.hidden = Hidden(layer.branch, layer.context_norm)
+        self.context_size = layer.context_size
+        self.scale_activation = layer.scale_activation if layer.has_scale else "none"
+        self.scaled_bias = layer.scaled_bias is not None
+        parts = _parts(layer)
+        self.hidden = Hidden(layer.branch)
         self.channels_last = channels_last
         self.out_channels, self.in_channels = layer.weight.shape[:2]
         self.latent = required(layer.p).shape[1]
-        affine = self.scale_activation in ("linear", "none")
+        affine = self.scale_activation in ("affine", "none")
         size = parts["fusion"].shape[1] * self.out_channels
         entries = self.in_channels * self.out_channels
         widens = self.out_channels > self.in_channels
@@ -130,7 +127,7 @@ class RuntimeDCD(StandIn):
         for name, value in build(parts, layer).items():
             self.register_buffer(name, value.float().contiguous())
 
-    def _build_kernel(self, parts: dict[str, Tensor], layer: DCDConv2d) -> dict[str, Tensor]:
+    def _build_kernel(self, parts: dict[str, Tensor], layer: DeployedDCDConv2d) -> dict[str, Tensor]:
         """The affine map from h to W(x), with the bias for another column; of h alone, a bias stays as it is."""
         weight = layer.weight.detach().double().flatten(1)
         p, q = (required(part).detach().double() for part in (layer.p, layer.q))
@@ -144,14 +141,14 @@ class RuntimeDCD(StandIn):
         found = _affine("kernel", kernels.flatten(1).T)
         return found if self.pads else found | _affine("bias", parts["bias"])
 
-    def _build_product(self, parts: dict[str, Tensor], layer: DCDConv2d) -> dict[str, Tensor]:
+    def _build_product(self, parts: dict[str, Tensor], layer: DeployedDCDConv2d) -> dict[str, Tensor]:
         """W0, Q^T and the affine maps from h to Lambda and P Phi, the bias for another column of each."""
         weight = layer.weight.detach().double().flatten(1)
         p, q = (required(part).detach().double() for part in (layer.p, layer.q))
         expand, inward = p @ parts["fusion"].T.reshape(-1, self.latent, self.latent), q.T
         found = _affine("scale", parts["scale"])
         if self.pads:
-            own = torch.zeros(self.out_channels) if not self.scaled_bias else required(layer.bias).detach()
+            own = torch.zeros(self.out_channels) if not self.scaled_bias else required(layer.scaled_bias).detach()
             weight = torch.cat((weight, own.double()[:, None]), 1)
             expand = torch.cat((expand, parts["bias"].T[:, :, None]), 2)
             inward = F.pad(inward, (0, 1, 0, 1))
@@ -159,15 +156,15 @@ class RuntimeDCD(StandIn):
         else:
             found |= _affine("bias", parts["bias"])
             if self.scaled_bias:
-                found["static_bias"] = required(layer.bias).detach()
+                found["static_bias"] = required(layer.scaled_bias).detach()
         return found | {"static": weight, "q": inward} | _affine("expand", expand.flatten(1).T)
 
-    def _build_factors(self, parts: dict[str, Tensor], layer: DCDConv2d) -> dict[str, Tensor]:
+    def _build_factors(self, parts: dict[str, Tensor], layer: DeployedDCDConv2d) -> dict[str, Tensor]:
         """W0, Q^T and P for convolutions, and the affine maps from h to Lambda, [P Phi, b], [Phi, 1] or Phi, and b."""
         p, q = (required(part).detach().double() for part in (layer.p, layer.q))
         found = {"static": layer.weight.detach()} | _affine("scale", parts["scale"])
         if self.scaled_bias:
-            found["static_bias"] = required(layer.bias).detach()
+            found["static_bias"] = required(layer.scaled_bias).detach()
         inward = q.T[:, :, None, None]
         fusions = parts["fusion"].T.reshape(-1, self.latent, self.latent)
         if self.form == "factors":
@@ -185,7 +182,7 @@ class RuntimeDCD(StandIn):
         return found | {"q": F.pad(inward, (0, 0, 0, 0, 0, 0, 0, 1)), "q_bias": one}
 
     def forward(self, x: Tensor) -> Tensor:
-        """As `DCDConv2d.forward`."""
+        """As `DeployedDCDConv2d.forward`."""
         if self.form in ("kernel", "product"):
             hidden = self.hidden(pool_context(x, self.context_size, x.dtype))
             return self._by_rows(x, hidden) if self.channels_last else self._by_columns(x, hidden)
@@ -248,7 +245,7 @@ class RuntimeDCD(StandIn):
         if self.scale_activation == "none":
             return None
         scale = self._map("scale", hidden)
-        return scale if self.scale_activation == "linear" else activate_scale(scale, self.scale_activation)
+        return scale if self.scale_activation == "affine" else activate_scale(scale, self.scale_activation)
 
     def _map(self, name: str, hidden: Tensor) -> Tensor:
         """The affine map of that name, ``(B, R)`` to ``(B, N)``; ``(N,)`` where it is constant."""
@@ -258,69 +255,61 @@ class RuntimeDCD(StandIn):
 
 
 class Hidden(nn.Module):
-    """The branch of a layer up to its heads, which hold its factor `gain`.
+    """The branch of a layer up to its heads.
 
     Args:
-        branch: The branch; it loses its heads.
-        context_norm: What the context goes through first.
+        branch: The branch, of which the heads are left out.
     """
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, branch: DynamicBranch, context_norm: nn.Module | None) -> None:
+    def __init__(self, branch: DeployedBranch) -> None:
         super().__init__()
-        self.branch, self.context_norm = branch, context_norm
-        branch.heads = nn.ModuleDict()
-        self.has_constant = _has_constant_unit(branch)
+        first, self.has_constant = branch.squeeze, _has_constant_unit(branch)
+        assert first is not None
         if self.has_constant:
-            squeeze = branch.squeeze
-            bias = torch.zeros(squeeze.out_features) if squeeze.bias is None else squeeze.bias.detach()
-            self.register_buffer("weight", F.pad(squeeze.weight.detach(), (0, 0, 0, 1)))
-            self.register_buffer("bias", F.pad(bias, (0, 1), value=0.01))
+            # A unit whose square is the small term of the squared length.
+            first = AffineMap(
+                F.pad(first.weight, (0, 0, 0, 1)), F.pad(first.constant, (0, 1), value=LENGTH_EPSILON**0.5)
+            )
+        self.branch = DeployedBranch(
+            {},
+            squeeze=first,
+            gate=branch.gate,
+            activation=branch.activation,
+            unit=branch.unit and not self.has_constant,
+            normalise=branch.normalise,
+        )
 
     def forward(self, context: Tensor) -> Tensor:
         """Context ``(B, features)`` to ``(B, units)``."""
-        branch = self.branch
-        context = normalise(self.context_norm, context)
+        hidden = self.branch.hidden(context)
         if not self.has_constant:
-            return branch.unit_length(branch.activated(branch.squeeze(context)))
-        hidden = branch.activated(F.linear(context, self.weight, self.bias))
+            return hidden
         length: Tensor = torch.linalg.vector_norm(hidden, dim=1, keepdim=True)
         return hidden / length
 
 
-def _parts(layer: DCDConv2d, scaled_bias: bool) -> dict[str, Tensor]:
-    """Every coefficient as an affine map of the branch's hidden vector: ``(N, units + 1)``, what is constant last.
-
-    Args:
-        layer: With its constants folded.
-        scaled_bias: Leave out the bias, which a Lambda that is not affine multiplies.
-    """
+def _parts(layer: DeployedDCDConv2d) -> dict[str, Tensor]:
+    """Every coefficient as an affine map of the branch's hidden vector: ``(N, units + 1)``, what is constant last."""
     branch = layer.branch
-    constant = _has_constant_unit(branch)
+    extra = int(_has_constant_unit(branch))
 
     def head(name: str) -> Tensor:
-        linear = layer._linear(name)
-        weight = F.pad(linear.weight.detach().double() * branch.gain, (0, int(constant)))
-        bias = torch.zeros(len(weight)) if linear.bias is None else linear.bias.detach()
-        return torch.cat((weight, bias.double()[:, None]), 1)
+        found = branch.head(name)
+        return torch.cat((F.pad(found.weight.double(), (0, extra)), found.constant.double()[:, None]), 1)
 
     fusion = head("fusion")
-    nothing = torch.zeros(layer.out_channels, fusion.shape[1], dtype=fusion.dtype)
-    scale = head("scale") if layer.config.has_scale else nothing.clone()
-    if not layer.config.has_scale or layer.resolved.scale_activation == "linear":
-        scale[:, -1] += 1
-    bias = nothing if "shift" not in branch.heads else head("shift")
-    if layer.shift is not None:
-        bias[:, -1] += layer.shift.detach()
-    if layer.bias is not None and not scaled_bias:
-        own = layer.bias.detach().double()
-        if layer._scales_bias:
-            bias += own[:, None] * scale
-        else:
-            bias[:, -1] += own
-    return {"scale": scale, "fusion": fusion, "bias": bias}
+    scale, bias = (torch.zeros(layer.out_channels, fusion.shape[1], dtype=fusion.dtype) for _ in range(2))
+    scale[:, -1] = 1
+    if layer.bias is not None:
+        bias[:, -1] = layer.bias
+    return {
+        "scale": head("scale") if layer.has_scale else scale,
+        "fusion": fusion,
+        "bias": head("shift") if "shift" in branch.heads else bias,
+    }
 
 
 def _affine(name: str, part: Tensor) -> dict[str, Tensor]:
@@ -330,9 +319,9 @@ def _affine(name: str, part: Tensor) -> dict[str, Tensor]:
     return found | {f"{name}_matrix": matrix} if matrix.any() else found
 
 
-def _has_constant_unit(branch: DynamicBranch) -> bool:
-    """Whether a unit of 0.01 can be the small term of the squared length: these activations pass it as it is."""
-    return branch.unit_hidden and branch.activation in ("relu", "relu6")
+def _has_constant_unit(branch: DeployedBranch) -> bool:
+    """Whether a constant unit can be the small term of the squared length: these activations pass it as it is."""
+    return branch.unit and branch.activation in ("relu", "relu6")
 
 
 def _pooled(x: Tensor) -> Tensor:

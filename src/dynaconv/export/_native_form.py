@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynaconv.conversion.deploy import deploy
 from dynaconv.conversion.select import is_convolution
+from dynaconv.deployment import deploy
 from dynaconv.errors import ExportError
 from dynaconv.export._dcd_form import RuntimeDCD
 from dynaconv.export.capture import Capture

@@ -80,8 +80,8 @@ def export_onnx(
     def write(recorded: Capture, file: Path) -> None:
         write_onnx(recorded, file, opset=opset, rewrite=rewrite, native=native)
 
-    def prepare(frozen: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
-        network = in_native_form(frozen, inputs) if native else frozen
+    def prepare(network: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
+        network = in_native_form(network, inputs) if native else network
         return in_runtime_form(network, channels_last=False) if rewrite else network
 
     form = Format(

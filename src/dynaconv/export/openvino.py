@@ -66,8 +66,8 @@ def openvino_format(*, rewrite: bool = True, native: bool = False) -> Format:
     """How OpenVINO's files are written and run."""
     library = checked_extension("openvino") if native else None
 
-    def prepare(frozen: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
-        network = in_native_form(frozen, inputs) if native else frozen
+    def prepare(network: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
+        network = in_native_form(network, inputs) if native else network
         return in_runtime_form(network, channels_last=True) if rewrite else network
 
     return Format(

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dynaconv.deployment.deploy import deployed_layers
 from dynaconv.errors import ExportError
 from dynaconv.export._failing_layer import layer_in_message
 from dynaconv.export.capture import Capture, FreeSize, capture, cause, frozen_copy, other_size, outputs_of
@@ -33,8 +34,8 @@ class Format:
         load: Opens what was written, for `verify`.
         companions: Suffixes of those further files.
         limit: The largest difference to accept.
-        prepare: Gives a frozen network, whose example inputs it is told, the form that the runtime computes fastest;
-            what is written is this one, what it is compared with the network as it came.
+        prepare: Gives a network of deployed layers, whose example inputs it is told, the form that the runtime computes
+            fastest; what is written is this one, what it is compared with the network as it came.
         notes: What one should know to use the file that holds a recorded network.
     """
 
@@ -45,7 +46,7 @@ class Format:
     load: Callable[[Path], Run]
     companions: tuple[str, ...] = ()
     limit: float = LIMIT
-    prepare: Callable[[nn.Module, tuple[Tensor, ...]], nn.Module] = lambda frozen, inputs: frozen
+    prepare: Callable[[nn.Module, tuple[Tensor, ...]], nn.Module] = lambda network, inputs: network
     notes: Callable[[Capture], tuple[str, ...]] = no_notes
 
 
@@ -73,7 +74,7 @@ def export_as(
     with verified_target(path, suffixes=form.suffixes, overwrite=overwrite, companions=form.companions) as file:
         frozen = frozen_copy(model)
         outputs_of(frozen, random_inputs(inputs, 2) if free_batch else inputs)
-        prepared = form.prepare(frozen, inputs)
+        prepared = form.prepare(deployed_layers(frozen), inputs)
         notes: list[str] = []
         recorded: Capture | None = None
         checks: tuple[Check, ...] = ()

@@ -3,6 +3,7 @@
 from dynaconv.families.condconv.family import CONDCONV
 from dynaconv.families.condconv.layer import CondConv2d
 from dynaconv.families.contract.base import DynamicConv2d, DynamicLayer
+from dynaconv.families.contract.deployed import DeployedLayer
 from dynaconv.families.contract.mixture import KernelMixture2d, MixtureCoefficients
 from dynaconv.families.contract.parameters import parameter_groups
 from dynaconv.families.contract.temperature import set_temperature
@@ -30,6 +31,7 @@ __all__ = [
     "DCDConv2d",
     "DCDLinear",
     "DYConv2d",
+    "DeployedLayer",
     "DynamicConv2d",
     "DynamicLayer",
     "Family",

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynaconv.families import DCDConv2d, DCDLinear
-from dynaconv.families.contract.branch import BranchLinear
+from dynaconv.families.contract.deployed import AffineMap
+from dynaconv.families.dcd.deployed import DeployedDCD, DeployedDCDConv2d, DeployedDCDLinear
 from dynaconv.native.packing import blocks, dense_weight, depthwise_weight, padded_vector, panels, round_up
 from dynaconv.native.steps import (
     ACTIVATIONS,
@@ -40,7 +40,7 @@ def lower(conv: nn.Module, activation: str = "none") -> Step:
     """
     if type(conv) is nn.Conv2d:
         return _static(conv, activation)
-    if isinstance(conv, DCDConv2d | DCDLinear) and type(conv) in (DCDConv2d, DCDLinear):
+    if isinstance(conv, DeployedDCD):
         return _dcd(conv, activation)
     if type(conv) is nn.Linear:
         return _linear(conv, activation)
@@ -131,102 +131,80 @@ def _geometry(conv: Any) -> dict[str, Any]:
     }
 
 
-def _dcd(conv: DCDConv2d | DCDLinear, activation: str) -> Step:
-    _check_type(conv)
-    config, sizes = conv.config, conv.sizes
-    if config.norm is not None:
-        raise UnsupportedError("its latent norms are not folded; deploy it first")
-    if conv.context_norm is not None and not isinstance(conv.context_norm, nn.LayerNorm):
-        raise UnsupportedError("the norm of its context is not folded; deploy it first")
-    groups = 1 if isinstance(conv, DCDLinear) else conv.groups
-    depthwise = sizes.form == "depthwise" and groups == conv.weight.shape[0]
-    if not depthwise and (sizes.form != "channel" or sizes.blocks != 1 or groups != 1):
-        raise UnsupportedError(f"DCD of form {sizes.form!r} with {sizes.blocks} block(s) and groups={groups}")
-    if isinstance(conv, DCDLinear):
-        weight, geometry = panels(conv.weight), _vector_geometry(conv.in_features, conv.out_features)
+def _dcd(form: DeployedDCD, activation: str) -> Step:
+    _check_type(form)
+    sizes, branch = form.sizes, form.branch
+    if isinstance(form, DeployedDCDConv2d):
+        depthwise = sizes.form == "depthwise" and form.groups == form.out_channels
+        if not depthwise and (sizes.form != "channel" or sizes.blocks != 1 or form.groups != 1):
+            raise UnsupportedError(f"DCD of form {sizes.form!r} with {sizes.blocks} block(s) and groups={form.groups}")
+        weight, geometry = (depthwise_weight if depthwise else dense_weight)(form.weight), _geometry(form)
+        cells = form.context_size**2
     else:
-        weight, geometry = (depthwise_weight if depthwise else dense_weight)(conv.weight), _geometry(conv)
-    fixed, scaled = _biases(conv)
-    heads = _Heads(conv, fixed, scaled)
+        assert isinstance(form, DeployedDCDLinear)
+        depthwise, cells = False, 1
+        weight, geometry = panels(form.weight), _vector_geometry(form.in_features, form.out_features)
+    assert branch.squeeze is not None
+    heads = _Heads(form)
     step = Step(
         kind=DEPTHWISE if depthwise else DENSE,
         weight=weight,
-        bias=None if heads.has_shift or fixed is None else padded_vector(fixed),
+        bias=None if heads.has_shift or form.bias is None else padded_vector(form.bias),
         activation=ACTIVATIONS[activation],
         dynamic=1,
-        algorithm=ALGORITHMS[conv.algorithm],
-        scaled_bias=None if scaled is None else padded_vector(scaled),
-        context_size=config.context_size,
-        normalise=int(isinstance(conv.context_norm, nn.LayerNorm)),
-        hidden=sizes.hidden_channels,
-        squeeze=_squeeze(conv),
-        squeeze_bias=None if conv.branch.squeeze.bias is None else padded_vector(conv.branch.squeeze.bias),
-        branch_activation=BRANCH_ACTIVATIONS[conv.branch.activation],
-        gate=panels(conv.branch.gate.weight) if conv.branch.activation == "gate" else None,
-        unit=int(conv.branch.unit_hidden),
+        algorithm=ALGORITHMS[form.asked],
+        scaled_bias=None if form.scaled_bias is None else padded_vector(form.scaled_bias),
+        context_size=math.isqrt(cells),
+        normalise=int(branch.normalise),
+        hidden=len(branch.squeeze.weight),
+        squeeze=_squeeze(branch.squeeze.weight, cells),
+        squeeze_bias=None if branch.squeeze.bias is None else padded_vector(branch.squeeze.bias),
+        branch_activation=BRANCH_ACTIVATIONS[branch.activation],
+        gate=None if branch.gate is None else panels(branch.gate.weight),
+        unit=int(branch.unit),
         heads=panels(heads.weight),
         heads_bias=heads.bias,
-        has_scale=int(config.has_scale),
-        scale_activation=SCALE_ACTIVATIONS[config.scale_activation] if config.has_scale else 0,
+        has_scale=int(form.has_scale),
+        scale_activation=SCALE_ACTIVATIONS[form.scale_activation] if form.has_scale else 0,
         has_shift=int(heads.has_shift),
         **geometry,
     )
-    if conv.p is not None:
-        step.latent, step.p = conv.p.shape[1], panels(conv.p)
-        if conv.q is not None:
-            step.q, step.q_rows = panels(conv.q.T), blocks(conv.q.T)
-        elif conv.r is not None:
-            step.q_rows = blocks(conv.r.T)
+    if form.p is not None:
+        step.latent, step.p = form.p.shape[1], panels(form.p)
+        if form.q is not None:
+            step.q, step.q_rows = panels(form.q.T), blocks(form.q.T)
+        elif form.r is not None:
+            step.q_rows = blocks(form.r.T)
     return step
 
 
-def _biases(conv: DCDConv2d | DCDLinear) -> tuple[Tensor | None, Tensor | None]:
-    """The bias that nothing scales, and the one that Lambda scales."""
-    scales = conv._scales_bias and conv.bias is not None
-    parts = [part for part in ((None if scales else conv.bias), conv.shift) if part is not None]
-    fixed = sum(parts[1:], parts[0]) if parts else None
-    return fixed, conv.bias if scales else None
-
-
-def _squeeze(conv: DCDConv2d | DCDLinear) -> Tensor:
+def _squeeze(weight: Tensor, cells: int) -> Tensor:
     """The branch's first map in panels, cells of the context outside, channels inside."""
-    weight = conv.branch.squeeze.weight
-    cells = conv.config.context_size**2
     return panels(weight.reshape(weight.shape[0], -1, cells).transpose(1, 2).flatten(1))
 
 
 class _Heads:
     """All heads as one map: Lambda, the bias of each sample, Phi in panels; each part starts at a multiple of 16."""
 
-    def __init__(self, conv: DCDConv2d | DCDLinear, fixed: Tensor | None, scaled: Tensor | None) -> None:
-        branch, channels = conv.branch, conv.weight.shape[0]
-        self.has_shift = "shift" in branch.heads or scaled is not None
-        rows, bias = [], []
-        if conv.config.has_scale:
-            weight, constant = _affine(branch.heads["scale"])
-            # Lambda = 1 + t needs no pass of its own.
-            rows.append(_pad_rows(weight))
-            bias.append(padded_vector(constant + (conv.resolved.scale_activation == "linear")))
-        if self.has_shift:
-            weight = conv.weight.new_zeros(channels, conv.sizes.hidden_channels)
-            constant = conv.weight.new_zeros(channels)
-            if "shift" in branch.heads:
-                weight, constant = _affine(branch.heads["shift"])
-            rows.append(_pad_rows(weight))
-            bias.append(padded_vector(constant if fixed is None else constant + fixed))
-        if conv.p is not None:
-            weight, constant = _affine(branch.heads["fusion"])
-            latent = conv.p.shape[1]
-            rows.append(_phi_order(weight, latent))
-            bias.append(_phi_order(constant[:, None], latent)[:, 0])
-        self.weight = _pad_rows(torch.cat(rows)) * branch.gain
+    def __init__(self, form: DeployedDCD) -> None:
+        branch, maps = form.branch, []
+        # What Lambda scales is added to the bias of each sample.
+        self.has_shift = "shift" in branch.heads or form.scaled_bias is not None
+        if form.has_scale:
+            maps.append(branch.head("scale"))
+        if "shift" in branch.heads:
+            maps.append(branch.head("shift"))
+        elif self.has_shift:
+            assert branch.squeeze is not None
+            nothing = form.weight.new_zeros(len(form.weight), len(branch.squeeze.weight))
+            maps.append(AffineMap(nothing, form.bias))
+        rows, bias = [_pad_rows(each.weight) for each in maps], [padded_vector(each.constant) for each in maps]
+        if form.p is not None:
+            fusion, latent = branch.head("fusion"), form.p.shape[1]
+            rows.append(_phi_order(fusion.weight, latent))
+            bias.append(_phi_order(fusion.constant[:, None], latent)[:, 0])
+        self.weight = _pad_rows(torch.cat(rows))
         self.bias = padded_vector(torch.cat(bias))
-
-
-def _affine(head: nn.Module) -> tuple[Tensor, Tensor]:
-    assert isinstance(head, BranchLinear)
-    bias = head.weight.new_zeros(head.out_features) if head.bias is None else head.bias
-    return head.weight, bias
 
 
 def _pad_rows(matrix: Tensor) -> Tensor:

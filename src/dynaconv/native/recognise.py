@@ -6,8 +6,8 @@ from typing import Any
 from torch import nn
 
 from dynaconv.conversion.stand_in import Absorbed, Run
-from dynaconv.families import DCDLinear
 from dynaconv.families.contract.static import replaced_method
+from dynaconv.families.dcd.deployed import DeployedDCDLinear
 from dynaconv.native.lowering import activation_of, lower, mean_step
 from dynaconv.native.program_builder import Builder
 from dynaconv.native.steps import ACTIVATIONS, DEPTHWISE, UnsupportedError
@@ -49,7 +49,7 @@ def _append(builder: Builder, module: nn.Module, value: int) -> int:
         return block(builder, module, value)
     if type(module) in (nn.Sequential, Run):
         return _sequence(builder, list(module.children()), value)
-    if type(module) is nn.Linear or isinstance(module, DCDLinear):
+    if type(module) is nn.Linear or isinstance(module, DeployedDCDLinear):
         raise UnsupportedError("a linear layer takes vectors, and programs start with images")
     return builder.add(lower(module), value)
 

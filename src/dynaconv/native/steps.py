@@ -11,7 +11,7 @@ DENSE, DEPTHWISE, MAX_POOL, MEAN = 0, 1, 2, 3
 ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
 ALGORITHMS = {"auto": 0, "kernel": 1, "factored": 2}
 BRANCH_ACTIVATIONS = {"relu": 0, "relu6": 1, "silu": 2, "gelu": 3, "hardswish": 4, "gate": 5}
-SCALE_ACTIVATIONS = {"linear": 0, "hard_sigmoid": 1, "sigmoid": 2, "tanh": 3}
+SCALE_ACTIVATIONS = {"affine": 0, "hard_sigmoid": 1, "sigmoid": 2, "tanh": 3}
 
 
 class UnsupportedError(Exception):

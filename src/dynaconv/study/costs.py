@@ -18,7 +18,7 @@ from dynaconv.analysis._timing import take_turns
 from dynaconv.analysis._units import eval_mode
 from dynaconv.analysis.memory import MemoryRecorder
 from dynaconv.analysis.profile import profile
-from dynaconv.conversion import deploy
+from dynaconv.deployment import deploy
 from dynaconv.native import ready
 from dynaconv.study.definition import Study, Variant
 from dynaconv.train.config import make_parser, resolve

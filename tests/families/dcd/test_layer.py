@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from dynaconv.families import DCDConfig, DCDConv2d, DCDLinear
+from dynaconv.families.contract import convolution
 from dynaconv.families.dcd import core, default_latent_dim
 from tests.families.cases import enlarge
 from tests.helpers import TOLERANCE, count
@@ -133,15 +134,33 @@ def test_auto_takes_the_cheaper_algorithm() -> None:
 
 
 def test_auto_runs_what_it_chose(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, x = DCDConv2d(8, 12, 1), torch.randn(2, 8, 5, 5)
+    x = torch.randn(2, 8, 5, 5)
     calls: list[str] = []
     for choice, op in (("kernel", "kernel_dcd"), ("factored", "factored_dcd")):
         with monkeypatch.context() as patch:
-            patch.setattr("dynaconv.ops.cost.cheapest", lambda costs, choice=choice, **_: choice)
+            patch.setattr("dynaconv.families.contract.convolution.cheapest", lambda costs, choice=choice: choice)
             real = getattr(core, op)
             patch.setattr(core, op, lambda *args, op=op, real=real: (calls.append(op), real(*args))[1])
+            layer = DCDConv2d(8, 12, 1)
             layer(x)
-    assert calls == ["kernel_dcd", "factored_dcd"]
+            layer(x)
+    assert calls == ["kernel_dcd"] * 2 + ["factored_dcd"] * 2
+
+
+def test_the_algorithm_is_chosen_once_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, asked = DCDConv2d(8, 12, 3), []
+    monkeypatch.setattr(
+        "dynaconv.families.contract.convolution.cheapest", lambda costs: (asked.append(costs), "kernel")[1]
+    )
+    for batch in (2, 3, 2, 3):
+        layer(torch.randn(batch, 8, 5, 5))
+    assert len(asked) == 2
+    layer.padding = (1, 1)
+    layer(torch.randn(2, 8, 5, 5))
+    assert len(asked) == 3
+    for width in range(5, 5 + 2 * convolution._REMEMBERED_SHAPES):
+        layer(torch.randn(1, 8, 5, width))
+    assert len(layer._chosen) <= convolution._REMEMBERED_SHAPES
 
 
 def test_attributes_are_read_when_called() -> None:

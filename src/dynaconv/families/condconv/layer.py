@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynaconv.families.contract.branch import BranchLinear
 from dynaconv.families.contract.checks import check_positive
 from dynaconv.families.contract.config import LayerConfig
-from dynaconv.families.contract.mixture import MIXTURE_ALGORITHMS, KernelMixture2d
+from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, behind_norm
+from dynaconv.families.contract.mixture import MIXTURE_ALGORITHMS, DeployedMixture2d, KernelMixture2d
 from dynaconv.families.contract.options import option
 
 
@@ -63,13 +64,16 @@ class CondConv2d(KernelMixture2d):
         self.branch = BranchLinear(self.in_channels, config.num_experts, None, device, dtype, bias=True)
         self.neutral_gain = self.neutral_bias_gain = config.num_experts / 2
 
-    @property
-    def _first_map(self) -> BranchLinear:
-        return self.branch
-
     def _logits(self, context: Tensor) -> Tensor:
         logits: Tensor = self.branch(context)
         return logits
 
     def _attention(self, logits: Tensor) -> Tensor:
         return torch.sigmoid(logits)
+
+    def deployed(self) -> DeployedMixture2d:
+        """What the layer computes in eval mode, as it is shipped."""
+        norm = self.context_norm
+        head = behind_norm(norm, AffineMap.of(self.branch))
+        branch = DeployedBranch({"attention": head}, normalise=isinstance(norm, nn.LayerNorm))
+        return DeployedMixture2d(self, branch, "sigmoid")

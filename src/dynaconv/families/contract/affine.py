@@ -18,22 +18,23 @@ def add_bias(out: Tensor, bias: Tensor | None) -> Tensor:
     return out + bias if recorded or is_exporting() else out.add_(bias)
 
 
+def fixed(tensor: Tensor) -> nn.Parameter:
+    """A parameter of its own that needs no gradient, laid out as the tensor is."""
+    return nn.Parameter(tensor.detach().clone(), requires_grad=False)
+
+
 @torch.no_grad()
 def multiply_rows(parameter: Tensor, scale: Tensor, axis: int = -1) -> nn.Parameter:
-    """A new parameter: the old one, entry c along ``axis`` multiplied by ``scale[c]``, in its dtype and layout."""
+    """A fixed parameter: the one given, entry c along ``axis`` multiplied by ``scale[c]``, in its dtype and layout."""
     dtype = context_dtype(parameter.dtype)
     shape = [1] * parameter.dim()
     shape[axis] = scale.shape[0]
     product = parameter.to(dtype) * scale.to(parameter.device, dtype).reshape(shape)
-    return nn.Parameter(product.to(parameter.dtype), requires_grad=parameter.requires_grad)
+    return fixed(product.to(parameter.dtype))
 
 
 @torch.no_grad()
-def add_to(parameter: Tensor | None, shift: Tensor, like: Tensor) -> nn.Parameter:
-    """A new parameter: the old one plus ``shift``; where there is none ``shift`` itself, trainable as ``like`` is."""
-    own = like if parameter is None else parameter
-    dtype = context_dtype(own.dtype)
-    total = shift.to(own.device, dtype)
-    if parameter is not None:
-        total = parameter.to(dtype) + total
-    return nn.Parameter(total.to(own.dtype).clone(), requires_grad=own.requires_grad)
+def plus(parameter: Tensor | None, shift: Tensor, like: Tensor) -> nn.Parameter:
+    """The sum of two vectors as a fixed parameter, of the type and place of ``like``; None counts as zero."""
+    total = shift.to(like.device, context_dtype(like.dtype))
+    return fixed((total if parameter is None else parameter.to(total.dtype) + total).to(like.dtype))

@@ -1,47 +1,26 @@
 """The contract of every dynamic convolution."""
 
-import copy
 import dataclasses
 import math
-import sys
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx import Proxy
 
-from dynaconv.families.contract.affine import add_to, multiply_rows
-from dynaconv.families.contract.branch import BranchLinear, context_dtype
-from dynaconv.families.contract.checks import (
-    check_choice,
-    check_divides,
-    check_images,
-    check_positive,
-    check_real,
-    pair,
-)
+from dynaconv.families.contract.checks import check_real
 from dynaconv.families.contract.config import LayerConfig
-from dynaconv.families.contract.norms import fold_before
+from dynaconv.families.contract.convolution import DynamicConvolution, PaddingMode, conv_arguments
+from dynaconv.families.contract.deployed import DeployedLayer
+from dynaconv.families.contract.operator import STATIC_AXES, DynamicOperator
 from dynaconv.families.contract.options import describe
 from dynaconv.families.contract.static import carry_attachments, check_static
-from dynaconv.ops import Cost, Geometry, choose, is_exporting
-
-PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
-STATIC_AXES = {"weight": 4, "bias": 1}
-"""What a static convolution's state dict holds, and how many axes each tensor has."""
 
 
-class DynamicLayer(nn.Module, ABC):
-    """A layer whose kernel depends on its input, in the place of a convolution or a linear layer.
+class DynamicLayer(DynamicOperator):
+    """A layer whose kernel depends on its input, in the place of a convolution or a linear layer."""
 
-    `torch.fx` takes it for one operation, like a layer of `torch.nn`.
-    """
-
-    weight: nn.Parameter
-    bias: nn.Parameter | None
     context_norm: nn.Module | None
     """What the context goes through before the branch."""
     config_class: ClassVar[type[LayerConfig]] = LayerConfig
@@ -72,11 +51,6 @@ class DynamicLayer(nn.Module, ABC):
         self._config = value
 
     @property
-    @abstractmethod
-    def algorithms(self) -> tuple[str, ...]:
-        """Names of the algorithms that can evaluate this layer."""
-
-    @property
     def algorithm(self) -> Any:
         """``auto`` or one of `algorithms`; may be set at any time, which replaces `config`."""
         return self.config.algorithm
@@ -85,35 +59,13 @@ class DynamicLayer(nn.Module, ABC):
     def algorithm(self, value: Any) -> None:
         self.config = dataclasses.replace(self.config, algorithm=value)
 
-    @abstractmethod
-    def _check_input(self, x: Tensor) -> None:
-        """Raise ValueError unless the layer takes ``x``."""
-
-    @abstractmethod
-    def _compute(self, x: Tensor) -> Tensor:
-        """`forward` for an input that was checked."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve each sample of ``(B, C_in, H, W)`` with its own kernel: ``(B, C_out, H_out, W_out)``.
-
-        A linear layer maps ``(..., in_features)`` to ``(..., out_features)``, each row with its own matrix.
+    def deployed(self) -> DeployedLayer:
+        """What the layer computes in eval mode, as it is shipped; the layer itself stays.
 
         Raises:
-            ValueError: the input has another shape or is complex.
+            NotImplementedError: its family has no deployed form.
         """
-        if isinstance(x, Proxy):
-            return self._recorded(x)
-        self._check_input(x)
-        return self._compute(x)
-
-    def _recorded(self, x: Proxy) -> Any:
-        """The call of this layer as one node of the graph that `torch.fx` records."""
-        tracer: Any = x.tracer
-        if tracer.root is self:
-            raise TypeError(
-                f"torch.fx records a {type(self).__name__} as one operation; trace a network that holds it."
-            )
-        return tracer.create_proxy("call_module", tracer.path_of_module(self), (x,), {})
+        raise NotImplementedError(f"{type(self).__name__} has no deployed form.")
 
     def _reset_branch(self) -> None:
         """Draw the branch anew and forget the contexts seen."""
@@ -121,63 +73,8 @@ class DynamicLayer(nn.Module, ABC):
             if module is not None:
                 module.reset_parameters()  # type: ignore[operator]
 
-    @property
-    def _first_map(self) -> BranchLinear:
-        """The linear map of the branch that reads the context."""
-        first = self.get_submodule("branch.squeeze")
-        assert isinstance(first, BranchLinear)
-        return first
 
-    def _fold_context_norm(self) -> None:
-        """Take a norm of the context by fixed statistics into the branch's first map; a layer norm stays."""
-        if self.context_norm is not None and not isinstance(self.context_norm, nn.LayerNorm):
-            fold_before(self.context_norm, self._first_map)
-            self.context_norm = None
-            self.config = dataclasses.replace(self.config, context_norm=None)
-
-    def __prepare_scriptable__(self) -> None:
-        """Called by `torch.jit.script`.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError(
-            f"torch.jit.script cannot compile {type(self).__name__}; use torch.jit.trace, torch.export or "
-            f"dynaconv.export_onnx."
-        )
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        self._refuse_folding(sys._getframe(2).f_code.co_name)
-        made = type(self).__new__(type(self))
-        memo[id(self)] = made
-        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        return made
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in STATIC_AXES:
-            self._refuse_folding(sys._getframe(1).f_code.co_name)
-        super().__setattr__(name, value)
-
-    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """As `torch.nn.Module.register_parameter`."""
-        if name in STATIC_AXES:
-            self._refuse_folding(sys._getframe(1).f_code.co_name)
-        super().register_parameter(name, param)
-
-    def _refuse_folding(self, function: str) -> None:
-        """Refuse to let another library fold a batch norm into ``weight`` and ``bias``, told by its function's name.
-
-        torch's `fuse_conv_bn_eval`, which folds into a copy, ultralytics' `fuse_conv_and_bn` and mmcv's
-        `_fuse_conv_bn` know of no other part of a kernel. The folded layer would compute something else.
-        """
-        if "fuse" in function:
-            raise TypeError(
-                f"{function} folds a batch norm into `weight` and `bias` alone, and the kernel of a "
-                f"{type(self).__name__} has other parts; call dynaconv.deploy(network) first, which folds it."
-            )
-
-
-class DynamicConv2d(DynamicLayer):
+class DynamicConv2d(DynamicConvolution, DynamicLayer):
     """A 2-D convolution whose kernel depends on its input; base of every family.
 
     Constructor arguments and attributes are those of `torch.nn.Conv2d`. The static kernel is the parameter ``weight``,
@@ -197,12 +94,6 @@ class DynamicConv2d(DynamicLayer):
         TypeError: an option is unknown.
     """
 
-    shift: nn.Parameter | None
-    """A part of the bias that no coefficient touches, ``(C_out,)``; only `absorb_affine` makes one."""
-    _functions: ClassVar[Mapping[str, Callable[..., Tensor]]] = {}
-    """The family's algorithms by name."""
-    _exported_algorithm: ClassVar[str] = "kernel"
-    """What ``auto`` means in an exported graph."""
     neutral_gain: float = 1.0
     """What neutral coefficients multiply the kernel by, or the mean of the K kernels."""
     neutral_bias_gain: float = 1.0
@@ -225,19 +116,7 @@ class DynamicConv2d(DynamicLayer):
     ) -> None:
         super().__init__()
         self._config = config = self._make_config(options)
-        self.in_channels = check_positive("in_channels", in_channels)
-        self.out_channels = check_positive("out_channels", out_channels)
-        self.kernel_size = pair("kernel_size", kernel_size)
-        self.stride = pair("stride", stride)
-        self.dilation = pair("dilation", dilation)
-        self.groups = check_positive("groups", groups)
-        check_divides("groups", groups, "in_channels", in_channels)
-        check_divides("groups", groups, "out_channels", out_channels)
-        check_choice("padding_mode", padding_mode, ("zeros", "reflect", "replicate", "circular"))
-        self.padding_mode = padding_mode
-        self.padding = self._checked_padding(padding)
-        self.transposed = False
-        self.output_padding = (0, 0)
+        self._set_arguments(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         kernels, biases = self._stacks(config)
         shape = (*kernels, out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(check_real(torch.empty(shape, device=device, dtype=dtype)))
@@ -245,7 +124,6 @@ class DynamicConv2d(DynamicLayer):
             self.bias = nn.Parameter(torch.empty((*biases, out_channels), device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
-        self.register_parameter("shift", None)
         self._build(config, self.weight.device, self.weight.dtype)
         self.reset_parameters()
 
@@ -260,66 +138,6 @@ class DynamicConv2d(DynamicLayer):
     @abstractmethod
     def reset_parameters(self) -> None:
         """Initialise every parameter."""
-
-    @abstractmethod
-    def coefficients(self, x: Tensor) -> Any:
-        """What the dynamic branch computes for ``x``, ``(B, C_in, H, W)``: a named tuple of tensors, batch first."""
-
-    @abstractmethod
-    def kernel(self, x: Tensor) -> Tensor:
-        """The kernel of each sample of ``x``, ``(B, C_out, C_in / groups, k_h, k_w)``."""
-
-    def sample_bias(self, x: Tensor) -> Tensor | None:
-        """The bias of each sample of ``x``, ``(B, C_out)``, or None when the layer adds none."""
-        return None if self.bias is None else self.bias.expand(x.shape[0], -1)
-
-    def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
-        """Make the layer compute ``scale * forward(x) + shift``, so that a fixed norm behind it is no longer needed.
-
-        Args:
-            scale, shift: One number a channel out, ``(C_out,)``.
-
-        Raises:
-            ValueError: the family cannot take this scale; the layer is as it was.
-        """
-        self.weight = multiply_rows(self.weight, scale, axis=-4)
-        if self.bias is not None:
-            self.bias = multiply_rows(self.bias, scale)
-        if self.shift is not None:
-            self.shift = multiply_rows(self.shift, scale)
-        self._add_fixed(shift)
-
-    def _add_fixed(self, shift: Tensor) -> None:
-        """Add a vector ``(C_out,)`` to the output of every sample."""
-        self.shift = add_to(self.shift, shift, self.weight)
-
-    def fold_constants(self) -> None:
-        """Compute once what forward passes in eval mode would compute from parameters alone; the function stays.
-
-        Afterwards the layer is for inference: norms in the branch are gone, and a half-precision layer's branch, which
-        computes in float32 anyway, holds float32.
-        """
-        self.get_submodule("branch").to(context_dtype(self.weight.dtype))
-        self._fold_context_norm()
-
-    @property
-    def algorithms(self) -> tuple[str, ...]:
-        """Names of the algorithms that can evaluate this layer."""
-        return tuple(self._functions)
-
-    def algorithm_costs(self, input_shape: tuple[int, int, int, int]) -> dict[str, Cost]:
-        """What each algorithm would cost on an input ``(B, C_in, H, W)``, as ``algorithm="auto"`` sees it."""
-        x = torch.empty(input_shape, device="meta")
-        self._check_input(x)
-        return self._costs_of(self._padded(x))
-
-    @abstractmethod
-    def _costs_of(self, padded: Tensor) -> dict[str, Cost]:
-        """What each algorithm would cost on this input, padded by `_padded`."""
-
-    def _choose(self, padded: Tensor) -> str:
-        """The algorithm for this input: the one that was set, or the cheapest."""
-        return choose(self.algorithm, lambda: self._costs_of(padded), exported=self._exported_algorithm)
 
     @abstractmethod
     def _neutralise(self) -> None:
@@ -340,7 +158,9 @@ class DynamicConv2d(DynamicLayer):
         """
         if not self.is_neutral:
             raise RuntimeError(f"this {type(self).__name__} is not neutral: its kernel depends on the input.")
-        conv = nn.Conv2d(**conv_arguments(self), device=self.weight.device, dtype=self.weight.dtype)
+        conv = nn.Conv2d(
+            **conv_arguments(self), bias=self.bias is not None, device=self.weight.device, dtype=self.weight.dtype
+        )
         if is_channels_last(self.weight):
             conv.to(memory_format=torch.channels_last)
         gains = {"weight": self.neutral_gain, "bias": self.neutral_bias_gain}
@@ -403,7 +223,13 @@ class DynamicConv2d(DynamicLayer):
         """
         check_static(conv, nn.Conv2d, f"{cls.__name__}.from_conv")
         weight = conv.weight
-        layer = cls(**conv_arguments(conv), device=weight.device, dtype=weight.dtype, **hyperparameters)
+        layer = cls(
+            **conv_arguments(conv),
+            bias=conv.bias is not None,
+            device=weight.device,
+            dtype=weight.dtype,
+            **hyperparameters,
+        )
         if is_channels_last(conv.weight):
             layer.to(memory_format=torch.channels_last)
         adopt_static(layer, conv)
@@ -462,75 +288,6 @@ class DynamicConv2d(DynamicLayer):
         else:
             bound = 1 / math.sqrt(math.prod(self.weight.shape[-3:]))
             nn.init.uniform_(into, -bound, bound)
-
-    def _check_input(self, x: Tensor) -> None:
-        check_images(x, self.in_channels, type(self).__name__)
-
-    def _padded(self, x: Tensor) -> Tensor:
-        """``x`` with every padding applied that the algorithms do not do themselves."""
-        if not (is_exporting() or torch.compiler.is_compiling()):
-            x = _usual_strides(x)
-        sides = self._sides()
-        if self._is_simple(sides) or not any(sides):
-            return x
-        return F.pad(x, sides, "constant" if self.padding_mode == "zeros" else self.padding_mode)
-
-    @property
-    def geometry(self) -> Geometry:
-        """Stride, padding, dilation and groups of the convolution that runs on the padded input."""
-        sides = self._sides()
-        padding = (sides[2], sides[0]) if self._is_simple(sides) else (0, 0)
-        return Geometry(self.kernel_size, self.stride, padding, self.dilation, self.groups)
-
-    def _sides(self) -> tuple[int, int, int, int]:
-        """Pixels of padding left, right, above and below, from the attributes as they are now."""
-        if self.padding == "valid":
-            return (0, 0, 0, 0)
-        if self.padding == "same":
-            reach_h, reach_w = (d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
-            return (reach_w // 2, reach_w - reach_w // 2, reach_h // 2, reach_h - reach_h // 2)
-        assert not isinstance(self.padding, str)
-        height, width = self.padding
-        return (width, width, height, height)
-
-    def _is_simple(self, sides: tuple[int, int, int, int]) -> bool:
-        """Whether the padding is symmetric zeros, which every algorithm does itself."""
-        return self.padding_mode == "zeros" and sides[0] == sides[1] and sides[2] == sides[3]
-
-    def _checked_padding(self, padding: int | tuple[int, int] | str) -> tuple[int, int] | str:
-        if not isinstance(padding, str):
-            return pair("padding", padding, minimum=0)
-        check_choice("padding", padding, ("same", "valid"))
-        if padding == "same" and self.stride != (1, 1):
-            raise ValueError(f"padding='same' needs stride 1; got stride={self.stride}. Give the padding as numbers.")
-        return padding
-
-    def extra_repr(self) -> str:
-        """The arguments that differ from `torch.nn.Conv2d`'s defaults."""
-        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
-        parts += [f"padding={self.padding!r}"] if self.padding != (0, 0) else []
-        parts += [f"dilation={self.dilation}"] if self.dilation != (1, 1) else []
-        parts += [f"groups={self.groups}"] if self.groups != 1 else []
-        parts += ["bias=False"] if self.bias is None else []
-        parts += [f"padding_mode={self.padding_mode!r}"] if self.padding_mode != "zeros" else []
-        return ", ".join(parts)
-
-
-def _usual_strides(x: Tensor) -> Tensor:
-    """``x``, copied where it is a single channels_last image whose batch axis has another stride than usual.
-
-    The stride of an axis of length one has no meaning, but with such strides the weight's gradient of a grouped
-    `torch.nn.functional.conv2d` is wrong on the CPU (torch 2.14).
-    """
-    if x.shape[0] == 1 and x.stride(0) != x.numel() and x.is_contiguous(memory_format=torch.channels_last):
-        return x.clone(memory_format=torch.channels_last)
-    return x
-
-
-def conv_arguments(conv: "nn.Conv2d | DynamicConv2d") -> dict[str, Any]:
-    """What `torch.nn.Conv2d` is to be called with to make one like this, but for device and dtype."""
-    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-    return {**{name: getattr(conv, name) for name in names}, "bias": conv.bias is not None}
 
 
 def is_channels_last(weight: Tensor) -> bool:

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from dynaconv.ops import full_precision
 
+LENGTH_EPSILON = 1e-4
+"""Added to the squared length of a hidden vector; keeps the gradient finite where every unit is off."""
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu6": F.relu6,
@@ -165,8 +167,7 @@ class DynamicBranch(nn.Module):
         with full_precision(context.device):
             hidden = self.activated(self.squeeze(context))
             if self.unit_hidden:
-                # The small term keeps the gradient finite where every unit is off.
-                hidden = hidden * (self.gain * _inverse_length(hidden))
+                hidden = hidden * (self.gain * inverse_length(hidden))
             elif self.gain != 1:
                 hidden = hidden * self.gain
             return {name: head(hidden) for name, head in self.heads.items()}
@@ -177,14 +178,11 @@ class DynamicBranch(nn.Module):
             return hidden * F.relu6(self.gate(hidden) + 3) / 3
         return ACTIVATIONS[self.activation](hidden)
 
-    def unit_length(self, hidden: Tensor) -> Tensor:
-        """The activated hidden vector as `unit_hidden` leaves it, before the factor `gain`."""
-        return hidden * _inverse_length(hidden) if self.unit_hidden else hidden
-
     def extra_repr(self) -> str:
         """What holds no parameters."""
         return f"activation={self.activation!r}, unit_hidden={self.unit_hidden}, gain={self.gain}"
 
 
-def _inverse_length(hidden: Tensor) -> Tensor:
-    return torch.rsqrt(hidden.square().sum(1, keepdim=True) + 1e-4)
+def inverse_length(hidden: Tensor) -> Tensor:
+    """1 over the length of each row, ``(B, N)`` to ``(B, 1)``."""
+    return torch.rsqrt(hidden.square().sum(1, keepdim=True) + LENGTH_EPSILON)

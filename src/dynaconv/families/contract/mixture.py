@@ -9,6 +9,8 @@ from torch import Tensor
 from dynaconv.families.contract.affine import add_bias
 from dynaconv.families.contract.base import DynamicConv2d
 from dynaconv.families.contract.branch import context_dtype
+from dynaconv.families.contract.convolution import DynamicConvolution
+from dynaconv.families.contract.deployed import DeployedBranch, DeployedConv2d
 from dynaconv.families.contract.norms import make_context_norm, normalise
 from dynaconv.ops import Cost, full_precision, pool_context
 from dynaconv.ops.mixture import grouped_mixture, kernel_mixture, mix_kernels, mixed_mixture, mixture_costs
@@ -24,38 +26,15 @@ class MixtureCoefficients(NamedTuple):
     """Weight of each kernel, ``(B, K)``, in float32 (float64 for float64 inputs)."""
 
 
-class KernelMixture2d(DynamicConv2d):
-    """A convolution with W(x) = sum_k a_k(x) W_k, its bias mixed alike; how a_k(x) comes about is the family's.
+class _Mixture(DynamicConvolution):
+    """W(x) = sum_k a_k(x) W_k and its bias mixed alike, given the weights."""
 
-    ``weight`` holds the K kernels, ``(K, C_out, C_in / groups, k_h, k_w)``, and ``bias`` the biases, ``(K, C_out)``.
-    `from_conv` and a static state dict set their mean, and leave how they differ: equal kernels would get equal
-    gradients for ever.
-
-    Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
-            As for `torch.nn.Conv2d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not fit.
-    """
-
+    num_kernels: int
     _functions: ClassVar = {"kernel": kernel_mixture, "mixed": mixed_mixture, "grouped": grouped_mixture}
 
-    def _stacks(self, config: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return (self._count(config),), (self._count(config),)
-
-    @staticmethod
     @abstractmethod
-    def _count(config: Any) -> int:
-        """K."""
-
-    def _build(self, config: Any, device: torch.device, dtype: torch.dtype) -> None:
-        self.num_kernels = self._count(config)
-        self.context_norm = make_context_norm(config.context_norm, self.in_channels, device, dtype)
-
-    @abstractmethod
-    def _logits(self, context: Tensor) -> Tensor:
-        """``(B, K)`` of the averaged and normalised input ``(B, C_in)``."""
+    def _checked_logits(self, x: Tensor, *, track: bool) -> Tensor:
+        """``(B, K)`` of an input that was checked; ``track`` says whether train mode updates running statistics."""
 
     @abstractmethod
     def _attention(self, logits: Tensor) -> Tensor:
@@ -65,11 +44,6 @@ class KernelMixture2d(DynamicConv2d):
         """What the branch gives for ``x``, ``(B, C_in, H, W)``, before it becomes attention: ``(B, K)``."""
         self._check_input(x)
         return self._checked_logits(x, track=False)
-
-    def _checked_logits(self, x: Tensor, *, track: bool) -> Tensor:
-        with full_precision(x.device):
-            context = pool_context(x, 1, context_dtype(x.dtype))
-            return self._logits(normalise(self.context_norm, context, track=track))
 
     def coefficients(self, x: Tensor) -> MixtureCoefficients:
         """The weight of each kernel for each sample of ``x``, ``(B, C_in, H, W)``."""
@@ -92,19 +66,57 @@ class KernelMixture2d(DynamicConv2d):
 
     def _mixed_bias(self, attention: Tensor) -> Tensor | None:
         """The bias of each sample, ``(B, C_out)``, or of all, ``(C_out,)``."""
-        if self.bias is None:
-            return self.shift
-        mixed = mix_kernels(attention, self.bias)
-        return mixed if self.shift is None else mixed + self.shift
+        return None if self.bias is None else mix_kernels(attention, self.bias)
 
-    def _costs_of(self, padded: Tensor) -> dict[str, Cost]:
-        batch, channels, height, width = padded.shape
-        return mixture_costs(self.geometry, (batch, channels, height, width), self.out_channels, self.num_kernels)
+    def _costs_of(self, padded: tuple[int, int, int, int]) -> dict[str, Cost]:
+        return mixture_costs(self.geometry, padded, self.out_channels, self.num_kernels)
+
+    def extra_repr(self) -> str:
+        """The convolution's arguments and the number of kernels."""
+        return f"{super().extra_repr()}, num_kernels={self.num_kernels}"
+
+
+class KernelMixture2d(_Mixture, DynamicConv2d):
+    """A convolution with W(x) = sum_k a_k(x) W_k, its bias mixed alike; how a_k(x) comes about is the family's.
+
+    ``weight`` holds the K kernels, ``(K, C_out, C_in / groups, k_h, k_w)``, and ``bias`` the biases, ``(K, C_out)``.
+    `from_conv` and a static state dict set their mean, and leave how they differ: equal kernels would get equal
+    gradients for ever.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            As for `torch.nn.Conv2d`.
+
+    Raises:
+        ValueError: an argument is out of range or does not fit.
+    """
+
+    branch: Any
+
+    def _stacks(self, config: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return (self._count(config),), (self._count(config),)
+
+    @staticmethod
+    @abstractmethod
+    def _count(config: Any) -> int:
+        """K."""
+
+    def _build(self, config: Any, device: torch.device, dtype: torch.dtype) -> None:
+        self.num_kernels = self._count(config)
+        self.context_norm = make_context_norm(config.context_norm, self.in_channels, device, dtype)
+
+    @abstractmethod
+    def _logits(self, context: Tensor) -> Tensor:
+        """``(B, K)`` of the averaged and normalised input ``(B, C_in)``."""
+
+    def _checked_logits(self, x: Tensor, *, track: bool) -> Tensor:
+        with full_precision(x.device):
+            context = pool_context(x, 1, context_dtype(x.dtype))
+            return self._logits(normalise(self.context_norm, context, track=track))
 
     def reset_parameters(self) -> None:
         """Initialise every kernel and bias independently, as `torch.nn.Conv2d` does, and the branch as fresh."""
         self._reset_static()
-        self.branch: Any
         self._reset_branch()
 
     def _neutralise(self) -> None:
@@ -113,8 +125,34 @@ class KernelMixture2d(DynamicConv2d):
     @property
     def is_neutral(self) -> bool:
         """Whether the layer computes what a static convolution does, whatever its input."""
-        return self.shift is None and bool(self.branch.is_neutral)
+        return bool(self.branch.is_neutral)
 
-    def extra_repr(self) -> str:
-        """The convolution's arguments and the number of kernels."""
-        return f"{super().extra_repr()}, num_kernels={self.num_kernels}"
+
+class DeployedMixture2d(_Mixture, DeployedConv2d):
+    """A kernel mixture as it is shipped. Its branch has one head, ``attention``, which holds the temperature.
+
+    Args:
+        layer: The layer that it is made of.
+        branch: Its branch.
+        activation: From logits to weights: ``sigmoid``, or ``softmax`` over the kernels.
+    """
+
+    def __init__(
+        self, layer: KernelMixture2d, branch: DeployedBranch, activation: Literal["sigmoid", "softmax"]
+    ) -> None:
+        super().__init__(layer)
+        self.num_kernels, self.branch, self.activation = layer.num_kernels, branch, activation
+        self._settle(layer)
+
+    def _checked_logits(self, x: Tensor, *, track: bool) -> Tensor:
+        logits: Tensor = self.branch(pool_context(x, 1, context_dtype(x.dtype)))["attention"]
+        return logits
+
+    def _attention(self, logits: Tensor) -> Tensor:
+        return torch.sigmoid(logits) if self.activation == "sigmoid" else torch.softmax(logits, dim=1)
+
+    def _mixed_bias(self, attention: Tensor) -> Tensor | None:
+        mixed = super()._mixed_bias(attention)
+        if self.shift is None:
+            return mixed
+        return self.shift if mixed is None else mixed + self.shift

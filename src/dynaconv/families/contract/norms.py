@@ -6,9 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynaconv.families.contract.affine import add_to, multiply_rows
-from dynaconv.families.contract.branch import BranchLinear
-
 ContextNorm = Literal["layer", "batch", "running"] | None
 CONTEXT_NORMS = ("layer", "batch", "running", None)
 
@@ -172,18 +169,18 @@ def scale_and_shift(norm: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor
     return scale, shift if parts.bias is None else parts.bias.to(dtype) + shift
 
 
-def fold_before(norm: nn.Module, linear: BranchLinear) -> None:
-    """Take a norm with fixed statistics that stands before a linear map into that map."""
-    scale, shift = scale_and_shift(norm, linear.weight.dtype)
-    linear.bias = add_to(linear.bias, linear.weight.detach() @ shift, linear.weight)
-    linear.weight = multiply_rows(linear.weight, scale)
-
-
-def fold_behind(linear: BranchLinear, norm: nn.Module) -> None:
-    """Take a norm with fixed statistics that stands behind a linear map into that map."""
-    scale, shift = scale_and_shift(norm, linear.weight.dtype)
-    linear.weight = multiply_rows(linear.weight, scale, axis=0)
-    linear.bias = add_to(None if linear.bias is None else multiply_rows(linear.bias, scale), shift, linear.weight)
+@torch.no_grad()
+def norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Scale and shift a channel that a norm with running statistics is in eval mode, each ``(C,)`` in float64."""
+    parts: Any = norm
+    # On the CPU, because not every device has that type.
+    mean, variance = (part.detach().cpu().double() for part in (parts.running_mean, parts.running_var))
+    scale, shift = torch.rsqrt(variance + parts.eps), torch.zeros_like(mean)
+    if parts.weight is not None:
+        scale = scale * parts.weight.detach().cpu().double()
+    if parts.bias is not None:
+        shift = parts.bias.detach().cpu().double()
+    return scale, shift - mean * scale
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:

@@ -1,22 +1,25 @@
-"""What the DCD convolution and the DCD linear layer have in common: factors, branch, choice of algorithm."""
+"""What all of DCD has in common: how it runs given its factors, and how factors, branch and norms are trained."""
 
-import dataclasses
 import math
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynaconv.families.contract.affine import add_bias, add_to, multiply_rows
+from dynaconv.families.contract.affine import add_bias
 from dynaconv.families.contract.base import DynamicLayer
-from dynaconv.families.contract.branch import BranchLinear, DynamicBranch, context_dtype
+from dynaconv.families.contract.branch import DynamicBranch, context_dtype
+from dynaconv.families.contract.checks import check_real
+from dynaconv.families.contract.convolution import DynamicConvolution
 from dynaconv.families.contract.norms import LatentBatchNorm2d, make_context_norm, normalise, scale_and_shift
+from dynaconv.families.contract.operator import DynamicOperator
 from dynaconv.families.dcd import DCDFactors, dcd_kernel, factored_dcd, fold_latent_norms, kernel_dcd
 from dynaconv.families.dcd.config import ALGORITHMS, DCDConfig, DCDSizes, dcd_sizes
 from dynaconv.families.dcd.cost import dcd_costs
-from dynaconv.ops import Cost, Geometry, choose
+from dynaconv.ops import Cost, Geometry, choose, pool_context
 
 SMALL_STD = 0.01
 """Standard deviation of the weights of a fresh branch, gain included, when nothing normalises the residual."""
@@ -32,17 +35,162 @@ class DCDCoefficients(NamedTuple):
     ``(B, L_k, L_k)``. Several blocks stand in an axis of their own after the batch."""
 
 
-class DCDCore(DynamicLayer):
-    """Mixin: builds P, Q, R, the branch and the latent norms beside a static ``weight``, and runs them."""
+class DCDOperator(DynamicOperator):
+    """Runs DCD, trained or deployed, given a context and the factors of W(x)."""
 
-    shift: nn.Parameter | None
     p: nn.Parameter | None
     q: nn.Parameter | None
     r: nn.Parameter | None
     sizes: DCDSizes
+    _exported_algorithm: ClassVar[str] = "factored"
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """Names of the algorithms: form W(x), or apply its factors to features."""
+        return ALGORITHMS[1:]
+
+    @property
+    @abstractmethod
+    def has_scale(self) -> bool:
+        """Whether Lambda(x) is there."""
+
+    @abstractmethod
+    def _coefficients(self, context: Tensor) -> DCDCoefficients:
+        """Coefficients of a context ``(B, features)``, Phi in the shape the algorithms take."""
+
+    @abstractmethod
+    def _factors(self, context: Tensor, weight: Tensor, *, track: bool) -> tuple[DCDFactors, Tensor | None]:
+        """The factors of W(x), fixed latent norms folded in, and the bias of each sample, ``(B, C_out)``.
+
+        Args:
+            context: ``(B, features)``.
+            weight: W0 as a convolution has it.
+            track: Whether train mode updates running statistics.
+        """
+
+    def _public(self, coefficients: DCDCoefficients) -> DCDCoefficients:
+        fusion = coefficients.fusion
+        if fusion is not None and self.sizes.form != "depthwise" and self.sizes.blocks == 1:
+            fusion = fusion.squeeze(1)
+        return coefficients._replace(fusion=fusion)
+
+    def _kernel_and_bias(self, context: Tensor, weight: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor | None]:
+        factors, bias = self._factors(context, weight, track=False)
+        return dcd_kernel(factors, geometry, context.shape[0]), bias
+
+    def _apply_dcd(self, x: Tensor, context: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+        factors, bias = self._factors(context, weight, track=True)
+        out = (kernel_dcd if self._choose(x) == "kernel" else factored_dcd)(x, factors, geometry)
+        return add_bias(out, bias)
+
+    def _costs(self, input_shape: tuple[int, int, int, int], geometry: Geometry) -> dict[str, Cost]:
+        form, blocks, latent_dim, latent_taps, _, _ = self.sizes
+        latent = (blocks, latent_taps if form == "depthwise" else latent_dim, latent_taps)
+        return dcd_costs(form, geometry, input_shape, self.weight.shape[0], latent, scaled=self.has_scale)
+
+
+class DCDOnImages(DCDOperator, DynamicConvolution):
+    """DCD as a convolution, whose context is the averaged input."""
+
+    @property
+    @abstractmethod
+    def context_size(self) -> int:
+        """The input is averaged over a grid of this many cells along each axis."""
+
+    def _context(self, x: Tensor) -> Tensor:
+        return pool_context(x, self.context_size, context_dtype(x.dtype))
+
+    def coefficients(self, x: Tensor) -> DCDCoefficients:
+        """Lambda(x) and Phi(x) of each sample of ``x``, ``(B, C_in, H, W)``, in float32 (float64 for float64)."""
+        self._check_input(x)
+        return self._public(self._coefficients(self._context(x)))
+
+    def kernel(self, x: Tensor) -> Tensor:
+        """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``.
+
+        Raises:
+            RuntimeError: with ``norm="batch"`` in train mode, where statistics of the batch leave no such kernel.
+        """
+        self._check_input(x)
+        return self._kernel_and_bias(self._context(x), self.weight, self.geometry)[0]
+
+    def sample_bias(self, x: Tensor) -> Tensor | None:
+        """The bias of each sample, ``(B, C_out)``; with ``norm="batch"`` it holds the shifts of the latent norms."""
+        self._check_input(x)
+        return self._kernel_and_bias(self._context(x), self.weight, self.geometry)[1]
+
+    def _compute(self, x: Tensor) -> Tensor:
+        return self._apply_dcd(self._padded(x), self._context(x), self.weight, self.geometry)
+
+    def _costs_of(self, padded: tuple[int, int, int, int]) -> dict[str, Cost]:
+        return self._costs(padded, self.geometry)
+
+
+class DCDOnRows(DCDOperator):
+    """DCD as a linear map, whose context is the input vector itself."""
+
+    in_features: int
+    out_features: int
+
+    def coefficients(self, x: Tensor) -> DCDCoefficients:
+        """Lambda(x) and Phi(x) of each row of ``x``, ``(N, in_features)``."""
+        self._check_input(x)
+        return self._public(self._coefficients(self._rows(x)))
+
+    def kernel(self, x: Tensor) -> Tensor:
+        """W(x) of each row of ``x``, ``(N, out_features, in_features)``.
+
+        Raises:
+            RuntimeError: with ``norm="batch"`` in train mode, where statistics of the batch leave no such matrix.
+        """
+        self._check_input(x)
+        return self._kernel_and_bias(self._rows(x), self._weight_4d, _POINT)[0].flatten(2)
+
+    def sample_bias(self, x: Tensor) -> Tensor | None:
+        """The bias of each row of ``x``, ``(N, out_features)``."""
+        self._check_input(x)
+        return self._kernel_and_bias(self._rows(x), self._weight_4d, _POINT)[1]
+
+    def _compute(self, x: Tensor) -> Tensor:
+        context = self._rows(x)
+        rows = x.reshape(-1, self.in_features, 1, 1)
+        return self._apply_dcd(rows, context, self._weight_4d, _POINT).reshape(*x.shape[:-1], self.out_features)
+
+    def algorithm_costs(self, input_shape: Sequence[int]) -> dict[str, Cost]:
+        """What each algorithm would cost on an input ``(..., in_features)``, as ``algorithm="auto"`` sees it."""
+        return self._costs((math.prod(input_shape[:-1]), self.in_features, 1, 1), _POINT)
+
+    def _choose(self, x: Tensor) -> str:
+        shape = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
+        return choose(self.algorithm, lambda: self._costs(shape, _POINT), exported=self._exported_algorithm)
+
+    @property
+    def _weight_4d(self) -> Tensor:
+        return self.weight[:, :, None, None]
+
+    def _check_input(self, x: Tensor) -> None:
+        check_real(x)
+        if x.dim() == 0 or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"DCDLinear was built for in_features={self.in_features}, the last axis; got an input {tuple(x.shape)}."
+            )
+
+    def _rows(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, self.in_features).to(context_dtype(x.dtype))
+
+    def extra_repr(self) -> str:
+        """Sizes of the layer."""
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+
+_POINT = Geometry((1, 1))
+
+
+class DCDCore(DCDOperator, DynamicLayer):
+    """Mixin: builds P, Q, R, the branch and the latent norms beside a static ``weight``."""
+
     _config: DCDConfig
     _resolved: DCDConfig
-    _exported_algorithm: ClassVar[str] = "factored"
 
     def _build_dynamic(
         self, config: DCDConfig, in_channels: int, out_channels: int, groups: int, num_taps: int
@@ -50,8 +198,7 @@ class DCDCore(DynamicLayer):
         options: dict[str, Any] = {"device": self.weight.device, "dtype": self.weight.dtype}
         self.sizes = sizes = dcd_sizes(config, in_channels, out_channels, groups, num_taps)
         self.config = config
-        self._scales_bias = config.norm == "batch" and config.has_scale
-        self.register_parameter("shift", None)
+        self.scales_bias = config.norm == "batch" and config.has_scale
         self.register_parameter("p", None)
         self.register_parameter("q", None)
         self.register_parameter("r", None)
@@ -118,20 +265,19 @@ class DCDCore(DynamicLayer):
     @property
     def is_neutral(self) -> bool:
         """Whether the layer computes what a static one does, whatever its input."""
-        if self.shift is not None or "shift" in self.branch.heads:
-            return False
-        parts = [self._head("scale")] if self.config.has_scale else []
+        parts = [self._head("scale")] if self.has_scale else []
         if self.p is not None:
             parts.append(self.p if self.config.norm == "batch" else self._head("fusion"))
         return not any(part.any() for part in parts)
 
     def _head(self, name: str) -> Tensor:
-        return self._linear(name).weight
+        weight: Tensor = self.branch.heads[name].weight  # type: ignore[assignment]
+        return weight
 
     @property
-    def algorithms(self) -> tuple[str, ...]:
-        """Names of the algorithms: form W(x), or apply its factors to features."""
-        return ALGORITHMS[1:]
+    def has_scale(self) -> bool:
+        """Whether Lambda(x) is there."""
+        return self.config.has_scale
 
     @property
     def config(self) -> DCDConfig:
@@ -146,61 +292,6 @@ class DCDCore(DynamicLayer):
     def resolved(self) -> DCDConfig:
         """`config` with what its defaults mean for this layer; see `DCDConfig.resolved`."""
         return self._resolved
-
-    def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
-        """Make the layer compute ``scale * forward(x) + shift``; see `DynamicConv2d.absorb_affine`."""
-        self.weight = multiply_rows(self.weight, scale, axis=0)
-        if self.p is not None:
-            self.p = multiply_rows(self.p, scale, axis=0)
-        for name in ("bias", "shift"):
-            if getattr(self, name) is not None:
-                setattr(self, name, multiply_rows(getattr(self, name), scale))
-        if "shift" in self.branch.heads:
-            head = self._linear("shift")
-            head.weight = multiply_rows(head.weight, scale, axis=0)
-            head.bias = multiply_rows(head.bias, scale)
-            head.bias = add_to(head.bias, shift, head.weight)
-        elif self._scales_bias and self.bias is not None:
-            self.shift = add_to(self.shift, shift, self.weight)
-        else:
-            self.bias = add_to(self.bias, shift, self.weight)
-
-    def fold_constants(self) -> None:
-        """Fold the latent norms, as they are in eval mode, into the branch; see `DynamicConv2d.fold_constants`.
-
-        Phi'(x) and the bias of `fold_latent_norms` are affine in the branch's hidden vector: the head of Phi gets other
-        weights and a bias, and a head ``shift`` gives the bias of each sample.
-        """
-        self.branch.to(context_dtype(self.weight.dtype))
-        if self.config.norm == "batch" and self.config.has_residual:
-            self._fold_latent_norms()
-        self.config = dataclasses.replace(self.resolved, norm=None)
-        self._fold_context_norm()
-
-    @torch.no_grad()
-    def _fold_latent_norms(self) -> None:
-        old = self._linear("fusion")
-        weight = old.weight
-        # Each column of the old weight, and nothing at all, is a Phi; folding is affine in Phi. In float64, because the
-        # constant part is subtracted again; on the CPU, because not every device has that type.
-        columns = weight.T.cpu().double().reshape(-1, *self.sizes.fusion_shape)
-        phis = torch.cat([torch.zeros_like(columns[:1]), columns])
-        (scale1, shift1), (scale2, shift2) = (
-            [part.cpu() for part in scale_and_shift(norm.cpu(), torch.float64)] for norm in (self.norm1, self.norm2)
-        )
-        assert self.p is not None
-        fusions, shifts = fold_latent_norms(phis, self.p.cpu(), (scale1, shift1), (scale2, shift2))
-        for name, values in (("fusion", fusions.flatten(1)), ("shift", shifts)):
-            head = BranchLinear(weight.shape[1], values.shape[1], None, weight.device, weight.dtype, bias=True)
-            head.weight.copy_((values[1:] - values[0]).T)
-            head.bias.copy_(values[0])
-            self.branch.heads[name] = head.train(old.training).requires_grad_(weight.requires_grad)
-        del self.norm1, self.norm2
-
-    def _linear(self, name: str) -> BranchLinear:
-        head = self.branch.heads[name]
-        assert isinstance(head, BranchLinear)
-        return head
 
     def _coefficients(self, context: Tensor) -> DCDCoefficients:
         """Coefficients of a context ``(B, features)``, Phi in the shape the algorithms take."""
@@ -219,26 +310,16 @@ class DCDCore(DynamicLayer):
             fusion = fusion.reshape(fusion.shape[0], *self.sizes.fusion_shape)
         return DCDCoefficients(scale, fusion)
 
-    def _public(self, coefficients: DCDCoefficients) -> DCDCoefficients:
-        fusion = coefficients.fusion
-        if fusion is not None and self.sizes.form != "depthwise" and self.sizes.blocks == 1:
-            fusion = fusion.squeeze(1)
-        return coefficients._replace(fusion=fusion)
-
     def _normalises_by_batch(self) -> bool:
         """Whether a latent norm would use statistics of the batch, so that no kernel of one sample exists."""
         return self.config.norm == "batch" and self.config.has_residual and (self.norm1.training or self.norm2.training)
 
     def _factors(self, context: Tensor, weight: Tensor, *, track: bool) -> tuple[DCDFactors, Tensor | None]:
-        """The factors of W(x), fixed latent norms folded in, and the bias of each sample, ``(B, C_out)``."""
         heads = self._heads(context, track=track)
         scale, fusion = self._activated(heads)
         bias: Tensor | None = self.bias
-        if bias is not None and scale is not None and self._scales_bias:
+        if bias is not None and scale is not None and self.scales_bias:
             bias = bias.to(scale.dtype) * scale
-        for fixed in (self.shift, heads.get("shift")):
-            if fixed is not None:
-                bias = fixed if bias is None else bias + fixed
         if fusion is not None and self.config.norm == "batch" and not self._normalises_by_batch():
             assert self.p is not None
             norms = (scale_and_shift(self.norm1, fusion.dtype), scale_and_shift(self.norm2, fusion.dtype))
@@ -254,29 +335,18 @@ class DCDCore(DynamicLayer):
                 "norm='batch' uses statistics of the whole batch in train mode, so no kernel of one sample exists; "
                 "call eval() first, or use norm=None."
             )
-        factors, bias = self._factors(context, weight, track=False)
-        return dcd_kernel(factors, geometry, context.shape[0]), bias
+        return super()._kernel_and_bias(context, weight, geometry)
 
     def _apply_dcd(self, x: Tensor, context: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+        if not self._normalises_by_batch():
+            return super()._apply_dcd(x, context, weight, geometry)
+        if self.algorithm == "kernel":
+            raise RuntimeError(
+                "algorithm='kernel' cannot run norm='batch' in train mode, where no kernel of one sample exists; "
+                "use algorithm='auto' or 'factored', or call eval()."
+            )
         factors, bias = self._factors(context, weight, track=True)
-        if self._normalises_by_batch():
-            if self.algorithm == "kernel":
-                raise RuntimeError(
-                    "algorithm='kernel' cannot run norm='batch' in train mode, where no kernel of one sample exists; "
-                    "use algorithm='auto' or 'factored', or call eval()."
-                )
-            out = factored_dcd(x, factors, geometry, (self.norm1, self.norm2))
-        else:
-            shape = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
-            chosen = choose(self.algorithm, lambda: self._costs(shape, geometry), exported=self._exported_algorithm)
-            out = (kernel_dcd if chosen == "kernel" else factored_dcd)(x, factors, geometry)
-        return add_bias(out, bias)
-
-    def _costs(self, input_shape: tuple[int, int, int, int], geometry: Geometry) -> dict[str, Cost]:
-        form, blocks, latent_dim, latent_taps, _, _ = self.sizes
-        latent = (blocks, latent_taps if form == "depthwise" else latent_dim, latent_taps)
-        channels = self.weight.shape[0]
-        return dcd_costs(form, geometry, input_shape, channels, latent, scaled=self.config.has_scale)
+        return add_bias(factored_dcd(x, factors, geometry, (self.norm1, self.norm2)), bias)
 
     def _dcd_repr(self) -> str:
         form, blocks, latent_dim, latent_taps, hidden, _ = self.sizes

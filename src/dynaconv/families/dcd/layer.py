@@ -4,20 +4,17 @@ import math
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dynaconv.families.contract.base import DynamicConv2d, adopt_static
-from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.checks import check_positive, check_real
 from dynaconv.families.contract.static import carry_attachments, check_static
-from dynaconv.families.dcd.config import (
-    DCDConfig,
-)
-from dynaconv.families.dcd.core import DCDCoefficients, DCDCore
-from dynaconv.ops import Cost, Geometry, pool_context
+from dynaconv.families.dcd.config import DCDConfig
+from dynaconv.families.dcd.core import DCDCore, DCDOnImages, DCDOnRows
+from dynaconv.families.dcd.deployed import DeployedDCDConv2d, DeployedDCDLinear
 
 
-class DCDConv2d(DCDCore, DynamicConv2d):
+class DCDConv2d(DCDCore, DCDOnImages, DynamicConv2d):
     """A convolution whose kernel is W(x) = Lambda(x) W0 + P Phi(x) Q^T.
 
     Lambda(x) scales the channels out of the static kernel W0. The residual mixes L latent channels with a dynamic
@@ -54,41 +51,21 @@ class DCDConv2d(DCDCore, DynamicConv2d):
         self._reset_static()
         self._reset_dynamic()
 
-    def _context(self, x: Tensor) -> Tensor:
-        return pool_context(x, self.config.context_size, context_dtype(x.dtype))
+    @property
+    def context_size(self) -> int:
+        """The input is averaged over a grid of this many cells along each axis."""
+        return self.config.context_size
 
-    def coefficients(self, x: Tensor) -> DCDCoefficients:
-        """Lambda(x) and Phi(x) of each sample of ``x``, ``(B, C_in, H, W)``, in float32 (float64 for float64)."""
-        self._check_input(x)
-        return self._public(self._coefficients(self._context(x)))
-
-    def kernel(self, x: Tensor) -> Tensor:
-        """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``.
-
-        Raises:
-            RuntimeError: with ``norm="batch"`` in train mode, where statistics of the batch leave no such kernel.
-        """
-        self._check_input(x)
-        return self._kernel_and_bias(self._context(x), self.weight, self.geometry)[0]
-
-    def sample_bias(self, x: Tensor) -> Tensor | None:
-        """The bias of each sample, ``(B, C_out)``; with ``norm="batch"`` it holds the shifts of the latent norms."""
-        self._check_input(x)
-        return self._kernel_and_bias(self._context(x), self.weight, self.geometry)[1]
-
-    def _costs_of(self, padded: Tensor) -> dict[str, Cost]:
-        batch, channels, height, width = padded.shape
-        return self._costs((batch, channels, height, width), self.geometry)
-
-    def _compute(self, x: Tensor) -> Tensor:
-        return self._apply_dcd(self._padded(x), self._context(x), self.weight, self.geometry)
+    def deployed(self) -> DeployedDCDConv2d:
+        """What the layer computes in eval mode, as it is shipped."""
+        return DeployedDCDConv2d(self)
 
     def extra_repr(self) -> str:
         """The convolution's arguments and DCD's sizes."""
         return f"{super().extra_repr()}, {self._dcd_repr()}"
 
 
-class DCDLinear(DCDCore):
+class DCDLinear(DCDCore, DCDOnRows):
     """A linear layer whose matrix is W(x) = Lambda(x) W0 + P Phi(x) Q^T; the context is the input vector itself.
 
     Args:
@@ -161,47 +138,10 @@ class DCDLinear(DCDCore):
         layer._neutralise()
         return layer
 
-    def coefficients(self, x: Tensor) -> DCDCoefficients:
-        """Lambda(x) and Phi(x) of each row of ``x``, ``(N, in_features)``."""
-        self._check_input(x)
-        return self._public(self._coefficients(self._rows(x)))
-
-    def kernel(self, x: Tensor) -> Tensor:
-        """W(x) of each row of ``x``, ``(N, out_features, in_features)``.
-
-        Raises:
-            RuntimeError: with ``norm="batch"`` in train mode, where statistics of the batch leave no such matrix.
-        """
-        self._check_input(x)
-        return self._kernel_and_bias(self._rows(x), self._weight_4d, _POINT)[0].flatten(2)
-
-    def sample_bias(self, x: Tensor) -> Tensor | None:
-        """The bias of each row of ``x``, ``(N, out_features)``."""
-        self._check_input(x)
-        return self._kernel_and_bias(self._rows(x), self._weight_4d, _POINT)[1]
-
-    def _compute(self, x: Tensor) -> Tensor:
-        context = self._rows(x)
-        rows = x.reshape(-1, self.in_features, 1, 1)
-        return self._apply_dcd(rows, context, self._weight_4d, _POINT).reshape(*x.shape[:-1], self.out_features)
-
-    @property
-    def _weight_4d(self) -> Tensor:
-        return self.weight[:, :, None, None]
-
-    def _check_input(self, x: Tensor) -> None:
-        check_real(x)
-        if x.dim() == 0 or x.shape[-1] != self.in_features:
-            raise ValueError(
-                f"DCDLinear was built for in_features={self.in_features}, the last axis; got an input {tuple(x.shape)}."
-            )
-
-    def _rows(self, x: Tensor) -> Tensor:
-        return x.reshape(-1, self.in_features).to(context_dtype(x.dtype))
+    def deployed(self) -> DeployedDCDLinear:
+        """What the layer computes in eval mode, as it is shipped."""
+        return DeployedDCDLinear(self)
 
     def extra_repr(self) -> str:
         """Sizes of the layer."""
-        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {self._dcd_repr()}"
-
-
-_POINT = Geometry((1, 1))
+        return f"{super().extra_repr()}, {self._dcd_repr()}"

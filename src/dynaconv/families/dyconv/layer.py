@@ -7,7 +7,8 @@ from torch import Tensor
 
 from dynaconv.families.contract.branch import DynamicBranch
 from dynaconv.families.contract.config import AttentionConfig
-from dynaconv.families.contract.mixture import MIXTURE_ALGORITHMS, KernelMixture2d
+from dynaconv.families.contract.deployed import DeployedBranch
+from dynaconv.families.contract.mixture import MIXTURE_ALGORITHMS, DeployedMixture2d, KernelMixture2d
 from dynaconv.families.contract.options import option
 from dynaconv.families.contract.temperature import HasTemperature
 
@@ -78,6 +79,11 @@ class DYConv2d(HasTemperature, KernelMixture2d):
 
     def _attention(self, logits: Tensor) -> Tensor:
         return torch.softmax(logits / self.temperature.to(logits.dtype), dim=1)
+
+    def deployed(self) -> DeployedMixture2d:
+        """What the layer computes in eval mode, as it is shipped."""
+        branch = DeployedBranch.of(self.branch, self.context_norm, 1 / float(self.temperature))
+        return DeployedMixture2d(self, branch, "softmax")
 
     def extra_repr(self) -> str:
         """The convolution's arguments, the number of kernels and the width of the branch."""

@@ -20,15 +20,16 @@ class ODConvCoefficients(NamedTuple):
     """Of the K kernels, ``(B, K)``, positive and of sum 1; None for a single kernel."""
 
 
-def odconv_attention(logits: ODConvCoefficients, temperature: Tensor) -> ODConvCoefficients:
+def odconv_attention(logits: ODConvCoefficients, temperature: Tensor | None = None) -> ODConvCoefficients:
     """Attentions of logits: each divided by the temperature, then a sigmoid, or over the kernels a softmax.
 
     Args:
         logits: One tensor an axis, or None.
-        temperature: A scalar > 0; large values make sigmoids 1/2 and the kernels' weights equal.
+        temperature: A scalar > 0; large values make sigmoids 1/2 and the kernels' weights equal. None stands for 1.
     """
-    channel, filters, spatial, kernel = (None if part is None else part / temperature.to(part.dtype) for part in logits)
-    assert channel is not None
+    if temperature is not None:
+        logits = ODConvCoefficients(*(None if part is None else part / temperature.to(part.dtype) for part in logits))  # type: ignore[arg-type]
+    channel, filters, spatial, kernel = logits
     return ODConvCoefficients(
         torch.sigmoid(channel),
         None if filters is None else torch.sigmoid(filters),

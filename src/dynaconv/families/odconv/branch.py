@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv.families.contract.branch import BranchLinear
-from dynaconv.families.contract.norms import LatentBatchNorm2d, fold_behind, normalise
+from dynaconv.families.contract.norms import LatentBatchNorm2d, normalise
 from dynaconv.ops import full_precision
 
 
@@ -65,12 +65,6 @@ class ODConvBranch(nn.Module):
     def is_neutral(self) -> bool:
         """Whether every head gives zeros."""
         return all(head.is_neutral for head in self.heads.values())
-
-    def fold_norm(self) -> None:
-        """Replace the norm, as it is in eval mode, by a scale and a bias of the linear map before it."""
-        if not isinstance(self.norm, nn.Identity):
-            fold_behind(self.squeeze, self.norm)
-            self.norm = nn.Identity().train(self.training)
 
     def forward(self, context: Tensor, *, track: bool = True) -> dict[str, Tensor]:
         """Map ``(B, in_features)`` in float32 or float64 to one ``(B, size)`` tensor of logits a head.

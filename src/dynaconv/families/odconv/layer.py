@@ -1,16 +1,20 @@
 """ODConv: omni-dimensional dynamic convolution, with attention along every axis of its kernels."""
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
-from dynaconv.families.contract.affine import add_bias, add_to
+from dynaconv.families.contract.affine import add_bias, plus
 from dynaconv.families.contract.base import DynamicConv2d
 from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.config import AttentionConfig
-from dynaconv.families.contract.norms import make_context_norm, normalise
+from dynaconv.families.contract.convolution import DynamicConvolution
+from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv2d, behind_norm
+from dynaconv.families.contract.norms import make_context_norm, norm_affine, normalise
 from dynaconv.families.contract.options import option
 from dynaconv.families.contract.temperature import HasTemperature
 from dynaconv.families.odconv import (
@@ -52,7 +56,57 @@ class ODConvConfig(AttentionConfig):
 _FRESH_HEADS = 0.1
 
 
-class ODConv2d(HasTemperature, DynamicConv2d):
+class _ODConvolution(DynamicConvolution):
+    """A convolution with four attentions, given their logits."""
+
+    num_kernels: int
+    branch: Any
+    _functions: ClassVar = {"kernel": kernel_odconv, "mixed": mixed_odconv, "grouped": grouped_odconv}
+
+    @abstractmethod
+    def _heads_of(self, context: Tensor, *, track: bool) -> Mapping[str, Tensor]:
+        """The logits of each attention, ``(B, N)``, of the averaged input ``(B, C_in)``."""
+
+    @abstractmethod
+    def _attention(self, logits: ODConvCoefficients) -> ODConvCoefficients:
+        """Attentions of logits."""
+
+    def logits(self, x: Tensor) -> ODConvCoefficients:
+        """What the branch gives for ``x``, ``(B, C_in, H, W)``, before it becomes attention."""
+        self._check_input(x)
+        return self._logits(x, track=False)
+
+    def coefficients(self, x: Tensor) -> ODConvCoefficients:
+        """The attentions of each sample of ``x``, ``(B, C_in, H, W)``, in float32 (float64 for float64 inputs)."""
+        return self._attention(self.logits(x))
+
+    def kernel(self, x: Tensor) -> Tensor:
+        """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``."""
+        return odconv_kernel(self.coefficients(x), self.weight, self.groups)
+
+    def _compute(self, x: Tensor) -> Tensor:
+        attention = self._attention(self._logits(x, track=True))
+        padded = self._padded(x)
+        out = self._functions[self._choose(padded)](padded, attention, self.weight, self.geometry)
+        return add_bias(out, self.bias)
+
+    def _logits(self, x: Tensor, *, track: bool) -> ODConvCoefficients:
+        with full_precision(x.device):
+            heads = dict(self._heads_of(pool_context(x, 1, context_dtype(x.dtype)), track=track))
+        if "spatial" in heads:
+            heads["spatial"] = heads["spatial"].reshape(x.shape[0], *self.kernel_size)
+        return ODConvCoefficients(**heads)
+
+    def _costs_of(self, padded: tuple[int, int, int, int]) -> dict[str, Cost]:
+        return odconv_costs(self.geometry, padded, self.out_channels, self.num_kernels)
+
+    def extra_repr(self) -> str:
+        """The convolution's arguments, the number of kernels and the width of the branch."""
+        hidden = len(self.branch.squeeze.weight)
+        return f"{super().extra_repr()}, num_kernels={self.num_kernels}, hidden_channels={hidden}"
+
+
+class ODConv2d(HasTemperature, _ODConvolution, DynamicConv2d):
     """A convolution with W(x)[o, i, t] = filter_o(x) channel_i(x) spatial_t(x) sum_k kernel_k(x) W_k[o, i, t].
 
     The branch is average pool -> linear to max(C_in // reduction, min_hidden_channels) -> batch norm -> ReLU -> one
@@ -79,8 +133,6 @@ class ODConv2d(HasTemperature, DynamicConv2d):
 
     Reference: Li et al., ICLR 2022, arXiv:2209.07947v1 (openreview DmpCfq6Mg39).
     """
-
-    _functions: ClassVar = {"kernel": kernel_odconv, "mixed": mixed_odconv, "grouped": grouped_odconv}
 
     config_class = ODConvConfig
 
@@ -126,49 +178,21 @@ class ODConv2d(HasTemperature, DynamicConv2d):
             heads["kernel"] = self.num_kernels
         return heads
 
-    def logits(self, x: Tensor) -> ODConvCoefficients:
-        """What the branch gives for ``x``, ``(B, C_in, H, W)``, before it becomes attention."""
-        self._check_input(x)
-        return self._logits(x, track=False)
+    def _heads_of(self, context: Tensor, *, track: bool) -> Mapping[str, Tensor]:
+        heads: dict[str, Tensor] = self.branch(normalise(self.context_norm, context, track=track), track=track)
+        return heads
 
-    def coefficients(self, x: Tensor) -> ODConvCoefficients:
-        """The attentions of each sample of ``x``, ``(B, C_in, H, W)``, in float32 (float64 for float64 inputs)."""
-        return odconv_attention(self.logits(x), self.temperature)
+    def _attention(self, logits: ODConvCoefficients) -> ODConvCoefficients:
+        return odconv_attention(logits, self.temperature)
 
-    def kernel(self, x: Tensor) -> Tensor:
-        """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``."""
-        return odconv_kernel(self.coefficients(x), self.weight, self.groups)
-
-    def _compute(self, x: Tensor) -> Tensor:
-        attention = odconv_attention(self._logits(x, track=True), self.temperature)
-        padded = self._padded(x)
-        out = self._functions[self._choose(padded)](padded, attention, self.weight, self.geometry)
-        return add_bias(out, self.bias)
-
-    def _logits(self, x: Tensor, *, track: bool) -> ODConvCoefficients:
-        with full_precision(x.device):
-            context = normalise(self.context_norm, pool_context(x, 1, context_dtype(x.dtype)), track=track)
-            heads: dict[str, Tensor] = self.branch(context, track=track)
-        if "spatial" in heads:
-            heads["spatial"] = heads["spatial"].reshape(x.shape[0], *self.kernel_size)
-        return ODConvCoefficients(**heads)
-
-    def _costs_of(self, padded: Tensor) -> dict[str, Cost]:
-        batch, channels, height, width = padded.shape
-        return odconv_costs(self.geometry, (batch, channels, height, width), self.out_channels, self.num_kernels)
+    def deployed(self) -> "DeployedODConv2d":
+        """What the layer computes in eval mode, as it is shipped."""
+        return DeployedODConv2d(self)
 
     def reset_parameters(self) -> None:
         """Initialise every kernel independently, as `torch.nn.Conv2d` does, and the branch as published."""
         self._reset_static()
         self._reset_branch()
-
-    def _add_fixed(self, shift: Tensor) -> None:
-        self.bias = add_to(self.bias, shift, self.weight)
-
-    def fold_constants(self) -> None:
-        """Fold the branch's batch norm into the linear map before it; see `DynamicConv2d.fold_constants`."""
-        super().fold_constants()
-        self.branch.fold_norm()
 
     def _neutralise(self) -> None:
         self.branch.neutralise()
@@ -178,7 +202,35 @@ class ODConv2d(HasTemperature, DynamicConv2d):
         """Whether the layer computes what a static convolution does, whatever its input."""
         return bool(self.branch.is_neutral)
 
-    def extra_repr(self) -> str:
-        """The convolution's arguments, the number of kernels and the width of the branch."""
-        hidden = self.branch.squeeze.out_features
-        return f"{super().extra_repr()}, num_kernels={self.num_kernels}, hidden_channels={hidden}"
+
+class DeployedODConv2d(_ODConvolution, DeployedConv2d):
+    """ODConv as it is shipped. Its branch has a head for each attention, which holds the temperature.
+
+    Args:
+        layer: The layer that it is made of.
+    """
+
+    def __init__(self, layer: ODConv2d) -> None:
+        super().__init__(layer)
+        self.num_kernels = layer.num_kernels
+        branch, norm = layer.branch, layer.context_norm
+        squeeze = AffineMap.of(branch.squeeze)
+        if not isinstance(branch.norm, nn.Identity):
+            squeeze = squeeze.then(*norm_affine(branch.norm))
+        factor = 1 / float(layer.temperature)
+        self.branch = DeployedBranch(
+            {name: AffineMap.of(head, factor) for name, head in branch.heads.items()},
+            squeeze=behind_norm(norm, squeeze),
+            normalise=isinstance(norm, nn.LayerNorm),
+        )
+        self._settle(layer)
+
+    def _heads_of(self, context: Tensor, *, track: bool) -> Mapping[str, Tensor]:
+        heads: dict[str, Tensor] = self.branch(context)
+        return heads
+
+    def _attention(self, logits: ODConvCoefficients) -> ODConvCoefficients:
+        return odconv_attention(logits)
+
+    def _add_fixed(self, shift: Tensor) -> None:
+        self.bias = plus(self.bias, shift, self.weight)

@@ -1,15 +1,19 @@
 """A convolution followed by squeeze-and-excitation, as a dynamic convolution."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, get_args
+from functools import partial
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from dynaconv.families.contract.affine import add_bias, multiply_rows
+from dynaconv.families.contract.affine import add_bias
 from dynaconv.families.contract.base import DynamicConv2d
 from dynaconv.families.contract.branch import DynamicBranch, context_dtype
 from dynaconv.families.contract.config import BranchConfig
+from dynaconv.families.contract.convolution import DynamicConvolution
+from dynaconv.families.contract.deployed import DeployedBranch, DeployedConv2d
 from dynaconv.families.contract.norms import make_context_norm, normalise
 from dynaconv.families.contract.options import option
 from dynaconv.families.se import (
@@ -48,7 +52,52 @@ class SECoefficients(NamedTuple):
     """Factor on each output channel, ``(B, C_out)`` in [0, 1], in float32 (float64 for float64 inputs)."""
 
 
-class SEConv2d(DynamicConv2d):
+class _SqueezeExcite(DynamicConvolution):
+    """A convolution whose output is scaled by what `_scales` reads off it."""
+
+    _functions: ClassVar = {"kernel": kernel_squeeze_excite, "factored": factored_squeeze_excite}
+    _exported_algorithm = "factored"
+    branch: Any
+
+    @abstractmethod
+    def _scales(self, out: Tensor, *, track: bool = False) -> Tensor:
+        """The scales ``(B, C_out)`` of the convolution's output, bias included."""
+
+    def coefficients(self, x: Tensor) -> SECoefficients:
+        """The scales for ``x``, ``(B, C_in, H, W)``. Runs the convolution, whose output they depend on."""
+        self._check_input(x)
+        return SECoefficients(self._scales(shared_conv2d(self._padded(x), self.weight, self.geometry, self.bias)))
+
+    def kernel(self, x: Tensor) -> Tensor:
+        """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``."""
+        return scale_rows(self.coefficients(x).scale, self.weight)
+
+    def sample_bias(self, x: Tensor) -> Tensor | None:
+        """The scaled bias of each sample, ``(B, C_out)``, or None."""
+        return None if self.bias is None else scale_rows(self.coefficients(x).scale, self.bias)
+
+    def _compute(self, x: Tensor) -> Tensor:
+        padded = self._padded(x)
+        function = self._functions[self._choose(padded)]
+        return function(padded, self.weight, self.bias, partial(self._scales, track=True), self.geometry)
+
+    def published_macs(self, input_shape: tuple[int, int, int, int]) -> int:
+        """Multiply-adds for an input ``(B, C_in, H, W)`` as papers count them: the convolution, F1 and F2.
+
+        The multiplication of each output by its scale is not counted.
+        """
+        static = self.algorithm_costs(input_shape)["factored"].multiply_adds
+        return int(static) + input_shape[0] * 2 * self.out_channels * len(self.branch.squeeze.weight)
+
+    def _costs_of(self, padded: tuple[int, int, int, int]) -> dict[str, Cost]:
+        return squeeze_excite_costs(self.geometry, padded, self.out_channels)
+
+    def extra_repr(self) -> str:
+        """The convolution's arguments and the width of the branch."""
+        return f"{super().extra_repr()}, hidden_channels={len(self.branch.squeeze.weight)}"
+
+
+class SEConv2d(_SqueezeExcite, DynamicConv2d):
     """A convolution whose output channels are scaled by s = sigmoid(F2 relu(F1 pool(y))), y its own output.
 
     As a dynamic convolution, W(x) = diag(s) W and the bias is s * bias. Unlike Lambda(x) of `dynaconv.DCDConv2d`, s
@@ -69,8 +118,6 @@ class SEConv2d(DynamicConv2d):
     Reference: Hu et al., CVPR 2018, arXiv:1709.01507v4.
     """
 
-    _functions: ClassVar = {"kernel": kernel_squeeze_excite, "factored": factored_squeeze_excite}
-    _exported_algorithm = "factored"
     neutral_gain = neutral_bias_gain = 0.5
     branch: DynamicBranch
 
@@ -89,60 +136,13 @@ class SEConv2d(DynamicConv2d):
             head_bias=True,
         )
 
-    def coefficients(self, x: Tensor) -> SECoefficients:
-        """The scales for ``x``, ``(B, C_in, H, W)``. Runs the convolution, whose output they depend on."""
-        self._check_input(x)
-        return SECoefficients(self._scales(shared_conv2d(self._padded(x), self.weight, self.geometry, self.bias)))
-
-    def kernel(self, x: Tensor) -> Tensor:
-        """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``."""
-        return scale_rows(self.coefficients(x).scale, self.weight)
-
-    def sample_bias(self, x: Tensor) -> Tensor | None:
-        """The scaled bias of each sample, ``(B, C_out)``, or None."""
-        bias = None if self.bias is None else scale_rows(self.coefficients(x).scale, self.bias)
-        if self.shift is None:
-            return bias
-        return self.shift.expand(x.shape[0], -1) if bias is None else bias + self.shift
-
-    def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
-        """Make the layer compute ``scale * forward(x) + shift``; see `DynamicConv2d.absorb_affine`.
-
-        The branch reads the output, so its first map takes the scale back.
-
-        Raises:
-            ValueError: a channel's scale is zero or too small to divide by; the layer is as it was.
-        """
-        inverse = 1 / scale.to(context_dtype(self.weight.dtype))
-        if not torch.isfinite(inverse).all():
-            raise ValueError("a channel's scale is zero, and squeeze-and-excitation reads that channel.")
-        super().absorb_affine(scale, shift)
-        self._fold_context_norm()
-        self.branch.squeeze.weight = multiply_rows(self.branch.squeeze.weight, inverse)
-
-    def _compute(self, x: Tensor) -> Tensor:
-        padded = self._padded(x)
-        out = self._functions[self._choose(padded)](padded, self.weight, self.bias, self._excite, self.geometry)
-        return add_bias(out, self.shift)
-
-    def published_macs(self, input_shape: tuple[int, int, int, int]) -> int:
-        """Multiply-adds for an input ``(B, C_in, H, W)`` as papers count them: the convolution, F1 and F2.
-
-        The multiplication of each output by its scale is not counted.
-        """
-        static = self.algorithm_costs(input_shape)["factored"].multiply_adds
-        return int(static) + input_shape[0] * 2 * self.out_channels * self.branch.squeeze.out_features
-
-    def _excite(self, out: Tensor) -> Tensor:
-        return self._scales(out, track=True)
-
     def _scales(self, out: Tensor, *, track: bool = False) -> Tensor:
         context = normalise(self.context_norm, pool_context(out, 1, context_dtype(out.dtype)), track=track)
         return torch.sigmoid(self.branch(context)["scale"])
 
-    def _costs_of(self, padded: Tensor) -> dict[str, Cost]:
-        batch, channels, height, width = padded.shape
-        return squeeze_excite_costs(self.geometry, (batch, channels, height, width), self.out_channels)
+    def deployed(self) -> "DeployedSEConv2d":
+        """What the layer computes in eval mode, as it is shipped."""
+        return DeployedSEConv2d(self)
 
     def reset_parameters(self) -> None:
         """Initialise weight and bias as `torch.nn.Conv2d` does, F1 and F2 as `torch.nn.Linear` does."""
@@ -155,8 +155,49 @@ class SEConv2d(DynamicConv2d):
     @property
     def is_neutral(self) -> bool:
         """Whether the layer computes what a static convolution does, whatever its input."""
-        return self.shift is None and bool(self.branch.is_neutral)
+        return bool(self.branch.is_neutral)
 
-    def extra_repr(self) -> str:
-        """The convolution's arguments and the width of the branch."""
-        return f"{super().extra_repr()}, hidden_channels={self.branch.squeeze.out_features}"
+
+class DeployedSEConv2d(_SqueezeExcite, DeployedConv2d):
+    """A convolution with squeeze-and-excitation as it is shipped. Its branch has one head, the logits of ``scale``.
+
+    Args:
+        layer: The layer that it is made of.
+    """
+
+    def __init__(self, layer: SEConv2d) -> None:
+        super().__init__(layer)
+        self.branch = DeployedBranch.of(layer.branch, layer.context_norm)
+        self._settle(layer)
+
+    def sample_bias(self, x: Tensor) -> Tensor | None:
+        """The scaled bias of each sample, ``(B, C_out)``, or None."""
+        bias = super().sample_bias(x)
+        if self.shift is None:
+            return bias
+        return self.shift.expand(x.shape[0], -1) if bias is None else bias + self.shift
+
+    def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
+        """Make the layer compute ``scale * forward(x) + shift``; see `DeployedLayer.absorb_affine`.
+
+        The branch reads the output, so its first map takes the scale back.
+
+        Raises:
+            ValueError: a channel's scale is zero or too small to divide by, or a layer norm stands before the branch;
+                the layer is as it was.
+        """
+        first = self.branch.squeeze
+        assert first is not None
+        inverse = 1 / scale.to(first.weight)
+        if not torch.isfinite(inverse).all():
+            raise ValueError("a channel's scale is zero, and squeeze-and-excitation reads that channel.")
+        if self.branch.normalise:
+            raise ValueError("a layer norm of the output stands before the branch.")
+        super().absorb_affine(scale, shift)
+        self.branch.squeeze = first.after(inverse, torch.zeros_like(inverse))
+
+    def _compute(self, x: Tensor) -> Tensor:
+        return add_bias(super()._compute(x), self.shift)
+
+    def _scales(self, out: Tensor, *, track: bool = False) -> Tensor:
+        return torch.sigmoid(self.branch(pool_context(out, 1, context_dtype(out.dtype)))["scale"])

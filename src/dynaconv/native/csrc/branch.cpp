@@ -95,7 +95,7 @@ void activate_hidden(const Step& s, const float* constants, float* hidden, Index
 }
 
 void activate_scale(std::int64_t kind, float* scale, Index channels) {
-  if (kind == kLinear) return;
+  if (kind == kAffine) return;
   for (Index i = 0; i < channels; ++i) {
     const float t = scale[i];
     scale[i] = kind == kHardSigmoid ? hard_sigmoid(t) / 3.0f

@@ -51,7 +51,7 @@ void check_dynamic(const Step& s, const Bounds& b) {
   b.in(s.context_size, 1, 2, "context size");
   b.in(s.hidden, 1, kMost, "hidden size");
   b.in(s.branch_activation, kReluB, kGate, "branch activation");
-  b.in(s.scale_activation, kLinear, kTanh, "scale activation");
+  b.in(s.scale_activation, kAffine, kTanh, "scale activation");
   const Index channels = round_up(s.out_channels, kPanel), hidden = round_up(s.hidden, kPanel);
   b.need(s.squeeze, {panel_width(s.hidden), s.in_channels, s.context_size, s.context_size}, "squeeze");
   b.allow(s.squeeze_bias, hidden, "squeeze bias");

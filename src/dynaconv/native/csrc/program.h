@@ -31,7 +31,7 @@ constexpr int kFormat = 1;
 enum StepKind { kDense = 0, kDepthwise = 1, kMaxPool = 2, kMean = 3 };
 enum Algorithm { kAuto = 0, kForm = 1, kFactors = 2 };
 enum BranchActivation { kReluB = 0, kRelu6B = 1, kSilu = 2, kGelu = 3, kHardswish = 4, kGate = 5 };
-enum ScaleActivation { kLinear = 0, kHardSigmoid = 1, kSigmoid = 2, kTanh = 3 };
+enum ScaleActivation { kAffine = 0, kHardSigmoid = 1, kSigmoid = 2, kTanh = 3 };
 
 struct Size {
   Index height, width;

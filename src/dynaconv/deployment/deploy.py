@@ -1,32 +1,32 @@
 """A network as it is shipped: in eval mode, fixed norms folded away, algorithms decided."""
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dynaconv.conversion.copying import copied
 from dynaconv.conversion.eligibility import find_shared, first_lazy
 from dynaconv.conversion.example import examples
-from dynaconv.conversion.norm_pairs import (
+from dynaconv.conversion.select import is_convolution
+from dynaconv.conversion.swap import all_names, put
+from dynaconv.deployment.backends import get_backend
+from dynaconv.deployment.norm_pairs import (
     Watch,
     after_norm,
     foldable_convolution,
     foldable_norm,
     is_norm,
-    norm_affine,
 )
-from dynaconv.conversion.select import is_convolution
-from dynaconv.conversion.swap import all_names, put
 from dynaconv.errors import ConversionError
-from dynaconv.families import DynamicConv2d
-from dynaconv.families.contract.affine import add_to, multiply_rows
-from dynaconv.families.dcd.core import DCDCore
-from dynaconv.ops import Geometry, cheapest
+from dynaconv.families import DeployedLayer, DynamicLayer, family_of
+from dynaconv.families.contract.affine import multiply_rows, plus
+from dynaconv.families.contract.norms import norm_affine
+from dynaconv.families.contract.operator import DynamicOperator
+from dynaconv.families.contract.static import replaced_method
+from dynaconv.ops import cheapest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +36,15 @@ class DeploymentPlan:
     Attributes:
         folded: The convolution, static or dynamic, that takes in each batch norm, by the norm's name.
         kept: Why each of the other batch norms stays, by its name.
-        dynamic: Names of the dynamic layers, whose constants are computed once.
+        dynamic: Names of the dynamic layers that get their deployed form.
+        undeployed: Why each other dynamic layer stays as it is, by its name.
         algorithms: The algorithm that each dynamic layer is set to; those not here stay as they are.
     """
 
     folded: Mapping[str, str]
     kept: Mapping[str, str]
     dynamic: tuple[str, ...]
+    undeployed: Mapping[str, str]
     algorithms: Mapping[str, str]
 
     def apply(self, model: nn.Module, *, inplace: bool = False) -> nn.Module:
@@ -59,29 +61,36 @@ class DeploymentPlan:
         missing = next((name for name in names if name not in modules), None)
         if missing is not None:
             raise ConversionError(f"the plan is for another model: this one has no module {missing!r}.")
+        if inplace and "" in self.dynamic:
+            raise ConversionError("the model is itself a layer, which cannot be replaced in place; leave inplace.")
         target = (model if inplace else copied(model)).eval().requires_grad_(False)
-        layers: dict[str, Any] = {name: target.get_submodule(name) for name in self.dynamic}
-        for layer in layers.values():
-            layer.fold_constants()
         paths = all_names(target)
+        for name in self.dynamic:
+            layer: Any = target.get_submodule(name)
+            form = layer.deployed()
+            form.algorithm = self.algorithms.get(name, layer.algorithm)
+            if name:
+                put(target, paths[layer], form)
+            else:
+                target = form
         for norm_name, conv_name in self.folded.items():
             norm = target.get_submodule(norm_name)
             _absorb(target.get_submodule(conv_name), *norm_affine(norm))
             rest = after_norm(norm)
             assert rest is not None
             put(target, paths[norm], rest.eval())
-        for name, algorithm in self.algorithms.items():
-            layers[name].algorithm = algorithm
         return target
 
     def __str__(self) -> str:
-        width = max(map(len, (*self.folded, *self.kept, *self.dynamic)), default=0)
+        width = max(map(len, (*self.folded, *self.kept, *self.dynamic, *self.undeployed)), default=0)
         lines = [f"{norm:{width}}  folded into {conv}" for norm, conv in self.folded.items()]
         lines += [f"{norm:{width}}  stays: {reason}" for norm, reason in self.kept.items()]
         lines += [f"{name:{width}}  {self.algorithms.get(name, 'algorithm as it is')}" for name in self.dynamic]
+        lines += [f"{name:{width}}  stays: {reason}" for name, reason in self.undeployed.items()]
         lines.append(
             f"{len(self.folded)} of {len(self.folded) + len(self.kept)} batch norms are folded; "
-            f"{len(self.algorithms)} of {len(self.dynamic)} dynamic layers get an algorithm."
+            f"{len(self.algorithms)} of {len(self.dynamic) + len(self.undeployed)} dynamic layers get "
+            f"an algorithm."
         )
         return "\n".join(lines)
 
@@ -105,8 +114,10 @@ def plan_deployment(
     """
     _check(model, input_size, example)
     modules = dict(model.named_modules())
-    dynamic = {n: m for n, m in modules.items() if isinstance(m, DynamicConv2d | DCDCore)}
-    inner = {id(part) for layer in dynamic.values() for part in layer.modules() if part is not layer}
+    layers = {name: module for name, module in modules.items() if isinstance(module, DynamicOperator)}
+    inner = {id(part) for layer in layers.values() for part in layer.modules() if part is not layer}
+    undeployed = {name: reason for name, layer in layers.items() if (reason := _undeployable(layer)) is not None}
+    dynamic = {name: layer for name, layer in layers.items() if name not in undeployed}
     modules = {name: module for name, module in modules.items() if id(module) not in inner}
     norms = {name: module for name, module in modules.items() if is_norm(module)}
     convolutions = {name: module for name, module in modules.items() if is_convolution(module)}
@@ -121,7 +132,7 @@ def plan_deployment(
                 reason = foldable_norm(norm) or watch.refusal(name)
                 conv = watch.sources.get(name, "")
                 if reason is None:
-                    reason = _refusal(convolutions[conv], norm, shared.get(conv))
+                    reason = undeployed.get(conv) or _refusal(convolutions[conv], norm, shared.get(conv))
                 if reason is None:
                     folded[name] = conv
                 else:
@@ -131,6 +142,7 @@ def plan_deployment(
         folded=folded,
         kept=kept,
         dynamic=tuple(dynamic),
+        undeployed=undeployed,
         algorithms=_algorithms(dynamic, shapes) if decided else {},
     )
 
@@ -141,41 +153,57 @@ def deploy(
     *,
     example: Any = None,
     inplace: bool = False,
-    backend: Literal["torch", "native"] = "torch",
+    backend: str = "torch",
 ) -> nn.Module:
     """Make a network ready for inference: the same function in eval mode, with less to compute.
 
-    Batch norms that alone read one convolution are folded into it, static or dynamic, and the latent norms of DCD into
-    its branch; what a forward pass would compute from parameters alone is computed once. Nothing requires gradients
-    any more. The result is an ordinary module with a state dict, to be copied, pickled, compiled or exported.
+    Every dynamic layer gets its deployed form (`DynamicLayer.deployed`): norms of its context and latent norms are part
+    of its branch, and what a forward pass would compute from parameters alone is computed once. Batch norms that alone
+    read one convolution are folded into it, static or dynamic. Nothing requires gradients any more. The result is an
+    ordinary module with a state dict, to be copied, pickled, compiled or exported.
 
     With ``input_size`` (or ``example``) every dynamic layer whose algorithm is ``auto`` is set to what is fastest for
-    that input in PyTorch. Leave it out before an export, which has algorithms of its own for a free batch size.
+    that input in PyTorch. Backends and exports choose for themselves.
 
     Args:
         model: A trained network; its running statistics become part of the weights.
         input_size, example: As for `plan_deployment`, whose plan shows what happens.
         inplace: Change ``model`` itself instead of a copy.
-        backend: ``native`` lets compiled kernels run what they can on the CPU (docs/native.md); they choose their
-            algorithms themselves, at each call.
+        backend: ``torch``, or ``native``, which lets compiled kernels run what they can on the CPU (docs/native.md); or
+            a name that `register_backend` or another package's entry point ``dynaconv.backends`` has made known.
 
     Returns:
-        The network for inference; ``model`` itself when ``inplace``, unless it is a single layer made native.
+        The network for inference; ``model`` itself when ``inplace``, unless it is a single block made native.
 
     Raises:
         ConversionError: As for `plan_deployment`, the model cannot be copied, or the backend is unknown; the model is
             as it was.
         TypeError: ``model`` is no module.
     """
-    if backend not in ("torch", "native"):
-        raise ConversionError(f"`backend` is 'torch' or 'native'; got {backend!r}.")
+    run_by = get_backend(backend)
     plan = plan_deployment(model, input_size, example=example)
-    if backend == "torch":
-        return plan.apply(model, inplace=inplace)
-    # Compiling the kernels needs a compiler, and takes long; who does not ask for them imports nothing of it.
-    from dynaconv.native import deploy_native
+    if backend != "torch":
+        plan = replace(plan, algorithms={})
+    return run_by(plan.apply(model, inplace=inplace))
 
-    return deploy_native(replace(plan, algorithms={}).apply(model, inplace=inplace))
+
+def deployed_layers(model: nn.Module) -> nn.Module:
+    """A copy of a network whose dynamic layers have their deployed form, each set to the algorithm it was asked for.
+
+    For what reads that form: nothing is folded across layers. The model itself where it has no such layer.
+    """
+    if not any(isinstance(module, DynamicOperator) for module in model.modules()):
+        return model
+    target = copied(model)
+    for layer, names in all_names(target).items():
+        if not isinstance(layer, DynamicLayer | DeployedLayer) or _undeployable(layer) is not None:
+            continue
+        form = layer.deployed()
+        form.algorithm = form.asked
+        if names == [""]:
+            return form
+        put(target, names, form)
+    return target
 
 
 def _check(model: nn.Module, input_size: Sequence[int] | None, example: Any) -> None:
@@ -247,36 +275,39 @@ def _refusal(conv: nn.Module, norm: nn.Module, shared: str | None) -> str | None
     reason = foldable_convolution(conv)
     if reason is not None:
         return f"the convolution cannot take it in: {reason}"
-    if isinstance(conv, DynamicConv2d):
+    if isinstance(conv, DynamicLayer | DeployedLayer):
         try:
-            copy.deepcopy(conv).absorb_affine(*norm_affine(norm))
+            conv.deployed().absorb_affine(*norm_affine(norm))
         except ValueError as error:
             return str(error).rstrip(".")
     return None
 
 
+def _undeployable(layer: DynamicOperator) -> str | None:
+    """Why a dynamic layer has no deployed form; None where it has one."""
+    if isinstance(layer, DeployedLayer):
+        return None
+    kind = type(layer)
+    if not isinstance(layer, DynamicLayer) or type(layer).deployed is DynamicLayer.deployed:
+        return f"{kind.__name__} has no deployed form"
+    if family_of(layer) is None:
+        return f"its class {kind.__name__} is no layer of a family, and may compute something else"
+    return replaced_method(layer)
+
+
 def _absorb(conv: nn.Module, scale: Tensor, shift: Tensor) -> None:
-    if isinstance(conv, DynamicConv2d):
+    if isinstance(conv, DeployedLayer):
         conv.absorb_affine(scale, shift)
         return
     assert isinstance(conv, nn.Conv2d)
     conv.weight = multiply_rows(conv.weight, scale, axis=0)
-    bias = None if conv.bias is None else multiply_rows(conv.bias, scale)
-    conv.bias = add_to(bias, shift, conv.weight)
+    conv.bias = plus(None if conv.bias is None else multiply_rows(conv.bias, scale), shift, conv.weight)
 
 
-def _algorithms(dynamic: Mapping[str, nn.Module], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+def _algorithms(dynamic: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     """The cheapest algorithm of each layer that ran and that nobody set to one."""
-    chosen = {}
-    for name, layer in dynamic.items():
-        shape = shapes.get(name)
-        if shape is None or layer.algorithm != "auto":
-            continue
-        if isinstance(layer, DynamicConv2d):
-            batch, channels, height, width = shape
-            chosen[name] = cheapest(layer.algorithm_costs((batch, channels, height, width)))
-        else:
-            assert isinstance(layer, DCDCore)
-            rows = torch.Size(shape[:-1]).numel()
-            chosen[name] = cheapest(layer._costs((rows, shape[-1], 1, 1), Geometry((1, 1))))
-    return chosen
+    return {
+        name: cheapest(layer.algorithm_costs(shapes[name]))
+        for name, layer in dynamic.items()
+        if name in shapes and layer.algorithm == "auto"
+    }

@@ -48,18 +48,6 @@ def _class_in(module: nn.Module, names: tuple[str, ...]) -> str | None:
     return None
 
 
-@torch.no_grad()
-def norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Scale and shift a channel that a norm with running statistics is in eval mode, each ``(C,)`` in float64."""
-    mean, variance = (getattr(norm, name).detach().cpu().double() for name in ("running_mean", "running_var"))
-    scale, shift = torch.rsqrt(variance + norm.eps), torch.zeros_like(mean)
-    if norm.weight is not None:
-        scale = scale * norm.weight.detach().cpu().double()  # type: ignore[operator]
-    if norm.bias is not None:
-        shift = norm.bias.detach().cpu().double()  # type: ignore[operator]
-    return scale, shift - mean * scale
-
-
 @dataclass
 class _Output:
     """What happened to the output of one call of a convolution."""

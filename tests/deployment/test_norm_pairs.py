@@ -11,10 +11,10 @@ import torchvision
 from torch import Tensor, nn
 
 from dynaconv.conversion.conversion import convert
-from dynaconv.conversion.deploy import deploy, plan_deployment
+from dynaconv.deployment import deploy, plan_deployment
 from dynaconv.errors import ConversionError
 from dynaconv.families import CondConv2d, DCDConv2d, SEConv2d
-from tests.conversion.test_deploy import count_norms, images, seasoned
+from tests.deployment.test_deploy import count_norms, images, seasoned
 from tests.helpers import TOLERANCE
 
 

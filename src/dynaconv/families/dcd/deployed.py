@@ -1,0 +1,139 @@
+"""DCD as it is shipped: Lambda(x), Phi(x) and the bias of each sample are affine in the branch's hidden vector."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynaconv.families.contract.affine import fixed, multiply_rows, plus
+from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv2d, DeployedLayer
+from dynaconv.families.contract.norms import norm_affine
+from dynaconv.families.dcd import DCDFactors, fold_latent_norms
+from dynaconv.families.dcd.core import DCDCoefficients, DCDCore, DCDOnImages, DCDOnRows, DCDOperator, activate_scale
+
+
+class DeployedDCD(DCDOperator, DeployedLayer):
+    """Mixin: what is stored of DCD, on images or on rows.
+
+    W(x) = Lambda(x) W0 + P Phi(x) Q^T and the bias ``Lambda(x) scaled_bias + shift(x) + bias``, each where it is there.
+    Latent norms are part of Phi and of the bias.
+
+    Attributes:
+        branch: Its heads are ``scale`` (what `scale_activation` makes Lambda of), ``fusion`` (Phi) and ``shift``.
+        scale_activation: ``affine`` where the head gives Lambda itself; else as the option of `DCDConv2d`.
+        bias: What no coefficient touches, ``(C_out,)``; part of ``shift`` where that is there.
+        scaled_bias: What Lambda multiplies, ``(C_out,)``; part of ``shift`` where Lambda is affine.
+    """
+
+    scaled_bias: nn.Parameter | None
+    scale_activation: str
+
+    @torch.no_grad()
+    def _take_over(self, layer: DCDCore) -> None:
+        self.sizes = layer.sizes
+        for name in ("p", "q", "r"):
+            self.register_parameter(name, None if getattr(layer, name) is None else fixed(getattr(layer, name)))
+        self.branch = branch = DeployedBranch.of(layer.branch, layer.context_norm)
+        scaled = layer.bias is not None and layer.scales_bias
+        own = layer.bias.detach() if layer.bias is not None and not scaled else None
+        factor = layer.bias.detach() if layer.bias is not None and scaled else None
+        shift = None
+        if layer.config.norm == "batch" and layer.p is not None:
+            branch.heads["fusion"], shift = self._folded(layer, branch.head("fusion"))
+        self.scale_activation = layer.resolved.scale_activation
+        if self.has_scale and self.scale_activation == "linear":
+            scale = branch.head("scale")
+            branch.heads["scale"] = scale = AffineMap(scale.weight, scale.constant + 1)
+            self.scale_activation = "affine"
+            if factor is not None:
+                bias = factor.cpu().double()
+                part = scale.then(bias, torch.zeros_like(bias))
+                shift = part if shift is None else AffineMap(shift.weight + part.weight, shift.constant + part.constant)
+                factor = None
+        if shift is not None:
+            if own is not None:
+                shift, own = AffineMap(shift.weight, shift.constant + own.cpu().double()), None
+            branch.heads["shift"] = shift
+        self.register_parameter("bias", None if own is None else fixed(own))
+        self.register_parameter("scaled_bias", None if factor is None else fixed(factor))
+        self._settle(layer)
+
+    def _folded(self, layer: DCDCore, head: AffineMap) -> tuple[AffineMap, AffineMap]:
+        """The heads of Phi and of the bias with the latent norms, as they are in eval mode, part of them."""
+        # Each column of the map, and nothing at all, is a Phi; folding is affine in Phi.
+        columns = head.weight.T.reshape(-1, *self.sizes.fusion_shape)
+        phis = torch.cat([torch.zeros_like(columns[:1]), columns])
+        assert layer.p is not None
+        fusions, shifts = fold_latent_norms(
+            phis, layer.p.detach().cpu(), norm_affine(layer.norm1), norm_affine(layer.norm2)
+        )
+        fusion, shift = (AffineMap((part[1:] - part[0]).T, part[0]) for part in (fusions.flatten(1), shifts))
+        return fusion, shift
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether Lambda(x) is there."""
+        return "scale" in self.branch.heads
+
+    def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
+        """Make the layer compute ``scale * forward(x) + shift``; see `DeployedLayer.absorb_affine`."""
+        self.weight = multiply_rows(self.weight, scale, axis=0)
+        for name, axis in (("p", 0), ("bias", -1), ("scaled_bias", -1)):
+            tensor = getattr(self, name)
+            if tensor is not None:
+                setattr(self, name, multiply_rows(tensor, scale, axis=axis))
+        if "shift" in self.branch.heads:
+            self.branch.heads["shift"] = self.branch.head("shift").then(scale, shift)
+        else:
+            self.bias = plus(self.bias, shift, self.weight)
+
+    def _coefficients(self, context: Tensor) -> DCDCoefficients:
+        return self._activated(self.branch(context))
+
+    def _activated(self, heads: dict[str, Tensor]) -> DCDCoefficients:
+        scale, fusion = heads.get("scale"), heads.get("fusion")
+        if scale is not None and self.scale_activation != "affine":
+            scale = activate_scale(scale, self.scale_activation)
+        if fusion is not None:
+            fusion = fusion.reshape(fusion.shape[0], *self.sizes.fusion_shape)
+        return DCDCoefficients(scale, fusion)
+
+    def _factors(self, context: Tensor, weight: Tensor, *, track: bool) -> tuple[DCDFactors, Tensor | None]:
+        heads = self.branch(context)
+        scale, fusion = self._activated(heads)
+        bias: Tensor | None = heads.get("shift")
+        if bias is None and self.bias is not None:
+            bias = self.bias.to(context.dtype).expand(context.shape[0], -1)
+        if self.scaled_bias is not None and scale is not None:
+            scaled = self.scaled_bias.to(scale.dtype) * scale
+            bias = scaled if bias is None else bias + scaled
+        return DCDFactors(self.sizes.form, weight, scale, fusion, self.p, self.q, self.r), bias
+
+
+class DeployedDCDConv2d(DeployedDCD, DCDOnImages, DeployedConv2d):
+    """`dynaconv.DCDConv2d` as it is shipped.
+
+    Args:
+        layer: The layer that it is made of.
+    """
+
+    context_size: int = 1
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__(layer)
+        self.context_size = layer.context_size
+        self._take_over(layer)
+
+
+class DeployedDCDLinear(DeployedDCD, DCDOnRows):
+    """`dynaconv.DCDLinear` as it is shipped.
+
+    Args:
+        layer: The layer that it is made of.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.weight = fixed(layer.weight)
+        self._take_over(layer)

@@ -1,0 +1,144 @@
+"""The deployed form of every family: function and contract stay, and it takes in a fixed norm behind it."""
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dynaconv import plan_deployment
+from dynaconv.families import DCDLinear, SEConv2d
+from dynaconv.families.contract.deployed import DeployedConv2d
+from dynaconv.families.contract.norms import RunningNorm2d
+from tests.families.cases import CASES, algorithms, enlarge, prepare
+from tests.families.test_contract import assert_close_to_scale, convolve_each, images, ready
+from tests.helpers import LAYERS, TOLERANCE
+
+LAYER_NORMED = ["se-layer"]
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+
+
+def affine(channels: int) -> tuple[Tensor, Tensor]:
+    """A scale a channel, of both signs and away from zero, and a shift."""
+    generator = torch.Generator().manual_seed(2)
+    scale = torch.rand(channels, generator=generator, dtype=torch.float64) + 0.3
+    return scale * (-1.0) ** torch.arange(channels), torch.randn(channels, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("times", [0, 1, 2])
+@pytest.mark.parametrize("name", CASES)
+def test_function_and_contract_stay(name: str, times: int) -> None:
+    if name in LAYER_NORMED and times:
+        pytest.skip("refused, see below")
+    layer, x = ready(name).eval(), images()
+    want = layer(x)
+    before = copy.deepcopy(layer.state_dict())
+    form = layer.deployed()
+    assert isinstance(form, DeployedConv2d)
+    scale, shift = affine(want.shape[1])
+    for _ in range(times):
+        form.absorb_affine(scale, shift)
+        want = want * scale[:, None, None] + shift[:, None, None]
+    assert not any(isinstance(module, nn.BatchNorm2d | RunningNorm2d) for module in form.modules())
+    assert form.algorithms == layer.algorithms
+    for algorithm in algorithms(name):
+        form.algorithm = algorithm
+        torch.testing.assert_close(form(x), want, **TOLERANCE["float64"])
+    torch.testing.assert_close(convolve_each(form, x), want, **TOLERANCE["float64"])
+    torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_coefficients_stay(name: str) -> None:
+    layer, x = ready(name).eval(), images()
+    want, got = layer.coefficients(x), layer.deployed().coefficients(x)
+    if name.startswith("dcd-norm"):
+        # Latent norms are part of Phi.
+        want, got = want._replace(fusion=None), got._replace(fusion=None)
+    torch.testing.assert_close(got, want, **TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_dtype_layout_and_state_stay(name: str) -> None:
+    layer = ready(name).eval().float().to(memory_format=torch.channels_last)
+    x = images(dtype=torch.float32)
+    form = layer.deployed()
+    assert form.weight.stride() == layer.weight.stride()
+    if name not in LAYER_NORMED:
+        form.absorb_affine(*affine(layer.out_channels))
+    assert form.weight.stride() == layer.weight.stride()
+    assert all(p.dtype == torch.float32 and not p.requires_grad and p.is_leaf for p in form.parameters())
+    again = ready(name).eval().float().deployed()
+    if name not in LAYER_NORMED:
+        again.absorb_affine(*affine(layer.out_channels))
+    again.load_state_dict(form.state_dict())
+    torch.testing.assert_close(again(x), form(x), **TOLERANCE["float32"])
+    for copied in (copy.deepcopy(form), form.deployed(), pickle.loads(pickle.dumps(form))):
+        torch.testing.assert_close(copied(x), form(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["dcd-norm", "dcd-joint", "dyconv-square", "odconv-square", "se-square"])
+def test_half_precision_branch_becomes_float32(name: str, dtype: str) -> None:
+    layer, x = ready(name).eval().to(getattr(torch, dtype)), images(dtype=getattr(torch, dtype))
+    want = layer(x).double()
+    scale, shift = affine(want.shape[1])
+    form = layer.deployed()
+    form.absorb_affine(scale, shift)
+    assert {p.dtype for p in form.branch.parameters()} == {torch.float32}
+    got = form(x)
+    assert got.dtype == x.dtype
+    assert_close_to_scale(got.double(), want * scale[:, None, None] + shift[:, None, None], dtype)
+
+
+def test_linear_layer_with_latent_norms() -> None:
+    layer = DCDLinear(12, 5, norm="batch", latent_dim=3).double().eval()
+    enlarge(layer)
+    prepare(layer, torch.rand)  # type: ignore[arg-type]
+    x = torch.randn(4, 12, dtype=torch.float64)
+    scale, shift = affine(5)
+    want = layer(x) * scale + shift
+    form = layer.deployed()
+    form.absorb_affine(scale, shift)
+    torch.testing.assert_close(form(x), want, **TOLERANCE["float64"])
+    torch.testing.assert_close(form(x.reshape(2, 2, 12)), want.reshape(2, 2, 5), **TOLERANCE["float64"])
+    rows = torch.einsum("boi,bi->bo", form.kernel(x), x) + form.sample_bias(x)
+    torch.testing.assert_close(rows, want, **TOLERANCE["float64"])
+
+
+def test_squeeze_excite_refuses_a_channel_that_vanishes() -> None:
+    form = SEConv2d(4, 6, 1).deployed()
+    before = copy.deepcopy(form.state_dict())
+    with pytest.raises(ValueError, match="a channel's scale is zero"):
+        form.absorb_affine(torch.tensor([1.0, 2.0, 0.0, 1.0, 1.0, 1.0]), torch.zeros(6))
+    torch.testing.assert_close(form.state_dict(), before, rtol=0, atol=0)
+
+
+def test_squeeze_excite_with_a_layer_norm_keeps_the_norm_behind_it() -> None:
+    """The layer norm of a scaled output is not that of the output."""
+    torch.manual_seed(0)
+    model = nn.Sequential(SEConv2d(4, 6, 1, context_norm="layer"), nn.BatchNorm2d(6)).eval()
+    nn.init.uniform_(model[1].weight, 0.5, 2)  # type: ignore[arg-type]
+    x = torch.randn(2, 4, 5, 5)
+    plan = plan_deployment(model, (4, 5, 5))
+    assert plan.kept == {"1": "a layer norm of the output stands before the branch"}
+    torch.testing.assert_close(plan.apply(model)(x), model(x), **TOLERANCE["float32"])
+
+
+@pytest.mark.parametrize("family", LAYERS)
+def test_a_deployed_layer_says_what_it_is(family: str) -> None:
+    layer = LAYERS[family](4, 6, 3, padding=1, stride=2, algorithm="kernel")
+    form: Any = layer.deployed()
+    assert (form.algorithm, form.asked) == ("kernel", "kernel")
+    assert not form.training
+    assert "4, 6, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1)" in repr(form)
+    assert form.algorithm_costs((2, 4, 9, 9)) == layer.algorithm_costs((2, 4, 9, 9))
+    with pytest.raises(ValueError, match=r"algorithm must be one of 'auto', 'kernel'.*; got 'fastest'"):
+        form.algorithm = "fastest"
+    with pytest.raises(ValueError, match="was built for in_channels=4; the input"):
+        form(torch.randn(2, 3, 9, 9))
+    traced = torch.fx.symbolic_trace(nn.Sequential(form, nn.ReLU()))
+    x = torch.randn(2, 4, 9, 9)
+    torch.testing.assert_close(traced(x), layer.eval()(x).relu(), **TOLERANCE["float32"])
