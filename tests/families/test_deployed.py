@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv import plan_deployment
-from dynaconv.families import DCDLinear, SEConv2d
+from dynaconv.families import DCDConv2d, DCDLinear, SEConv2d
 from dynaconv.families.contract.deployed import DeployedConv2d
 from dynaconv.families.contract.norms import RunningNorm2d
-from tests.families.cases import CASES, algorithms, enlarge, prepare
+from tests.families.cases import CASES, algorithms, enlarge, make, prepare
 from tests.families.test_contract import assert_close_to_scale, convolve_each, images, ready
 from tests.helpers import LAYERS, TOLERANCE
 
@@ -42,8 +43,8 @@ def test_function_and_contract_stay(name: str, times: int) -> None:
         form.absorb_affine(scale, shift)
         want = want * scale[:, None, None] + shift[:, None, None]
     assert not any(isinstance(module, nn.BatchNorm2d | RunningNorm2d) for module in form.modules())
-    assert form.algorithms == layer.algorithms
-    for algorithm in algorithms(name):
+    assert set(algorithms(name)) <= {*form.algorithms, "auto"}
+    for algorithm in (*form.algorithms, "auto"):
         form.algorithm = algorithm
         torch.testing.assert_close(form(x), want, **TOLERANCE["float64"])
     torch.testing.assert_close(convolve_each(form, x), want, **TOLERANCE["float64"])
@@ -135,6 +136,7 @@ def test_a_deployed_layer_says_what_it_is(family: str) -> None:
     assert not form.training
     assert "4, 6, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1)" in repr(form)
     assert form.algorithm_costs((2, 4, 9, 9)) == layer.algorithm_costs((2, 4, 9, 9))
+    assert form.algorithm_costs((2, 4, 9, 9)).keys() == set(form.algorithms)
     with pytest.raises(ValueError, match=r"algorithm must be one of 'auto', 'kernel'.*; got 'fastest'"):
         form.algorithm = "fastest"
     with pytest.raises(ValueError, match="was built for in_channels=4; the input"):
@@ -142,3 +144,57 @@ def test_a_deployed_layer_says_what_it_is(family: str) -> None:
     traced = torch.fx.symbolic_trace(nn.Sequential(form, nn.ReLU()))
     x = torch.randn(2, 4, 9, 9)
     torch.testing.assert_close(traced(x), layer.eval()(x).relu(), **TOLERANCE["float32"])
+
+
+PREPARED = [
+    name for name, (family, _) in CASES.items() if family == "dcd" and "prepared" in make(name).deployed().algorithms
+]
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_prepared_constants_follow_the_layer(name: str) -> None:
+    """They are no part of the state, so whatever changes the layer works them out anew."""
+    x, other = images(), ready(name).eval().deployed()
+    form: Any = ready(name).eval().deployed()
+    form.algorithm = "prepared"
+    assert form.state_dict().keys() == other.state_dict().keys()
+    other.absorb_affine(*affine(form.out_channels))
+    changes: dict[str, Callable[[], Any]] = {
+        "norm taken in": lambda: form.absorb_affine(*affine(form.out_channels)),
+        "state loaded": lambda: form.load_state_dict(other.state_dict()),
+        "type": lambda: form.float().double(),
+    }
+    for what, change in changes.items():
+        change()
+        want = copy.deepcopy(form)
+        want.algorithm = "auto"
+        assert form.prepared is not None
+        torch.testing.assert_close(form(x), want(x), **TOLERANCE["float64"], msg=what)
+    assert_close_to_scale(form.float()(x.float()), want(x).float(), "float32")
+
+
+def test_prepared_half_precision_and_autocast_compute_the_branch_in_float32() -> None:
+    form: Any = ready("dcd-pointwise").eval().deployed().float()
+    form.algorithm = "prepared"
+    x, called = images(dtype=torch.float32), []
+    form.prepared.register_forward_hook(lambda *_: called.append(True))
+    form(x)
+    assert called == [True]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        form(x)
+    form.bfloat16()(x.bfloat16())
+    assert called == [True]
+
+
+def test_every_form_of_prepared_layers_in_both_layouts() -> None:
+    torch.manual_seed(0)
+    sizes = {"kernel": (12, 20), "product": (160, 240), "expand": (384, 64), "mixed": (384, 400)}
+    for form, (inner, outer) in sizes.items():
+        layer = DCDConv2d(inner, outer, 1).double().eval()
+        enlarge(layer)
+        deployed: Any = layer.deployed()
+        deployed.algorithm = "prepared"
+        assert deployed.prepared.form == form
+        for layout in (torch.contiguous_format, torch.channels_last):
+            x = torch.randn(3, inner, 5, 4, dtype=torch.float64).to(memory_format=layout)
+            torch.testing.assert_close(deployed(x), layer(x), **TOLERANCE["float64"])

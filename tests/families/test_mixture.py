@@ -139,7 +139,7 @@ def test_auto_runs_the_cheapest(kind: type[KernelMixture2d], shape: tuple[int, i
     with patch.dict(KernelMixture2d._functions, {name: spy(name) for name in costs}):
         layer(x)
         assert ran == [cheapest(costs)]
-        with patch("dynaconv.ops.cost.is_exporting", return_value=True):
+        with patch("dynaconv.families.contract.convolution.is_exporting", return_value=True):
             layer(x)
     assert ran[1:] == ["kernel"]
 

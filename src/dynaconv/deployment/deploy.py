@@ -305,9 +305,9 @@ def _absorb(conv: nn.Module, scale: Tensor, shift: Tensor) -> None:
 
 
 def _algorithms(dynamic: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """The cheapest algorithm of each layer that ran and that nobody set to one."""
+    """The cheapest algorithm of the deployed form of each layer that ran and that nobody set to one."""
     return {
-        name: cheapest(layer.algorithm_costs(shapes[name]))
+        name: cheapest(layer.deployed().algorithm_costs(shapes[name]))
         for name, layer in dynamic.items()
         if name in shapes and layer.algorithm == "auto"
     }

@@ -126,7 +126,8 @@ def write_onnx(
     if rewrite:
         for_onnxruntime(program.model)
     _name_axes(program.model, recorded.symbols)
-    weights = sum(tensor.nbytes for tensor in recorded.program.state_dict.values())
+    held = [*recorded.program.state_dict.values(), *recorded.program.constants.values()]
+    weights = sum(tensor.nbytes for tensor in held if isinstance(tensor, Tensor))
     program.save(file, external_data=weights > _ONE_FILE_BYTES)
     onnx.checker.check_model(str(file), full_check=True)
 

@@ -1,7 +1,7 @@
 """What families share: geometry, context pooling, per-sample convolution, mixtures, cost model. Imports torch only."""
 
 from dynaconv.ops.context import pool_context
-from dynaconv.ops.cost import DEFAULT_MACHINE, Cost, Machine, cheapest, choose
+from dynaconv.ops.cost import DEFAULT_MACHINE, Cost, Machine, cheapest
 from dynaconv.ops.exporting import is_exporting
 from dynaconv.ops.geometry import Geometry
 from dynaconv.ops.per_sample import per_sample_conv2d
@@ -14,7 +14,6 @@ __all__ = [
     "Geometry",
     "Machine",
     "cheapest",
-    "choose",
     "full_precision",
     "is_exporting",
     "per_sample_conv2d",

@@ -28,7 +28,7 @@ def pool_context(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
 
 
 def _mean(x: Tensor, dtype: torch.dtype) -> Tensor:
-    if is_exporting() or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or is_exporting():
         return x.mean((2, 3), dtype=dtype)
     # The gradient of a sum is a view that takes no memory and leaves the sum of the gradients of ``x`` in the memory
     # format of ``x``. That of `mean` is a block as large as ``x``, never in channels_last.

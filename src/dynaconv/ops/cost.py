@@ -5,12 +5,10 @@ Time is estimated as multiply-adds / rate + numbers moved / bandwidth + operator
 faster algorithm and what a wrong pick costs; it has to rank algorithms, not to predict milliseconds.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-
-from dynaconv.ops.exporting import is_exporting
 
 
 class Cost(NamedTuple):
@@ -79,16 +77,3 @@ def known(condition: bool) -> bool:
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
     return bool(statically_known_true(condition))
-
-
-def choose(algorithm: str, costs: Callable[[], Mapping[str, Cost]], *, exported: str) -> str:
-    """The algorithm that a layer set to ``algorithm`` runs: the one named, or for ``auto`` the cheapest.
-
-    Args:
-        algorithm: ``auto`` or a name.
-        costs: Gives what each would cost; asked only where that decides.
-        exported: What ``auto`` means in a graph whose sizes are free, so that nothing can be compared.
-    """
-    if algorithm != "auto":
-        return algorithm
-    return exported if is_exporting() else cheapest(costs(), undecided=exported)

@@ -33,7 +33,14 @@ def explained(directory: Path, last: Path, *, processes: int) -> Iterator[None]:
     except DataError as error:
         raise DataError(f"{error}{_resume(directory, last)}") from error
     except (RuntimeError, ConnectionError, EOFError) as error:
-        message = _whole_message(error)
+        told: Exception = error
+        while True:
+            try:
+                message = _whole_message(told)
+                break
+            except RuntimeError as death:
+                # torch tells of a loader's death wherever Python is, here too.
+                told = death
         if "DataLoader worker" in message:
             killed = re.search(r"killed by signal: ([\w ]+)", message)
             how = f"killed by signal: {killed[1].strip()}" if killed else "it ended without a word"

@@ -129,7 +129,7 @@ def test_auto_takes_the_cheaper_algorithm() -> None:
     assert layer._choose(torch.empty(1, 32, 112, 112, device="meta")) == "kernel"
     assert layer._choose(torch.empty(64, 32, 2, 2, device="meta")) == "factored"
     # While exporting, sizes say nothing, and factors serve every size.
-    with patch("dynaconv.ops.cost.is_exporting", return_value=True):
+    with patch("dynaconv.families.contract.convolution.is_exporting", return_value=True):
         assert layer._choose(torch.empty(1, 32, 112, 112, device="meta")) == "factored"
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dynaconv import DCDConv2d, DCDLinear, deploy
+from dynaconv.families.contract.branch import inverse_length
 from dynaconv.families.dcd.config import SMALL_CONTEXT
 from tests.families.cases import enlarge
 from tests.helpers import LAYERS, TOLERANCE
@@ -33,7 +34,8 @@ def test_kernels_differ_as_the_contexts_do(family: str, channels: int, kernel_si
 def test_fresh_dcd_determines_every_direction_and_the_length(channels: int) -> None:
     layer = DCDConv2d(channels, 8, 1)
     averages = torch.randn(64, channels).requires_grad_()
-    hidden = layer.branch.unit_length(layer.branch.activated(layer.branch.squeeze(averages)))
+    hidden = layer.branch.activated(layer.branch.squeeze(averages))
+    hidden = hidden * inverse_length(hidden)
     assert hidden.norm(dim=1).max() <= 1
     for row in range(64):
         rows = [torch.autograd.grad(unit, averages, retain_graph=True)[0][row] for unit in hidden[row]]

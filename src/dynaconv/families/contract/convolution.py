@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dynaconv.families.contract.checks import check_choice, check_divides, check_images, check_positive, pair
 from dynaconv.families.contract.operator import DynamicOperator
-from dynaconv.ops import Cost, Geometry, cheapest, choose, is_exporting
+from dynaconv.ops import Cost, Geometry, cheapest, is_exporting
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 CONV2D_ARGUMENTS = (
@@ -101,10 +101,12 @@ class DynamicConvolution(DynamicOperator):
         algorithm: str = self.algorithm
         if algorithm != "auto":
             return algorithm
+        if is_exporting():
+            return self._exported_algorithm
         shape: Any = padded.shape
         # Sizes of other kinds of tensors may be symbols.
-        if type(padded) is not Tensor or padded.is_meta or torch.compiler.is_compiling() or is_exporting():
-            return choose("auto", lambda: self._costs_of(shape), exported=self._exported_algorithm)
+        if type(padded) is not Tensor or torch.compiler.is_compiling():
+            return cheapest(self._costs_of(shape), undecided=self._exported_algorithm)
         found = self._chosen.get(shape)
         if found is None:
             if len(self._chosen) >= _REMEMBERED_SHAPES:
@@ -117,7 +119,8 @@ class DynamicConvolution(DynamicOperator):
         return None if self.bias is None else self.bias.expand(x.shape[0], -1)
 
     def _check_input(self, x: Tensor) -> None:
-        check_images(x, self.in_channels, type(self).__name__)
+        if x.dim() != 4 or x.shape[1] != self.in_channels or x.is_complex():
+            check_images(x, self.in_channels, type(self).__name__)
 
     def _padded(self, x: Tensor) -> Tensor:
         """``x`` with every padding applied that the algorithms do not do themselves."""

@@ -133,7 +133,7 @@ def normalise(norm: nn.Module | None, values: Tensor, *, track: bool = True) -> 
     if norm is None or isinstance(norm, nn.Identity):
         return values
     if isinstance(norm, nn.LayerNorm):
-        return norm(values)  # type: ignore[no-any-return]
+        return torch.layer_norm(values, norm.normalized_shape, eps=norm.eps)
     training = norm.training
     if training and values.shape[0] == 0:
         # Statistics of nothing would be NaN.

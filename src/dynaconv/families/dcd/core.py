@@ -19,7 +19,7 @@ from dynaconv.families.contract.operator import DynamicOperator
 from dynaconv.families.dcd import DCDFactors, dcd_kernel, factored_dcd, fold_latent_norms, kernel_dcd
 from dynaconv.families.dcd.config import ALGORITHMS, DCDConfig, DCDSizes, dcd_sizes
 from dynaconv.families.dcd.cost import dcd_costs
-from dynaconv.ops import Cost, Geometry, choose, pool_context
+from dynaconv.ops import Cost, Geometry, cheapest, is_exporting, pool_context
 
 SMALL_STD = 0.01
 """Standard deviation of the weights of a fresh branch, gain included, when nothing normalises the residual."""
@@ -92,10 +92,8 @@ class DCDOperator(DynamicOperator):
 class DCDOnImages(DCDOperator, DynamicConvolution):
     """DCD as a convolution, whose context is the averaged input."""
 
-    @property
-    @abstractmethod
-    def context_size(self) -> int:
-        """The input is averaged over a grid of this many cells along each axis."""
+    context_size: int
+    """The input is averaged over a grid of this many cells along each axis."""
 
     def _context(self, x: Tensor) -> Tensor:
         return pool_context(x, self.context_size, context_dtype(x.dtype))
@@ -161,8 +159,12 @@ class DCDOnRows(DCDOperator):
         return self._costs((math.prod(input_shape[:-1]), self.in_features, 1, 1), _POINT)
 
     def _choose(self, x: Tensor) -> str:
-        shape = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
-        return choose(self.algorithm, lambda: self._costs(shape, _POINT), exported=self._exported_algorithm)
+        if self.algorithm != "auto":
+            return str(self.algorithm)
+        if is_exporting():
+            return self._exported_algorithm
+        costs = self._costs((x.shape[0], self.in_features, 1, 1), _POINT)
+        return cheapest(costs, undecided=self._exported_algorithm)
 
     @property
     def _weight_4d(self) -> Tensor:
@@ -199,6 +201,7 @@ class DCDCore(DCDOperator, DynamicLayer):
         self.sizes = sizes = dcd_sizes(config, in_channels, out_channels, groups, num_taps)
         self.config = config
         self.scales_bias = config.norm == "batch" and config.has_scale
+        self._has_latent_norms = config.norm == "batch" and config.has_residual
         self.register_parameter("p", None)
         self.register_parameter("q", None)
         self.register_parameter("r", None)
@@ -312,7 +315,7 @@ class DCDCore(DCDOperator, DynamicLayer):
 
     def _normalises_by_batch(self) -> bool:
         """Whether a latent norm would use statistics of the batch, so that no kernel of one sample exists."""
-        return self.config.norm == "batch" and self.config.has_residual and (self.norm1.training or self.norm2.training)
+        return self._has_latent_norms and (self.norm1.training or self.norm2.training)
 
     def _factors(self, context: Tensor, weight: Tensor, *, track: bool) -> tuple[DCDFactors, Tensor | None]:
         heads = self._heads(context, track=track)
@@ -320,7 +323,7 @@ class DCDCore(DCDOperator, DynamicLayer):
         bias: Tensor | None = self.bias
         if bias is not None and scale is not None and self.scales_bias:
             bias = bias.to(scale.dtype) * scale
-        if fusion is not None and self.config.norm == "batch" and not self._normalises_by_batch():
+        if fusion is not None and self._has_latent_norms and not self._normalises_by_batch():
             assert self.p is not None
             norms = (scale_and_shift(self.norm1, fusion.dtype), scale_and_shift(self.norm2, fusion.dtype))
             fusion, latent_bias = fold_latent_norms(fusion, self.p, *norms)

@@ -1,6 +1,6 @@
 """DCD as it is shipped: Lambda(x), Phi(x) and the bias of each sample are affine in the branch's hidden vector."""
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, Deplo
 from dynaconv.families.contract.norms import norm_affine
 from dynaconv.families.dcd import DCDFactors, fold_latent_norms
 from dynaconv.families.dcd.core import DCDCoefficients, DCDCore, DCDOnImages, DCDOnRows, DCDOperator, activate_scale
+from dynaconv.families.dcd.prepared import PreparedDCD, can_prepare, heads_cost, prepared_cost
+from dynaconv.ops import Cost
+from dynaconv.ops.precision import autocasts
 
 
 class DeployedDCD(DCDOperator, DeployedLayer):
@@ -117,12 +120,65 @@ class DeployedDCDConv2d(DeployedDCD, DCDOnImages, DeployedConv2d):
         layer: The layer that it is made of.
     """
 
-    context_size: int = 1
+    prepared: PreparedDCD | None
+    """What runs as the algorithm ``prepared``."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__(layer)
         self.context_size = layer.context_size
+        self.prepared = None
         self._take_over(layer)
+        untyped: Any = super()
+        untyped.register_load_state_dict_post_hook(_prepare_again)
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """Those of the layer, and for a 1x1 convolution ``prepared``, from constants worked out beforehand."""
+        return (*super().algorithms, "prepared") if can_prepare(self) else super().algorithms
+
+    @property
+    def algorithm(self) -> str:
+        """What runs in eager PyTorch, ``auto`` or one of `algorithms`; ``auto`` does not take ``prepared``."""
+        return self._algorithm
+
+    @algorithm.setter
+    def algorithm(self, value: str) -> None:
+        DeployedLayer.algorithm.fset(self, value)  # type: ignore[attr-defined]
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self.prepared = PreparedDCD(self) if self.algorithm == "prepared" and not self.weight.is_meta else None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._prepare()
+        return self
+
+    def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
+        """Make the layer compute ``scale * forward(x) + shift``; see `DeployedLayer.absorb_affine`."""
+        super().absorb_affine(scale, shift)
+        self._prepare()
+
+    def algorithm_costs(self, input_shape: tuple[int, int, int, int]) -> dict[str, Cost]:
+        """What each algorithm would cost on an input ``(B, C_in, H, W)``."""
+        costs = super().algorithm_costs(input_shape)
+        if not can_prepare(self):
+            return costs
+        heads = heads_cost(self, input_shape[0])
+        return {name: cost + heads for name, cost in costs.items()} | {"prepared": prepared_cost(self, input_shape)}
+
+    def _compute(self, x: Tensor) -> Tensor:
+        prepared = self.prepared
+        # The branch of half-precision features computes in float32.
+        if prepared is None or x.dtype != self.weight.dtype or autocasts(x.device):
+            return super()._compute(x)
+        out: Tensor = prepared(x)
+        return out
+
+
+def _prepare_again(module: nn.Module, incompatible_keys: Any) -> None:
+    assert isinstance(module, DeployedDCDConv2d)
+    module._prepare()
 
 
 class DeployedDCDLinear(DeployedDCD, DCDOnRows):

@@ -9,6 +9,7 @@ from dynaconv.families.dcd.kernel_step import kernel_step_dcd
 from dynaconv.families.dcd.step import takes_step
 from dynaconv.ops.geometry import Geometry
 from dynaconv.ops.per_sample import per_sample_conv2d
+from dynaconv.ops.precision import autocasts
 
 
 def kernel_dcd(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tensor:
@@ -29,12 +30,36 @@ def dcd_kernel(factors: DCDFactors, geometry: Geometry, batch: int) -> Tensor:
     Returns:
         ``(B, C_out, C_in / groups, k_h, k_w)`` in the dtype of W0.
     """
+    if _is_plain(factors, geometry):
+        return _plain_kernel(factors, batch)
     kernel = factors.weight.expand(batch, -1, -1, -1, -1)
     if factors.scale is not None:
         kernel = kernel * factors.scale[:, :, None, None, None]
     if factors.fusion is not None:
         kernel = kernel + _residual(factors, geometry)
     return kernel.to(factors.weight.dtype)
+
+
+def _is_plain(factors: DCDFactors, geometry: Geometry) -> bool:
+    """Whether this is a 1x1 kernel with one block of a residual, all of one type."""
+    fusion, weight = factors.fusion, factors.weight
+    return (
+        fusion is not None
+        and factors.form == "channel"
+        and geometry.kernel_size == (1, 1)
+        and fusion.shape[1] == 1
+        and fusion.dtype == weight.dtype
+        and not autocasts(weight.device)
+    )
+
+
+def _plain_kernel(factors: DCDFactors, batch: int) -> Tensor:
+    """`dcd_kernel` where `_is_plain` says so, the sum being part of the product."""
+    _, weight, scale, fusion, p, q, _ = factors
+    matrix = weight.flatten(1)
+    static = matrix.expand(batch, -1, -1) if scale is None else matrix * scale[:, :, None]
+    left = torch.matmul(required(p), required(fusion)[:, 0])
+    return torch.baddbmm(static, left, required(q).T.expand(batch, -1, -1))[..., None, None]
 
 
 def _residual(factors: DCDFactors, geometry: Geometry) -> Tensor:

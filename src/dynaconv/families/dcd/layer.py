@@ -44,17 +44,13 @@ class DCDConv2d(DCDCore, DCDOnImages, DynamicConv2d):
     config_class = DCDConfig
 
     def _build(self, config: DCDConfig, device: torch.device, dtype: torch.dtype) -> None:
+        self.context_size = config.context_size
         self._build_dynamic(config, self.in_channels, self.out_channels, self.groups, self.geometry.num_taps)
 
     def reset_parameters(self) -> None:
         """Initialise every parameter: W0 as `torch.nn.Conv2d` does, the dynamic part near zero."""
         self._reset_static()
         self._reset_dynamic()
-
-    @property
-    def context_size(self) -> int:
-        """The input is averaged over a grid of this many cells along each axis."""
-        return self.config.context_size
 
     def deployed(self) -> DeployedDCDConv2d:
         """What the layer computes in eval mode, as it is shipped."""

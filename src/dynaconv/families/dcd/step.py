@@ -19,10 +19,11 @@ def takes_step(x: Tensor, factors: DCDFactors, geometry: Geometry) -> bool:
     Compilers, exporters, functorch and forward-mode differentiation see through plain operators only; autocast chooses
     a type for each of those.
     """
+    if not torch.is_grad_enabled():
+        return False
     tensors = (x, *(part for part in factors[1:] if part is not None))
     return (
-        torch.is_grad_enabled()
-        and any(tensor.requires_grad for tensor in tensors)
+        any(tensor.requires_grad for tensor in tensors)
         and factors.form == "channel"
         and factors.scale is not None
         and factors.fusion is not None
