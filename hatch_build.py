@@ -28,7 +28,7 @@ def wanted() -> str:
     return choice
 
 
-class NativeKernels(BuildHookInterface):  # type: ignore[type-arg]
+class NativeKernels(BuildHookInterface):  # type: ignore[misc]
     """Adds the compiled libraries, and the tag of the platform it is for."""
 
     def dependencies(self) -> list[str]:

@@ -71,10 +71,13 @@ def flat(outputs: Any) -> list[Tensor]:
 class DenseHeads(nn.Module):
     """What a torchvision detector computes for every place of the image, before boxes are selected."""
 
-    def __init__(self, model: nn.Module) -> None:
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.backbone = model.backbone
-        self.head = model.rpn.head if hasattr(model, "rpn") else model.head  # type: ignore[union-attr]
+        self.head = model.rpn.head if hasattr(model, "rpn") else model.head
         for name in ("image_mean", "image_std"):
             values = torch.tensor(getattr(model.transform, name)).reshape(3, 1, 1)
             self.register_buffer(name, values.to(next(model.parameters()).dtype))
@@ -100,10 +103,10 @@ class FromBatch(nn.Module):
 class Decoded(nn.Module):
     """A YOLO whose head gives decoded boxes and classes, as its own exporter sets it for a free batch."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        head = model.model[-1]  # type: ignore[index,union-attr]
+        head = model.model[-1]
         head.export, head.dynamic, head.format = True, True, "onnx"
 
     def forward(self, images: Tensor) -> Any:
@@ -128,7 +131,7 @@ def _timm(name: str, **options: Any) -> nn.Module:
 
 
 def _timm_merged(name: str) -> nn.Module:
-    from timm.utils import reparameterize_model
+    from timm.utils.model import reparameterize_model
 
     model = _timm(name)
     # What is merged with a branch's kernel are its norm's statistics; those of a fresh norm let features explode.
@@ -200,7 +203,7 @@ _TIMM = [
     ("fbnetc_100", 64),
 ]
 _MERGED = ["repvgg_a0", "mobileone_s0", "repghostnet_050"]
-_TORCHVISION = [
+_TORCHVISION: list[tuple[str, int, dict[str, Any]]] = [
     ("resnet18", 64, {}),
     ("squeezenet1_1", 64, {}),
     ("mobilenet_v2", 64, {"width_mult": 0.35}),

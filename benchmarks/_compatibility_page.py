@@ -161,7 +161,7 @@ def _summary(networks: Sequence[Network], results: _Results) -> str:
 
 def _runs_in(name: str) -> Callable[[Outcome], bool | None]:
     def answer(outcome: Outcome) -> bool | None:
-        values = getattr(outcome, name)
+        values: list[float] | None = getattr(outcome, name)
         if values is not None:
             return max(values) <= LIMIT
         return False if outcome.errors.keys() - {WHOLE} else None

@@ -123,7 +123,7 @@ def units(args: argparse.Namespace) -> list[Group | Growth]:
     known = {situation: rank for rank, situation in enumerate(SITUATIONS)}
     for place, architecture in enumerate(args.architectures):
         for batch, threads in itertools.product(args.batch, args.threads):
-            rank = place + known.get((batch, threads), len(known))
+            rank: float = place + known.get((batch, threads), len(known))
             for runtimes, later in (([n for n in args.runtimes if n != "compile"], 0.0), (["compile"], _COMPILE_RANK)):
                 cells = tuple(
                     Cell(

@@ -1,8 +1,11 @@
 """Dynamic layers as people write them today, to measure ours against: one operator after the other, as published."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from timm.layers import CondConv2d as TimmCondConv2d
+from timm.layers.cond_conv2d import CondConv2d as TimmCondConv2d
 from torch import Tensor, nn
 
 from dynaconv.families import DCDConv2d, DCDLinear
@@ -22,7 +25,7 @@ class LiteralDCD(nn.Module):
         assert layer.q is not None
         self.layer = layer
         self.linear = isinstance(layer, DCDLinear)
-        self.stride = (1, 1) if self.linear else layer.stride
+        self.stride = (1, 1) if isinstance(layer, DCDLinear) else layer.stride
         self.pool = nn.AdaptiveAvgPool2d(1 if self.linear else layer.config.context_size)
         self.p = nn.Parameter(layer.p.detach()[:, :, None, None].clone())
         self.q = nn.Parameter(layer.q.detach().T[:, :, None, None].clone())
@@ -38,7 +41,7 @@ class LiteralDCD(nn.Module):
         latent = self.q.shape[0]
         phi = branch.heads["fusion"](hidden).view(-1, latent, latent)
         scale = F.relu6(branch.heads["scale"](hidden) + 3) / 3
-        if self.linear:
+        if isinstance(self.layer, DCDLinear):
             static = F.linear(x, self.layer.weight, self.layer.bias)[:, :, None, None]
         else:
             static = F.conv2d(x, self.layer.weight, None, self.stride, self.layer.padding)
@@ -55,20 +58,15 @@ class LiteralCondConv(nn.Module):
     def __init__(self, conv: nn.Conv2d, num_experts: int = 8) -> None:
         super().__init__()
         self.routing = nn.Linear(conv.in_channels, num_experts)
-        self.conv = TimmCondConv2d(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.groups,
-            num_experts=num_experts,
-        )
+        geometry: dict[str, Any] = {
+            name: getattr(conv, name) for name in ("kernel_size", "stride", "padding", "dilation", "groups")
+        }
+        self.conv = TimmCondConv2d(conv.in_channels, conv.out_channels, **geometry, num_experts=num_experts)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C_in, H, W)``."""
-        return self.conv(x, torch.sigmoid(self.routing(F.adaptive_avg_pool2d(x, 1).flatten(1))))
+        out: Tensor = self.conv(x, torch.sigmoid(self.routing(F.adaptive_avg_pool2d(x, 1).flatten(1))))
+        return out
 
 
 def literal_dcd(model: nn.Module) -> nn.Module:
@@ -84,7 +82,7 @@ def literal_condconv(model: nn.Module) -> nn.Module:
     )
 
 
-def _replace(model: nn.Module, make) -> nn.Module:  # type: ignore[no-untyped-def]
+def _replace(model: nn.Module, make: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
     for name, module in list(model.named_modules()):
         new = make(module)
         if new is not None:

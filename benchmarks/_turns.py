@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, TypeVar
 
+Label = TypeVar("Label")
 Load = Callable[[], Callable[[], Any]]
 Serve = Callable[[Connection, Any, argparse.Namespace], None]
 SETTLE_SECONDS = 0.2
@@ -82,8 +83,8 @@ def ask(pipe: Connection, what: Any) -> Any:
 
 @contextlib.contextmanager
 def started(
-    loads: Mapping[str, Any], args: argparse.Namespace, serve: Serve = serve, jobs: int = 1
-) -> Iterator[tuple[dict[str, Connection], dict[str, Any]]]:
+    loads: Mapping[Label, Any], args: argparse.Namespace, serve: Serve = serve, jobs: int = 1
+) -> Iterator[tuple[dict[Label, Connection], dict[Label, Any]]]:
     """A pipe to each candidate's process, and the first word of each; one that `Failed` has no pipe.
 
     A process answers what it is sent and ends at False. What loads a candidate is pickled into its process.
@@ -95,9 +96,10 @@ def started(
         jobs: How many load at a time: exporting and compiling networks take both time and processors.
     """
     context = multiprocessing.get_context("spawn")
-    loading: dict[Connection, str] = {}
-    processes: dict[str, BaseProcess] = {}
-    pipes, words = {}, {}
+    loading: dict[Connection, Label] = {}
+    processes: dict[Label, BaseProcess] = {}
+    pipes: dict[Label, Connection] = {}
+    words: dict[Label, Any] = {}
     waiting = list(loads.items())
     try:
         while waiting or loading:

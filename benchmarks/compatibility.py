@@ -95,7 +95,8 @@ def _run(chosen: list[Network], args: argparse.Namespace, results: Path) -> None
         done = load(results)
         tasks = [task for task in tasks if not _has_result(task, done)]
     _prepare_to_fork()
-    started, running = time.monotonic(), []
+    running: list[_Worker] = []
+    started = time.monotonic()
     while tasks or running:
         late = time.monotonic() - started > 60 * args.minutes
         while tasks and len(running) < args.jobs and not late:

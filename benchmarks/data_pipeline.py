@@ -64,7 +64,7 @@ def write_jpegs(folder: Path, images: int, seed: int = 0) -> float:
                 image = sources[number // 2 % len(sources)]
                 scale = rng.uniform(0.6, 1.0)
                 width, height = int(image.width * scale), int(image.height * scale)
-                left, top = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
+                left, top = (int(rng.integers(free + 1)) for free in (image.width - width, image.height - height))
                 image = image.crop((left, top, left + width, top + height)).resize((500, 375), Image.Resampling.BICUBIC)
             else:
                 image = Image.fromarray(clothes.images[number, 0].numpy()).resize((500, 375)).convert("RGB")

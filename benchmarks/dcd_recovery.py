@@ -27,7 +27,8 @@ def exact_dcd(num_kernels: int, rows: int, columns: int, latent: int, spread: fl
     p, q = torch.randn(rows, latent, dtype=torch.float64), torch.randn(columns, latent, dtype=torch.float64)
     fusion = torch.randn(num_kernels, latent, latent, dtype=torch.float64)
     residual = (p / rows**0.5) @ fusion @ (q / columns**0.5).T
-    return (scale * weight + residual)[..., None, None]
+    kernels: Tensor = scale * weight + residual
+    return kernels[..., None, None]
 
 
 def main() -> None:

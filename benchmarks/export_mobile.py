@@ -76,8 +76,9 @@ def enlarge_branches(model: nn.Module, factor: float) -> None:
     """Multiply what the last linear maps of every dynamic branch compute."""
     for layer in model.modules():
         if isinstance(layer, DynamicConv2d):
+            branch: Any = layer.branch
             # CondConv's branch is one linear map.
-            heads = layer.branch.heads.values() if hasattr(layer.branch, "heads") else [layer.branch]
+            heads = branch.heads.values() if hasattr(branch, "heads") else [branch]
             for head in heads:
                 head.weight.mul_(factor)
 
@@ -90,7 +91,7 @@ def dynamic_share(model: nn.Module) -> float:
     want = evaluated(images)
     for layer in evaluated.modules():
         if isinstance(layer, DynamicConv2d):
-            for parameter in layer.branch.parameters():
+            for parameter in layer.get_submodule("branch").parameters():
                 parameter.zero_()
     return float((evaluated(images) - want).abs().max() / want.abs().max())
 

@@ -8,6 +8,7 @@ Ranges are taken from training images, accuracy is measured on every test image,
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ RUNTIMES = ("ONNX Runtime", "OpenVINO")
 
 class Running(nn.Module):
     """A file in its runtime, as a module, so that `measure_latency` can time it."""
+
+    run: Callable[[Any], Any]
 
     def __init__(self, file: Path, threads: int) -> None:
         super().__init__()

@@ -61,7 +61,7 @@ class Bench:
         self.args = args
         self.store = Store(args.out / "latency.json")
         self.store.check_processor()
-        self.end = time.monotonic() + 60 * args.minutes
+        self.end: float = time.monotonic() + 60 * args.minutes
         self.failures: dict[tuple[Any, ...], str] = {}
         args.folder.mkdir(parents=True, exist_ok=True)
 

@@ -33,7 +33,8 @@ LABELS = ("static ORT", "DCD native")
 
 def burst(run: Callable[[], Any], seconds: float) -> float:
     """Median milliseconds of the calls that start within ``seconds``."""
-    times, end = [], time.perf_counter() + seconds
+    times: list[float] = []
+    end = time.perf_counter() + seconds
     while not times or time.perf_counter() < end:
         start = time.perf_counter()
         run()

@@ -131,11 +131,16 @@ def _work(model: nn.Module, size: tuple[int, int, int, int]) -> Work:
     profile = dynaconv.profile(model, size)
     least = float(profile.macs)
     rows = {row.name: row for row in profile.layers}
-    dynamic = {layer: name for name, layer in model.named_modules() if isinstance(layer, DynamicConv2d)}
+    dynamic: dict[nn.Module, str] = {
+        layer: name for name, layer in model.named_modules() if isinstance(layer, DynamicConv2d)
+    }
     with torch.no_grad(), WorkRecorder(dynamic) as recorder:
         model(torch.empty(size, device="meta"))
     for layer, name in dynamic.items():
+        assert isinstance(layer, DynamicConv2d)
         (shape,) = recorder.work[name].input_shapes
+        assert shape is not None
+        assert len(shape) == 4
         costs = {key: cost.multiply_adds for key, cost in layer.algorithm_costs(shape).items()}
         executed = rows[name].algorithm
         assert executed is not None

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import dynaconv
 import dynaconv.models  # registers the networks with timm
 from dynaconv.train.data.sources import load_source
-from dynaconv.train.module import draw_classifier, weight_decay_groups
+from dynaconv.train.module import draw_classifier
 
 BARE = {"context_norm": None, "hidden_norm": None, "gain": 1}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -58,7 +58,7 @@ def make(family: str, options: dict[str, Any], seed: int) -> nn.Module:
 def train(model: nn.Module, data: tuple[Tensor, Tensor], args: argparse.Namespace, seed: int) -> list[float]:
     """Losses of every step; ends early at one that is not finite."""
     images, classes = data
-    groups = weight_decay_groups(model, 5e-4)
+    groups = dynaconv.parameter_groups(model, args.lr, 5e-4)
     optimizer = torch.optim.SGD(groups, lr=args.lr, momentum=0.9, nesterov=True)
     generator, losses = torch.Generator().manual_seed(seed), []
     for step in range(args.steps):

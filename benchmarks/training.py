@@ -35,7 +35,8 @@ from dynaconv.files import write_text
 
 
 def _plain(name: str, **options: Any) -> Callable[[str], nn.Module]:
-    return lambda size: timm.create_model(f"{name}_{size}", **({"family_options": options} if options else {}))
+    given: dict[str, Any] = {"family_options": options} if options else {}
+    return lambda size: timm.create_model(f"{name}_{size}", **given)
 
 
 CANDIDATES: dict[str, Callable[[str], nn.Module]] = {

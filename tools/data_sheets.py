@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from dynaconv.train.data.source import Source
+from dynaconv.train.data.drawn import DrawnImages
+from dynaconv.train.data.source import Source, TensorImages
 from dynaconv.train.data.sources import DRAWN_SOURCES, load_source
 
 OUT = Path(__file__).parents[1] / "docs" / "images" / "data"
@@ -29,12 +30,14 @@ def grid(images: Tensor) -> np.ndarray:
 def parts(source: Source) -> dict[str, Tensor]:
     """Some pictures of each part: random ones, in the order of their classes."""
     count = COLUMNS * ROWS
+    assert isinstance(source.train, DrawnImages)
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randperm(len(source.train), generator=generator)[:count]
     train, targets = source.train.pictures(0, 0, chosen[source.train.targets[chosen].argsort()])
     assert (targets.diff() >= 0).all()
     found = {"training, epoch 1 of seed 0": train}
     for title, split in (("validation", source.validation), ("test", source.test)):
+        assert isinstance(split, TensorImages)
         chosen = torch.randperm(len(split), generator=generator)[:count]
         found[title] = split.images[chosen[split.targets[chosen].argsort()]]
     return found

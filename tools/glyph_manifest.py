@@ -139,7 +139,8 @@ def version_of(package: str) -> str:
 def build() -> dict[str, Any]:
     """The manifest, from what is installed."""
     packages: dict[str, Any] = {}
-    entries, read = [], []
+    entries: list[dict[str, Any]] = []
+    read = []
     for role, lines in (("train", TRAIN), ("val", VAL), ("test", TEST)):
         for package, licence, *files in lines:
             packages[package] = {"version": version_of(package), "licence": licence}
@@ -165,7 +166,7 @@ def build() -> dict[str, Any]:
         if not (blank := {one for one in pictures if isinstance(one, str)}):
             break
         shared = [c for c in shared if c not in blank]
-    groups = design_groups([face for face, _ in read], [one[::12] for one in pictures])
+    groups = design_groups([face for face, _ in read], [one[::12] for one in pictures if not isinstance(one, str)])
     roles: dict[int, tuple[str, str]] = {}
     for entry, group in zip(entries, groups, strict=True):
         role, file = roles.setdefault(group, (entry["role"], entry["file"]))

@@ -1,27 +1,13 @@
 """Constructor calls for every family and form, over which the contract tests run."""
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-from dynaconv.families import DynamicConv2d
-from dynaconv.families.contract.branch import BranchLinear, DynamicBranch
-from tests.helpers import LAYERS
+from dynaconv.families import DynamicConv2d, get_family
+from dynaconv.testing import GEOMETRIES, Case
+from dynaconv.testing.cases import IN_CHANNELS, enlarge, season
 
-# Geometries that every family must do; a mixture has nothing beside them but its hyperparameters.
-GEOMETRIES: dict[str, dict[str, Any]] = {
-    "pointwise": {"kernel_size": 1},
-    "pointwise-stride": {"kernel_size": 1, "stride": 2, "bias": False},
-    "square": {"kernel_size": 3, "stride": 2, "padding": 1},
-    "dilated": {"kernel_size": (3, 5), "padding": (1, 0), "dilation": (2, 1), "bias": False},
-    "even": {"kernel_size": (2, 4), "padding": "same"},
-    "reflect": {"kernel_size": 3, "padding": 2, "padding_mode": "reflect"},
-    "grouped": {"kernel_size": 3, "padding": 1, "groups": 2},
-    "pointwise-grouped": {"kernel_size": 1, "groups": 4},
-    "depthwise": {"kernel_size": 3, "padding": 1, "groups": 8, "out_channels": 8},
-    "depthwise-multiplier": {"kernel_size": 5, "padding": 2, "stride": 2, "groups": 8, "out_channels": 16},
-}
 FAMILY_CASES: dict[str, dict[str, dict[str, Any]]] = {
     "condconv": {**GEOMETRIES, "three": {"kernel_size": 1, "num_experts": 3, "context_norm": "running"}},
     "dcd": {
@@ -70,59 +56,25 @@ FAMILY_CASES: dict[str, dict[str, dict[str, Any]]] = {
         "layer": {"kernel_size": 3, "context_norm": "layer"},
     },
 }
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    f"{family}-{name}": (family, arguments)
+CASES: dict[str, Case] = {
+    f"{family}-{name}": Case(get_family(family), name, arguments)
     for family, cases in FAMILY_CASES.items()
     for name, arguments in cases.items()
 }
-"""Family and arguments of each case, under the name that tests show."""
-IN_CHANNELS = 8
-_OF_CONV2D = nn.Conv2d.__init__.__annotations__
-
-
-def arguments_of(case: str) -> dict[str, Any]:
-    """The constructor's arguments."""
-    return {"in_channels": IN_CHANNELS, "out_channels": 12, **CASES[case][1]}
-
-
-def static_twin(case: str, **options: Any) -> nn.Conv2d:
-    """`torch.nn.Conv2d` with the arguments of a case that it knows."""
-    return nn.Conv2d(**{key: value for key, value in arguments_of(case).items() if key in _OF_CONV2D}, **options)
-
-
-def neutral(case: str, conv: nn.Conv2d) -> DynamicConv2d:
-    """The case's layer made from a static one by `from_conv`."""
-    options = {key: value for key, value in arguments_of(case).items() if key not in _OF_CONV2D}
-    return LAYERS[CASES[case][0]].from_conv(conv, **options)
+"""Each case under the name that tests show."""
+__all__ = ["CASES", "FAMILY_CASES", "GEOMETRIES", "IN_CHANNELS", "algorithms", "enlarge", "make", "season"]
 
 
 def make(case: str, **overrides: Any) -> DynamicConv2d:
     """The layer of a case, its dynamic part large enough to show in every result."""
-    layer = LAYERS[CASES[case][0]](**{**arguments_of(case), **overrides})
-    if layer.weight.device.type != "meta":
-        enlarge(layer)
-    return layer
+    return CASES[case].make(**overrides)
 
 
 def algorithms(case: str) -> list[str]:
     """Names that a case's `algorithm` may have, ``auto`` included."""
-    return [*make(case, device="meta").algorithms, "auto"]
+    return CASES[case].algorithms
 
 
-def enlarge(layer: nn.Module) -> None:
-    """Draw the branch's weights so large that coefficients differ between samples by tenths."""
-    branch: Any = layer.branch
-    if isinstance(branch, DynamicBranch) and isinstance(layer.context_norm, nn.LayerNorm):
-        for head in branch.heads.values():
-            nn.init.normal_(head.weight, std=0.5 / branch.gain)
-        return
-    for module in branch.modules():
-        if isinstance(module, BranchLinear):
-            nn.init.normal_(module.weight, std=1.0)
-
-
-def prepare(layer: DynamicConv2d, draw: Callable[..., Any]) -> None:
-    """Give norms statistics and weights other than their fresh ones."""
-    for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
-        if "norm" in name and tensor.is_floating_point():
-            tensor.data.copy_(draw(tensor.shape).to(tensor) * 0.5 + 1)
+def static_twin(case: str, **options: Any) -> nn.Conv2d:
+    """`torch.nn.Conv2d` with the arguments of a case that it knows."""
+    return CASES[case].static_twin(**options)

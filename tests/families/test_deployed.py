@@ -1,7 +1,6 @@
 """The deployed form of every family: function and contract stay, and it takes in a fixed norm behind it."""
 
 import copy
-import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +10,12 @@ from torch import Tensor, nn
 
 from dynaconv import plan_deployment
 from dynaconv.families import DCDConv2d, DCDLinear, SEConv2d
-from dynaconv.families.contract.deployed import DeployedConv2d
-from dynaconv.families.contract.norms import RunningNorm2d
-from tests.families.cases import CASES, algorithms, enlarge, make, prepare
-from tests.families.test_contract import assert_close_to_scale, convolve_each, images, ready
+from dynaconv.testing import assert_close_to_scale
+from dynaconv.testing.cases import images
+from tests.families.cases import CASES, enlarge, season
+from tests.families.test_contract import ready
 from tests.helpers import LAYERS, TOLERANCE
 
-LAYER_NORMED = ["se-layer"]
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
 
@@ -28,29 +26,6 @@ def affine(channels: int) -> tuple[Tensor, Tensor]:
     return scale * (-1.0) ** torch.arange(channels), torch.randn(channels, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("times", [0, 1, 2])
-@pytest.mark.parametrize("name", CASES)
-def test_function_and_contract_stay(name: str, times: int) -> None:
-    if name in LAYER_NORMED and times:
-        pytest.skip("refused, see below")
-    layer, x = ready(name).eval(), images()
-    want = layer(x)
-    before = copy.deepcopy(layer.state_dict())
-    form = layer.deployed()
-    assert isinstance(form, DeployedConv2d)
-    scale, shift = affine(want.shape[1])
-    for _ in range(times):
-        form.absorb_affine(scale, shift)
-        want = want * scale[:, None, None] + shift[:, None, None]
-    assert not any(isinstance(module, nn.BatchNorm2d | RunningNorm2d) for module in form.modules())
-    assert set(algorithms(name)) <= {*form.algorithms, "auto"}
-    for algorithm in (*form.algorithms, "auto"):
-        form.algorithm = algorithm
-        torch.testing.assert_close(form(x), want, **TOLERANCE["float64"])
-    torch.testing.assert_close(convolve_each(form, x), want, **TOLERANCE["float64"])
-    torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_coefficients_stay(name: str) -> None:
     layer, x = ready(name).eval(), images()
@@ -59,25 +34,6 @@ def test_coefficients_stay(name: str) -> None:
         # Latent norms are part of Phi.
         want, got = want._replace(fusion=None), got._replace(fusion=None)
     torch.testing.assert_close(got, want, **TOLERANCE["float64"])
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_dtype_layout_and_state_stay(name: str) -> None:
-    layer = ready(name).eval().float().to(memory_format=torch.channels_last)
-    x = images(dtype=torch.float32)
-    form = layer.deployed()
-    assert form.weight.stride() == layer.weight.stride()
-    if name not in LAYER_NORMED:
-        form.absorb_affine(*affine(layer.out_channels))
-    assert form.weight.stride() == layer.weight.stride()
-    assert all(p.dtype == torch.float32 and not p.requires_grad and p.is_leaf for p in form.parameters())
-    again = ready(name).eval().float().deployed()
-    if name not in LAYER_NORMED:
-        again.absorb_affine(*affine(layer.out_channels))
-    again.load_state_dict(form.state_dict())
-    torch.testing.assert_close(again(x), form(x), **TOLERANCE["float32"])
-    for copied in (copy.deepcopy(form), form.deployed(), pickle.loads(pickle.dumps(form))):
-        torch.testing.assert_close(copied(x), form(x), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -97,7 +53,7 @@ def test_half_precision_branch_becomes_float32(name: str, dtype: str) -> None:
 def test_linear_layer_with_latent_norms() -> None:
     layer = DCDLinear(12, 5, norm="batch", latent_dim=3).double().eval()
     enlarge(layer)
-    prepare(layer, torch.rand)  # type: ignore[arg-type]
+    season(layer)
     x = torch.randn(4, 12, dtype=torch.float64)
     scale, shift = affine(5)
     want = layer(x) * scale + shift
@@ -147,7 +103,9 @@ def test_a_deployed_layer_says_what_it_is(family: str) -> None:
 
 
 PREPARED = [
-    name for name, (family, _) in CASES.items() if family == "dcd" and "prepared" in make(name).deployed().algorithms
+    name
+    for name, case in CASES.items()
+    if case.family.name == "dcd" and "prepared" in case.make().deployed().algorithms  # type: ignore[operator]
 ]
 
 

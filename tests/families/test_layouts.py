@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dynaconv.families import DynamicConv2d
-from tests.families.cases import CASES, IN_CHANNELS, algorithms, arguments_of, make, prepare
+from tests.families.cases import CASES, IN_CHANNELS, algorithms, make, season
 from tests.helpers import TOLERANCE
 from tests.layouts import LAYOUTS
 
@@ -40,12 +40,12 @@ def combinations() -> Iterator[Combination]:
     gradients = itertools.cycle(LAYOUTS)
     weights_and_types = itertools.cycle(itertools.product(WEIGHTS, (torch.float64, torch.float32)))
     for case in CASES:
-        one = {"groups", "blocks"}.isdisjoint(arguments_of(case))
+        one = {"groups", "blocks"}.isdisjoint(CASES[case].all_arguments)
         for algorithm, channels in itertools.product(algorithms(case), (IN_CHANNELS, 1) if one else (IN_CHANNELS,)):
-            sizes = [(3, (5, 5)), (1, (6, 7))] + [(2, (1, 1))] * (arguments_of(case)["kernel_size"] == 1)
+            sizes = [(3, (5, 5)), (1, (6, 7))] + [(2, (1, 1))] * (CASES[case].all_arguments["kernel_size"] == 1)
             for (batch, size), mode, layout in itertools.product(sizes, MODES, LAYOUTS):
                 if (
-                    arguments_of(case).get("norm")
+                    CASES[case].all_arguments.get("norm")
                     and mode == "train"
                     and (algorithm == "kernel" or batch * size[0] < 9)
                 ):
@@ -117,7 +117,7 @@ def failures(chosen: list[Combination]) -> list[str]:
             torch.manual_seed(0)
             case, algorithm, channels = key
             layers[key] = make(case, dtype=torch.float64, algorithm=algorithm, in_channels=channels).eval()
-            prepare(layers[key], torch.rand)
+            season(layers[key])
         how = differs(combination, layers[key])
         found += [] if how is None else [how]
     return found

@@ -10,13 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from dynaconv import convert
-from dynaconv.analysis.coefficients import symbol
-from dynaconv.analysis.profile import profile
-from dynaconv.analysis.statistics import collect_statistics
-from dynaconv.conversion import apply_conversion, conversion_of
 from dynaconv.families import DCDConv2d, DCDLinear, Family, SEConv2d, families, family_of, get_family, register_family
-from dynaconv.families import family as registry
 from dynaconv.families.family import Coefficient
 
 
@@ -34,14 +28,6 @@ TOY = Family(
     kinds=("pointwise",),
     aliases=("plaything",),
 )
-
-
-@pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> Family:
-    """The toy family, registered for one test, but not with timm, which forgets no name."""
-    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
-    monkeypatch.setattr(registry, "_listeners", [])
-    return register_family(TOY)
 
 
 def test_names_and_aliases() -> None:
@@ -82,23 +68,6 @@ def test_what_another_family_has_is_refused(changes: dict[str, Any], sentence: s
     with pytest.raises(ValueError, match=sentence):
         register_family(dataclasses.replace(TOY, **changes))
     assert len(families()) == 5
-
-
-def test_a_family_from_outside_is_one_like_the_others(toy: Family) -> None:
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3)).eval()
-    x = torch.randn(2, 3, 9, 9)
-    dynamic = convert(net, "plaything", reduction=4)
-    assert [type(layer) for layer in dynamic] == [nn.Conv2d, ToyConv2d, nn.Conv2d]
-    torch.testing.assert_close(dynamic(x), net(x))
-    record = conversion_of(dynamic)
-    assert record["1"]["family"] == "toy"
-    again = apply_conversion(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3)), record)
-    again.load_state_dict(dynamic.state_dict())
-    dynamic.train()(x).sum().backward()
-    assert profile(dynamic, (3, 9, 9)).params == sum(parameter.numel() for parameter in dynamic.parameters())
-    (layer,) = collect_statistics(dynamic, [(x, torch.tensor([0, 1]))], ("a", "b")).layers
-    assert layer.parts["scale"].role == "gate"
-    assert symbol("scale", "ToyConv2d") == "t"
 
 
 def test_networks_of_a_family_from_outside_are_registered() -> None:

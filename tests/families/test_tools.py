@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from dynaconv import DCDConv2d, DCDLinear, ODConv2d, deploy
-from tests.families.cases import CASES, IN_CHANNELS, algorithms, arguments_of, enlarge, make, prepare
+from tests.families.cases import CASES, IN_CHANNELS, algorithms, enlarge, make, season
 from tests.helpers import LAYERS, TOLERANCE
 
 # torch compiles its own formulas for forward-mode differentiation with the function it deprecates.
@@ -123,10 +123,10 @@ def test_torch_jit_trace_holds_for_images_of_other_shapes(case: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_forward_mode_differentiation(case: str, mode: bool) -> None:
     for algorithm in algorithms(case):
-        if mode and arguments_of(case).get("norm") and algorithm == "kernel":
+        if mode and CASES[case].all_arguments.get("norm") and algorithm == "kernel":
             continue
         layer = make(case, dtype=torch.float64, algorithm=algorithm).train(mode)
-        prepare(layer, torch.rand)
+        season(layer)
         twin = copy.deepcopy(layer)
         x, direction = torch.randn(2, 3, IN_CHANNELS, 5, 6, dtype=torch.float64)
         x.requires_grad_()
@@ -145,7 +145,7 @@ def test_gradients_of_gradients(case: str) -> None:
     """As gradient penalties take them; coefficients depend on the input too."""
     for algorithm in algorithms(case):
         layer = make(case, dtype=torch.float64, algorithm=algorithm).eval()
-        prepare(layer, torch.rand)
+        season(layer)
         x = torch.randn(2, IN_CHANNELS, 5, 6, dtype=torch.float64).requires_grad_()
         leaves = [x, *layer.parameters()]
         plain = torch.autograd.grad(layer(x).square().sum(), leaves)
@@ -192,7 +192,7 @@ def in_threads(call: Callable[[Tensor], Tensor], inputs: list[Tensor], times: in
 @pytest.mark.parametrize("case", [case for case in CASES if case.split("-", 1)[1] in ("pointwise", "grouped", "norm")])
 def test_inference_in_several_threads(case: str, dtype: torch.dtype) -> None:
     layer = make(case).to(dtype).eval()
-    prepare(layer, torch.rand)
+    season(layer)
     before = copy.deepcopy(layer.state_dict())
     inputs = [torch.randn(2, IN_CHANNELS, 6, 5, dtype=dtype) for _ in range(8)]
     for call in (layer, layer.kernel, lambda x: layer.coefficients(x)[0]):

@@ -1,0 +1,354 @@
+"""The promises of a dynamic convolution, each a check of one case."""
+
+import copy
+import pickle
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynaconv.families import Family
+from dynaconv.families.contract.convolution import CONV2D_ARGUMENTS, DynamicConvolution
+from dynaconv.families.contract.deployed import DeployedConv2d
+from dynaconv.testing.cases import Case, cases, images
+from dynaconv.testing.tolerance import assert_close, assert_close_to_scale
+
+Check = Callable[[Case], None]
+CHECKS: dict[str, Check] = {}
+"""Every check by its name; each raises AssertionError, or whatever a layer that breaks the promise raises."""
+
+
+def check_family(family: Family, options: Iterable[Mapping[str, Any]] = ({},)) -> None:
+    """Run every check over the cases of a family.
+
+    Args:
+        family: It need not be registered.
+        options: Options of its layer to try, as `cases` takes them.
+
+    Raises:
+        AssertionError: A promise is broken; a note names the check and the case. Some layers raise other errors.
+    """
+    for case in cases(family, options):
+        for name, check in CHECKS.items():
+            try:
+                check(case)
+            except Exception as error:
+                error.add_note(f"in the check {name} of {case}: {dict(case.arguments)}")
+                raise
+
+
+def _check(function: Check) -> Check:
+    CHECKS[function.__name__] = function
+    return function
+
+
+def value_and_gradients(output: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """``output`` and the gradients of a fixed random weighting of it; zeros for an input it does not depend on."""
+    upstream = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=output.dtype)
+    return (output, *torch.autograd.grad(output, inputs, upstream, materialize_grads=True))
+
+
+def convolve_each(layer: DynamicConvolution, x: Tensor) -> Tensor:
+    """Each sample of ``x`` by `torch.nn.Conv2d` with its own kernel and bias."""
+    kernels, biases = layer.kernel(x), layer.sample_bias(x)
+    arguments = {name: getattr(layer, name) for name in CONV2D_ARGUMENTS}
+    static = nn.Conv2d(**arguments, bias=False, dtype=x.dtype)
+    outs = []
+    for sample in range(x.shape[0]):
+        out = torch.func.functional_call(static, {"weight": kernels[sample]}, (x[sample : sample + 1],))
+        outs.append(out if biases is None else out + biases[sample][:, None, None])
+    return torch.cat(outs)
+
+
+@_check
+def forward_is_convolution_with_each_samples_kernel(case: Case) -> None:
+    """Value and gradient of every algorithm, in float64."""
+    for algorithm in case.algorithms:
+        layer, x = case.ready(algorithm=algorithm), images().requires_grad_()
+        leaves = [x, *layer.parameters()]
+        want = value_and_gradients(convolve_each(layer, x), leaves)
+        assert_close(value_and_gradients(layer(x), leaves), want, message=algorithm)
+
+
+@_check
+def kernel_exists_in_train_mode(case: Case) -> None:
+    """Where no statistics of the batch are used."""
+    if case.uses_batch_statistics:
+        return
+    layer, x = case.ready().train(), images()
+    # Before the forward pass, which may move running statistics.
+    want = convolve_each(layer, x)
+    assert_close(layer(x), want)
+
+
+@_check
+def batch_equals_single_samples(case: Case) -> None:
+    """In eval mode."""
+    for algorithm in case.algorithms:
+        layer, x = case.ready(algorithm=algorithm), images()
+        each = torch.cat([layer(x[i : i + 1]) for i in range(3)])
+        assert_close(layer(x), each, message=algorithm)
+
+
+@_check
+def kernels_differ_between_inputs(case: Case) -> None:
+    """Or the layer would be static."""
+    assert any(not torch.allclose(a, b) for a, b in pairwise(case.ready().kernel(images())))
+
+
+@_check
+def shape_and_attributes_are_those_of_conv2d(case: Case) -> None:
+    """Also the keys of its state dict."""
+    layer, static = case.make(), case.static_twin()
+    assert layer(images(dtype=torch.float32)).shape == static(images(dtype=torch.float32)).shape
+    for attribute in CONV2D_ARGUMENTS:
+        assert getattr(layer, attribute) == getattr(static, attribute), attribute
+    # A mixture has its kernels stacked in front.
+    assert layer.weight.shape[-4:] == static.weight.shape
+    assert set(static.state_dict()) <= set(layer.state_dict())
+
+
+@_check
+def every_parameter_gets_a_gradient(case: Case) -> None:
+    """In train mode."""
+    layer = case.ready().float().train()
+    layer(images(dtype=torch.float32)).square().sum().backward()
+    for key, parameter in layer.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.abs().max() > 0, key
+
+
+@_check
+def neutral_start_computes_the_static_convolution(case: Case) -> None:
+    """`from_conv`, in train mode and in eval mode, with what is trainable."""
+    conv = case.static_twin(dtype=torch.float64)
+    conv.weight.requires_grad_(False)
+    for training in (True, False):
+        static = conv.train(training)
+        layer = case.neutral(static)
+        assert layer.is_neutral
+        assert layer.training == training
+        assert not layer.weight.requires_grad
+        x = images()
+        assert_close(layer(x), static(x))
+
+
+@_check
+def neutral_start_can_move(case: Case) -> None:
+    """A gradient reaches something beside the static kernel."""
+    layer = case.neutral(case.static_twin())
+    layer(images(dtype=torch.float32)).square().sum().backward()
+    moved = {key.split(".")[0] for key, p in layer.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert moved - {"weight", "bias"}
+
+
+@_check
+def one_sample_of_few_pixels(case: Case) -> None:
+    """In both modes; a batch of one has no variance."""
+    for training in (True, False):
+        layer = case.make().train(training)
+        reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        padding = layer.padding
+        padded = isinstance(padding, str) or all(2 * p >= r - 1 for p, r in zip(padding, reach, strict=True))
+        # Reflection needs more pixels than it adds.
+        small = padded and layer.padding_mode == "zeros"
+        out = layer(images(1, (1, 1) if small else (reach[0], reach[1]), torch.float32))
+        assert out.isfinite().all()
+        out.sum().backward()
+
+
+@_check
+def channels_last_gives_the_same(case: Case) -> None:
+    """In both modes."""
+    for training in (True, False):
+        layer, x = case.ready().train(training), images()
+        want = copy.deepcopy(layer)(x)
+        got = layer.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+        assert_close(got, want)
+
+
+@_check
+def autocast_is_close_and_finite(case: Case) -> None:
+    """The branch computes in float32 under autocast."""
+    for training in (True, False):
+        for dtype in (torch.bfloat16, torch.float16):
+            layer, x = case.ready().float().train(training), images(4, dtype=torch.float32)
+            want = copy.deepcopy(layer)(x)
+            with torch.autocast("cpu", dtype):
+                out, coefficients = layer(x), layer.coefficients(x)
+            assert out.dtype == dtype
+            assert all(part.dtype == torch.float32 for part in coefficients if part is not None)
+            assert_close_to_scale(out.float(), want, str(dtype).removeprefix("torch."))
+            out.float().square().mean().backward()
+            assert all(p.grad is None or p.grad.isfinite().all() for p in layer.parameters())
+
+
+@_check
+def layer_of_another_dtype(case: Case) -> None:
+    """Cast as a whole."""
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        layer, x = case.make(), images(dtype=torch.float32)
+        want = copy.deepcopy(layer).eval()(x)
+        got = layer.to(dtype).eval()(x.to(dtype))
+        assert got.dtype == dtype
+        name = "float32" if dtype == torch.float64 else str(dtype).removeprefix("torch.")
+        assert_close_to_scale(got.float(), want, name)
+
+
+@_check
+def meta_device(case: Case) -> None:
+    """Shapes without numbers."""
+    layer, x = case.make(device="meta"), images().to("meta", torch.float32)
+    assert layer(x).device.type == "meta"
+    assert layer.eval().kernel(x).shape == (3, *case.static_twin().weight.shape)
+
+
+@_check
+def copies_and_state(case: Case) -> None:
+    """Deep copies, pickles and state dicts compute the same."""
+    layer, x = case.ready(), images()
+    want = layer(x)
+    fresh = case.make(dtype=torch.float64).eval()
+    fresh.load_state_dict(layer.state_dict())
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), fresh):
+        assert torch.equal(other(x), want)
+    doubled = {key: 2 * value for key, value in layer.named_parameters()}
+    assert not torch.equal(torch.func.functional_call(layer, doubled, (x,)), want)
+
+
+@_check
+def options_rebuild_the_layer(case: Case) -> None:
+    """From `config` alone, by way of plain values."""
+    layer = case.make()
+    assert type(layer.config).from_dict(layer.config.to_dict()) == layer.config
+    again = case.family.layer.from_conv(case.static_twin(), **layer.config.changes())
+    assert again.config == layer.config
+    again.load_state_dict(layer.state_dict())
+
+
+@_check
+def empty_batch(case: Case) -> None:
+    """Every algorithm."""
+    for algorithm in case.algorithms:
+        layer = case.ready(algorithm=algorithm)
+        assert layer(images(0)).shape == (0, *layer(images(1)).shape[1:])
+
+
+@_check
+def a_static_state_dict_loads_through_the_key_weight(case: Case) -> None:
+    """Neutral coefficients then give the static layer."""
+    static, x = case.static_twin(dtype=torch.float64), images()
+    layer = case.make(dtype=torch.float64).eval()
+    missing, unexpected = layer.load_state_dict(static.state_dict(), strict=False)
+    assert not unexpected
+    assert not {"weight", "bias"} & set(missing)
+    layer._neutralise()
+    assert_close(layer(x), static(x))
+
+
+@_check
+def looking_at_a_layer_leaves_it_as_it_was(case: Case) -> None:
+    """In train mode too."""
+    layer, x = case.ready().train(), images()
+    before = copy.deepcopy(layer.state_dict())
+    layer.coefficients(x)
+    if not case.uses_batch_statistics:
+        layer.kernel(x)
+        layer.sample_bias(x)
+    after = layer.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+@_check
+def costs_are_given_for_every_algorithm(case: Case) -> None:
+    """What ``auto`` decides by."""
+    layer = case.make(device="meta")
+    costs = layer.algorithm_costs((2, layer.in_channels, 9, 7))
+    assert tuple(costs) == layer.algorithms
+    assert all(cost.multiply_adds > 0 and cost.moved >= 0 and cost.calls > 0 for cost in costs.values())
+
+
+@_check
+def coefficients_are_described(case: Case) -> None:
+    """By the family, for tables and figures."""
+    parts = case.ready().coefficients(images())._asdict()
+    assert {name for name, value in parts.items() if value is not None} <= case.family.coefficients.keys()
+
+
+@_check
+def export_keeps_the_batch_free(case: Case) -> None:
+    """With ``auto``, of the layer and of its deployed form."""
+    layer = case.ready()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    for module in (layer, layer.deployed()):
+        program = torch.export.export(module, (images(3),), dynamic_shapes=({0: batch},)).module()
+        for size in (1, 2, 5):
+            x = images(size)
+            assert_close(program(x), layer(x))
+
+
+@_check
+def torch_fx_takes_it_for_one_operation(case: Case) -> None:
+    """Within a network."""
+    layer, x = case.ready(), images()
+    for module in (layer, layer.deployed()):
+        traced = torch.fx.symbolic_trace(nn.Sequential(module, nn.ReLU()))
+        assert_close(traced(x), layer(x).relu())
+
+
+@_check
+def deployed_form_computes_the_same(case: Case) -> None:
+    """With every algorithm, and with its kernels; the layer stays as it was, and nothing of a norm is left."""
+    layer, x = case.ready(), images()
+    want, before = layer(x), copy.deepcopy(layer.state_dict())
+    form: Any = layer.deployed()
+    assert isinstance(form, DeployedConv2d)
+    assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in form.modules())
+    assert set(layer.algorithms) <= set(form.algorithms)
+    for algorithm in (*form.algorithms, "auto"):
+        form.algorithm = algorithm
+        assert_close(form(x), want, message=algorithm)
+    assert_close(convolve_each(form, x), want)
+    torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
+    for attribute in CONV2D_ARGUMENTS:
+        assert getattr(form, attribute) == getattr(layer, attribute), attribute
+
+
+@_check
+def deployed_form_takes_in_a_norm(case: Case) -> None:
+    """Several times; or it refuses with a ValueError and stays as it was."""
+    layer, x = case.ready(), images()
+    form: Any = layer.deployed()
+    want, before = layer(x), copy.deepcopy(form.state_dict())
+    generator = torch.Generator().manual_seed(2)
+    channels = want.shape[1]
+    scale = torch.rand(channels, generator=generator, dtype=torch.float64) + 0.3
+    scale = scale * (-1.0) ** torch.arange(channels)
+    shift = torch.randn(channels, generator=generator, dtype=torch.float64)
+    for _ in range(2):
+        try:
+            form.absorb_affine(scale, shift)
+        except ValueError:
+            torch.testing.assert_close(form.state_dict(), before, rtol=0, atol=0)
+            return
+        want = want * scale[:, None, None] + shift[:, None, None]
+        for algorithm in (*form.algorithms, "auto"):
+            form.algorithm = algorithm
+            assert_close(form(x), want, message=algorithm)
+        assert_close(convolve_each(form, x), want)
+
+
+@_check
+def deployed_form_keeps_type_layout_and_state(case: Case) -> None:
+    """Copies, pickles and state dicts compute the same."""
+    layer, x = case.ready().float().to(memory_format=torch.channels_last), images(dtype=torch.float32)
+    form: Any = layer.deployed()
+    assert form.weight.stride() == layer.weight.stride()
+    assert all(p.dtype == torch.float32 and not p.requires_grad and p.is_leaf for p in form.parameters())
+    assert not any(module.training for module in form.modules())
+    again: Any = case.ready().float().deployed()
+    again.load_state_dict(form.state_dict())
+    for other in (again, copy.deepcopy(form), form.deployed(), pickle.loads(pickle.dumps(form))):
+        assert_close(other(x), form(x), "float32")
