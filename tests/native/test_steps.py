@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from dynaconv.families.contract.branch import LENGTH_EPSILON
+from dynaconv.families.contract.norms import NORM_EPSILON
 from dynaconv.native import steps
 
 HEADER = (Path(steps.__file__).parent / "csrc" / "program.h").read_text()
@@ -37,3 +39,8 @@ def test_the_codes_are_the_same() -> None:
     assert codes("StepKind") == ["dense", "depthwise", "maxpool", "mean"]
     assert (steps.DENSE, steps.DEPTHWISE, steps.MAX_POOL, steps.MEAN) == (0, 1, 2, 3)
     assert f"constexpr int kFormat = {steps.FORMAT};" in HEADER
+
+
+def test_the_small_terms_are_the_same() -> None:
+    found = dict(re.findall(r"k(\w+)Epsilon = ([\d.e-]+)f", HEADER))
+    assert {name: float(value) for name, value in found.items()} == {"Norm": NORM_EPSILON, "Length": LENGTH_EPSILON}

@@ -16,7 +16,7 @@ from dynaconv.families.contract.affine import fixed, multiply_rows, plus
 from dynaconv.families.contract.branch import ACTIVATIONS, DynamicBranch, context_dtype, inverse_length
 from dynaconv.families.contract.checks import check_choice
 from dynaconv.families.contract.convolution import CONV2D_ARGUMENTS, DynamicConvolution
-from dynaconv.families.contract.norms import norm_affine
+from dynaconv.families.contract.norms import NORM_EPSILON, norm_affine
 from dynaconv.families.contract.operator import DynamicOperator
 from dynaconv.families.contract.static import carry_attachments
 from dynaconv.ops import full_precision
@@ -121,7 +121,7 @@ class DeployedBranch(nn.Module):
     def hidden(self, context: Tensor) -> Tensor:
         """What the heads read, of a context ``(B, features)``."""
         if self.normalise:
-            context = F.layer_norm(context, context.shape[1:])
+            context = F.layer_norm(context, context.shape[1:], eps=NORM_EPSILON)
         if self.squeeze is None:
             return context
         hidden: Tensor = self.squeeze(context)

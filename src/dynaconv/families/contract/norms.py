@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ContextNorm = Literal["layer", "batch", "running"] | None
+NORM_EPSILON = 1e-5
+"""Added to the variance of a context."""
 CONTEXT_NORMS = ("layer", "batch", "running", None)
 
 
@@ -44,7 +46,7 @@ class RunningNorm2d(nn.Module):
     def __init__(
         self,
         num_features: int,
-        eps: float = 1e-5,
+        eps: float = NORM_EPSILON,
         momentum: float = 0.1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -116,7 +118,7 @@ def make_context_norm(
     if kind == "layer" and features == 1:
         raise ValueError("context_norm='layer' makes a context of one number zero; use context_norm=None.")
     if kind == "layer":
-        return nn.LayerNorm(features, elementwise_affine=False)
+        return nn.LayerNorm(features, eps=NORM_EPSILON, elementwise_affine=False)
     if kind == "batch":
         return LatentBatchNorm2d(features, affine=False, device=device, dtype=dtype)
     return None if kind is None else RunningNorm2d(features, device=device, dtype=dtype)

@@ -48,7 +48,7 @@ void normalise(float* context, Index cells, Index channels, Index samples) {
     });
     float variance = 0;
     for (float lane : lanes) variance += lane;
-    const float factor = 1.0f / std::sqrt(variance / count + 1e-5f);
+    const float factor = 1.0f / std::sqrt(variance / count + kNormEpsilon);
     for_each_vector(context, cells, channels, samples, n, [&](float* v, Index width) {
       for (Index i = 0; i < width; ++i) v[i] *= factor;
     });
@@ -87,7 +87,7 @@ void activate_hidden(const Step& s, const float* constants, float* hidden, Index
     for_each_vector(hidden, 1, s.hidden, samples, n, [&](float* v, Index width) {
       for (Index i = 0; i < width; ++i) squares += v[i] * v[i];
     });
-    const float factor = 1.0f / std::sqrt(squares + 1e-4f);
+    const float factor = 1.0f / std::sqrt(squares + kLengthEpsilon);
     for_each_vector(hidden, 1, s.hidden, samples, n, [&](float* v, Index width) {
       for (Index i = 0; i < width; ++i) v[i] *= factor;
     });

@@ -28,6 +28,9 @@ constexpr int kFields = sizeof(Step) / sizeof(std::int64_t);
 // file of another format is refused.
 constexpr int kFormat = 1;
 
+// What is added to a variance, and to a squared length; the same numbers stand in families/contract.
+constexpr float kNormEpsilon = 1e-5f, kLengthEpsilon = 1e-4f;
+
 enum StepKind { kDense = 0, kDepthwise = 1, kMaxPool = 2, kMean = 3 };
 enum Algorithm { kAuto = 0, kForm = 1, kFactors = 2 };
 enum BranchActivation { kReluB = 0, kRelu6B = 1, kSilu = 2, kGelu = 3, kHardswish = 4, kGate = 5 };
