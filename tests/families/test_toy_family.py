@@ -101,17 +101,6 @@ class VolumeConv2d(_Volume, DynamicConv2d):
         logits: Tensor = self.branch(normalise(self.context_norm, context, track=track))
         return logits
 
-    def reset_parameters(self) -> None:
-        self._reset_static()
-        self._reset_branch()
-
-    def _neutralise(self) -> None:
-        self.branch.neutralise()
-
-    @property
-    def is_neutral(self) -> bool:
-        return self.branch.is_neutral
-
     def deployed(self) -> "DeployedVolumeConv2d":
         return DeployedVolumeConv2d(self)
 

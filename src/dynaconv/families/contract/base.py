@@ -94,6 +94,8 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
         TypeError: an option is unknown.
     """
 
+    branch: Any
+    """From the context to what coefficients are made of; zeros from it are neutral coefficients."""
     neutral_gain: float = 1.0
     """What neutral coefficients multiply the kernel by, or the mean of the K kernels."""
     neutral_bias_gain: float = 1.0
@@ -135,18 +137,19 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
     def _build(self, config: Any, device: torch.device, dtype: torch.dtype) -> None:
         """Make what the family has beside the static kernel: branch, factors, the norm of the context."""
 
-    @abstractmethod
     def reset_parameters(self) -> None:
-        """Initialise every parameter."""
+        """Initialise weight and bias, or each of several, as `torch.nn.Conv2d` does, and the branch as fresh."""
+        self._reset_static()
+        self._reset_branch()
 
-    @abstractmethod
     def _neutralise(self) -> None:
         """Make the coefficients neutral whatever the input, in a way that training can leave."""
+        self.branch.neutralise()
 
     @property
-    @abstractmethod
     def is_neutral(self) -> bool:
         """Whether the layer computes what a static convolution does, whatever its input."""
+        return bool(self.branch.is_neutral)
 
     def static_conv(self) -> nn.Conv2d:
         """The convolution that this layer computes while its coefficients are neutral.

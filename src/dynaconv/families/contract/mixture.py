@@ -114,19 +114,6 @@ class KernelMixture2d(_Mixture, DynamicConv2d):
             context = pool_context(x, 1, context_dtype(x.dtype))
             return self._logits(normalise(self.context_norm, context, track=track))
 
-    def reset_parameters(self) -> None:
-        """Initialise every kernel and bias independently, as `torch.nn.Conv2d` does, and the branch as fresh."""
-        self._reset_static()
-        self._reset_branch()
-
-    def _neutralise(self) -> None:
-        self.branch.neutralise()
-
-    @property
-    def is_neutral(self) -> bool:
-        """Whether the layer computes what a static convolution does, whatever its input."""
-        return bool(self.branch.is_neutral)
-
 
 class DeployedMixture2d(_Mixture, DeployedConv2d):
     """A kernel mixture as it is shipped. Its branch has one head, ``attention``, which holds the temperature.

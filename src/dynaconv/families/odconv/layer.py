@@ -189,19 +189,6 @@ class ODConv2d(HasTemperature, _ODConvolution, DynamicConv2d):
         """What the layer computes in eval mode, as it is shipped."""
         return DeployedODConv2d(self)
 
-    def reset_parameters(self) -> None:
-        """Initialise every kernel independently, as `torch.nn.Conv2d` does, and the branch as published."""
-        self._reset_static()
-        self._reset_branch()
-
-    def _neutralise(self) -> None:
-        self.branch.neutralise()
-
-    @property
-    def is_neutral(self) -> bool:
-        """Whether the layer computes what a static convolution does, whatever its input."""
-        return bool(self.branch.is_neutral)
-
 
 class DeployedODConv2d(_ODConvolution, DeployedConv2d):
     """ODConv as it is shipped. Its branch has a head for each attention, which holds the temperature.

@@ -144,19 +144,6 @@ class SEConv2d(_SqueezeExcite, DynamicConv2d):
         """What the layer computes in eval mode, as it is shipped."""
         return DeployedSEConv2d(self)
 
-    def reset_parameters(self) -> None:
-        """Initialise weight and bias as `torch.nn.Conv2d` does, F1 and F2 as `torch.nn.Linear` does."""
-        self._reset_static()
-        self._reset_branch()
-
-    def _neutralise(self) -> None:
-        self.branch.neutralise()
-
-    @property
-    def is_neutral(self) -> bool:
-        """Whether the layer computes what a static convolution does, whatever its input."""
-        return bool(self.branch.is_neutral)
-
 
 class DeployedSEConv2d(_SqueezeExcite, DeployedConv2d):
     """A convolution with squeeze-and-excitation as it is shipped. Its branch has one head, the logits of ``scale``.
