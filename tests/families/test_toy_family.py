@@ -73,9 +73,7 @@ class _Volume(DynamicConvolution):
     def _compute(self, x: Tensor) -> Tensor:
         padded = self._padded(x)
         volume = self._volume(x, track=True)
-        return add_bias(
-            self._functions[self._choose(padded)](padded, volume, self.weight, self.geometry), self._fixed()
-        )
+        return add_bias(self._function(padded)(padded, volume, self.weight, self.geometry), self._fixed())
 
     def _fixed(self) -> Tensor | None:
         return self.bias

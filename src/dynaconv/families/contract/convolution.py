@@ -118,6 +118,10 @@ class DynamicConvolution(DynamicOperator):
         """The bias of each sample of ``x``, ``(B, C_out)``, or None when the layer adds none."""
         return None if self.bias is None else self.bias.expand(x.shape[0], -1)
 
+    def _function(self, padded: Tensor) -> Callable[..., Tensor]:
+        """The algorithm for this input, to be called."""
+        return self._functions[self._choose(padded)]
+
     def _check_input(self, x: Tensor) -> None:
         if x.dim() != 4 or x.shape[1] != self.in_channels or x.is_complex():
             check_images(x, self.in_channels, type(self).__name__)

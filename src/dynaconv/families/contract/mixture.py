@@ -61,7 +61,7 @@ class _Mixture(DynamicConvolution):
     def _compute(self, x: Tensor) -> Tensor:
         attention = self._attention(self._checked_logits(x, track=True))
         padded = self._padded(x)
-        out = self._functions[self._choose(padded)](padded, attention, self.weight, self.geometry)
+        out = self._function(padded)(padded, attention, self.weight, self.geometry)
         return add_bias(out, self._mixed_bias(attention))
 
     def _mixed_bias(self, attention: Tensor) -> Tensor | None:

@@ -87,7 +87,7 @@ class _ODConvolution(DynamicConvolution):
     def _compute(self, x: Tensor) -> Tensor:
         attention = self._attention(self._logits(x, track=True))
         padded = self._padded(x)
-        out = self._functions[self._choose(padded)](padded, attention, self.weight, self.geometry)
+        out = self._function(padded)(padded, attention, self.weight, self.geometry)
         return add_bias(out, self.bias)
 
     def _logits(self, x: Tensor, *, track: bool) -> ODConvCoefficients:

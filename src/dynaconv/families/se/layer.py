@@ -78,8 +78,7 @@ class _SqueezeExcite(DynamicConvolution):
 
     def _compute(self, x: Tensor) -> Tensor:
         padded = self._padded(x)
-        function = self._functions[self._choose(padded)]
-        return function(padded, self.weight, self.bias, partial(self._scales, track=True), self.geometry)
+        return self._function(padded)(padded, self.weight, self.bias, partial(self._scales, track=True), self.geometry)
 
     def published_macs(self, input_shape: tuple[int, int, int, int]) -> int:
         """Multiply-adds for an input ``(B, C_in, H, W)`` as papers count them: the convolution, F1 and F2.
