@@ -27,8 +27,6 @@ from dynaconv.errors import DynaconvError
 SOURCES = Path(__file__).parent / "csrc"
 FLAGS = ("-O3", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
 _ISA_FLAGS = {"isa_avx512": "-march=x86-64-v4", "isa_avx2": "-march=x86-64-v3"}
-_FIRST_TORCH = (2, 10)
-"""The first torch whose stable interface has what `csrc/binding_torch.cpp` calls."""
 
 
 class BuildError(DynaconvError):
@@ -122,11 +120,8 @@ def check_platform() -> None:
     """Raise where no library can run, wherever it comes from.
 
     Raises:
-        BuildError: Torch is too old, or this is not Linux.
+        BuildError: This is not Linux.
     """
-    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if version < _FIRST_TORCH:
-        raise BuildError(f"the native backend needs torch 2.10 or newer; this is {torch.__version__}.")
     if sys.platform != "linux":
         raise BuildError(f"the native backend is built on Linux only; this is {sys.platform}.")
 

@@ -58,8 +58,8 @@ def _plain_kernel(factors: DCDFactors, batch: int) -> Tensor:
     _, weight, scale, fusion, p, q, _ = factors
     matrix = weight.flatten(1)
     static = matrix.expand(batch, -1, -1) if scale is None else matrix * scale[:, :, None]
-    left = torch.matmul(required(p), required(fusion)[:, 0])
-    return torch.baddbmm(static, left, required(q).T.expand(batch, -1, -1))[..., None, None]
+    right = torch.matmul(required(fusion)[:, 0], required(q).T)
+    return torch.baddbmm(static, required(p).expand(batch, -1, -1), right)[..., None, None]
 
 
 def _residual(factors: DCDFactors, geometry: Geometry) -> Tensor:
