@@ -25,6 +25,7 @@ from dynaconv.train.data.sources import load_source
 from dynaconv.train.module import draw_classifier
 
 BARE = {"context_norm": None, "hidden_norm": None, "gain": 1}
+BATCH = {"context_norm": "batch", "scale_activation": "sigmoid", "min_hidden_channels": 16}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "static": ("static", {}),
     "default": ("dcd", {}),
@@ -37,6 +38,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "Lambda only": ("dcd", {"variant": "scale"}),
     "residual only": ("dcd", {"variant": "residual"}),
     "norm batch": ("dcd", {"norm": "batch"}),
+    "batch-normed context, sigmoid, width 16": ("dcd", BATCH),
+    "... gain 0.3": ("dcd", {**BATCH, "gain": 0.3}),
+    "... unit length": ("dcd", {**BATCH, "hidden_norm": "unit"}),
+    "... unit length, gain 0.3": ("dcd", {**BATCH, "hidden_norm": "unit", "gain": 0.3}),
+    "... unit length, gain 0.1": ("dcd", {**BATCH, "hidden_norm": "unit", "gain": 0.1}),
 }
 
 
