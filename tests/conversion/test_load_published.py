@@ -35,7 +35,11 @@ def assert_same_outputs(ours: nn.Module, theirs: nn.Module) -> None:
         want = theirs.eval()(x)
         # Two pictures that give one output would hide a mistake in what depends on the input.
         assert (want[0] - want[1]).abs().max() > 0.1
-        torch.testing.assert_close(ours.eval()(x), want, **TOLERANCE["float64"])
+        # A network of random weights can amplify rounding a million times, as what the last bits of its input do to its
+        # output shows: 1e-8 in one of these, below 1e-11 in the others.
+        rounding = float((theirs(x * (1 + 2**-48)) - want).abs().max())
+        limits = TOLERANCE["float64"]
+        torch.testing.assert_close(ours.eval()(x), want, rtol=limits["rtol"], atol=max(limits["atol"], rounding))
 
 
 def assert_complete(report: LoadReport, model: nn.Module) -> None:

@@ -31,7 +31,7 @@ def dcd_kernel(factors: DCDFactors, geometry: Geometry, batch: int) -> Tensor:
         ``(B, C_out, C_in / groups, k_h, k_w)`` in the dtype of W0.
     """
     if _is_plain(factors, geometry):
-        return _plain_kernel(factors, batch)
+        return _plain_kernel(factors)
     kernel = factors.weight.expand(batch, -1, -1, -1, -1)
     if factors.scale is not None:
         kernel = kernel * factors.scale[:, :, None, None, None]
@@ -53,13 +53,13 @@ def _is_plain(factors: DCDFactors, geometry: Geometry) -> bool:
     )
 
 
-def _plain_kernel(factors: DCDFactors, batch: int) -> Tensor:
-    """`dcd_kernel` where `_is_plain` says so, the sum being part of the product."""
+def _plain_kernel(factors: DCDFactors) -> Tensor:
+    """`dcd_kernel` where `_is_plain` says so: the same operations without axes of length one."""
     _, weight, scale, fusion, p, q, _ = factors
     matrix = weight.flatten(1)
-    static = matrix.expand(batch, -1, -1) if scale is None else matrix * scale[:, :, None]
-    right = torch.matmul(required(fusion)[:, 0], required(q).T)
-    return torch.baddbmm(static, required(p).expand(batch, -1, -1), right)[..., None, None]
+    static = matrix if scale is None else matrix * scale[:, :, None]
+    residual = torch.matmul(required(p), torch.matmul(required(fusion)[:, 0], required(q).T))
+    return (static + residual)[..., None, None]
 
 
 def _residual(factors: DCDFactors, geometry: Geometry) -> Tensor:
