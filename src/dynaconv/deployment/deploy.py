@@ -64,21 +64,17 @@ class DeploymentPlan:
         if inplace and "" in self.dynamic:
             raise ConversionError("the model is itself a layer, which cannot be replaced in place; leave inplace.")
         target = (model if inplace else copied(model)).eval().requires_grad_(False)
+        target = _put_deployed(target, [target.get_submodule(name) for name in self.dynamic])
         paths = all_names(target)
-        for name in self.dynamic:
-            layer: Any = target.get_submodule(name)
-            form = layer.deployed()
-            form.algorithm = self.algorithms.get(name, layer.algorithm)
-            if name:
-                put(target, paths[layer], form)
-            else:
-                target = form
         for norm_name, conv_name in self.folded.items():
             norm = target.get_submodule(norm_name)
             _absorb(target.get_submodule(conv_name), *norm_affine(norm))
             rest = after_norm(norm)
             assert rest is not None
             put(target, paths[norm], rest.eval())
+        # Last, because an algorithm may work out constants from what was folded.
+        for name, algorithm in self.algorithms.items():
+            target.get_submodule(name).algorithm = algorithm  # type: ignore[assignment]
         return target
 
     def __str__(self) -> str:
@@ -117,22 +113,26 @@ def plan_deployment(
     layers = {name: module for name, module in modules.items() if isinstance(module, DynamicOperator)}
     inner = {id(part) for layer in layers.values() for part in layer.modules() if part is not layer}
     undeployed = {name: reason for name, layer in layers.items() if (reason := _undeployable(layer)) is not None}
-    dynamic = {name: layer for name, layer in layers.items() if name not in undeployed}
+    dynamic: dict[str, Any] = {name: layer for name, layer in layers.items() if name not in undeployed}
     modules = {name: module for name, module in modules.items() if id(module) not in inner}
     norms = {name: module for name, module in modules.items() if is_norm(module)}
     convolutions = {name: module for name, module in modules.items() if is_convolution(module)}
     decided = input_size is not None or example is not None
     shapes: dict[str, tuple[int, ...]] = {}
+    forms: dict[str, Any] = {}
     folded, kept = {}, {}
     if norms or (decided and dynamic):
         with _evaluating(model):
             watch, output, shapes = _watch(model, convolutions, norms, dynamic, examples(model, input_size, example))
             shared = find_shared(model, convolutions)
+            forms = {name: layer.deployed() for name, layer in dynamic.items()}
             for name, norm in norms.items():
                 reason = foldable_norm(norm) or watch.refusal(name)
                 conv = watch.sources.get(name, "")
                 if reason is None:
-                    reason = undeployed.get(conv) or _refusal(convolutions[conv], norm, shared.get(conv))
+                    reason = undeployed.get(conv) or _refusal(
+                        convolutions[conv], norm, shared.get(conv), forms.get(conv)
+                    )
                 if reason is None:
                     folded[name] = conv
                 else:
@@ -143,7 +143,7 @@ def plan_deployment(
         kept=kept,
         dynamic=tuple(dynamic),
         undeployed=undeployed,
-        algorithms=_algorithms(dynamic, shapes) if decided else {},
+        algorithms=_algorithms(forms, shapes) if decided else {},
     )
 
 
@@ -195,15 +195,23 @@ def deployed_layers(model: nn.Module) -> nn.Module:
     if not any(isinstance(module, DynamicOperator) for module in model.modules()):
         return model
     target = copied(model)
-    for layer, names in all_names(target).items():
-        if not isinstance(layer, DynamicLayer | DeployedLayer) or _undeployable(layer) is not None:
-            continue
-        form = layer.deployed()
-        form.algorithm = form.asked
-        if names == [""]:
-            return form
-        put(target, names, form)
+    found = [module for module in target.modules() if isinstance(module, DynamicOperator)]
+    target = _put_deployed(target, [layer for layer in found if _undeployable(layer) is None])
+    for module in target.modules():
+        if isinstance(module, DeployedLayer):
+            module.algorithm = module.asked
     return target
+
+
+def _put_deployed(model: nn.Module, layers: Sequence[Any]) -> nn.Module:
+    """Replace layers of a model by their deployed forms, in place; the model to use is returned."""
+    paths = all_names(model)
+    for layer in layers:
+        form: nn.Module = layer.deployed()
+        if paths[layer] == [""]:
+            return form
+        put(model, paths[layer], form)
+    return model
 
 
 def _check(model: nn.Module, input_size: Sequence[int] | None, example: Any) -> None:
@@ -268,16 +276,16 @@ def _noting(shapes: dict[str, tuple[int, ...]], name: str) -> Any:
     return hook
 
 
-def _refusal(conv: nn.Module, norm: nn.Module, shared: str | None) -> str | None:
-    """Why a convolution cannot take in the norm that is known to read it."""
+def _refusal(conv: nn.Module, norm: nn.Module, shared: str | None, form: DeployedLayer | None) -> str | None:
+    """Why a convolution, whose deployed form is ``form`` where it is dynamic, cannot take in the norm that reads it."""
     if shared is not None:
         return f"the convolution's weight is shared with {shared!r}"
     reason = foldable_convolution(conv)
     if reason is not None:
         return f"the convolution cannot take it in: {reason}"
-    if isinstance(conv, DynamicLayer | DeployedLayer):
+    if form is not None:
         try:
-            conv.deployed().absorb_affine(*norm_affine(norm))
+            form.absorb_affine(*norm_affine(norm))
         except ValueError as error:
             return str(error).rstrip(".")
     return None
@@ -304,10 +312,10 @@ def _absorb(conv: nn.Module, scale: Tensor, shift: Tensor) -> None:
     conv.bias = plus(None if conv.bias is None else multiply_rows(conv.bias, scale), shift, conv.weight)
 
 
-def _algorithms(dynamic: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """The cheapest algorithm of the deployed form of each layer that ran and that nobody set to one."""
+def _algorithms(forms: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """The cheapest algorithm of each deployed layer that ran and that nobody set to one."""
     return {
-        name: cheapest(layer.deployed().algorithm_costs(shapes[name]))
-        for name, layer in dynamic.items()
-        if name in shapes and layer.algorithm == "auto"
+        name: cheapest(form.algorithm_costs(shapes[name]))
+        for name, form in forms.items()
+        if name in shapes and form.algorithm == "auto"
     }

@@ -182,6 +182,10 @@ class DeployedLayer(DynamicOperator):
             ValueError: the family cannot take this scale; the layer is as it was.
         """
 
+    def _keep(self, name: str, tensor: Tensor | None) -> None:
+        """Store a tensor as a fixed parameter of that name."""
+        self.register_parameter(name, None if tensor is None else fixed(tensor))
+
     def _settle(self, layer: Any) -> None:
         """Give the branch the type and place of the layer that this one was made of, and take over what hangs on it.
 
@@ -211,10 +215,6 @@ class DeployedConv2d(DynamicConvolution, DeployedLayer):
         self._keep("weight", layer.weight)
         self._keep("bias", layer.bias)
         self._keep("shift", None)
-
-    def _keep(self, name: str, tensor: Tensor | None) -> None:
-        """Store a tensor as a fixed parameter of that name."""
-        self.register_parameter(name, None if tensor is None else fixed(tensor))
 
     def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
         """Make the layer compute ``scale * forward(x) + shift``; see `DeployedLayer.absorb_affine`."""

@@ -5,7 +5,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from dynaconv.families.contract.affine import fixed, multiply_rows, plus
+from dynaconv.families.contract.affine import multiply_rows, plus
 from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv2d, DeployedLayer
 from dynaconv.families.contract.norms import norm_affine
 from dynaconv.families.dcd import DCDFactors, fold_latent_norms
@@ -35,12 +35,11 @@ class DeployedDCD(DCDOperator, DeployedLayer):
     def _take_over(self, layer: DCDCore) -> None:
         self.sizes = layer.sizes
         for name in ("p", "q", "r"):
-            self.register_parameter(name, None if getattr(layer, name) is None else fixed(getattr(layer, name)))
+            self._keep(name, getattr(layer, name))
         self.branch = branch = DeployedBranch.of(layer.branch, layer.context_norm)
-        scaled = layer.bias is not None and layer.scales_bias
-        own = layer.bias.detach() if layer.bias is not None and not scaled else None
-        factor = layer.bias.detach() if layer.bias is not None and scaled else None
-        shift = None
+        own, factor, shift = layer.bias, None, None
+        if layer.scales_bias:
+            own, factor = factor, own
         if layer.config.norm == "batch" and layer.p is not None:
             branch.heads["fusion"], shift = self._folded(layer, branch.head("fusion"))
         self.scale_activation = layer.resolved.scale_activation
@@ -57,8 +56,8 @@ class DeployedDCD(DCDOperator, DeployedLayer):
             if own is not None:
                 shift, own = AffineMap(shift.weight, shift.constant + own.cpu().double()), None
             branch.heads["shift"] = shift
-        self.register_parameter("bias", None if own is None else fixed(own))
-        self.register_parameter("scaled_bias", None if factor is None else fixed(factor))
+        self._keep("bias", own)
+        self._keep("scaled_bias", factor)
         self._settle(layer)
 
     def _folded(self, layer: DCDCore, head: AffineMap) -> tuple[AffineMap, AffineMap]:
@@ -191,5 +190,5 @@ class DeployedDCDLinear(DeployedDCD, DCDOnRows):
     def __init__(self, layer: Any) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.weight = fixed(layer.weight)
+        self._keep("weight", layer.weight)
         self._take_over(layer)

@@ -50,8 +50,6 @@ def form_of(layer: Any, *, channels_last: bool = False) -> str:
     out_channels, in_channels = layer.weight.shape[:2]
     affine = not layer.has_scale or layer.scale_activation == "affine"
     units = len(layer.branch.squeeze.weight) + _has_constant_unit(layer.branch) + 1
-    shift = layer.branch.head("shift") if "shift" in layer.branch.heads else None
-    varying_bias = layer.scaled_bias is not None or (shift is not None and bool(shift.weight.any()))
     if affine and units * out_channels * in_channels <= _KERNEL_NUMBERS:
         return "kernel"
     if channels_last:
@@ -60,7 +58,7 @@ def form_of(layer: Any, *, channels_last: bool = False) -> str:
         return "product"
     if units * out_channels * (layer.p.shape[1] + 1) <= _EXPAND_NUMBERS:
         return "expand"
-    return "factors" if varying_bias else "mixed"
+    return "factors" if _varies(layer) else "mixed"
 
 
 def prepared_cost(layer: Any, input_shape: tuple[int, int, int, int]) -> Cost:
@@ -117,12 +115,11 @@ class PreparedDCD(nn.Module):
         self.channels_last = channels_last
         self.out_channels, self.in_channels = layer.weight.shape[:2]
         self.latent = required(layer.p).shape[1]
-        self.varying_bias = self.scaled_bias or bool(parts["bias"][:, :-1].any())
         self.form = form_of(layer, channels_last=channels_last)
         # Where the input is smaller than the output, a channel of ones is cheaper than the sum with a bias; one that is
         # the same for every sample costs nothing where a convolution follows.
         widens = self.out_channels > self.in_channels
-        self.pads = not channels_last and widens and self.varying_bias and self.form in ("kernel", "product")
+        self.pads = not channels_last and widens and _varies(layer) and self.form in ("kernel", "product")
         build = {"kernel": self._build_kernel, "product": self._build_product}.get(self.form, self._build_factors)
         dtype = layer.branch.head("fusion").weight.dtype
         for name, value in build(parts, layer).items():
@@ -315,10 +312,16 @@ def _parts(layer: Any) -> dict[str, Tensor]:
 
 
 def _affine(name: str, part: Tensor) -> dict[str, Tensor]:
-    """The constants of `RuntimeDCD._map`: no matrix where nothing depends on the hidden vector."""
+    """The constants of `PreparedDCD._map`: no matrix where nothing depends on the hidden vector."""
     matrix, offset = part[:, :-1], part[:, -1]
     found = {f"{name}_offset": offset}
     return found | {f"{name}_matrix": matrix} if matrix.any() else found
+
+
+def _varies(layer: Any) -> bool:
+    """Whether samples have biases of their own."""
+    heads = layer.branch.heads
+    return layer.scaled_bias is not None or ("shift" in heads and bool(heads["shift"].weight.any()))
 
 
 def _has_constant_unit(branch: DeployedBranch) -> bool:
