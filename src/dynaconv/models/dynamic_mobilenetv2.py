@@ -18,6 +18,7 @@ The stem and the classifier are static in every family, the rest as published:
 - SE: the last convolution of each block, where the paper has it.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -81,8 +82,17 @@ class DynamicMobileNetV2(EfficientNet):
         fc_squeeze: int | None = None,
         **kwargs: Any,
     ) -> None:
-        kinds = _kinds(family, dynamic, dynamic_depthwise, published)
-        plan = _Plan(width, family, family_options, stem_stride, kinds, latent_ratio, published, fc_squeeze)
+        plan = _Plan(
+            width,
+            family=family,
+            family_options=family_options,
+            stem_stride=stem_stride,
+            dynamic=dynamic,
+            dynamic_depthwise=dynamic_depthwise,
+            latent_ratio=latent_ratio,
+            published=published,
+            fc_squeeze=fc_squeeze,
+        )
         arguments = plan.trunk_arguments(kwargs)
         super().__init__(num_features=max(1280, arguments["round_chs_fn"](1280)), **arguments)
         self._plan = plan
@@ -112,25 +122,12 @@ class DynamicMobileNetV2Features(EfficientNetFeatures):
         ``(B, in_chans, H, W)`` to a list of ``(B, C_i, H / r_i, W / r_i)``, with C_i and r_i in `feature_info`.
     """
 
-    def __init__(
-        self,
-        width: float = 1.0,
-        *,
-        family: str = "dcd",
-        family_options: Mapping[str, Any] | None = None,
-        stem_stride: int = 4,
-        dynamic: str | Sequence[str] | None = None,
-        dynamic_depthwise: bool | None = None,
-        latent_ratio: float | None = None,
-        published: bool = False,
-        fc_squeeze: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        kinds = _kinds(family, dynamic, dynamic_depthwise, published)
-        plan = _Plan(width, family, family_options, stem_stride, kinds, latent_ratio, published, fc_squeeze)
+    def __init__(self, width: float = 1.0, **kwargs: Any) -> None:
+        own = {field.name: kwargs.pop(field.name) for field in dataclasses.fields(_Plan) if field.name in kwargs}
+        plan = _Plan(width, **own)
         super().__init__(**plan.trunk_arguments(kwargs))
         plan.apply(self)
-        fam.rescale_reductions(self.feature_info.info, stem_stride)
+        fam.rescale_reductions(self.feature_info.info, plan.stem_stride)
         if self.feature_hooks is not None:  # the base class hooked modules that have been replaced since
             self.feature_hooks = FeatureHooks(
                 self.feature_info.get_dicts(keys=["module", "hook_type"]), self.named_modules()
@@ -159,33 +156,33 @@ def _kinds(
     return frozenset({"pointwise", "depthwise"} if depthwise else {"pointwise"})
 
 
+@dataclasses.dataclass
 class _Plan:
-    """The checked options of one network and what they do to timm's."""
+    """The options of one network, as `DynamicMobileNetV2` takes them, and what they do to timm's."""
 
-    def __init__(
-        self,
-        width: float,
-        family: str,
-        family_options: Mapping[str, Any] | None,
-        stem_stride: int,
-        kinds: frozenset[str],
-        latent_ratio: float | None,
-        published: bool,
-        fc_squeeze: int | None,
-    ) -> None:
-        fam.check_stem_stride(stem_stride)
-        self.options = fam.check_family_options(family, family_options)
-        if fc_squeeze is not None and not published:
-            raise ValueError(f"`fc_squeeze` goes with `published=True`; got {fc_squeeze!r}. Without, use `reduction`.")
-        self.width = width
-        self.family = family
-        self.spec = fam.get_family(family)
-        self.stem_stride = stem_stride
-        self.published = published
-        self.kinds = kinds
-        self.latent_ratio = latent_ratio
+    width: float
+    _: dataclasses.KW_ONLY
+    family: str = "dcd"
+    family_options: Mapping[str, Any] | None = None
+    stem_stride: int = 4
+    dynamic: str | Sequence[str] | None = None
+    dynamic_depthwise: bool | None = None
+    latent_ratio: float | None = None
+    published: bool = False
+    fc_squeeze: int | None = None
+
+    def __post_init__(self) -> None:
+        self.kinds = _kinds(self.family, self.dynamic, self.dynamic_depthwise, self.published)
+        fam.check_stem_stride(self.stem_stride)
+        self.options = fam.check_family_options(self.family, self.family_options)
+        if self.fc_squeeze is None:
+            self.fc_squeeze = 16 if self.width >= 1 else 8
+        elif not self.published:
+            raise ValueError(
+                f"`fc_squeeze` goes with `published=True`; got {self.fc_squeeze!r}. Without, use `reduction`."
+            )
+        self.spec = fam.get_family(self.family)
         self._check_latent_ratio()
-        self.fc_squeeze = fc_squeeze if fc_squeeze is not None else (16 if width >= 1 else 8)
 
     def _check_latent_ratio(self) -> None:
         if self.latent_ratio is None:
