@@ -20,6 +20,7 @@ from torch import nn
 import dynaconv
 import dynaconv.models  # registers the networks with timm
 from dynaconv.analysis.multiply_adds import WorkRecorder
+from dynaconv.errors import listed
 from dynaconv.families import CondConv2d, DynamicConv2d
 from dynaconv.files import write_text
 
@@ -168,7 +169,8 @@ def table(rows: Iterable[tuple[Case, int, Work]]) -> list[str]:
         gaps = (difference(own / unit, figure["params"]), difference(done.convention / 1e6, figure["madds"]))
         notes = figure["notes"].split()
         if not notes and any(gap is not None and abs(gap) > CLEAR for gap in gaps):
-            raise ValueError(f"{case.label} is {gaps} away from its published figures; its row needs a note.")
+            far = listed((f"{gap:+.1%}" for gap in gaps if gap is not None and abs(gap) > CLEAR), quote=False)
+            raise ValueError(f"{case.label} is {far} away from its published figures; its row needs a note.")
         printed = f"{figure['params']}M" + (" (2^20)" if figure["unit"] == "2^20" else "")
         cells = [
             case.label,

@@ -24,25 +24,31 @@ import dynaconv.models  # registers the networks with timm
 from dynaconv.train.data.sources import load_source
 from dynaconv.train.module import draw_classifier
 
-BARE = {"context_norm": None, "hidden_norm": None, "gain": 1}
-BATCH = {"context_norm": "batch", "scale_activation": "sigmoid", "min_hidden_channels": 16}
+BARE = {"context_norm": None, "hidden_norm": None, "weight_norm": False, "scale_activation": "linear"}
+BATCH = {"hidden_norm": None, "weight_norm": False}
+LAYER = {
+    "context_norm": "layer",
+    "gain": 0.1,
+    "weight_norm": False,
+    "scale_activation": "linear",
+    "min_hidden_channels": 4,
+}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "static": ("static", {}),
     "default": ("dcd", {}),
     "gain 0.3": ("dcd", {"gain": 0.3}),
-    "gain 1": ("dcd", {"gain": 1}),
-    "hidden vector not normalised": ("dcd", {"hidden_norm": None}),
-    "hidden vector not normalised, gain 1": ("dcd", {"hidden_norm": None, "gain": 1}),
-    "bare branch": ("dcd", BARE),
-    "tanh Lambda": ("dcd", {"scale_activation": "tanh"}),
+    "gain 3": ("dcd", {"gain": 3}),
+    "linear Lambda": ("dcd", {"scale_activation": "linear"}),
     "Lambda only": ("dcd", {"variant": "scale"}),
     "residual only": ("dcd", {"variant": "residual"}),
-    "norm batch": ("dcd", {"norm": "batch"}),
-    "batch-normed context, sigmoid, width 16": ("dcd", BATCH),
-    "... gain 0.3": ("dcd", {**BATCH, "gain": 0.3}),
-    "... unit length": ("dcd", {**BATCH, "hidden_norm": "unit"}),
-    "... unit length, gain 0.3": ("dcd", {**BATCH, "hidden_norm": "unit", "gain": 0.3}),
-    "... unit length, gain 0.1": ("dcd", {**BATCH, "hidden_norm": "unit", "gain": 0.1}),
+    "no weight norm": ("dcd", {"weight_norm": False}),
+    "no weight norm, hidden vector not normalised": ("dcd", BATCH),
+    "bare branch": ("dcd", BARE),
+    "layer norm, gain 0.1": ("dcd", LAYER),
+    "layer norm, gain 1": ("dcd", {**LAYER, "gain": 1}),
+    "layer norm, hidden vector not normalised": ("dcd", {**LAYER, "hidden_norm": None}),
+    "layer norm, weight norm, gain 1": ("dcd", {"context_norm": "layer"}),
+    "norm batch": ("dcd", {"norm": "batch", "min_hidden_channels": 4}),
 }
 
 
@@ -114,7 +120,7 @@ def main() -> None:
                 logits = torch.cat([model(chunk) for chunk in images.split(500)])
             accuracies.append((logits.argmax(1) == classes).float().mean().item())
         each = " ".join(f"{accuracy:6.1%}" for accuracy in accuracies)
-        print(f"{name:38s} {each}   loss {shown}   {(time.time() - start) / args.seeds:.0f} s", flush=True)
+        print(f"{name:44s} {each}   loss {shown}   {(time.time() - start) / args.seeds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, settings
 
 import dynaconv.models  # noqa: F401  # registers the networks with timm
 
+pytest_plugins = ["tests.messages"]
+
 # No deadline: the first call of an operator on a busy machine takes long. Examples are derived from the test's name,
 # so that a failure in one run is a failure in every run.
 settings.register_profile(

@@ -12,6 +12,7 @@ from dynaconv.train.checkpoint import load_trained
 from dynaconv.train.config import load_recipe
 from dynaconv.train.run import fit
 from tests.helpers import TOLERANCE
+from tests.messages import refuses
 
 NAME = "resnet10t"
 FEW = ["--option", "num_classes=4", "--option", "in_chans=1"]
@@ -109,10 +110,10 @@ def test_start_that_does_not_fit(static: Path, tmp_path: Path) -> None:
 
     file = tmp_path / "dynamic.safetensors"
     assert main(["convert", NAME, *FEW, "--weights", str(static), "-o", str(file)]) == 0
-    with pytest.raises(CheckpointError, match="images of 1 channels"):
+    with refuses(CheckpointError):
         start_from(str(file), name=NAME, num_classes=4, in_channels=3)
-    with pytest.raises(CheckpointError, match="asks for"):
+    with refuses(CheckpointError):
         start_from(str(file), name=NAME, num_classes=4, in_channels=1, options={"drop_rate": 0.1})
-    with pytest.raises(CheckpointError, match="is one of 'resnet10t', not of 'resnet18'"):
+    with refuses(CheckpointError, "resnet10t"):
         start_from(str(file), name="resnet18", num_classes=4, in_channels=1)
     assert json.dumps(start_from(str(file), name=NAME, num_classes=4, in_channels=1)[1])

@@ -16,6 +16,7 @@ from dynaconv import profile
 from dynaconv.errors import DynaconvError
 from dynaconv.export.target import verified_target
 from dynaconv.files import STANDARD_OUTPUT, replacing, write_csv, write_json, write_text
+from tests.messages import refuses
 
 ROOT = Path(__file__).parents[1]
 NET = nn.Sequential(nn.Conv2d(1, 2, 3))
@@ -147,16 +148,15 @@ def test_a_pipe_a_device_and_a_descriptor_are_written_into(write: Callable[[Path
 def test_a_full_disk_is_one_error_that_names_the_file(write: Callable[[Path], object], tmp_path: Path) -> None:
     link = tmp_path / "full"
     link.symlink_to("/dev/full")
-    with pytest.raises((OSError, DynaconvError), match="No space left on device") as caught:
+    with refuses((OSError, DynaconvError), "full") as caught:
         write(link)
-    assert "full" in str(caught.value)
     assert "tmp." not in str(caught.value)
     assert Path("/dev/full").is_char_device()
 
 
 @every_writer
 def test_a_folder_is_refused(write: Callable[[Path], object], tmp_path: Path) -> None:
-    with pytest.raises((OSError, DynaconvError), match=r"Is a directory|is a folder"):
+    with refuses((OSError, DynaconvError)):
         write(tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -13,6 +13,7 @@ import torch
 
 import dynaconv
 from tests.helpers import LAYERS
+from tests.messages import refuses
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -59,7 +60,7 @@ def test_a_public_name_imports_torch_and_the_core_alone(name: str) -> None:
 
 
 def test_every_name_that_is_not_there_says_so() -> None:
-    with pytest.raises(AttributeError, match="module 'dynaconv' has no attribute 'DCDConv'"):
+    with refuses(AttributeError, "DCDConv"):
         dynaconv.DCDConv  # noqa: B018
 
 

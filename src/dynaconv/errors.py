@@ -65,3 +65,13 @@ def listed(names: Iterable[str], *, last: str = "and", quote: bool = True) -> st
     if len(quoted) <= 1:
         return "".join(quoted)
     return f"{', '.join(quoted[:-1])} {last} {quoted[-1]}"
+
+
+def with_article(name: str) -> str:
+    """The name behind its article: ``a Tensor``, ``an int``."""
+    return f"{'an' if name[:1].lower() in 'aeio' else 'a'} {name}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things: ``1 tensor``, ``2 tensors``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.messages import refuses
 from torch import Tensor, nn
 
 from dynaconv.analysis.coefficients import PartStatistics, collect_coefficients
@@ -83,9 +84,9 @@ def test_the_model_is_left_as_it_was_also_after_an_error(toy: nn.Sequential, lab
     images, _ = labelled
     toy.train()
     collect_coefficients(toy, [labelled], num_classes=3)
-    with pytest.raises(ValueError, match=r"class \d is outside 0 to 1; check `num_classes`"):
+    with refuses(ValueError, "num_classes"):
         collect_coefficients(toy, [labelled], num_classes=2)
-    with pytest.raises(ValueError, match="Switch mixup"):
+    with refuses(ValueError):
         collect_coefficients(toy, [(images, torch.rand(len(images), 3))], num_classes=3)
     assert all(module.training for module in toy.modules())
     assert not any(module._forward_pre_hooks for module in toy.modules())
@@ -96,9 +97,9 @@ def test_max_batches_stops_early_and_nothing_to_collect_is_an_error(
 ) -> None:
     layers = collect_coefficients(toy, _batches(*labelled, 10), num_classes=3, max_batches=2)
     assert int(layers[0].parts["scale"].counts.sum()) == 20
-    with pytest.raises(ValueError, match="no batch reached a dynamic layer"):
+    with refuses(ValueError):
         collect_coefficients(toy, [], num_classes=3)
-    with pytest.raises(ValueError, match="Conv2d has no dynamic layer"):
+    with refuses(ValueError):
         collect_coefficients(nn.Conv2d(1, 1, 1), [labelled], num_classes=3)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.messages import refuses
 from torch import Tensor
 
 from dynaconv.analysis.dcd_fit import DCDFit, dcd_error_curve, fit_dcd
@@ -194,23 +195,21 @@ def test_a_mixture_that_does_not_vary_is_met_exactly(scale: bool) -> None:
 def test_what_does_not_fit_is_refused() -> None:
     kernels, attention = torch.randn(3, 6, 4, 3, 3), torch.rand(5, 3)
     for latent in (-1, 7, 2.0, True):
-        with pytest.raises(
-            ValueError, match="must be a whole number from 0 to 6, the smaller side of the 6 x 36 matrix"
-        ):
+        with refuses(ValueError):
             fit_dcd(kernels, attention, latent)
-    with pytest.raises(ValueError, match="from 0 to 4, the smaller side of the 6 x 4 matrix"):
+    with refuses(ValueError):
         fit_dcd(kernels, attention, 5, taps="centre")
-    with pytest.raises(ValueError, match="taps must be 'all' or 'centre'; got 'center'"):
+    with refuses(ValueError, "taps"):
         fit_dcd(kernels, attention, 2, taps="center")
-    with pytest.raises(ValueError, match="weights 2 kernels, but there are 3"):
+    with refuses(ValueError):
         fit_dcd(kernels, attention[:, :2], 2)
-    with pytest.raises(ValueError, match="kernels have 5 axes"):
+    with refuses(ValueError):
         fit_dcd(kernels[0], attention, 2)
-    with pytest.raises(ValueError, match="groups=4 does not divide C_out=6"):
+    with refuses(ValueError, "groups"):
         fit_dcd(kernels, attention, 2, groups=4)
-    with pytest.raises(ValueError, match="max_steps must be"):
+    with refuses(ValueError, "max_steps"):
         fit_dcd(kernels, attention, 2, max_steps=0)
-    with pytest.raises(ValueError, match="`latent_dims` is empty"):
+    with refuses(ValueError, "latent_dims"):
         dcd_error_curve(kernels, attention, [])
 
 
@@ -222,5 +221,5 @@ def test_restarts_find_what_the_first_starts_miss(seed: int) -> None:
 
 
 def test_a_negative_number_of_restarts_is_refused() -> None:
-    with pytest.raises(ValueError, match="restarts must be a whole number of at least 0; got -1"):
+    with refuses(ValueError, "restarts"):
         fit_dcd(_exact_dcd(3, 8, 9, 2), _attention(3), 2, restarts=-1)

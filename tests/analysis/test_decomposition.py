@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.helpers import TOLERANCE
+from tests.messages import refuses
 from torch import Tensor, nn
 
 from dynaconv.analysis.decomposition import LatentForm, latent_form, residual_form, svd_form
@@ -141,59 +142,59 @@ def test_a_layer_gives_its_kernels_attention_and_groups(columns: int, groups: in
 
 
 def test_what_is_no_mixture_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"Conv2d is not a mixture of kernels.*has a `weight` of shape"):
+    with refuses(ValueError, "Conv2d"):
         layer_mixture(nn.Conv2d(3, 4, 1), torch.randn(1, 3, 2, 2))
-    with pytest.raises(ValueError, match=r"ReLU is not a mixture of kernels.*no `weight`"):
+    with refuses(ValueError, "ReLU"):
         layer_mixture(nn.ReLU(), torch.randn(1, 3, 2, 2))
     silent = nn.Module()
     silent.weight = nn.Parameter(torch.randn(3, 6, 4, 1, 1))
-    with pytest.raises(ValueError, match="does not answer `coefficients"):
+    with refuses(ValueError, "coefficients"):
         layer_mixture(silent, torch.randn(1, 4, 2, 2))
 
 
 @pytest.mark.parametrize(
-    ("kernels", "message"),
+    "kernels",
     [
-        (torch.randn(3, 4, 5), "kernels have 5 axes.*got 3.*None, None"),
-        (torch.randn(4, 5, 3, 3), "kernels have 5 axes.*got 4"),
-        (torch.randn(3, 0, 4, 1, 1), "kernels are empty"),
-        (torch.ones(3, 4, 4, 1, 1, dtype=torch.int64), "kernels are real numbers; got torch.int64"),
-        (torch.tensor([1.0, float("nan"), float("inf")]).view(3, 1, 1, 1, 1), "2 of the 3 numbers in kernels are NaN"),
+        torch.randn(3, 4, 5),
+        torch.randn(4, 5, 3, 3),
+        torch.randn(3, 0, 4, 1, 1),
+        torch.ones(3, 4, 4, 1, 1, dtype=torch.int64),
+        torch.tensor([1.0, float("nan"), float("inf")]).view(3, 1, 1, 1, 1),
     ],
     ids=["3-axes", "4-axes", "empty", "integers", "not-finite"],
 )
-def test_wrong_kernels_are_refused(kernels: Tensor, message: str) -> None:
+def test_wrong_kernels_are_refused(kernels: Tensor) -> None:
     for form in (residual_form, svd_form):
-        with pytest.raises(ValueError, match=message):
+        with refuses(ValueError):
             form(kernels)
 
 
 @pytest.mark.parametrize(
-    ("attention", "message"),
+    "attention",
     [
-        (torch.rand(3), r"attention is \(B, K\)"),
-        (torch.rand(0, 3), r"attention is \(B, K\).*at least one"),
-        (torch.rand(2, 4), "weights 4 kernels, but there are 3"),
-        (torch.full((1, 3), float("nan")), "3 of the 3 numbers in attention are NaN"),
+        torch.rand(3),
+        torch.rand(0, 3),
+        torch.rand(2, 4),
+        torch.full((1, 3), float("nan")),
     ],
     ids=["1-axis", "no-sample", "other-K", "not-finite"],
 )
-def test_wrong_attention_is_refused(attention: Tensor, message: str) -> None:
+def test_wrong_attention_is_refused(attention: Tensor) -> None:
     kernels = torch.randn(3, 4, 4, 1, 1)
     for reconstruct in (residual_form(kernels).reconstruct, svd_form(kernels).reconstruct):
-        with pytest.raises(ValueError, match=message):
+        with refuses(ValueError):
             reconstruct(attention)
 
 
 def test_groups_and_sizes_that_do_not_fit_are_refused() -> None:
     for groups in (4, 0, True):
-        with pytest.raises(ValueError, match=r"does not divide C_out=6; use one of 1, 2, 3, 6"):
+        with refuses(ValueError, "groups"):
             svd_form(torch.randn(3, 6, 4, 1, 1), groups=groups)
-    with pytest.raises(ValueError, match="runs on 1x1 kernels; these are 3x3"):
+    with refuses(ValueError):
         latent_form(torch.randn(3, 6, 4, 3, 3))
     form = latent_form(torch.randn(3, 6, 4, 1, 1))
     assert isinstance(form, LatentForm)
-    with pytest.raises(ValueError, match="with C_in=4"):
+    with refuses(ValueError):
         form.apply(torch.randn(2, 5, 3, 3), torch.rand(2, 3))
-    with pytest.raises(ValueError, match="attention is for 1 samples, the input has 2"):
+    with refuses(ValueError):
         form.apply(torch.randn(2, 4, 3, 3), torch.rand(1, 3))

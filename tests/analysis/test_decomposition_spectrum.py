@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tests.messages import refuses
 
 from dynaconv.analysis.decomposition import residual_form, svd_form
 from dynaconv.analysis.decomposition_spectrum import (
@@ -70,10 +71,10 @@ def test_energy_is_counted_from_the_largest() -> None:
 
 def test_wrong_values_are_refused() -> None:
     for share in (0, 1.01, 90, float("nan")):
-        with pytest.raises(ValueError, match="share must be above 0 and at most 1"):
+        with refuses(ValueError, "share"):
             directions_for_energy(torch.ones(3), share)
     for values in (torch.tensor([1.0, -0.5]), torch.empty(0), torch.tensor([float("nan")])):
-        with pytest.raises(ValueError, match="singular values are finite and not negative"):
+        with refuses(ValueError):
             effective_rank(values)
-    with pytest.raises(ValueError, match="kernels have 5 axes"):
+    with refuses(ValueError):
         residual_spectrum(torch.randn(3, 4, 5))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from tests.messages import refuses
 
 from dynaconv.analysis import figures
 from dynaconv.analysis.coefficients import LayerCoefficients, PartStatistics
@@ -68,9 +69,9 @@ def test_the_layer_where_classes_differ_most_is_chosen_among_those_with_every_pa
     lambda_only = _layer("extreme", spread=9.0, scale=(4,))
     assert choose_layer([*layers, lambda_only]).name == "high"
     assert choose_layer(layers, "low").name == "low"
-    with pytest.raises(ValueError, match="no dynamic layer is called 'middle'; there are low, high"):
+    with refuses(ValueError, "middle"):
         choose_layer(layers, "middle")
-    with pytest.raises(ValueError, match="`layers` is empty"):
+    with refuses(ValueError, "layers"):
         choose_layer([])
 
 
@@ -118,5 +119,5 @@ def test_a_single_epoch_is_seen_whole() -> None:
 def test_a_run_without_a_finished_epoch_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("epoch,val_loss\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="has no rows"):
+    with refuses(ValueError):
         read_metrics(path)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tests.helpers import LAYERS
+from tests.messages import refuses
 from torch import nn
 
 from dynaconv.analysis.movement import kernel_movement
@@ -27,7 +28,7 @@ def test_it_is_the_spread_of_the_kernels_about_their_mean(family: str) -> None:
 
 
 def test_a_static_network_and_no_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="Sequential has no dynamic layer"):
+    with refuses(ValueError):
         kernel_movement(nn.Sequential(nn.Conv2d(3, 3, 1)), [])
-    with pytest.raises(ValueError, match="no batch reached a dynamic layer"):
+    with refuses(ValueError):
         kernel_movement(LAYERS["dcd"](3, 3, 1), [])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from tests.messages import refuses
 from torch import Tensor, nn
 
 from dynaconv import DCDConv2d
@@ -145,7 +146,7 @@ def test_latency_alternates_and_takes_the_median() -> None:
 
 
 def test_latency_refuses_what_it_cannot_measure() -> None:
-    with pytest.raises(ValueError, match="`rounds` is at least 1; got 0"):
+    with refuses(ValueError, "rounds"):
         profile(nn.Conv2d(3, 4, 1), (3, 4, 4), latency=True, rounds=0)
-    with pytest.raises(ValueError, match="meta device"):
+    with refuses(ValueError):
         profile(nn.Conv2d(3, 4, 1, device="meta"), (3, 4, 4), latency=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tests.messages import refuses
 
 from dynaconv.analysis.report import (
     Html,
@@ -89,5 +90,5 @@ def test_a_picture_keeps_its_pixels() -> None:
         assert (opened.mode, opened.size) == (mode, (3, 2))
         last = opened.getpixel((2, 1))
         assert last == int(image[0, 1, 2]) if channels == 1 else last == tuple(image[:, 1, 2].tolist())
-    with pytest.raises(ValueError, match=r"an image is \(1, H, W\) or \(3, H, W\); got \(2, 4, 4\)"):
+    with refuses(ValueError):
         picture_png(torch.zeros(2, 4, 4, dtype=torch.uint8))

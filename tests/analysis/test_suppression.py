@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.helpers import TOLERANCE
+from tests.messages import refuses
 from torch import Tensor, nn
 
 from dynaconv.analysis.decomposition import svd_form
@@ -119,7 +120,7 @@ DCD = {
 @pytest.mark.parametrize("options", DCD.values(), ids=DCD)
 def test_the_columns_of_dcd_get_the_gradient_that_unit_columns_would(options: dict[str, Any]) -> None:
     given = {"kernel_size": 1, "variant": "residual", **options}
-    layer = DCDConv2d(6, 6, **given)
+    layer = DCDConv2d(6, 6, context_norm="layer", weight_norm=False, **given)
     net, batches = Net(layer), _batches()
     (found,) = measure_suppression(net, batches).layers
     second = "r" if layer.sizes.form == "depthwise" else "q"
@@ -141,7 +142,7 @@ def test_the_columns_of_dcd_get_the_gradient_that_unit_columns_would(options: di
 
 
 def test_what_scales_a_column_of_dcd_is_its_row_or_column_of_phi_between_unit_columns() -> None:
-    net, batches = Net(DCDConv2d(6, 5, 1, latent_dim=3)), _batches(1)
+    net, batches = Net(DCDConv2d(6, 5, 1, latent_dim=3, context_norm="layer", weight_norm=False)), _batches(1)
     (found,) = measure_suppression(net, batches).layers
     layer = net.dynamic
     with torch.no_grad():
@@ -213,7 +214,7 @@ def test_layers_that_the_measure_does_not_cover_are_named_with_the_reason() -> N
     written = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert written["layers"][0]["columns"] == 8
     assert written["own_correlation"] == found.layers[0].own_correlation
-    with pytest.raises(ValueError, match="Sequential has no layer with factors to measure: it has no residual"):
+    with refuses(ValueError):
         measure_suppression(nn.Sequential(DCDConv2d(2, 4, 1, variant="scale")), _batches())
-    with pytest.raises(ValueError, match="there is no batch"):
+    with refuses(ValueError):
         measure_suppression(net, [])

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.messages import refuses
 
 pytest.importorskip("timm")
 pytest.importorskip("matplotlib")
@@ -114,10 +115,11 @@ def test_results_of_another_machine_or_of_something_else_are_not_touched(
 ) -> None:
     store = script.store.Store(tmp_path / "latency.json")
     store.add(script.store.here() | {"processor": "abacus"}, cells=[row(script)])
-    with pytest.raises(ValueError, match=r"another machine .*abacus.* pass another --out"):
+    # It names this machine, too.
+    with pytest.raises(ValueError, match=r"abacus.* --out"):
         script.store.Store(store.path).check_processor()
     store.path.write_text("[]")
-    with pytest.raises(ValueError, match="holds no results of this benchmark"):
+    with refuses(ValueError):
         script.store.Store(store.path)
 
 
@@ -151,7 +153,7 @@ def test_the_page_keeps_what_is_around_its_marks(script: SimpleNamespace, tmp_pa
     assert "| ResNet-18 | 1 | DCD | 2.0 | 80 |" in text
     assert "- ResNet-18, ODConv (4), ONNX Runtime (batch 1, 2 thread(s)): no way" in text
     page.write_text("nothing to fill in")
-    with pytest.raises(ValueError, match="needs the lines"):
+    with refuses(ValueError):
         script.page.write(data, tmp_path, page)
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.messages import refuses
 from torch import Tensor, nn
 
 from dynaconv import convert
@@ -98,9 +99,9 @@ def test_a_comparison_of_zeros_or_of_other_shapes_never_passes(script: SimpleNam
     assert difference([torch.ones(2)], [torch.ones(2)]) == 0
     assert difference([torch.ones(2)], [torch.ones(3)]) == float("inf")
     assert difference([], []) == float("inf")
-    with pytest.raises(RuntimeError, match="all zeros"):
+    with refuses(RuntimeError):
         difference([torch.zeros(2)], [torch.zeros(2)])
-    with pytest.raises(RuntimeError, match="NaN"):
+    with refuses(RuntimeError):
         difference([torch.ones(2)], [torch.full((2,), torch.nan)])
     assert not difference([torch.full((2,), torch.nan)], [torch.ones(2)]) <= 1
 

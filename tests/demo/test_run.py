@@ -10,6 +10,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 from rich.console import Console
+from tests.messages import refuses
 
 from dynaconv.demo import DemoResult, run_demo
 from dynaconv.demo.run import RECIPE
@@ -133,11 +134,11 @@ def test_a_folder_is_never_written_over(tmp_path: Path, no_training: Callable[[P
 
 
 def test_bad_arguments_are_told_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="at least 1 epoch; got 0"):
+    with refuses(RunError):
         run_demo(tmp_path / "demo", epochs=0)
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(RunError, match="cannot make the run folder"):
+    with refuses(RunError):
         run_demo(blocked / "demo")
 
 

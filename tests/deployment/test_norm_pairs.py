@@ -16,6 +16,7 @@ from dynaconv.errors import ConversionError
 from dynaconv.families import CondConv2d, DCDConv2d, SEConv2d
 from tests.deployment.test_deploy import count_norms, images, seasoned
 from tests.helpers import TOLERANCE
+from tests.messages import refuses
 
 
 class Wired(nn.Module):
@@ -224,21 +225,21 @@ def test_registered_networks_lose_every_norm(name: str) -> None:
 
 def test_mistakes() -> None:
     model = Wired(FOLDED["direct"])
-    with pytest.raises(TypeError, match=r"`model` is a torch.nn.Module; got str"):
+    with refuses(TypeError, "model"):
         deploy("network")  # type: ignore[arg-type]
-    with pytest.raises(ConversionError, match=r"'conv.weight' is on the device meta and holds no numbers"):
+    with refuses(ConversionError, "conv.weight"):
         deploy(copy.deepcopy(model).to("meta"))
-    with pytest.raises(ConversionError, match=r"'0.weight' has no size yet"):
+    with refuses(ConversionError, "0.weight"):
         deploy(nn.Sequential(nn.LazyConv2d(3, 1)))
-    with pytest.raises(ConversionError, match=r"`input_size` is \(B, C, H, W\) or \(C, H, W\)"):
+    with refuses(ConversionError, "input_size"):
         deploy(model, (4, 6))
-    with pytest.raises(ConversionError, match="both say what the input is"):
+    with refuses(ConversionError):
         deploy(model, (4, 6, 5), example=torch.zeros(1, 4, 6, 5))
     state, training = copy.deepcopy(model.state_dict()), model.training
-    with pytest.raises(ConversionError, match=r"on \(1, 3, 6, 5\) it raises ValueError: CondConv2d was built .* Give"):
+    with refuses(ConversionError, "CondConv2d"):
         deploy(model, (3, 6, 5), inplace=True)
     torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
     assert model.training == training
     assert not model.bn._forward_hooks
-    with pytest.raises(ConversionError, match="this one has no module 'bn'"):
+    with refuses(ConversionError, "'bn'"):
         plan_deployment(model, (4, 6, 5)).apply(nn.Sequential(nn.Conv2d(3, 3, 1)))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.messages import refuses
 from torch import nn
 
 from dynaconv import DynamicConv2d, convert
@@ -53,11 +54,11 @@ def test_other_weights_are_refused(modules: dict[str, ModuleType]) -> None:
     match = modules["_lite_weights"].match_by_order
     wanted = {"conv.weight": torch.zeros(2, 3), "bn.bias": torch.zeros(2)}
     assert list(match({"a.weight": torch.ones(2, 3), "b.bias": torch.ones(2)}, wanted)) == list(wanted)
-    with pytest.raises(CheckpointError, match=r"^the weights are 1 tensors and the network has 2: another network\.$"):
+    with refuses(CheckpointError):
         match({"a.weight": torch.zeros(2, 3)}, wanted)
-    with pytest.raises(CheckpointError, match=r"^'a\.weight' \(3, 2\) stands where 'conv\.weight' \(2, 3\)"):
+    with refuses(CheckpointError, "a.weight"):
         match({"a.weight": torch.zeros(3, 2), "b.bias": torch.zeros(2)}, wanted)
-    with pytest.raises(CheckpointError, match=r"^'b\.running_mean' \(2,\) stands where 'bn\.bias' \(2,\)"):
+    with refuses(CheckpointError, "b.running_mean"):
         match({"a.weight": torch.zeros(2, 3), "b.running_mean": torch.zeros(2)}, wanted)
 
 

@@ -32,7 +32,7 @@ SIZES = {"kernel": (12, 20), "narrowing": (20, 12), "product": (160, 240), "expa
 
 def layer(in_channels: int, out_channels: int, **options: Any) -> DCDConv2d:
     """A layer far from its start, with batch norms that have seen some images."""
-    made = DCDConv2d(in_channels, out_channels, 1, **options)
+    made = DCDConv2d(in_channels, out_channels, 1, **({} if options else {"scale_activation": "linear"}), **options)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
@@ -78,6 +78,8 @@ def test_a_norm_folded_by_deploy_is_kept(options: dict[str, Any]) -> None:
 def test_sizes_decide_the_form() -> None:
     forms = [RuntimeDCD(layer(*sizes).deployed(), channels_last=False) for sizes in SIZES.values()]
     assert [form.form for form in forms] == ["kernel", "kernel", "product", "expand", "mixed"]
+    curved = layer(12, 20, scale_activation="sigmoid").deployed()
+    assert RuntimeDCD(curved, channels_last=False).form == "product"
     scaled = layer(384, 400, norm="batch", scale_activation="tanh").deployed()
     assert RuntimeDCD(scaled, channels_last=False).form == "factors"
 

@@ -15,6 +15,7 @@ from dynaconv.export import export_aoti, export_onnx, export_openvino, export_pr
 from dynaconv.export.capture import Capture
 from dynaconv.export.pipeline import Format, export_as
 from tests.export.networks import Branches, FixedSize, padded_as_tensorflow
+from tests.messages import refuses
 
 pytestmark = pytest.mark.export
 EXAMPLE = torch.rand(2, 3, 6, 6)
@@ -23,14 +24,14 @@ EXAMPLE = torch.rand(2, 3, 6, 6)
 def test_the_layer_that_cannot_be_recorded_is_named(tmp_path: Path) -> None:
     model = Branches()
     for free_size in ("auto", False):
-        with pytest.raises(ExportError, match=r"at 'choice.1' \(Choice\): what it does next depends on the values"):
+        with refuses(ExportError, "choice.1"):
             export_program(model, tmp_path / "net.pt2", EXAMPLE, free_size=free_size)
     assert not any(tmp_path.iterdir())
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_a_free_size_is_demanded_in_vain(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="height and width cannot be free: the network itself cannot be run at 8x10"):
+    with refuses(ExportError):
         export_program(FixedSize(), tmp_path / "net.pt2", EXAMPLE, free_size=True)
 
 
@@ -39,7 +40,7 @@ def test_a_size_whose_formula_would_grow_without_end_stays_fixed(tmp_path: Path)
     report = export_program(model, tmp_path / "net.pt2", example)
     assert report.free_axes == ("batch",)
     assert "height and width are fixed: at '3' (Conv2dSame) the size of the feature maps" in report.notes[0]
-    with pytest.raises(ExportError, match="height and width cannot be free: at '3'"):
+    with refuses(ExportError, "'3'"):
         export_program(model, tmp_path / "other.pt2", example, free_size=True)
     assert not any(module._forward_pre_hooks for module in model.modules())
 
@@ -57,7 +58,7 @@ def test_a_wrong_result_is_refused_and_leaves_no_file(tmp_path: Path, monkeypatc
     monkeypatch.setattr(onnxruntime.InferenceSession, "run", wrong)
     old = tmp_path / "net.onnx"
     old.write_text("old")
-    with pytest.raises(ExportError, match=r"ONNX Runtime .* differs from the network by .*Nothing was written"):
+    with refuses(ExportError):
         export_onnx(nn.Conv2d(3, 4, 1), old, EXAMPLE, free_size=False, overwrite=True)
     assert [each.name for each in tmp_path.iterdir()] == ["net.onnx"]
     assert old.read_text() == "old"
@@ -66,46 +67,47 @@ def test_a_wrong_result_is_refused_and_leaves_no_file(tmp_path: Path, monkeypatc
 def test_a_file_in_the_way_is_kept(tmp_path: Path) -> None:
     for export, name in ((export_onnx, "a.onnx"), (export_openvino, "a.xml"), (export_program, "a.pt2")):
         (tmp_path / name).write_text("old")
-        with pytest.raises(ExportError, match="is there already; pass overwrite=True"):
+        with refuses(ExportError, "overwrite=True"):
             export(nn.Conv2d(3, 4, 1), tmp_path / name, EXAMPLE)
         assert (tmp_path / name).read_text() == "old"
 
 
 def test_a_missing_package_is_named_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ExportError, match=r'needs .*onnxruntime.*pip install "dynaconv\[export\]"'):
+    with refuses(ExportError, "dynaconv[export]"):
         export_onnx(nn.Conv2d(3, 4, 1), tmp_path / "missing" / "a.onnx", EXAMPLE)
 
 
 def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
-    with pytest.raises(ExportError, match=r"needs a C\+\+ compiler"):
+    with refuses(ExportError):
         export_aoti(nn.Conv2d(3, 4, 1), tmp_path / "a.pt2", EXAMPLE)
 
 
 @pytest.mark.parametrize(
-    ("model", "example", "message"),
+    ("model", "example"),
     [
-        (nn.Conv2d(3, 4, 1).half(), EXAMPLE.half(), r"torch.float16; export it in float32, after model.float\(\)"),
-        (nn.Conv2d(3, 4, 1, device="meta"), EXAMPLE, "load its weights first"),
-        (nn.Conv2d(4, 4, 1), EXAMPLE, "cannot be run on inputs"),
-        (nn.Conv2d(3, 4, 1), "picture.png", "a tensor or a tuple of tensors"),
+        (nn.Conv2d(3, 4, 1).half(), EXAMPLE.half()),
+        (nn.Conv2d(3, 4, 1, device="meta"), EXAMPLE),
+        (nn.Conv2d(4, 4, 1), EXAMPLE),
+        (nn.Conv2d(3, 4, 1), "picture.png"),
     ],
+    ids=["float16", "meta device", "channels", "a path"],
 )
-def test_unfit_models_and_examples_are_refused(tmp_path: Path, model: nn.Module, example: Any, message: str) -> None:
-    with pytest.raises(ExportError, match=message):
+def test_unfit_models_and_examples_are_refused(tmp_path: Path, model: nn.Module, example: Any) -> None:
+    with refuses(ExportError):
         export_program(model, tmp_path / "a.pt2", example, free_size=False)
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("opset", [17, "18"])
 def test_old_operator_sets_are_refused(tmp_path: Path, opset: Any) -> None:
-    with pytest.raises(ExportError, match="`opset` is an int from 18 up"):
+    with refuses(ExportError, "opset"):
         export_onnx(nn.Conv2d(3, 4, 1), tmp_path / "a.onnx", EXAMPLE, opset=opset)
 
 
 def test_options_that_do_not_exist_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="`free_size` is True, False or 'auto'"):
+    with refuses(ExportError, "free_size"):
         export_program(nn.Conv2d(3, 4, 1), tmp_path / "a.pt2", EXAMPLE, free_size="no")  # type: ignore[arg-type]
 
 
@@ -115,7 +117,7 @@ def test_an_operator_that_the_format_lacks_is_named_with_its_layer(tmp_path: Pat
             return torch.linalg.eigvalsh(x @ x.mT)
 
     model = nn.Sequential(nn.Conv2d(3, 4, 1), Determinant())
-    with pytest.raises(ExportError, match=r"cannot be written as ONNX \(opset 18\) at '1' \(Determinant\)"):
+    with refuses(ExportError, "'1'"):
         export_onnx(model, tmp_path / "a.onnx", EXAMPLE, free_size=False)
     assert not any(tmp_path.iterdir())
 

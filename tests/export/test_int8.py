@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.errors import ExportError
+from tests.messages import refuses, spelled
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -142,7 +143,7 @@ def test_ignored_operations_stay_float(
 ) -> None:
     report = quantize_onnx(exported, tmp_path / "net.onnx", calibration, ignored=["4.weight*", "8.*"])
     assert report.quantized == 4
-    with pytest.raises(ExportError, match=r"no operation or weight matches ignored='blocks\.\*'; .*nearest names"):
+    with pytest.raises(ExportError, match=r"blocks\.\*"):
         quantize_onnx(exported, tmp_path / "other.onnx", calibration, ignored=["blocks.*"])
 
 
@@ -179,9 +180,9 @@ def test_a_fixed_batch_is_kept(tmp_path: Path) -> None:
         tmp_path / "float.onnx", tmp_path / "net.onnx", [images], evaluate=batches(images[:8], labels[:8], 4)
     )
     assert (report.free_batch, report.batches, report.evaluated) == (False, (4,), 8)
-    with pytest.raises(ExportError, match="fixed to 4, and there are only 3 images"):
+    with refuses(ExportError):
         quantize_onnx(tmp_path / "float.onnx", tmp_path / "other.onnx", [images[:3]])
-    with pytest.raises(ExportError, match="fixed to 4, the loader in `evaluate` gives 10 images"):
+    with refuses(ExportError, "evaluate"):
         quantize_onnx(tmp_path / "float.onnx", tmp_path / "other.onnx", [images], evaluate=[(images, labels)])
 
 
@@ -200,7 +201,7 @@ def test_what_is_there_stays_unless_overwritten(
     function, suffix = _of(runtime)
     target = tmp_path / f"net{suffix}"
     target.write_text("old")
-    with pytest.raises(ExportError, match="overwrite=True"):
+    with refuses(ExportError, "overwrite=True"):
         function(exported, target, calibration)
     assert target.read_text() == "old"
     report = function(exported, target, calibration, subset_size=4, overwrite=True, branch="int8")
@@ -217,41 +218,39 @@ def _nan(images: Tensor) -> Tensor:
 
 @BOTH
 @pytest.mark.parametrize(
-    ("loader", "message"),
+    "loader",
     [
-        ([], "gives no images; give a few hundred"),
-        ([torch.zeros(2, 3, 12, 12)], "gives images of 3 x 12 x 12, the network takes 1 x 12 x 12"),
-        ([torch.zeros(12, 12)], "gives images of 12, the network takes"),
-        ([torch.zeros(2, 1, 12, 12, dtype=torch.uint8)], r"of floating-point numbers; got a tensor .* of torch.uint8"),
-        ([{"image": torch.zeros(2, 1, 12, 12)}], "got a dict"),
-        ([_nan(torch.zeros(2, 1, 12, 12))], "NaN or infinite values"),
+        [],
+        [torch.zeros(2, 3, 12, 12)],
+        [torch.zeros(12, 12)],
+        [torch.zeros(2, 1, 12, 12, dtype=torch.uint8)],
+        [{"image": torch.zeros(2, 1, 12, 12)}],
+        [_nan(torch.zeros(2, 1, 12, 12))],
     ],
     ids=["empty", "channels", "no channels", "bytes", "dictionary", "nan"],
 )
-def test_a_bad_calibration_loader_is_refused(
-    exported: Path, tmp_path: Path, loader: list[Any], message: str, runtime: str
-) -> None:
+def test_a_bad_calibration_loader_is_refused(exported: Path, tmp_path: Path, loader: list[Any], runtime: str) -> None:
     function, suffix = _of(runtime)
-    with pytest.raises(ExportError, match=message):
+    with refuses(ExportError):
         function(exported, tmp_path / f"net{suffix}", loader)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("loader", "message"),
+    "loader",
     [
-        ([], "`evaluate` gives no images"),
-        ([torch.zeros(2, 1, 12, 12)], r"gives \(images, labels\); got a tensor"),
-        ([(torch.zeros(2, 1, 12, 12), torch.zeros(3, dtype=torch.long))], r"one class number an image"),
-        ([(torch.zeros(2, 1, 12, 12), torch.tensor([0, 3]))], "go from 0 to 3, the network has 3 classes"),
-        ([(torch.zeros(2, 1, 9, 12), torch.tensor([0, 2]))], "evaluation loader gives images of 1 x 9 x 12"),
+        [],
+        [torch.zeros(2, 1, 12, 12)],
+        [(torch.zeros(2, 1, 12, 12), torch.zeros(3, dtype=torch.long))],
+        [(torch.zeros(2, 1, 12, 12), torch.tensor([0, 3]))],
+        [(torch.zeros(2, 1, 9, 12), torch.tensor([0, 2]))],
     ],
     ids=["empty", "no labels", "lengths", "classes", "shape"],
 )
 def test_a_bad_evaluation_loader_is_refused(
-    exported: Path, calibration: list[tuple[Tensor, Tensor]], tmp_path: Path, loader: list[Any], message: str
+    exported: Path, calibration: list[tuple[Tensor, Tensor]], tmp_path: Path, loader: list[Any]
 ) -> None:
-    with pytest.raises(ExportError, match=message):
+    with refuses(ExportError):
         quantize_onnx(exported, tmp_path / "net.onnx", calibration, subset_size=4, evaluate=loader)
     assert not list(tmp_path.iterdir())
 
@@ -259,7 +258,7 @@ def test_a_bad_evaluation_loader_is_refused(
 def test_a_loss_beyond_the_limit_writes_nothing(exported: Path, tmp_path: Path) -> None:
     images, labels = stripes(64, 4)
     # Ranges taken from images a hundred times too weak clip everything.
-    with pytest.raises(ExportError, match=r"int8 loses \d+\.\d\d points of accuracy, more than max_drop=0\.5"):
+    with pytest.raises(ExportError, match=r"max_drop=0\.5"):
         quantize_onnx(exported, tmp_path / "net.onnx", [images / 100], evaluate=batches(images, labels), max_drop=0.5)
     assert not list(tmp_path.iterdir())
 
@@ -273,38 +272,39 @@ def test_a_network_without_finite_outputs_is_refused(tmp_path: Path, runtime: st
     file = tmp_path / "float.onnx"
     torch.onnx.export(Broken().eval(), (torch.zeros(1, 1, 4, 4),), file, dynamo=True, verbose=False)
     function, suffix = _of(runtime)
-    with pytest.raises(ExportError, match="NaN or infinite outputs"):
+    with refuses(ExportError):
         function(file, tmp_path / f"net{suffix}", [torch.ones(1, 1, 4, 4)])
     assert not [each.name for each in tmp_path.iterdir() if not each.name.startswith("float.onnx")]
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    "options",
     [
-        ({"subset_size": 0}, "`subset_size` counts calibration images, an int >= 1; got 0"),
-        ({"branch": "half"}, "`branch` is 'float' or 'int8'; got 'half'"),
-        ({"ignored": "8.*"}, r"a sequence of patterns; got the string '8\.\*'"),
-        ({"max_drop": 0.5}, "needs `evaluate`"),
-        ({"max_drop": math.nan, "evaluate": []}, "at least 0; got nan"),
+        {"subset_size": 0},
+        {"branch": "half"},
+        {"ignored": "8.*"},
+        {"max_drop": 0.5},
+        {"max_drop": math.nan, "evaluate": []},
     ],
+    ids=spelled,
 )
-def test_options_are_checked_first(exported: Path, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+def test_options_are_checked_first(exported: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     for function, name in ((quantize_onnx, "net.onnx"), (quantize_openvino, "net.xml")):
-        with pytest.raises(ExportError, match=message):
+        with refuses(ExportError, next(iter(options))):
             function(exported, tmp_path / name, [torch.zeros(1, 1, 12, 12)], **options)
     assert not list(tmp_path.iterdir())
 
 
 def test_what_is_no_exported_network_is_refused(exported: Path, tmp_path: Path) -> None:
     images = [torch.zeros(1, 1, 12, 12)]
-    with pytest.raises(ExportError, match=r"there is no file .*nowhere\.onnx"):
+    with refuses(ExportError, "nowhere.onnx"):
         quantize_onnx(tmp_path / "nowhere.onnx", tmp_path / "net.onnx", images)
-    with pytest.raises(ExportError, match=r"should end in '\.onnx'"):
+    with refuses(ExportError, ".onnx"):
         quantize_onnx(tmp_path / "net.xml", tmp_path / "net.onnx", images)
-    with pytest.raises(ExportError, match=r"a torch\.nn\.Module or the path of an exported one; got int"):
+    with refuses(ExportError):
         quantize_onnx(3, tmp_path / "net.onnx", images)  # type: ignore[arg-type]
     (tmp_path / "broken.onnx").write_bytes(b"no network")
-    with pytest.raises(ExportError, match=r"cannot read .*broken\.onnx"):
+    with pytest.raises(ExportError, match=r"broken\.onnx"):
         quantize_openvino(tmp_path / "broken.onnx", tmp_path / "net.xml", images)
 
 

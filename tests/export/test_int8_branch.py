@@ -1,9 +1,8 @@
 """Dynamic branches in graphs drawn by hand."""
 
-import pytest
-
 from dynaconv.errors import ExportError
 from dynaconv.export.int8_branch import GraphNode, dynamic_nodes, named_nodes
+from tests.messages import refuses
 
 DCD = [
     GraphNode("images", (), "input"),
@@ -47,5 +46,5 @@ def test_a_static_network_has_none() -> None:
 def test_patterns_match_names_and_labels_in_the_order_of_the_graph() -> None:
     assert named_nodes(DCD, ["q", "stem.w*", "p*"]) == ["stem", "pool", "phi", "p_phi", "q"]
     assert named_nodes(DCD, []) == []
-    with pytest.raises(ExportError, match=r"ignored='stem2'; the graph has 16 operations, the nearest names are 'ste"):
+    with refuses(ExportError, "stem2"):
         named_nodes(DCD, ["stem2"])

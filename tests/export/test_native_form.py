@@ -20,6 +20,7 @@ from dynaconv.export.onnx import load_onnx
 from dynaconv.export.openvino import load_openvino
 from dynaconv.native import BuildError, NativeProgram, extension
 from tests.helpers import LAYERS
+from tests.messages import refuses
 from tests.native.test_layers import awake
 
 pytestmark = pytest.mark.export
@@ -147,29 +148,29 @@ def test_hooks_that_a_native_program_was_given_stay(native: bool, tmp_path: Path
 
 @both
 def test_what_cannot_be_native_is_refused(runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ExportError, match="no part of this network runs natively"):
+    with refuses(ExportError):
         written(runtime, nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval(), tmp_path, side=2)
 
-    with pytest.raises(ExportError, match=r"cannot be run on inputs \(2, 4, 32, 32\) like `example`"):
+    with refuses(ExportError, "example"):
         RUNTIMES[runtime][0](small(), tmp_path / RUNTIMES[runtime][2], torch.rand(1, 4, 32, 32), native=True)
-    with pytest.raises(ExportError, match="no part of this network runs natively"):
+    with refuses(ExportError):
         written(runtime, Unused().eval(), tmp_path)
 
     def no_compiler(which: str) -> Path:
         raise BuildError("the native backend needs a C++ compiler.")
 
     monkeypatch.setattr("dynaconv.export._native_form.extension", no_compiler)
-    with pytest.raises(ExportError, match=r"`native=True` needs the native kernels: .* a C\+\+ compiler"):
+    with refuses(ExportError, "native=True"):
         written(runtime, small(), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_extensions_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong: Any = "tensorrt"
-    with pytest.raises(BuildError, match="'onnxruntime' and 'openvino'; got 'tensorrt'"):
+    with refuses(BuildError, "tensorrt"):
         extension(wrong)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(BuildError, match="needs OpenVINO; install it"):
+    with refuses(BuildError, "OpenVINO"):
         extension("openvino")
 
 
@@ -312,7 +313,7 @@ def test_openvino_knows_the_sizes_that_follow_from_the_steps(tmp_path: Path) -> 
     ]:
         model.reshape(images)
         assert str(model.output().partial_shape) == str(type(model.output().partial_shape)(want))
-    with pytest.raises(RuntimeError, match="too small for this network"):
+    with refuses(RuntimeError):
         model.reshape([1, 3, 0, 32])
     network = timm.create_model("dcd_mobilenetv2_035", num_classes=10).eval()
     _, pooled = openvino_model(written("openvino", network, tmp_path, overwrite=True).path)

@@ -12,6 +12,7 @@ from dynaconv.families import DynamicConv2d
 from dynaconv.families.contract.norms import RunningNorm2d
 from tests.families.cases import enlarge
 from tests.helpers import LAYERS, TOLERANCE
+from tests.messages import refuses
 
 every_family = pytest.mark.parametrize("family", LAYERS)
 by_statistics = pytest.mark.parametrize("kind", ["batch", "running"])
@@ -166,7 +167,7 @@ def test_linear_layers_too() -> None:
 
 @every_family
 def test_bad_norms_are_named(family: str) -> None:
-    with pytest.raises(ValueError, match=r"context_norm must be .*; got 'group'"):
+    with refuses(ValueError, "context_norm"):
         LAYERS[family](8, 8, 1, context_norm="group")
-    with pytest.raises(ValueError, match="context of one number zero"):
+    with refuses(ValueError):
         LAYERS[family](1, 1, 1, context_norm="layer")

@@ -18,16 +18,17 @@ from dynaconv.errors import ConversionError
 from dynaconv.families import DynamicLayer
 from tests.families.cases import enlarge
 from tests.helpers import LAYERS
+from tests.messages import refuses
 
 # Sets of options that go together; every option of a family is away from its default in one of them.
 AWAY: dict[str, list[dict[str, Any]]] = {
     "condconv": [{"num_experts": 3, "context_norm": "layer", "algorithm": "kernel"}],
     "dcd": [
-        {"variant": "scale", "scale_activation": "sigmoid", "gain": 1.0, "reduction": 2, "algorithm": "kernel"},
+        {"variant": "scale", "scale_activation": "linear", "gain": 0.5, "reduction": 2, "algorithm": "kernel"},
         {"variant": "residual", "latent_dim": 3, "blocks": 2, "min_hidden_channels": 7, "activation": "silu"},
         {"fusion": "joint", "latent_taps": 2, "context_size": 2, "context_norm": None, "hidden_channels": 5},
         {"norm": "batch", "hidden_norm": "unit", "scale_activation": "tanh"},
-        {"context_norm": "batch", "hidden_norm": None},
+        {"context_norm": "layer", "hidden_norm": None, "weight_norm": False},
     ],
     "dyconv": [
         {"num_kernels": 3, "reduction": 2, "min_hidden_channels": 3, "temperature": 0.5, "algorithm": "mixed"},
@@ -86,7 +87,7 @@ def test_algorithm_set_later_is_recorded(family: str) -> None:
     layer.algorithm = "kernel"
     assert conversion_of(Net(layer))["layers.0"]["hyperparameters"] == {"algorithm": "kernel"}
     assert twin.algorithm == "auto"
-    with pytest.raises(ValueError, match="algorithm must be one of"):
+    with refuses(ValueError, "algorithm"):
         layer.algorithm = "fast"
     assert layer.algorithm == "kernel"
 
@@ -110,14 +111,14 @@ def test_classes_of_no_family_cannot_be_recorded() -> None:
     class Own(DCDConv2d):
         pass
 
-    with pytest.raises(ConversionError, match=r"'layers\.0' is a Own, which is no layer of a family"):
+    with refuses(ConversionError, "layers.0"):
         conversion_of(Net(Own(8, 8, 1)))
-    with pytest.raises(ConversionError, match="'the model' is a Own"):
+    with refuses(ConversionError, "Own"):
         conversion_of(Own(8, 8, 1))
 
 
 def test_unknown_options_are_named() -> None:
-    with pytest.raises(ValueError, match=r"an option of DCDConfig must be one of .*got 'latent_dims'"):
+    with refuses(ValueError, "latent_dims"):
         DCDConv2d(4, 4, 1).config.from_dict({"latent_dims": 2})
 
 
@@ -143,5 +144,5 @@ def test_signature_and_docstring_name_every_option(kind: type[DynamicLayer]) -> 
 
 @pytest.mark.parametrize(("kind", "name"), [(DCDConv2d, "latent"), (DCDLinear, "fusion")])
 def test_an_unknown_option_is_a_type_error(kind: Any, name: str) -> None:
-    with pytest.raises(TypeError, match=f"{kind.__name__} got an unexpected keyword argument '{name}'"):
+    with refuses(TypeError, kind.__name__, name):
         kind(8, 8, 1, **{name: None})

@@ -12,6 +12,7 @@ from torch import nn
 
 from dynaconv.families import DCDConv2d, DCDLinear, Family, SEConv2d, families, family_of, get_family, register_family
 from dynaconv.families.family import Coefficient
+from tests.messages import refuses
 
 
 class ToyConv2d(SEConv2d):
@@ -33,9 +34,7 @@ TOY = Family(
 def test_names_and_aliases() -> None:
     assert [family.name for family in families()] == ["condconv", "dcd", "dyconv", "odconv", "se"]
     assert get_family("squeeze_excite") is get_family("se")
-    with pytest.raises(
-        ValueError, match=r"one of condconv, dcd, dyconv, odconv, se; got 'dcdd', .* nearest name is 'dcd'"
-    ):
+    with refuses(ValueError, "dcdd"):
         get_family("dcdd")
 
 
@@ -57,15 +56,16 @@ def test_coefficients_are_described_in_full(family: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    "changes",
     [
-        ({"name": "dcd"}, "the name 'dcd' is taken by the family 'dcd'"),
-        ({"aliases": ("squeeze_excite",)}, "the name 'squeeze_excite' is taken by the family 'se'"),
-        ({"layer": DCDConv2d}, "DCDConv2d is a layer of the family 'dcd' already"),
+        {"name": "dcd"},
+        {"aliases": ("squeeze_excite",)},
+        {"layer": DCDConv2d},
     ],
+    ids=["name", "alias", "layer"],
 )
-def test_what_another_family_has_is_refused(changes: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
+def test_what_another_family_has_is_refused(changes: dict[str, Any]) -> None:
+    with refuses(ValueError):
         register_family(dataclasses.replace(TOY, **changes))
     assert len(families()) == 5
 

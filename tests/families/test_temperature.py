@@ -10,6 +10,7 @@ from torch import nn
 
 from dynaconv import DCDConv2d, DYConv2d, set_temperature
 from dynaconv.families.contract.temperature import HasTemperature, has_temperature
+from tests.messages import refuses
 
 
 def network() -> nn.Sequential:
@@ -63,15 +64,15 @@ def test_no_gradient_and_no_graph_reaches_it() -> None:
 @pytest.mark.parametrize("value", [0, -1.0, math.inf, math.nan, True, "30", None])
 def test_a_wrong_value_is_explained_and_changes_nothing(value: Any) -> None:
     model = network()
-    with pytest.raises(ValueError, match="temperature must be a positive number; got"):
+    with refuses(ValueError, "temperature"):
         set_temperature(model, value)
     assert temperatures(model) == [1, 1]
-    with pytest.raises(ValueError, match="temperature must be a positive number; got"):
+    with refuses(ValueError, "temperature"):
         DYConv2d(3, 8, 1, temperature=value)
 
 
 def test_a_model_without_temperature_is_explained() -> None:
-    with pytest.raises(ValueError, match="Sequential has no layer with a temperature"):
+    with refuses(ValueError):
         set_temperature(nn.Sequential(nn.Conv2d(3, 8, 1), DCDConv2d(8, 8, 1)), 30)
 
 
@@ -99,7 +100,7 @@ def test_state_dict_and_moves() -> None:
     with torch.device("meta"):
         assert temperatures(network()) == [1, 1]
     for wrong in (torch.zeros(()), torch.ones(2), torch.tensor(math.nan), "1"):
-        with pytest.raises(RuntimeError, match=r"1\.temperature must hold one positive number"):
+        with pytest.raises(RuntimeError, match=r"1\.temperature"):
             network().load_state_dict({**network().state_dict(), "1.temperature": wrong})
     missing, _ = network().load_state_dict({k: v for k, v in state.items() if k != "1.temperature"}, strict=False)
     assert missing == ["1.temperature"]

@@ -16,6 +16,7 @@ from dynaconv.errors import CheckpointError, DataError
 from dynaconv.hub import DynaconvModel, HubConfig
 from dynaconv.train.predict import predict
 from tests.hub.helpers import CLASSES, MODEL, OPTIONS, dynamic_layers, images, make_run, trained
+from tests.messages import refuses
 from tests.train.helpers import write_image
 
 
@@ -81,9 +82,9 @@ def test_what_is_no_image_is_refused(model: DynaconvModel, tmp_path: Path) -> No
         model.classify(tmp_path / "none.png")
     multispectral = timm.create_model(MODEL, num_classes=5, in_chans=4, **OPTIONS)
     four = DynaconvModel.from_network(multispectral, image_size=20, mean=[0.0] * 4, std=[1.0] * 4)
-    with pytest.raises(DataError, match="the network takes 4 channels, which no image file has; pass it tensors"):
+    with refuses(DataError):
         four.classify(Image.new("RGB", (9, 9)))
-    with pytest.raises(TypeError, match="`image` is a path or a PIL image; got int"):
+    with refuses(TypeError, "image"):
         model.classify(3)
 
 
@@ -114,13 +115,13 @@ def test_a_dynamic_network_converted_further_comes_back(tmp_path: Path) -> None:
 def test_timm_refuses_a_converted_network(tmp_path: Path) -> None:
     network = convert(timm.create_model("test_resnet", num_classes=4), kernel_sizes=3)
     DynaconvModel.from_network(network, image_size=32).save_pretrained(tmp_path)
-    with pytest.raises(RuntimeError, match=r"Unknown model \(test_resnet\+dynaconv\)"):
+    with pytest.raises(RuntimeError, match=r"test_resnet\+dynaconv"):
         timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
 
 
 def test_a_network_in_memory_says_what_it_is(tmp_path: Path) -> None:
     network = trained(timm.create_model(MODEL, num_classes=5, in_chans=2, pretrained=False, **OPTIONS))
-    with pytest.raises(CheckpointError, match="'mean' has 3 values for 2 channels"):
+    with refuses(CheckpointError, "mean"):
         DynaconvModel.from_network(network, image_size=20)
     model = DynaconvModel.from_network(network, image_size=20, mean=[0.1, 0.2], std=[0.3, 0.4], license="mit")
     assert model.description.model_options == OPTIONS
@@ -135,19 +136,17 @@ def test_a_network_in_memory_says_what_it_is(tmp_path: Path) -> None:
 
 def test_options_that_do_not_rebuild_the_network_are_found() -> None:
     network = trained(timm.create_model(MODEL, num_classes=5, **OPTIONS))
-    with pytest.raises(
-        CheckpointError, match=r"does not compute what dcd_mobilenetv2_035 with model_options=\{\} computes"
-    ):
+    with refuses(CheckpointError, "dcd_mobilenetv2_035"):
         DynaconvModel.from_network(network, model_options={}, image_size=20)
-    with pytest.raises(CheckpointError, match="does not fit the network"):
+    with refuses(CheckpointError):
         DynaconvModel.from_network(network, model="dcd_mobilenetv2_050", image_size=20)
-    with pytest.raises(CheckpointError, match=r"this Linear does not say which timm model it is; pass model="):
+    with refuses(CheckpointError, "Linear"):
         DynaconvModel.from_network(torch.nn.Linear(2, 2))
     smooth = timm.create_model("test_resnet", act_layer=torch.nn.SiLU)
-    with pytest.raises(CheckpointError, match="an option of test_resnet cannot be written as JSON"):
+    with refuses(CheckpointError, "test_resnet"):
         DynaconvModel.from_network(smooth, image_size=32)
     headless = timm.create_model(MODEL, num_classes=0)
-    with pytest.raises(CheckpointError, match="has no classifier"):
+    with refuses(CheckpointError):
         DynaconvModel.from_network(headless)
 
 
@@ -155,7 +154,7 @@ def test_a_network_changed_since_leaves_the_folder_as_it_was(model: DynaconvMode
     model.save_pretrained(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     model.network.bn1.eps = 10.0  # computes something else with the same weights
-    with pytest.raises(CheckpointError, match="does not compute what"):
+    with refuses(CheckpointError):
         model.save_pretrained(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

@@ -13,6 +13,7 @@ from dynaconv.errors import CheckpointError
 from dynaconv.hub import DynaconvModel
 from tests.hub.fake_hub import TOKEN, FakeHub
 from tests.hub.helpers import images
+from tests.messages import refuses
 
 disable_progress_bars()
 
@@ -74,27 +75,27 @@ def test_what_was_fetched_once_loads_offline(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     again = DynaconvModel.from_pretrained("ada/pets")
     assert again.description == model.description
-    with pytest.raises(CheckpointError, match=r"ada/other is not in the cache, and HF_HUB_OFFLINE=1 forbids"):
+    with refuses(CheckpointError, "ada/other"):
         DynaconvModel.from_pretrained("ada/other")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    with pytest.raises(CheckpointError, match=r"not in the cache, and local_files_only=True forbids"):
+    with refuses(CheckpointError, "local_files_only"):
         DynaconvModel.from_pretrained("ada/other", local_files_only=True)
 
 
 def test_pickled_weights_are_not_fetched(saved: Path, hub: FakeHub) -> None:
     files = {"config.json": (saved / "config.json").read_bytes(), "pytorch_model.bin": b"a pickle"}
     hub.repositories = {"ada/pets": files}
-    with pytest.raises(CheckpointError, match=r"repository ada/pets holds no model\.safetensors; .* no other file is"):
+    with refuses(CheckpointError, "model.safetensors"):
         DynaconvModel.from_pretrained("ada/pets")
 
 
 def test_what_the_hub_lacks_is_named(hub: FakeHub, saved: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no folder ada/none here and no repository ada/none on http"):
+    with refuses(CheckpointError, "ada/none"):
         DynaconvModel.from_pretrained("ada/none")
     hub.repositories = {"ada/pets": {path.name: path.read_bytes() for path in saved.iterdir()}}
-    with pytest.raises(CheckpointError, match=r"repository ada/pets has no revision 'v9'"):
+    with refuses(CheckpointError, "v9"):
         DynaconvModel.from_pretrained("ada/pets", revision="v9")
-    with pytest.raises(CheckpointError, match="is neither a folder nor a repository's name"):
+    with refuses(CheckpointError):
         DynaconvModel.from_pretrained("-bad name-")
 
 
@@ -104,20 +105,20 @@ def test_a_hub_that_cannot_be_reached(model: DynaconvModel, monkeypatch: pytest.
     nowhere = "http://127.0.0.1:9"
     monkeypatch.setattr(constants, "ENDPOINT", nowhere)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", nowhere + "/{repo_id}/resolve/{revision}/{filename}")
-    with pytest.raises(CheckpointError, match=r"not in the cache, and http://127\.0\.0\.1:9 cannot be reached"):
+    with refuses(CheckpointError, "127.0.0.1:9"):
         DynaconvModel.from_pretrained("ada/pets")
-    with pytest.raises(CheckpointError, match=r"cannot upload to pets: http://127\.0\.0\.1:9 cannot be reached"):
+    with refuses(CheckpointError, "127.0.0.1:9"):
         model.push_to_hub("pets", token=TOKEN)
 
 
 def test_who_may_not_push_is_told_so(model: DynaconvModel, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CheckpointError, match=r"cannot upload to pets: you are not logged in; run `hf auth login`"):
+    with refuses(CheckpointError, "hf auth login"):
         model.push_to_hub("pets")
-    with pytest.raises(CheckpointError, match=r"cannot upload to ada/pets: .*401.* token that may write there"):
+    with refuses(CheckpointError, "401"):
         model.push_to_hub("ada/pets", token="hf_wrong")
-    with pytest.raises(CheckpointError, match=r"'ada/pets/cats' is no repository's name; it is user/name"):
+    with refuses(CheckpointError, "ada/pets/cats"):
         model.push_to_hub("ada/pets/cats", token=TOKEN)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE=1 forbids it"):
+    with refuses(CheckpointError, "HF_HUB_OFFLINE"):
         model.push_to_hub("ada/pets", token=TOKEN)
     assert hub.repositories == {}

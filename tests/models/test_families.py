@@ -5,37 +5,36 @@ from torch import nn
 
 from dynaconv.families import DCDConv2d
 from dynaconv.models import _families
+from tests.messages import refuses
 
 
 def test_an_unknown_family_is_named_with_the_known_and_the_nearest() -> None:
-    with pytest.raises(
-        ValueError, match=r"one of condconv, dcd, .*, static; got 'dcdd', and the nearest name is 'dcd'"
-    ):
+    with refuses(ValueError, "dcdd"):
         _families.get_family("dcdd")
 
 
 def test_a_family_without_published_structure_says_which_have_one() -> None:
-    with pytest.raises(ValueError, match="'static' has no published structure; `published=True` goes with dcd"):
+    with refuses(ValueError, "static"):
         _families.get_published("static")
 
 
 def test_an_unknown_hyperparameter_is_named_with_the_known_and_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"key 'latent', but family 'dcd' takes .*; the nearest name is 'latent_dim'"):
+    with refuses(ValueError, "latent"):
         _families.check_family_options("dcd", {"latent": 4})
 
 
 def test_the_static_family_takes_no_hyperparameter() -> None:
-    with pytest.raises(ValueError, match="family 'static' takes none"):
+    with refuses(ValueError, "static"):
         _families.check_family_options("static", {"latent_dim": 4})
 
 
 def test_arguments_of_the_convolution_are_no_hyperparameters() -> None:
-    with pytest.raises(ValueError, match="has the key 'stride'"):
+    with refuses(ValueError, "stride"):
         _families.check_family_options("dcd", {"stride": 2})
 
 
 def test_options_that_are_no_mapping_are_refused() -> None:
-    with pytest.raises(TypeError, match="maps hyperparameter names to values; got 4"):
+    with refuses(TypeError):
         _families.check_family_options("dcd", 4)  # type: ignore[arg-type]
 
 
@@ -55,7 +54,7 @@ def test_output_stride_counts_the_true_stem(output_stride: int, stem_stride: int
 
 @pytest.mark.parametrize(("output_stride", "stem_stride"), [(4, 4), (2, 2), (1, 1), (64, 4), (12, 4)])
 def test_an_output_stride_that_cannot_be_had_is_refused(output_stride: int, stem_stride: int) -> None:
-    with pytest.raises(ValueError, match=f"`output_stride` is one of .*; got {output_stride}"):
+    with refuses(ValueError, "output_stride"):
         _families.inner_output_stride(output_stride, stem_stride)
 
 
@@ -77,5 +76,5 @@ def test_a_replaced_convolution_keeps_geometry_and_static_weights() -> None:
 
 def test_a_layer_that_does_not_fit_is_named() -> None:
     model = nn.Sequential(nn.Conv2d(6, 8, 1))
-    with pytest.raises(ValueError, match=r"^0: "):
+    with refuses(ValueError):
         _families.replace_convolutions(model, DCDConv2d, lambda *_: True, lambda _: {"latent_dim": -1})

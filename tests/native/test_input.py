@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dynaconv import DCDConv2d, deploy
 from dynaconv.native import NativeProgram
+from tests.messages import refuses
 from tests.native.test_layers import awake
 
 
@@ -151,11 +152,8 @@ def test_images_without_end_are_errors() -> None:
     program = deploy(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)).eval(), backend="native")
     one = torch.zeros(1, 3, 1, 1)
     # 2^66 floats between the steps: as 64-bit numbers, none.
-    for shape, match in [
-        ((1, 3, 2**30, 2**30), r"1 images of 1073741824 x 1073741824 pixels is more than .* can count\.$"),
-        ((2**60, 3, 1, 1), r"batch of 1152921504606846976 images of 1 x 1 pixels is more"),
-    ]:
-        with pytest.raises(RuntimeError, match=match):
+    for shape in ((1, 3, 2**30, 2**30), (2**60, 3, 1, 1)):
+        with refuses(RuntimeError):
             program(one.expand(shape))
     with pytest.raises(RuntimeError, match="memory"):
         program(one.expand(1, 3, 2**21, 2**21))
@@ -171,7 +169,7 @@ def test_too_little_memory_is_an_error_and_no_more(threads: int) -> None:
     try:
         torch.set_num_threads(threads)
         for batch in (1, 4):
-            with pytest.raises(RuntimeError, match=rf"no memory for a batch of {batch} images of 262144 x 262144"):
+            with refuses(RuntimeError):
                 native(torch.zeros(1, 3, 1, 1).expand(batch, 3, 2**18, 2**18))
         assert native(torch.zeros(2, 3, 32, 32)).isfinite().all()
     finally:
@@ -192,20 +190,20 @@ def test_the_operator_refuses_what_the_module_does_not_pass() -> None:
     x, constants, steps = torch.zeros(1, 3, 8, 8), native.constants, native.steps
     assert constants is not None
     assert steps is not None
-    for args, match in [
-        ((x.double(), constants, steps), "takes float32 images"),
-        ((x[0], constants, steps), "takes float32 images"),
-        ((x, constants.double(), steps), "one contiguous float32 vector"),
-        ((x, constants.repeat(2)[::2], steps), "one contiguous float32 vector"),
-        ((x, constants[:-16], steps), "damaged"),
-        ((x, constants, steps[:-1]), "whole steps"),
-        ((x, constants, steps.int()), "whole steps"),
-        ((x, constants, steps[:0]), "no steps"),
-        ((x[:, :2], constants, steps), "the images have 2 channels; this network takes 3"),
-    ]:
-        with pytest.raises(RuntimeError, match=match):
+    for args in (
+        (x.double(), constants, steps),
+        (x[0], constants, steps),
+        (x, constants.double(), steps),
+        (x, constants.repeat(2)[::2], steps),
+        (x, constants[:-16], steps),
+        (x, constants, steps[:-1]),
+        (x, constants, steps.int()),
+        (x, constants, steps[:0]),
+        (x[:, :2], constants, steps),
+    ):
+        with refuses(RuntimeError):
             run(*args, native._out_channels, native.sizes)
-    with pytest.raises(RuntimeError, match="output has other channels"):
+    with refuses(RuntimeError):
         run(x, constants, steps, native._out_channels + 1, native.sizes)
 
 

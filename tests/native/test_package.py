@@ -12,6 +12,7 @@ import pytest
 from dynaconv.native import BuildError, extension
 from dynaconv.native.build import main
 from dynaconv.native.toolchain import SOURCES, build, compiler, is_whole, shipped, shipped_name
+from tests.messages import refuses
 
 try:
     LIBRARY = build()
@@ -74,7 +75,7 @@ def test_a_damaged_library_in_the_cache_is_made_anew(tmp_path: Path, monkeypatch
 def test_a_cache_that_takes_no_files_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("DYNACONV_CACHE", str(tmp_path / "file"))
-    with pytest.raises(BuildError, match=r"takes no files .*; set DYNACONV_CACHE to a folder\.$"):
+    with refuses(BuildError, "DYNACONV_CACHE"):
         build()
 
 
@@ -101,7 +102,7 @@ def test_the_compiler_is_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("CXX", "/usr/bin/env g++")
     assert compiler() == ["/usr/bin/env", "g++"]
     monkeypatch.setenv("CXX", "g++-none -m64")
-    with pytest.raises(BuildError, match=r"CXX names g\+\+-none, which there is not"):
+    with refuses(BuildError, "CXX"):
         compiler()
 
 

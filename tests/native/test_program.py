@@ -16,6 +16,7 @@ from dynaconv.errors import ConversionError
 from dynaconv.native import NativeProgram, instruction_set
 from dynaconv.native.library import settle
 from dynaconv.native.steps import FIELDS
+from tests.messages import refuses
 from tests.native.test_layers import awake
 
 SETS = ("portable", "avx2", "avx512")
@@ -105,7 +106,7 @@ def test_empty_batches_and_small_images() -> None:
     native, _ = native_network()
     assert native(torch.zeros(0, 3, 8, 8)).shape == (0, 40, 4, 4)
     valid = deploy(nn.Conv2d(3, 8, 5).eval(), backend="native")
-    with pytest.raises(RuntimeError, match="3 x 9 pixels is too small"):
+    with refuses(RuntimeError):
         valid(torch.zeros(1, 3, 3, 9))
 
 
@@ -188,7 +189,7 @@ def test_a_depthwise_branch_without_parts_is_refused() -> None:
     last = steps.numel() - len(FIELDS)
     for name in ("latent", "has_scale"):
         steps[last + FIELDS.index(name)] = 0
-    with pytest.raises(RuntimeError, match="step 3 has neither Lambda nor a residual"):
+    with refuses(RuntimeError):
         torch.ops.dynaconv.native_program(
             torch.randn(1, 3, 6, 6), native.constants, steps, native._out_channels, native.sizes
         )
@@ -203,7 +204,7 @@ def test_what_lies_between_two_fused_steps_is_not_read() -> None:
     table[-1, FIELDS.index("source")] = table[fused, FIELDS.index("target")]
     # Its own target is the same slot, used again.
     table[-1, FIELDS.index("target")] = table[fused, FIELDS.index("source")]
-    with pytest.raises(RuntimeError, match="step 3 has a source of other channels"):
+    with refuses(RuntimeError):
         torch.ops.dynaconv.native_program(
             torch.randn(1, 3, 6, 6), native.constants, steps, native._out_channels, native.sizes
         )
@@ -214,7 +215,7 @@ def test_sizes_whose_product_overflows_are_refused() -> None:
     steps = native.steps.clone()
     for name in ("out_channels", "kernel_h", "kernel_w"):
         steps[FIELDS.index(name)] = 2**20
-    with pytest.raises(RuntimeError, match="no weight"):
+    with refuses(RuntimeError):
         torch.ops.dynaconv.native_program(torch.randn(1, 16, 2, 2), native.constants, steps, 2**20, native.sizes)
 
 
@@ -254,5 +255,5 @@ def test_without_a_compiler_torch_runs(tmp_path: Path) -> None:
 
 
 def test_unknown_backend() -> None:
-    with pytest.raises(ConversionError, match="one of 'native', 'torch'; got 'tpu'"):
+    with refuses(ConversionError, "tpu"):
         deploy(nn.Conv2d(3, 8, 3), backend="tpu")

@@ -13,6 +13,7 @@ from dynaconv.study.folder import RunKey, run_keys
 from dynaconv.study.load import load_study, study_names
 from dynaconv.study.runner import check_recipes
 from dynaconv.train.factory import create_network
+from tests.messages import refuses, spelled
 from tests.study.helpers import TINY, write_study
 
 ROOT = Path(__file__).parents[2]
@@ -134,62 +135,62 @@ def test_published_numbers_are_those_of_the_table_of_published_figures(name: str
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    "changes",
     [
-        ({"varients": {}}, "has the unknown key 'varients'.* the nearest is 'variants'"),
-        ({"variants": {"a": {"chang": {}}}}, "variant 'a' has the unknown key 'chang'.* nearest is 'change'"),
-        ({"variants": {"a": {"change": {"modle.lr": 1}}}}, "variant 'a' changes 'modle.lr'; a key starts with data"),
-        ({"variants": {"a": {"change": {"seed": 1}}}}, "changes 'seed'.* seeds stand under `seeds`"),
-        ({"variants": {"a": {"change": {"model.lr.x": 1}}}}, "leads into the value of 'lr'"),
-        ({"variants": {"a/b": {}}}, "a name has letters, digits"),
-        ({"variants": {}}, "has no 'variants'"),
-        ({"seeds": [0, 0]}, "names a seed twice"),
-        ({"seeds": "many"}, "a count of at least 1 or a list"),
-        ({"seeds": 0}, "a count of at least 1 or a list"),
-        ({"seeds": [-1]}, "between 0 and"),
-        ({"reference": "slwo"}, "`reference` names 'slwo', which is no variant; the nearest are 'slow'"),
-        ({"threads": 0}, "`threads` is a whole number"),
-        ({"base": "mobilnetv2"}, "got 'mobilnetv2', the nearest: 'mobilenetv2'"),
-        ({"sweep": {"key": "model.lr"}}, "`sweep` holds `key`, such as model.lr, and `values`"),
-        ({"tables": {"t": {"variants": ["fsat"]}}}, "table 't' names 'fsat', .* nearest are 'fast'"),
-        ({"figures": {"f": {"kind": "pie"}}}, "`kind` is one of accuracy, loss_by_step"),
-        ({"figures": {"f": {"kind": "rates"}}}, "kind 'rates' shows a sweep, and the study has none"),
-        ({"figures": {"f": {"kind": "gain"}}}, "kind 'gain' shows a sweep, and the study has none"),
-        ({"contrasts": {"c": {"variant": "fsat", "against": "slow"}}}, "`variant` names 'fsat', .* nearest are 'fast'"),
-        ({"contrasts": {"c": {"variant": "fast"}}}, "contrast 'c': `against` names None, which is no variant"),
-        (
+        {"varients": {}},
+        {"variants": {"a": {"chang": {}}}},
+        {"variants": {"a": {"change": {"modle.lr": 1}}}},
+        {"variants": {"a": {"change": {"seed": 1}}}},
+        {"variants": {"a": {"change": {"model.lr.x": 1}}}},
+        {"variants": {"a/b": {}}},
+        {"variants": {}},
+        {"seeds": [0, 0]},
+        {"seeds": "many"},
+        {"seeds": 0},
+        {"seeds": [-1]},
+        {"reference": "slwo"},
+        {"threads": 0},
+        {"base": "mobilnetv2"},
+        {"sweep": {"key": "model.lr"}},
+        {"tables": {"t": {"variants": ["fsat"]}}},
+        {"figures": {"f": {"kind": "pie"}}},
+        {"figures": {"f": {"kind": "rates"}}},
+        {"figures": {"f": {"kind": "gain"}}},
+        {"contrasts": {"c": {"variant": "fsat", "against": "slow"}}},
+        {"contrasts": {"c": {"variant": "fast"}}},
+        pytest.param(
             {
                 "sweep": {"key": "model.lr", "values": [0.1, 0.2, 0.4]},
                 "variants": {"a": {"at": {0.1: None, 0.2: None}}, "b": {"at": {0.4: None}}},
                 "reference": "b@0.1",
                 "contrasts": {"c": {"variant": "a", "against": "b"}},
             },
-            "contrast 'c': `variant` and `against` have no value of the sweep in common",
+            id="a contrast without a value in common",
         ),
-        ({"sweep": WIDTHS, "variants": {"a": {"at": {9: {}}}}}, "`at` has '9', which the sweep has not: '8' and '16'"),
-        ({"sweep": WIDTHS, "variants": {"a": {"at": [8]}}}, "`at` maps values of the sweep to further changes"),
-        ({"variants": {"a": {"at": {}}}}, "variant 'a' has the unknown key 'at'"),
-        ({"claims": [{"text": "x"}]}, "claim 1 has no 'published'"),
+        pytest.param({"sweep": WIDTHS, "variants": {"a": {"at": {9: {}}}}}, id="at a value that the sweep has not"),
+        pytest.param({"sweep": WIDTHS, "variants": {"a": {"at": [8]}}}, id="at a list"),
+        {"variants": {"a": {"at": {}}}},
+        {"claims": [{"text": "x"}]},
     ],
+    ids=spelled,
 )
-def test_a_mistake_is_one_sentence(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(RunError, match=sentence) as caught:
+def test_a_mistake_is_one_sentence(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with refuses(RunError):
         load_study(write_study(tmp_path / "s.yaml", **changes))
-    assert "\n" not in str(caught.value)
 
 
 def test_an_option_that_does_not_exist_is_found_before_the_runs(tmp_path: Path) -> None:
     variants = TINY["variants"] | {"typo": {"change": {"model.weight_decya": 0.1}}}
     study = load_study(write_study(tmp_path / "s.yaml", variants=variants))
-    with pytest.raises(RunError, match=re.escape("variant 'typo': unknown option 'model.weight_decya'")):
+    with refuses(RunError, "model.weight_decya"):
         check_recipes(study)
 
 
 def test_an_unknown_study_is_told_with_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="unknown study 'mobilenet'; the nearest names are 'mobilenetv2'"):
+    with refuses(RunError, "mobilenet"):
         load_study("mobilenet")
-    with pytest.raises(RunError, match="cannot read the study file"):
+    with refuses(RunError):
         load_study(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("a: [")
-    with pytest.raises(RunError, match="not valid YAML"):
+    with refuses(RunError):
         load_study(tmp_path / "bad.yaml")

@@ -16,6 +16,7 @@ from dynaconv.study.load import load_study
 from dynaconv.study.report import write_report
 from dynaconv.study.results import Results, read_results
 from dynaconv.study.trace import COLUMNS
+from tests.messages import refuses
 from tests.study.helpers import write_study
 
 ACCURACY = {"slow": {0: 0.80, 1: 0.82, 2: 0.84}, "fast": {0: 0.81, 1: 0.84, 2: 0.87}, "worse": {0: 0.7, 1: 0.73}}
@@ -136,7 +137,7 @@ def test_a_report_without_costs_and_without_all_runs_says_so(results: Results, t
 
 def test_a_study_without_runs_has_no_report(tmp_path: Path) -> None:
     study = load_study(write_study(tmp_path / "tiny.yaml"))
-    with pytest.raises(RunError, match=r"no run in .* has ended"):
+    with refuses(RunError):
         read_results(study, StudyFolder(tmp_path / "none"))
 
 
@@ -189,5 +190,5 @@ def test_pairs_of_a_sweep_are_compared_drawn_and_written(tmp_path: Path) -> None
 def test_a_damaged_summary_is_named(results: Results) -> None:
     file = results.folder.run_folder(RunKey("fast", 0)) / "summary.json"
     file.write_text(json.dumps({"test_accuracy": 1})[:-3])
-    with pytest.raises(RunError, match="is damaged; remove the folder"):
+    with refuses(RunError):
         read_results(results.study, results.folder)

@@ -20,6 +20,7 @@ from dynaconv.study.load import load_study
 from dynaconv.study.runner import Wanted, run_study, states
 from dynaconv.study.trace import read_trace
 from dynaconv.train.stopping import RunStopped
+from tests.messages import refuses
 from tests.study.helpers import TINY, write_study
 
 pytestmark = pytest.mark.usefixtures("own_environment")
@@ -178,7 +179,7 @@ def test_a_failed_run_is_recorded_and_the_next_one_starts(tmp_path: Path, folder
 def test_missing_data_stop_the_study_and_are_no_result(tmp_path: Path, folder: StudyFolder) -> None:
     change = {"data.name": "folder", "data.data_dir": str(tmp_path / "none")}
     study = load_study(write_study(tmp_path / "s.yaml", change=change, seeds=1))
-    with pytest.raises(DataError, match="none"):
+    with refuses(DataError):
         run_study(study, folder, Wanted(), say=quiet)
     assert set(states(study, folder).values()) == {"open"}
 
@@ -199,20 +200,19 @@ def test_a_changed_recipe_over_runs_is_refused_key_by_key(tmp_path: Path, study:
     run_study(study, folder, Wanted(only=("fast",), seeds=(0,)), say=quiet)
     variants = TINY["variants"] | {"fast": {"change": {"model.lr": 0.2, "model.momentum": 0.5}}}
     changed = load_study(write_study(tmp_path / "tiny.yaml", variants=variants))
-    sentence = "'fast' has runs.*model.lr was 0.1 and is 0.2; model.momentum was 'left out' and is 0.5"
-    with pytest.raises(RunError, match=sentence):
+    with refuses(RunError, "model.lr", "model.momentum"):
         run_study(changed, folder, Wanted(), say=quiet)
     # A variant without runs may change, and others may be added.
     variants = TINY["variants"] | {"slow": {"change": {"model.lr": 0.01}}, "new": {}}
     folder.claim(load_study(write_study(tmp_path / "tiny.yaml", variants=variants)))
-    with pytest.raises(RunError, match="holds the study 'tiny', not 'other'"):
+    with refuses(RunError, "tiny"):
         folder.claim(load_study(write_study(tmp_path / "other.yaml")))
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path: Path, study: Study) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")
-    with pytest.raises(RunError, match="holds something that is no study"):
+    with refuses(RunError):
         StudyFolder(tmp_path / "full").claim(study)
 
 

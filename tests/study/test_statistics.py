@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dynaconv.study.statistics import Interval, paired_difference, paired_shares, t_interval
+from tests.messages import refuses
 
 
 def test_an_interval_by_hand() -> None:
@@ -60,7 +61,7 @@ def test_paired_shares_are_the_difference_of_means_with_the_variance_of_the_pair
     assert (found.mean, found.count) == (0.25, 4)
     # Pairs 0, -1, 1, 1.
     assert found.half_width == pytest.approx(1.959964 * (0.75 - 0.25**2) ** 0.5 / 2)
-    with pytest.raises(ValueError, match="no items"):
+    with refuses(ValueError):
         paired_shares([], [])
-    with pytest.raises(ValueError, match="shorter"):
+    with refuses(ValueError):
         paired_shares([True], [True, False])

@@ -14,6 +14,7 @@ from dynaconv.train.checkpoint import load_trained, save_trained
 from dynaconv.train.checkpoint_evaluation import evaluate_checkpoint
 from dynaconv.train.factory import create_network
 from dynaconv.train.predict import predict
+from tests.messages import refuses
 from tests.train.helpers import TINY_MODEL, write_folder, write_image
 
 METADATA: dict[str, Any] = {
@@ -50,13 +51,13 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     path, _ = saved(tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match="is one of 'test_resnet', not of 'resnet10t'"):
+    with refuses(CheckpointError, "test_resnet"):
         load_trained(path, model="resnet10t")
     lying, _ = saved(tmp_path / "lying.safetensors", model="test_efficientnet")
-    with pytest.raises(CheckpointError, match=r"does not fit test_efficientnet: .* the first is"):
+    with refuses(CheckpointError, "test_efficientnet"):
         load_trained(lying)
     unknown, _ = saved(tmp_path / "unknown.safetensors", model="dcd_mobilenetv3_050")
-    with pytest.raises(CheckpointError, match="nearest names"):
+    with refuses(CheckpointError):
         load_trained(unknown)
 
 
@@ -69,34 +70,32 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path, name: str, keep: int) ->
     else:
         saved(path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match="damaged") as caught:
+    with refuses(CheckpointError, str(path)):
         load_trained(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_files_that_others_wrote_are_refused(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(2)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(CheckpointError, match="has no metadata"):
+    with refuses(CheckpointError):
         load_trained(tmp_path / "foreign.safetensors")
     save_file({"w": torch.zeros(2)}, tmp_path / "odd.safetensors", metadata={"dynaconv": json.dumps({"model": "x"})})
-    with pytest.raises(CheckpointError, match="does not say its 'num_classes'"):
+    with refuses(CheckpointError, "num_classes"):
         load_trained(tmp_path / "odd.safetensors")
     torch.save({"w": torch.zeros(2)}, tmp_path / "foreign.ckpt")
-    with pytest.raises(CheckpointError, match="not written by a run of dynaconv"):
+    with refuses(CheckpointError):
         load_trained(tmp_path / "foreign.ckpt")
 
 
 def test_a_checkpoint_never_runs_code(tmp_path: Path) -> None:
     torch.save({"dynaconv": METADATA, "state_dict": {}, "path": Path("x")}, tmp_path / "sly.ckpt")
-    with pytest.raises(CheckpointError, match="damaged"):
+    with refuses(CheckpointError):
         load_trained(tmp_path / "sly.ckpt")
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"there is no checkpoint .*nowhere"):
+    with refuses(CheckpointError, "nowhere"):
         load_trained(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match=r"holds no model\.safetensors"):
+    with refuses(CheckpointError, "model.safetensors"):
         load_trained(tmp_path)
 
 
@@ -111,7 +110,7 @@ def test_a_file_that_cannot_be_written_whole_is_not_written(tmp_path: Path, monk
             raise kind("I/O error: no space left")
 
         monkeypatch.setattr("dynaconv.train.checkpoint.save_file", fail)
-        with pytest.raises(CheckpointError, match=r"cannot write .*model\.safetensors: I/O error: no space left\.$"):
+        with refuses(CheckpointError, "model.safetensors"):
             saved(path)
         assert path.read_bytes() == before
         assert list(tmp_path.iterdir()) == [path]
@@ -126,13 +125,13 @@ def test_weights_can_be_read_by_whom_other_files_can(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["x.png", "config.yaml"])
 def test_a_file_of_another_kind_is_no_checkpoint(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("seed: 0")
-    with pytest.raises(CheckpointError, match=r"is no checkpoint; give a run folder, a \.safetensors or a \.ckpt"):
+    with refuses(CheckpointError):
         load_trained(tmp_path / name)
 
 
 def test_class_names_that_do_not_match_the_outputs_are_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "m.safetensors", num_classes=3)[0]
-    with pytest.raises(CheckpointError, match="has 2 class_names for 3 classes"):
+    with refuses(CheckpointError, "class_names"):
         load_trained(path)
 
 
@@ -142,7 +141,7 @@ def test_a_folder_that_was_moved_is_asked_for_and_split_as_before(tmp_path: Path
     model, metadata = load_trained(saved(tmp_path / "m.safetensors", data=data)[0])
     assert evaluate_checkpoint(model, metadata, num_workers=0).images == 6
     folder.rename(tmp_path / "moved")
-    with pytest.raises(RunError, match=r"the folder .*images it was trained on is not there; pass --data DIR"):
+    with refuses(RunError, "--data"):
         evaluate_checkpoint(model, metadata, num_workers=0)
     assert evaluate_checkpoint(model, metadata, data=str(tmp_path / "moved"), num_workers=0).images == 6
 
@@ -181,22 +180,22 @@ def test_predictions_keep_the_order_and_the_number_asked_for(tmp_path: Path) -> 
     assert [p.image for p in predict(model, metadata, files[::-1])] == files[::-1]
     assert [len(p.classes) for p in predict(model, metadata, files, top=3)] == [3, 3, 3]
     assert len(predict(model, metadata, files, top=99)[0].classes) == 7
-    with pytest.raises(DataError, match="there is no image file"):
+    with refuses(DataError):
         predict(model, metadata, [tmp_path / "none.png"])
 
 
 def test_data_with_other_classes_is_refused(tmp_path: Path) -> None:
     model, metadata = load_trained(saved(tmp_path / "m.safetensors")[0])
     folder = write_folder(tmp_path / "images")
-    with pytest.raises(RunError, match="pass --data"):
+    with refuses(RunError, "--data"):
         evaluate_checkpoint(model, metadata)
     assert evaluate_checkpoint(model, metadata, data=str(folder), num_workers=0).images == 12
     for split in ("train", "test"):
         (folder / split / "light").rename(folder / split / "sunny")
-    with pytest.raises(DataError, match="calls a class 'sunny' where the checkpoint's model has 'light'"):
+    with refuses(DataError, "sunny"):
         evaluate_checkpoint(model, metadata, data=str(folder))
     write_image(folder / "train" / "third" / "0.png", 5)
-    with pytest.raises(DataError, match="has 3 classes, the checkpoint's model 2"):
+    with refuses(DataError):
         evaluate_checkpoint(model, metadata, data=str(folder))
-    with pytest.raises(DataError, match="digits is greyscale, and the checkpoint's model takes images of 3 channels"):
+    with refuses(DataError):
         evaluate_checkpoint(model, metadata, data="digits")

@@ -8,6 +8,7 @@ import torch
 
 from dynaconv.errors import DataError
 from dynaconv.train.data.module import ImageDataModule
+from tests.messages import refuses, spelled
 from tests.train.helpers import write_folder
 
 
@@ -117,20 +118,21 @@ def test_a_corrupt_image_in_a_worker_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    "options",
     [
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"val_fraction": 1.0}, "val_fraction is a share"),
-        ({"erase_prob": 2.0}, "erase_prob is a probability"),
-        ({"image_size": 1}, "image_size is a side length"),
-        ({"train_limit": 10**6}, "train_limit=1000000 does not fit"),
-        ({"rand_augment": "rand-m9"}, "rand_augment='rand-m9' needs augment='photo'"),
-        ({"padding": -1}, "padding counts pixels"),
-        ({"augment": "photo", "rand_augment": "nonsense"}, "rand_augment='nonsense'"),
+        {"batch_size": 0},
+        {"val_fraction": 1.0},
+        {"erase_prob": 2.0},
+        {"image_size": 1},
+        {"train_limit": 10**6},
+        {"rand_augment": "rand-m9"},
+        {"padding": -1},
+        {"augment": "photo", "rand_augment": "nonsense"},
     ],
+    ids=spelled,
 )
-def test_options_that_do_not_fit_are_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(DataError, match=message):
+def test_options_that_do_not_fit_are_named(options: dict[str, Any]) -> None:
+    with refuses(DataError, next(reversed(options))):
         ImageDataModule("digits", **options)
 
 
@@ -154,21 +156,21 @@ def test_streamed_data_sets_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("timm.data.dataset_factory.create_dataset", lambda *_, **__: Stream())
     data = {"name": "tfds/x", "classes": 2, "image_size": 32, "batch_size": 4, "num_workers": 0, "augment": augment}
-    with pytest.raises(DataError, match="cannot be split"):
+    with refuses(DataError):
         fit(tiny_config(data=data), out=tmp_path / "run")
     data["val_fraction"] = 0
-    with pytest.raises(RunError, match="does not tell its length"):
+    with refuses(RunError):
         fit(tiny_config(data=data), out=tmp_path / "endless")
     result = fit(tiny_config(data=data, trainer__limit_train_batches=2), out=tmp_path / "run")
     assert result.summary["test_accuracy"] >= 0
     assert result.summary["train_images"] is None
     del data["classes"]
-    with pytest.raises(DataError, match=r"pass their number as data\.classes"):
+    with refuses(DataError, "data.classes"):
         fit(tiny_config(data=data), out=tmp_path / "other")
 
 
 def test_too_few_images_to_hold_any_out_are_told(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, ("train", "test"), images=1)
-    with pytest.raises(DataError, match=r"val_fraction=0\.1 cannot be held out of 2 training images"):
+    with refuses(DataError, "val_fraction"):
         ImageDataModule(str(folder), image_size=16)
     assert len(ImageDataModule(str(folder), image_size=16, val_fraction=0).train_split) == 2

@@ -13,6 +13,7 @@ from dynaconv.train.data.fingerprint import fingerprint
 from dynaconv.train.data.keyed import uniform
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.sources import load_source
+from tests.messages import refuses, spelled
 
 COUNTS = (3, 1, 4)
 
@@ -88,9 +89,9 @@ def test_validation_and_test_pictures_are_fixed_and_their_own() -> None:
     assert len(everything[:, :, 1].flatten(1).unique(dim=0)) == 16 + 16 + 50
 
 
-@pytest.mark.parametrize(("options", "message"), [({"length": 0}, "got 0"), ({"distinct": 0}, "`distinct` counts")])
-def test_numbers_that_do_not_fit_are_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(DataError, match=message):
+@pytest.mark.parametrize("options", [{"length": 0}, {"distinct": 0}], ids=spelled)
+def test_numbers_that_do_not_fit_are_named(options: dict[str, Any]) -> None:
+    with refuses(DataError):
         drawn(**options)
 
 
@@ -155,25 +156,25 @@ def test_training_pictures_can_be_evaluated() -> None:
 def test_options_reach_the_data_and_others_refuse_them() -> None:
     data = ImageDataModule("glyphs-mini", options={"distinct": 9}, epoch_size=40)
     assert data.train_split.distinct == 9
-    for name, options, message in (
-        ("digits", {"distinct": 9}, r"digits takes no data\.options; got 'distinct'\. They are for glyphs, "),
-        ("glyphs-mini", {"distict": 9}, "glyphs-mini has no option 'distict'.* the nearest is 'distinct'"),
-        ("glyphs-mini", {"distinct": 0}, r"data\.options\.distinct is a whole number of at least 1; got 0"),
-        ("glyphs-mini", {"distinct": True}, "got True"),
-        ("glyphs-mini", {"distinct": "many"}, "got 'many'"),
+    for name, options in (
+        ("digits", {"distinct": 9}),
+        ("glyphs-mini", {"distict": 9}),
+        ("glyphs-mini", {"distinct": 0}),
+        ("glyphs-mini", {"distinct": True}),
+        ("glyphs-mini", {"distinct": "many"}),
     ):
-        with pytest.raises(DataError, match=message):
+        with refuses(DataError, *options):
             load_source(name, options=options)
-    with pytest.raises(DataError, match=r"train_limit=5 does not work on images that are drawn anew; use .*distinct"):
+    with refuses(DataError, "distinct"):
         ImageDataModule("glyphs-mini", train_limit=5)
     for augment in ("none", "photo"):
-        with pytest.raises(DataError, match=f"augment='{augment}' does not go with glyphs-mini"):
+        with refuses(DataError, augment):
             ImageDataModule("glyphs-mini", augment=augment)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="got 0"):
+    with refuses(DataError):
         ImageDataModule("glyphs-mini", epoch_size=0)
-    with pytest.raises(DataError, match=r"made on this machine; leave data_dir='x' out"):
+    with refuses(DataError, "data_dir"):
         load_source("glyphs-mini", data_dir="x")
-    with pytest.raises(DataError, match="greyscale; got channels=3"):
+    with refuses(DataError, "channels"):
         load_source("glyphs-mini", channels=3)
 
 
@@ -221,5 +222,5 @@ def test_a_run_stopped_inside_an_epoch_ends_as_one_that_was_not(tmp_path: Path) 
     )
     with pytest.raises(RunStopped):
         fit(config, out=tmp_path / "other", callbacks=[At(6, send(signal.SIGTERM))])
-    with pytest.raises(RunError, match=r"data\.options\.distinct was 9 and is 8"):
+    with refuses(RunError, "data.options.distinct"):
         resume(tmp_path / "other", overrides=["--data.options.distinct=8"])

@@ -21,6 +21,7 @@ from dynaconv.train.failures import explained
 from dynaconv.train.resume_checks import check_batch
 from dynaconv.train.run import fit, resume
 from dynaconv.train.stopping import RunStopped
+from tests.messages import refuses
 from tests.train.helpers import tiny_config, write_folder
 from tests.train.test_kill import left_by, unlike
 
@@ -60,7 +61,7 @@ def test_a_signal_saves_and_the_run_goes_on_from_there(
     tmp_path: Path, whole: dict[str, Any], name: str, step: int
 ) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
-    with pytest.raises(RunStopped, match=f"stopped by {name} after step {step}"):
+    with refuses(RunStopped, name):
         fit(tiny_config(), out=tmp_path / "run", callbacks=[At(step, send(getattr(signal, name)))])
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == handlers
     resume(tmp_path / "run")
@@ -175,23 +176,11 @@ class Poison(Callback):
             poison(pl_module.model.get_submodule(self.name), self.where, times=self.times)
 
 
-@pytest.mark.parametrize(
-    ("where", "message"),
-    [
-        (
-            "output",
-            r"the training loss became nan in epoch 2, batch 2: the first output .* layer 'layer2\.0\.conv1' \(",
-        ),
-        (
-            "gradient",
-            r"the gradients left the finite numbers in epoch 2, batch 2: the forward pass is finite, .*layer2",
-        ),
-    ],
-)
-def test_the_layer_that_left_the_finite_numbers_is_named(tmp_path: Path, where: str, message: str) -> None:
+@pytest.mark.parametrize("where", ["output", "gradient"])
+def test_the_layer_that_left_the_finite_numbers_is_named(tmp_path: Path, where: str) -> None:
     # Twice, because the step is looked at again.
     spoil = Poison("layer2.0.conv1", where, times=2)
-    with pytest.raises(TrainingDivergedError, match=message + r".*The checkpoint after epoch 1 is kept\.$"):
+    with refuses(TrainingDivergedError, "layer2"):
         fit(tiny_config(), out=tmp_path / "run", callbacks=[spoil])
     for name in ("best", "last"):
         model, _ = load_trained(tmp_path / "run" / "checkpoints" / f"{name}.ckpt")
@@ -221,7 +210,7 @@ def test_skipped_steps_are_counted_over_a_resumed_run_and_end_it_in_a_row(tmp_pa
     with pytest.raises(RunStopped):
         fit(config, out=tmp_path / "run", callbacks=[Poison("fc", "output", step=1), At(7, send(signal.SIGTERM))])
     assert resume(tmp_path / "run").summary["skipped_steps"] == 1
-    with pytest.raises(TrainingDivergedError, match=r"batch 3, after 3 such steps in a row: .*layer 'fc' \(Linear\)"):
+    with refuses(TrainingDivergedError, "'fc'"):
         fit(config, out=tmp_path / "other", callbacks=[Poison("fc", "output", step=5, times=9)])
 
 
@@ -230,9 +219,9 @@ def test_corrupt_images_are_replaced_up_to_a_limit(tmp_path: Path) -> None:
     broken = [folder / "train" / "dark" / f"{number}.png" for number in (0, 7)]
     for path in broken:
         path.write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"png is corrupt .*--data\.max_corrupt N a run passes over N such images"):
+    with refuses(DataError, "--data.max_corrupt"):
         fit(folder_config(folder), out=tmp_path / "none")
-    with pytest.raises(DataError, match=r"2 training images are corrupt, and data\.max_corrupt allows 1; the last one"):
+    with refuses(DataError, "data.max_corrupt"):
         fit(folder_config(folder, data__max_corrupt=1), out=tmp_path / "one")
     results = [
         fit(folder_config(folder).with_changes(data__max_corrupt=2, data__num_workers=workers), out=tmp_path / name)
@@ -246,7 +235,8 @@ def test_corrupt_images_are_replaced_up_to_a_limit(tmp_path: Path) -> None:
     (folder / "test" / "dark" / "0.png").write_bytes(b"broken")
     for workers in (0, 1):
         config = folder_config(folder).with_changes(data__max_corrupt=2, data__num_workers=workers)
-        with pytest.raises(DataError, match=r"^the image .*test/dark/0\.png is corrupt") as error:
+        # Pillow's words are in it, and a loader's process passes its message on without the cause.
+        with pytest.raises(DataError, match=r"test/dark/0\.png") as error:
             fit(config, out=tmp_path / f"test-{workers}")
         assert "Traceback" not in str(error.value)
 
@@ -261,7 +251,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: py
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
 
     disk_full = At(3, lambda *_: monkeypatch.setattr(Path, "write_bytes", full))
-    with pytest.raises(CheckpointError, match=r"cannot write .*last\.ckpt: No space left on device; the one before it"):
+    with refuses(CheckpointError, "last.ckpt"):
         fit(config, out=tmp_path / "run", callbacks=[disk_full])
     monkeypatch.undo()
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["last.ckpt"]
@@ -302,9 +292,8 @@ def test_a_dead_loader_is_one_sentence(tmp_path: Path) -> None:
 
     folder = write_folder(tmp_path / "images", images=40)
     config = folder_config(folder, checkpoint={"every_steps": 2}).with_changes(data__num_workers=1)
-    with pytest.raises(DataError, match=r"that loads images died \(killed by signal: Killed\).* --resume") as caught:
+    with refuses(DataError, "--resume"):
         fit(config, out=tmp_path / "run", callbacks=[At(3, kill)])
-    assert "\n" not in str(caught.value)
     assert resume(tmp_path / "run").summary["epochs"] == 2
 
 
@@ -320,7 +309,7 @@ def test_several_dead_loaders_are_one_sentence(tmp_path: Path, monkeypatch: pyte
         timer.start()
     try:
         with (
-            pytest.raises(DataError, match="killed by signal: Killed"),
+            refuses(DataError),
             explained(tmp_path, tmp_path / "l", processes=1),
         ):
             raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
@@ -331,15 +320,16 @@ def test_several_dead_loaders_are_one_sentence(tmp_path: Path, monkeypatch: pyte
         signal.signal(signal.SIGCHLD, before)
 
 
+@pytest.mark.same_messages_for("workers")
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_folder_that_vanishes_is_one_sentence(tmp_path: Path, workers: int) -> None:
     folder = write_folder(tmp_path / "images", images=40)
     config = folder_config(folder, checkpoint={"every_steps": 2}).with_changes(data__num_workers=workers)
     fit(config, out=tmp_path / "whole")
     away = At(3, lambda *_: folder.rename(tmp_path / "away"))
-    with pytest.raises(DataError, match=r"there is no image file .*\. What was trained is kept; then .*--resume"):
+    with refuses(DataError, "--resume"):
         fit(config, out=tmp_path / "run", callbacks=[away])
-    with pytest.raises(RunError, match=r"images it was trained on is not there; bring it back, or pass --data DIR"):
+    with refuses(RunError, "--data"):
         resume(tmp_path / "run")
     moved = resume(tmp_path / "run", overrides=[f"--data.name={tmp_path / 'away'}"])
     assert moved.summary["test_loss"] == json.loads((tmp_path / "whole" / "summary.json").read_text())["test_loss"]
@@ -356,10 +346,10 @@ def stopped(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_a_changed_configuration_is_named(stopped: tuple[Path, Path]) -> None:
     run, folder = stopped
-    with pytest.raises(RunError, match=r"another configuration: model\.lr was 0\.05 and is 0\.2; --resume goes on"):
+    with refuses(RunError, "model.lr"):
         resume(run, overrides=["--model.lr=0.2"])
     other = folder_config(folder, seed=4, model={"name": "test_resnet", "lr": 0.1})
-    with pytest.raises(RunError, match=r"data\.seed was 3 and is 4, model\.lr was 0\.05 and is 0\.1, .*, and 1 more;"):
+    with refuses(RunError, "data.seed"):
         resume(run, config=other)
     assert resume(run, config=folder_config(folder)).summary["epochs"] == 2
 
@@ -368,15 +358,15 @@ def test_changed_data_are_named(stopped: tuple[Path, Path]) -> None:
     run, folder = stopped
     extra = folder / "train" / "dark" / "x.png"
     shutil.copy(folder / "train" / "dark" / "0.png", extra)
-    with pytest.raises(DataError, match=r"changed since .* it had 16 training images and now has 17; bring it back"):
+    with refuses(DataError):
         resume(run)
     (folder / "train" / "dark" / "0.png").unlink()
-    with pytest.raises(DataError, match="its 16 training images are other ones"):
+    with refuses(DataError):
         resume(run)
     extra.rename(folder / "train" / "dark" / "0.png")
     for split in ("train", "test"):
         (folder / split / "light").rename(folder / split / "sunny")
-    with pytest.raises(DataError, match="the class 'light' is now called 'sunny'"):
+    with refuses(DataError, "light"):
         resume(run)
     for split in ("train", "test"):
         (folder / split / "sunny").rename(folder / split / "light")
@@ -385,16 +375,14 @@ def test_changed_data_are_named(stopped: tuple[Path, Path]) -> None:
 
 def test_another_batch_is_refused_and_another_division_of_it_inside_an_epoch(stopped: tuple[Path, Path]) -> None:
     run, _ = stopped
-    with pytest.raises(
-        RunError, match=r"1 process x 4 images \(4 an update\), .* 1 process x 8 images \(8 an update\)"
-    ):
+    with refuses(RunError):
         resume(run, overrides=["--data.batch_size=8"])
-    with pytest.raises(RunError, match=r"lies inside epoch 1, .*finish that epoch with 1 of 4 images a step"):
+    with refuses(RunError):
         resume(run, overrides=["--data.batch_size=2", "--trainer.accumulate_grad_batches=2"])
     saved = {"world_size": 4, "batch_size": 16, "accumulation": 1, "epochs": 2, "batches": 0}
     check_batch(saved, batch_size=32, processes=2, accumulation=1)
     check_batch(saved, batch_size=32, processes=1, accumulation=2)
-    with pytest.raises(RunError, match=r"by 4 processes x 16 images .* pass --batch-size 32\."):
+    with refuses(RunError, "--batch-size"):
         check_batch(saved, batch_size=16, processes=2, accumulation=1)
-    with pytest.raises(RunError, match="use as many processes as before"):
+    with refuses(RunError):
         check_batch(saved, batch_size=16, processes=3, accumulation=1)

@@ -22,6 +22,7 @@ from dynaconv.train.data.glyph_fonts import (
     read_face,
     render,
 )
+from tests.messages import refuses
 from tests.train.fonts import make_font
 
 MATPLOTLIB = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -37,9 +38,9 @@ def test_fonts_are_found_once(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_fonts_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no font file \(\.otc, \.otf, \.ttc, \.ttf\)"):
+    with refuses(DataError):
         font_files(tmp_path)
-    with pytest.raises(DataError, match="there is no folder"):
+    with refuses(DataError):
         font_files(tmp_path / "nowhere")
 
 
@@ -48,9 +49,8 @@ def test_a_damaged_font_is_named(tmp_path: Path, damage: str) -> None:
     path = make_font(tmp_path / "broken.ttf", "Broken", "ab")
     raw = path.read_bytes()
     path.write_bytes({"text": b"no font at all", "cut": raw[:300], "empty": b""}[damage])
-    with pytest.raises(DataError, match=r"broken\.ttf is damaged or not a font \(.*\); remove it") as caught:
+    with refuses(DataError, "broken.ttf"):
         read_face(path)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_face_knows_its_family_and_glyphs(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_font_that_cannot_be_drawn_is_named(tmp_path: Path) -> None:
     path = make_font(tmp_path / "x.ttf", "X", "abc")
     face, _ = read_face(path)
     path.write_bytes(b"changed since")
-    with pytest.raises(DataError, match=r"x\.ttf cannot be drawn \(.*\); remove it from the fonts"):
+    with refuses(DataError, "x.ttf"):
         render(face, "abc", 32)
 
 
@@ -155,14 +155,14 @@ def test_scripts_and_blocks() -> None:
     assert of_script(characters, "Han") == {"一"}
     assert of_script(characters, "Basic Latin") == set("aZ5")
     assert of_script(characters, "cjk unified ideographs") == {"一"}
-    with pytest.raises(DataError, match=r"no Unicode script or block 'Grek'; the nearest names are .*'greek'"):
+    with refuses(DataError, "Grek"):
         of_script(characters, "Grek")
 
 
 def test_families_are_named_with_wildcards() -> None:
     families = ["Alpha Sans", "Alpha Serif", "Beta"]
     assert matching(["Alpha *"], families, "x") == {"Alpha Sans", "Alpha Serif"}
-    with pytest.raises(DataError, match=r"test_fonts names 'Betta'.* nearest names are 'Beta'"):
+    with refuses(DataError, "Betta"):
         matching(["Betta"], families, "test_fonts")
 
 
@@ -176,14 +176,14 @@ def test_fonts_of_debian_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(subprocess, "run", run)
     assert package_fonts(["fonts-x"]) == [path]
-    with pytest.raises(DataError, match="'none' is not installed; run `apt-get install none`"):
+    with refuses(DataError, "'none'"):
         package_fonts(["fonts-x", "none"])
-    with pytest.raises(DataError, match="'tool' holds no font file"):
+    with refuses(DataError, "tool"):
         package_fonts(["tool"])
 
     def lacks_dpkg(*_: Any, **__: Any) -> None:
         raise FileNotFoundError
 
     monkeypatch.setattr(subprocess, "run", lacks_dpkg)
-    with pytest.raises(DataError, match="needs Debian's dpkg"):
+    with refuses(DataError, "dpkg"):
         package_fonts(["fonts-x"])

@@ -16,6 +16,7 @@ from dynaconv.train.data.glyph_bank import GlyphBank, GlyphOptions, glyph_bank, 
 from dynaconv.train.data.glyphs import MINI_CHARACTERS, manifest, standard_files
 from dynaconv.train.data.source import Source
 from dynaconv.train.data.sources import load_source
+from tests.messages import refuses, spelled
 from tests.train.fonts import make_families, make_font
 
 
@@ -134,60 +135,56 @@ def test_characters_that_look_alike_everywhere_are_one_class(tmp_path: Path) -> 
     bank = bank_of(tmp_path)
     assert bank.characters == ("A", "B")
     assert bank.note == "Characters that every font draws like another one are left out: 1."
-    with pytest.raises(DataError, match=r"'A' \(U\+0041\) and '.' \(U\+0410\) alike; take one out"):
+    with refuses(DataError, "U+0041"):
         bank_of(tmp_path, characters="AB\u0410")
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    "options",
     [
-        ({"characters": "xy"}, "none of the 8 fonts has all 2 characters .one lacks 'x'."),
-        ({"characters": "aa"}, "two or more different characters; got 'aa'"),
-        ({"characters": "a"}, "two or more different characters"),
-        ({"characters": 123}, "a text or a list of characters; got 123: quote it"),
-        ({"characters": ["a", "bc"]}, "lists single characters; got 'bc'"),
-        ({"characters": "ab", "script": "Latin"}, "both `characters` and `script`"),
-        ({"script": "Latn"}, "no Unicode script or block 'Latn'"),
-        ({"script": "Cyrillic"}, "the 8 fonts share 0 characters of 'Cyrillic'"),
-        ({"num_characters": 7}, r"num_characters=7 does not fit; there are 6 characters"),
-        ({"num_characters": 1}, r"num_characters=1 does not fit"),
-        ({"num_characters": "all"}, "num_characters is a whole number of at least 1; got 'all'"),
-        ({"seed": 0.5}, "seed is a whole number; got 0.5"),
-        ({"test_fonts": ["Famly 1"]}, "test_fonts names 'Famly 1'.*nearest names are 'Family 1'"),
-        ({"test_fonts": "Family 1"}, "test_fonts is a list of names; got 'Family 1'"),
-        ({"test_fonts": 0}, "test_fonts is a whole number of at least 1; got 0"),
-        ({"test_fonts": ["*"]}, "the 8 font families of different design leave no font for train and val"),
-        ({"test_fonts": 7}, "the 8 font families of different design leave no font for train"),
-        (
-            {"test_fonts": ["Family 1"], "val_fonts": ["Family 1"]},
-            "'Family 1' is held out for validation and",
-        ),
-        ({"packages": ["fonts-x"]}, "by data_dir=.* or by data.options.packages, not by both"),
-        ({"packages": "fonts-x"}, "packages is a list of names"),
-        ({"font": "x"}, "glyphs has no option 'font'"),
+        {"characters": "xy"},
+        {"characters": "aa"},
+        {"characters": "a"},
+        {"characters": 123},
+        {"characters": ["a", "bc"]},
+        {"characters": "ab", "script": "Latin"},
+        {"script": "Latn"},
+        {"script": "Cyrillic"},
+        {"num_characters": 7},
+        {"num_characters": 1},
+        {"num_characters": "all"},
+        {"seed": 0.5},
+        {"test_fonts": ["Famly 1"]},
+        {"test_fonts": "Family 1"},
+        {"test_fonts": 0},
+        {"test_fonts": ["*"]},
+        {"test_fonts": 7},
+        {"test_fonts": ["Family 1"], "val_fonts": ["Family 1"]},
+        {"packages": ["fonts-x"]},
+        {"packages": "fonts-x"},
+        {"font": "x"},
     ],
-    ids=str,
+    ids=spelled,
 )
-def test_what_does_not_fit_is_one_sentence(families: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(DataError, match=message) as caught:
+def test_what_does_not_fit_is_one_sentence(families: Path, options: dict[str, Any]) -> None:
+    with refuses(DataError):
         load(families, **options)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_design_cannot_be_held_out_twice(tmp_path: Path) -> None:
     folder = make_families(tmp_path)
     make_font(folder / "copy.ttf", "Other Name", "abcdef", design=1, bold=3)
-    with pytest.raises(DataError, match=r"'Family 1' is held out for validation and, itself or one of the same shapes"):
+    with refuses(DataError, "Family 1"):
         load(folder, test_fonts=["Other Name"], val_fonts=["Family 1"])
 
 
 def test_too_few_families_are_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="the 2 font families of different design leave no font for train; add fonts"):
+    with refuses(DataError):
         load(make_families(tmp_path, count=2))
-    with pytest.raises(DataError, match="there is no folder"):
+    with refuses(DataError):
         load(tmp_path / "nowhere")
     (tmp_path / "broken.ttf").write_bytes(b"no font")
-    with pytest.raises(DataError, match=r"broken\.ttf is damaged"):
+    with refuses(DataError, "broken.ttf"):
         load(tmp_path)
 
 
@@ -276,19 +273,18 @@ def test_characters_that_held_out_fonts_lack_are_told(tmp_path: Path, monkeypatc
     paths = small_manifest(tmp_path, monkeypatch)
     make_font(paths[0], "Family 0", "abcd", design=0)
     module.manifest()["faces"][0]["sha256"] = hashlib.sha256(paths[0].read_bytes()).hexdigest()
-    with pytest.raises(DataError, match="the 1 font families of different design leave no font for val and test"):
+    with refuses(DataError):
         load_source("glyphs", options={"characters": "abcd"})
 
 
 def test_missing_packages_and_other_versions_name_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = small_manifest(tmp_path, monkeypatch)
     make_font(paths[1], "Family 1", "abc", design=9)
-    with pytest.raises(DataError, match=r"has the SHA-256 .*--reinstall.* fonts-1=1\.2-3`") as caught:
+    with refuses(DataError, "--reinstall"):
         load_source("glyphs")
-    assert "\n" not in str(caught.value)
     for path in paths[1:]:
         path.unlink()
-    with pytest.raises(DataError, match=r"needs 2 Debian packages .*`apt-get install .* fonts-1 fonts-2`"):
+    with refuses(DataError, "fonts-1"):
         load_source("glyphs")
 
 

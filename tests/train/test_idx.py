@@ -9,6 +9,7 @@ import torch
 
 from dynaconv.errors import DataError
 from dynaconv.train.data.idx import read_idx
+from tests.messages import refuses
 
 
 def idx_bytes(tensor: torch.Tensor) -> bytes:
@@ -33,26 +34,25 @@ def test_the_result_can_be_written_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "message"),
+    "raw",
     [
-        (b"", "not an IDX file"),
-        (b"\x89PNG....", "not an IDX file"),
-        (struct.pack(">HBB", 0, 0x0D, 1) + bytes(4), "not an IDX file of unsigned bytes"),
-        (struct.pack(">HBB", 0, 8, 3) + bytes(5), "ends inside its header"),
-        (struct.pack(">HBBI", 0, 8, 1, 10) + bytes(9), "holds 9"),
-        (gzip.compress(bytes(100))[:20], "cannot read"),
+        b"",
+        b"\x89PNG....",
+        struct.pack(">HBB", 0, 0x0D, 1) + bytes(4),
+        struct.pack(">HBB", 0, 8, 3) + bytes(5),
+        struct.pack(">HBBI", 0, 8, 1, 10) + bytes(9),
+        gzip.compress(bytes(100))[:20],
     ],
     # Named here: by default the bytes would be the name, and gzip writes the time into them.
     ids=["empty", "PNG", "floats", "short header", "short data", "short gzip"],
 )
-def test_a_damaged_file_is_named(tmp_path: Path, raw: bytes, message: str) -> None:
+def test_a_damaged_file_is_named(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "broken-idx"
     path.write_bytes(raw)
-    with pytest.raises(DataError, match=message) as caught:
+    with refuses(DataError, str(path)):
         read_idx(path)
-    assert str(path) in str(caught.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nothing-here"):
+    with refuses(DataError, "nothing-here"):
         read_idx(tmp_path / "nothing-here")

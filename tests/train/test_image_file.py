@@ -14,6 +14,7 @@ from dynaconv.hub.images import prepared
 from dynaconv.train.data.image_file import Mode, convert_image, open_image
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.pack import pack_folder
+from tests.messages import refuses
 from tests.train.helpers import write_folder
 
 RAMP = np.linspace(0, 255, 24).astype(np.uint8).reshape(4, 6)
@@ -121,9 +122,9 @@ def test_every_mode_of_pillow_is_converted(mode: str, to: Mode) -> None:
     assert (converted.mode, converted.size) == (to, (3, 2))
 
 
-@pytest.mark.parametrize(("mode", "word"), [("F", "floating-point pixels"), ("LAB", "colour space LAB")])
-def test_what_has_no_conversion_is_told(mode: str, word: str) -> None:
-    with pytest.raises(DataError, match=word):
+@pytest.mark.parametrize("mode", ["F", "LAB"])
+def test_what_has_no_conversion_is_told(mode: str) -> None:
+    with refuses(DataError):
         convert_image(Image.new(mode, (3, 2)), "RGB")
 
 
@@ -165,5 +166,5 @@ def test_an_image_that_may_not_be_opened_is_not_called_corrupt(tmp_path: Path, m
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(DataError, match=r"cannot read the image file .*0\.png: Permission denied"):
+    with refuses(DataError, "0.png"):
         open_image(folder / "train" / "dark" / "0.png", "RGB")

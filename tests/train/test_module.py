@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dynaconv.errors import RunError
 from dynaconv.train.module import ClassificationModule, make_optimizer
+from tests.messages import refuses, spelled
 from tests.train.helpers import TINY_MODEL
 
 
@@ -27,9 +28,11 @@ def test_branches_have_rate_and_decay_of_their_own() -> None:
     assert groups == {"decayed": (0.8, 1e-4), "not_decayed": (0.8, 0.0), "branch_decayed": (pytest.approx(0.2), 0.0)}
 
 
-@pytest.mark.parametrize("options", [{"branch_lr": 0.1}, {"branch_weight_decay": 0.0}, {"weight_decay": -1.0}])
+@pytest.mark.parametrize(
+    "options", [{"branch_lr": 0.1}, {"branch_weight_decay": 0.0}, {"weight_decay": -1.0}], ids=spelled
+)
 def test_rates_and_decays_that_cannot_act_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(RunError, match=next(iter(options))):
+    with refuses(RunError, next(iter(options))):
         ClassificationModule("static_mobilenetv2_035", num_classes=10, in_channels=1, **options)
 
 
@@ -130,26 +133,25 @@ def test_the_classifier_can_start_small(std: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    "options",
     [
-        ({"label_smoothing": 1.0}, "label_smoothing is a share"),
-        ({"lr": 0.0}, "lr is positive"),
-        ({"ema_decay": 1.5}, "ema_decay is in"),
-        ({"classifier_std": -1.0}, "std of at least 0"),
-        ({"mixup": -0.1}, "mixup and cutmix"),
-        ({"mixup": 0.2, "mixup_prob": 1.5}, r"mixup_prob is a share in \[0, 1\]; got 1.5"),
-        ({"mixup": 0.2, "mixup_switch_prob": -1.0}, "mixup_switch_prob is a share"),
-        ({"model_options": {"num_classes": 3}}, "follow from the data"),
-        ({"model_options": {"no_such_option": 3}}, "no_such_option"),
+        {"label_smoothing": 1.0},
+        {"lr": 0.0},
+        {"ema_decay": 1.5},
+        {"classifier_std": -1.0},
+        {"mixup": -0.1},
+        {"mixup": 0.2, "mixup_prob": 1.5},
+        {"mixup": 0.2, "mixup_switch_prob": -1.0},
+        {"model_options": {"num_classes": 3}},
+        {"model_options": {"no_such_option": 3}},
     ],
+    ids=spelled,
 )
-def test_options_that_do_not_fit_are_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(RunError, match=message):
+def test_options_that_do_not_fit_are_named(options: dict[str, Any]) -> None:
+    with refuses(RunError):
         module(**options)
 
 
 def test_an_unknown_model_lists_the_nearest() -> None:
-    with pytest.raises(
-        RunError, match="unknown model 'dcd_mobilenet_050'; the nearest names are 'dcd_mobilenetv2_050'"
-    ):
+    with refuses(RunError, "dcd_mobilenet_050"):
         ClassificationModule("dcd_mobilenet_050")

@@ -18,6 +18,7 @@ from dynaconv.train.checkpoint import load_trained
 from dynaconv.train.config import resolve
 from dynaconv.train.folders import RUN_VARIABLE
 from dynaconv.train.run import RunResult, _check_and_complete, _without_foreign_options, fit, resume
+from tests.messages import refuses, spelled
 from tests.train.helpers import tiny_config, write_folder
 
 pytestmark = pytest.mark.usefixtures("own_environment")
@@ -121,15 +122,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, changes: dict
 
 
 def test_resuming_needs_an_unfinished_run(finished: RunResult, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="is finished"):
+    with refuses(RunError):
         resume(finished.directory)
-    with pytest.raises(RunError, match=r"no config\.yaml"):
+    with refuses(RunError, "config.yaml"):
         resume(tmp_path)
 
 
 def test_a_run_never_writes_over_another(finished: RunResult) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.directory.rglob("*")}
-    with pytest.raises(RunError, match=r"finished exists and is not an empty folder.*finished-2"):
+    with refuses(RunError, "finished-2"):
         fit(tiny_config(), out=finished.directory)
     assert before == {path: path.stat().st_mtime_ns for path in finished.directory.rglob("*")}
 
@@ -151,7 +152,7 @@ def test_the_further_processes_of_a_run_share_its_folder(tmp_path: Path, monkeyp
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert claim_folder(None, data="d", model="m") == first
     monkeypatch.delenv(RUN_VARIABLE)
-    with pytest.raises(RunError, match="pass --out"):
+    with refuses(RunError, "--out"):
         claim_folder(None, data="d", model="m")
 
 
@@ -166,9 +167,9 @@ def test_a_mistake_in_the_options_leaves_no_folder(tmp_path: Path) -> None:
             fit(tiny_config(**changes), out=tmp_path / "run")
         assert not (tmp_path / "run").exists()
     for epochs in (0, -1):
-        with pytest.raises(RunError, match=f"--epochs is at least 1; got {epochs}"):
+        with refuses(RunError, "--epochs"):
             fit(tiny_config(trainer__max_epochs=epochs), out=tmp_path / "run")
-    with pytest.raises(RunError, match="empty name"):
+    with refuses(RunError):
         fit(tiny_config(), out="")
     assert not list(tmp_path.iterdir())
 
@@ -180,9 +181,11 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_no_folder(tmp_path:
         assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("changes", [{"data__batch_size": 1}, {"data__train_limit": 1, "data__val_fraction": 0}])
+@pytest.mark.parametrize(
+    "changes", [{"data__batch_size": 1}, {"data__train_limit": 1, "data__val_fraction": 0}], ids=spelled
+)
 def test_mixing_the_images_of_steps_of_one_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
-    with pytest.raises(RunError, match=r"each step has one image on each device; raise data\.batch_size"):
+    with refuses(RunError, "data.batch_size"):
         fit(tiny_config(model__cutmix=0.5, **changes), out=tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
@@ -228,7 +231,7 @@ def test_a_broken_last_checkpoint_names_the_best(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="power cut"):
         fit(tiny_config(), out=tmp_path / "run", callbacks=[StopAfter(1, OSError("power cut"))])
     (tmp_path / "run" / "checkpoints" / "last.ckpt").write_bytes(b"broken")
-    with pytest.raises(CheckpointError, match=r"last\.ckpt is damaged or incomplete; copy .*best\.ckpt over it"):
+    with refuses(CheckpointError, "last.ckpt"):
         resume(tmp_path / "run")
     shutil.copy(tmp_path / "run" / "checkpoints" / "best.ckpt", tmp_path / "run" / "checkpoints" / "last.ckpt")
     assert resume(tmp_path / "run").summary["epochs"] == 2
@@ -243,14 +246,14 @@ def test_a_folder_is_recorded_with_its_whole_path(tmp_path: Path, monkeypatch: p
     whole = broken.read_bytes()
     broken.write_bytes(b"broken")
     config = tiny_config(data=data, trainer__max_epochs=1)
-    with pytest.raises(DataError, match=r"0\.png is corrupt .*then `dynaconv train --resume run`"):
+    with refuses(DataError, "--resume"):
         fit(config, out="run", on_start=lambda _, given: facts.append(given))
     assert facts[0]["notes"] == [
         f"2 classes (dark, light), 12 training and 12 test images. {folder} has no test/: val/ is the test set."
     ]
     folder.rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path / "moved")
-    with pytest.raises(RunError, match=f"the folder {folder} it was trained on is not there"):
+    with refuses(RunError, str(folder)):
         resume(tmp_path / "run")
     (tmp_path / "moved").rename(folder)
     broken.write_bytes(whole)
@@ -279,7 +282,7 @@ class BreakWeights(Callback):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(TrainingDivergedError, match=r"loss became nan in epoch 2.*after epoch 1 is kept"):
+    with refuses(TrainingDivergedError):
         fit(tiny_config(trainer__max_epochs=3), out=tmp_path / "run", callbacks=[BreakWeights()])
     for name in ("best", "last"):
         model, _ = load_trained(tmp_path / "run" / "checkpoints" / f"{name}.ckpt")
@@ -332,9 +335,8 @@ def test_a_corrupt_image_ends_the_run_with_its_name(tmp_path: Path) -> None:
     broken = folder / "train" / "dark" / "0.png"
     broken.write_bytes(b"broken")
     data = {"name": str(folder), "image_size": 32, "batch_size": 4, "num_workers": 0, "val_fraction": 0}
-    with pytest.raises(DataError, match="corrupt") as caught:
+    with refuses(DataError, str(broken)):
         fit(tiny_config(data=data), out=tmp_path / "run")
-    assert str(broken) in str(caught.value)
 
 
 def test_precision_clipping_accumulation_and_tensorboard_pass_through(tmp_path: Path) -> None:

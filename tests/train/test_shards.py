@@ -18,6 +18,7 @@ from dynaconv.train.data.pack import index_shards, pack_folder, parse_size
 from dynaconv.train.data.shards import INDEX_FILE, ShardSet, read_index, read_samples, shards_of, url_of
 from dynaconv.train.data.shares import PADDING, EvaluationShare
 from dynaconv.train.data.stream import ShardStream, StreamLoader, shuffled, spans
+from tests.messages import refuses
 
 TRAIN, TEST = 112, 13
 
@@ -194,27 +195,27 @@ def test_the_data_module_streams_shards_from_disk_and_through_a_command(packed: 
 def test_shards_without_a_word_on_mixing_hold_none_out(copy: Path) -> None:
     index = json.loads((copy / INDEX_FILE).read_text())
     (copy / INDEX_FILE).write_text(json.dumps({**index, "shuffled": False}))
-    with pytest.raises(DataError, match=r"pass --data.val_fraction 0"):
+    with refuses(DataError, "--data.val_fraction"):
         module_of(copy)
     assert len(module_of(copy, val_fraction=0).train_split) == TRAIN
 
 
 def test_a_missing_shard_is_named(copy: Path) -> None:
     (copy / "train-000003.tar").unlink()
-    with pytest.raises(DataError, match=r"there is no shard .*train-000003\.tar.* 1 of 16 are missing"):
+    with refuses(DataError, "train-000003.tar"):
         module_of(copy)
 
 
 def test_a_missing_index_a_missing_folder_and_a_command_without_braces_are_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has no index _info\.json"):
+    with refuses(DataError, "_info.json"):
         module_of(tmp_path)
-    with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
+    with refuses(DataError, "nowhere"):
         module_of(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"put \{\} where a file's name goes"):
+    with refuses(DataError, "{}"):
         ImageDataModule(name="wds/x", data_dir="pipe:cat x")
-    with pytest.raises(DataError, match=r"cannot read the index .*: the command that reads it ended with 1\."):
+    with refuses(DataError):
         ImageDataModule(name="wds/x", data_dir="pipe:cat /nowhere/{}")
-    with pytest.raises(DataError, match="only wds/"):
+    with refuses(DataError, "wds/"):
         ImageDataModule(name="torch/cifar10", data_dir="https://example.invalid/x")
 
 
@@ -225,7 +226,7 @@ def test_an_index_that_does_not_match_a_shard_is_told(copy: Path, lie: int, foun
     index["splits"]["train"]["num_samples"] = TRAIN - 7 + lie
     (copy / INDEX_FILE).write_text(json.dumps(index))
     stream = stream_of(copy, world=1, batch_size=1)
-    with pytest.raises(DataError, match=f"train-000000.tar holds {found} images where the index says {lie}"):
+    with refuses(DataError, "train-000000.tar"):
         list(stream.samples(0, 1))
     index_shards(copy)
     assert len(list(stream_of(copy, world=1).samples(0, 1))) == TRAIN
@@ -235,17 +236,17 @@ def test_an_index_that_contradicts_itself_is_told(copy: Path) -> None:
     index = json.loads((copy / INDEX_FILE).read_text())
     index["splits"]["train"]["num_samples"] = 5
     (copy / INDEX_FILE).write_text(json.dumps(index))
-    with pytest.raises(DataError, match="contradicts itself: train has 16 files, 16 shard_lengths of 112 images"):
+    with refuses(DataError, "shard_lengths"):
         module_of(copy)
 
 
 def test_a_broken_shard_and_a_corrupt_image_are_named(copy: Path) -> None:
     whole = (copy / "train-000000.tar").read_bytes()
     (copy / "train-000000.tar").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"train-000000\.tar"):
+    with refuses(DataError, "train-000000.tar"):
         list(stream_of(copy).shards and read_samples(stream_of(copy).shards, 0, 0, 7))
     (copy / "train-000000.tar").write_bytes(whole.replace(b"\x89PNG", b"\x89PNK"))
-    with pytest.raises(DataError, match=r"train-0000.*\(train/.*\.png\) in the shard .* is corrupt"):
+    with refuses(DataError):
         load(stream_of(copy, world=1), 0)
 
 
@@ -254,31 +255,31 @@ def test_too_few_shards_and_images_are_told(packed: Path) -> None:
 
     shards = shards_of(read_index(str(packed)), "train", str(packed), "RGB")
     assert check_workers(shards, 4, None, 8) == 4
-    with pytest.raises(DataError, match="16 training shards for 20 devices, fewer than one each"):
+    with refuses(DataError):
         check_workers(shards, 20, None, 8)
-    with pytest.raises(DataError, match=r"16 training shards for 4 x 5 loader processes.*--data.num_workers 4"):
+    with refuses(DataError, "--data.num_workers"):
         check_workers(shards, 4, 5, 8)
-    with pytest.raises(DataError, match="112 images does not make one batch of 64 on each of 2 devices"):
+    with refuses(DataError):
         stream_of(packed, batch_size=64)
-    with pytest.raises(DataError, match="epoch_size=500 does not fit 112"):
+    with refuses(DataError, "epoch_size"):
         stream_of(packed, epoch_size=500)
-    with pytest.raises(DataError, match=r"use data\.epoch_size"):
+    with refuses(DataError, "data.epoch_size"):
         module_of(packed, train_limit=5)
-    with pytest.raises(DataError, match="is for shards"):
+    with refuses(DataError):
         ImageDataModule(name="digits", epoch_size=5)
 
 
 def test_packing_refuses_what_it_cannot_use(packed: Path, tmp_path: Path) -> None:
     images = packed.parent / "images"
-    with pytest.raises(DataError, match="not an empty folder"):
+    with refuses(DataError):
         pack_folder(images, packed)
-    with pytest.raises(DataError, match="at least 1 image"):
+    with refuses(DataError):
         pack_folder(images, tmp_path / "a", shard_images=0)
     for text in ("", "10XB", "-3", "0"):
-        with pytest.raises(DataError, match="such as 100MB"):
+        with refuses(DataError):
             parse_size(text)
     assert [parse_size(text) for text in ("1.5MB", "20 kb", "7")] == [1_500_000, 20_000, 7]
-    with pytest.raises(DataError, match=r"holds no \.tar file"):
+    with refuses(DataError):
         index_shards(tmp_path)
 
 
@@ -291,7 +292,7 @@ def test_a_shards_own_label_key_is_read(copy: Path) -> None:
     assert len(load(stream_of(copy), 0)) == 14
     index["splits"]["train"]["alt_label"] = "species"
     (copy / INDEX_FILE).write_text(json.dumps(index))
-    with pytest.raises(DataError, match="has no class: a JSON file with the field 'species'"):
+    with refuses(DataError, "species"):
         load(stream_of(copy), 0)
 
 
@@ -366,5 +367,5 @@ def test_corrupt_images_in_shards_are_counted_up_to_the_limit(packed: Path, tmp_
         if limit:
             assert sum(len(targets) for _, targets in module.train_dataloader()) == TRAIN
         else:
-            with pytest.raises(DataError, match="corrupt"):
+            with refuses(DataError):
                 list(module.train_dataloader())

@@ -15,6 +15,7 @@ from dynaconv.train.data import embedded
 from dynaconv.train.data.image_file import open_image
 from dynaconv.train.data.source import stratified_split
 from dynaconv.train.data.sources import absolute_location, load_source, missing_folder
+from tests.messages import refuses
 from tests.train.helpers import write_folder, write_image
 from tests.train.test_idx import idx_bytes
 
@@ -75,17 +76,16 @@ def test_fashion_mnist_that_cannot_be_downloaded_says_what_to_do(
     monkeypatch.setattr(embedded, "DEBIAN_FASHION_MNIST", tmp_path / "none")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(FashionMNIST, "download", fail)
-    with pytest.raises(DataError, match=r"apt install dataset-fashion-mnist.*data_dir") as caught:
+    with refuses(DataError, "data_dir"):
         load_source("fashion-mnist")
-    assert "\n" not in str(caught.value)
 
 
 def test_fashion_mnist_folder_that_lacks_a_file_names_it(tmp_path: Path) -> None:
     write_fashion(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(DataError, match="t10k-labels-idx1-ubyte"):
+    with refuses(DataError, "t10k-labels-idx1-ubyte"):
         load_source("fashion-mnist", data_dir=tmp_path)
-    with pytest.raises(DataError, match="not a folder"):
+    with refuses(DataError):
         load_source("fashion-mnist", data_dir=tmp_path / "nowhere")
 
 
@@ -135,26 +135,24 @@ def test_a_timm_name_that_fails_is_one_sentence(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match="timm cannot make the data set") as caught:
+    with refuses(DataError, name):
         load_source(name, data_dir=tmp_path)
-    assert name in str(caught.value)
-    assert "\n" not in str(caught.value)
     assert not capsys.readouterr().out
 
 
 def test_an_unknown_name_lists_the_nearest() -> None:
-    with pytest.raises(DataError, match="unknown data set 'fashion_mnist'; the nearest names are 'fashion-mnist'"):
+    with refuses(DataError, "fashion_mnist"):
         load_source("fashion_mnist")
 
 
 def test_a_name_without_a_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"unknown data set 'images'; .*there is no such folder"):
+    with refuses(DataError, "images"):
         load_source("images")
     write_image(tmp_path / "a.png", 3)
-    with pytest.raises(DataError, match=r"unknown data set 'a\.png'; .*it is a file"):
+    with refuses(DataError, "a.png"):
         load_source("a.png")
-    with pytest.raises(DataError, match=r"a\.png is a file"):
+    with refuses(DataError, "a.png"):
         load_source(str(tmp_path / "a.png"))
 
 
@@ -179,15 +177,15 @@ def test_sixteen_bits_of_grey_keep_their_range(tmp_path: Path, mode: Literal["L"
 
 
 def test_pixels_of_unknown_range_are_refused(tmp_path: Path) -> None:
-    for values, words in (
-        (np.full((2, 3), 70000, dtype=np.int32), "beyond 16 bits"),
-        (np.full((2, 3), -1, dtype=np.int32), "beyond 16 bits"),
-        (np.ones((2, 3), dtype=np.float32), "floating-point"),
+    for values in (
+        np.full((2, 3), 70000, dtype=np.int32),
+        np.full((2, 3), -1, dtype=np.int32),
+        np.ones((2, 3), dtype=np.float32),
     ):
         Image.fromarray(values).save(tmp_path / "x.tif")
-        with pytest.raises(DataError, match=rf"the image .*x\.tif has .*{words}"):
+        with refuses(DataError, "x.tif"):
             open_image(tmp_path / "x.tif", "L")
-    with pytest.raises(DataError, match="is a directory"):
+    with refuses(DataError):
         open_image(tmp_path, "L")
 
 
@@ -218,54 +216,56 @@ def test_a_folder_with_the_name_of_an_image_is_no_image(tmp_path: Path) -> None:
 
 
 def test_digits_in_colour_are_refused() -> None:
-    with pytest.raises(DataError, match="channels=3"):
+    with refuses(DataError, "channels"):
         load_source("digits", channels=3)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
+    with refuses(DataError, "nowhere"):
         load_source(str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match="needs data_dir"):
+    with refuses(DataError, "data_dir"):
         load_source("folder")
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="found none"):
+    with refuses(DataError):
         load_source(str(tmp_path))
     (tmp_path / "cats").mkdir()
-    with pytest.raises(DataError, match="found only 'cats'"):
+    with refuses(DataError, "cats"):
         load_source(str(tmp_path))
     (tmp_path / "dogs").mkdir()
-    with pytest.raises(DataError, match="cats holds no image"):
+    # It lists the endings that Pillow reads here.
+    with pytest.raises(DataError, match="cats"):
         load_source(str(tmp_path))
 
 
 def test_a_folder_with_train_alone_is_refused(tmp_path: Path) -> None:
     write_folder(tmp_path, ("train",))
-    with pytest.raises(DataError, match="has train/ but none of"):
+    with refuses(DataError):
         load_source(str(tmp_path))
 
 
 def test_a_class_that_training_lacks_is_named(tmp_path: Path) -> None:
     write_folder(tmp_path)
     write_image(tmp_path / "test" / "striped" / "0.png", 3)
-    with pytest.raises(DataError, match="'striped'"):
+    with refuses(DataError, "striped"):
         load_source(str(tmp_path))
 
 
-@pytest.mark.parametrize("raw", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n" + bytes(40)])
+@pytest.mark.parametrize(
+    "raw", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n" + bytes(40)], ids=["empty", "text", "PNG"]
+)
 def test_a_corrupt_image_is_named(tmp_path: Path, raw: bytes) -> None:
     write_folder(tmp_path)
     broken = tmp_path / "train" / "dark" / "0.png"
     broken.write_bytes(raw)
-    with pytest.raises(DataError, match="corrupt") as caught:
+    with refuses(DataError, str(broken)):
         load_source(str(tmp_path)).train[0]
-    assert str(broken) in str(caught.value)
 
 
 def test_a_truncated_image_is_named(tmp_path: Path) -> None:
     write_folder(tmp_path)
     broken = tmp_path / "train" / "light" / "3.png"
     broken.write_bytes(broken.read_bytes()[:-200])
-    with pytest.raises(DataError, match="corrupt"):
+    with refuses(DataError):
         load_source(str(tmp_path)).train[9]

@@ -10,6 +10,7 @@ from dynaconv.families import DYConv2d
 from dynaconv.train.lightning_messages import quiet_lightning
 from dynaconv.train.module import ClassificationModule
 from dynaconv.train.temperature import AnnealTemperature
+from tests.messages import refuses, spelled
 
 
 class Recorder(LightningModule):
@@ -72,9 +73,9 @@ def test_a_resumed_run_goes_on(tmp_path) -> None:
     assert resumed.seen == pytest.approx([30 - 29 * step / 8 for step in range(4, 8)])
 
 
-@pytest.mark.parametrize("options", [{"start": 0}, {"end": -1.0}, {"epochs": 0}])
+@pytest.mark.parametrize("options", [{"start": 0}, {"end": -1.0}, {"epochs": 0}], ids=spelled)
 def test_what_is_not_positive_is_refused(options: dict[str, float]) -> None:
-    with pytest.raises(RunError, match=f"{next(iter(options))} of the temperature is positive"):
+    with refuses(RunError, next(iter(options))):
         AnnealTemperature(**options)
 
 
@@ -85,8 +86,8 @@ def test_a_network_with_a_temperature_brings_the_callback() -> None:
     assert (callback.start, callback.end, callback.epochs) == (20, 2, 0.5)
 
 
-@pytest.mark.parametrize("options", [{"temperature": (30, 1)}, {"temperature_epochs": 3}])
+@pytest.mark.parametrize("options", [{"temperature": (30, 1)}, {"temperature_epochs": 3}], ids=spelled)
 def test_a_network_without_one_refuses_its_options(options: dict[str, object]) -> None:
     assert not ClassificationModule("static_resnet10", {"stem_stride": 2}).configure_callbacks()
-    with pytest.raises(RunError, match="static_resnet10 has no temperature"):
+    with refuses(RunError, "static_resnet10"):
         ClassificationModule("static_resnet10", {"stem_stride": 2}, **options)

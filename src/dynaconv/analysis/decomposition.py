@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynaconv.analysis.mixtures import as_matrices, check_attention, check_groups, check_kernels, mix, relative_error
+from dynaconv.errors import counted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,7 +147,9 @@ class LatentForm:
         """
         attention = check_attention(attention, self.svd.u)
         if len(attention) != len(x):
-            raise ValueError(f"attention is for {len(attention)} samples, the input has {len(x)}; they must agree.")
+            raise ValueError(
+                f"attention is for {counted(len(attention), 'sample')}, the input has {len(x)}; they must agree."
+            )
         latent = self.attend(self.features(x), attention).flatten(1, 2)
         u = self.svd.u
         expand = u.permute(1, 2, 0, 3).reshape(-1, self.svd.latent_dim, 1, 1)  # (C_out, K * R, 1, 1)

@@ -185,10 +185,11 @@ def measure_suppression(
     - in a mixture, S and the attention held: dL/du_i = s_i sum_b a_k(x_b) G_b v_i, and dL/dv_i with G_b^T u_i;
     - in DCD: dL/dp_j = sum_b G_b Q Phi(x_b)^T e_j, and dL/dq_j = sum_b G_b^T P Phi(x_b) e_j.
 
-    Columns are taken at unit length: U and V have it, the lengths of those of P, Q and R go into Phi, which leaves W(x)
-    as it is and makes sizes comparable. The network runs in eval mode; the loss is the mean over each batch. Neither
-    weights nor their `.grad` change. A grouped kernel has factors in each group; a depthwise one is a C x k^2
-    matrix.
+    With `weight_norm` of `DCDConv2d`, the gradients lack the part that would make P or Q longer as a whole, which has
+    no effect there. Columns are taken at unit length: U and V have it, the lengths of those of P, Q and R go into Phi,
+    which leaves W(x) as it is and makes sizes comparable. The network runs in eval mode; the loss is the mean over each
+    batch. Neither weights nor their `.grad` change. A grouped kernel has factors in each group; a depthwise one is a
+    C x k^2 matrix.
 
     The measure shows the state of one trained network. That gradient and coefficient of a mixture go together is the
     chain rule at work and expected; how far apart the quarters lie says how strong it is. It cannot show that the

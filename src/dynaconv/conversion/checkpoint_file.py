@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynaconv.errors import CheckpointError, listed
+from dynaconv.errors import CheckpointError, listed, with_article
 
 STATE_ENTRIES = ("state_dict", "model_state_dict", "model", "net")
 AVERAGE_ENTRIES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
@@ -47,14 +47,14 @@ def read_checkpoint(source: str | os.PathLike[str] | Mapping[str, Any]) -> Check
         CheckpointError: It is not there, damaged, holds code, or holds no state dict.
     """
     if isinstance(source, nn.Module):
-        raise CheckpointError(f"got a {type(source).__name__}, not a checkpoint; pass its state_dict().")
+        raise CheckpointError(f"got {with_article(type(source).__name__)}, not a checkpoint; pass its state_dict().")
     if isinstance(source, Mapping):
         return find_state(source, "the checkpoint")
     try:
         path = Path(source).expanduser()
     except TypeError:
         raise CheckpointError(
-            f"a checkpoint is a path or a mapping of names to tensors; got a {type(source).__name__}."
+            f"a checkpoint is a path or a mapping of names to tensors; got {with_article(type(source).__name__)}."
         ) from None
     return find_state(read_file(path), str(path))
 
@@ -134,7 +134,9 @@ def find_state(held: Any, name: str) -> CheckpointFile:
     if isinstance(held, nn.Module):
         raise CheckpointError(f"{where} is a whole {type(held).__name__}; pass its state_dict().")
     if not isinstance(held, Mapping):
-        raise CheckpointError(f"{where} holds a {type(held).__name__}, not a state dict of names and tensors.")
+        raise CheckpointError(
+            f"{where} holds {with_article(type(held).__name__)}, not a state dict of names and tensors."
+        )
     state = {key: value for key, value in held.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if not state:
         keys = [str(key) for key in held][:5]

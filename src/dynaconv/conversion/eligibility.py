@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
+from dynaconv.errors import with_article
 from dynaconv.families.contract.static import static_refusal
 
 _MERGERS = ("fuse_convs", "reparameterize", "switch_to_deploy", "get_equivalent_kernel_bias")
@@ -59,7 +60,7 @@ def refusal(model: nn.Module, name: str, conv: nn.Conv2d) -> str | None:
         if merger is not None and outer and any(isinstance(child, _BatchNorm) for child in module.modules()):
             return f"its {type(module).__name__} merges kernels by {merger}(); do that first"
         if _GATES.search(type(module).__name__) and outer:
-            return f"part of a {type(module).__name__}"
+            return f"part of {with_article(type(module).__name__)}"
     return None
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dynaconv.conversion.checkpoint_file import read_checkpoint
 from dynaconv.conversion.explain import all_differences, model_to_build, what_it_is
 from dynaconv.conversion.match import Match, match_state
-from dynaconv.errors import CheckpointError, listed
+from dynaconv.errors import CheckpointError, listed, with_article
 
 _PUBLISHED_ONLY = {"DCD": ".fc.1.fc.0.weight", "ODConv": ".attention.channel_fc.weight"}
 """How a name ends that only a layer of the published structure has."""
@@ -108,7 +108,9 @@ def load_published(
 def _inner(model: nn.Module) -> nn.Module:
     """The network inside torch.compile, DataParallel and DistributedDataParallel."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"load_published takes a torch.nn.Module first, then the checkpoint; got {model!r:.60}.")
+        raise TypeError(
+            f"load_published takes a torch.nn.Module, then the checkpoint; got {with_article(type(model).__name__)}."
+        )
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while isinstance(
         inner := model.module if isinstance(model, wrappers) else getattr(model, "_orig_mod", None), nn.Module

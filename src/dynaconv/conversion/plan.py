@@ -84,7 +84,7 @@ class ConversionPlan:
         alone = self.converted[0].name == ""
         if alone and inplace:
             raise ConversionError(
-                "the model is itself a convolution, which cannot be replaced in place; leave inplace."
+                "the model is itself a convolution, which cannot be replaced in place; leave `inplace` out."
             )
         target = model if inplace else copied(model)
         dynamic = {layer: _build(self, layer, target) for layer in self.converted}

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from dynaconv.conversion.swap import NormedConv2d, put_dynamic
-from dynaconv.errors import ConversionError
+from dynaconv.errors import ConversionError, with_article
 from dynaconv.families import DynamicLayer, families, family_of, get_family
 
 Record = dict[str, dict[str, Any]]
@@ -45,6 +45,8 @@ def apply_conversion(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
     built: list[tuple[tuple[str, ...], nn.Module]] = []
     for name, entry in record.items():
         try:
+            if not isinstance(entry, Mapping):
+                raise TypeError(f"its entry is {entry!r}, no mapping with 'family' and 'hyperparameters'")
             family, hyperparameters = entry["family"], dict(entry["hyperparameters"])
             names = (name, *entry.get("also", ()))
             static = model.get_submodule(name)
@@ -69,8 +71,8 @@ def _family(name: str, layer: DynamicLayer) -> str:
         return found.name
     known = sorted(kind.__name__ for family in families() for kind in family.layers)
     raise ConversionError(
-        f"{name or 'the model'!r} is a {type(layer).__name__}, which is no layer of a family, so it cannot be "
-        f"recorded; the layers are {', '.join(known)}."
+        f"{name or 'the model'!r} is {with_article(type(layer).__name__)}, which is no layer of a family, so it "
+        f"cannot be recorded; the layers are {', '.join(known)}."
     )
 
 

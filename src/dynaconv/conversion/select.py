@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from dynaconv.conversion.kinds import KINDS, Kind, kind_of
-from dynaconv.errors import ConversionError, listed, nearest_names
+from dynaconv.errors import ConversionError, counted, listed, nearest_names, with_article
 from dynaconv.families.contract.convolution import DynamicConvolution
 
 Pattern = str | re.Pattern[str]
@@ -82,7 +82,8 @@ class Selection:
                     raise ConversionError(_no_convolution(argument, shown, matched, modules[matched]))
                 near = listed(nearest_names(shown, convolutions, count=1))
                 raise ConversionError(
-                    f"no module matches {argument}={shown!r}; the model has {len(convolutions)} Conv2d modules"
+                    f"no module matches {argument}={shown!r}; the model has "
+                    f"{counted(len(convolutions), 'Conv2d module')}"
                     + (f", the nearest name is {near}." if near else ".")
                 )
 
@@ -99,7 +100,7 @@ def matches(pattern: Pattern, name: str) -> bool:
 
 def _no_convolution(argument: str, shown: str, matched: str, module: nn.Module) -> str:
     inside = [name for name, child in module.named_modules() if name and is_convolution(child)]
-    what = f"{argument}={shown!r} matches {matched!r}, a {type(module).__name__}"
+    what = f"{argument}={shown!r} matches {matched!r}, {with_article(type(module).__name__)}"
     if inside:
         return f"{what} that holds {len(inside)} convolutions; write '{matched}.*' for those."
     return f"{what}; only Conv2d modules can be made dynamic."

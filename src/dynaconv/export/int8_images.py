@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynaconv.errors import ExportError
+from dynaconv.errors import ExportError, with_article
 
 Shape = tuple[int | None, ...]
 """Shape of an input; a free axis is None."""
@@ -106,4 +106,4 @@ def _checked(images: Any, what: str) -> Tensor:
 def _described(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)} of {value.dtype}"
-    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, list | tuple) else "")
+    return f"{with_article(type(value).__name__)}" + (f" of {len(value)}" if isinstance(value, list | tuple) else "")

@@ -24,7 +24,7 @@ def require(*names: str, extra: str = "export", what: str) -> list[ModuleType]:
             modules.append(importlib.import_module(name))
         except ImportError as error:
             raise ExportError(
-                f'{what} needs {listed(names)}; install them with: pip install "dynaconv[{extra}]"'
+                f'{what} needs {listed(names)}; install them by `pip install "dynaconv[{extra}]"`.'
             ) from error
     return modules
 

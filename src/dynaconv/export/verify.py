@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from dynaconv.errors import ExportError
+from dynaconv.errors import ExportError, with_article
 from dynaconv.export.report import Check
 
 LIMIT = 1e-4
@@ -173,8 +173,8 @@ def _walk(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
             yield from _walk(each, f"{name or 'output'}_{position}")
     elif value is not None:
         raise ExportError(
-            f"the model returns a {type(value).__name__}; only tensors, and dictionaries, lists and tuples of them, "
-            f"can be exported."
+            f"the model returns {with_article(type(value).__name__)}; only tensors, and dictionaries, lists and tuples "
+            f"of them, can be exported."
         )
 
 

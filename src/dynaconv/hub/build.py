@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dynaconv.analysis._units import eval_mode
 from dynaconv.conversion import apply_conversion, conversion_of
-from dynaconv.errors import CheckpointError, DynaconvError
+from dynaconv.errors import CheckpointError, DynaconvError, counted, with_article
 from dynaconv.hub.config import HubConfig
 from dynaconv.train.factory import create_network
 
@@ -74,7 +74,7 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str) -
         came = tuple(state[key].shape) if key in state else "nothing"
         wanted = tuple(own[key].shape) if key in own else "nothing"
         raise CheckpointError(
-            f"{source} does not fit the network: {len(unlike)} tensors differ, the first is {key!r} "
+            f"{source} does not fit the network at {counted(len(unlike), 'tensor')}, the first of which is {key!r} "
             f"(weights: {came}, network: {wanted})."
         )
     network.load_state_dict(dict(state))
@@ -127,5 +127,7 @@ def _logits(network: nn.Module, x: Tensor) -> Tensor:
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"the network does not take an input of size {tuple(x.shape)}: {error}") from error
     if not isinstance(y, Tensor):
-        raise CheckpointError(f"the network gives a {type(y).__name__}; one for the hub gives a tensor of logits.")
+        raise CheckpointError(
+            f"the network gives {with_article(type(y).__name__)}; one for the hub gives a tensor of logits."
+        )
     return y.float()

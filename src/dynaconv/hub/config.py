@@ -138,7 +138,10 @@ def read_config(file: Path) -> HubConfig:
             f"{file} was not written by dynaconv: it has no entry 'dynaconv'. "
             f"If it is timm's, timm.create_model loads it."
         )
-    if _whole(written["dynaconv"].get("format")) > FORMAT:
+    form = written["dynaconv"].get("format")
+    if type(form) is not int:
+        raise CheckpointError(f"{file} has the format {form!r}, no whole number; it was changed since it was saved.")
+    if form > FORMAT:
         raise CheckpointError(
             f"{file} was written by dynaconv {written['dynaconv'].get('version')}, which is newer than {__version__}; "
             f"install it with pip install --upgrade dynaconv."

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from dynaconv import families
-from dynaconv.errors import nearest_names
+from dynaconv.errors import nearest_names, with_article
 from dynaconv.families import DynamicConv2d, Family
 from dynaconv.families.dcd import default_latent_dim
 from dynaconv.families.family import Published
@@ -69,8 +69,12 @@ def check_family_options(name: str, options: Mapping[str, Any] | None) -> dict[s
     known = sorted(key for key, value in parameters.items() if value.kind is inspect.Parameter.KEYWORD_ONLY)
     for key in options:
         if not known:
-            raise ValueError(f"`family_options` has the key {key!r}, but family {name!r} takes none; leave it.")
+            raise ValueError(f"`family_options` has the key {key!r}, but family {name!r} takes none; leave it out.")
         if key not in known:
+            if key in parameters:
+                raise ValueError(
+                    f"`family_options` has the key {key!r}, which the network gives each convolution; leave it out."
+                )
             raise ValueError(
                 f"`family_options` has the key {key!r}, but family {name!r} takes {', '.join(known)}; "
                 f"the nearest name is {nearest_names(str(key), known, count=1)[0]!r}."
@@ -90,7 +94,7 @@ def check_dynamic_kinds(name: str, dynamic: str | Sequence[str], kinds: Sequence
             raise ValueError(f"`dynamic` names one or several of {', '.join(kinds)}; got {kind!r}.")
     family = get_family(name)
     if not given or family is None:
-        raise ValueError(f"family {name!r} with dynamic={given!r} has no dynamic layer; leave `dynamic`.")
+        raise ValueError(f"family {name!r} with dynamic={given!r} has no dynamic layer; leave `dynamic` out.")
     if "classifier" in given and family.linear is None:
         known = ", ".join(sorted(other.name for other in families.families() if other.linear is not None))
         raise ValueError(f"family {name!r} has no dynamic classifier; dynamic='classifier' goes with {known}.")
@@ -174,7 +178,9 @@ def replace_convolutions(
     found = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and eligible(n, m)]
     for name, conv in found:
         if type(conv) is not nn.Conv2d:
-            raise ValueError(f"{name} is a {type(conv).__name__}; use pad_type='' to have dynamic convolutions there.")
+            raise ValueError(
+                f"{name} is {with_article(type(conv).__name__)}; use pad_type='' to have dynamic convolutions there."
+            )
         try:
             dynamic = layer.fresh_like(conv, **options(conv))
         except ValueError as error:

@@ -142,15 +142,17 @@ def _kinds(
     if dynamic is not None:
         if published or dynamic_depthwise is not None:
             other = "published=True" if published else f"dynamic_depthwise={dynamic_depthwise}"
-            raise ValueError(f"`dynamic` says which layers are dynamic, and so does {other}; leave one of them.")
+            raise ValueError(f"`dynamic` says which layers are dynamic, and so does {other}; give one of them.")
         return fam.check_dynamic_kinds(family, dynamic, KINDS)
     if published:
         fam.get_published(family)
         if dynamic_depthwise:
-            raise ValueError("the published structure has static depthwise convolutions; leave `dynamic_depthwise`.")
+            raise ValueError(
+                "the published structure keeps depthwise convolutions static; leave `dynamic_depthwise` out."
+            )
         return frozenset({"pointwise", "classifier"})
     if spec is None and dynamic_depthwise:
-        raise ValueError(f"family {family!r} has no dynamic layer; leave `dynamic_depthwise`.")
+        raise ValueError(f"family {family!r} has no dynamic layer; leave `dynamic_depthwise` out.")
     by_default = spec is not None and "depthwise" in spec.kinds
     depthwise = by_default if dynamic_depthwise is None else dynamic_depthwise
     return frozenset({"pointwise", "depthwise"} if depthwise else {"pointwise"})

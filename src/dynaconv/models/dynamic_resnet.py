@@ -76,7 +76,7 @@ class DynamicResNet(ResNet):
             fam.get_published(family)
         if dynamic_downsample and (published or spec is None):
             which = "the published structure" if published else f"family {family!r}"
-            raise ValueError(f"{which} has static downsampling convolutions; leave `dynamic_downsample`.")
+            raise ValueError(f"{which} has static downsampling convolutions; leave `dynamic_downsample` out.")
         output_stride = fam.inner_output_stride(kwargs.pop("output_stride", 32), stem_stride)
         base: Any = super()  # timm annotates `block` as an instance
         base.__init__(block, tuple(layers), output_stride=output_stride, **kwargs)

@@ -167,7 +167,7 @@ def with_dotted_changes(config: TrainConfig, changes: Any, where: str) -> TrainC
                 inner[name] = {}
             inner = inner[name]
             if not isinstance(inner, dict):
-                raise RunError(f"{where} changes {path!r}, which leads into the value of {name!r}.")
+                raise RunError(f"{where} changes {path!r}, but {name!r} holds a value and no further keys.")
         inner[key] = copy.deepcopy(value)
     return TrainConfig.from_dict(values)
 
@@ -184,5 +184,5 @@ def parse_seeds(values: Any, where: str) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
         raise RunError(f"{where}: `seeds` names a seed twice; got {values!r}.")
     for seed in seeds:
-        check_seed(seed)
+        check_seed(seed, f"{where}: a seed of `seeds`")
     return tuple(seeds)

@@ -114,7 +114,9 @@ def _variants(values: Any, sweep: Any, base: TrainConfig, seeds: tuple[int, ...]
         name, here = str(key), f"{where}, variant {str(key)!r}"
         if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
             raise RunError(f"{here}: a name has letters, digits, '.', '+', '-' and '_' only, since it names a folder.")
-        given = known_keys(given or {}, ("title", "change", "seeds", *(("at",) if points else ())), here)
+        given = known_keys(given or {}, ("title", "change", "seeds", "at"), here)
+        if "at" in given and not points:
+            raise RunError(f"{here}: `at` says what changes at a value of a sweep, and the study has no `sweep`.")
         whole = Variant(
             name=name,
             title=str(given.get("title", name)),
@@ -165,6 +167,8 @@ def _swept(
 
 def _check_variant(name: Any, variants: Collection[str], where: str) -> None:
     if not isinstance(name, str) or name not in variants:
+        if name is None:
+            raise RunError(f"{where} names no variant, and has to.")
         near = listed(nearest_names(str(name), variants))
         raise RunError(f"{where} names {name!r}, which is no variant; the nearest are {near}.")
 

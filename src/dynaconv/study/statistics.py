@@ -59,8 +59,10 @@ def paired_shares(reference: Sequence[bool], values: Sequence[bool]) -> Interval
     says how the difference would vary with other items, not with other seeds of a training.
 
     Raises:
-        ValueError: The two have not the same items, or none.
+        ValueError: The two have not the same number of items, or none.
     """
+    if len(reference) != len(values):
+        raise ValueError(f"the two have {len(reference)} and {len(values)} items; pairs need the same ones.")
     pairs = [int(value) - int(other) for value, other in zip(values, reference, strict=True)]
     if not pairs:
         raise ValueError("no items to compare.")

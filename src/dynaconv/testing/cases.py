@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dynaconv.families import DynamicConv2d, Family
 from dynaconv.families.contract.branch import BranchLinear, DynamicBranch
+from dynaconv.families.contract.norms import LatentBatchNorm2d
 
 IN_CHANNELS = 8
 """Of every case."""
@@ -58,8 +59,9 @@ class Case:
     @property
     def uses_batch_statistics(self) -> bool:
         """Whether no kernel of one sample exists in train mode."""
-        config = self.make(device="meta").config
-        return "batch" in (getattr(config, "norm", None), config.context_norm)
+        layer = self.make(device="meta")
+        norms = (getattr(layer, "context_norm", None), getattr(layer, "norm1", None))
+        return any(isinstance(norm, LatentBatchNorm2d) for norm in norms)
 
     def make(self, **overrides: Any) -> DynamicConv2d:
         """The layer, its dynamic part large enough to show in every result."""

@@ -104,14 +104,14 @@ def load_recipe(recipe: str | Path) -> TrainConfig:
     return TrainConfig.from_dict(values)
 
 
-def check_seed(seed: int) -> None:
-    """Refuse a seed that the generators do not take.
+def check_seed(seed: int, where: str = "--seed") -> None:
+    """Refuse a seed that the generators do not take; ``where`` is what the message calls it.
 
     Raises:
         RunError: It is negative or has more than 32 bits.
     """
     if not 0 <= seed < 2**32:
-        raise RunError(f"--seed is between 0 and {2**32 - 1}; got {seed}.")
+        raise RunError(f"{where} is between 0 and {2**32 - 1}; got {seed}.")
 
 
 @cache

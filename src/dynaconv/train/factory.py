@@ -50,7 +50,7 @@ def create_network(
         raise RunError(f"unknown model {name!r}; the nearest names are {listed(near)}.")
     given = dict(options or {})
     if taken := sorted({"num_classes", "in_chans"} & given.keys()):
-        raise RunError(f"model_options sets {listed(taken)}, which follow from the data; leave them out.")
+        raise RunError(f"model_options cannot set {listed(taken)}; the data decide.")
     try:
         model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **given)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from dynaconv.errors import CheckpointError
+from dynaconv.errors import CheckpointError, counted
 from dynaconv.train.checkpoint import load_trained
 
 
@@ -39,8 +39,8 @@ def start_from(
         )
     if metadata["in_channels"] != in_channels:
         raise CheckpointError(
-            f"the weights in {weights} are for images of {metadata['in_channels']} channels, and the data have "
-            f"{in_channels}; pass --data.channels {metadata['in_channels']}."
+            f"the weights in {weights} are for images of {counted(metadata['in_channels'], 'channel')}, and the data "
+            f"have {in_channels}; pass --data.channels {metadata['in_channels']}."
         )
     if metadata["num_classes"] != num_classes:
         reset = getattr(model, "reset_classifier", None)

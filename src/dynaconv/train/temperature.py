@@ -30,7 +30,7 @@ class AnnealTemperature(Callback):
     def __init__(self, start: float = 30.0, end: float = 1.0, epochs: float | None = None) -> None:
         for name, value in (("start", start), ("end", end), ("epochs", 1.0 if epochs is None else epochs)):
             if not value > 0:
-                raise RunError(f"{name} of the temperature is positive; got {value}.")
+                raise RunError(f"temperature.{name} must be positive; got {value}.")
         self.start = start
         self.end = end
         self.epochs = epochs

@@ -10,6 +10,7 @@ from dynaconv.families import ODConv2d
 from dynaconv.families.odconv.published import published_odconv_state
 from tests.families.dcd.test_golden import load
 from tests.helpers import TOLERANCE
+from tests.messages import refuses
 
 FILES = sorted((Path(__file__).parents[2] / "golden").glob("odconv_*.safetensors"))
 
@@ -73,5 +74,5 @@ def test_train_output_and_gradients(path: Path, algorithm: str, dtype: torch.dty
 
 def test_unknown_names_are_refused() -> None:
     for key in ("attention.fc3.weight", "bias", "bn1.weight"):
-        with pytest.raises(ValueError, match=rf"'{key}' is no key of a published ODConv layer; its parts are weight, "):
+        with refuses(ValueError, key):
             published_odconv_state({key: torch.zeros(3)})

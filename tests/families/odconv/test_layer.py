@@ -11,6 +11,7 @@ from dynaconv.families import ODConv2d, ODConvCoefficients, set_temperature
 from dynaconv.families.contract.norms import LatentBatchNorm2d
 from dynaconv.families.odconv import reference_odconv_kernel
 from tests.helpers import TOLERANCE, count
+from tests.messages import refuses, spelled
 
 
 def lively(*arguments: Any, dtype: torch.dtype | None = None, **options: Any) -> tuple[ODConv2d, Tensor]:
@@ -227,25 +228,26 @@ def test_fresh_layer_starts_its_branch_as_published() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    "options",
     [
-        ({"num_kernels": 0}, r"num_kernels must be a whole number of at least 1; got 0"),
-        ({"num_kernels": 2.0}, r"num_kernels must be a whole number of at least 1; got 2\.0"),
-        ({"reduction": 0.0625}, r"reduction is a divisor.*got 0\.0625\. For a ratio of 1/16 pass 16"),
-        ({"min_hidden_channels": 0}, r"min_hidden_channels must be a whole number of at least 1; got 0"),
-        ({"temperature": 0}, r"temperature must be a positive number; got 0"),
-        ({"algorithm": "factored"}, r"algorithm must be one of 'auto', 'kernel', 'mixed', 'grouped'; got 'factored'"),
+        {"num_kernels": 0},
+        {"num_kernels": 2.0},
+        {"reduction": 0.0625},
+        {"min_hidden_channels": 0},
+        {"temperature": 0},
+        {"algorithm": "factored"},
     ],
+    ids=spelled,
 )
-def test_mistakes_in_arguments(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_mistakes_in_arguments(options: dict[str, Any]) -> None:
+    with refuses(ValueError, next(iter(options))):
         ODConv2d(6, 10, 3, **options)
 
 
 def test_mistakes_in_inputs() -> None:
     layer, x = lively()
     for ask in (layer, layer.kernel, layer.coefficients):
-        with pytest.raises(ValueError, match=r"ODConv2d was built for in_channels=6; the input \(5, 4, 7, 4\) has 4"):
+        with refuses(ValueError, "in_channels"):
             ask(x[:, :4])
-    with pytest.raises(ValueError, match=r"Add the batch axis with x.unsqueeze\(0\)"):
+    with refuses(ValueError, "unsqueeze"):
         layer(x[0])

@@ -32,6 +32,7 @@ class BranchLinear(nn.Linear):
         std: Standard deviation of fresh weights, the bias then starts at zero; None starts as `torch.nn.Linear` does.
         device, dtype: Of the parameters.
         bias: Whether there is one.
+        bound: Each row w of the weight acts as w / sqrt(1 + |w|^2 / bound^2); None: as it is.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class BranchLinear(nn.Linear):
         dtype: torch.dtype | None = None,
         *,
         bias: bool = False,
+        bound: float | None = None,
     ) -> None:
-        self.std = std
+        self.std, self.bound = std, bound
         super().__init__(in_features, out_features, bias=bias, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
@@ -70,7 +72,14 @@ class BranchLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Map ``(B, in_features)`` to ``(B, out_features)`` in the input's dtype, whatever the weight's."""
         bias: Tensor | None = self.bias
-        return F.linear(input, self.weight.to(input.dtype), None if bias is None else bias.to(input.dtype))
+        return F.linear(input, self.acting(input.dtype), None if bias is None else bias.to(input.dtype))
+
+    def acting(self, dtype: torch.dtype) -> Tensor:
+        """The weight as it acts, ``(out_features, in_features)``."""
+        weight = self.weight.to(dtype)
+        if self.bound is None:
+            return weight
+        return weight * torch.rsqrt(1 + weight.square().sum(1, keepdim=True) / self.bound**2)
 
 
 class DynamicBranch(nn.Module):
@@ -92,6 +101,7 @@ class DynamicBranch(nn.Module):
         squeeze_bias, head_bias: Whether the first map, and the heads, have a bias.
         keeps_length: Start the first map, which then has a bias, so that the hidden vector determines the context, its
             length included; for contexts of a few numbers.
+        bounds: Bound of the rows of heads by name, see `BranchLinear`; a head that is not named has none.
     """
 
     def __init__(
@@ -109,6 +119,7 @@ class DynamicBranch(nn.Module):
         squeeze_bias: bool = False,
         head_bias: bool = False,
         keeps_length: bool = False,
+        bounds: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.keeps_length = keeps_length
@@ -124,7 +135,9 @@ class DynamicBranch(nn.Module):
             self.gate = BranchLinear(hidden_channels, hidden_channels, std, device, dtype)
         self.heads = nn.ModuleDict(
             {
-                name: BranchLinear(hidden_channels, size, std, device, dtype, bias=head_bias)
+                name: BranchLinear(
+                    hidden_channels, size, std, device, dtype, bias=head_bias, bound=(bounds or {}).get(name)
+                )
                 for name, size in heads.items()
             }
         )

@@ -9,11 +9,12 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv.families.contract.affine import fixed, multiply_rows, plus
-from dynaconv.families.contract.branch import ACTIVATIONS, DynamicBranch, context_dtype, inverse_length
+from dynaconv.families.contract.branch import ACTIVATIONS, BranchLinear, DynamicBranch, context_dtype, inverse_length
 from dynaconv.families.contract.checks import check_choice
 from dynaconv.families.contract.convolution import CONV2D_ARGUMENTS, DynamicConvolution
 from dynaconv.families.contract.norms import NORM_EPSILON, norm_affine
@@ -43,6 +44,8 @@ class AffineMap(nn.Module):
     def of(cls, linear: nn.Linear, factor: float = 1.0) -> Self:
         """What a linear layer computes, times a factor, in float64."""
         weight, bias = linear.weight, linear.bias
+        if isinstance(linear, BranchLinear):
+            weight = linear.acting(torch.float64)
         return cls(_double(weight) * factor, None if bias is None else _double(bias) * factor)
 
     @property

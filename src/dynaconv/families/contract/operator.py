@@ -75,7 +75,7 @@ class DynamicOperator(nn.Module, ABC):
         tracer: Any = x.tracer
         if tracer.root is self:
             raise TypeError(
-                f"torch.fx records a {type(self).__name__} as one operation; trace a network that holds it."
+                f"torch.fx records the layer {type(self).__name__} as one operation; trace a network that holds it."
             )
         return tracer.create_proxy("call_module", tracer.path_of_module(self), (x,), {})
 

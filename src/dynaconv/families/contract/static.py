@@ -4,6 +4,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from dynaconv.errors import with_article
+
 _METHODS = ("__call__", "_call_impl", "_wrapped_call_impl", "forward", "_conv_forward")
 """Methods that decide what a module computes."""
 _PLAIN = nn.Conv2d(1, 1, 1, device="meta")
@@ -34,7 +36,7 @@ def weight_refusal(module: nn.Module) -> str | None:
         if parameter is not None and is_lazy(parameter):
             return f"its {name} has no size yet; run the network once first"
         if parameter is not None and type(parameter) is not nn.Parameter:
-            return f"its {name} is a {type(parameter).__name__}, not a plain parameter"
+            return f"its {name} is {with_article(type(parameter).__name__)}, not a plain parameter"
         if parameter is not None and not parameter.is_floating_point():
             return f"its {name} is of type {str(parameter.dtype).removeprefix('torch.')}, and kernels need real numbers"
     return None

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from dynaconv.families.contract.branch import ACTIVATIONS
 from dynaconv.families.contract.checks import check_choice, check_divides, check_positive
@@ -22,7 +22,7 @@ Algorithm = Literal["auto", "kernel", "factored"]
 
 ALGORITHMS = ("auto", "kernel", "factored")
 SMALL_CONTEXT = 4
-"""Numbers of a context up to which a layer norm would leave too little of it."""
+"""Numbers of a context up to which the branch keeps its length; see `DCDConfig.keeps_length`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,25 +60,26 @@ class DCDConfig(BranchConfig):
         "r: the branch is max(C_in // r, min_hidden_channels) wide; see `keeps_length` for small contexts.",
     )
     hidden_channels: int | None = option(None, "Width of the branch, in place of what `reduction` gives.")
-    min_hidden_channels: int = option(4, "Least width of the branch.")
+    min_hidden_channels: int = option(16, "Least width of the branch.")
     context_size: Literal[1, 2] = option(1, "The input is averaged over a grid of this many cells along each axis.")
     context_norm: ContextNorm = option(
         "auto",
         "``layer`` normalises each context over its numbers, ``batch`` each number over the batch, ``running`` by "
         "the statistics of earlier batches; none has scale and shift. In train mode a kernel under ``batch`` "
-        "depends on the whole batch; one sample alone is normalised by running statistics. ``auto``: ``layer``, "
-        'but None with ``norm="batch"`` and where the context has at most `SMALL_CONTEXT` numbers: a layer norm '
-        "leaves nothing of one number, of two their order, and little of a few.",
+        "depends on the whole batch; one sample alone is normalised by running statistics. ``auto``: ``batch``, "
+        'but None with ``norm="batch"``.',
     )
     hidden_norm: HiddenNorm = option(
         "auto",
         "``unit`` divides the branch's hidden vector by its length. ``auto``: ``unit``, but None with "
-        '``norm="batch"`` and where `context_norm` is ``batch`` or ``running``.',
+        '``norm="batch"``.',
     )
-    gain: float | None = option(
+    gain: float = option(1.0, "Factor on the logits of Lambda and on Phi.")
+    weight_norm: bool | None = option(
         None,
-        'Factor on the logits of Lambda and on Phi. None: 0.1, but 1 with ``norm="batch"`` and where '
-        "`context_norm` is ``batch`` or ``running``.",
+        "Divide each row of the heads by sqrt(1 + its squared length), and the residual by the lengths of P's, Q's and "
+        "R's columns, so that coefficients are bounded and weights that grow learn slower, as those in front of a "
+        'batch norm do. None: True, but False with ``norm="batch"``, with which True is refused.',
     )
     activation: Activation = option(
         "auto",
@@ -87,7 +88,7 @@ class DCDConfig(BranchConfig):
     scale_activation: ScaleActivation = option(
         "auto",
         "How a logit t becomes Lambda, always 1 at t = 0: ``linear`` 1 + t, ``hard_sigmoid`` relu6(t + 3) / 3 in "
-        "[0, 2], ``sigmoid`` 2 sigmoid(t) in (0, 2), ``tanh`` 1 + tanh(t) in (0, 2). ``auto``: ``linear``, or "
+        "[0, 2], ``sigmoid`` 2 sigmoid(t) in (0, 2), ``tanh`` 1 + tanh(t) in (0, 2). ``auto``: ``sigmoid``, or "
         '``hard_sigmoid`` with ``norm="batch"``.',
     )
     norm: Norm = option(
@@ -108,11 +109,14 @@ class DCDConfig(BranchConfig):
                 check_positive(name, getattr(self, name))
         check_choice("context_size", self.context_size, (1, 2))
         check_choice("hidden_norm", self.hidden_norm, ("auto", "unit", None))
-        if self.gain is not None and (type(self.gain) not in (int, float) or not 0 < self.gain < math.inf):
+        if type(self.gain) not in (int, float) or not 0 < self.gain < math.inf:
             raise ValueError(f"gain must be a positive number; got {self.gain!r}.")
         check_choice("activation", self.activation, ("auto", *ACTIVATIONS, "gate"))
         check_choice("scale_activation", self.scale_activation, ("auto", "linear", "hard_sigmoid", "sigmoid", "tanh"))
         check_choice("norm", self.norm, (None, "batch"))
+        check_choice("weight_norm", self.weight_norm, (None, False, True))
+        if self.weight_norm and self.norm == "batch":
+            raise ValueError('weight_norm=True bounds what norm="batch" normalises already; leave one of them out.')
         self._check_variant()
 
     def _check_variant(self) -> None:
@@ -142,22 +146,26 @@ class DCDConfig(BranchConfig):
         at first and the others come in pairs, w and -w, so that the normalised hidden vector determines the context;
         the branch is at least ``2 * context_features + 1`` wide unless `hidden_channels` says otherwise.
         """
-        resolved = self.resolved(context_features)
+        resolved = self.resolved
         small = context_features <= SMALL_CONTEXT
         return small and resolved.hidden_norm == "unit" and resolved.context_norm != "layer"
 
-    def resolved(self, context_features: int) -> Self:
-        """The same config with every default that depends on `norm` and the context replaced by what it means."""
-        batch, small = self.norm == "batch", context_features <= SMALL_CONTEXT
-        bare = batch or self.context_norm in ("batch", "running")
+    @property
+    def resolved(self) -> Self:
+        """The same config with every default that depends on `norm` replaced by what it means."""
+        batch = self.norm == "batch"
+
+        def resolve(value: Any, automatic: Any) -> Any:
+            return automatic if value == "auto" else value
+
         return dataclasses.replace(
             self,
-            context_norm=(None if batch or small else "layer") if self.context_norm == "auto" else self.context_norm,
-            hidden_norm=(None if bare else "unit") if self.hidden_norm == "auto" else self.hidden_norm,
-            gain=(1.0 if bare else 0.1) if self.gain is None else self.gain,
-            activation=("gate" if batch else "relu") if self.activation == "auto" else self.activation,
-            scale_activation=("hard_sigmoid" if batch else "linear")
-            if self.scale_activation == "auto" and self.has_scale
+            context_norm=resolve(self.context_norm, None if batch else "batch"),
+            hidden_norm=resolve(self.hidden_norm, None if batch else "unit"),
+            weight_norm=not batch if self.weight_norm is None else self.weight_norm,
+            activation=resolve(self.activation, "gate" if batch else "relu"),
+            scale_activation=resolve(self.scale_activation, "hard_sigmoid" if batch else "sigmoid")
+            if self.has_scale
             else self.scale_activation,
         )
 

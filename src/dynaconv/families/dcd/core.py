@@ -227,8 +227,11 @@ class DCDCore(DCDOperator, DynamicLayer):
             activation=self.resolved.activation,
             unit_hidden=self.resolved.hidden_norm == "unit",
             keeps_length=config.keeps_length(sizes.context_features),
-            gain=self.resolved.gain or 1.0,
+            gain=config.gain,
             std=None if config.norm == "batch" else SMALL_STD,
+            bounds={"scale": 1.0, "fusion": max(sizes.latent_dim, sizes.latent_taps, 1) ** -0.5}
+            if self.resolved.weight_norm
+            else None,
             device=self.weight.device,
             dtype=self.weight.dtype,
         )
@@ -289,7 +292,7 @@ class DCDCore(DCDOperator, DynamicLayer):
 
     @config.setter
     def config(self, value: DCDConfig) -> None:
-        self._config, self._resolved = value, value.resolved(self.sizes.context_features)
+        self._config, self._resolved = value, value.resolved
 
     @property
     def resolved(self) -> DCDConfig:
@@ -311,7 +314,19 @@ class DCDCore(DCDOperator, DynamicLayer):
             scale = activate_scale(scale, self.resolved.scale_activation)
         if fusion is not None:
             fusion = fusion.reshape(fusion.shape[0], *self.sizes.fusion_shape)
+            if self.resolved.weight_norm:
+                fusion = fusion * self.inverse_lengths(fusion.dtype)
         return DCDCoefficients(scale, fusion)
+
+    def inverse_lengths(self, dtype: torch.dtype) -> Tensor:
+        """1 over the product of the root-mean-square lengths of P's, Q's and R's columns, a block's by themselves."""
+        form, blocks, latent_dim, latent_taps, _, _ = self.sizes
+        latent = latent_taps if form == "depthwise" else blocks * latent_dim
+        columns = ((self.p, latent), (self.q, latent), (self.r, latent_taps))
+        lengths = [factor.to(dtype).norm() / math.sqrt(count) for factor, count in columns if factor is not None]
+        # A residual of zero, which no length makes longer, stays one.
+        product: Tensor = math.prod(lengths[1:], start=lengths[0])
+        return product.clamp(min=1e-12).reciprocal()
 
     def _normalises_by_batch(self) -> bool:
         """Whether a latent norm would use statistics of the batch, so that no kernel of one sample exists."""

@@ -37,6 +37,10 @@ class DeployedDCD(DCDOperator, DeployedLayer):
         for name in ("p", "q", "r"):
             self._keep(name, getattr(layer, name))
         self.branch = branch = DeployedBranch.of(layer.branch, layer.context_norm)
+        if layer.resolved.weight_norm and layer.p is not None:
+            fusion = branch.head("fusion")
+            lengths = layer.inverse_lengths(torch.float64).cpu()
+            branch.heads["fusion"] = AffineMap(fusion.weight * lengths, fusion.constant * lengths)
         own, factor, shift = layer.bias, None, None
         if layer.scales_bias:
             own, factor = factor, own

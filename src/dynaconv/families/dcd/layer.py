@@ -33,10 +33,11 @@ class DCDConv2d(DCDCore, DCDOnImages, DynamicConv2d):
         ValueError: an argument is out of range or does not fit the convolution.
 
     Deviations:
-        The context is layer-normalised, the hidden vector of the branch has unit length and its outputs a factor of
-        0.1, which the paper does not ask for. Without gradient clipping the bare branch stays near chance at rates at
-        which the static network trains; with clipping both train (`benchmarks/stability.py`, docs/families/dcd.md).
-        ``context_norm=None, hidden_norm=None, gain=1`` is the bare branch.
+        The context is normalised over the batch, the branch has at least 16 hidden units, its hidden vector has unit
+        length, Lambda is a sigmoid, and heads and residual are divided by lengths of their weights (`weight_norm`); the
+        paper asks for none of these. Without gradient clipping the bare branch stays near chance at rates at which the
+        static network trains; with clipping both train (`benchmarks/stability.py`, docs/families/dcd.md). The bare
+        branch is ``context_norm=None, hidden_norm=None, weight_norm=False, scale_activation="linear"``.
 
     Reference: Li et al., ICLR 2021, arXiv:2103.08756v1.
     """

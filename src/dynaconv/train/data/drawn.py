@@ -50,9 +50,9 @@ class DrawnImages:
 
     def __post_init__(self) -> None:
         if self.length < 1:
-            raise DataError(f"an epoch takes at least 1 picture; got {self.length}.")
+            raise DataError(f"data.epoch_size counts pictures, at least 1; got {self.length}.")
         if self.distinct is not None and self.distinct < 1:
-            raise DataError(f"`distinct` counts pictures, at least 1; got {self.distinct}.")
+            raise DataError(f"data.options.distinct counts pictures, at least 1; got {self.distinct}.")
 
     def __len__(self) -> int:
         return self.length

@@ -218,7 +218,9 @@ def _choose(
     count = options.num_characters
     if count is not None:
         if not 2 <= count <= len(wanted):
-            raise DataError(f"data.options.num_characters={count} does not fit; there are {len(wanted)} characters.")
+            raise DataError(
+                f"data.options.num_characters={count} is outside 2 to {len(wanted)}, the number of characters."
+            )
         wanted = tuple(sorted(random.Random(options.seed).sample(wanted, count)))
     return wanted, left_out
 
@@ -290,6 +292,6 @@ def check_roles(roles: Sequence[str], families: int) -> None:
     """
     if empty := [role for role in ROLES if role not in roles]:
         raise DataError(
-            f"the {families} font families of different design leave no font for {listed(empty, quote=False)}; add "
+            f"no font is left for {listed(empty, quote=False)}, of {families} font families of different design; add "
             f"fonts, or hold out fewer in data.options.test_fonts and data.options.val_fonts."
         )

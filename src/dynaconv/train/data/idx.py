@@ -31,7 +31,8 @@ def read_idx(path: Path) -> Tensor:
         if raw[:2] == b"\x1f\x8b":
             raw = gzip.decompress(raw)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot read the IDX file {path}: {error}; fetch the file again.") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise DataError(f"cannot read the IDX file {path}: {reason}; fetch the file again.") from error
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != _UNSIGNED_BYTE:
         raise DataError(
             f"{path} is not an IDX file of unsigned bytes: it starts with {raw[:4].hex() or 'nothing'}, "

@@ -220,7 +220,7 @@ def _splits(folder: Path, folders: Mapping[str, Path]) -> dict[SplitWord, Path]:
         if word is None or not _list(path).folders:
             continue
         if word in found:
-            raise DataError(f"{folder} has both {found[word].name}/ and {name}/; leave one of them, or rename it.")
+            raise DataError(f"{folder} has both {found[word].name}/ and {name}/; remove or rename one of them.")
         found[word] = path
     if found and "train" not in found:
         held = listed((f"{path.name}/" for path in found.values()), quote=False)
