@@ -355,7 +355,7 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(run_folder: Path, imag
     )
     for argv in commands:
         with subprocess.Popen(
-            [sys.executable, "-m", "dynaconv.cli", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [sys.executable, "-m", "dynaconv", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as process:
             assert process.stdout is not None
             assert process.stderr is not None

@@ -146,7 +146,3 @@ def make_parser() -> argparse.ArgumentParser:
     for command in (demo, train, study, eval, predict, profile, analyze, convert, export, shard):
         command.add(commands)
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

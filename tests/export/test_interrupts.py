@@ -261,7 +261,7 @@ def test_the_command_exits_with_130(
 def test_ctrl_c_ends_an_export(tmp_path: Path, form: str, after: float) -> None:
     out = tmp_path / f"net{FORMATS[form][1][0]}"
     out.write_text("old")
-    command = [sys.executable, "-m", "dynaconv.cli", *COMMAND, form, "-o", str(out), "--overwrite"]
+    command = [sys.executable, "-m", "dynaconv", *COMMAND, form, "-o", str(out), "--overwrite"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
     while len(list(tmp_path.iterdir())) == 1:
         assert process.poll() is None

@@ -95,7 +95,7 @@ def test_ctrl_c_saves_the_run_at_hand_and_ends_the_study(
 def test_ctrl_c_saves_the_runs_of_every_process(tmp_path: Path, group: bool, times: int) -> None:
     change = {"trainer.max_epochs": 400}
     study, folder, log = write_study(tmp_path / "tiny.yaml", change=change), tmp_path / "f", tmp_path / "log"
-    command = [sys.executable, "-m", "dynaconv.cli", "study", str(study), "--folder", str(folder), "--jobs", "2"]
+    command = [sys.executable, "-m", "dynaconv", "study", str(study), "--folder", str(folder), "--jobs", "2"]
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
     while len(list(folder.glob("runs/*/*/checkpoints/last.ckpt"))) < 2:

@@ -167,7 +167,7 @@ def test_runs_killed_at_random_moments_end_as_one_that_was_not(tmp_path: Path, w
     # Saved after every step; every second run is killed while one is written.
     config = CONFIG.with_changes(checkpoint__every_steps=1, data__num_workers=1)
     recipe.write_text(json.dumps(config.to_dict()))
-    command = ["-m", "dynaconv.cli", "train"]
+    command = ["-m", "dynaconv", "train"]
     moments = random.Random(0)
     stood: list[int] = []
     leftovers = 0

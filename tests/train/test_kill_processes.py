@@ -13,7 +13,7 @@ from tests.train.helpers import tiny_config
 from tests.train.test_kill import left_by, start, unlike
 
 pytestmark = pytest.mark.slow
-COMMAND = ["-m", "dynaconv.cli", "train"]
+COMMAND = ["-m", "dynaconv", "train"]
 # Dropout, mixup and the sums of the metrics differ between the processes.
 CONFIG = tiny_config(
     model={"name": "test_resnet", "lr": 0.02, "mixup": 0.3, "ema_decay": 0.9, "model_options": {"drop_rate": 0.3}},

@@ -293,7 +293,7 @@ def test_a_demonstration_saves_the_network_at_hand(tmp_path: Path, capfd: pytest
     assert (tmp_path / "demo" / "static" / "checkpoints" / "last.ckpt").is_file()
 
 
-PROGRAM = ["-m", "dynaconv.cli", "train", "--data", "digits", *TINY, "--batch-size=4", "--epochs=60", "--out"]
+PROGRAM = ["-m", "dynaconv", "train", "--data", "digits", *TINY, "--batch-size=4", "--epochs=60", "--out"]
 
 
 def in_terminal(folder: Path) -> tuple[int, int, bytes]:
