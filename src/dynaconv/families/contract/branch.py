@@ -72,11 +72,10 @@ class BranchLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Map ``(B, in_features)`` to ``(B, out_features)`` in the input's dtype, whatever the weight's."""
         bias: Tensor | None = self.bias
-        return F.linear(input, self.acting(input.dtype), None if bias is None else bias.to(input.dtype))
+        return F.linear(input, self.acting(self.weight.to(input.dtype)), None if bias is None else bias.to(input.dtype))
 
-    def acting(self, dtype: torch.dtype) -> Tensor:
-        """The weight as it acts, ``(out_features, in_features)``."""
-        weight = self.weight.to(dtype)
+    def acting(self, weight: Tensor) -> Tensor:
+        """The weight as it acts, ``(out_features, in_features)``, of the weight in the type and place to compute in."""
         if self.bound is None:
             return weight
         return weight * torch.rsqrt(1 + weight.square().sum(1, keepdim=True) / self.bound**2)

@@ -9,7 +9,6 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -43,10 +42,10 @@ class AffineMap(nn.Module):
     @classmethod
     def of(cls, linear: nn.Linear, factor: float = 1.0) -> Self:
         """What a linear layer computes, times a factor, in float64."""
-        weight, bias = linear.weight, linear.bias
+        weight, bias = _double(linear.weight), linear.bias
         if isinstance(linear, BranchLinear):
-            weight = linear.acting(torch.float64)
-        return cls(_double(weight) * factor, None if bias is None else _double(bias) * factor)
+            weight = linear.acting(weight)
+        return cls(weight * factor, None if bias is None else _double(bias) * factor)
 
     @property
     def constant(self) -> Tensor:

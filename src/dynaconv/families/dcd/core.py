@@ -315,15 +315,18 @@ class DCDCore(DCDOperator, DynamicLayer):
         if fusion is not None:
             fusion = fusion.reshape(fusion.shape[0], *self.sizes.fusion_shape)
             if self.resolved.weight_norm:
-                fusion = fusion * self.inverse_lengths(fusion.dtype)
+                fusion = fusion * self.inverse_lengths(fusion)
         return DCDCoefficients(scale, fusion)
 
-    def inverse_lengths(self, dtype: torch.dtype) -> Tensor:
-        """1 over the product of the root-mean-square lengths of P's, Q's and R's columns, a block's by themselves."""
+    def inverse_lengths(self, like: Tensor) -> Tensor:
+        """1 over the product of the root-mean-square lengths of P's, Q's and R's columns, a block's by themselves.
+
+        Computed in the type and place of ``like``.
+        """
         form, blocks, latent_dim, latent_taps, _, _ = self.sizes
         latent = latent_taps if form == "depthwise" else blocks * latent_dim
         columns = ((self.p, latent), (self.q, latent), (self.r, latent_taps))
-        lengths = [factor.to(dtype).norm() / math.sqrt(count) for factor, count in columns if factor is not None]
+        lengths = [factor.to(like).norm() / math.sqrt(count) for factor, count in columns if factor is not None]
         # A residual of zero, which no length makes longer, stays one.
         product: Tensor = math.prod(lengths[1:], start=lengths[0])
         return product.clamp(min=1e-12).reciprocal()

@@ -39,7 +39,7 @@ class DeployedDCD(DCDOperator, DeployedLayer):
         self.branch = branch = DeployedBranch.of(layer.branch, layer.context_norm)
         if layer.resolved.weight_norm and layer.p is not None:
             fusion = branch.head("fusion")
-            lengths = layer.inverse_lengths(torch.float64).cpu()
+            lengths = layer.inverse_lengths(fusion.weight)
             branch.heads["fusion"] = AffineMap(fusion.weight * lengths, fusion.constant * lengths)
         own, factor, shift = layer.bias, None, None
         if layer.scales_bias:
