@@ -10,6 +10,7 @@ from typing import Any
 from _latency_cells import ARCHITECTURES, AXES, DEFAULT_ARCHITECTURES, MIB, NETWORKS, RUNTIMES, slope
 from _latency_store import Row
 
+from dynaconv.errors import counted
 from dynaconv.files import write_text
 
 MARKS = ("<!-- results: python benchmarks/latency.py --page -->", "<!-- end of results -->")
@@ -312,7 +313,7 @@ def ratio_figure(results: Results, path: Path) -> Path | None:
                         axes.plot(row["ratio"], place + offset, marker, color=colour, markersize=6)
                         least, greatest = min(least, row["ratio"]), max(greatest, row["ratio"])
             axes.axvline(1, color="0.3", linewidth=1.2)
-            said = f"{ARCHITECTURES[architecture]}, batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
+            said = f"{ARCHITECTURES[architecture]}, batch {batch}, {counted(threads, 'thread')}"
             axes.set_title(said, loc="left", fontsize=10)
             _style(axes)
             axes.grid(False, axis="y")

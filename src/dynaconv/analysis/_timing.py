@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from dynaconv.errors import counted
+
 
 def now(device: torch.device, clock: Callable[[], float]) -> float:
     """The time once everything that was started on the device is done."""
@@ -34,6 +36,6 @@ def take_turns(
 def conditions(input_size: Sequence[int], device: str, threads: int, torch_version: str, rounds: int) -> str:
     """One line that belongs beside every number: what was run, where, and how often."""
     batch, *size = input_size
-    count = f"{threads} thread{'s' if threads != 1 else ''}"
+    count = counted(threads, "thread")
     shape = " x ".join(str(n) for n in size)
     return f"batch {batch}, {shape}, {device}, {count}, torch {torch_version}, median of {rounds} alternating rounds"

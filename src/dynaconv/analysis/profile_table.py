@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from dynaconv.analysis.profile_export import dimensions, outside_row, total_row
-from dynaconv.errors import listed
+from dynaconv.errors import counted, listed
 
 if TYPE_CHECKING:
     from dynaconv.analysis.profile import LayerProfile, Profile
@@ -80,7 +80,7 @@ def layer_table(profile: Profile, width: int | None) -> Table:
     if profile.conditions:
         caption.append(f"ms: {profile.conditions}.")
     if idle:
-        caption.append(f"{idle} layer{'s' if idle > 1 else ''} without work or parameters left out.")
+        caption.append(f"{counted(idle, 'layer')} without work or parameters left out.")
     if dropped := [column.header for column in columns if column not in kept]:
         caption.append(f"No room for {listed(dropped, quote=False)}.")
     table = Table(

@@ -40,7 +40,9 @@ def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
         )
     if isinstance(model, DynamicConv2d):
         if inplace:
-            raise ConversionError("the model is itself a layer, which cannot be replaced in place; leave inplace.")
+            raise ConversionError(
+                "the model is itself a layer, which cannot be replaced in place; leave `inplace` out."
+            )
         return model.static_conv()
     target = model if inplace else copied(model)
     for names, layer in _dynamic_layers(target):

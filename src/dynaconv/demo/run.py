@@ -27,7 +27,7 @@ from dynaconv.demo.progress import TwinProgress
 from dynaconv.demo.report import Pictures, write_report
 from dynaconv.demo.result import DemoResult, NetworkResult, rich_table, write_table
 from dynaconv.deployment import deploy
-from dynaconv.errors import RunError
+from dynaconv.errors import RunError, counted
 from dynaconv.native import ready
 from dynaconv.train.config import TrainConfig, check_seed, load_recipe
 from dynaconv.train.data.module import ImageDataModule
@@ -189,7 +189,7 @@ def _facts(recipe: TrainConfig, command: str, seconds: float, data: ImageDataMod
         ),
         "Weights": "of the epoch with the best validation accuracy; the held-out pictures choose nothing",
         "Seed": str(recipe.seed),
-        "Machine": f"{platform.machine()}, {THREADS} thread{'s' if THREADS != 1 else ''}",
+        "Machine": f"{platform.machine()}, {counted(THREADS, 'thread')}",
         "dynaconv": version("dynaconv"),
         "Software": ", ".join(
             [f"Python {platform.python_version()}"]

@@ -62,7 +62,9 @@ class DeploymentPlan:
         if missing is not None:
             raise ConversionError(f"the plan is for another model: this one has no module {missing!r}.")
         if inplace and "" in self.dynamic:
-            raise ConversionError("the model is itself a layer, which cannot be replaced in place; leave inplace.")
+            raise ConversionError(
+                "the model is itself a layer, which cannot be replaced in place; leave `inplace` out."
+            )
         target = (model if inplace else copied(model)).eval().requires_grad_(False)
         target = _put_deployed(target, [target.get_submodule(name) for name in self.dynamic])
         paths = all_names(target)

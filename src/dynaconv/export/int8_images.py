@@ -106,4 +106,4 @@ def _checked(images: Any, what: str) -> Tensor:
 def _described(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)} of {value.dtype}"
-    return f"{with_article(type(value).__name__)}" + (f" of {len(value)}" if isinstance(value, list | tuple) else "")
+    return with_article(type(value).__name__) + (f" of {len(value)}" if isinstance(value, list | tuple) else "")

@@ -4,6 +4,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Literal
 
+from dynaconv.errors import counted
 from dynaconv.study.definition import Claim
 from dynaconv.study.results import Results, VariantResults
 
@@ -44,7 +45,7 @@ def _judge_accuracy(claim: Claim, left: VariantResults, right: VariantResults) -
     if difference is None:
         return Finding(claim=claim, verdict="cannot tell", found="no runs of one seed yet")
     spread = "" if difference.half_width is None else f" ± {100 * difference.half_width:.2f}"
-    seeds = f"{difference.count} seed{'s' if difference.count != 1 else ''}"
+    seeds = counted(difference.count, "seed")
     found = f"{100 * difference.mean:+.2f}{spread} points, {seeds}"
     return Finding(claim=claim, verdict=_verdict(claim, difference.sign), found=found)
 

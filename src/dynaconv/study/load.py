@@ -1,7 +1,7 @@
 """Reads a study's YAML file, a shipped one by name."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,8 +167,6 @@ def _swept(
 
 def _check_variant(name: Any, variants: Collection[str], where: str) -> None:
     if not isinstance(name, str) or name not in variants:
-        if name is None:
-            raise RunError(f"{where} names no variant, and has to.")
         near = listed(nearest_names(str(name), variants))
         raise RunError(f"{where} names {name!r}, which is no variant; the nearest are {near}.")
 
@@ -194,7 +192,8 @@ def _contrasts(values: Any, variants: Mapping[str, Variant], where: str) -> tupl
     for name, given in _entries(values or {}, "contrasts", where):
         here = f"{where}, contrast {name!r}"
         given = known_keys(given or {}, ("title", "variant", "against"), here)
-        left, right = (_members(given.get(key), variants, f"{here}: `{key}`") for key in ("variant", "against"))
+        _require(given, ("variant", "against"), here)
+        left, right = (_members(given[key], variants, f"{here}: `{key}`") for key in ("variant", "against"))
         if len(left) == len(right) == 1:
             pairs = tuple(zip(left.values(), right.values(), strict=True))
         else:
@@ -203,6 +202,12 @@ def _contrasts(values: Any, variants: Mapping[str, Variant], where: str) -> tupl
             raise RunError(f"{here}: `variant` and `against` have no value of the sweep in common.")
         contrasts.append(Contrast(name=name, title=str(given.get("title", name)), pairs=pairs))
     return tuple(contrasts)
+
+
+def _require(given: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    for key in keys:
+        if key not in given:
+            raise RunError(f"{where} has no {key!r}.")
 
 
 def _members(name: Any, variants: Mapping[str, Variant], where: str) -> dict[str, str]:
@@ -236,9 +241,7 @@ def _claims(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[C
     for number, given in enumerate(values or (), 1):
         here = f"{where}, claim {number}"
         given = {"metric": "accuracy", "expect": "higher", **known_keys(given, keys, here)}
-        for key in keys:
-            if key not in given:
-                raise RunError(f"{here} has no {key!r}.")
+        _require(given, keys, here)
         if given["metric"] not in CLAIM_METRICS:
             raise RunError(f"{here}: `metric` is one of {', '.join(CLAIM_METRICS)}; got {given['metric']!r}.")
         if given["expect"] not in ("higher", "lower"):

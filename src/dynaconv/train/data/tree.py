@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from dynaconv.errors import DataError, listed
+from dynaconv.errors import DataError, counted, listed
 from dynaconv.train.data.image_file import IMAGE_SUFFIXES, is_readable
 from dynaconv.train.folders import is_run_folder
 
@@ -47,7 +47,7 @@ class LeftOut:
         parts = []
         if total := self.files.total():
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.files.most_common())
-            parts.append(f"{total:,} file{'s' if total > 1 else ''} ({reasons})")
+            parts.append(f"{counted(total, 'file')} ({reasons})")
         if self.folders:
             parts.append(f"the folder{'s' if len(self.folders) > 1 else ''} {abbreviated(self.folders)}")
         return " and ".join(parts)
