@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS ?= runs
 
-.PHONY: demo test lint types unit slow bench sanitize packages env clean
+.PHONY: demo test lint types unit slow bench sanitize packages mobile litert full env clean
 
 demo: env
 	$(BIN)/dynaconv demo --out $(RUNS)/demo
@@ -40,6 +40,21 @@ sanitize: env
 # The sdist and the wheels, with native kernels and without, into dist/; each is installed and run on its own.
 packages: env
 	$(BIN)/python tools/check_packages.py --out dist --torch-from "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
+# ExecuTorch and ultralytics, which the other environments do without.
+mobile: env
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt executorch ultralytics
+	$(BIN)/pytest tests/export/test_executorch.py tests/conversion/test_ultralytics.py
+
+# litert-torch needs versions of packages that others refuse.
+litert:
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[models,litert]' pytest hypothesis
+	$(BIN)/pytest tests/export/test_litert.py
+
+# All checks above, for a maintainer before a release: about two hours. Writes docs/results/full.md.
+full:
+	$(PYTHON) tools/full_check.py --python $(PYTHON) $(FULL)
 
 env: $(VENV)/.installed
 
