@@ -294,7 +294,7 @@ def test_demo_calls_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         (["profile", "test_resnet", "--batch", "0"], "--batch is at least 1; got 0."),
         (["profile", "test_resnet", "--rounds", "0"], "--rounds is at least 1; got 0."),
         (["profile", "test_resnet", "--option", "num_classes"], "--option takes KEY=VALUE"),
-        (["profile", "test_resnet", "--option", "num_classes=x"], "num_classes of test_resnet is a whole number"),
+        (["profile", "test_resnet", "--option", "num_classes=x"], "num_classes of test_resnet must be an integer"),
         (["profile", "test_resnet", "--option", "a=1", "--option", "a.b=1"], "another --option gives a value"),
         (["profile", "test_resnet", "--option", "nonsense=1"], "unexpected keyword argument 'nonsense'"),
         (["profile", "dcd_resnet10", "--option", "family_options.reduction=0"], "reduction"),

@@ -59,8 +59,11 @@ def test_onnx_and_openvino(form: str, suffix: str, tmp_path: Path, capsys: pytes
         ([NET[0], "--format", "onnx", "--native", "--int8"], "--native does not go with --int8: the native kernels"),
         ([*NET, "--format", "pt2", "--batches", "4"], "--batches belongs to litert; pt2 does not have it"),
         ([*NET, "--format", "litert", "--fixed-size"], "--fixed-size belongs to onnx, openvino, pt2 and aoti"),
-        ([*NET, "--format", "executorch", "--max-batch", "0"], "`max_batch` is a whole number of at least 1; got 0"),
-        ([*NET, "--format", "litert", "--batches", "1", "0"], "`batches` holds whole numbers of at least 1"),
+        ([*NET, "--format", "executorch", "--max-batch", "0"], "`max_batch` must be an integer of at least 1; got 0"),
+        (
+            [*NET, "--format", "litert", "--batches", "1", "0"],
+            "`batches` must contain one or more integers of at least 1",
+        ),
         ([*NET, "--format", "pt2", "--int8"], "--int8 has the formats onnx and openvino; pt2 does not have it"),
         ([*NET, "--format", "onnx", "--int8"], "--size does not go with --int8"),
         ([NET[0], "--format", "onnx", "--int8", "--images", "0"], "--images is at least 1; got 0."),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dynaconv.interrupts import passing_interrupts
+from dynaconv.interrupts import propagating_interrupts
 
 
 def press() -> None:
@@ -44,7 +44,7 @@ def turn_without_a_signal() -> None:
 @pytest.mark.parametrize("depth", [1, 2])
 def test_an_interrupt_stays_one(work: Callable[[], None], depth: int) -> None:
     def nested(depth: int) -> None:
-        with passing_interrupts():
+        with propagating_interrupts():
             nested(depth - 1) if depth else work()
 
     with pytest.raises(KeyboardInterrupt):
@@ -53,7 +53,7 @@ def test_an_interrupt_stays_one(work: Callable[[], None], depth: int) -> None:
 
 
 def test_other_errors_are_left_alone() -> None:
-    with pytest.raises(RuntimeError, match="own fault"), passing_interrupts():
+    with pytest.raises(RuntimeError, match="own fault"), propagating_interrupts():
         raise RuntimeError("own fault")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -62,7 +62,7 @@ def test_what_must_not_be_cut_in_two_is_finished_first() -> None:
     done: list[int] = []
 
     def work() -> None:
-        with passing_interrupts(at_end=True):
+        with propagating_interrupts(at_end=True):
             for number in (1, 2):
                 press()
                 done.append(number)
@@ -75,7 +75,7 @@ def test_what_must_not_be_cut_in_two_is_finished_first() -> None:
 def test_a_process_that_ignores_the_signal_goes_on() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with passing_interrupts():
+        with propagating_interrupts():
             press()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
@@ -83,7 +83,7 @@ def test_a_process_that_ignores_the_signal_goes_on() -> None:
 
 
 def test_a_helper_that_a_library_forked_ends_quietly(capfd: pytest.CaptureFixture[str]) -> None:
-    with passing_interrupts():
+    with propagating_interrupts():
         helper = multiprocessing.get_context("fork").Process(target=press)
         helper.start()
         helper.join()
@@ -96,7 +96,7 @@ def test_a_thread_looks_at_the_errors_alone() -> None:
 
     def work() -> None:
         try:
-            with passing_interrupts():
+            with propagating_interrupts():
                 turn_without_a_signal()
         except KeyboardInterrupt as error:
             caught.append(error)

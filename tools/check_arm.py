@@ -26,7 +26,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.native.test_layers import awake, random_geometry  # noqa: E402
+from tests.native.test_layers import random_geometry, randomise_heads  # noqa: E402
 
 from dynaconv import DCDConv2d, deploy  # noqa: E402  the tests are found from here on
 from dynaconv.native import NativeProgram  # noqa: E402
@@ -59,7 +59,7 @@ def layers(count: int) -> Iterator[tuple[str, nn.Module, Tensor]]:
 
 def write(path: Path, network: nn.Module, x: Tensor) -> None:
     """A file with a native program, its input, and the output of torch in float64."""
-    network = awake(network).eval()
+    network = randomise_heads(network).eval()
     native = deploy(network, backend="native")
     assert isinstance(native, NativeProgram)
     assert native.constants is not None

@@ -1,6 +1,6 @@
 """Convolutional networks whose kernels depend on the input.
 
-Importing this package imports nothing; its names are resolved when they are first used, and need torch alone.
+Importing this package does not import torch. Each name is imported on first use, which requires only torch.
 ``import dynaconv.models`` registers the networks with timm.
 """
 

@@ -1,7 +1,8 @@
 """The command line: ``dynaconv demo|train|study|eval|predict|profile|analyze|convert|export|shard``.
 
-Heavy packages are imported by the command that needs them. What a user can mend is one sentence on standard error and
-exit code 2; exit code 1 means that a run failed, 130 that it was interrupted, 141 that nobody reads the output.
+Each command imports the heavy packages that it needs. An error that the user can correct is reported as one sentence on
+standard error, with exit code 2. Exit code 1 means that a run or a system call failed, 130 that the command was
+interrupted, 141 that the reader of the output closed the pipe.
 """
 
 import argparse
@@ -15,9 +16,9 @@ from typing import Any, NoReturn
 from dynaconv.commands import analyze, convert, demo, eval, export, predict, profile, shard, study, train
 from dynaconv.commands._shared import Parser, prepared_outputs
 from dynaconv.errors import DynaconvError, RunError, RunsFailedError, TrainingDivergedError
-from dynaconv.interrupts import passing_interrupts
+from dynaconv.interrupts import propagating_interrupts
 
-# Imported name of a package -> the extra that brings it.
+# Import name of a package -> the extra that installs it.
 _EXTRAS = {
     "timm": "models",
     "torchvision": "models",
@@ -60,24 +61,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: The arguments after the program's name; by default this process's.
+        argv: Arguments after the program's name; by default those of this process.
 
     Returns:
-        The exit code: 0, 1 (a run failed), 2 (a mistake in what was given), 130 (interrupted) or 141 (the reader of
-        the output went away, as after ``| head``).
+        The exit code: 0, 1 (a run or a system call failed), 2 (invalid arguments or inputs), 130
+        (interrupted) or 141 (the reader of the output closed the pipe, as ``| head`` does).
     """
     given = list(sys.argv[1:] if argv is None else argv)
     try:
-        with passing_interrupts():
+        with propagating_interrupts():
             code = _run(given)
-        # Here, where a reader that went away can be told from a failure, rather than when the interpreter ends.
+        # Flush here, so that a closed pipe raises BrokenPipeError now and not when the interpreter exits.
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        _drop_output()
+        _discard_output()
         return 141
     except KeyboardInterrupt as interrupt:
-        # Python takes a moment to end, in which one more Ctrl+C would print tracebacks.
+        # Another Ctrl+C while the interpreter exits would print tracebacks.
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         print(f"dynaconv: {_process_name()}{str(interrupt) or 'interrupted.'}", file=sys.stderr)
         return 130
@@ -92,26 +93,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _process_name() -> str:
-    """Name this process where it is a further one of a run: what only it met, such as a file, is told by it alone."""
+    """Return ``process <rank>: `` for a process of rank above 0, else "".
+
+    An error that only one process meets, such as an unreadable file, is reported by that process alone.
+    """
     rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK") or "0"
     return "" if rank == "0" else f"process {rank}: "
 
 
-def _drop_output() -> None:
-    """Let what is still buffered go nowhere, so that the interpreter does not complain about it at its end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+def _discard_output() -> None:
+    """Redirect standard output to the null device, so that flushing it at exit raises no error."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)
 
 
 def _explain(error: Exception) -> tuple[str | None, int]:
-    """Return the sentence for an error and its exit code; no sentence for one that is a fault of the program."""
+    """Return the message for an error and its exit code. The message is None if the error is a bug in the program."""
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").partition(".")[0]
         extra = _EXTRAS.get(package)
         if extra is None:
             return None, 1
-        # The commands that need the models take data, images or tables as well.
+        # Commands that need `models` also need packages for data, images or tables; `train` includes both.
         extra = "train" if extra == "models" else extra
         return f'this command needs {package}, which is not installed; pip install "dynaconv[{extra}]".', 2
     if isinstance(error, OSError):

@@ -1,14 +1,14 @@
-"""Errors that a user can cause and mend: one sentence each, shown by the command line without a traceback."""
+"""Errors that a user can cause and correct. The command line prints their message without a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class DynaconvError(ValueError):
-    """Something the caller passed cannot be used; the message says what is wrong, what came and what to do."""
+    """Base class of errors in the caller's input. The message states the error, the value received and the remedy."""
 
     def __init__(self, message: str) -> None:
-        # torch raises an error of a loader process again with that process's traceback before the message.
+        # torch raises an error of a data loader process again, with that process's traceback before the message.
         if message.startswith("Caught ") and "Original Traceback" in message:
             message = message.strip().splitlines()[-1].partition(": ")[2]
         super().__init__(message)
@@ -19,7 +19,7 @@ class DataError(DynaconvError):
 
 
 class CorruptImageError(DataError):
-    """An image file is there and cannot be decoded."""
+    """An image file exists but cannot be decoded."""
 
 
 class CheckpointError(DynaconvError):
@@ -27,30 +27,30 @@ class CheckpointError(DynaconvError):
 
 
 class ConversionError(DynaconvError):
-    """A network cannot be converted as asked; it is as it was."""
+    """A network cannot be converted as requested. It is unchanged."""
 
 
 class ExportError(DynaconvError):
-    """A network cannot be exported, or what was written does not compute what it does; no file is left."""
+    """A network cannot be exported, or the exported file gives other outputs than the network. No file is left."""
 
 
 class RunError(DynaconvError):
-    """A run cannot start: its folder, recipe or options do not fit."""
+    """A run cannot start because of its folder, recipe or options."""
 
 
 class TrainingDivergedError(DynaconvError):
-    """The loss left the finite numbers; the last checkpoint before that is kept."""
+    """The loss became NaN or infinite. The last checkpoint before that is kept."""
 
 
 class RunsFailedError(DynaconvError):
-    """Runs failed or were stopped, such as some of a study; the others are done."""
+    """Some runs, such as runs of a study, failed or were stopped. The others have finished."""
 
 
 def nearest_names(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
-    """Return the ``count`` known names most like ``name``, the most alike first.
+    """Return up to ``count`` known names that are similar to ``name``.
 
-    Names that contain ``name`` come first; otherwise the closest spelling decides, however far it is, so that the
-    list is only empty when ``known`` is.
+    Names that contain ``name`` come first, in alphabetical order. The others follow by similarity of spelling. There is
+    no threshold, so the list is empty only if ``known`` is empty.
     """
     names = sorted(set(known))
     wanted = name.lower()
@@ -68,10 +68,10 @@ def listed(names: Iterable[str], *, last: str = "and", quote: bool = True) -> st
 
 
 def with_article(name: str) -> str:
-    """The name behind its article: ``a Tensor``, ``an int``."""
+    """Return a name with its indefinite article: ``a Tensor``, ``an int``."""
     return f"{'an' if name[:1].lower() in 'aeio' else 'a'} {name}"
 
 
 def counted(count: int, noun: str) -> str:
-    """A number of things: ``1 tensor``, ``2 tensors``."""
+    """Return a count with its noun: ``1 tensor``, ``2 tensors``."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -1,4 +1,4 @@
-"""The one way to write a file: whole or not at all, through links, and into devices and pipes instead of over them."""
+"""Atomic writing of files. Symbolic links are followed; devices and pipes are written into, not replaced."""
 
 import csv
 import errno
@@ -15,46 +15,47 @@ from pathlib import Path
 from typing import Any
 
 STANDARD_OUTPUT = Path("/dev/stdout")
-# The system itself gives up at 40.
-_MOST_LINKS = 40
+# Linux also stops following symbolic links after 40.
+_MAX_LINKS = 40
 _SUFFIX = ".tmp"
 _LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path, whose content becomes that of ``path`` when the block ends without an error.
+    """Yield a temporary path, whose content becomes that of ``path`` if the block ends without an error.
 
-    A regular file is replaced: bytes and name are on the disk before this returns, what was there before stays until
-    they are, and its mode is kept. A symbolic link stays; the file that it leads to is replaced. A device, a pipe or a
-    descriptor of this process (``/dev/stdout``, the ``/dev/fd/63`` of a shell's ``>(...)``) is written into.
+    A regular file is replaced and keeps its mode. Its content and its directory entry are flushed to the disk before
+    this returns; until then, the old content stays. If ``path`` is a symbolic link, its target is replaced and the link
+    stays. A device, a pipe or a descriptor of this process (``/dev/stdout``, or the ``/dev/fd/63`` of a shell's
+    ``>(...)``) is written into.
 
     Raises:
-        OSError: The system refuses; `filename` is ``path``.
+        OSError: The operating system reports an error; `filename` is ``path``.
     """
     try:
         if is_stream(path):
             with tempfile.TemporaryDirectory() as folder:
                 temporary = Path(folder) / path.name
                 yield temporary
-                _pour(temporary, path)
+                _copy_into_stream(temporary, path)
         else:
-            with _beside(place_of(path)) as temporary:
+            with _replacing_regular_file(resolve_links(path)) as temporary:
                 yield temporary
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
-def place_of(path: Path) -> Path:
-    """Where the symbolic links of a path lead."""
+def resolve_links(path: Path) -> Path:
+    """Return a path with all symbolic links resolved."""
     return Path(os.path.realpath(path))
 
 
 def is_stream(path: Path) -> bool:
-    """Whether a path is no regular file, present or absent, and so is written into and never replaced.
+    """Whether a path exists and is not a regular file, so that it is written into and never replaced.
 
     Raises:
-        OSError: It is a folder, or the system does not say.
+        OSError: The path is a folder, or its type cannot be read.
     """
     if descriptor_of(path) is not None:
         return True
@@ -68,12 +69,13 @@ def is_stream(path: Path) -> bool:
 
 
 def descriptor_of(path: Path) -> int | None:
-    """The descriptor of this process that a path names, such as 1 for ``/dev/stdout``; None for any other path."""
+    """Return the descriptor of this process that a path names, such as 1 for ``/dev/stdout``; else None."""
     if path == STANDARD_OUTPUT:
         return 1
     descriptors = os.path.realpath("/proc/self/fd")
-    # Step by step: what a descriptor's own link says is no path that could be opened, or one that would be truncated.
-    for _ in range(_MOST_LINKS):
+    # Follow one link at a time and stop at the descriptor. The target of its own link may be no path that can be
+    # opened, or a file that opening would truncate.
+    for _ in range(_MAX_LINKS):
         if path.name.isdecimal() and os.path.realpath(path.parent) == descriptors:
             return int(path.name)
         if not path.is_symlink():
@@ -83,29 +85,29 @@ def descriptor_of(path: Path) -> int | None:
 
 
 @contextmanager
-def _beside(place: Path) -> Iterator[Path]:
-    temporary = place.with_name(f".{place.name}.{os.getpid()}{_SUFFIX}")
+def _replacing_regular_file(target: Path) -> Iterator[Path]:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}{_SUFFIX}")
     try:
         temporary.touch()
-        if place.exists():
-            mode = stat.S_IMODE(place.stat().st_mode)
-            # Before there is anything to read in it.
+        if target.exists():
+            mode = stat.S_IMODE(target.stat().st_mode)
+            # Set the mode before the file has any content that others could read.
             temporary.chmod(mode | stat.S_IWUSR)
         else:
             mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
-        # Some writers, such as safetensors, make a file of another mode.
+        # Some writers, such as safetensors, create a file with another mode.
         if stat.S_IMODE(temporary.stat().st_mode) != mode:
             temporary.chmod(mode)
         _flush(temporary)
-        temporary.replace(place)
-        _flush(place.parent)
+        temporary.replace(target)
+        _flush(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
-    # Windows has no descriptors of folders.
+    # Windows cannot open a folder as a descriptor.
     if os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -115,9 +117,9 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _pour(source: Path, path: Path) -> None:
+def _copy_into_stream(source: Path, path: Path) -> None:
     """Write a file's bytes into a device, a pipe or a descriptor."""
-    # What was printed before comes first.
+    # Flush earlier output, so that it comes first.
     print(end="", flush=True)
     descriptor = descriptor_of(path)
     opened = os.open(path, os.O_WRONLY) if descriptor is None else os.dup(descriptor)
@@ -126,7 +128,7 @@ def _pour(source: Path, path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that a killed process left in a folder and the folders in it."""
+    """Remove the temporary files that a killed process left in a folder and its subfolders."""
     for path in folder.rglob(f".*{_SUFFIX}"):
         if _LEFTOVER.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
@@ -144,7 +146,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    """Write a CSV table; a cell that a row lacks stays empty."""
+    """Write a CSV table. Missing values give empty cells."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=columns, lineterminator="\n")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""Ctrl+C while a library works: an interrupt still, whatever the library makes of it."""
+"""Propagation of Ctrl+C through libraries that catch or convert `KeyboardInterrupt`."""
 
 import os
 import signal
@@ -9,49 +9,49 @@ from types import FrameType
 
 
 @contextmanager
-def passing_interrupts(*, at_end: bool = False) -> Iterator[None]:
-    """Raise `KeyboardInterrupt` for a Ctrl+C that came inside the block, also where the block swallowed it.
+def propagating_interrupts(*, at_end: bool = False) -> Iterator[None]:
+    """Raise `KeyboardInterrupt` if the block receives Ctrl+C (SIGINT), even if the block catches it.
 
-    Compilers and C++ code that is called back turn `KeyboardInterrupt` into errors of their own, or carry on with less
-    than was asked for. From a thread, which gets no signals, only the errors are looked at.
+    Compilers, and C++ code with Python callbacks, convert `KeyboardInterrupt` to errors of their own, or continue with
+    an incomplete result. Only the main thread receives signals; in other threads, only the block's errors are checked.
 
     Args:
-        at_end: Let the block finish first: what it does must not be cut in two.
+        at_end: Raise only after the block has finished, because it must not be interrupted halfway.
 
     Raises:
-        KeyboardInterrupt: SIGINT came, or an error of the block goes back to an interrupt.
+        KeyboardInterrupt: SIGINT was received, or an error of the block was caused by `KeyboardInterrupt`.
     """
-    came = False
-    before = signal.getsignal(signal.SIGINT)
+    received = False
+    previous = signal.getsignal(signal.SIGINT)
     process = os.getpid()
 
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal came
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal received
         if os.getpid() != process:
-            # A helper that the library forked, which would print a traceback.
+            # A child process that the library forked would print a traceback.
             raise SystemExit(128 + number)
-        came = True
-        if not at_end and callable(before):
-            before(number, frame)
+        received = True
+        if not at_end and callable(previous):
+            previous(number, frame)
 
-    # A process that ignores the signal goes on ignoring it.
-    listens = callable(before) and threading.current_thread() is threading.main_thread()
-    if listens:
-        signal.signal(signal.SIGINT, note)
+    # A process that ignores SIGINT continues to ignore it.
+    installs = callable(previous) and threading.current_thread() is threading.main_thread()
+    if installs:
+        signal.signal(signal.SIGINT, handle)
     try:
         yield
     except Exception as error:
-        if came or _goes_back_to_interrupt(error):
+        if received or _caused_by_interrupt(error):
             raise KeyboardInterrupt from error
         raise
     finally:
-        if listens:
-            signal.signal(signal.SIGINT, before)
-    if came:
+        if installs:
+            signal.signal(signal.SIGINT, previous)
+    if received:
         raise KeyboardInterrupt
 
 
-def _goes_back_to_interrupt(error: BaseException | None) -> bool:
+def _caused_by_interrupt(error: BaseException | None) -> bool:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, KeyboardInterrupt):

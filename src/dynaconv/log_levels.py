@@ -1,4 +1,4 @@
-"""Silence for libraries that log what a user can do nothing about."""
+"""Suppression of log messages that a user cannot act on."""
 
 import logging
 from collections.abc import Iterator
@@ -6,14 +6,14 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet_loggers(*names: str, level: int) -> Iterator[None]:
-    """Raise the level of loggers for as long as the block runs; ``"root"`` is the one above all others."""
+def raised_log_levels(*names: str, level: int) -> Iterator[None]:
+    """Raise the level of loggers while the block runs; the name ``"root"`` means the root logger."""
     loggers = [logging.getLogger(None if name == "root" else name) for name in names]
-    before = [logger.level for logger in loggers]
+    previous = [logger.level for logger in loggers]
     try:
         for logger in loggers:
             logger.setLevel(level)
         yield
     finally:
-        for logger, old in zip(loggers, before, strict=True):
+        for logger, old in zip(loggers, previous, strict=True):
             logger.setLevel(old)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dynaconv import DCDConv2d
 from dynaconv.analysis.layer_latency import measure_layer_latency
 from dynaconv.analysis.profile import Profile, profile
-from dynaconv.analysis.profile_table import comparison_table, short
+from dynaconv.analysis.profile_table import comparison_table, format_number
 
 SUMS = ("params", "macs", "published_macs", "output_bytes")
 
@@ -87,7 +87,7 @@ def test_the_table_shows_layers_totals_and_conditions(found: Profile) -> None:
     assert "idle" not in text.split("total")[0]
     assert "1 layer without work or parameters left out" in text
     assert f"torch {torch.__version__}" in text
-    assert short(found.published_macs) in text.split("total")[1]
+    assert format_number(found.published_macs) in text.split("total")[1]
 
 
 def test_a_narrow_table_leaves_columns_out_and_says_so(found: Profile) -> None:
@@ -113,7 +113,7 @@ def test_a_narrow_table_leaves_columns_out_and_says_so(found: Profile) -> None:
     ],
 )
 def test_short_numbers_have_four_digits(number: int, text: str) -> None:
-    assert short(number) == text
+    assert format_number(number) == text
 
 
 def test_two_networks_are_compared_by_their_ratios() -> None:

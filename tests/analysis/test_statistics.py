@@ -13,7 +13,7 @@ from tests.messages import refuses
 from torch import Tensor, nn
 
 from dynaconv.analysis.coefficients import collect_coefficients
-from dynaconv.analysis.statistics import KEPT_SAMPLES, LEVELS, NetworkStatistics, collect_statistics
+from dynaconv.analysis.statistics import MAX_ATTENTION_SAMPLES, QUANTILE_LEVELS, NetworkStatistics, collect_statistics
 from dynaconv.analysis.statistics_measures import binary_entropy, gate_limit, measure, normalised_entropy
 from dynaconv.families import CondConv2d, DCDConv2d, DYConv2d, SEConv2d
 
@@ -54,7 +54,7 @@ def test_every_family_has_statistics_that_equal_those_of_its_coefficients(family
             assert report.mean == pytest.approx(exact.mean(), rel=1e-5)
             assert report.deviation == pytest.approx(np.sqrt(exact.var(0).mean()), rel=1e-4, abs=1e-7)
             assert (report.minimum, report.maximum) == pytest.approx((exact.min(), exact.max()), rel=1e-5)
-            np.testing.assert_allclose(report.quantiles, np.quantile(exact, LEVELS), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(report.quantiles, np.quantile(exact, QUANTILE_LEVELS), rtol=1e-5, atol=1e-6)
         (plain,) = collect_coefficients(nn.Sequential(layer), [(images, classes)], num_classes=3)
         for name, part in plain.parts.items():
             assert found.coefficients.parts[name].share_between == pytest.approx(part.share_between, abs=1e-6)
@@ -142,11 +142,11 @@ def test_gates_at_their_ends_are_counted() -> None:
 
 
 def test_a_few_samples_of_attention_are_kept_whatever_the_data() -> None:
-    images = torch.randn(KEPT_SAMPLES + 30, 6, 1, 1)
+    images = torch.randn(MAX_ATTENTION_SAMPLES + 30, 6, 1, 1)
     batches = [(part, torch.zeros(len(part), dtype=torch.long)) for part in images.split(200)]
     (found,) = collect_statistics(nn.Sequential(DYConv2d(6, 8, 1)), batches, NAMES).layers
     assert found.samples is not None
-    assert found.samples.shape == (KEPT_SAMPLES, 4)
+    assert found.samples.shape == (MAX_ATTENTION_SAMPLES, 4)
 
 
 def test_rows_json_and_table_agree(toy: nn.Sequential, labelled: tuple[Tensor, Tensor]) -> None:

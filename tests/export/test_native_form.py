@@ -21,7 +21,7 @@ from dynaconv.export.openvino import load_openvino
 from dynaconv.native import BuildError, NativeProgram, extension
 from tests.helpers import LAYERS
 from tests.messages import refuses
-from tests.native.test_layers import awake
+from tests.native.test_layers import randomise_heads
 
 pytestmark = pytest.mark.export
 RUNTIMES: dict[str, tuple[Callable[..., ExportReport], Callable[..., Any], str]] = {
@@ -61,7 +61,7 @@ class Unused(nn.Module):
 
 
 def small() -> nn.Module:
-    return awake(nn.Sequential(nn.Conv2d(3, 24, 3, 2, 1), nn.ReLU6(), DCDConv2d(24, 20, 1), nn.ReLU())).eval()
+    return randomise_heads(nn.Sequential(nn.Conv2d(3, 24, 3, 2, 1), nn.ReLU6(), DCDConv2d(24, 20, 1), nn.ReLU())).eval()
 
 
 def written(runtime: str, model: nn.Module, folder: Path, side: int = 32, **options: Any) -> ExportReport:
@@ -78,7 +78,7 @@ def operators(report: ExportReport) -> list[str]:
 
 @both
 def test_a_whole_network_is_one_operator(runtime: str, tmp_path: Path) -> None:
-    model = awake(timm.create_model("dcd_mobilenetv2_035", num_classes=10).eval())
+    model = randomise_heads(timm.create_model("dcd_mobilenetv2_035", num_classes=10).eval())
     report = written(runtime, model, tmp_path, side=64)
     assert report.free_axes == ("batch", "height", "width")
     assert [check.shapes for check in report.checks] == [((1, 3, 64, 64),), ((3, 3, 64, 64),), ((3, 3, 96, 128),)]
@@ -102,7 +102,7 @@ def test_openvino_computes_natively_in_float32_whatever_its_own_precision_is(tmp
 @both
 @pytest.mark.parametrize("deployed", [False, True])
 def test_parts_run_natively_between_others(runtime: str, deployed: bool, tmp_path: Path) -> None:
-    model = awake(Islands()).eval()
+    model = randomise_heads(Islands()).eval()
     given = deploy(model, backend="native") if deployed else model
     report = written(runtime, given, tmp_path)
     assert report.free_axes == ("batch", "height", "width")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv import convert, deploy
-from dynaconv.conversion.stand_in import CONV2D_ATTRIBUTES, Absorbed, Run
+from dynaconv.conversion.proxy import CONV2D_ATTRIBUTES, IdentityProxy, SequentialProxy
 from dynaconv.conversion.swap import NormedConv2d
 from dynaconv.deployment.deploy import deployed_layers
 from dynaconv.export import ExportReport, export_onnx, export_openvino, export_program
@@ -203,8 +203,8 @@ def test_a_network_may_read_what_stands_in_the_place_of_its_layers(form: str, fa
     assert (NativeProgram in kinds) == form.startswith("native")
     assert (RuntimeDCD in kinds) == (form.startswith("for") and family == "dcd")
     if family == "dcd":
-        assert (Absorbed in kinds) == ("native" in form or "restored" in form)
-        assert (Run in kinds) == ("native" in form or "restored" in form)
+        assert (IdentityProxy in kinds) == ("native" in form or "restored" in form)
+        assert (SequentialProxy in kinds) == ("native" in form or "restored" in form)
 
 
 def test_a_stand_in_adds_nothing_to_the_modules_of_a_network() -> None:

@@ -6,7 +6,7 @@ from torch import nn
 
 from dynaconv.families import DynamicConv2d, get_family
 from dynaconv.testing import GEOMETRIES, Case
-from dynaconv.testing.cases import IN_CHANNELS, enlarge, season
+from dynaconv.testing.cases import IN_CHANNELS, enlarge, randomise_norms
 
 FAMILY_CASES: dict[str, dict[str, dict[str, Any]]] = {
     "condconv": {**GEOMETRIES, "three": {"kernel_size": 1, "num_experts": 3, "context_norm": "running"}},
@@ -70,7 +70,7 @@ CASES: dict[str, Case] = {
     for name, arguments in cases.items()
 }
 """Each case under the name that tests show."""
-__all__ = ["CASES", "FAMILY_CASES", "GEOMETRIES", "IN_CHANNELS", "algorithms", "enlarge", "make", "season"]
+__all__ = ["CASES", "FAMILY_CASES", "GEOMETRIES", "IN_CHANNELS", "algorithms", "enlarge", "make", "randomise_norms"]
 
 
 def make(case: str, **overrides: Any) -> DynamicConv2d:

@@ -12,7 +12,7 @@ from dynaconv import plan_deployment
 from dynaconv.families import DCDConv2d, DCDLinear, SEConv2d
 from dynaconv.testing import assert_close_to_scale
 from dynaconv.testing.cases import images
-from tests.families.cases import CASES, enlarge, season
+from tests.families.cases import CASES, enlarge, randomise_norms
 from tests.families.test_contract import ready
 from tests.helpers import LAYERS, TOLERANCE
 from tests.messages import refuses
@@ -54,7 +54,7 @@ def test_half_precision_branch_becomes_float32(name: str, dtype: str) -> None:
 def test_linear_layer_with_latent_norms() -> None:
     layer = DCDLinear(12, 5, norm="batch", latent_dim=3).double().eval()
     enlarge(layer)
-    season(layer)
+    randomise_norms(layer)
     x = torch.randn(4, 12, dtype=torch.float64)
     scale, shift = affine(5)
     want = layer(x) * scale + shift

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from dynaconv import DCDConv2d, DCDLinear, ODConv2d, deploy
-from tests.families.cases import CASES, IN_CHANNELS, algorithms, enlarge, make, season
+from tests.families.cases import CASES, IN_CHANNELS, algorithms, enlarge, make, randomise_norms
 from tests.helpers import LAYERS, TOLERANCE
 from tests.messages import refuses
 
@@ -130,7 +130,7 @@ def test_forward_mode_differentiation(case: str, mode: bool) -> None:
         if mode and CASES[case].all_arguments.get("norm") and algorithm == "kernel":
             continue
         layer = make(case, dtype=torch.float64, algorithm=algorithm).train(mode)
-        season(layer)
+        randomise_norms(layer)
         twin = copy.deepcopy(layer)
         x, direction = torch.randn(2, 3, IN_CHANNELS, 5, 6, dtype=torch.float64)
         x.requires_grad_()
@@ -149,7 +149,7 @@ def test_gradients_of_gradients(case: str) -> None:
     """As gradient penalties take them; coefficients depend on the input too."""
     for algorithm in algorithms(case):
         layer = make(case, dtype=torch.float64, algorithm=algorithm).eval()
-        season(layer)
+        randomise_norms(layer)
         x = torch.randn(2, IN_CHANNELS, 5, 6, dtype=torch.float64).requires_grad_()
         leaves = [x, *layer.parameters()]
         plain = torch.autograd.grad(layer(x).square().sum(), leaves)
@@ -197,7 +197,7 @@ def in_threads(call: Callable[[Tensor], Tensor], inputs: list[Tensor], times: in
 @pytest.mark.parametrize("case", [case for case in CASES if case.split("-", 1)[1] in ("pointwise", "grouped", "norm")])
 def test_inference_in_several_threads(case: str, dtype: torch.dtype) -> None:
     layer = make(case).to(dtype).eval()
-    season(layer)
+    randomise_norms(layer)
     before = copy.deepcopy(layer.state_dict())
     inputs = [torch.randn(2, IN_CHANNELS, 6, 5, dtype=dtype) for _ in range(8)]
     for call in (layer, layer.kernel, lambda x: layer.coefficients(x)[0]):

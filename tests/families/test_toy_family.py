@@ -17,7 +17,7 @@ from dynaconv.families.contract.affine import add_bias
 from dynaconv.families.contract.branch import BranchLinear, context_dtype
 from dynaconv.families.contract.config import LayerConfig
 from dynaconv.families.contract.convolution import DynamicConvolution
-from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv2d, behind_norm
+from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv2d, fold_context_norm
 from dynaconv.families.contract.norms import make_context_norm, normalise
 from dynaconv.families.contract.options import option
 from dynaconv.families.family import Coefficient
@@ -109,9 +109,9 @@ class DeployedVolumeConv2d(_Volume, DeployedConv2d):
     def __init__(self, layer: VolumeConv2d) -> None:
         super().__init__(layer)
         self.reach = layer.reach
-        head = behind_norm(layer.context_norm, AffineMap.of(layer.branch))
+        head = fold_context_norm(layer.context_norm, AffineMap.of(layer.branch))
         self.branch = DeployedBranch({"volume": head}, normalise=isinstance(layer.context_norm, nn.LayerNorm))
-        self._settle(layer)
+        self._adopt_settings(layer)
 
     def _logits(self, context: Tensor, *, track: bool) -> Tensor:
         logits: Tensor = self.branch(context)["volume"]

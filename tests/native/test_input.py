@@ -1,4 +1,4 @@
-"""Input that native programs are not made for: the torch path or a clear error, never a wrong result."""
+"""Inputs that native programs do not support: torch runs, or there is a clear error; the result is never wrong."""
 
 import threading
 from collections.abc import Callable
@@ -10,31 +10,31 @@ from torch import Tensor, nn
 from dynaconv import DCDConv2d, deploy
 from dynaconv.native import NativeProgram
 from tests.messages import refuses
-from tests.native.test_layers import awake
+from tests.native.test_layers import randomise_heads
 
 
 def native_and_torch() -> tuple[NativeProgram, nn.Module]:
     parts = (nn.Conv2d(3, 24, 3, 2, 1), nn.ReLU6(), DCDConv2d(24, 40, 1), nn.ReLU())
-    network = awake(nn.Sequential(*parts)).eval()
+    network = randomise_heads(nn.Sequential(*parts)).eval()
     native = deploy(network, backend="native")
     assert isinstance(native, NativeProgram)
     return native, deploy(network)
 
 
-def close(got: Tensor, want: Tensor) -> None:
+def assert_close(got: Tensor, want: Tensor) -> None:
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5, check_stride=False)
 
 
-def counted(native: NativeProgram, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether the kernels took it, for each call from now on."""
+def record_calls(native: NativeProgram, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Return a list that records for each later call whether the kernels ran it."""
     calls: list[bool] = []
-    takes = native._takes
+    supports = native._supports
 
     def recorded(x: Tensor) -> bool:
-        calls.append(takes(x))
+        calls.append(supports(x))
         return calls[-1]
 
-    monkeypatch.setattr(native, "_takes", recorded)
+    monkeypatch.setattr(native, "_supports", recorded)
     return calls
 
 
@@ -63,7 +63,7 @@ def test_wrong_shapes_are_errors(shape: tuple[int, ...]) -> None:
 def test_a_single_image_without_a_batch_runs_in_torch() -> None:
     conv = nn.Conv2d(3, 8, 3).eval()
     x = torch.randn(3, 9, 9)
-    close(deploy(conv, backend="native")(x), conv(x))
+    assert_close(deploy(conv, backend="native")(x), conv(x))
 
 
 @torch.no_grad()
@@ -71,7 +71,7 @@ def test_lazy_negation_is_seen() -> None:
     native, want = native_and_torch()
     x = torch.complex(torch.randn(1, 3, 8, 8), torch.randn(1, 3, 8, 8)).conj().imag
     assert x.is_neg()
-    close(native(x), want(x))
+    assert_close(native(x), want(x))
 
 
 @torch.no_grad()
@@ -85,8 +85,8 @@ def test_meta_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
     native.to_empty(device="cpu")
     native.load_state_dict(state)
     x = torch.randn(2, 3, 8, 8)
-    calls = counted(native, monkeypatch)
-    close(native(x), want(x))
+    calls = record_calls(native, monkeypatch)
+    assert_close(native(x), want(x))
     assert calls == [True]
 
 
@@ -96,16 +96,16 @@ def test_a_change_of_type_changes_the_constants(monkeypatch: pytest.MonkeyPatch)
     x = torch.randn(2, 3, 8, 8)
     native.half().load_state_dict({name: value.half() for name, value in native.state_dict().items()})
     native.float()
-    calls = counted(native, monkeypatch)
-    close(native(x), want.half().float()(x))
+    calls = record_calls(native, monkeypatch)
+    assert_close(native(x), want.half().float()(x))
     assert calls == [True]
 
 
 def test_trained_weights_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train mode trains the original; the kernels take over what it learnt."""
+    """Train mode trains the original; in eval mode the kernels use the trained weights."""
     native, _ = native_and_torch()
     native.requires_grad_().train()
-    calls = counted(native, monkeypatch)
+    calls = record_calls(native, monkeypatch)
     x = torch.randn(2, 3, 8, 8)
     native(x).square().mean().backward()
     with torch.no_grad():
@@ -115,28 +115,29 @@ def test_trained_weights_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     native.eval()
     assert native(x).requires_grad
     with torch.no_grad():
-        close(native(x), native.original(x))
+        assert_close(native(x), native.original(x))
     assert calls == [False, False, True]
 
 
-# Torch's forward mode scripts its own decompositions.
+# Torch's forward-mode AD scripts its decompositions.
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
 def test_a_gradient_through_a_transform_is_right() -> None:
     native, want = native_and_torch()
     x = torch.randn(1, 3, 8, 8)
 
-    def of(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    def loss_of(network: nn.Module) -> Callable[[Tensor], Tensor]:
         return lambda x: network(x).square().sum()
 
-    close(torch.func.grad(of(native))(x), torch.func.grad(of(want))(x))
-    directions = torch.randn_like(x)
-    close(torch.func.jvp(of(native), (x,), (directions,))[1], torch.func.jvp(of(want), (x,), (directions,))[1])
+    assert_close(torch.func.grad(loss_of(native))(x), torch.func.grad(loss_of(want))(x))
+    tangent = torch.randn_like(x)
+    derivatives = [torch.func.jvp(loss_of(network), (x,), (tangent,))[1] for network in (native, want)]
+    assert_close(*derivatives)
 
 
 @torch.no_grad()
 def test_autocast_of_the_cpu_alone_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     native, _ = native_and_torch()
-    calls = counted(native, monkeypatch)
+    calls = record_calls(native, monkeypatch)
     x = torch.randn(1, 3, 8, 8)
     with torch.autocast("cpu", torch.bfloat16, enabled=False):
         native(x)
@@ -148,10 +149,10 @@ def test_autocast_of_the_cpu_alone_counts(monkeypatch: pytest.MonkeyPatch) -> No
 
 @torch.no_grad()
 def test_images_without_end_are_errors() -> None:
-    """Expanded from one value, they take no memory themselves; only a vector a sample would come out."""
+    """Images expanded from one value take no memory, so they can have more pixels than fit into an index."""
     program = deploy(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)).eval(), backend="native")
     one = torch.zeros(1, 3, 1, 1)
-    # 2^66 floats between the steps: as 64-bit numbers, none.
+    # 2^66 floats between the steps: 0 in 64-bit arithmetic.
     for shape in ((1, 3, 2**30, 2**30), (2**60, 3, 1, 1)):
         with refuses(RuntimeError):
             program(one.expand(shape))
@@ -162,7 +163,7 @@ def test_images_without_end_are_errors() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("threads", [1, 2])
 def test_too_little_memory_is_an_error_and_no_more(threads: int) -> None:
-    """Each sample's vector is small; the images on the way to it are not."""
+    """The output vector of a sample is small; the images between the steps are not."""
     timm = pytest.importorskip("timm")
     native = deploy(timm.create_model("static_resnet10", num_classes=3).eval(), backend="native")
     assert isinstance(native, NativeProgram)

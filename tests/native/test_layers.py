@@ -1,4 +1,4 @@
-"""Every kernel against the layer in float64, over random geometry."""
+"""Compares every kernel with the layer in float64, over random geometries."""
 
 import copy
 import random
@@ -19,28 +19,28 @@ except BuildError as error:
 
 
 def random_geometry(draw: random.Random) -> tuple[dict[str, Any], tuple[int, int, int]]:
-    """Arguments of a convolution but for its channels, and (B, H, W) of an input that it fits."""
+    """Return the arguments of a convolution except its channels, and (B, H, W) of a valid input."""
     kernel = (draw.choice([1, 1, 2, 3, 3, 4, 5, 7]), draw.choice([1, 1, 2, 3, 3, 4, 5, 7]))
     dilation = (draw.choice([1, 1, 2, 3]), draw.choice([1, 1, 2, 3]))
     padding: Any = draw.choice([(0, 0), tuple((k - 1) // 2 for k in kernel), (draw.randint(0, 4), draw.randint(0, 4))])
     stride = (draw.choice([1, 1, 2, 3]), draw.choice([1, 1, 2, 3]))
-    least = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
-    size = tuple(max(1, n - 2 * p) + draw.randint(0, 20) for n, p in zip(least, padding, strict=True))
+    min_size = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    size = tuple(max(1, n - 2 * p) + draw.randint(0, 20) for n, p in zip(min_size, padding, strict=True))
     arguments = {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation}
     return arguments, (draw.choice([1, 2, 5]), *size)
 
 
-def depthwise_geometry(draw: random.Random, usual: bool) -> tuple[dict[str, Any], tuple[int, int, int]]:
-    """As `random_geometry`, or of a kind that has a kernel of its own."""
+def depthwise_geometry(draw: random.Random, fast: bool) -> tuple[dict[str, Any], tuple[int, int, int]]:
+    """As `random_geometry`; if ``fast``, a geometry for which there is a specialised kernel."""
     arguments, size = random_geometry(draw)
-    if usual:
+    if fast:
         side = draw.choice([3, 5])
         arguments |= {"kernel_size": side, "padding": side // 2, "dilation": 1, "stride": draw.choice([1, 2])}
     return arguments, size
 
 
-def awake(layer: nn.Module) -> nn.Module:
-    """The same network with branches that move its kernels by about as much as the static ones are."""
+def randomise_heads(layer: nn.Module) -> nn.Module:
+    """Give the branches random heads, so that the dynamic part of a kernel is about as large as the static one."""
     for module in layer.modules():
         if hasattr(module, "branch"):
             for head in module.branch.heads.values():
@@ -49,12 +49,12 @@ def awake(layer: nn.Module) -> nn.Module:
 
 
 def check(layer: nn.Module, x: Tensor, rtol: float = 1e-5) -> None:
-    """Native in float32 against torch in float64: ``rtol`` of the largest value."""
+    """Compare native in float32 with torch in float64; the tolerance is ``rtol`` of the largest value."""
     native = deploy(layer, backend="native")
     programs = [module for module in native.modules() if isinstance(module, NativeProgram)]
     assert programs
     for program in programs:
-        # What the kernels do not take would run here.
+        # A fallback to torch raises an error.
         program.original.forward = None
     with torch.no_grad():
         want = copy.deepcopy(layer).eval().double()(x.double())
@@ -78,7 +78,7 @@ def test_static_convolutions(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(30))
 def test_depthwise_convolutions(seed: int) -> None:
     draw = random.Random(seed)
-    arguments, (batch, height, width) = depthwise_geometry(draw, usual=bool(seed % 2))
+    arguments, (batch, height, width) = depthwise_geometry(draw, fast=bool(seed % 2))
     channels = draw.choice([2, 8, 16, 24, 35])
     conv = nn.Conv2d(channels, channels, groups=channels, **arguments)
     check(nn.Sequential(conv, nn.ReLU6()), torch.randn(batch, channels, height, width))
@@ -116,13 +116,13 @@ def test_dcd(seed: int, algorithm: str) -> None:
         hidden_norm=draw.choice(["unit", None]),
         algorithm=algorithm,
     )
-    check(awake(layer), torch.randn(batch, channels[0], height, width))
+    check(randomise_heads(layer), torch.randn(batch, channels[0], height, width))
 
 
 @pytest.mark.parametrize("seed", range(16))
 def test_depthwise_dcd(seed: int) -> None:
     draw = random.Random(seed)
-    arguments, (batch, height, width) = depthwise_geometry(draw, usual=bool(seed % 2))
+    arguments, (batch, height, width) = depthwise_geometry(draw, fast=bool(seed % 2))
     channels = draw.choice([2, 8, 16, 24, 35, 70])
     variant = draw.choice(["full", "full", "scale", "residual"])
     scale = {} if variant == "residual" else {"scale_activation": draw.choice(["linear", "hard_sigmoid"])}
@@ -138,8 +138,8 @@ def test_depthwise_dcd(seed: int) -> None:
         context_size=draw.choice([1, 2]),
         algorithm=draw.choice(["auto", "kernel", "factored"]),
     )
-    # Behind a dense step, whose result is pooled first and so is not fused.
-    network = nn.Sequential(nn.Conv2d(3, channels, 1), awake(layer), nn.ReLU6(), nn.Conv2d(channels, 4, 1))
+    # A dense step before it, which is not fused since its result is pooled first.
+    network = nn.Sequential(nn.Conv2d(3, channels, 1), randomise_heads(layer), nn.ReLU6(), nn.Conv2d(channels, 4, 1))
     check(network, torch.randn(batch, 3, height, width))
 
 
@@ -154,4 +154,4 @@ def test_dcd_parameterisations(scale_activation: str, norm: str | None, bias: bo
                 nn.init.uniform_(part.running_mean)
                 nn.init.uniform_(part.running_var, 0.5, 2)
         for size in (3, 15):
-            check(awake(layer), torch.randn(2, 24, size, size))
+            check(randomise_heads(layer), torch.randn(2, 24, size, size))

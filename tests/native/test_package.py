@@ -1,4 +1,4 @@
-"""Where the library comes from: the package, the cache, or nowhere."""
+"""Sources of the library: the package, the cache, or none."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ import pytest
 
 from dynaconv.native import BuildError, extension
 from dynaconv.native.build import main
-from dynaconv.native.toolchain import SOURCES, build, compiler, is_whole, shipped, shipped_name
+from dynaconv.native.toolchain import SOURCES, build, compiler, is_complete_elf, prebuilt_library, prebuilt_name
 from tests.messages import refuses
 
 try:
@@ -39,11 +39,11 @@ def run(**environment: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("state", ["right", "half", "not a library", "of other sources", "of another format"])
 def test_the_library_of_the_package_runs_where_it_fits(tmp_path: Path, state: str) -> None:
-    """There is no compiler, so that the one in the package is the only one."""
+    """There is no compiler, so that the library in the package is the only one."""
     package = tmp_path / "dynaconv"
     shutil.copytree(SOURCES.parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
     content = bytearray(LIBRARY.read_bytes())
-    name = shipped_name("torch")
+    name = prebuilt_name("torch")
     if state == "half":
         content = content[: len(content) // 2]
     elif state == "not a library":
@@ -51,7 +51,7 @@ def test_the_library_of_the_package_runs_where_it_fits(tmp_path: Path, state: st
     elif state == "of other sources":
         name = f"libdynaconv_native-{platform.machine()}-{'0' * 16}.so"
     elif state == "of another format":
-        # The field of the header that names the kind of processor.
+        # e_machine, the header field of the processor architecture.
         content[18:20] = b"\xff\xff"
     (package / "native" / name).write_bytes(content)
     done = run(PYTHONPATH=str(tmp_path), DYNACONV_CACHE=str(tmp_path), PATH=str(tmp_path), CXX="")
@@ -64,12 +64,12 @@ def test_a_damaged_library_in_the_cache_is_made_anew(tmp_path: Path, monkeypatch
     monkeypatch.setenv("DYNACONV_CXXFLAGS", "-O0")
     first = build()
     assert first.is_relative_to(tmp_path)
-    assert is_whole(first)
-    whole = first.read_bytes()
-    first.write_bytes(whole[:5000])
-    assert not is_whole(first)
+    assert is_complete_elf(first)
+    complete = first.read_bytes()
+    first.write_bytes(complete[:5000])
+    assert not is_complete_elf(first)
     assert build() == first
-    assert len(first.read_bytes()) == len(whole)
+    assert len(first.read_bytes()) == len(complete)
 
 
 def test_a_cache_that_takes_no_files_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,21 +81,21 @@ def test_a_cache_that_takes_no_files_is_an_error(tmp_path: Path, monkeypatch: py
 
 def test_own_compiler_flags_leave_the_library_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dynaconv.native.toolchain.SOURCES", shutil.copytree(SOURCES, tmp_path / "csrc"))
-    assert shipped("torch") is None
-    carried = Path(shutil.copy(LIBRARY, tmp_path / shipped_name("torch")))
-    assert shipped("torch") == carried
+    assert prebuilt_library("torch") is None
+    prebuilt = Path(shutil.copy(LIBRARY, tmp_path / prebuilt_name("torch")))
+    assert prebuilt_library("torch") == prebuilt
     monkeypatch.setenv("DYNACONV_CXXFLAGS", "-g")
-    assert shipped("torch") is None
+    assert prebuilt_library("torch") is None
 
 
 def test_a_relative_cache_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = extension("onnxruntime")
-    kept = tmp_path / "cache" / built.parent.name / built.name
-    kept.parent.mkdir(parents=True)
-    shutil.copy(built, kept)
+    cached = tmp_path / "cache" / built.parent.name / built.name
+    cached.parent.mkdir(parents=True)
+    shutil.copy(built, cached)
     monkeypatch.setenv("DYNACONV_CACHE", "cache")
     monkeypatch.chdir(tmp_path)
-    assert extension("onnxruntime") == kept
+    assert extension("onnxruntime") == cached
 
 
 def test_the_compiler_is_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,14 +109,14 @@ def test_the_compiler_is_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch) 
 def test_the_extension_of_the_package_is_taken_where_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = extension("onnxruntime")
     monkeypatch.setattr("dynaconv.native.toolchain.SOURCES", shutil.copytree(SOURCES, tmp_path / "csrc"))
-    carried = Path(shutil.copy(built, tmp_path / shipped_name("onnxruntime")))
+    prebuilt = Path(shutil.copy(built, tmp_path / prebuilt_name("onnxruntime")))
     content = bytearray(built.read_bytes())
     content[18:20] = b"\xff\xff"
-    carried.write_bytes(content)
+    prebuilt.write_bytes(content)
     assert extension("onnxruntime") == built
-    carried.unlink()
-    shutil.copy(built, carried)
-    assert extension("onnxruntime") == carried
+    prebuilt.unlink()
+    shutil.copy(built, prebuilt)
+    assert extension("onnxruntime") == prebuilt
 
 
 def test_the_command_builds_for_other_runtimes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a native module promises beside its values: inputs of any kind, state, copies, graphs, errors."""
+"""Native modules beyond their output values: kinds of input, state, copies, graphs, errors."""
 
 import copy
 import io
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from dynaconv import DCDConv2d, deploy
 from dynaconv.errors import ConversionError
 from dynaconv.native import NativeProgram, instruction_set
-from dynaconv.native.library import settle
+from dynaconv.native.library import use_huge_pages
 from dynaconv.native.steps import FIELDS
 from tests.messages import refuses
-from tests.native.test_layers import awake
+from tests.native.test_layers import randomise_heads
 
 SETS = ("portable", "avx2", "avx512")
 
@@ -31,18 +31,18 @@ def network() -> nn.Module:
         nn.Conv2d(40, 40, 3, 1, 1, groups=40),
         DCDConv2d(40, 40, 3, 1, 1, groups=40),
     )
-    return awake(nn.Sequential(*parts)).eval()
+    return randomise_heads(nn.Sequential(*parts)).eval()
 
 
 class Reader(nn.Module):
-    """Reads what it wants to know of its layer, as some networks do."""
+    """Reads attributes of its layer in forward, as some networks do."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = DCDConv2d(8, 8, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's output where it is as wide as its weight says."""
+        """Return the layer's output; its slice and factor come from attributes of the layer."""
         out: Tensor = self.layer(x)
         return out[:, : self.layer.weight.shape[0]] * len(self.layer.branch.heads)
 
@@ -54,15 +54,15 @@ def native_network() -> tuple[NativeProgram, nn.Module]:
     return native, torch_network
 
 
-def close(got: Tensor, want: Tensor) -> None:
+def assert_close(got: Tensor, want: Tensor) -> None:
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5, check_stride=False)
 
 
 @pytest.mark.parametrize("floats", [0, 1, 1 << 20, (3 << 20) + 5])
 def test_large_pages_keep_values(floats: int) -> None:
-    """Of memory smaller than a large page, and of several that begin and end inside one."""
+    """Memory smaller than a huge page, and memory of several that begins and ends inside one."""
     values = torch.arange(floats + 3, dtype=torch.float32)
-    settle(values[3:])
+    use_huge_pages(values[3:])
     assert torch.equal(values, torch.arange(floats + 3, dtype=torch.float32))
 
 
@@ -81,19 +81,19 @@ def test_any_memory_format() -> None:
     native.original.forward = None
     for given in inputs:
         got = native(given)
-        close(got, want(given))
+        assert_close(got, want(given))
         assert got.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_what_the_kernels_do_not_take_runs_in_torch() -> None:
     native, want = native_network()
     x = torch.randn(2, 3, 8, 8)
-    close(native(x.requires_grad_()).sum(), want(x).sum())
+    assert_close(native(x.requires_grad_()).sum(), want(x).sum())
     native(x).sum().backward()
     assert x.grad is not None
     with torch.no_grad():
         native.double()
-        close(native(x.double()), want.double()(x.double()))
+        assert_close(native(x.double()), want.double()(x.double()))
     native.float()
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         assert native(x).dtype == torch.bfloat16
@@ -122,7 +122,7 @@ def test_a_network_reads_its_layers_attributes() -> None:
     native, x = deploy(reader, backend="native"), torch.randn(2, 8, 9, 9)
     assert isinstance(native.layer, NativeProgram)
     with torch.no_grad():
-        close(native(x), reader(x))
+        assert_close(native(x), reader(x))
     with pytest.raises(AttributeError, match="nothing"):
         _ = native.layer.nothing
 
@@ -132,7 +132,7 @@ def test_a_loaded_state_is_used() -> None:
     other = deploy(network())
     x = torch.randn(1, 3, 8, 8)
     native.load_state_dict({f"original.{name}": value for name, value in other.state_dict().items()})
-    close(native(x), other(x))
+    assert_close(native(x), other(x))
 
 
 @torch.no_grad()
@@ -143,7 +143,7 @@ def test_copies_and_pickles() -> None:
     torch.save(native, file)
     file.seek(0)
     for twin in (copy.deepcopy(native), torch.load(file, weights_only=False)):
-        close(twin(x), native(x))
+        assert_close(twin(x), native(x))
         twin.original.forward = None
         assert twin(x).shape == (1, 40, 4, 4)
 
@@ -162,19 +162,19 @@ def test_exported_with_a_free_batch() -> None:
     program = torch.export.export(native, (torch.randn(2, 3, 8, 8),), dynamic_shapes=free)
     assert "dynaconv.native_program" in str(program.graph)
     x = torch.randn(5, 3, 8, 8)
-    close(program.module()(x), want(x))
+    assert_close(program.module()(x), want(x))
 
 
 @torch.no_grad()
 def test_damaged_programs_are_refused() -> None:
-    """No value of any field may crash: an error, or a program that computes something else."""
+    """No value of any field may crash: it raises an error, or the program computes something else."""
     native, _ = native_network()
     x = torch.randn(1, 3, 6, 6)
     refused = 0
-    for place in range(native.steps.numel()):
+    for index in range(native.steps.numel()):
         for value in (-2, -1, 0, 1, 3, 10**7, 2**62):
             steps = native.steps.clone()
-            steps[place] = value
+            steps[index] = value
             try:
                 torch.ops.dynaconv.native_program(x, native.constants, steps, native._out_channels, native.sizes)
             except RuntimeError:
@@ -202,7 +202,7 @@ def test_what_lies_between_two_fused_steps_is_not_read() -> None:
     table = steps.view(-1, len(FIELDS))
     fused = table[:, FIELDS.index("fused")].nonzero().item()
     table[-1, FIELDS.index("source")] = table[fused, FIELDS.index("target")]
-    # Its own target is the same slot, used again.
+    # The target of the step reuses the slot.
     table[-1, FIELDS.index("target")] = table[fused, FIELDS.index("source")]
     with refuses(RuntimeError):
         torch.ops.dynaconv.native_program(
@@ -224,7 +224,7 @@ def test_sizes_whose_product_overflows_are_refused() -> None:
 )
 @pytest.mark.parametrize("name", SETS)
 def test_each_instruction_set(name: str, chosen: str) -> None:
-    """The layers' tests once more, in a process that is told which kernels to take."""
+    """Runs the tests of layers again in a process with DYNACONV_ISA set."""
     if SETS.index(name) > SETS.index(instruction_set()):
         pytest.skip(f"this processor has no {name}")
     file = str(Path(__file__).parent / "test_layers.py")

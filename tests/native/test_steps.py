@@ -1,4 +1,4 @@
-"""The step of a program is declared twice, in Python and in C++: names, order and codes are the same."""
+"""`Step` is declared in Python and in C++; names, order and codes must be equal."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ HEADER = (Path(steps.__file__).parent / "csrc" / "program.h").read_text()
 
 
 def codes(enum: str) -> list[str]:
-    """Names of an enumeration in the order of their values, which start at 0."""
+    """Return the names of an enumeration in the order of their values, which start at 0."""
     body = re.search(rf"enum {enum} {{(.*?)}}", HEADER)
     assert body is not None
     pairs = [entry.split("=") for entry in body[1].split(",")]
@@ -27,13 +27,13 @@ def test_the_fields_are_the_same_in_the_same_order() -> None:
 
 
 def test_the_codes_are_the_same() -> None:
-    def ours(table: dict[str, int]) -> list[str]:
+    def names(table: dict[str, int]) -> list[str]:
         assert list(table.values()) == list(range(len(table)))
         return [name.replace("_", "") for name in table]
 
-    assert codes("BranchActivation") == ours(steps.BRANCH_ACTIVATIONS)
-    assert codes("ScaleActivation") == ours(steps.SCALE_ACTIVATIONS)
-    # The algorithms of the layers are "kernel" and "factored".
+    assert codes("BranchActivation") == names(steps.BRANCH_ACTIVATIONS)
+    assert codes("ScaleActivation") == names(steps.SCALE_ACTIVATIONS)
+    # Python has the names of the layers' algorithms, "kernel" and "factored".
     assert codes("Algorithm") == ["auto", "form", "factors"]
     assert list(steps.ALGORITHMS.values()) == [0, 1, 2]
     assert codes("StepKind") == ["dense", "depthwise", "maxpool", "mean"]

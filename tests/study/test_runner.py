@@ -17,7 +17,7 @@ from dynaconv.errors import DataError, RunError
 from dynaconv.study.definition import Study
 from dynaconv.study.folder import RunKey, StudyFolder, differences
 from dynaconv.study.load import load_study
-from dynaconv.study.runner import Wanted, run_study, states
+from dynaconv.study.runner import RunOptions, run_study, states
 from dynaconv.study.trace import read_trace
 from dynaconv.train.stopping import RunStopped
 from tests.messages import refuses
@@ -53,26 +53,26 @@ class Crash(Callback):
 
 def test_every_run_is_done_once(study: Study, folder: StudyFolder) -> None:
     lines: list[str] = []
-    run_study(study, folder, Wanted(only=("fast",)), say=lines.append)
+    run_study(study, folder, RunOptions(only=("fast",)), say=lines.append)
     assert [line.partition(":")[0] for line in lines] == ["fast, seed 0", "fast, seed 1"]
     summary = folder.summary(RunKey("fast", 1))
     assert summary["seed"] == 1
     assert 0 <= summary["test_accuracy"] <= 1
-    run_study(study, folder, Wanted(), say=lines.append)
+    run_study(study, folder, RunOptions(), say=lines.append)
     assert [line.partition(":")[0] for line in lines[2:]] == ["slow, seed 0", "slow, seed 1"]
     assert set(states(study, folder).values()) == {"done"}
     before = len(lines)
-    run_study(study, folder, Wanted(), say=lines.append)
+    run_study(study, folder, RunOptions(), say=lines.append)
     assert len(lines) == before
 
 
 def test_a_run_leaves_its_loss_and_no_weights(study: Study, folder: StudyFolder) -> None:
     key = RunKey("slow", 0)
-    run_study(study, folder, Wanted(only=("slow",), seeds=(0,)), say=quiet)
+    run_study(study, folder, RunOptions(only=("slow",), seeds=(0,)), say=quiet)
     left = {str(path.relative_to(folder.run_folder(key))) for path in folder.run_folder(key).rglob("*")}
     assert left == {"config.yaml", "curves.png", "metrics.csv", "summary.json", "trace.csv"}
     assert read_trace(folder.run_folder(key) / "trace.csv") == []  # three steps, a row is five
-    run_study(study, folder, Wanted(only=("slow",), seeds=(1,), keep_checkpoints=True), say=quiet)
+    run_study(study, folder, RunOptions(only=("slow",), seeds=(1,), keep_checkpoints=True), say=quiet)
     kept = folder.run_folder(RunKey("slow", 1))
     assert (kept / "checkpoints" / "last.ckpt").is_file()
     assert (kept / "model.safetensors").is_file()
@@ -81,7 +81,7 @@ def test_a_run_leaves_its_loss_and_no_weights(study: Study, folder: StudyFolder)
 def test_the_trace_is_the_mean_loss_of_five_steps(tmp_path: Path, folder: StudyFolder) -> None:
     change = {"data.train_limit": 320, "trainer.max_epochs": 2}
     study = load_study(write_study(tmp_path / "s.yaml", change=change, seeds=1))
-    run_study(study, folder, Wanted(only=("slow",)), say=quiet)
+    run_study(study, folder, RunOptions(only=("slow",)), say=quiet)
     directory = folder.run_folder(RunKey("slow", 0))
     trace = read_trace(directory / "trace.csv")
     assert [row["step"] for row in trace] == [5, 10, 15, 20]
@@ -96,7 +96,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_an_uninterrupted_one(tmp_path: P
     change = {"data.train_limit": 320, "trainer.max_epochs": 2}
     study = load_study(write_study(tmp_path / "s.yaml", change=change, seeds=1))
     whole, broken = StudyFolder(tmp_path / "whole"), StudyFolder(tmp_path / "broken")
-    key, wanted = RunKey("fast", 0), Wanted(only=("fast",))
+    key, wanted = RunKey("fast", 0), RunOptions(only=("fast",))
     run_study(study, whole, wanted, say=quiet)
     with pytest.raises(KeyboardInterrupt):
         run_study(study, broken, wanted, say=quiet, callbacks=[Crash(epoch=1)])
@@ -125,13 +125,13 @@ def test_who_stops_a_run_stops_the_study_and_no_run_has_failed(tmp_path: Path, n
     whole, broken = StudyFolder(tmp_path / "whole"), StudyFolder(tmp_path / "broken")
     lines: list[str] = []
     with pytest.raises(RunStopped):
-        run_study(study, broken, Wanted(), say=lines.append, callbacks=[Stop(number)])
+        run_study(study, broken, RunOptions(), say=lines.append, callbacks=[Stop(number)])
     assert lines == []
     assert {key.variant: state for key, state in states(study, broken).items()} == {
         "slow": "interrupted",
         "fast": "open",
     }
-    key, wanted = RunKey("slow", 0), Wanted(only=("slow",))
+    key, wanted = RunKey("slow", 0), RunOptions(only=("slow",))
     for folder in (whole, broken):
         run_study(study, folder, wanted, say=quiet)
     assert broken.summary(key)["test_loss"] == whole.summary(key)["test_loss"]
@@ -145,7 +145,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_starts_again(study: Study,
     (folder.run_folder(key) / "config.yaml").write_text("seed: 0\n")
     (folder.run_folder(key) / "trace.csv").write_text("step,loss\n")
     assert folder.state(key) == "open"
-    run_study(study, folder, Wanted(only=("slow",), seeds=(0,)), say=quiet)
+    run_study(study, folder, RunOptions(only=("slow",), seeds=(0,)), say=quiet)
     assert folder.state(key) == "done"
 
 
@@ -153,14 +153,14 @@ def test_a_diverged_run_is_a_result(tmp_path: Path, folder: StudyFolder) -> None
     variants = {"slow": {}, "wild": {"change": {"model.lr": 1e30}}}
     study = load_study(write_study(tmp_path / "s.yaml", variants=variants, seeds=1))
     lines: list[str] = []
-    run_study(study, folder, Wanted(), say=lines.append)
+    run_study(study, folder, RunOptions(), say=lines.append)
     assert {key.variant: state for key, state in states(study, folder).items()} == {"slow": "done", "wild": "diverged"}
     outcome = folder.outcome(RunKey("wild", 0))
     assert outcome is not None
     assert "loss became" in outcome["message"]
-    run_study(study, folder, Wanted(), say=lines.append)
+    run_study(study, folder, RunOptions(), say=lines.append)
     assert len(lines) == 2
-    run_study(study, folder, Wanted(retry=True), say=lines.append)
+    run_study(study, folder, RunOptions(retry=True), say=lines.append)
     assert len(lines) == 3
     assert lines[2].startswith("wild, seed 0: diverged")
 
@@ -168,7 +168,7 @@ def test_a_diverged_run_is_a_result(tmp_path: Path, folder: StudyFolder) -> None
 def test_a_failed_run_is_recorded_and_the_next_one_starts(tmp_path: Path, folder: StudyFolder) -> None:
     variants = {"none": {"change": {"model.name": "resnet_that_is_not_there"}}, "slow": {}}
     study = load_study(write_study(tmp_path / "s.yaml", variants=variants, seeds=1))
-    run_study(study, folder, Wanted(), say=quiet)
+    run_study(study, folder, RunOptions(), say=quiet)
     outcome = folder.outcome(RunKey("none", 0))
     assert outcome is not None
     assert outcome["state"] == "failed"
@@ -180,7 +180,7 @@ def test_missing_data_stop_the_study_and_are_no_result(tmp_path: Path, folder: S
     change = {"data.name": "folder", "data.data_dir": str(tmp_path / "none")}
     study = load_study(write_study(tmp_path / "s.yaml", change=change, seeds=1))
     with refuses(DataError):
-        run_study(study, folder, Wanted(), say=quiet)
+        run_study(study, folder, RunOptions(), say=quiet)
     assert set(states(study, folder).values()) == {"open"}
 
 
@@ -189,7 +189,7 @@ def test_each_run_has_the_threads_the_study_says(tmp_path: Path, folder: StudyFo
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        run_study(study, folder, Wanted(only=("slow",)), say=quiet)
+        run_study(study, folder, RunOptions(only=("slow",)), say=quiet)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -197,11 +197,11 @@ def test_each_run_has_the_threads_the_study_says(tmp_path: Path, folder: StudyFo
 
 
 def test_a_changed_recipe_over_runs_is_refused_key_by_key(tmp_path: Path, study: Study, folder: StudyFolder) -> None:
-    run_study(study, folder, Wanted(only=("fast",), seeds=(0,)), say=quiet)
+    run_study(study, folder, RunOptions(only=("fast",), seeds=(0,)), say=quiet)
     variants = TINY["variants"] | {"fast": {"change": {"model.lr": 0.2, "model.momentum": 0.5}}}
     changed = load_study(write_study(tmp_path / "tiny.yaml", variants=variants))
     with refuses(RunError, "model.lr", "model.momentum"):
-        run_study(changed, folder, Wanted(), say=quiet)
+        run_study(changed, folder, RunOptions(), say=quiet)
     # A variant without runs may change, and others may be added.
     variants = TINY["variants"] | {"slow": {"change": {"model.lr": 0.01}}, "new": {}}
     folder.claim(load_study(write_study(tmp_path / "tiny.yaml", variants=variants)))
@@ -245,10 +245,10 @@ def test_a_run_belongs_to_one_process_and_is_free_once_that_is_killed(study: Stu
     with folder.lock(key) as mine:
         assert not mine
     lines: list[str] = []
-    run_study(study, folder, Wanted(only=("slow",)), say=lines.append)
+    run_study(study, folder, RunOptions(only=("slow",)), say=lines.append)
     assert [line.partition(":")[0] for line in lines] == ["slow, seed 1"]
     other.kill()
     other.join()
     assert folder.state(key) == "open"
-    run_study(study, folder, Wanted(only=("slow",)), say=lines.append)
+    run_study(study, folder, RunOptions(only=("slow",)), say=lines.append)
     assert folder.state(key) == "done"

@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 
 from dynaconv.errors import DataError
 from dynaconv.hub.config import HubConfig
-from dynaconv.hub.images import prepared
+from dynaconv.hub.images import prepare_image
 from dynaconv.train.data.image_file import Mode, convert_image, open_image
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.pack import pack_folder
@@ -97,7 +97,7 @@ def test_images_are_the_same_wherever_they_are_read(tmp_path: Path) -> None:
         ImageDataModule("torch/image_folder", data_dir=str(folder), **options),
         ImageDataModule(f"hfds/{folder}", data_dir=str(tmp_path / "cache"), **options),
     ]
-    want = torch.stack([prepared(hub_config(), Image.fromarray(RAMP[:, ::step]))[0] for step in (1, -1)])
+    want = torch.stack([prepare_image(hub_config(), Image.fromarray(RAMP[:, ::step]))[0] for step in (1, -1)])
     mean, std = modules[0].mean[0], modules[0].std[0]
     for module in modules:
         images, targets = next(iter(module.test_dataloader()))
@@ -106,7 +106,7 @@ def test_images_are_the_same_wherever_they_are_read(tmp_path: Path) -> None:
     for path in sorted((folder / "train" / "right").iterdir()):
         with Image.open(path) as opened:
             for image in (path, opened):
-                torch.testing.assert_close(prepared(hub_config(), image)[0], want[1])
+                torch.testing.assert_close(prepare_image(hub_config(), image)[0], want[1])
             assert opened.getexif()[ExifTags.Base.Orientation] == int(path.stem)
 
 

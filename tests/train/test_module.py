@@ -100,7 +100,7 @@ def test_an_even_batch_is_mixed_as_timm_mixes_it() -> None:
         np.random.seed(seed)
         want = trained.mix(images.clone(), targets)
         np.random.seed(seed)
-        got = trained._mixed(images.clone(), targets)
+        got = trained._mix_batch(images.clone(), targets)
         assert all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
 
 

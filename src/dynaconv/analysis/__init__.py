@@ -1,4 +1,4 @@
-"""Looking at networks: size and cost, latency, what the dynamic branch computes, figures and reports.
+"""Analysis of networks: size and cost, latency, outputs of the dynamic branch, figures and reports.
 
-`profile` and `latency` need torch alone; `figures` needs matplotlib, and printing a table needs rich.
+`profile` and `latency` need only torch; `figures` needs matplotlib, and printing a table needs rich.
 """

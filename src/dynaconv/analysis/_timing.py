@@ -1,4 +1,4 @@
-"""What measurements of time share: a clock that waits for the device, and the line that belongs beside a number."""
+"""Helpers for latency measurements: a synchronised clock, interleaved timing, and the measurement conditions."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ import torch
 from dynaconv.errors import counted
 
 
-def now(device: torch.device, clock: Callable[[], float]) -> float:
-    """The time once everything that was started on the device is done."""
+def synchronised_time(device: torch.device, clock: Callable[[], float]) -> float:
+    """Return the time of `clock` after the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return clock()
 
 
-def take_turns(
-    work: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
+def time_interleaved(
+    functions: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
-    """Seconds of each piece of work in each round, every other round in reverse order.
+    """Return the seconds of each function in each round.
 
-    A machine that slows down for a while slows all of them down.
+    Each round calls every function once, and every second round runs in reverse order. A temporary slowdown of the
+    machine therefore affects all functions.
     """
-    times: dict[str, list[float]] = {name: [] for name in work}
-    order = list(work.items())
-    for turn in range(rounds):
-        for name, do in order if turn % 2 == 0 else reversed(order):
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    order = list(functions.items())
+    for index in range(rounds):
+        for name, function in order if index % 2 == 0 else reversed(order):
             start = clock()
-            do()
+            function()
             times[name].append(clock() - start)
     return times
 
 
 def conditions(input_size: Sequence[int], device: str, threads: int, torch_version: str, rounds: int) -> str:
-    """One line that belongs beside every number: what was run, where, and how often."""
+    """Return the measurement conditions in one line: input size, device, threads, torch version and rounds."""
     batch, *size = input_size
     count = counted(threads, "thread")
     shape = " x ".join(str(n) for n in size)

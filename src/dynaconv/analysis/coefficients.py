@@ -1,4 +1,4 @@
-"""What the dynamic branch computes, per class: how much of it depends on what is in the picture."""
+"""Statistics of the dynamic branch's outputs per class: how much they depend on the class of the image."""
 
 from __future__ import annotations
 
@@ -9,45 +9,46 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynaconv.analysis._units import eval_mode, is_dynamic
+from dynaconv.analysis._modules import is_dynamic
+from dynaconv.conversion.example import eval_mode
 from dynaconv.families import Coefficient, families
 
 RELATIVE_ROUNDING = 1e-6
-"""Coefficients are float32: changes smaller than this share of their size are rounding, not dependence on the input."""
+"""Relative rounding error of float32 coefficients: smaller changes do not count as dependence on the input."""
 
 
-def described(part: str, kind: str) -> Coefficient | None:
-    """What a family says of a part of its coefficients.
+def coefficient_info(part: str, kind: str) -> Coefficient | None:
+    """Return a family's description of one part of its coefficients.
 
     Args:
-        part: Its name in the ``coefficients`` tuple.
-        kind: Class name of the layer; one of no family is taken for that of the first family with such a part.
+        part: Name of the part in the ``coefficients`` tuple.
+        kind: Class name of the layer. For a layer of no family, the first family that has such a part is used.
 
     Returns:
-        None where no family has such a part.
+        The description; None if no family has such a part.
     """
-    having = [family for family in families() if part in family.coefficients]
-    own = [family for family in having if kind in (layer.__name__ for layer in family.layers)]
-    return next((family.coefficients[part] for family in [*own, *having]), None)
+    candidates = [family for family in families() if part in family.coefficients]
+    own = [family for family in candidates if kind in (layer.__name__ for layer in family.layers)]
+    return next((family.coefficients[part] for family in [*own, *candidates]), None)
 
 
 def symbol(part: str, kind: str) -> str:
-    """How a part is written."""
-    found = described(part, kind)
-    return found.symbol if found is not None else part
+    """Return the symbol of a part, or its name if no family describes it."""
+    coefficient = coefficient_info(part, kind)
+    return coefficient.symbol if coefficient is not None else part
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PartStatistics:
-    """One part of a layer's coefficients (Lambda, Phi, an attention) over a data set, by class.
+    """One part of a layer's coefficients (Lambda, Phi, an attention) over a data set, per class.
 
     Attributes:
-        counts: Samples per class, (K,).
-        class_means: (K, *shape), where shape is that of the part for one sample; NaN for a class without samples.
-        class_variances: Population variance within each class, (K, *shape); NaN likewise.
-        class_minima: Smallest value in each class, (K, *shape); NaN likewise.
-        class_maxima: Largest value in each class, (K, *shape); NaN likewise.
-        mean: Over all samples, (*shape).
+        counts: Number of samples per class, (K,).
+        class_means: Mean of each class, (K, *shape), with the shape of the part for one sample; NaN for an empty class.
+        class_variances: Population variance within each class, (K, *shape); NaN for an empty class.
+        class_minima: Smallest value in each class, (K, *shape); NaN for an empty class.
+        class_maxima: Largest value in each class, (K, *shape); NaN for an empty class.
+        mean: Mean over all samples, (*shape).
     """
 
     counts: Tensor
@@ -74,20 +75,20 @@ class PartStatistics:
 
     @property
     def between(self) -> Tensor:
-        """Variance of the class means, classes weighted by their samples, (*shape)."""
-        seen = self.counts > 0
-        deviations = (self.class_means[seen] - self.mean).square()
-        return _weighted(deviations, self.counts[seen])
+        """Variance of the class means, weighted by the samples per class, (*shape)."""
+        present = self.counts > 0
+        deviations = (self.class_means[present] - self.mean).square()
+        return _weighted(deviations, self.counts[present])
 
     @property
     def within(self) -> Tensor:
-        """Mean over the samples of the variance inside their class, (*shape)."""
-        seen = self.counts > 0
-        return _weighted(self.class_variances[seen], self.counts[seen])
+        """Variance within the classes, averaged over the samples, (*shape)."""
+        present = self.counts > 0
+        return _weighted(self.class_variances[present], self.counts[present])
 
     @property
     def variance_ratio(self) -> float:
-        """Between-class over within-class variance, each summed over the elements; infinite without the latter."""
+        """Between-class over within-class variance, each summed over the elements; infinite if only the latter is 0."""
         between, within = self._sums()
         if within == 0:
             return float("inf") if between > 0 else 0.0
@@ -95,31 +96,31 @@ class PartStatistics:
 
     @property
     def share_between(self) -> float:
-        """Share of the total variance that lies between classes, 0 to 1; 0 for a part that never changes."""
+        """Between-class share of the total variance, 0 to 1; 0 for a constant part."""
         between, within = self._sums()
         return between / (between + within) if between + within > 0 else 0.0
 
     def _sums(self) -> tuple[float, float]:
-        """Variance between and within classes, summed over the elements; both 0 where it is nothing but rounding."""
+        """Return the variance between and within classes, summed over the elements; both 0 if only rounding error."""
         between, within = float(self.between.sum()), float(self.within.sum())
-        rounding = float(self.mean.square().sum()) * RELATIVE_ROUNDING**2
-        return (between, within) if between + within > rounding else (0.0, 0.0)
+        threshold = float(self.mean.square().sum()) * RELATIVE_ROUNDING**2
+        return (between, within) if between + within > threshold else (0.0, 0.0)
 
     @property
     def share_by_chance(self) -> float:
-        """The share to expect if classes made no difference: (K - 1) / (N - 1) for K classes and N samples."""
+        """Expected share if the class had no effect: (K - 1) / (N - 1) for K classes and N samples."""
         classes, samples = int((self.counts > 0).sum()), int(self.counts.sum())
         return (classes - 1) / (samples - 1) if samples > 1 else 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerCoefficients:
-    """The parts of one dynamic layer.
+    """Statistics of the coefficients of one dynamic layer.
 
     Attributes:
         name: Dotted path in the model.
         kind: Class name.
-        parts: By the names of the layer's `coefficients` tuple, such as `scale` (Lambda) and `fusion` (Phi).
+        parts: Statistics by field name of the layer's `coefficients` tuple, such as `scale` (Lambda) or `fusion` (Phi).
     """
 
     name: str
@@ -128,12 +129,12 @@ class LayerCoefficients:
 
     @property
     def share_between(self) -> float:
-        """The parts' shares, averaged over the parts."""
+        """`PartStatistics.share_between`, averaged over the parts."""
         return sum(part.share_between for part in self.parts.values()) / max(len(self.parts), 1)
 
 
 Visit = Callable[[nn.Module, Mapping[str, Tensor], Tensor], None]
-"""Called with a dynamic layer, the parts of its coefficients, each (B, *shape), and the classes of the batch, (B,)."""
+"""Callback for a dynamic layer, the parts of its coefficients, each (B, *shape), and the batch's classes, (B,)."""
 
 
 def collect_coefficients(
@@ -143,16 +144,16 @@ def collect_coefficients(
     num_classes: int,
     max_batches: int | None = None,
 ) -> tuple[LayerCoefficients, ...]:
-    """Statistics of every dynamic layer's coefficients over a data set, in the order the network runs the layers.
+    """Collect statistics of every dynamic layer's coefficients over a data set, in the order of execution.
 
     Memory does not grow with the data: counts, means and sums of squared deviations are merged batch by batch in
-    float64. The model runs in eval mode and is left as it was.
+    float64. The model runs in eval mode; its state does not change.
 
     Args:
-        model: Any network with layers that answer `coefficients(x)`.
-        batches: Pairs (images (B, C, H, W), classes (B,)), such as a data loader gives.
-        num_classes: K; class labels are 0 to K - 1.
-        max_batches: Stop after so many; None for all.
+        model: A network with layers that have a method `coefficients(x)`.
+        batches: Pairs (images (B, C, H, W), classes (B,)), such as those of a data loader.
+        num_classes: Number of classes K; class labels are 0 to K - 1.
+        max_batches: Maximum number of batches; None for all.
 
     Raises:
         ValueError: The model has no dynamic layer, there is no batch, or a label is outside 0 to K - 1.
@@ -160,18 +161,18 @@ def collect_coefficients(
     running: dict[nn.Module, dict[str, RunningStatistics]] = {}
 
     def add(module: nn.Module, parts: Mapping[str, Tensor], classes: Tensor) -> None:
-        sums = running.setdefault(module, {})
+        running_parts = running.setdefault(module, {})
         for part, values in parts.items():
-            if part not in sums:
-                sums[part] = RunningStatistics.empty(num_classes, values)
-            sums[part].add(values, classes)
+            if part not in running_parts:
+                running_parts[part] = RunningStatistics.empty(num_classes, values)
+            running_parts[part].add(values, classes)
 
     names = visit_coefficients(model, batches, add, num_classes=num_classes, max_batches=max_batches)
     return tuple(
         LayerCoefficients(
             name=names[module],
             kind=type(module).__name__,
-            parts={part: sums.result() for part, sums in parts.items()},
+            parts={part: statistics.result() for part, statistics in parts.items()},
         )
         for module, parts in running.items()
     )
@@ -186,21 +187,21 @@ def visit_coefficients(
     num_classes: int,
     max_batches: int | None = None,
 ) -> dict[nn.Module, str]:
-    """Run a network over a data set and hand over what each dynamic layer computes, as it happens.
+    """Run a network over a data set and pass each dynamic layer's coefficients to a callback.
 
     Args:
         model, batches, num_classes, max_batches: As for `collect_coefficients`.
-        visit: Called for each layer and batch; parts that are None are left out.
+        visit: Called for each layer and batch, without the parts that are None.
 
     Returns:
-        The names of the dynamic layers.
+        The dynamic layers and their names.
 
     Raises:
-        ValueError: As `collect_coefficients`.
+        ValueError: As for `collect_coefficients`.
     """
     names = {module: name for name, module in model.named_modules() if is_dynamic(module)}
     if not names:
-        raise ValueError(f"{type(model).__name__} has no dynamic layer; nothing answers `coefficients(x)`.")
+        raise ValueError(f"{type(model).__name__} has no dynamic layer: no module has a method `coefficients(x)`.")
     device = next(model.parameters()).device
     visitor = _Visitor(names, visit)
     with eval_mode(model), visitor:
@@ -210,7 +211,9 @@ def visit_coefficients(
             visitor.classes = _checked_classes(classes, num_classes).to(device)
             model(images.to(device))
     if not visitor.called:
-        raise ValueError("no batch reached a dynamic layer; the data loader is empty or the layers are not used.")
+        raise ValueError(
+            "no batch reached a dynamic layer: the data loader is empty, or the network does not call these layers."
+        )
     return names
 
 
@@ -226,14 +229,14 @@ class RunningStatistics:
 
     @classmethod
     def empty(cls, num_classes: int, like: Tensor) -> RunningStatistics:
-        """Statistics of nothing yet, for values shaped as `like`, (B, *shape)."""
+        """Return statistics of no samples, for values of the shape of `like`, (B, *shape)."""
         zeros = torch.zeros(num_classes, *like.shape[1:], dtype=torch.float64, device=like.device)
         counts = torch.zeros(num_classes, dtype=torch.float64, device=like.device)
         infinite = torch.full_like(zeros, float("inf"))
         return cls(counts, zeros, zeros.clone(), infinite, -infinite)
 
     def add(self, values: Tensor, classes: Tensor) -> None:
-        """Take in the values of a batch, (B, *shape), and its classes, (B,)."""
+        """Add the values of a batch, (B, *shape), with its classes, (B,)."""
         values = values.double()
         counts = torch.zeros_like(self.counts).index_add_(0, classes, torch.ones_like(classes, dtype=torch.float64))
         new = _column(counts, values).clamp(min=1)
@@ -250,24 +253,24 @@ class RunningStatistics:
         self.maxima.scatter_reduce_(0, rows, values, "amax")
 
     def result(self) -> PartStatistics:
-        """What came in so far."""
+        """Return the statistics of all added values; NaN for empty classes."""
         counts = _column(self.counts, self.means)
 
-        def known(values: Tensor) -> Tensor:
+        def masked(values: Tensor) -> Tensor:
             return values.masked_fill(counts == 0, float("nan")).cpu()
 
         return PartStatistics(
             counts=self.counts.long().cpu(),
-            class_means=known(self.means),
-            class_variances=known(self.deviations / counts.clamp(min=1)),
-            class_minima=known(self.minima),
-            class_maxima=known(self.maxima),
+            class_means=masked(self.means),
+            class_variances=masked(self.deviations / counts.clamp(min=1)),
+            class_minima=masked(self.minima),
+            class_maxima=masked(self.maxima),
             mean=_weighted(self.means, self.counts).cpu(),
         )
 
 
 class _Visitor:
-    """Pre-hooks on the dynamic layers that ask each for its coefficients of what it is about to see."""
+    """Context manager with pre-hooks that compute each dynamic layer's coefficients of its input."""
 
     def __init__(self, modules: Iterable[nn.Module], visit: Visit) -> None:
         self.modules = list(modules)
@@ -294,21 +297,21 @@ class _Visitor:
 def _checked_classes(classes: Tensor, num_classes: int) -> Tensor:
     if classes.dim() != 1 or classes.is_floating_point():
         raise ValueError(
-            f"classes are integers of shape (B,); got {classes.dtype} of shape {tuple(classes.shape)}. "
-            "Switch mixup and other label mixing off to collect statistics."
+            f"classes must be integers of shape (B,); got {classes.dtype} of shape {tuple(classes.shape)}. "
+            "Turn off mixup and other label mixing to collect statistics."
         )
-    wrong = classes[(classes < 0) | (classes >= num_classes)]
-    if len(wrong):
-        raise ValueError(f"class {int(wrong[0])} is outside 0 to {num_classes - 1}; check `num_classes`.")
+    invalid = classes[(classes < 0) | (classes >= num_classes)]
+    if len(invalid):
+        raise ValueError(f"class {int(invalid[0])} is outside 0 to {num_classes - 1}; check `num_classes`.")
     return classes.long()
 
 
 def _column(per_class: Tensor, like: Tensor) -> Tensor:
-    """(K,) reshaped to broadcast against (K, *shape)."""
+    """Reshape (K,) to broadcast against (K, *shape)."""
     return per_class.view(-1, *[1] * (like.dim() - 1))
 
 
 def _weighted(values: Tensor, counts: Tensor) -> Tensor:
-    """Mean over the first axis with weights (K,)."""
+    """Return the mean over the first axis, weighted by `counts`, (K,)."""
     weights = counts.double() / counts.sum().clamp(min=1)
     return (values * _column(weights, values)).sum(0)

@@ -1,8 +1,9 @@
-"""How well one DCD kernel can stand in for a mixture of K kernels, by latent size.
+"""Least-squares fits of one DCD kernel to a mixture of K kernels, by latent size.
 
-The question behind the paper: W(x) = sum_k a_k(x) W_k needs K kernels, Lambda(x) W0 + P Phi(x) Q^T about one; how much
-of the mixture is lost? The answer depends on the attention only through its second moments: Lambda and Phi at their
-best are linear in W(x), hence in the attention, so that the error over B samples equals that over at most K matrices.
+The mixture W(x) = sum_k a_k(x) W_k stores K kernels; DCD, Lambda(x) W0 + P Phi(x) Q^T, stores about one. A fit measures
+how much of the mixture DCD loses. The optimal Lambda and Phi are linear in W(x), hence in the attention. The error
+therefore depends on the attention only through its second moments, and the error over B samples equals that over at
+most K matrices.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dynaconv.analysis._dcd_alternation import (
-    EXACT,
+    EXACT_ERROR,
     Residual,
     Solution,
     extend_directions,
@@ -31,7 +32,7 @@ Taps = Literal["all", "centre"]
 
 
 class FitCoefficients(NamedTuple):
-    """What a fit makes of attention; `scale` is None where the fit has no Lambda."""
+    """Lambda(x) and Phi(x) of a fit for given attention; `scale` is None if the fit has no Lambda."""
 
     scale: Tensor | None
     """Diagonal of Lambda(x), (B, C_out)."""
@@ -41,25 +42,26 @@ class FitCoefficients(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DCDFit:
-    """The DCD kernel found for a mixture, in float64, and what it misses.
+    """A DCD kernel fitted to a mixture, in float64, and its errors.
 
     Attributes:
-        latent_dim: L.
-        weight: W0, (C_out, C_in / groups, k_h, k_w). With Lambda its rows are scaled such that Lambda is 1 on average
-            over the batch, unless a row's average is next to nothing.
+        latent_dim: Latent size L.
+        weight: W0, (C_out, C_in / groups, k_h, k_w). In a fit with Lambda its rows are scaled so that Lambda averages
+            1 over the batch, except rows whose average is close to zero.
         p: Orthonormal columns, (groups, C_out / groups, L).
         q: Orthonormal columns, (groups, N', L), where N' is C_in / groups * k_h * k_w, or C_in / groups with
             `taps="centre"`.
-        taps: Which taps the residual P Phi Q^T is on.
-        sample_errors: |W(x) - its DCD| / |W(x)| for each sample of the batch, (B,), Frobenius norms.
-        error: The same over the whole batch.
-        residual_error: |W(x) - its DCD| over the batch relative to what varies, |W(x) - mean of W(x)|; the mean kernel
-            alone has 1.
-        static_error: As `error`, of the mean of W(x) over the batch alone.
-        converged: Whether the search ended by itself, not at `max_steps`.
-        origin: Attention at which `scale_map` and `fusion_map` start, (K,): the batch mean without Lambda, else zero.
-        scale_map: Lambda(x) = (a(x) - origin) scale_map, (K, C_out); None without Lambda.
-        fusion_map: Phi(x) likewise, (K, groups, L, L).
+        taps: Taps that the residual P Phi Q^T covers.
+        sample_errors: |W(x) - W_DCD(x)| / |W(x)| for each sample of the batch, (B,), Frobenius norms.
+        error: The same ratio over the full batch.
+        residual_error: |W(x) - W_DCD(x)| over the batch relative to the varying part, |W(x) - mean of W(x)|; 1 for the
+            mean kernel alone.
+        static_error: As `error`, for the mean of W(x) over the batch alone.
+        converged: Whether the search converged before `max_steps`.
+        origin: Attention at which Lambda(x) and Phi(x) are zero, (K,): the batch mean in a fit without Lambda, else
+            zero.
+        scale_map: Linear map to Lambda(x) = (a(x) - origin) scale_map, (K, C_out); None in a fit without Lambda.
+        fusion_map: Linear map to Phi(x), likewise, (K, groups, L, L).
     """
 
     latent_dim: int
@@ -77,13 +79,13 @@ class DCDFit:
     fusion_map: Tensor
 
     def coefficients(self, attention: Tensor) -> FitCoefficients:
-        """Lambda(x) and Phi(x) for attention (B, K), the best where it lies in the span of what the fit has seen."""
+        """Return Lambda(x) and Phi(x) for attention (B, K). They are optimal in the span of the fitted attention."""
         attention = check_attention(attention, self.fusion_map) - self.origin
         scale = None if self.scale_map is None else attention @ self.scale_map
         return FitCoefficients(scale, torch.einsum("bk,kglm->bglm", attention, self.fusion_map))
 
     def reconstruct(self, attention: Tensor) -> Tensor:
-        """Lambda(x) W0 + P Phi(x) Q^T, (B, C_out, C_in / groups, k_h, k_w)."""
+        """Return Lambda(x) W0 + P Phi(x) Q^T, (B, C_out, C_in / groups, k_h, k_w)."""
         scale, fusion = self.coefficients(attention)
         shape = (len(fusion), *self.weight.shape)
         kernels = self.weight.expand(shape) if scale is None else scale[:, :, None, None, None] * self.weight
@@ -94,14 +96,14 @@ class DCDFit:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DCDErrorCurve:
-    """Errors of the best DCD found, by latent size.
+    """Errors of the best DCD fit found for each latent size.
 
     Attributes:
-        latent_dims: As asked for.
+        latent_dims: Latent sizes, in the order of the call.
         scale: Whether the fits have Lambda.
-        errors: `DCDFit.error` of each.
-        residual_errors: `DCDFit.residual_error` of each.
-        sample_errors: `DCDFit.sample_errors` of each, (len(latent_dims), B).
+        errors: `DCDFit.error` of each fit.
+        residual_errors: `DCDFit.residual_error` of each fit.
+        sample_errors: `DCDFit.sample_errors` of each fit, (len(latent_dims), B).
         static_error: Error of the mean of W(x) over the batch alone.
     """
 
@@ -124,35 +126,36 @@ def fit_dcd(
     max_steps: int = 4000,
     restarts: int = 8,
 ) -> DCDFit:
-    """The DCD kernel of latent size L closest to a mixture over a batch, in the squared Frobenius norm.
+    """Fit a DCD kernel of latent size L to a mixture over a batch, in the squared Frobenius norm.
 
-    Without Lambda, W0 is the mean of W(x) over the batch, which is optimal, and P and Q come from orthogonal iteration
-    on the rest. With Lambda, W0 is fitted as well (with the mean in its place an exact DCD would not be found), by
-    accelerated alternation from two starts: the fit without Lambda, and Lambda W0 fitted with no residual. Each ends in
-    a minimum, which need not be the lowest, and the better is returned. It is never worse than the fit without Lambda.
+    Without Lambda, W0 is the mean of W(x) over the batch, which is optimal, and orthogonal iteration fits P and Q to
+    the rest. With Lambda, W0 is fitted as well, because with the mean as W0 even an exact DCD has no exact fit. An
+    accelerated alternation runs from two initial values: the fit without Lambda, and Lambda W0 fitted without a
+    residual. Each run ends in a local minimum, which need not be the global one, and the better result is returned. It
+    is never worse than the fit without Lambda.
 
     Args:
         kernels: (K, C_out, C_in / groups, k_h, k_w).
         attention: (B, K).
         latent_dim: L, from 0 (no residual) to the smaller side of the matrix.
-        scale: With Lambda(x), or with 1 in its place.
-        groups: Each group has a P, Phi and Q of its own, of size L. A depthwise kernel with `groups=1` is one C x k^2
-            matrix, DCD's depthwise form.
-        taps: `centre` puts the residual on the centre tap, as DCD's channel fusion does. With `all` Q reads every tap
-            of every channel, N' = C_in / groups * k_h * k_w: more than any of DCD's forms with one Phi of L x L can do,
-            so its error is a lower bound for theirs. The same for 1x1 kernels.
-        max_steps: At most so many turns from each start.
-        restarts: So many further starts from random Q, unless an exact fit is found before; for fits with Lambda.
+        scale: Whether to fit Lambda(x); without it Lambda(x) is 1.
+        groups: Number of groups. Each group has its own P, Phi and Q of size L. A depthwise kernel with `groups=1` is
+            one C x k^2 matrix, DCD's depthwise form.
+        taps: `centre` puts the residual on the centre tap, as DCD's channel fusion does. With `all` Q covers every tap
+            of every channel, N' = C_in / groups * k_h * k_w. No form of DCD with one Phi of L x L is as general, so
+            the error is a lower bound for all of them. For 1x1 kernels both settings are equal.
+        max_steps: Maximum number of steps from each initial value.
+        restarts: Number of further runs from a random Q, for fits with Lambda. The first exact fit ends the search.
 
     Raises:
-        ValueError: Tensors that do not fit each other or are not finite, L out of range, unknown taps.
+        ValueError: The tensors do not match or are not finite, or L, groups, taps, steps or restarts are invalid.
 
     Reference: Li et al., ICLR 2021, arXiv:2103.08756.
     """
     if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 0:
-        raise ValueError(f"restarts must be a whole number of at least 0; got {restarts!r}.")
+        raise ValueError(f"restarts must be an integer of at least 0; got {restarts!r}.")
     options = {"groups": groups, "max_steps": max_steps, "restarts": restarts}
-    return _fits(kernels, attention, [latent_dim], scale=scale, taps=taps, **options)[0]
+    return _fit_sizes(kernels, attention, [latent_dim], scale=scale, taps=taps, **options)[0]
 
 
 def dcd_error_curve(
@@ -165,20 +168,22 @@ def dcd_error_curve(
     taps: Taps = "all",
     max_steps: int = 4000,
 ) -> DCDErrorCurve:
-    """`fit_dcd` for several latent sizes. Each also starts from the next smaller one's fit, so no error rises with L.
+    """Run `fit_dcd` for several latent sizes, without random restarts.
+
+    Each fit also starts from the fit of the next smaller size, so the error never rises with L.
 
     Args:
         kernels, attention, scale, groups, taps, max_steps: As for `fit_dcd`.
-        latent_dims: In any order.
+        latent_dims: Latent sizes, in any order.
 
     Raises:
-        ValueError: As `fit_dcd`, and for no latent size.
+        ValueError: As for `fit_dcd`, or `latent_dims` is empty.
     """
     if not latent_dims:
         raise ValueError("`latent_dims` is empty; pass at least one latent size, such as range(0, 9).")
     sizes = sorted(set(latent_dims))
-    found = _fits(kernels, attention, sizes, scale=scale, groups=groups, taps=taps, max_steps=max_steps)
-    by_size = dict(zip(sizes, found, strict=True))
+    ascending = _fit_sizes(kernels, attention, sizes, scale=scale, groups=groups, taps=taps, max_steps=max_steps)
+    by_size = dict(zip(sizes, ascending, strict=True))
     fits = [by_size[size] for size in latent_dims]
     return DCDErrorCurve(
         latent_dims=tuple(latent_dims),
@@ -191,37 +196,38 @@ def dcd_error_curve(
 
 
 class _Targets(NamedTuple):
-    """The few matrices whose fit is the fit over the batch.
+    """At most K matrices whose least-squares fit is also the fit over the batch.
 
-    With the singular value decomposition of the attention minus an origin, the samples' kernels (minus the origin's)
-    are `loadings` (B, J), whose columns are orthogonal and of mean square 1, times these J matrices.
+    They follow from the singular value decomposition of the attention minus an origin. The samples' kernels minus the
+    kernel at the origin are `loadings`, (B, J), times these J matrices. The columns of `loadings` are orthogonal with
+    mean square 1.
     """
 
     matrices: Tensor
     """(J, groups, M, N)."""
     loadings: Tensor
     inverse: Tensor
-    """Loadings of attention minus origin, (K, J)."""
+    """Linear map from attention minus origin to loadings, (K, J)."""
     origin: Tensor
     """(K,)."""
 
     @classmethod
     def of(cls, kernels: Tensor, attention: Tensor, origin: Tensor) -> _Targets:
-        """From kernels (K, groups, M, N)."""
+        """Build the targets from kernels (K, groups, M, N)."""
         count = len(attention)
         u, values, vh = torch.linalg.svd(attention - origin, full_matrices=False)
-        kept = values > 4 * max(attention.shape) * torch.finfo(values.dtype).eps * attention.norm()
-        values, vh = values[kept] / count**0.5, vh[kept]
+        nonzero = values > 4 * max(attention.shape) * torch.finfo(values.dtype).eps * attention.norm()
+        values, vh = values[nonzero] / count**0.5, vh[nonzero]
         matrices = torch.einsum("jk,kgmn->jgmn", values[:, None] * vh, kernels)
-        return cls(matrices, u[:, kept] * count**0.5, (vh / values[:, None]).T, origin)
+        return cls(matrices, u[:, nonzero] * count**0.5, (vh / values[:, None]).T, origin)
 
     def energies(self, matrices: Tensor) -> Tensor:
-        """Squared norm of each sample's combination of the matrices, (B,)."""
+        """Return the squared norm of each sample's combination of the matrices, (B,)."""
         flat = matrices.flatten(1)
         return torch.einsum("bi,ij,bj->b", self.loadings, flat @ flat.T, self.loadings).clamp(min=0)
 
 
-def _fits(
+def _fit_sizes(
     kernels: Tensor,
     attention: Tensor,
     sizes: Sequence[int],
@@ -232,79 +238,87 @@ def _fits(
     max_steps: int,
     restarts: int = 0,
 ) -> list[DCDFit]:
-    """A fit for each of the ascending sizes."""
+    """Return one fit per size; `sizes` are in ascending order."""
     kernels = check_kernels(kernels).double()
     attention = check_attention(attention, kernels)
     matrices = as_matrices(kernels, check_groups(kernels, groups))
     columns = _columns(kernels.shape[3:], taps)
     _check_sizes(sizes, matrices[..., columns].shape[2:], max_steps)
-    whole = _Targets.of(matrices, attention, torch.zeros_like(attention[0]))
-    varying = _Targets.of(matrices, attention, attention.mean(0))
-    if varying.matrices.norm() <= 1e-14 * whole.matrices.norm():
-        # Equal kernels whose weights sum to one leave nothing but rounding.
-        varying = varying._replace(matrices=torch.zeros_like(varying.matrices))
-    mean = torch.einsum("k,kgmn->gmn", varying.origin, matrices)
+    full = _Targets.of(matrices, attention, torch.zeros_like(attention[0]))
+    centred = _Targets.of(matrices, attention, attention.mean(0))
+    if centred.matrices.norm() <= 1e-14 * full.matrices.norm():
+        # If the kernels are equal and the attention sums to one, the centred part is only rounding error.
+        centred = centred._replace(matrices=torch.zeros_like(centred.matrices))
+    mean = torch.einsum("k,kgmn->gmn", centred.origin, matrices)
     fits: list[DCDFit] = []
-    plain: list[Residual] = []
-    both: list[Solution] = []
+    without_scale: list[Residual] = []
+    with_scale: list[Solution] = []
     for size in sizes:
-        plain = [
-            _fit_plain(varying.matrices[:, g], size, columns, max_steps, plain[g].q if plain else None)
+        without_scale = [
+            _fit_without_scale(
+                centred.matrices[:, g], size, columns, max_steps, without_scale[g].q if without_scale else None
+            )
             for g in range(groups)
         ]
         if scale:
-            both = [
-                _fit_scaled(
-                    whole.matrices[:, g], columns, max_steps, mean[g], plain[g], both[g] if both else None, restarts
+            with_scale = [
+                _fit_with_scale(
+                    full.matrices[:, g],
+                    columns,
+                    max_steps,
+                    mean[g],
+                    without_scale[g],
+                    with_scale[g] if with_scale else None,
+                    restarts,
                 )
                 for g in range(groups)
             ]
-        fits.append(_assembled(whole, varying, mean, plain, both, kernels.shape[1:], taps))
+        fits.append(_assemble(full, centred, mean, without_scale, with_scale, kernels.shape[1:], taps))
     return fits
 
 
-def _fit_plain(targets: Tensor, size: int, columns: slice, max_steps: int, smaller: Tensor | None) -> Residual:
-    """The best residual found without Lambda, from the leading singular directions and from the smaller fit's Q."""
+def _fit_without_scale(targets: Tensor, size: int, columns: slice, max_steps: int, smaller: Tensor | None) -> Residual:
+    """Return the best fit without Lambda, from the leading singular directions and from the Q of the smaller fit."""
     part = targets[:, :, columns]
     if targets.norm() == 0:
         p, q = (torch.eye(length, size).to(targets) for length in part.shape[1:])
         return Residual(p=p, fusion=targets.new_zeros(len(targets), size, size), q=q, converged=True)
-    starts = [leading_directions(part, size)]
-    starts += [] if smaller is None else [extend_directions(part, smaller, size)]
-    found = [fit_residual(targets, columns, max_steps, q) for q in starts]
-    return max(found, key=lambda residual: float(residual.fusion.norm()))
+    initial_q = [leading_directions(part, size)]
+    initial_q += [] if smaller is None else [extend_directions(part, smaller, size)]
+    candidates = [fit_residual(targets, columns, max_steps, q) for q in initial_q]
+    return max(candidates, key=lambda residual: float(residual.fusion.norm()))
 
 
-def _fit_scaled(
+def _fit_with_scale(
     targets: Tensor,
     columns: slice,
     max_steps: int,
     mean: Tensor,
-    plain: Residual,
+    without_scale: Residual,
     smaller: Solution | None,
     restarts: int,
 ) -> Solution:
-    """The best fit found with Lambda: from the one without, Lambda W0 alone, the smaller one, and random Q."""
+    """Return the best fit with Lambda over all of `_initial_values`."""
     if targets.norm() == 0:
         scale = targets.new_zeros(targets.shape[:2])
-        residual = replace(plain, fusion=targets.new_zeros(len(targets), *plain.fusion.shape[1:]))
+        residual = replace(without_scale, fusion=targets.new_zeros(len(targets), *without_scale.fusion.shape[1:]))
         return Solution(scale=scale, weight=mean, residual=residual, error=0.0, converged=True)
     best: Solution | None = None
-    for start in _starts(targets, columns, mean, plain, smaller, restarts):
-        found = fit_both(targets, columns, max_steps, *start)
-        best = found if best is None or found.error < best.error else best
-        if best.error <= EXACT:
+    for initial in _initial_values(targets, columns, mean, without_scale, smaller, restarts):
+        solution = fit_both(targets, columns, max_steps, *initial)
+        best = solution if best is None or solution.error < best.error else best
+        if best.error <= EXACT_ERROR:
             break
     assert best is not None
     return best
 
 
-def _starts(
-    targets: Tensor, columns: slice, mean: Tensor, plain: Residual, smaller: Solution | None, restarts: int
+def _initial_values(
+    targets: Tensor, columns: slice, mean: Tensor, without_scale: Residual, smaller: Solution | None, restarts: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Lambda, W0 and Q to start from, each made when it is asked for."""
-    size = plain.q.shape[1]
-    yield solve_scale(targets, mean, plain, columns), mean, plain.q
+    """Yield initial Lambda, W0 and Q: from the fit without Lambda, Lambda W0 alone, the smaller fit, and random Q."""
+    size = without_scale.q.shape[1]
+    yield solve_scale(targets, mean, without_scale, columns), mean, without_scale.q
     scale, weight = rank_one_rows(targets)
     yield scale, weight, leading_directions((targets - scale[:, :, None] * weight)[:, :, columns], size)
     if smaller is not None:
@@ -312,39 +326,45 @@ def _starts(
         yield smaller.scale, smaller.weight, extend_directions(rest, smaller.residual.q, size)
     generator = torch.Generator().manual_seed(0)
     for _ in range(restarts):
-        drawn = torch.randn(plain.q.shape, generator=generator, dtype=targets.dtype).to(targets.device)
+        drawn = torch.randn(without_scale.q.shape, generator=generator, dtype=targets.dtype).to(targets.device)
         residual = fit_residual(targets, columns, 1, torch.linalg.qr(drawn).Q)
-        yield *rank_one_rows(targets - residual.fill(targets, columns)), residual.q
+        yield *rank_one_rows(targets - residual.to_dense(targets, columns)), residual.q
 
 
-def _assembled(
-    whole: _Targets,
-    varying: _Targets,
+def _assemble(
+    full: _Targets,
+    centred: _Targets,
     mean: Tensor,
-    plain: list[Residual],
-    both: list[Solution],
+    without_scale: list[Residual],
+    with_scale: list[Solution],
     shape: torch.Size,
     taps: Taps,
 ) -> DCDFit:
-    """The groups' solutions as one fit; those with Lambda where there are any."""
+    """Combine the groups' solutions into one fit, with Lambda if `with_scale` is not empty."""
     columns = _columns(shape[2:], taps)
-    if both:
-        seen, residuals = whole, [solution.residual for solution in both]
-        scale = torch.stack([solution.scale for solution in both], dim=1)  # (J, groups, M)
-        weight = torch.stack([solution.weight for solution in both])
-        average = torch.einsum("j,jgm->gm", seen.loadings.mean(0), scale)
-        usable = average.abs() > 1e-3 * scale.norm(dim=0)
-        average = torch.where(usable, average, torch.ones_like(average))
+    if with_scale:
+        targets, residuals = full, [solution.residual for solution in with_scale]
+        scale = torch.stack([solution.scale for solution in with_scale], dim=1)  # (J, groups, M)
+        weight = torch.stack([solution.weight for solution in with_scale])
+        average = torch.einsum("j,jgm->gm", targets.loadings.mean(0), scale)
+        nonzero = average.abs() > 1e-3 * scale.norm(dim=0)
+        average = torch.where(nonzero, average, torch.ones_like(average))
         scale, weight = scale / average, weight * average[:, :, None]
-        scale_map = seen.inverse @ scale.flatten(1)
+        scale_map = targets.inverse @ scale.flatten(1)
         static = scale[..., None] * weight
     else:
-        seen, residuals, weight, scale_map, static = varying, plain, mean, None, torch.zeros_like(varying.matrices)
-    filled = [part.fill(seen.matrices[:, g], columns) for g, part in enumerate(residuals)]
-    missed = seen.energies(seen.matrices - static - torch.stack(filled, dim=1))
-    samples = whole.energies(whole.matrices)
-    moving = float(varying.energies(varying.matrices).sum())
-    total, lost = float(samples.sum()), float(missed.sum())
+        targets, residuals, weight, scale_map, static = (
+            centred,
+            without_scale,
+            mean,
+            None,
+            torch.zeros_like(centred.matrices),
+        )
+    dense = [part.to_dense(targets.matrices[:, g], columns) for g, part in enumerate(residuals)]
+    squared_errors = targets.energies(targets.matrices - static - torch.stack(dense, dim=1))
+    sample_energies = full.energies(full.matrices)
+    centred_energy = float(centred.energies(centred.matrices).sum())
+    energy, squared_error = float(sample_energies.sum()), float(squared_errors.sum())
     fusion = torch.stack([part.fusion for part in residuals], dim=1)
     return DCDFit(
         latent_dim=residuals[0].q.shape[1],
@@ -352,19 +372,21 @@ def _assembled(
         p=torch.stack([part.p for part in residuals]),
         q=torch.stack([part.q for part in residuals]),
         taps=taps,
-        sample_errors=torch.where(samples > 0, (missed / samples).sqrt(), torch.zeros_like(missed)),
-        error=ratio(lost, total) ** 0.5,
-        residual_error=ratio(lost, moving) ** 0.5,
-        static_error=ratio(moving, total) ** 0.5,
-        converged=all(part.converged for part in both or residuals),
-        origin=seen.origin,
+        sample_errors=torch.where(
+            sample_energies > 0, (squared_errors / sample_energies).sqrt(), torch.zeros_like(squared_errors)
+        ),
+        error=ratio(squared_error, energy) ** 0.5,
+        residual_error=ratio(squared_error, centred_energy) ** 0.5,
+        static_error=ratio(centred_energy, energy) ** 0.5,
+        converged=all(part.converged for part in with_scale or residuals),
+        origin=targets.origin,
         scale_map=scale_map,
-        fusion_map=torch.einsum("kj,jglm->kglm", seen.inverse, fusion),
+        fusion_map=torch.einsum("kj,jglm->kglm", targets.inverse, fusion),
     )
 
 
 def _columns(kernel_size: Sequence[int], taps: Taps) -> slice:
-    """The columns of a group's matrix that the residual is on; those of one channel's taps lie side by side."""
+    """Return the columns of a group's matrix that the residual covers; the taps of one channel are adjacent."""
     if taps not in ("all", "centre"):
         raise ValueError(f"taps must be 'all' or 'centre'; got {taps!r}.")
     height, width = kernel_size
@@ -375,8 +397,8 @@ def _check_sizes(sizes: Sequence[int], sides: Sequence[int], max_steps: int) -> 
     for size in sizes:
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= min(sides):
             raise ValueError(
-                f"latent_dim={size!r} must be a whole number from 0 to {min(sides)}, the smaller side of the "
-                f"{sides[0]} x {sides[1]} matrix that the residual is."
+                f"latent_dim={size!r} must be an integer from 0 to {min(sides)}, the smaller side of the "
+                f"residual's {sides[0]} x {sides[1]} matrix."
             )
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
-        raise ValueError(f"max_steps must be a whole number of at least 1; got {max_steps!r}.")
+        raise ValueError(f"max_steps must be an integer of at least 1; got {max_steps!r}.")

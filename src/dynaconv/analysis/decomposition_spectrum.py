@@ -1,4 +1,4 @@
-"""How many directions a mixture of kernels uses: singular values, effective rank, energy."""
+"""Singular values, effective rank and energy of the residuals of a mixture of kernels."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class ResidualSpectrum:
     A grouped kernel is a block-diagonal matrix; its singular values are those of all groups together.
 
     Attributes:
-        per_kernel: Of each dW_k, (K, R).
-        outputs: Of [dW_1 ... dW_K] side by side, C_out x (K C_in): the directions the residuals write to.
-        inputs: Of the same one below the other, (K C_out) x C_in: the directions they read from.
-        mean: Of W_mean, (R,), for comparison.
+        per_kernel: Singular values of each dW_k, (K, R).
+        outputs: Singular values of [dW_1 ... dW_K] side by side, C_out x (K C_in): output directions of the residuals.
+        inputs: Singular values of the dW_k stacked vertically, (K C_out) x C_in: input directions of the residuals.
+        mean: Singular values of W_mean, (R,), for comparison.
     """
 
     per_kernel: Tensor
@@ -31,14 +31,14 @@ class ResidualSpectrum:
 
 
 def residual_spectrum(kernels: Tensor, *, groups: int = 1) -> ResidualSpectrum:
-    """The singular values of each kernel's residual and of all residuals jointly.
+    """Return the singular values of each kernel's residual and of all residuals jointly.
 
     Args:
         kernels: (K, C_out, C_in / groups, k_h, k_w).
-        groups: Of the convolution; see `svd_form`.
+        groups: Groups of the convolution; see `svd_form`.
 
     Raises:
-        ValueError: Another number of axes, numbers that are not finite, or groups that do not divide C_out.
+        ValueError: The kernels do not have 5 axes or are not finite, or `groups` does not divide C_out.
     """
     form = residual_form(kernels)
     residuals = as_matrices(form.residuals, check_groups(form.residuals, groups)).double()  # (K, groups, M, N)
@@ -54,13 +54,13 @@ def residual_spectrum(kernels: Tensor, *, groups: int = 1) -> ResidualSpectrum:
 
 
 def effective_rank(singular_values: Tensor) -> float:
-    """exp of the entropy of the singular values divided by their sum: n for n equal ones, 1 for one, 0 for none.
+    """Return exp of the entropy of the singular values divided by their sum: n for n equal values, 0 if all are zero.
 
     Args:
         singular_values: Non-negative, any shape.
 
     Raises:
-        ValueError: A negative value, or none at all.
+        ValueError: There are no values, or one is negative or not finite.
 
     Reference: Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007.
     """
@@ -72,27 +72,27 @@ def effective_rank(singular_values: Tensor) -> float:
 
 
 def cumulative_energy(singular_values: Tensor) -> Tensor:
-    """Share of the energy (the sum of squares) in the largest 1, 2, ... singular values; zeros when there is none."""
+    """Return the share of the energy (sum of squares) in the largest 1, 2, ... values; zeros if all are zero."""
     energy = _descending(_checked(singular_values)).square().cumsum(0)
     return energy / energy[-1] if energy[-1] > 0 else energy
 
 
 def directions_for_energy(singular_values: Tensor, share: float) -> int:
-    """How many of the largest singular values carry at least this share of the energy; 0 when there is none.
+    """Return the number of largest singular values that have at least this share of the energy; 0 if all are zero.
 
     Args:
         singular_values: Non-negative, any shape.
-        share: Above 0 up to 1, such as 0.9.
+        share: Share of the energy, above 0 and at most 1, such as 0.9.
 
     Raises:
-        ValueError: A share outside this range, a negative value, or none at all.
+        ValueError: The share is out of range, there are no values, or one is negative or not finite.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share must be above 0 and at most 1; got {share!r}. For 90 % pass 0.9.")
     energy = cumulative_energy(singular_values)
     if energy[-1] == 0:
         return 0
-    # Rounding may leave the sum of all an ulp or two short of a share that it should just reach.
+    # Rounding can leave a cumulative sum a few ulps below a share that it reaches exactly.
     return int((energy < share - 1e-12).sum()) + 1
 
 
@@ -100,7 +100,7 @@ def _checked(singular_values: Tensor) -> Tensor:
     values = singular_values.detach().double().flatten()
     if values.numel() == 0 or bool((values < 0).any()) or not bool(values.isfinite().all()):
         raise ValueError(
-            f"singular values are finite and not negative, at least one; got {tuple(singular_values.shape)}"
+            f"pass at least one singular value, all finite and non-negative; got shape {tuple(singular_values.shape)}"
             f"{f' with minimum {float(values.min()):.3g}' if values.numel() else ''}."
         )
     return values

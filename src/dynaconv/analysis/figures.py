@@ -1,6 +1,6 @@
-"""Figures of training runs and of what the dynamic branch computes.
+"""Figures of training runs and of dynamic coefficients.
 
-Each function returns a `matplotlib.figure.Figure` that belongs to no window and no global state; `save` writes it.
+Each function returns a `matplotlib.figure.Figure` without a window or pyplot state; `save` writes it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from dynaconv.analysis.coefficients import LayerCoefficients, PartStatistics, described, symbol
+from dynaconv.analysis.coefficients import LayerCoefficients, PartStatistics, coefficient_info, symbol
 from dynaconv.errors import listed
 from dynaconv.files import replacing
 
-# Okabe and Ito's colours, told apart with every kind of colour vision.
+# Okabe and Ito's palette, distinguishable with every kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MAX_CLASSES = 12
 MAX_CHANNELS = 128
@@ -40,7 +40,7 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def read_metrics(path: Path) -> dict[str, list[float]]:
-    """The columns of a run's `metrics.csv` as numbers; an empty cell is NaN."""
+    """Return the columns of a run's `metrics.csv` as numbers; an empty cell is NaN."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows:
@@ -49,16 +49,16 @@ def read_metrics(path: Path) -> dict[str, list[float]]:
 
 
 def training_curves(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """Loss and accuracy of several runs over the epochs.
+    """Plot loss and accuracy of several runs over the epochs.
 
     Args:
-        runs: By name; each the columns `epoch`, `train_loss`, `val_loss`, `train_acc` and `val_acc` (0 to 1), as
-            `read_metrics` gives them. A run without validation images lacks the `val_` columns' numbers.
+        runs: Results of `read_metrics` by name, with the columns `epoch`, `train_loss`, `val_loss`, `train_acc` and
+            `val_acc` (0 to 1). The `val_` columns of a run without validation images have no numbers.
     """
     figure = _figure(10, 4.5)
     loss, accuracy = figure.subplots(1, 2)
     best: list[str] = []
-    for (name, columns), colour in zip(runs.items(), cycle(len(runs)), strict=True):
+    for (name, columns), colour in zip(runs.items(), colour_cycle(len(runs)), strict=True):
         epochs = columns["epoch"]
         marker = "o" if len(epochs) < 3 else None
         for axes, quantity in ((loss, "loss"), (accuracy, "acc")):
@@ -82,7 +82,7 @@ def training_curves(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure
     loss.set_ylim(0, _loss_limit(runs))
     accuracy.set_ylim(_accuracy_floor(runs), 1.01)
     if max(len(columns["epoch"]) for columns in runs.values()) == 1:
-        # Around a single epoch the axis would have fractions only.
+        # The default limits around a single epoch would give fractional ticks only.
         for axes in (loss, accuracy):
             axes.set_xlim(0, 2)
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -92,13 +92,13 @@ def training_curves(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure
 
 
 def _loss_limit(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> float | None:
-    """Upper end of the loss axis: validation peaks of the first epochs, far above all else, may leave the panel."""
+    """Return the upper limit of the loss axis. High peaks of the validation loss in early epochs are cut off."""
     train = [value for columns in runs.values() for value in columns["train_loss"] if math.isfinite(value)]
     return 1.3 * max(train) if train and max(train) > 0 else None
 
 
 def _accuracy_floor(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> float:
-    """Lower end of the accuracy axis: below the lowest point by more than its marker."""
+    """Return the lower limit of the accuracy axis, so that the marker of the lowest point is fully visible."""
     columns = [run.get(f"{phase}_acc", ()) for run in runs.values() for phase in ("train", "val")]
     low = min((value for column in columns for value in column if math.isfinite(value)), default=0.0)
     return low - 0.05 * (1.01 - low)
@@ -110,19 +110,19 @@ def class_coefficients(
     *,
     layer: str | None = None,
 ) -> Figure:
-    """How one layer's coefficients differ between classes, and how much they do in every layer.
+    """Plot how one layer's coefficients differ between classes, and the between-class variance of every layer.
 
-    A panel for each part: for a vector (Lambda, attention) the class means minus their average over classes, by
-    channel or kernel; for a matrix (Phi) the same as one small map per class. The last panel shows, by depth, the share
-    of the variance of each part that lies between classes.
+    There is one panel per part. It shows the class means minus their average over classes: for a vector (Lambda,
+    attention) by channel or kernel, for a matrix (Phi) as one small map per class. The last panel shows, by depth, the
+    between-class share of the variance of each part.
 
     Args:
-        layers: As `collect_coefficients` gives them.
-        class_names: One for each class. At most 12 are shown, those whose means lie farthest from the average.
-        layer: Name of the layer to show; None for the one with the largest share.
+        layers: Results of `collect_coefficients`.
+        class_names: One name per class. At most 12 classes are shown, those with means farthest from the average.
+        layer: Name of the layer to show; None for the layer that `choose_layer` chooses.
 
     Raises:
-        ValueError: No layers, or no layer of that name.
+        ValueError: `layers` is empty or has no layer of that name.
     """
     shown = choose_layer(layers, layer)
     classes = _classes_to_show(shown)
@@ -149,27 +149,31 @@ def class_coefficients(
 
 
 def choose_layer(layers: Sequence[LayerCoefficients], name: str | None = None) -> LayerCoefficients:
-    """The named layer, or the one where classes differ most; layers with every part are preferred."""
+    """Return the named layer, or the layer with the largest between-class share among those with the most parts."""
     if not layers:
-        raise ValueError("`layers` is empty; collect coefficients first.")
+        raise ValueError("`layers` is empty; pass results of `collect_coefficients`.")
     if name is not None:
         for entry in layers:
             if entry.name == name:
                 return entry
-        raise ValueError(f"no dynamic layer is called {name!r}; there are {', '.join(entry.name for entry in layers)}.")
+        raise ValueError(
+            f"no dynamic layer has the name {name!r}; the names are {', '.join(entry.name for entry in layers)}."
+        )
     most = max(len(entry.parts) for entry in layers)
     return max((entry for entry in layers if len(entry.parts) == most), key=lambda entry: entry.share_between)
 
 
 def _figure(width: float, height: float) -> Figure:
-    """An empty figure, inches, with a margin around everything."""
+    """Return an empty figure, size in inches, with a margin."""
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
 
 
 def _headline(shown: LayerCoefficients) -> str:
     shares = [f"{part.share_between:.0%} of {symbol(name, shown.kind)}" for name, part in shown.parts.items()]
-    said = f"Layer {shown.name or shown.kind}: the class explains {listed(shares, quote=False)} (share of the variance)"
-    return textwrap.fill(said, 95)
+    headline = (
+        f"Layer {shown.name or shown.kind}: the class explains {listed(shares, quote=False)} (share of the variance)"
+    )
+    return textwrap.fill(headline, 95)
 
 
 def _vector_heat_map(
@@ -178,10 +182,10 @@ def _vector_heat_map(
     deviations = _deviations(shown.parts[name], classes)
     total = deviations.shape[1]
     letter = symbol(name, shown.kind)
-    found = described(name, shown.kind)
-    element = found.element if found is not None else "output channel"
-    kept = list(range(total)) if element == "kernel" else _channels_to_show(deviations)
-    deviations = deviations[:, kept]
+    coefficient = coefficient_info(name, shown.kind)
+    element = coefficient.element if coefficient is not None else "output channel"
+    channels = list(range(total)) if element == "kernel" else _channels_to_show(deviations)
+    deviations = deviations[:, channels]
     axes = panel.subplots()
     image = axes.imshow(
         deviations.numpy(), aspect="auto", interpolation="nearest", cmap="RdBu_r", norm=_symmetric(deviations)
@@ -193,8 +197,8 @@ def _vector_heat_map(
         axes.set_xlabel("kernel")
         axes.set_xticks(range(total), [str(k + 1) for k in range(total)])
     else:
-        subset = f"{len(kept)} of {total}, the strongest of each class" if len(kept) < total else f"all {total}"
-        axes.set_xlabel(f"{element} ({subset}; sorted by the class where each stands out)")
+        subset = f"{len(channels)} of {total}, the strongest of each class" if len(channels) < total else f"all {total}"
+        axes.set_xlabel(f"{element} ({subset}; grouped by the class with the largest deviation)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.colorbar(image, ax=axes, pad=0.01, label=f"change of {_inline(letter)}")
 
@@ -229,10 +233,12 @@ def _matrix_maps(
 
 
 def _subject(shown: LayerCoefficients, name: str) -> str:
-    """A part and what it does; those without a letter are attentions."""
-    letter, found = symbol(name, shown.kind), described(name, shown.kind)
+    """Return the symbol of a part and its effect; a part whose symbol is not a single letter is an attention."""
+    letter, coefficient = symbol(name, shown.kind), coefficient_info(name, shown.kind)
     return (
-        f"{letter} {found.act if found is not None else ''}".strip() if len(letter) == 1 else f"Attention to {letter}"
+        f"{letter} {coefficient.act if coefficient is not None else ''}".strip()
+        if len(letter) == 1
+        else f"Attention to {letter}"
     )
 
 
@@ -241,7 +247,7 @@ def _inline(letter: str) -> str:
 
 
 def _map_columns(classes: int) -> int:
-    """Columns that leave no ragged last row for 2 to 6, 8, 10 and 12 classes."""
+    """Return the number of columns; 2 to 6, 8, 10 and 12 classes fill all rows."""
     return classes if classes <= 6 else math.ceil(classes / 2)
 
 
@@ -249,7 +255,7 @@ def _share_by_depth(panel: SubFigure, layers: Sequence[LayerCoefficients], shown
     axes = panel.subplots()
     parts = list(dict.fromkeys(name for entry in layers for name in entry.parts))
     positions = range(1, len(layers) + 1)
-    for index, (name, colour) in enumerate(zip(parts, cycle(len(parts)), strict=True)):
+    for index, (name, colour) in enumerate(zip(parts, colour_cycle(len(parts)), strict=True)):
         shares = [entry.parts[name].share_between if name in entry.parts else math.nan for entry in layers]
         marker = "os^D"[index % 4]
         axes.plot(
@@ -260,7 +266,7 @@ def _share_by_depth(panel: SubFigure, layers: Sequence[LayerCoefficients], shown
     axes.axvline(1 + list(layers).index(shown), color="0.75", linewidth=7, alpha=0.5, zorder=0, label="layer above")
     _style(
         axes,
-        "Share of the variance that lies between classes, by depth",
+        "Share of the variance between classes, by depth",
         "share",
         "dynamic layer, from input to output",
     )
@@ -271,13 +277,13 @@ def _share_by_depth(panel: SubFigure, layers: Sequence[LayerCoefficients], shown
 
 
 def _deviations(part: PartStatistics, classes: list[int]) -> Tensor:
-    """Class means minus the average over all classes that have samples, (len(classes), *shape)."""
-    seen = part.counts > 0
-    return part.class_means[classes] - part.class_means[seen].mean(0)
+    """Return the class means minus the average over all non-empty classes, (len(classes), *shape)."""
+    present = part.counts > 0
+    return part.class_means[classes] - part.class_means[present].mean(0)
 
 
 def _as_matrices(values: Tensor) -> tuple[Tensor, str]:
-    """Class means of Phi, with blocks or slices of L_k, cut to the matrix that differs most, and a note saying which.
+    """Reduce class means of Phi to one matrix per class: the block or slice of L_k that differs most, and its label.
 
     Args:
         values: (K, L, L), (K, blocks, L, L), (K, L, L, L_k) or (K, blocks, L, L, L_k).
@@ -289,8 +295,8 @@ def _as_matrices(values: Tensor) -> tuple[Tensor, str]:
     stacked = stacked.flatten(1, -3)
     strength = stacked.square().sum(dim=(0, 2, 3))
     index = int(strength.argmax())
-    what = "block" if blocks_only else "slice"
-    return stacked[:, index], f", {what} {index + 1} of {len(strength)}"
+    kind = "block" if blocks_only else "slice"
+    return stacked[:, index], f", {kind} {index + 1} of {len(strength)}"
 
 
 def _classes_to_show(shown: LayerCoefficients) -> list[int]:
@@ -302,38 +308,41 @@ def _classes_to_show(shown: LayerCoefficients) -> list[int]:
 
 
 def _channels_to_show(deviations: Tensor) -> list[int]:
-    """At most `MAX_CHANNELS` channels, grouped by the class where each stands out, from most raised to most lowered.
+    """Return at most `MAX_CHANNELS` channels, grouped by the class with the largest deviation, in descending order.
 
-    Rows are brought to one size first and every class has the same number of places, or one class with a large
-    deviation would fill the picture. Places that a class does not need go to the strongest of the rest.
+    Rows are normalised first and each class has the same quota, so that one class with large deviations does not fill
+    the picture. The strongest of the remaining channels fill the unused quotas.
 
     Args:
         deviations: (K, C).
     """
-    typical = deviations.square().mean(1, keepdim=True).sqrt().clamp(min=1e-30)
-    relative = deviations / typical
-    values, owner = relative.abs().max(0)
+    rms = deviations.square().mean(1, keepdim=True).sqrt().clamp(min=1e-30)
+    normalised = deviations / rms
+    values, strongest_class = normalised.abs().max(0)
     ranked = values.argsort(descending=True).tolist()
     quota = MAX_CHANNELS // len(deviations)
-    taken = [0] * len(deviations)
-    kept: list[int] = []
-    spare: list[int] = []
+    counts = [0] * len(deviations)
+    selected: list[int] = []
+    remaining: list[int] = []
     for channel in ranked:
-        row = int(owner[channel])
-        (kept if taken[row] < quota else spare).append(channel)
-        taken[row] += 1
-    kept += spare[: MAX_CHANNELS - len(kept)]
-    return sorted(kept, key=lambda channel: (int(owner[channel]), -float(relative[owner[channel], channel])))
+        row = int(strongest_class[channel])
+        (selected if counts[row] < quota else remaining).append(channel)
+        counts[row] += 1
+    selected += remaining[: MAX_CHANNELS - len(selected)]
+    return sorted(
+        selected,
+        key=lambda channel: (int(strongest_class[channel]), -float(normalised[strongest_class[channel], channel])),
+    )
 
 
 def _symmetric(values: Tensor) -> Normalize:
-    """A colour scale around zero that one outlier cannot stretch: up to the 99.5th percentile."""
+    """Return a colour scale around zero up to the 99.5th percentile, so that outliers do not dominate it."""
     limit = float(torch.quantile(values.abs().flatten().float(), 0.995)) or 1.0
     return Normalize(-limit, limit)
 
 
-def cycle(count: int) -> list[str]:
-    """As many colours, from the start again where they run out."""
+def colour_cycle(count: int) -> list[str]:
+    """Return `count` colours, repeating the palette if it is too short."""
     return [COLOURS[index % len(COLOURS)] for index in range(count)]
 
 
@@ -341,7 +350,7 @@ _TITLE: dict[str, Any] = {"loc": "left", "fontsize": 11}
 
 
 def _style(axes: Axes, title: str, ylabel: str, xlabel: str = "epoch") -> None:
-    """Title, labels and grid as every figure has them."""
+    """Set title, labels and grid in the common style."""
     axes.set_title(title, **_TITLE)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)

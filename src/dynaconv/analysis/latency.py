@@ -1,4 +1,4 @@
-"""Latency of several networks, measured so that they can be compared."""
+"""Comparable latencies of several networks, measured in interleaved rounds."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from dynaconv.analysis._timing import conditions, now, take_turns
-from dynaconv.analysis._units import checked_size, eval_mode
+from dynaconv.analysis._modules import checked_size
+from dynaconv.analysis._timing import conditions, synchronised_time, time_interleaved
+from dynaconv.conversion.example import eval_mode
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,7 +26,7 @@ class ModelLatency:
     """Times of one model, in milliseconds.
 
     Attributes:
-        name: The key it was given under.
+        name: Key of the model in `models`.
         median_ms: Median over the rounds.
         spread_ms: Half the distance between the quartiles.
         ratio: Median over the rounds of this model's time divided by the first model's time in the same round.
@@ -39,7 +40,7 @@ class ModelLatency:
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """What `measure_latency` found, and under what conditions."""
+    """Results of `measure_latency` with the measurement conditions."""
 
     models: tuple[ModelLatency, ...]
     input_size: tuple[int, int, int, int]
@@ -52,15 +53,15 @@ class Latency:
         for entry in self.models:
             if entry.name == name:
                 return entry
-        raise KeyError(f"no latency for {name!r}; measured: {[entry.name for entry in self.models]}.")
+        raise KeyError(f"no latency for {name!r}; the measured models are {[entry.name for entry in self.models]}.")
 
     @property
     def conditions(self) -> str:
-        """One line that belongs beside every number."""
+        """The measurement conditions in one line."""
         return conditions(self.input_size, self.device, self.threads, self.torch_version, self.rounds)
 
     def table(self) -> Table:
-        """The medians as a rich table."""
+        """Return the medians as a rich table."""
         from rich.table import Table
 
         table = Table(title="Latency", caption=self.conditions)
@@ -81,25 +82,25 @@ def measure_latency(
     warmup: int = 5,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Latency:
-    """Median forward time of each model in eval mode under inference mode.
+    """Measure the median forward time of each model in eval mode under inference mode.
 
-    Every round runs each model once, every other round in reverse order, so that a machine that slows down for a while
-    slows all of them down. The ratio compares times of the same round, which is steadier than a ratio of medians.
+    Each round runs every model once, and every second round runs in reverse order. A temporary slowdown of the machine
+    therefore affects all models. The ratio compares times of the same round, which varies less than a ratio of medians.
 
     Args:
-        models: By name; the first one is the one the others are compared with. All on one device.
+        models: Models by name, all on one device. The others are compared with the first.
         input_size: (C, H, W) for a batch of one, or (B, C, H, W).
-        rounds: Timed passes of each model.
-        warmup: Untimed passes of each model.
-        clock: Seconds; for tests.
+        rounds: Number of timed passes of each model.
+        warmup: Number of untimed passes of each model.
+        clock: Clock in seconds, replaceable for tests.
 
     Raises:
-        ValueError: No model, fewer than one round, or a bad size.
+        ValueError: `models` is empty, `rounds` or `warmup` is too small, or the size is invalid.
     """
     if not models:
-        raise ValueError("`models` is empty; give at least one model by name.")
+        raise ValueError("`models` is empty; pass at least one model by name.")
     if rounds < 1 or warmup < 0:
-        raise ValueError(f"`rounds` is at least 1 and `warmup` at least 0; got {rounds} and {warmup}.")
+        raise ValueError(f"`rounds` must be at least 1 and `warmup` at least 0; got {rounds} and {warmup}.")
     size = checked_size(input_size)
     parameter = next(iter(next(iter(models.values())).parameters()), torch.zeros(()))
     device, dtype = parameter.device, parameter.dtype
@@ -112,11 +113,11 @@ def measure_latency(
         for _ in range(warmup):
             for one_pass in passes.values():
                 one_pass()
-        seconds = take_turns(passes, rounds, partial(now, device, clock))
-    times = {name: [1e3 * second for second in taken] for name, taken in seconds.items()}
+        seconds = time_interleaved(passes, rounds, partial(synchronised_time, device, clock))
+    times = {name: [1e3 * second for second in durations] for name, durations in seconds.items()}
     first = next(iter(times.values()))
     return Latency(
-        models=tuple(_summary(name, taken, first) for name, taken in times.items()),
+        models=tuple(_summary(name, durations, first) for name, durations in times.items()),
         input_size=size,
         rounds=rounds,
         threads=torch.get_num_threads(),
@@ -125,11 +126,11 @@ def measure_latency(
     )
 
 
-def _summary(name: str, taken: list[float], first: list[float]) -> ModelLatency:
-    quartiles = statistics.quantiles(taken, n=4, method="inclusive") if len(taken) > 1 else [taken[0]] * 3
+def _summary(name: str, durations: list[float], first: list[float]) -> ModelLatency:
+    quartiles = statistics.quantiles(durations, n=4, method="inclusive") if len(durations) > 1 else [durations[0]] * 3
     return ModelLatency(
         name=name,
-        median_ms=statistics.median(taken),
+        median_ms=statistics.median(durations),
         spread_ms=(quartiles[2] - quartiles[0]) / 2,
-        ratio=statistics.median(mine / base for mine, base in zip(taken, first, strict=True)),
+        ratio=statistics.median(own / base for own, base in zip(durations, first, strict=True)),
     )

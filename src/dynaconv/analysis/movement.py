@@ -1,4 +1,4 @@
-"""How far the kernels of a dynamic network move from image to image."""
+"""Variation of a dynamic network's kernels over images."""
 
 from __future__ import annotations
 
@@ -8,37 +8,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynaconv.analysis._units import eval_mode, is_dynamic
+from dynaconv.analysis._modules import is_dynamic
+from dynaconv.analysis.mixtures import ratio
+from dynaconv.conversion.example import eval_mode
 
 
 @torch.inference_mode()
 def kernel_movement(model: nn.Module, batches: Iterable[Any], *, max_batches: int | None = None) -> dict[str, float]:
-    """Relative standard deviation of each dynamic layer's kernel over a data set.
+    """Return the relative standard deviation of each dynamic layer's kernel over a data set.
 
     For the kernels W(x) of all images x it is sqrt(E ||W(x) - E W||^2) / ||E W||, with the Frobenius norm: 0 for a
-    static kernel, 0.1 where kernels lie about a tenth of their length away from their mean. The network runs in eval
-    mode and is left as it was. Sums are taken in float64.
+    static kernel, 0.1 if the root mean square distance of the kernels from their mean is a tenth of the mean's norm.
+    The network runs in eval mode; its state does not change. Sums are computed in float64.
 
     Args:
         model: A network with dynamic layers.
-        batches: Images ``(B, C, H, W)``, or tuples that begin with them, such as a data loader gives.
-        max_batches: Stop after so many; None for all.
+        batches: Images ``(B, C, H, W)``, or tuples that begin with them, such as those of a data loader.
+        max_batches: Maximum number of batches; None for all.
 
     Returns:
-        By the layers' dotted names, in the order the network runs them.
+        The deviation by dotted layer name, in the order of execution.
 
     Raises:
         ValueError: The model has no dynamic layer, or no batch reached one.
     """
     names = {module: name for name, module in model.named_modules() if is_dynamic(module)}
     if not names:
-        raise ValueError(f"{type(model).__name__} has no dynamic layer.")
+        raise ValueError(f"{type(model).__name__} has no dynamic layer: no module has a method `coefficients(x)`.")
     sums: dict[str, list[Any]] = {}
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         kernels = module.kernel(inputs[0]).double()  # type: ignore[operator]
         count, mean, squares = sums.setdefault(names[module], [0, torch.zeros_like(kernels[0]), 0.0])
-        # Of each batch about its own mean, then merged: the difference of two large sums would lose the small one.
+        # Sum squares about the batch's own mean, then merge: a difference of two large sums would lose precision.
         total, own = count + len(kernels), kernels.mean(0)
         step = own - mean
         squares += float((kernels - own).square().sum()) + float(step.square().sum()) * count * len(kernels) / total
@@ -56,5 +58,7 @@ def kernel_movement(model: nn.Module, batches: Iterable[Any], *, max_batches: in
         for hook in hooks:
             hook.remove()
     if not sums:
-        raise ValueError("no batch reached a dynamic layer; there is no image, or the layers are not used.")
-    return {name: (squares / count) ** 0.5 / float(mean.norm()) for name, (count, mean, squares) in sums.items()}
+        raise ValueError(
+            "no batch reached a dynamic layer: there is no image, or the network does not call these layers."
+        )
+    return {name: ratio((squares / count) ** 0.5, float(mean.norm())) for name, (count, mean, squares) in sums.items()}

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dynaconv.analysis._units import example_input, is_dynamic
+from dynaconv.analysis._modules import example_input, is_dynamic
 from dynaconv.ops import cheapest
 
 
 @dataclass
 class LayerWork:
-    """What one layer did in one forward pass of the network.
+    """The work of one layer in one forward pass of the network.
 
     Attributes:
         macs: Multiply-adds as executed, summed over the calls.
-        output_bytes: Size of what it returned, summed over the calls.
-        output_shape: Of the last call; None when the layer did not return one tensor.
-        input_shapes: Of each call's first argument; None in place of one that is no tensor.
-        output_numels: Numbers that each call returned, by call; 0 where it did not return one tensor.
+        output_bytes: Size of the outputs, summed over the calls.
+        output_shape: Output shape of the last call; None if the layer did not return one tensor.
+        input_shapes: Shape of each call's first argument; None if it is not a tensor.
+        output_numels: Number of output elements of each call; 0 if it did not return one tensor.
     """
 
     macs: int = 0
@@ -35,15 +35,15 @@ class LayerWork:
 
     @property
     def calls(self) -> int:
-        """How often the layer was used."""
+        """Number of calls of the layer."""
         return len(self.input_shapes)
 
 
 class WorkRecorder:
-    """A context in which every call of the given layers is recorded, in order of the first call.
+    """Context manager that records every call of the given layers, in order of the first call.
 
     Attributes:
-        work: By name; a layer that was not called is missing.
+        work: Work by layer name, without the layers that were not called.
     """
 
     def __init__(self, names: Mapping[nn.Module, str]) -> None:
@@ -55,7 +55,7 @@ class WorkRecorder:
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of everything that ran in the context."""
+        """Multiply-adds of all operators that ran in the context."""
         return int(self._counter.get_total_flops()) // 2
 
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -84,7 +84,7 @@ class WorkRecorder:
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors of a module's output: one, or those in its lists, tuples and dictionaries."""
+    """Return the tensors of a module's output, also those inside lists, tuples and dictionaries."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, Mapping):
@@ -95,9 +95,10 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def chosen_algorithm(layer: nn.Module, work: LayerWork) -> str | None:
-    """Which algorithm a dynamic layer ran; several, joined by a comma, where its calls differed.
+    """Return the algorithm that a dynamic layer ran, or all of them, separated by commas, if its calls differed.
 
-    None for a layer that has one way only. A layer set to ``auto`` that does not tell its costs stays ``auto``.
+    Returns None for a layer without a choice of algorithm, and ``auto`` for a layer set to ``auto`` without a method
+    ``algorithm_costs``.
     """
     algorithm = getattr(layer, "algorithm", None)
     if not is_dynamic(layer) or not isinstance(algorithm, str):
@@ -110,16 +111,16 @@ def chosen_algorithm(layer: nn.Module, work: LayerWork) -> str | None:
 
 
 def published_macs(layer: nn.Module, work: LayerWork) -> int:
-    """Multiply-adds of a layer's calls as papers on dynamic convolution count them.
+    """Return the multiply-adds of a layer's calls by the convention of papers on dynamic convolution.
 
-    That is the static convolution, the dynamic branch and the assembly of the kernel, whichever way the layer is run.
-    The static convolution is the number of outputs times the kernel's inputs; the rest is what the flop counter sees
-    while the layer forms the kernel of each sample. A layer whose method has another cost, or whose kernel cannot be
-    formed without running the convolution, answers ``published_macs(input_shape)`` itself.
+    They count the static convolution, the dynamic branch and the assembly of the kernel, whichever algorithm the layer
+    runs. The static convolution is the number of outputs times the inputs per output. The flop counter measures the
+    rest while the layer forms the kernel of each sample. A layer whose method has another cost, or whose kernel cannot
+    be formed without running the convolution, has its own method ``published_macs(input_shape)``.
 
     Args:
-        layer: In eval mode.
-        work: Its calls. A layer that is not dynamic, or that has no kernel, counts as executed.
+        layer: A layer in eval mode. If it is not dynamic or has no kernel, its multiply-adds count as executed.
+        work: The layer's calls.
     """
     if not is_dynamic(layer):
         return work.macs
@@ -132,8 +133,8 @@ def published_macs(layer: nn.Module, work: LayerWork) -> int:
     total = 0
     for shape, outputs in zip(work.input_shapes, work.output_numels, strict=True):
         assert shape is not None
-        one = example_input(layer, (1, *shape[1:]))
+        sample = example_input(layer, (1, *shape[1:]))
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            taps = math.prod(layer.kernel(one).shape[2:])  # type: ignore[operator]
+            taps = math.prod(layer.kernel(sample).shape[2:])  # type: ignore[operator]
         total += outputs * taps + shape[0] * (int(counter.get_total_flops()) // 2)
     return total

@@ -1,4 +1,4 @@
-"""What a network costs, layer by layer: parameters, multiply-adds, activation memory, latency."""
+"""Cost of a network, layer by layer: parameters, multiply-adds, activation memory, latency."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dynaconv.analysis._units import checked_size, eval_mode, example_input, kept_random_state, layers_of
+from dynaconv.analysis._modules import checked_size, example_input, leaf_layers, preserved_rng_state
 from dynaconv.analysis.layer_latency import LayerLatency, measure_layer_latency
 from dynaconv.analysis.memory import MemoryRecorder, saved_bytes
 from dynaconv.analysis.multiply_adds import LayerWork, WorkRecorder, chosen_algorithm, published_macs
+from dynaconv.conversion.example import eval_mode
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-# What a model raises that does not take the input.
-_REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+# Errors of a model that does not accept the input.
+_MODEL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerProfile:
-    """One layer; a dynamic layer counts as one, with its branch.
+    """Cost of one layer; a dynamic layer includes its branch.
 
     Attributes:
         name: Dotted path in the model; the empty string is the model itself.
         kind: Class name.
-        params: Number of parameters. Those shared with an earlier layer count there, and not again here.
-        macs: Multiply-adds of one forward pass as executed, summed over the calls when the layer is used repeatedly.
-        output_shape: Of the last call, batch included; None when the layer does not return one tensor.
-        calls: How often the forward pass used the layer.
+        params: Number of parameters, without those shared with an earlier layer.
+        macs: Multiply-adds of one forward pass as executed, summed over the layer's calls.
+        output_shape: Output shape of the last call, including the batch; None if the layer does not return one tensor.
+        calls: Number of calls of the layer in one forward pass.
         published_macs: Multiply-adds by the convention of the papers; equal to `macs` for a static layer.
-        algorithm: How a dynamic layer was run at this size; None for a static layer.
-        output_bytes: Size of what the layer returned, summed over the calls, also where it lies in the input's memory.
-        peak_bytes: The most that was held at once while the layer ran beyond what was held when it started.
-        latency_ms: Median time in the layer; None when it was not measured.
+        algorithm: Algorithm of a dynamic layer at this size; None for a static layer.
+        output_bytes: Size of the outputs, summed over the calls, also if an output shares the input's memory.
+        peak_bytes: Peak of the live activation bytes while the layer ran minus those at its start.
+        latency_ms: Median time in the layer; None if not measured.
     """
 
     name: str
@@ -56,21 +57,21 @@ class LayerProfile:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What `profile` found; docs/profile.md says what each number counts.
+    """Result of `profile`; docs/profile.md defines each number.
 
     Attributes:
-        params: Number of parameters of the whole model, shared ones once.
+        params: Number of parameters of the model; shared ones count once.
         macs: Multiply-adds of one forward pass at `input_size`, as executed.
-        layers: In the order of the first call, layers the forward pass does not reach last.
+        layers: The layers in the order of their first call; layers that the forward pass does not reach come last.
         input_size: (B, C, H, W).
         published_macs: Multiply-adds by the convention of the papers on dynamic convolution.
-        peak_bytes: The most bytes of operators' outputs that one forward pass in inference holds at once.
-        peak_layer: The layer that ran then; None for an operator outside any layer.
-        saved_bytes: Bytes that one forward pass in train mode keeps for the backward pass; None when the model does
-            not run in train mode on this input.
-        saved_refusal: Why `saved_bytes` is None.
-        latency_ms: Median time of a forward pass; None when it was not measured.
-        conditions: Of the measurement of `latency_ms`.
+        peak_bytes: Peak bytes of live operator outputs in one forward pass in inference.
+        peak_layer: The layer that ran at the peak; None if the operator was outside any layer.
+        saved_bytes: Bytes that one forward pass in train mode saves for the backward pass; None if the model does not
+            run in train mode on this input.
+        saved_refusal: The reason why `saved_bytes` is None.
+        latency_ms: Median time of a forward pass; None if not measured.
+        conditions: Measurement conditions of `latency_ms`.
     """
 
     params: int
@@ -86,17 +87,17 @@ class Profile:
     conditions: str | None
 
     def table(self, width: int | None = None) -> Table:
-        """The layers as a rich table, with the totals in its footer.
+        """Return the layers as a rich table, with the totals in its footer.
 
         Args:
-            width: Characters a line; columns that do not fit are left out and named below the table. None keeps all.
+            width: Characters per line. Columns that do not fit are left out and named below the table; None keeps all.
         """
         from dynaconv.analysis.profile_table import layer_table
 
         return layer_table(self, width)
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers, exact, as JSON can hold them."""
+        """Return all numbers, exact, as plain values for JSON."""
         from dynaconv.analysis.profile_export import profile_dict
 
         return profile_dict(self)
@@ -108,44 +109,44 @@ class Profile:
         write_json(self, Path(path))
 
     def to_csv(self, path: str | Path) -> None:
-        """Write a row a layer, one for work outside any layer where there is such work, and the totals."""
+        """Write one row per layer, one for work outside any layer if there is any, and the totals."""
         from dynaconv.analysis.profile_export import write_csv
 
         write_csv(self, Path(path))
 
 
 def profile(model: nn.Module, input_size: Sequence[int], *, latency: bool = False, rounds: int = 20) -> Profile:
-    """Parameters, multiply-adds and activation memory of one forward pass, and its latency where asked for.
+    """Measure parameters, multiply-adds and activation memory of one forward pass and, optionally, its latency.
 
     A multiply-add is half a flop of `torch.utils.flop_counter`: convolutions and matrix products count, element-wise
-    work, normalisation and pooling do not. ``macs`` counts what is executed, so a dynamic layer counts with the
-    algorithm it runs at this size, its branch included. ``published_macs`` counts the static convolution, the branch
-    and the assembly of the kernel, whichever way the layer is run.
+    work, normalisation and pooling do not. ``macs`` counts the executed operators: a dynamic layer counts with the
+    algorithm that it runs at this size, including its branch. ``published_macs`` counts the static convolution, the
+    branch and the assembly of the kernel, whichever algorithm the layer runs.
 
-    The model runs in eval mode, and once in train mode for what training keeps for the backward pass.
+    The model runs in eval mode, and once in train mode to measure the tensors saved for the backward pass.
 
     Args:
-        model: Left as it was: modes, buffers, hooks, gradients and random state.
+        model: The network. Its modes, buffers, hooks and gradients and the random state do not change.
         input_size: (C, H, W) for a batch of one, or (B, C, H, W).
         latency: Also measure the time of the model and of each layer, which takes 2 * `rounds` passes.
-        rounds: Rounds of that measurement.
+        rounds: Number of rounds of the latency measurement.
 
     Raises:
-        ValueError: The size is not three or four positive integers, or the model does not accept it; `rounds` is less
-            than 1, or latency is asked for of a model on the meta device.
+        ValueError: The size is not three or four positive integers, or the model does not accept it; or, with
+            `latency`, `rounds` is less than 1 or the model is on the meta device.
     """
     size = checked_size(input_size)
-    layers = layers_of(model)
-    # Nothing here may depend on the grad mode of the caller.
-    with torch.inference_mode(False), kept_random_state():
-        with _refused_as_value_error(model, size):
+    layers = leaf_layers(model)
+    # The result must not depend on the grad mode or inference mode of the caller.
+    with torch.inference_mode(False), preserved_rng_state():
+        with _model_errors_as_value_error(model, size):
             x = example_input(model, size)
-            work = _count(model, x, layers)
-        memory = _follow_memory(model, x, layers)
-        saved, refusal = _saved(model, x)
-        timed = measure_layer_latency(model, x, layers, rounds=rounds) if latency else None
+            work = _record_work(model, x, layers)
+        memory = _record_memory(model, x, layers)
+        saved, reason = _saved_bytes(model, x)
+        latencies = measure_layer_latency(model, x, layers, rounds=rounds) if latency else None
         with eval_mode(model):
-            rows = tuple(_rows(layers, work.work, memory, timed))
+            rows = tuple(_rows(layers, work.work, memory, latencies))
     outside = work.macs - sum(layer.macs for layer in rows)
     return Profile(
         params=sum(p.numel() for p in model.parameters()),
@@ -156,17 +157,17 @@ def profile(model: nn.Module, input_size: Sequence[int], *, latency: bool = Fals
         peak_bytes=memory.peak_bytes,
         peak_layer=memory.peak_layer,
         saved_bytes=saved,
-        saved_refusal=refusal,
-        latency_ms=timed.total_ms if timed else None,
-        conditions=timed.conditions if timed else None,
+        saved_refusal=reason,
+        latency_ms=latencies.total_ms if latencies else None,
+        conditions=latencies.conditions if latencies else None,
     )
 
 
 @contextmanager
-def _refused_as_value_error(model: nn.Module, size: tuple[int, ...]) -> Iterator[None]:
+def _model_errors_as_value_error(model: nn.Module, size: tuple[int, ...]) -> Iterator[None]:
     try:
         yield
-    except _REFUSALS as error:
+    except _MODEL_ERRORS as error:
         raise ValueError(f"{type(model).__name__} does not accept an input of size {size}: {_cause(error)}") from error
 
 
@@ -175,49 +176,52 @@ def _cause(error: Exception) -> str:
     return lines[0]
 
 
-def _count(model: nn.Module, x: Tensor, layers: Mapping[nn.Module, str]) -> WorkRecorder:
+def _record_work(model: nn.Module, x: Tensor, layers: Mapping[nn.Module, str]) -> WorkRecorder:
     with eval_mode(model), torch.no_grad(), WorkRecorder(layers) as recorder:
         model(x)
     return recorder
 
 
-def _follow_memory(model: nn.Module, x: Tensor, layers: Mapping[nn.Module, str]) -> MemoryRecorder:
-    known = [*model.parameters(), *model.buffers(), x]
-    with eval_mode(model), torch.no_grad(), MemoryRecorder(layers, known) as recorder:
+def _record_memory(model: nn.Module, x: Tensor, layers: Mapping[nn.Module, str]) -> MemoryRecorder:
+    excluded = [*model.parameters(), *model.buffers(), x]
+    with eval_mode(model), torch.no_grad(), MemoryRecorder(layers, excluded) as recorder:
         model(x)
     return recorder
 
 
-def _saved(model: nn.Module, x: Tensor) -> tuple[int | None, str | None]:
+def _saved_bytes(model: nn.Module, x: Tensor) -> tuple[int | None, str | None]:
     try:
         return saved_bytes(model, x), None
-    except _REFUSALS as error:
+    except _MODEL_ERRORS as error:
         return None, _cause(error)
 
 
 def _rows(
-    layers: Mapping[nn.Module, str], work: Mapping[str, LayerWork], memory: MemoryRecorder, timed: LayerLatency | None
+    layers: Mapping[nn.Module, str],
+    work: Mapping[str, LayerWork],
+    memory: MemoryRecorder,
+    latencies: LayerLatency | None,
 ) -> Iterator[LayerProfile]:
     modules = {name: module for module, name in layers.items()}
     seen: set[int] = set()
     for name in [*work, *(name for name in modules if name not in work)]:
-        module, done = modules[name], work.get(name, LayerWork())
+        module, layer_work = modules[name], work.get(name, LayerWork())
         yield LayerProfile(
             name=name,
             kind=type(module).__name__,
             params=_new_parameters(module, seen),
-            macs=done.macs,
-            output_shape=done.output_shape,
-            calls=done.calls,
-            published_macs=published_macs(module, done),
-            algorithm=chosen_algorithm(module, done),
-            output_bytes=done.output_bytes,
+            macs=layer_work.macs,
+            output_shape=layer_work.output_shape,
+            calls=layer_work.calls,
+            published_macs=published_macs(module, layer_work),
+            algorithm=chosen_algorithm(module, layer_work),
+            output_bytes=layer_work.output_bytes,
             peak_bytes=memory.layer_peaks.get(name, 0),
-            latency_ms=timed.layers_ms.get(name, 0.0) if timed else None,
+            latency_ms=latencies.layers_ms.get(name, 0.0) if latencies else None,
         )
 
 
 def _new_parameters(module: nn.Module, seen: set[int]) -> int:
-    fresh = [p for p in module.parameters() if id(p) not in seen]
-    seen.update(id(p) for p in fresh)
-    return sum(p.numel() for p in fresh)
+    new = [p for p in module.parameters() if id(p) not in seen]
+    seen.update(id(p) for p in new)
+    return sum(p.numel() for p in new)

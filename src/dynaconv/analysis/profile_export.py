@@ -1,4 +1,4 @@
-"""A profile as rows of exact numbers, as JSON and as CSV."""
+"""Export of a profile as rows of exact numbers, as JSON and as CSV."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 OUTSIDE = "(outside any layer)"
 TOTAL = "total"
-# Columns in which something may lie outside the layers.
+# Columns whose total can include work outside the layers.
 _SUMS = ("params", "macs", "published_macs", "latency_ms")
 _COLUMNS = (
     "name",
@@ -31,20 +31,20 @@ _COLUMNS = (
 
 
 def outside_row(profile: Profile) -> dict[str, Any]:
-    """What belongs to no layer, such as the time between two of them; empty when there is nothing."""
+    """Return the row of the work outside any layer, such as the time between two layers; empty if there is none."""
     rest = {key: value for key in _SUMS if (value := _outside(profile, key)) is not None}
     return {"name": OUTSIDE, **rest} if rest["params"] or rest["macs"] or "latency_ms" in rest else {}
 
 
 def total_row(profile: Profile) -> dict[str, Any]:
-    """The totals. Every column but `peak_bytes` is the sum of the rows above."""
+    """Return the totals. Each is the sum of the rows above, except `peak_bytes`."""
     output_bytes = sum(layer.output_bytes for layer in profile.layers)
     totals = {key: getattr(profile, key) for key in ("params", "macs", "published_macs", "peak_bytes", "latency_ms")}
     return {"name": TOTAL, "output_bytes": output_bytes, **totals}
 
 
 def profile_dict(profile: Profile) -> dict[str, Any]:
-    """All numbers, exact, as JSON can hold them."""
+    """Return all numbers, exact, as plain values for JSON."""
     total = total_row(profile)
     del total["name"]
     return {
@@ -60,19 +60,19 @@ def profile_dict(profile: Profile) -> dict[str, Any]:
 
 
 def write_json(profile: Profile, path: Path) -> None:
-    """Write `profile_dict`, indented."""
+    """Write `profile_dict` as indented JSON."""
     files.write_json(path, profile_dict(profile))
 
 
 def write_csv(profile: Profile, path: Path) -> None:
-    """Write a row a layer, one for work outside any layer where there is such work, and the totals."""
+    """Write one row per layer, one for work outside any layer if there is any, and the totals."""
     rows = [dataclasses.asdict(layer) for layer in profile.layers]
     rows += [row for row in (outside_row(profile), total_row(profile)) if row]
     files.write_csv(path, _COLUMNS, [{**row, "output_shape": dimensions(row.get("output_shape"))} for row in rows])
 
 
 def dimensions(shape: tuple[int, ...] | None) -> str:
-    """``1x8x28x28``, or nothing where there is no shape."""
+    """Return text such as ``1x8x28x28``, or an empty string if there is no shape."""
     return "x".join(str(n) for n in shape or ())
 
 

@@ -1,4 +1,4 @@
-"""A profile for reading: the layers, the totals, and two networks side by side."""
+"""Console tables of profiles: the layers with totals, and the totals of several networks side by side."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from dynaconv.analysis.profile import LayerProfile, Profile
 
 _UNITS = ("", "k", "M", "G", "T", "P")
-# A blank on each side of a column, and the line that may stand between two.
+# Width of the blanks around a column and of a possible line between two columns.
 _GAP = 3
 
 
 @dataclass(frozen=True)
 class _Column:
-    """One column: its key in a row, its header, how a cell is written, and which go first when there is no room."""
+    """A column: its key in a row, its header, its cell format, and its priority if there is no room for all columns."""
 
     key: str
     header: str
-    write: Callable[[Any], str]
-    keep: int
+    formatter: Callable[[Any], str]
+    priority: int
     right: bool = True
 
 
-def short(number: float, unit: str = "") -> str:
-    """Four digits and a power of ten: ``300.8M``; ``unit`` follows, as in ``1.606MB``."""
+def format_number(number: float, unit: str = "") -> str:
+    """Format a number with four digits and a decimal prefix, ``300.8M``, followed by the unit, ``1.606MB``."""
     power = 0
     while abs(number) >= 999.95 and power < len(_UNITS) - 1:
         number /= 1000
@@ -42,7 +42,7 @@ def short(number: float, unit: str = "") -> str:
 
 
 def _bytes(number: float) -> str:
-    return short(number, "B")
+    return format_number(number, "B")
 
 
 def _milliseconds(number: float) -> str:
@@ -54,9 +54,9 @@ _COLUMNS = (
     _Column("kind", "kind", str, 3, right=False),
     _Column("algorithm", "algorithm", str, 5, right=False),
     _Column("output_shape", "output", lambda shape: dimensions(shape[1:]), 2),
-    _Column("params", "params", short, 7),
-    _Column("macs", "MAdds run", short, 8),
-    _Column("published_macs", "published", short, 6),
+    _Column("params", "params", format_number, 7),
+    _Column("macs", "MAdds run", format_number, 8),
+    _Column("published_macs", "published", format_number, 6),
     _Column("output_bytes", "bytes", _bytes, 1),
     _Column("peak_bytes", "peak bytes", _bytes, 4),
     _Column("latency_ms", "ms", _milliseconds, 6),
@@ -64,24 +64,24 @@ _COLUMNS = (
 
 
 def layer_table(profile: Profile, width: int | None) -> Table:
-    """The layers and, in the footer, the totals; see `Profile.table`."""
+    """Return a table of the layers with the totals in its footer; see `Profile.table`."""
     rows = [vars(layer) for layer in profile.layers if not _is_idle(layer)]
     idle = len(profile.layers) - len(rows)
     outside, total = outside_row(profile), total_row(profile)
     rows += [outside] if outside else []
     columns = [column for column in _COLUMNS if any(row.get(column.key) is not None for row in rows)]
     cells = {column: [_cell(column, row) for row in (*rows, total)] for column in columns}
-    kept = _fitting(cells, width)
+    shown = _columns_that_fit(cells, width)
     batch, *size = profile.input_size
     caption = [
-        "MAdds run: of the algorithm that ran; published: static convolution + branch + assembly of the kernel. "
+        "MAdds run: by the executed algorithm; published: static convolution + branch + assembly of the kernel. "
         "Element-wise work is not counted. Output without the batch."
     ]
     if profile.conditions:
         caption.append(f"ms: {profile.conditions}.")
     if idle:
         caption.append(f"{counted(idle, 'layer')} without work or parameters left out.")
-    if dropped := [column.header for column in columns if column not in kept]:
+    if dropped := [column.header for column in columns if column not in shown]:
         caption.append(f"No room for {listed(dropped, quote=False)}.")
     table = Table(
         title=f"Input {dimensions(tuple(size))}, batch {batch}",
@@ -91,42 +91,42 @@ def layer_table(profile: Profile, width: int | None) -> Table:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    for column in kept:
+    for column in shown:
         justify: Any = "right" if column.right else "left"
         overflow: Any = "fold" if column.key == "name" else "ellipsis"
         table.add_column(column.header, cells[column][-1], justify=justify, overflow=overflow, no_wrap=column.right)
     for index in range(len(rows)):
-        table.add_row(*(cells[column][index] for column in kept))
+        table.add_row(*(cells[column][index] for column in shown))
     return table
 
 
 def _is_idle(layer: LayerProfile) -> bool:
-    """Whether a layer only passes its input on, or is not reached, and has no parameters."""
+    """Return whether a layer has no parameters and is an identity or is not called."""
     return not layer.params and (layer.kind == "Identity" or not layer.calls)
 
 
 def _cell(column: _Column, row: Mapping[str, Any]) -> str:
     value = row.get(column.key)
-    return "" if value is None else column.write(value)
+    return "" if value is None else column.formatter(value)
 
 
-def _fitting(cells: Mapping[_Column, list[str]], width: int | None) -> list[_Column]:
-    """The columns that fit, left out in the order of `keep` until the rest does."""
-    needs = {column: max(len(text) for text in (column.header, *texts)) + _GAP for column, texts in cells.items()}
-    kept = list(cells)
+def _columns_that_fit(cells: Mapping[_Column, list[str]], width: int | None) -> list[_Column]:
+    """Return the columns that fit into `width`; the columns with the lowest priority are left out first."""
+    widths = {column: max(len(text) for text in (column.header, *texts)) + _GAP for column, texts in cells.items()}
+    shown = list(cells)
     # The outermost columns have no gap towards the edge.
-    while width is not None and sum(needs[column] for column in kept) - _GAP > width and len(kept) > 4:
-        kept.remove(min(kept, key=lambda column: column.keep))
-    return kept
+    while width is not None and sum(widths[column] for column in shown) - _GAP > width and len(shown) > 4:
+        shown.remove(min(shown, key=lambda column: column.priority))
+    return shown
 
 
 @dataclass(frozen=True)
 class _Total:
-    """One line of the totals."""
+    """One row of the comparison of totals."""
 
     label: str
     value: Callable[[Profile], float | None]
-    write: Callable[[float], str]
+    formatter: Callable[[float], str]
 
 
 _TOTALS = (
@@ -139,11 +139,11 @@ _TOTALS = (
 
 
 def comparison_table(profiles: Mapping[str, Profile], latencies: Mapping[str, float] | None = None) -> Table:
-    """The totals side by side, each with its ratio to the last profile's.
+    """Return a table of the totals side by side, each with its ratio to that of the last profile.
 
     Args:
-        profiles: By name.
-        latencies: Milliseconds by the same names.
+        profiles: Profiles by name.
+        latencies: Latencies in milliseconds by the same names.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     *others, base = profiles
@@ -153,8 +153,8 @@ def comparison_table(profiles: Mapping[str, Profile], latencies: Mapping[str, fl
     for _ in others:
         table.add_column("ratio", justify="right")
     for total in _TOTALS:
-        values = [total.value(found) for found in profiles.values()]
-        table.add_row(total.label, *(_written(value, total.write) for value in values), *_ratios(values))
+        values = [total.value(profile) for profile in profiles.values()]
+        table.add_row(total.label, *(_format_or_unknown(value, total.formatter) for value in values), *_ratios(values))
     if latencies is not None:
         times = [latencies[name] for name in profiles]
         table.add_row("latency in ms", *(_milliseconds(time) for time in times), *_ratios(times))
@@ -163,8 +163,8 @@ def comparison_table(profiles: Mapping[str, Profile], latencies: Mapping[str, fl
     return table
 
 
-def _written(value: float | None, write: Callable[[float], str]) -> str:
-    return "not known" if value is None else write(value)
+def _format_or_unknown(value: float | None, formatter: Callable[[float], str]) -> str:
+    return "unknown" if value is None else formatter(value)
 
 
 def _ratios(values: list[Any]) -> list[str]:

@@ -1,7 +1,7 @@
-"""Self-contained HTML reports: one file, nothing fetched from anywhere.
+"""Self-contained HTML reports: one file that loads nothing from other files or servers.
 
-Text becomes markup only through the functions here, which escape it; `Html` marks what already is markup, so that a
-type checker finds text that was forgotten.
+Only the functions of this module convert text to markup, and they escape it. Markup has the type `Html`, so that a type
+checker finds text that was not escaped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import NewType
 from torch import Tensor
 
 Html = NewType("Html", str)
-"""Markup, safe to put into a page."""
+"""Markup that can be inserted into a page without escaping."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +37,13 @@ class Section:
 
 
 def page(title: str, *, lead: Html, sections: Sequence[Section], footer: Html) -> str:
-    """A whole page.
+    """Return a complete page.
 
     Args:
-        title: Plain text, shown as heading and as the window's title.
-        lead: What the reader should know when reading nothing else.
-        sections: In order; linked from below the lead.
-        footer: Small print.
+        title: Plain text, used as heading and as title of the window.
+        lead: Summary at the top of the page.
+        sections: Sections in order; links to them follow the lead.
+        footer: Text at the end of the page, in small type.
     """
     template = Template(files("dynaconv.analysis").joinpath("report.html").read_text(encoding="utf-8"))
     return template.substitute(
@@ -58,27 +58,27 @@ def page(title: str, *, lead: Html, sections: Sequence[Section], footer: Html) -
 
 
 def text(plain: str) -> Html:
-    """Plain text, escaped."""
+    """Return plain text, escaped."""
     return Html(html.escape(plain, quote=True))
 
 
 def join(parts: Iterable[Html]) -> Html:
-    """Markup one after the other, a line each."""
+    """Return the parts joined, one per line."""
     return Html("\n".join(parts))
 
 
 def paragraph(plain: str, *, kind: str = "") -> Html:
-    """A paragraph of plain text; `kind` is a class of the style sheet, such as `lead` or `note`."""
+    """Return a paragraph of plain text; `kind` is a class of the style sheet, such as `lead` or `note`."""
     return Html(f'<p class="{text(kind)}">{text(plain)}</p>' if kind else f"<p>{text(plain)}</p>")
 
 
 def code_block(lines: str) -> Html:
-    """Commands or code, spaces and line ends kept."""
+    """Return a block of commands or code that preserves spaces and line breaks."""
     return Html(f"<pre><code>{text(lines)}</code></pre>")
 
 
 def facts(pairs: Mapping[str, str], *, as_code: Sequence[str] = ()) -> Html:
-    """Terms and what they are; the values of the terms in `as_code` are set as code."""
+    """Return a list of terms and their values; the values of the terms in `as_code` are formatted as code."""
     rows = (
         f"<dt>{text(term)}</dt><dd>{f'<code>{text(value)}</code>' if term in as_code else text(value)}</dd>"
         for term, value in pairs.items()
@@ -89,7 +89,7 @@ def facts(pairs: Mapping[str, str], *, as_code: Sequence[str] = ()) -> Html:
 def table(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, footer: Sequence[str] = (), caption: str = ""
 ) -> Html:
-    """A table whose first column names the row; the footer is a row of another kind, such as a ratio."""
+    """Return a table. The first cell of a row is its header; the footer is a separate row, such as a ratio."""
     head = "".join(f'<th scope="col">{text(cell)}</th>' for cell in header)
     body = "".join(_row(row) for row in rows)
     foot = f"<tfoot>{_row(footer)}</tfoot>" if footer else ""
@@ -100,23 +100,23 @@ def table(
 
 
 def figure(png: Path, *, alt: str, caption: str = "") -> Html:
-    """A PNG file, embedded; on a narrow screen it scrolls rather than shrinking to nothing."""
+    """Return a figure with an embedded PNG file, which scrolls on narrow screens instead of becoming too small."""
     below = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
     image = f'<img src="{data_uri(png.read_bytes())}" alt="{text(alt)}">'
     return Html(f'<figure><div class="wide">{image}</div>{below}</figure>')
 
 
 def data_uri(png: bytes) -> str:
-    """A PNG as the address of an image."""
+    """Return a PNG as a data URI."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def picture_png(image: Tensor) -> bytes:
-    """A `uint8` image, (1 or 3, H, W), as PNG."""
+    """Encode a `uint8` image, (1 or 3, H, W), as PNG."""
     from PIL import Image
 
     if image.dim() != 3 or image.shape[0] not in (1, 3):
-        raise ValueError(f"an image is (1, H, W) or (3, H, W); got {tuple(image.shape)}.")
+        raise ValueError(f"an image must be (1, H, W) or (3, H, W); got {tuple(image.shape)}.")
     pixels = image[0] if image.shape[0] == 1 else image.permute(1, 2, 0)
     buffer = io.BytesIO()
     Image.fromarray(pixels.contiguous().numpy()).save(buffer, format="PNG", optimize=True)

@@ -1,7 +1,7 @@
-"""What a dynamic network computes on a data set: size, spread and use of every part of its coefficients.
+"""Statistics of a dynamic network on a data set: size, spread and use of every part of its coefficients.
 
-`collect_statistics` runs the network once and answers for every family: how large Lambda, Phi and attention are and how
-far they move, by layer and by class; whether all kernels are used; whether gates rest at an end of their range.
+`collect_statistics` runs the network once and works for every family. It measures the size and the variation of Lambda,
+Phi and attention, per layer and class, the use of each kernel, and the share of gates at an end of their range.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from dynaconv.families.family import Role
 if TYPE_CHECKING:
     from rich.table import Table
 
-LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
-"""Levels of the quantiles that are kept."""
-KEPT_VALUES = 2**15
-"""Values of a part that the quantiles are taken from; a uniform sample where there are more."""
-KEPT_SAMPLES = 1024
-"""Samples whose attention is kept as it is."""
-UNUSED = 0.1
-"""A kernel with less than this of an equal share of the weight, on average, is unused."""
-SUM_ONE = 1e-3
-"""Attention whose sum stays within this of 1 is a distribution over the kernels."""
+QUANTILE_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Levels of the reported quantiles."""
+RESERVOIR_SIZE = 2**15
+"""Maximum number of values per part for the quantiles; a uniform random sample if there are more."""
+MAX_ATTENTION_SAMPLES = 1024
+"""Maximum number of samples whose attention is stored."""
+UNUSED_FRACTION = 0.1
+"""A kernel counts as unused if its mean share of the weight is below this fraction of an equal share, 1 / K."""
+SUM_TOLERANCE = 1e-3
+"""Attention is a distribution over the kernels if its sum differs from 1 by at most this much."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,9 +44,9 @@ class PartReport:
     Attributes:
         values: Statistics of each element.
         role: How the part acts.
-        measures: Statistics of what `statistics_measures.measure` finds for each sample.
-        quantiles: At `LEVELS`, over all samples and elements together, (5,).
-        limit: Upper end of a gate's range; None where there is none.
+        measures: Statistics of the per-sample results of `statistics_measures.measure`.
+        quantiles: Quantiles at `QUANTILE_LEVELS`, over all samples and elements together, (5,).
+        limit: Upper end of a gate's range; None if it has none.
     """
 
     values: PartStatistics
@@ -57,7 +57,7 @@ class PartReport:
 
     @property
     def mean(self) -> float:
-        """Over samples and elements."""
+        """Mean over samples and elements."""
         return float(self.values.mean.mean())
 
     @property
@@ -67,34 +67,35 @@ class PartReport:
 
     @property
     def minimum(self) -> float:
-        """Over samples and elements."""
+        """Minimum over samples and elements."""
         return float(self.values.minimum.min())
 
     @property
     def maximum(self) -> float:
-        """Over samples and elements."""
+        """Maximum over samples and elements."""
         return float(self.values.maximum.max())
 
     @property
     def still(self) -> bool:
-        """Whether nothing moves with the input but by rounding: the layer works as a static one in this part."""
+        """Whether the part is constant up to rounding error; the layer is then static in this part."""
         return not float(self.values.deviation.square().sum()) > 1e-12 * float(self.values.mean.square().sum())
 
     def average(self, name: str) -> float:
-        """A measure's mean over the samples; for a vector also over its elements."""
+        """Return the mean of a measure over the samples and, for a vector, over its elements."""
         return float(self.measures[name].mean.mean())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KernelUse:
-    """How a layer spreads its weight over K kernels; entropies are divided by log K, so that they lie in 0 to 1.
+    """How a layer distributes its weight over K kernels. Entropies are divided by log K and range from 0 to 1.
 
     Attributes:
-        usage: Share of the weight that each kernel has on average, (K,), of sum 1.
-        largest: Share of the samples on which each kernel has the most weight, (K,).
-        entropy: Of each sample's shares, averaged: 1 where every kernel always has the same weight.
-        usage_entropy: Of `usage`: 1 where all kernels are used alike over the data set.
-        binary_entropy: For sigmoids, of each weight as a probability, in bits, averaged; None for a softmax.
+        usage: Mean share of the weight of each kernel, (K,), sum 1.
+        largest: Share of the samples in which each kernel has the largest weight, (K,).
+        entropy: Entropy of a sample's shares, averaged over samples: 1 if all kernels always have the same weight.
+        usage_entropy: Entropy of `usage`: 1 if all kernels are used equally over the data set.
+        binary_entropy: For sigmoids, the entropy of each weight as a probability, in bits, averaged; None for a
+            softmax.
     """
 
     usage: Tensor
@@ -105,22 +106,23 @@ class KernelUse:
 
     @property
     def dependence(self) -> float:
-        """`usage_entropy` - `entropy`, 0 to 1: what the input says about which kernel has the weight.
+        """`usage_entropy` - `entropy`, 0 to 1: how much the input determines which kernel has the weight.
 
-        It is the mutual information between the input and a kernel drawn by its shares, over log K. 0 where attention
-        is the same for every input, 1 where each input has one kernel and all kernels are used alike.
+        It is the mutual information between the input and a kernel drawn with its share as probability, divided by
+        log K. It is 0 if attention is the same for every input, and 1 if each input uses one kernel and all kernels
+        are used equally.
         """
         return max(self.usage_entropy - self.entropy, 0.0)
 
     @property
     def effective_kernels(self) -> float:
-        """exp of the entropy of `usage`: K where all kernels are used alike, 1 where a single one has all."""
+        """exp of the entropy of `usage`: K if all kernels are used equally, 1 if one kernel has all the weight."""
         return float(len(self.usage) ** self.usage_entropy)
 
     @property
     def unused(self) -> tuple[int, ...]:
-        """Kernels, from 0, with less than a tenth of an equal share of the weight."""
-        return tuple(torch.nonzero(self.usage < UNUSED / len(self.usage)).flatten().tolist())
+        """Indices, from 0, of the kernels with less than `UNUSED_FRACTION` of an equal share of the weight."""
+        return tuple(torch.nonzero(self.usage < UNUSED_FRACTION / len(self.usage)).flatten().tolist())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,8 +132,9 @@ class LayerStatistics:
     Attributes:
         name: Dotted path in the model.
         kind: Class name.
-        parts: By the names of the layer's `coefficients` tuple.
-        samples: Attention of the first samples, at most `KEPT_SAMPLES`, (N, K), for layers that mix kernels; else None.
+        parts: Reports by field name of the layer's `coefficients` tuple.
+        samples: Attention of the first samples, at most `MAX_ATTENTION_SAMPLES`, (N, K), for layers that mix kernels;
+            else None.
     """
 
     name: str
@@ -141,19 +144,19 @@ class LayerStatistics:
 
     @property
     def coefficients(self) -> LayerCoefficients:
-        """The same layer as `collect_coefficients` gives it."""
+        """The statistics in the format of `collect_coefficients`."""
         return LayerCoefficients(
             name=self.name, kind=self.kind, parts={name: part.values for name, part in self.parts.items()}
         )
 
     @property
     def kernels(self) -> KernelUse | None:
-        """How kernels are used, for layers that mix several; else None."""
+        """Use of the kernels if the layer mixes several; else None."""
         part = next((part for part in self.parts.values() if part.role == "mixing"), None)
         if part is None:
             return None
         usage, total = part.measures["share"].mean, part.measures["total"]
-        is_distribution = max(abs(float(total.minimum) - 1), abs(float(total.maximum) - 1)) <= SUM_ONE
+        is_distribution = max(abs(float(total.minimum) - 1), abs(float(total.maximum) - 1)) <= SUM_TOLERANCE
         return KernelUse(
             usage=usage,
             largest=part.measures["largest"].mean,
@@ -167,12 +170,12 @@ class LayerStatistics:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NetworkStatistics:
-    """The statistics of a network's dynamic layers, in the order the network runs them.
+    """The statistics of a network's dynamic layers, in the order of execution.
 
     Attributes:
-        layers: One entry a layer.
-        class_names: One for each class.
-        images: How many were seen.
+        layers: One entry per layer.
+        class_names: One name per class.
+        images: Number of images.
     """
 
     layers: tuple[LayerStatistics, ...]
@@ -180,25 +183,25 @@ class NetworkStatistics:
     images: int
 
     def table(self) -> Table:
-        """One row for each part of each layer, for a console."""
+        """Return a console table with one row per part of each layer."""
         from dynaconv.analysis.statistics_table import rich_table
 
         return rich_table(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row for each layer, part and class, and one for all classes, as a CSV table takes them."""
+        """Return one CSV row per layer, part and class, plus one per layer and part for all classes."""
         from dynaconv.analysis.statistics_table import class_rows
 
         return class_rows(self)
 
     def to_csv(self) -> str:
-        """`rows` as CSV, with a header."""
+        """Return `rows` as CSV text with a header."""
         from dynaconv.analysis.statistics_table import csv_text
 
         return csv_text(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         from dynaconv.analysis.statistics_table import plain
 
         return plain(self)
@@ -211,16 +214,16 @@ def collect_statistics(
     *,
     max_batches: int | None = None,
 ) -> NetworkStatistics:
-    """Statistics of everything the dynamic layers compute, in one pass in eval mode; the model is left as it was.
+    """Collect statistics of all coefficients of the dynamic layers, in one pass in eval mode.
 
-    Memory does not grow with the data. Means, deviations and extremes are exact; quantiles are those of `KEPT_VALUES`
-    values drawn uniformly from all.
+    Memory does not grow with the data. Means, deviations and extremes are exact. Quantiles are those of a uniform
+    random sample of at most `RESERVOIR_SIZE` values. The state of the model does not change.
 
     Args:
-        model: Any network with layers that answer `coefficients(x)`.
+        model: A network with layers that have a method `coefficients(x)`.
         batches: Pairs (images (B, C, H, W), classes (B,)).
-        class_names: One for each class.
-        max_batches: Stop after so many; None for all.
+        class_names: One name per class.
+        max_batches: Maximum number of batches; None for all.
 
     Raises:
         ValueError: The model has no dynamic layer, there is no batch, or a label has no name.
@@ -228,11 +231,12 @@ def collect_statistics(
     running: dict[nn.Module, dict[str, _RunningPart]] = {}
 
     def add(module: nn.Module, parts: Mapping[str, Tensor], classes: Tensor) -> None:
-        found = running.setdefault(module, {})
+        running_parts = running.setdefault(module, {})
         for name, values in parts.items():
-            if name not in found:
-                found[name] = _RunningPart(role_of(name, module, values), gate_limit(module, name), len(class_names))
-            found[name].add(values, classes)
+            if name not in running_parts:
+                role, limit = role_of(name, module, values), gate_limit(module, name)
+                running_parts[name] = _RunningPart(role, limit, len(class_names))
+            running_parts[name].add(values, classes)
 
     names = visit_coefficients(model, batches, add, num_classes=len(class_names), max_batches=max_batches)
     layers = tuple(
@@ -250,55 +254,55 @@ def collect_statistics(
 
 @dataclass
 class _RunningPart:
-    """One part as the batches come in."""
+    """Running statistics of one part of a layer."""
 
     role: Role
     limit: float | None
     num_classes: int
     statistics: dict[str, RunningStatistics] = field(default_factory=dict)
     samples: list[Tensor] = field(default_factory=list)
-    pool: _Pool = field(default_factory=lambda: _Pool(KEPT_VALUES))
+    reservoir: _Reservoir = field(default_factory=lambda: _Reservoir(RESERVOIR_SIZE))
 
     def add(self, values: Tensor, classes: Tensor) -> None:
         for name, numbers in {"": values, **measure(values, self.role, self.limit)}.items():
             if name not in self.statistics:
                 self.statistics[name] = RunningStatistics.empty(self.num_classes, numbers)
             self.statistics[name].add(numbers, classes)
-        self.pool.add(values)
+        self.reservoir.add(values)
         if self.role == "mixing":
-            room = KEPT_SAMPLES - sum(map(len, self.samples))
+            room = MAX_ATTENTION_SAMPLES - sum(map(len, self.samples))
             self.samples.append(values[:room].cpu())
 
     def result(self) -> PartReport:
         results = {name: running.result() for name, running in self.statistics.items()}
-        # A measure that some batches lack, as sigmoids outside 0 to 1 would, says nothing about the data set.
+        # Leave out measures that some batches lack, such as the binary entropy if a weight is outside 0 to 1.
         complete = {
-            name: found for name, found in results.items() if name and found.counts.sum() == results[""].counts.sum()
+            name: result for name, result in results.items() if name and result.counts.sum() == results[""].counts.sum()
         }
-        levels = torch.tensor(LEVELS, dtype=torch.float64)
+        levels = torch.tensor(QUANTILE_LEVELS, dtype=torch.float64)
         return PartReport(
             values=results[""],
             role=self.role,
             measures=complete,
-            quantiles=torch.quantile(self.pool.values, levels),
+            quantiles=torch.quantile(self.reservoir.values, levels),
             limit=self.limit,
         )
 
 
-class _Pool:
-    """A uniform sample of all values that came in: each draws a number, and those with the smallest stay."""
+class _Reservoir:
+    """A uniform random sample of all added values: each value draws a random key, and the smallest keys are kept."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.values = torch.empty(0, dtype=torch.float64)
-        self._draws = torch.empty(0)
+        self._keys = torch.empty(0)
         self._generator = torch.Generator().manual_seed(0)
 
     def add(self, values: Tensor) -> None:
         flat = values.detach().flatten().double().cpu()
-        draws = torch.rand(len(flat), generator=self._generator)
+        keys = torch.rand(len(flat), generator=self._generator)
         self.values = torch.cat([self.values, flat])
-        self._draws = torch.cat([self._draws, draws])
+        self._keys = torch.cat([self._keys, keys])
         if len(self.values) > self.size:
-            kept = self._draws.topk(self.size, largest=False).indices
-            self.values, self._draws = self.values[kept], self._draws[kept]
+            smallest = self._keys.topk(self.size, largest=False).indices
+            self.values, self._keys = self.values[smallest], self._keys[smallest]

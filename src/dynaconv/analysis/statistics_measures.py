@@ -1,7 +1,7 @@
-"""What is worth knowing about one sample's coefficients: entropies of attention, gates at their ends, sizes.
+"""Per-sample measures of coefficients: entropies of attention, saturation of gates, norms of matrices.
 
-A measure takes one part of a batch's coefficients, (B, *shape), and gives a number or a vector for each sample, so that
-its statistics over a data set are taken like those of the part itself.
+A measure maps one part of a batch's coefficients, (B, *shape), to a number or a vector for each sample. Its statistics
+over a data set are then computed like those of the part itself.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dynaconv.analysis.coefficients import described
+from dynaconv.analysis.coefficients import coefficient_info
 from dynaconv.families import families
 from dynaconv.families.family import Role
 
-END = 0.05
-"""A gate within this share of its range of an end is at that end; one without upper end is near 0 below this."""
+GATE_MARGIN = 0.05
+"""A gate is near an end of its range within this share of the range. Without an upper end, it is near 0 below this."""
 
 
 def role_of(part: str, layer: nn.Module, values: Tensor) -> Role:
-    """How a part, (B, *shape), of a layer acts; of no family it is a gate, or from two axes on a matrix."""
-    found = described(part, type(layer).__name__)
-    return found.role if found is not None else "gate" if values.dim() == 2 else "matrix"
+    """Return the role of a part, (B, *shape). Without a family, a vector is a gate and any other part a matrix."""
+    coefficient = coefficient_info(part, type(layer).__name__)
+    return coefficient.role if coefficient is not None else "gate" if values.dim() == 2 else "matrix"
 
 
 def gate_limit(layer: nn.Module, part: str) -> float | None:
-    """Upper end of a gate's range, which starts at 0; None for a gate without one, or of an unknown layer."""
+    """Return the upper end of a gate's range, which starts at 0; None if it has none or the layer is of no family."""
     for family in families():
         if isinstance(layer, family.layers) and part in family.coefficients:
             limit = family.coefficients[part].limit
@@ -35,51 +35,52 @@ def gate_limit(layer: nn.Module, part: str) -> float | None:
 
 
 def measure(values: Tensor, role: Role, limit: float | None = None) -> dict[str, Tensor]:
-    """The measures of a part's role for each sample.
+    """Return the measures of a part's role for each sample.
 
     Args:
         values: One part of a batch's coefficients, (B, *shape).
         role: How the part acts.
-        limit: Upper end of a gate's range, where it has one.
+        limit: Upper end of a gate's range; None if it has none.
 
     Returns:
-        - mixing: `share` (B, K), weights divided by their sum; `entropy` (B,), that of the shares over log K; `total`
-          (B,), the sum of the weights; `largest` (B, K), 1 for the kernel with the most weight; `binary_entropy` (B,),
-          of each weight read as the probability of yes, in bits, averaged over the kernels, where all lie in 0 to 1.
-        - gate: `near_zero` (B,), the share of elements at the lower end; `saturated` (B,), at the upper end if any.
-        - matrix: `norm` (B,), Frobenius.
+        - mixing: `share` (B, K), weights divided by their sum; `entropy` (B,), entropy of the shares over log K;
+          `total` (B,), sum of the weights; `largest` (B, K), 1 for the kernel with the largest weight; and, if all
+          weights are in 0 to 1, `binary_entropy` (B,), entropy of each weight as a probability, in bits, averaged over
+          the kernels.
+        - gate: `near_zero` (B,), share of elements near 0; with a limit also `saturated` (B,), share near the limit.
+        - matrix: `norm` (B,), Frobenius norm.
     """
     if role == "mixing":
         return _measure_mixing(values.double())
     flat = values.double().flatten(1)
     if role == "matrix":
         return {"norm": flat.norm(dim=1)}
-    near = END * (limit or 1.0)
-    found = {"near_zero": (flat.abs() < near).double().mean(1)}
+    margin = GATE_MARGIN * (limit or 1.0)
+    measures = {"near_zero": (flat.abs() < margin).double().mean(1)}
     if limit is not None:
-        found["saturated"] = (flat > limit - near).double().mean(1)
-    return found
+        measures["saturated"] = (flat > limit - margin).double().mean(1)
+    return measures
 
 
 def _measure_mixing(weights: Tensor) -> dict[str, Tensor]:
     total = weights.sum(1)
     shares = weights / total.clamp(min=torch.finfo(weights.dtype).tiny)[:, None]
-    found = {
+    measures = {
         "share": shares,
         "entropy": normalised_entropy(shares),
         "total": total,
         "largest": torch.nn.functional.one_hot(weights.argmax(1), weights.shape[1]).double(),
     }
     if bool(((weights >= 0) & (weights <= 1)).all()):
-        found["binary_entropy"] = binary_entropy(weights).mean(1)
-    return found
+        measures["binary_entropy"] = binary_entropy(weights).mean(1)
+    return measures
 
 
 def normalised_entropy(shares: Tensor) -> Tensor:
-    """Entropy over log K along the last axis: 1 for equal shares, 0 where one has all, and for a single kernel.
+    """Return the entropy over log K along the last axis: 1 for equal shares, 0 if one share is 1 or K = 1.
 
     Args:
-        shares: Non-negative, of sum 1 along the last axis, (..., K).
+        shares: Non-negative, with sum 1 along the last axis, (..., K).
     """
     if shares.shape[-1] == 1:
         return torch.zeros_like(shares[..., 0])
@@ -88,6 +89,6 @@ def normalised_entropy(shares: Tensor) -> Tensor:
 
 
 def binary_entropy(probabilities: Tensor) -> Tensor:
-    """Entropy in bits of yes and no with these probabilities, element by element: 1 at 1/2, 0 at 0 and 1."""
+    """Return the entropy in bits of Bernoulli variables, element-wise: 1 at probability 1/2, 0 at 0 and 1."""
     both: Tensor = torch.special.entr(probabilities) + torch.special.entr(1 - probabilities)
     return both / math.log(2)

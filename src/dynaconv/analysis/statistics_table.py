@@ -1,4 +1,4 @@
-"""The statistics of a network as a console table, as rows of exact numbers, and as plain values for JSON."""
+"""The statistics of a network as a console table, as CSV rows, and as plain values for JSON."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dynaconv.analysis.coefficients import PartStatistics, symbol
-from dynaconv.analysis.statistics import LEVELS, KernelUse, LayerStatistics, NetworkStatistics, PartReport
+from dynaconv.analysis.statistics import QUANTILE_LEVELS, KernelUse, LayerStatistics, NetworkStatistics, PartReport
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 MEASURES = ("entropy", "binary_entropy", "total", "near_zero", "saturated", "norm")
-"""Measures of one number a sample."""
+"""Measures that are one number per sample."""
 COLUMNS = ("layer", "kind", "part", "class", "images", "mean", "deviation", "minimum", "maximum", *MEASURES)
-ALL = "(all)"
+ALL_CLASSES = "(all)"
 
 
 def cells(layer: LayerStatistics, name: str) -> list[str]:
-    """A row for people: part, size, mean, deviation, range, share between classes, and what else is worth a word."""
+    """Return a formatted row: part, size, mean, deviation, range, share between classes, and a remark."""
     part = layer.parts[name]
     shape = "x".join(str(n) for n in part.values.mean.shape)
     return [
@@ -36,11 +36,11 @@ def cells(layer: LayerStatistics, name: str) -> list[str]:
     ]
 
 
-HEADER = ("layer", "part", "size", "mean", "sd", "range", "class", "what it does")
+HEADER = ("layer", "part", "size", "mean", "sd", "range", "class", "remark")
 
 
 def remark(layer: LayerStatistics, part: PartReport) -> str:
-    """What the measures say, in a few words."""
+    """Return a short summary of the measures."""
     if part.still:
         return "the same for every input"
     use = layer.kernels
@@ -55,7 +55,7 @@ def remark(layer: LayerStatistics, part: PartReport) -> str:
 
 
 def kernel_remark(use: KernelUse) -> str:
-    """Which kernels are used, and how much depends on the input."""
+    """Return a short summary of the use of the kernels and its dependence on the input."""
     words = [f"uses {use.effective_kernels:.1f} of {len(use.usage)}", f"input decides {use.dependence:.2g}"]
     if use.unused:
         words.append(f"unused: {', '.join(str(k + 1) for k in use.unused)}")
@@ -63,7 +63,7 @@ def kernel_remark(use: KernelUse) -> str:
 
 
 def rich_table(statistics: NetworkStatistics) -> Table:
-    """`NetworkStatistics.table`."""
+    """Return `NetworkStatistics.table`."""
     from rich import box
     from rich.table import Table
 
@@ -83,16 +83,16 @@ def rich_table(statistics: NetworkStatistics) -> Table:
 
 
 def class_rows(statistics: NetworkStatistics) -> list[dict[str, Any]]:
-    """`NetworkStatistics.rows`; None where a class has no image or a part no such measure."""
+    """Return `NetworkStatistics.rows`. A value is None if the class has no image or the part no such measure."""
     rows: list[dict[str, Any]] = []
     for layer in statistics.layers:
         for name, part in layer.parts.items():
-            start = {"layer": layer.name, "kind": layer.kind, "part": name}
+            labels = {"layer": layer.name, "kind": layer.kind, "part": name}
             row = {"mean": part.mean, "deviation": part.deviation, "minimum": part.minimum, "maximum": part.maximum}
             extra = {key: part.average(key) if key in part.measures else None for key in MEASURES}
-            rows.append({**start, "class": ALL, "images": statistics.images, **row, **extra})
+            rows.append({**labels, "class": ALL_CLASSES, "images": statistics.images, **row, **extra})
             for index, label in enumerate(statistics.class_names):
-                rows.append({**start, "class": label, **_class_row(part, index)})
+                rows.append({**labels, "class": label, **_class_row(part, index)})
     return rows
 
 
@@ -114,7 +114,7 @@ def _class_row(part: PartReport, index: int) -> dict[str, Any]:
 
 
 def csv_text(statistics: NetworkStatistics) -> str:
-    """`NetworkStatistics.to_csv`."""
+    """Return `NetworkStatistics.to_csv`."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -123,7 +123,7 @@ def csv_text(statistics: NetworkStatistics) -> str:
 
 
 def plain(statistics: NetworkStatistics) -> dict[str, Any]:
-    """`NetworkStatistics.to_dict`."""
+    """Return `NetworkStatistics.to_dict`."""
     return {
         "images": statistics.images,
         "class_names": list(statistics.class_names),
@@ -163,12 +163,12 @@ def _plain_part(part: PartReport, class_names: tuple[str, ...]) -> dict[str, Any
         "deviation": part.deviation,
         "minimum": part.minimum,
         "maximum": part.maximum,
-        "quantiles": dict(zip(map(str, LEVELS), part.quantiles.tolist(), strict=True)),
+        "quantiles": dict(zip(map(str, QUANTILE_LEVELS), part.quantiles.tolist(), strict=True)),
         "share_between_classes": part.values.share_between,
         "share_by_chance": part.values.share_by_chance,
         "variance_ratio": ratio if math.isfinite(ratio) else None,
         "still": part.still,
-        "measures": {name: _numbers(found.mean) for name, found in part.measures.items()},
+        "measures": {name: _numbers(measure.mean) for name, measure in part.measures.items()},
         "classes": {label: _class_row(part, index) for index, label in enumerate(class_names)},
     }
 

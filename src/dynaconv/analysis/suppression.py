@@ -1,10 +1,10 @@
-"""Whether small coefficients keep the gradient from the directions they scale: the paper's second argument, measured.
+"""Measurement of the paper's second argument: small coefficients reduce the gradient of the directions they scale.
 
-In vanilla dynamic convolution W(x) = W_mean + U Pi(x) S V^T. The pair of columns u_i and v_i that belongs to kernel k
-enters as pi_k(x) s_i u_i v_i^T and in no other way, so that the gradient of either is multiplied by pi_k(x) s_i: when
-that is small, attention is a brake on learning the pair. In DCD the columns of P and Q are joined through all L x L
-entries of Phi(x): p_j meets every q_l through row j of Phi, and is left without gradient only when the whole row is
-small, whatever its own entry Phi_jj is.
+In vanilla dynamic convolution, W(x) = W_mean + U Pi(x) S V^T. The columns u_i and v_i of kernel k appear only in the
+term pi_k(x) s_i u_i v_i^T, so the gradient of both is multiplied by pi_k(x) s_i. If this coefficient is small,
+attention slows down the learning of the pair. In DCD, all L x L entries of Phi(x) couple the columns of P and Q: row j
+of Phi couples p_j to every q_l. The coefficients reduce the gradient of p_j only if the whole row is small, whatever
+its own entry Phi_jj is.
 
 Reference: Li et al., ICLR 2021, arXiv:2103.08756v1.
 """
@@ -20,26 +20,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynaconv.analysis._modules import is_dynamic
 from dynaconv.analysis._suppression_probes import MixtureProbe, Probe, probe_for
-from dynaconv.analysis._units import eval_mode, is_dynamic
 from dynaconv.analysis.decomposition import SVDForm
+from dynaconv.conversion.example import eval_mode
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class NoFactorsError(ValueError):
-    """A network has no layer with factors that coefficients scale."""
+    """The network has no layer with factors that coefficients scale."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Columns:
-    """The D columns of one factor, all of unit length: what scales each, and the gradient that reaches it.
+    """Coefficients and gradients of the D columns of one factor, each of unit length.
 
     Attributes:
-        coefficients: Mean over the samples of the size of what multiplies the column: |a_k| s_i in a mixture, the norm
-            of its row or column of Phi in DCD.
-        own: The same where a column had its own partner only: |a_k| s_i again, or |Phi_jj|.
-        gradients: Mean over the batches of the norm of the loss's gradient with respect to the column.
+        coefficients: Size of the coefficient of each column, averaged over the samples: |a_k| s_i in a mixture, the
+            norm of the column's row or column of Phi in DCD.
+        own: The same for the coefficient that couples a column to its own partner: |a_k| s_i again, or |Phi_jj|.
+        gradients: Norm of the loss's gradient with respect to each column, averaged over the batches.
     """
 
     coefficients: Tensor
@@ -58,18 +59,18 @@ class Columns:
 
     @property
     def gradient_ratio(self) -> float:
-        """Mean gradient of the quarter of columns with the smallest own coefficients over that of the largest."""
+        """Mean gradient of the columns in the lowest quarter of own coefficients over that of the highest quarter."""
         return quartile_ratio(self.own, self.gradients)
 
     @property
     def coefficient_ratio(self) -> float:
-        """The same ratio of the own coefficients themselves: how far apart the quarters are."""
+        """The same ratio for the mean own coefficients of these quarters."""
         return quartile_ratio(self.own, self.own)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerSuppression:
-    """The measure of one layer; each number is averaged over the factors of outputs and inputs.
+    """Suppression measures of one layer, averaged over the output and the input factor.
 
     Attributes:
         name: Dotted path in the model.
@@ -78,8 +79,8 @@ class LayerSuppression:
         outputs: Columns of U or P.
         inputs: Columns of V or Q (of R in DCD's depthwise form).
         attention: Mean of |a_k| over the samples, (K,); None for DCD.
-        column_attention: Mean of |a_k| of the kernel that each column belongs to, (D,); None for DCD.
-        kernel_gradients: Mean over the batches of the norm of the gradient of each W_k, (K,); None for DCD.
+        column_attention: Mean of |a_k| for the kernel of each column, (D,); None for DCD.
+        kernel_gradients: Norm of the gradient of each W_k, averaged over the batches, (K,); None for DCD.
     """
 
     name: str
@@ -93,12 +94,12 @@ class LayerSuppression:
 
     @property
     def correlation(self) -> float:
-        """As `Columns.correlation`."""
+        """Mean of `Columns.correlation` over both factors."""
         return (self.outputs.correlation + self.inputs.correlation) / 2
 
     @property
     def own_correlation(self) -> float:
-        """As `Columns.own_correlation`; the same as `correlation` for a mixture."""
+        """Mean of `Columns.own_correlation` over both factors; equal to `correlation` for a mixture."""
         return (self.outputs.own_correlation + self.inputs.own_correlation) / 2
 
     @property
@@ -106,44 +107,44 @@ class LayerSuppression:
         """Spearman's rank correlation of the columns' gradients with the attention alone, without s_i."""
         if self.column_attention is None:
             return None
-        sides = (self.outputs, self.inputs)
-        return sum(rank_correlation(self.column_attention, side.gradients) for side in sides) / 2
+        factors = (self.outputs, self.inputs)
+        return sum(rank_correlation(self.column_attention, factor.gradients) for factor in factors) / 2
 
     @property
     def gradient_ratio(self) -> float:
-        """As `Columns.gradient_ratio`, the geometric mean of both factors'."""
+        """Geometric mean of `Columns.gradient_ratio` over both factors."""
         return _geometric_mean(self.outputs.gradient_ratio, self.inputs.gradient_ratio)
 
     @property
     def coefficient_ratio(self) -> float:
-        """As `Columns.coefficient_ratio`, the geometric mean of both factors'."""
+        """Geometric mean of `Columns.coefficient_ratio` over both factors."""
         return _geometric_mean(self.outputs.coefficient_ratio, self.inputs.coefficient_ratio)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; None where a number is not defined."""
+        """Return plain values for JSON; a number that is not defined is None."""
         return {
             "name": self.name,
             "kind": self.kind,
             "method": self.method,
             "columns": len(self.outputs.own),
-            **{key: defined(getattr(self, key)) for key in NUMBERS},
+            **{key: finite_or_none(getattr(self, key)) for key in MEASURES},
             "attention": None if self.attention is None else self.attention.tolist(),
             "kernel_gradients": None if self.kernel_gradients is None else self.kernel_gradients.tolist(),
         }
 
 
-NUMBERS = ("correlation", "own_correlation", "attention_correlation", "gradient_ratio", "coefficient_ratio")
+MEASURES = ("correlation", "own_correlation", "attention_correlation", "gradient_ratio", "coefficient_ratio")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Suppression:
-    """The measure of a network.
+    """Suppression measures of a network.
 
     Attributes:
-        layers: In order of registration.
-        skipped: Dynamic layers that the measure does not cover, by name, and why.
-        images: How many were seen.
-        batches: In how many batches, for each of which a gradient was taken.
+        layers: Measures of the layers, in order of registration.
+        skipped: Reasons why dynamic layers are not covered, by layer name.
+        images: Number of images.
+        batches: Number of batches; each gives one gradient.
     """
 
     layers: tuple[LayerSuppression, ...]
@@ -152,18 +153,18 @@ class Suppression:
     batches: int
 
     def average(self, key: str) -> float | None:
-        """Mean of a number over the layers where it is defined, of a ratio the geometric mean; None without any."""
-        values = [value for layer in self.layers if (value := defined(getattr(layer, key))) is not None]
+        """Return the mean of a measure over the layers that define it, geometric for ratios; None if no layer does."""
+        values = [value for layer in self.layers if (value := finite_or_none(getattr(layer, key))) is not None]
         if not values:
             return None
         return _geometric_mean(*values) if key.endswith("ratio") else sum(values) / len(values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "images": self.images,
             "batches": self.batches,
-            **{key: self.average(key) for key in NUMBERS},
+            **{key: self.average(key) for key in MEASURES},
             "layers": [layer.to_dict() for layer in self.layers],
             "skipped": dict(self.skipped),
         }
@@ -177,32 +178,32 @@ def measure_suppression(
     loss: Loss = F.cross_entropy,
     max_batches: int | None = None,
 ) -> Suppression:
-    """Gradient and coefficient of every column of the factors, over a data set.
+    """Measure gradient and coefficient of every column of the factors over a data set.
 
-    With G_b the gradient of a batch's loss with respect to the kernel W(x_b) of sample b, read as a matrix, the
-    gradients of the columns are, by the chain rule,
+    Let G_b be the gradient of a batch's loss with respect to the kernel W(x_b) of sample b, reshaped to a matrix. By
+    the chain rule, the gradients of the columns are
 
-    - in a mixture, S and the attention held: dL/du_i = s_i sum_b a_k(x_b) G_b v_i, and dL/dv_i with G_b^T u_i;
+    - in a mixture, with S and the attention fixed: dL/du_i = s_i sum_b a_k(x_b) G_b v_i, and dL/dv_i with G_b^T u_i;
     - in DCD: dL/dp_j = sum_b G_b Q Phi(x_b)^T e_j, and dL/dq_j = sum_b G_b^T P Phi(x_b) e_j.
 
-    With `weight_norm` of `DCDConv2d`, the gradients lack the part that would make P or Q longer as a whole, which has
-    no effect there. Columns are taken at unit length: U and V have it, the lengths of those of P, Q and R go into Phi,
-    which leaves W(x) as it is and makes sizes comparable. The network runs in eval mode; the loss is the mean over each
-    batch. Neither weights nor their `.grad` change. A grouped kernel has factors in each group; a depthwise one is a
-    C x k^2 matrix.
+    With `weight_norm` of `DCDConv2d`, the gradients have no component along P or Q as a whole, because their norms
+    have no effect. Columns have unit length: U and V have it by definition, and Phi takes over the lengths of the
+    columns of P, Q and R. This does not change W(x) and makes sizes comparable. The network runs in eval mode, and the
+    loss is the mean over each batch. Weights and their `.grad` do not change. A grouped kernel has factors in each
+    group; a depthwise kernel is one C x k^2 matrix.
 
-    The measure shows the state of one trained network. That gradient and coefficient of a mixture go together is the
-    chain rule at work and expected; how far apart the quarters lie says how strong it is. It cannot show that the
-    directions with little gradient would be worth learning, nor that this is why a network is better or worse; and
-    kernels are trained as W_k, not as U, S and V, so that for them s_i is a result of training, not a brake on it, and
-    the attention alone is. See docs/analysis/statistics.md.
+    The measure describes one trained network. In a mixture the chain rule implies that gradient and coefficient are
+    correlated; the ratios between the quarters show how strongly. The measure does not show whether directions with a
+    small gradient are worth learning, nor whether this explains the accuracy of a network. Training updates the kernels
+    W_k, not U, S and V. For them a small s_i is a result of training, and only the attention slows learning down. See
+    docs/analysis/statistics.md.
 
     Args:
-        model: With layers `CondConv2d`, `DYConv2d` or `DCDConv2d` (any form, `norm=None`), or `DCDLinear`.
+        model: A network with layers `CondConv2d`, `DYConv2d`, `DCDConv2d` (any form, `norm=None`) or `DCDLinear`.
         batches: Pairs (images (B, C, H, W), classes (B,)).
-        forms: Singular value decompositions that are known already, by layer name.
-        loss: Mean loss of (outputs, classes).
-        max_batches: Stop after so many; None for all.
+        forms: Existing singular value decompositions by layer name; others are computed.
+        loss: Function of (outputs, classes) that returns the mean loss.
+        max_batches: Maximum number of batches; None for all.
 
     Raises:
         NoFactorsError: The model has no layer that the measure covers.
@@ -223,27 +224,27 @@ def measure_suppression(
     if not probes:
         reasons = f": {'; '.join(sorted(set(skipped.values())))}" if skipped else ""
         raise NoFactorsError(f"{type(model).__name__} has no layer with factors to measure{reasons}.")
-    pass_ = _Pass(model, {modules[name]: probe for name, probe in probes.items()}, loss)
-    with eval_mode(model), pass_:
+    gradient_pass = _GradientPass(model, {modules[name]: probe for name, probe in probes.items()}, loss)
+    with eval_mode(model), gradient_pass:
         for index, (images, classes) in enumerate(batches):
             if index == max_batches:
                 break
-            pass_.step(images, classes)
-    if pass_.images == 0:
-        raise ValueError("there is no batch to take gradients of; the data loader is empty.")
+            gradient_pass.step(images, classes)
+    if gradient_pass.images == 0:
+        raise ValueError("there is no batch to compute gradients of; the data loader is empty.")
     unused = [name for name, probe in probes.items() if probe.samples == 0]
-    skipped |= dict.fromkeys(unused, "the network does not run it")
+    skipped |= dict.fromkeys(unused, "the network does not call it")
     return Suppression(
         layers=tuple(_result(name, modules[name], probe) for name, probe in probes.items() if name not in unused),
         skipped=skipped,
-        images=pass_.images,
-        batches=pass_.batches,
+        images=gradient_pass.images,
+        batches=gradient_pass.batches,
     )
 
 
 @dataclass(eq=False)
-class _Pass:
-    """Forward and backward, with the probes watching."""
+class _GradientPass:
+    """Forward and backward passes whose coefficients and gradients go to the probes."""
 
     model: nn.Module
     probes: Mapping[nn.Module, Probe]
@@ -260,15 +261,15 @@ class _Pass:
             value = self.loss(self.model(images.to(device)), classes.to(device))
             gradients = iter(torch.autograd.grad(value, leaves, materialize_grads=True))
         for probe in self.probes.values():
-            probe.absorb([next(gradients) for _ in probe.leaves])
+            probe.add_gradients([next(gradients) for _ in probe.leaves])
         self.images += len(images)
         self.batches += 1
 
     @torch.no_grad()
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.probes[module].see(module.coefficients(args[0]))  # type: ignore[operator]
+        self.probes[module].add_coefficients(module.coefficients(args[0]))  # type: ignore[operator]
 
-    def __enter__(self) -> _Pass:
+    def __enter__(self) -> _GradientPass:
         self._handles = [module.register_forward_pre_hook(self._before) for module in self.probes]
         leaves = [leaf for probe in self.probes.values() for leaf in probe.leaves]
         self._frozen = [leaf for leaf in leaves if not leaf.requires_grad]
@@ -284,7 +285,7 @@ class _Pass:
 
 
 def _result(name: str, module: nn.Module, probe: Probe) -> LayerSuppression:
-    outputs, inputs = (Columns(coefficients=c, own=o, gradients=g) for c, o, g in probe.sides())
+    outputs, inputs = (Columns(coefficients=c, own=o, gradients=g) for c, o, g in probe.factor_statistics())
     mixture = probe if isinstance(probe, MixtureProbe) else None
     return LayerSuppression(
         name=name,
@@ -299,7 +300,7 @@ def _result(name: str, module: nn.Module, probe: Probe) -> LayerSuppression:
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Spearman's rank correlation of two vectors, ties at their mean rank; NaN where one of them is constant."""
+    """Return Spearman's rank correlation of two vectors. Ties have their mean rank; NaN if a vector is constant."""
     ranks = torch.stack([_ranks(a), _ranks(b)])
     ranks = ranks - ranks.mean(1, keepdim=True)
     lengths = ranks.norm(dim=1)
@@ -307,7 +308,7 @@ def rank_correlation(a: Tensor, b: Tensor) -> float:
 
 
 def quartile_ratio(order: Tensor, values: Tensor) -> float:
-    """Mean of `values` over the quarter with the smallest `order`, over that of the largest; NaN for fewer than 4."""
+    """Return the mean of `values` in the lowest quarter of `order` over that in the highest; NaN for fewer than 4."""
     count = len(order) // 4
     if count == 0:
         return math.nan
@@ -316,16 +317,16 @@ def quartile_ratio(order: Tensor, values: Tensor) -> float:
     return float(ordered[:count].mean()) / highest if highest > 0 else math.nan
 
 
-def defined(number: float | None) -> float | None:
-    """The number, or None where there is none or it is not finite."""
+def finite_or_none(number: float | None) -> float | None:
+    """Return the number, or None if it is None or not finite."""
     return number if number is not None and math.isfinite(number) else None
 
 
 def _ranks(values: Tensor) -> Tensor:
-    places: Tensor
+    inverse: Tensor
     counts: Tensor
-    _, places, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    return (counts.cumsum(0).double() - (counts - 1) / 2)[places]
+    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    return (counts.cumsum(0).double() - (counts - 1) / 2)[inverse]
 
 
 def _geometric_mean(*values: float) -> float:

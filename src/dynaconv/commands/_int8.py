@@ -1,11 +1,11 @@
-"""The int8 part of ``dynaconv export``: data of a trained run for ranges and accuracy, and the call."""
+"""The int8 part of ``dynaconv export``: its flags, its data for calibration and test, and the export."""
 
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynaconv.commands._subject import Subject
+from dynaconv.commands._network import LoadedNetwork
 from dynaconv.errors import RunError
 
 if TYPE_CHECKING:
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
 
 FORMATS = ("onnx", "openvino")
 SEED = 0
-"""Chooses the training images from which ranges are taken."""
-_BATCH = 64
-_IMAGES = 300
+"""Seed of the choice of calibration images."""
+_BATCH_SIZE = 64
+_DEFAULT_IMAGES = 300
 _FLAGS = ("data", "data_dir", "images", "max_drop")
 
 
 def add_flags(command: argparse.ArgumentParser) -> None:
-    """Add ``--int8`` and what goes with it."""
+    """Add ``--int8`` and the flags that belong to it."""
     command.add_argument("--int8", action="store_true", help="onnx and openvino: quantise a trained run")
     command.add_argument("--data", metavar="NAME", help="int8: a data set; by default the one it was trained on")
-    command.add_argument("--data-dir", metavar="DIR", help="int8: where the data lies")
-    command.add_argument("--images", metavar="N", type=int, help=f"int8: training images for the ranges ({_IMAGES})")
+    command.add_argument("--data-dir", metavar="DIR", help="int8: folder of the data")
     command.add_argument(
-        "--max-drop", metavar="POINTS", type=float, help="int8: refuse to lose more accuracy than that"
+        "--images", metavar="N", type=int, help=f"int8: number of training images for calibration ({_DEFAULT_IMAGES})"
     )
+    command.add_argument("--max-drop", metavar="POINTS", type=float, help="int8: largest accepted loss of accuracy")
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
-    """Refuse, before anything is loaded, flags that do not go together."""
+    """Check, before anything is loaded, that the flags go together."""
     if not arguments.int8:
         for name in _FLAGS:
             if getattr(arguments, name) is not None:
@@ -41,33 +41,33 @@ def check_flags(arguments: argparse.Namespace) -> None:
         raise RunError(f"--int8 has the formats {' and '.join(FORMATS)}; {arguments.format} does not have it.")
     for name in ("size", "fixed_batch", "fixed_size"):
         if getattr(arguments, name):
-            raise RunError(f"--{name.replace('_', '-')} does not go with --int8: the data has its size.")
+            raise RunError(f"--{name.replace('_', '-')} does not go with --int8: the data sets the size.")
     if arguments.native:
         raise RunError("--native does not go with --int8: the native kernels compute in float32.")
     if arguments.images is not None and arguments.images < 1:
         raise RunError(f"--images is at least 1; got {arguments.images}.")
 
 
-def export_int8(arguments: argparse.Namespace, subject: Subject, out: Path) -> "Int8Report":
-    """Quantise with training images, test with test images.
+def export_int8(arguments: argparse.Namespace, network: LoadedNetwork, out: Path) -> "Int8Report":
+    """Calibrate with training images, and test with test images.
 
     Raises:
-        RunError: The network does not say how its images are prepared, or which they were.
+        RunError: The network is not a trained run, so its data and preprocessing are unknown.
         DataError: The data cannot be read or has other classes.
-        ExportError: It cannot be quantised or written.
+        ExportError: The network cannot be quantised or written.
     """
-    if subject.metadata is None:
+    if network.metadata is None:
         raise RunError(
-            f"--int8 takes its ranges from training images, and {subject.name} is not trained; give a trained run."
+            f"--int8 calibrates with training images, but {network.name} is not trained; give a trained run."
         )
     from dynaconv.export.int8_onnx import quantize_onnx
     from dynaconv.export.int8_openvino import quantize_openvino
 
-    images = arguments.images or _IMAGES
-    calibration, test = _loaders(subject.metadata, arguments.data, arguments.data_dir, images)
+    images = arguments.images or _DEFAULT_IMAGES
+    calibration, test = _loaders(network.metadata, arguments.data, arguments.data_dir, images)
     quantize: Any = quantize_onnx if arguments.format == "onnx" else quantize_openvino
     report: Int8Report = quantize(
-        subject.model,
+        network.model,
         out,
         calibration,
         subset_size=images,
@@ -81,13 +81,13 @@ def export_int8(arguments: argparse.Namespace, subject: Subject, out: Path) -> "
 def _loaders(
     metadata: dict[str, Any], data: str | None, data_dir: str | None, images: int
 ) -> tuple[Iterable[Any], Iterable[Any]]:
-    """Training images drawn at random, prepared as for a test, and all test images."""
+    """Return loaders of random training images, prepared as for a test, and of all test images."""
     import torch
     from torch.utils.data import IterableDataset, Subset
 
     from dynaconv.train.checkpoint_evaluation import check_classes, checkpoint_data, choose_split
 
-    module = checkpoint_data(metadata, data, data_dir, _BATCH, None)
+    module = checkpoint_data(metadata, data, data_dir, _BATCH_SIZE, None)
     check_classes(module, metadata)
     split: Any = choose_split(module, "train")
     if not isinstance(split, IterableDataset):

@@ -1,4 +1,4 @@
-"""``KEY=VALUE`` words of the command line."""
+"""``KEY=VALUE`` arguments of the command line."""
 
 import json
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from dynaconv.errors import RunError
 
 
 def parse_options(given: Sequence[str], flag: str = "--option") -> dict[str, Any]:
-    """A dictionary from ``key=value`` words, the values JSON; dots in a key lead into dictionaries.
+    """Parse ``key=value`` words into a dictionary. Values are JSON or text; dots in a key lead to nested dictionaries.
 
     Raises:
-        RunError: A word is of another form, or leads into a value.
+        RunError: A word has another form, or its key leads into a value.
     """
     options: dict[str, Any] = {}
     for word in given:

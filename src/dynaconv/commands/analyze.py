@@ -1,4 +1,4 @@
-"""``dynaconv analyze``: what a trained dynamic network computes, as one report."""
+"""``dynaconv analyze``: analyse trained dynamic networks and write one report."""
 
 import argparse
 import platform
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dynaconv.analysis.analyze.result import NetworkAnalysis
 
 SEED = 0
-"""Chooses the images."""
+"""Seed of the choice of images."""
 
 
 def add(commands: Any) -> None:
@@ -30,17 +30,19 @@ def add(commands: Any) -> None:
     command.add_argument("checkpoints", metavar="CHECKPOINT", nargs="+", help="run folders, model.safetensors or .ckpt")
     add_output(command, "--out", "the report to write, an HTML file", required=True)
     command.add_argument("--data", metavar="NAME", help="a data set; by default the one it was trained on")
-    command.add_argument("--data-dir", metavar="DIR", help="where the data lies")
+    command.add_argument("--data-dir", metavar="DIR", help="folder of the data")
     command.add_argument("--split", choices=("train", "val", "test"), default="test", help="which part of the data")
-    command.add_argument("--images", metavar="N", type=int, default=1024, help="how many images, drawn at random")
-    command.add_argument("--batch-size", metavar="N", type=int, default=128, help="images a step")
-    command.add_argument("--layer", metavar="NAME", help="layer to show in detail; by default the most telling one")
-    command.add_argument("--device", default="auto", help="cpu, cuda, ...; by default the fastest there is")
-    add_output(command, "--json", "write every number as JSON too")
+    command.add_argument("--images", metavar="N", type=int, default=1024, help="number of images, drawn at random")
+    command.add_argument("--batch-size", metavar="N", type=int, default=128, help="images per step")
+    command.add_argument(
+        "--layer", metavar="NAME", help="layer to show in detail; by default the one where classes differ most"
+    )
+    command.add_argument("--device", default="auto", help="cpu, cuda, ...; by default cuda if available, else cpu")
+    add_output(command, "--json", "also write every number as JSON")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
-    """Analyse one network, or several beside each other, and write the report."""
+    """Analyse one or several networks, and write the report."""
     for flag, value in (("--images", arguments.images), ("--batch-size", arguments.batch_size)):
         if value < 1:
             raise RunError(f"{flag} is at least 1; got {value}.")
@@ -63,7 +65,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _check_dynamic(model: "nn.Module", name: str, layer: str | None) -> None:
-    from dynaconv.analysis._units import is_dynamic
+    from dynaconv.analysis._modules import is_dynamic
     from dynaconv.errors import nearest_names
 
     names = [path for path, module in model.named_modules() if is_dynamic(module)]
@@ -79,7 +81,7 @@ def _check_dynamic(model: "nn.Module", name: str, layer: str | None) -> None:
 
 
 def _titles(runs: list[tuple[str, str]]) -> list[str]:
-    """The models' names, with the run where a model is there twice."""
+    """Return the names of the models, with the run's path if a model occurs several times."""
     models = [model for _, model in runs]
     return [model if models.count(model) == 1 else f"{model} ({path})" for path, model in runs]
 
@@ -109,8 +111,8 @@ def _analyze(
         raise RunError(f"cannot analyse {title}: {str(error).rstrip('.')}.") from error
 
 
-class _Batches:
-    """A number of images of a loader, as often as they are asked for, the errors of its workers in one sentence."""
+class _LimitedBatches:
+    """The first images of a loader, which can be iterated repeatedly; errors of its workers become one sentence."""
 
     def __init__(self, loader: Iterable[Any], images: int) -> None:
         self.loader = loader
@@ -119,17 +121,17 @@ class _Batches:
     def __iter__(self) -> Iterator[Any]:
         from dynaconv.train.data.batches import one_sentence
 
-        left = self.images
+        remaining = self.images
         with one_sentence():
             for images, classes in self.loader:
-                yield images[:left], classes[:left]
-                left -= len(images)
-                if left <= 0:
+                yield images[:remaining], classes[:remaining]
+                remaining -= len(images)
+                if remaining <= 0:
                     break
 
 
-def _batches(arguments: argparse.Namespace, metadata: dict[str, Any]) -> _Batches:
-    """Images of the split, drawn at random: those of a folder lie class by class."""
+def _batches(arguments: argparse.Namespace, metadata: dict[str, Any]) -> _LimitedBatches:
+    """Draw images of the split at random, because folders are sorted by class; a stream is read from its start."""
     import torch
     from torch.utils.data import IterableDataset, Subset
 
@@ -142,7 +144,7 @@ def _batches(arguments: argparse.Namespace, metadata: dict[str, Any]) -> _Batche
         order = torch.randperm(len(split), generator=torch.Generator().manual_seed(SEED))
         indices = sorted(order[: arguments.images].tolist())
         split = split.subset(indices) if hasattr(split, "subset") else Subset(split, indices)
-    return _Batches(module.eval_loader(split), arguments.images)
+    return _LimitedBatches(module.eval_loader(split), arguments.images)
 
 
 def _write(arguments: argparse.Namespace, found: "list[NetworkAnalysis]", facts: dict[str, str]) -> None:
@@ -155,7 +157,7 @@ def _write(arguments: argparse.Namespace, found: "list[NetworkAnalysis]", facts:
 
 
 def _print_summary(console: "Console", found: "list[NetworkAnalysis]") -> None:
-    """The summary of the report, a column a network."""
+    """Print the summary of the report, one column per network."""
     from rich.table import Table
 
     from dynaconv.analysis.analyze.report import SUMMARY, summary_cells

@@ -1,12 +1,12 @@
-"""``dynaconv convert``: a network with its weights, made dynamic without a change of its function."""
+"""``dynaconv convert``: make a network with its weights dynamic without changing its function."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynaconv.commands._network import LoadedNetwork, load_network
 from dynaconv.commands._options import parse_options
 from dynaconv.commands._shared import add_command, check_output
-from dynaconv.commands._subject import Subject, load_subject
 from dynaconv.errors import CheckpointError, RunError
 
 if TYPE_CHECKING:
@@ -15,45 +15,51 @@ if TYPE_CHECKING:
     from dynaconv.conversion import ConversionPlan
 
 _EPILOG = (
-    "Without -o nothing is written: the plan is printed, and what it would cost. The file is a checkpoint like that of "
-    "a run: `dynaconv train --model NAME --model.weights FILE` goes on from it, `dynaconv profile` and `dynaconv "
-    "export` take it. Patterns are as the shell has them; quote them. The page docs/convert.md says more."
+    "Without -o nothing is written: only the plan and its cost are printed. The file is a checkpoint like that of a "
+    "run: `dynaconv train --model NAME --model.weights FILE` starts from it, and `dynaconv profile` and `dynaconv "
+    "export` accept it. Patterns are shell-style; quote them. See docs/convert.md."
 )
 
 
 def add(commands: Any) -> None:
     """Add ``dynaconv convert``."""
-    command = add_command(commands, "convert", "make a network dynamic, its function unchanged", run, _EPILOG)
+    command = add_command(commands, "convert", "make a network dynamic without changing its function", run, _EPILOG)
     command.add_argument("model", metavar="MODEL", help="a timm name, or a trained run")
     command.add_argument("--family", default="dcd", help="dcd, condconv, dyconv, odconv or se (dcd)")
-    command.add_argument("--include", metavar="PATTERN", nargs="+", help="names of convolutions to take")
-    command.add_argument("--exclude", metavar="PATTERN", nargs="+", help="names of convolutions to leave")
+    command.add_argument("--include", metavar="PATTERN", nargs="+", help="names of convolutions to convert")
+    command.add_argument("--exclude", metavar="PATTERN", nargs="+", help="names of convolutions to keep static")
     command.add_argument("--kinds", metavar="KIND", nargs="+", help="pointwise, depthwise, grouped, spatial")
-    command.add_argument("--kernel-sizes", metavar="N", nargs="+", type=int, help="sides of the kernels to take")
-    command.add_argument("--min-channels", metavar="N", type=int, help="take no fewer channels than that")
-    command.add_argument("--max-channels", metavar="N", type=int, help="take no more channels than that")
-    command.add_argument("--first", metavar="N", type=int, help="of these, the first N only")
-    command.add_argument("--last", metavar="N", type=int, help="of these, the last N only")
-    command.add_argument("--again", action="store_true", help="take a network that is dynamic in part, and more of it")
+    command.add_argument(
+        "--kernel-sizes", metavar="N", nargs="+", type=int, help="side lengths of the kernels to convert"
+    )
+    command.add_argument("--min-channels", metavar="N", type=int, help="convert only layers of at least N channels")
+    command.add_argument("--max-channels", metavar="N", type=int, help="convert only layers of at most N channels")
+    command.add_argument("--first", metavar="N", type=int, help="of these, only the first N")
+    command.add_argument("--last", metavar="N", type=int, help="of these, only the last N")
+    command.add_argument(
+        "--again", action="store_true", help="accept a network with dynamic layers, and convert more of it"
+    )
     command.add_argument(
         "--layer", metavar="KEY=VALUE", action="append", default=[], help="a hyperparameter of the layers"
     )
     command.add_argument("--option", metavar="KEY=VALUE", action="append", default=[], help="an argument of the model")
     weights = command.add_mutually_exclusive_group()
     weights.add_argument("--weights", metavar="FILE", type=Path, help="a checkpoint of the static network")
-    weights.add_argument("--pretrained", action="store_true", help="load timm's weights, which are downloaded")
-    command.add_argument("-o", "--out", metavar="FILE", type=Path, help="write the dynamic network, a .safetensors")
+    weights.add_argument("--pretrained", action="store_true", help="download and load timm's weights")
+    command.add_argument(
+        "-o", "--out", metavar="FILE", type=Path, help="write the dynamic network to a .safetensors file"
+    )
     command.add_argument("--overwrite", action="store_true", help="replace the file if there is one")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
-    """Print the plan and what it costs, and write the network when asked to."""
+    """Print the plan and its cost, and write the network if ``--out`` is given."""
     from dynaconv.conversion import plan_conversion
 
     _check_target(arguments.out, overwrite=arguments.overwrite)
-    subject = _load(arguments)
+    network = _load(arguments)
     plan = plan_conversion(
-        subject.model,
+        network.model,
         arguments.family,
         include=arguments.include,
         exclude=arguments.exclude,
@@ -66,13 +72,13 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         **parse_options(arguments.layer, "--layer"),
     )
     print(plan)
-    dynamic = plan.apply(subject.model)
-    _print_costs(subject, dynamic, plan)
+    dynamic = plan.apply(network.model)
+    _print_costs(network, dynamic, plan)
     if arguments.out is not None:
         from dynaconv.conversion import conversion_of
         from dynaconv.train.checkpoint import save_trained
 
-        save_trained(arguments.out, dynamic, {**_metadata(subject), "conversion": conversion_of(dynamic)})
+        save_trained(arguments.out, dynamic, {**_metadata(network), "conversion": conversion_of(dynamic)})
         print(f"written to {arguments.out} ({arguments.out.stat().st_size / 2**20:.1f} MiB)")
 
 
@@ -98,21 +104,21 @@ def _position(arguments: argparse.Namespace) -> slice | None:
     return None if last is None else slice(-last, None)
 
 
-def _load(arguments: argparse.Namespace) -> Subject:
+def _load(arguments: argparse.Namespace) -> LoadedNetwork:
     options = parse_options(arguments.option)
     if arguments.pretrained:
         if Path(arguments.model).exists():
-            raise RunError(f"{arguments.model} is a trained run, which has its own weights; leave --pretrained.")
+            raise RunError(f"{arguments.model} is a trained run, which has its own weights; leave --pretrained out.")
         options["pretrained"] = True
-    subject = load_subject(arguments.model, None, options)
-    subject.options.pop("pretrained", None)
+    network = load_network(arguments.model, None, options)
+    network.options.pop("pretrained", None)
     if arguments.weights is not None:
-        if subject.metadata is not None:
-            raise RunError(f"{arguments.model} is a trained run, which has its own weights; leave --weights.")
-        _load_static(subject.model, arguments.weights)
-    elif subject.metadata is None and not arguments.pretrained:
-        print(f"{subject.name} has random weights; give it others with --weights or --pretrained.")
-    return subject
+        if network.metadata is not None:
+            raise RunError(f"{arguments.model} is a trained run, which has its own weights; leave --weights out.")
+        _load_static(network.model, arguments.weights)
+    elif network.metadata is None and not arguments.pretrained:
+        print(f"{network.name} has random weights; pass --weights or --pretrained for others.")
+    return network
 
 
 def _load_static(model: "nn.Module", file: Path) -> None:
@@ -120,47 +126,49 @@ def _load_static(model: "nn.Module", file: Path) -> None:
 
     state = read_checkpoint(file).state
     own = model.state_dict()
-    unlike = [key for key in own if key not in state or state[key].shape != own[key].shape]
-    unlike += [key for key in state if key not in own]
-    if unlike:
-        raise CheckpointError(f"{file} does not fit the network: {len(unlike)} entries differ, first {unlike[0]!r}.")
+    mismatched = [key for key in own if key not in state or state[key].shape != own[key].shape]
+    mismatched += [key for key in state if key not in own]
+    if mismatched:
+        raise CheckpointError(
+            f"{file} does not fit the network: {len(mismatched)} entries differ, the first is {mismatched[0]!r}."
+        )
     model.load_state_dict(state)
 
 
-def _print_costs(subject: Subject, dynamic: "nn.Module", plan: "ConversionPlan") -> None:
+def _print_costs(network: LoadedNetwork, dynamic: "nn.Module", plan: "ConversionPlan") -> None:
     import torch
 
     from dynaconv.analysis.profile import profile
 
-    size = (1, *subject.size)
-    static = subject.model.eval()
-    images = torch.randn((2, *subject.size), generator=torch.Generator().manual_seed(0))
+    size = (1, *network.size)
+    static = network.model.eval()
+    images = torch.randn((2, *network.size), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before, after = static(images), dynamic.eval()(images)
     difference = float((after - before).abs().max() / before.abs().max().clamp_min(1e-30))
     old, new = profile(static, size), profile(dynamic, size)
     print(
         f"{old.params:,} -> {new.params:,} parameters, {old.macs / 1e6:,.1f} -> {new.macs / 1e6:,.1f} million "
-        f"multiply-adds at {'x'.join(map(str, subject.size))} (x{new.macs / old.macs:.2f}); outputs differ by "
+        f"multiply-adds at {'x'.join(map(str, network.size))} (x{new.macs / old.macs:.2f}); outputs differ by "
         f"{difference:.1e} of the largest on two random images."
     )
 
 
-def _metadata(subject: Subject) -> dict[str, Any]:
-    """What `load_trained` needs; of a network that was not trained here, what timm says of it."""
-    if subject.metadata is not None:
-        return subject.metadata
+def _metadata(network: LoadedNetwork) -> dict[str, Any]:
+    """Return the metadata that `load_trained` needs; for a network that is not a run, from timm's configuration."""
+    if network.metadata is not None:
+        return network.metadata
     from timm.data.config import resolve_model_data_config
 
-    data = resolve_model_data_config(subject.model)  # type: ignore[no-untyped-call]
-    further = {key: value for key, value in subject.options.items() if key not in ("num_classes", "in_chans")}
+    data = resolve_model_data_config(network.model)  # type: ignore[no-untyped-call]
+    further = {key: value for key, value in network.options.items() if key not in ("num_classes", "in_chans")}
     return {
-        "model": subject.name,
+        "model": network.name,
         "model_options": further,
-        "num_classes": subject.options["num_classes"],
-        "in_channels": subject.options["in_chans"],
-        "class_names": [str(number) for number in range(subject.options["num_classes"])],
-        "image_size": subject.size[1],
+        "num_classes": network.options["num_classes"],
+        "in_channels": network.options["in_chans"],
+        "class_names": [str(number) for number in range(network.options["num_classes"])],
+        "image_size": network.size[1],
         "mean": list(data["mean"]),
         "std": list(data["std"]),
     }

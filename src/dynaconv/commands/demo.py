@@ -1,4 +1,4 @@
-"""``dynaconv demo``: a static network and its dynamic twin, trained on drawn letters and compared."""
+"""``dynaconv demo``: train a static network and its dynamic twin on drawn letters, and compare them."""
 
 import argparse
 from pathlib import Path
@@ -13,9 +13,9 @@ def add(commands: Any) -> None:
     demo = add_command(
         commands, "demo", "train a static network and its dynamic twin on drawn letters and compare", run
     )
-    demo.add_argument("--out", metavar="DIR", type=Path, help="run folder; by default a fresh one under runs/")
-    demo.add_argument("--epochs", metavar="N", type=int, help="length of both trainings; by default the recipe's")
-    demo.add_argument("--seed", metavar="N", type=int, default=0, help="seed of both trainings")
+    demo.add_argument("--out", metavar="DIR", type=Path, help="run folder; by default a new one under runs/")
+    demo.add_argument("--epochs", metavar="N", type=int, help="number of epochs of both runs; by default the recipe's")
+    demo.add_argument("--seed", metavar="N", type=int, default=0, help="seed of both runs")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:

@@ -17,15 +17,15 @@ def add(commands: Any) -> None:
     command = add_command(commands, "eval", "test a trained network", run)
     command.add_argument("checkpoint", metavar="CHECKPOINT", help="a run folder, model.safetensors or .ckpt")
     command.add_argument("--data", metavar="NAME", help="a data set; by default the one it was trained on")
-    command.add_argument("--data-dir", metavar="DIR", help="where the data lies")
+    command.add_argument("--data-dir", metavar="DIR", help="folder of the data")
     command.add_argument("--split", choices=("train", "val", "test"), default="test", help="which part of the data")
-    command.add_argument("--batch-size", metavar="N", type=int, default=256, help="images a step")
-    command.add_argument("--device", default="auto", help="cpu, cuda, ...; by default the fastest there is")
-    add_output(command, "--json", "write the result as JSON too")
+    command.add_argument("--batch-size", metavar="N", type=int, default=256, help="images per step")
+    command.add_argument("--device", default="auto", help="cpu, cuda, ...; by default cuda if available, else cpu")
+    add_output(command, "--json", "also write the result as JSON")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
-    """Test a network on a part of a data set, class by class."""
+    """Test a network on one split of a data set, and print the accuracy of each class."""
     from dynaconv.console import make_console
     from dynaconv.train.checkpoint import load_trained
     from dynaconv.train.checkpoint_evaluation import evaluate_checkpoint
@@ -50,13 +50,13 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def find_device(name: str) -> Any:
-    """The device of that name, ``auto`` for the fastest; RunError where there is none."""
+    """Return the device of that name; ``auto`` is cuda if available, else cpu. Raise RunError if there is none."""
     import torch
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        # Only using a device shows whether it is there.
+        # torch checks whether a device exists only when it is used.
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise RunError(f"there is no device {name!r} here; pass --device cpu.") from error

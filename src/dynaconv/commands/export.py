@@ -1,4 +1,4 @@
-"""``dynaconv export``: a network as a file for another runtime, checked in that runtime."""
+"""``dynaconv export``: write a network as a file for another runtime, and verify it in that runtime."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -7,26 +7,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynaconv.commands._int8 import add_flags, check_flags, export_int8
+from dynaconv.commands._network import LoadedNetwork, load_network
 from dynaconv.commands._options import parse_options
 from dynaconv.commands._shared import add_command, check_output
-from dynaconv.commands._subject import Subject, load_subject
-from dynaconv.commands.profile import _size as parse_size
+from dynaconv.commands.profile import parse_size
 from dynaconv.errors import RunError, listed
 
 if TYPE_CHECKING:
     from dynaconv.export import ExportReport
 
 _EPILOG = (
-    "The file is kept only when its runtime computes what the network does. onnx, openvino, pt2 and aoti leave the "
-    "batch free, and height and width where the network allows it; executorch leaves the batch free up to "
-    "--max-batch; litert has one signature for each of --batches. The pages docs/export.md, docs/export-mobile.md "
-    "and docs/int8.md say more."
+    "The file is kept only if its runtime computes the same outputs as the network. onnx, openvino, pt2 and aoti leave "
+    "the batch size free, and height and width if the network allows it; executorch leaves the batch size free up to "
+    "--max-batch; litert has one signature for each of --batches. See docs/export.md, docs/export-mobile.md and "
+    "docs/int8.md."
 )
 
 
 @dataclass(frozen=True)
 class _Format:
-    """Suffixes of the files, the one to name first, and the flags that the format has besides the common ones."""
+    """Suffixes of a format's files, the one of ``--out`` first, and the flags that not all formats have."""
 
     suffixes: tuple[str, ...]
     flags: tuple[str, ...]
@@ -47,61 +47,71 @@ def add(commands: Any) -> None:
     """Add ``dynaconv export``."""
     command = add_command(commands, "export", "write a network for another runtime", run, _EPILOG)
     command.add_argument("model", metavar="MODEL", help="a run folder, a checkpoint file or a timm name")
-    command.add_argument("--format", choices=tuple(_FORMATS), required=True, help="what to write")
-    command.add_argument("-o", "--out", metavar="FILE", type=Path, help="by default the model's name, here")
+    command.add_argument("--format", choices=tuple(_FORMATS), required=True, help="format of the file")
+    command.add_argument(
+        "-o",
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help="file to write; by default the model's name, in the current folder",
+    )
     command.add_argument("--size", metavar="N", nargs="+", help="channels, height and width; by default the model's")
-    command.add_argument("--fixed-batch", action="store_true", help="fix the batch at 1")
+    command.add_argument("--fixed-batch", action="store_true", help="fix the batch size at 1")
     command.add_argument("--fixed-size", action="store_true", help="fix height and width")
-    command.add_argument("--native", action="store_true", help="operators for the native kernels (docs/native.md)")
-    command.add_argument("--max-batch", metavar="N", type=int, help="executorch: the largest batch (8)")
-    command.add_argument("--batches", metavar="N", type=int, nargs="+", help="litert: one signature for each (1)")
+    command.add_argument("--native", action="store_true", help="write operators of the native kernels (docs/native.md)")
+    command.add_argument("--max-batch", metavar="N", type=int, help="executorch: the largest batch size (8)")
+    command.add_argument(
+        "--batches", metavar="N", type=int, nargs="+", help="litert: batch sizes, one signature each (1)"
+    )
     command.add_argument("--option", metavar="KEY=VALUE", action="append", default=[], help="an argument of the model")
     command.add_argument("--overwrite", action="store_true", help="replace the file if there is one")
     add_flags(command)
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
-    """Write the file and print what was checked."""
+    """Write the file, and print the report of its verification."""
     from dynaconv.console import make_console
 
-    chosen = _chosen(arguments)
+    format_options = _format_options(arguments)
     check_flags(arguments)
     if arguments.out is not None:
         _check_target(arguments.out, arguments.format, overwrite=arguments.overwrite)
     size = parse_size(arguments.size)
     options = parse_options(arguments.option)
-    subject = load_subject(arguments.model, size, options)
-    if size is not None and size[0] != subject.size[0]:
-        raise RunError(f"{subject.title} takes images of {subject.size[0]} channels; --size has {size[0]}.")
+    network = load_network(arguments.model, size, options)
+    if size is not None and size[0] != network.size[0]:
+        raise RunError(f"{network.title} takes images of {network.size[0]} channels; --size has {size[0]}.")
     out = arguments.out
     if out is None:
-        # torch.export and AOTInductor write files of the same ending.
+        # torch.export and AOTInductor write files with the same suffix.
         suffix = (".aoti" if arguments.format == "aoti" else "") + _FORMATS[arguments.format].suffixes[0]
-        out = Path(subject.name.replace("/", "_") + (f".int8{suffix}" if arguments.int8 else suffix))
+        out = Path(network.name.replace("/", "_") + (f".int8{suffix}" if arguments.int8 else suffix))
         _check_target(out, arguments.format, overwrite=arguments.overwrite)
     console = make_console(soft_wrap=True)
     if arguments.int8:
-        console.print(str(export_int8(arguments, subject, out)), markup=False)
+        console.print(str(export_int8(arguments, network, out)), markup=False)
         return
-    if subject.metadata is None and not options.get("pretrained"):
-        console.print(f"{subject.name} has random weights; give a trained run for others.", markup=False)
-    report = _export(arguments.format, subject, out, size or subject.size, overwrite=arguments.overwrite, **chosen)
+    if network.metadata is None and not options.get("pretrained"):
+        console.print(f"{network.name} has random weights; give a trained run for trained ones.", markup=False)
+    report = _export(
+        arguments.format, network, out, size or network.size, overwrite=arguments.overwrite, **format_options
+    )
     console.print(str(report), markup=False)
 
 
-def _chosen(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The format's own options that were given; RunError for one of another format."""
-    chosen = {}
+def _format_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the given options of the format; raise RunError for an option of another format."""
+    format_options = {}
     for name in dict.fromkeys(flag for form in _FORMATS.values() for flag in form.flags):
         value = getattr(arguments, name)
         if value is None or value is False:
             continue
         if name not in _FORMATS[arguments.format].flags:
-            having = [key for key, form in _FORMATS.items() if name in form.flags]
+            supporting = [key for key, form in _FORMATS.items() if name in form.flags]
             flag = f"--{name.replace('_', '-')}"
-            raise RunError(f"{flag} belongs to {listed(having, quote=False)}; {arguments.format} does not have it.")
-        chosen[name] = value
-    return chosen
+            raise RunError(f"{flag} belongs to {listed(supporting, quote=False)}; {arguments.format} does not have it.")
+        format_options[name] = value
+    return format_options
 
 
 def _check_target(out: Path, form: str, *, overwrite: bool) -> None:
@@ -116,7 +126,7 @@ def _check_target(out: Path, form: str, *, overwrite: bool) -> None:
 
 def _export(
     form: str,
-    subject: Subject,
+    network: LoadedNetwork,
     out: Path,
     size: tuple[int, int, int],
     *,
@@ -129,20 +139,20 @@ def _export(
 ) -> "ExportReport":
     import torch
 
-    # Like normalised images; a fixed batch is the example's.
+    # Values like those of normalised images. A fixed batch size is that of the example.
     example = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
     if form == "executorch":
         from dynaconv.export.executorch import export_executorch
 
         bound = {} if max_batch is None else {"max_batch": max_batch}
-        return export_executorch(subject.model, out, example, overwrite=overwrite, **bound)
+        return export_executorch(network.model, out, example, overwrite=overwrite, **bound)
     if form == "litert":
         from dynaconv.export.litert import export_litert
 
         sizes = {} if batches is None else {"batches": batches}
-        return export_litert(subject.model, out, example, overwrite=overwrite, **sizes)
+        return export_litert(network.model, out, example, overwrite=overwrite, **sizes)
     return _free_exporter(form)(
-        subject.model,
+        network.model,
         out,
         example,
         free_batch=not fixed_batch,

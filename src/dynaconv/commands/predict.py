@@ -9,7 +9,7 @@ from dynaconv.commands._shared import add_command, add_output
 from dynaconv.errors import RunError
 
 RUNS = Path("runs")
-"""Where the newest run is looked for."""
+"""Folder that is searched for the newest run."""
 
 
 def add(commands: Any) -> None:
@@ -21,17 +21,17 @@ def add(commands: Any) -> None:
         metavar="RUN",
         help="a run folder, model.safetensors or .ckpt; by default the newest finished run under runs/",
     )
-    command.add_argument("--top", metavar="N", type=int, default=5, help="how many classes to print")
-    add_output(command, "--json", "write the result as JSON too")
+    command.add_argument("--top", metavar="N", type=int, default=5, help="number of classes to print")
+    add_output(command, "--json", "also write the result as JSON")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
-    """Print the likeliest classes of each image."""
+    """Print the most likely classes of each image."""
     from dynaconv.train.checkpoint import load_trained
     from dynaconv.train.predict import predict
 
     if arguments.top < 1:
-        raise RunError(f"--top counts classes, at least 1; got {arguments.top}.")
+        raise RunError(f"--top is a number of classes, at least 1; got {arguments.top}.")
     checkpoint = arguments.checkpoint or _newest_run()
     model, metadata = load_trained(checkpoint)
     predictions = predict(model, metadata, arguments.images, top=arguments.top)
@@ -51,5 +51,5 @@ def _newest_run() -> Path:
     if not finished:
         raise RunError(f"there is no finished run under {RUNS}/; pass --checkpoint RUN.")
     newest = finished[-1].parent
-    print(f"with the newest run, {newest}", file=sys.stderr)
+    print(f"using the newest run, {newest}", file=sys.stderr)
     return newest

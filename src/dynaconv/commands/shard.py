@@ -1,4 +1,4 @@
-"""``dynaconv shard``: pack an image folder into tar shards for streaming, or count what shards hold."""
+"""``dynaconv shard``: pack an image folder into tar shards for streaming, or index existing shards."""
 
 import argparse
 from pathlib import Path
@@ -8,25 +8,29 @@ from dynaconv.commands._shared import add_command
 from dynaconv.errors import RunError
 
 _EPILOG = (
-    "FOLDER is an image folder as `dynaconv train` takes it. Without OUT it holds .tar files, which may be another "
-    "tool's, and only their index is written. Train on shards with `dynaconv train --data wds/OUT`; see docs/scale.md."
+    "FOLDER is an image folder as for `dynaconv train`. Without OUT, FOLDER holds .tar files, of dynaconv or another "
+    "tool, and only their index is written. Train on shards with `dynaconv train --data wds/OUT`; see docs/scale.md."
 )
 
 
 def add(commands: Any) -> None:
     """Add ``dynaconv shard``."""
     command = add_command(commands, "shard", "pack an image folder into tar shards", run, _EPILOG)
-    command.add_argument("folder", metavar="FOLDER", type=Path, help="an image folder, or one of .tar files")
-    command.add_argument("out", metavar="OUT", type=Path, nargs="?", help="where the shards go, a fresh folder")
-    command.add_argument("--shard-size", metavar="SIZE", help="bytes after which a shard ends, such as 100MB (100MB)")
-    command.add_argument("--shard-images", metavar="N", type=int, help="images after which a shard ends, if sooner")
-    command.add_argument("--test-fraction", metavar="SHARE", type=float, help="held out without a test set (0.2)")
-    command.add_argument("--seed", metavar="N", type=int, help="of the order and of that split (0)")
+    command.add_argument("folder", metavar="FOLDER", type=Path, help="an image folder, or a folder of .tar files")
+    command.add_argument("out", metavar="OUT", type=Path, nargs="?", help="folder for the shards, new or empty")
+    command.add_argument("--shard-size", metavar="SIZE", help="size after which a shard ends, such as 100MB (100MB)")
+    command.add_argument(
+        "--shard-images", metavar="N", type=int, help="number of images after which a shard ends, if sooner"
+    )
+    command.add_argument(
+        "--test-fraction", metavar="SHARE", type=float, help="share of images to hold out if there is no test set (0.2)"
+    )
+    command.add_argument("--seed", metavar="N", type=int, help="seed of the image order and of that split (0)")
     command.add_argument("--verify", action="store_true", help="decode every image first, to find corrupt ones")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
-    """Pack, or count, and say what there is."""
+    """Pack or index a folder, and print the number of images and shards."""
     from dynaconv.train.data.pack import index_shards
 
     if arguments.out is None:

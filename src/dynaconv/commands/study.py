@@ -1,4 +1,4 @@
-"""``dynaconv study``: do the runs of a study, and report what came out."""
+"""``dynaconv study``: run a study, and report its results."""
 
 import argparse
 import sys
@@ -11,11 +11,11 @@ from dynaconv.errors import RunError, RunsFailedError, listed, nearest_names
 if TYPE_CHECKING:
     from dynaconv.study.definition import Study
     from dynaconv.study.folder import StudyFolder
-    from dynaconv.study.runner import Wanted
+    from dynaconv.study.runner import RunOptions
 
 _EPILOG = (
-    "Runs that are done are skipped and interrupted ones go on, so the same command finishes a study, and several "
-    "processes may work on one folder. docs/studies.md says how to write a study."
+    "Finished runs are skipped and interrupted runs continue, so the same command completes a study. Several processes "
+    "may work on one folder. See docs/studies.md."
 )
 
 
@@ -23,35 +23,39 @@ def add(commands: Any) -> None:
     """Add ``dynaconv study``."""
     command = add_command(commands, "study", "compare networks over several seeds", run, _EPILOG)
     command.add_argument("study", nargs="?", metavar="NAME|FILE.yaml", help="a shipped study's name, or a file")
-    command.add_argument("--folder", metavar="DIR", type=Path, help="where the runs lie; by default studies/NAME")
+    command.add_argument("--folder", metavar="DIR", type=Path, help="folder of the runs; by default studies/NAME")
     command.add_argument(
         "--only",
         metavar="VARIANT",
         nargs="+",
         default=[],
-        help="these variants only; of a sweep also all values of VARIANT",
+        help="run only these variants; in a sweep, VARIANT also stands for all its values",
     )
-    command.add_argument("--seeds", metavar="N", nargs="+", type=int, default=[], help="these seeds only")
+    command.add_argument("--seeds", metavar="N", nargs="+", type=int, default=[], help="run only these seeds")
     command.add_argument(
-        "--adopt", metavar="DIR", type=Path, help="first take the ended runs of a report's folder as done"
+        "--adopt", metavar="DIR", type=Path, help="first copy the ended runs of a report's folder into the study"
     )
-    command.add_argument("--jobs", metavar="N", type=int, default=1, help="runs side by side, each in its own process")
+    command.add_argument(
+        "--jobs", metavar="N", type=int, default=1, help="number of runs in parallel, each in its own process"
+    )
     command.add_argument("--retry", action="store_true", help="repeat runs that diverged or failed")
     command.add_argument("--keep-checkpoints", action="store_true", help="keep checkpoints and weights of ended runs")
-    command.add_argument("--costs", action="store_true", help="measure steps, inference, memory in turns, and exit")
-    command.add_argument("--rounds", metavar="N", type=int, default=11, help="with --costs, steps of each variant")
-    command.add_argument("--report", action="store_true", help="write tables and figures of what is done, and exit")
+    command.add_argument("--costs", action="store_true", help="measure steps, inference and memory, and exit")
+    command.add_argument(
+        "--rounds", metavar="N", type=int, default=11, help="with --costs, timed steps of each variant"
+    )
+    command.add_argument("--report", action="store_true", help="write tables and figures of the results, and exit")
     command.add_argument("--out", metavar="DIR", type=Path, help="the report's folder; by default FOLDER/report")
-    command.add_argument("--list", action="store_true", help="say which runs are done and which are open, and exit")
+    command.add_argument("--list", action="store_true", help="print the state of each run, and exit")
     command.add_argument("--list-studies", action="store_true", help="print the names of the shipped studies and exit")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
-    """Do a study's open runs, or show where it stands."""
+    """Run a study's open runs, or measure its costs, write its report or list its runs."""
     from dynaconv.study.folder import StudyFolder
     from dynaconv.study.load import load_study, study_names
     from dynaconv.study.record import adopt
-    from dynaconv.study.runner import Wanted, run_in_processes, run_study
+    from dynaconv.study.runner import RunOptions, run_in_processes, run_study
     from dynaconv.train.stopping import RunStopped
 
     if arguments.list_studies:
@@ -63,38 +67,38 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         if getattr(arguments, name) < 1:
             raise RunError(f"--{name} is at least 1; got {getattr(arguments, name)}.")
     if arguments.out is not None and not arguments.report:
-        raise RunError("--out is the report's folder and goes with --report; the runs' folder is --folder.")
+        raise RunError("--out is the folder of the report and needs --report; the folder of the runs is --folder.")
     study = load_study(arguments.study)
     folder = StudyFolder(arguments.folder or Path("studies") / study.name)
-    wanted = Wanted(
+    options = RunOptions(
         only=_checked_variants(study, arguments.only),
         seeds=_checked_seeds(study, arguments.seeds),
         retry=arguments.retry,
         keep_checkpoints=arguments.keep_checkpoints,
     )
     if arguments.adopt is not None:
-        adopt(study, folder, arguments.adopt, wanted.only, wanted.seeds)
+        adopt(study, folder, arguments.adopt, options.only, options.seeds)
     if arguments.list:
-        _print_states(study, folder, wanted)
+        _print_states(study, folder, options)
         return
     if arguments.costs:
-        _measure(study, folder, wanted, arguments.rounds)
+        _measure(study, folder, options, arguments.rounds)
     if arguments.report:
         _report(study, folder, arguments.out)
     if arguments.costs or arguments.report:
         return
     try:
         if arguments.jobs == 1:
-            run_study(study, folder, wanted, say=lambda line: print(line, flush=True))
+            run_study(study, folder, options, say=lambda line: print(line, flush=True))
         else:
-            run_in_processes(arguments.study, folder.path, wanted, arguments.jobs)
+            run_in_processes(arguments.study, folder.path, options, arguments.jobs)
     except RunStopped as stopped:
         message = f"{str(stopped).rstrip('.')}; the same command goes on from there"
         if stopped.signal == "SIGINT":
             raise KeyboardInterrupt(message) from None
         print(f"dynaconv: {message}", file=sys.stderr)
         return
-    _print_failures(study, folder, wanted)
+    _print_failures(study, folder, options)
 
 
 def _checked_variants(study: "Study", names: list[str]) -> tuple[str, ...]:
@@ -116,7 +120,7 @@ def _checked_seeds(study: "Study", seeds: list[int]) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _measure(study: "Study", folder: "StudyFolder", wanted: "Wanted", rounds: int) -> None:
+def _measure(study: "Study", folder: "StudyFolder", options: "RunOptions", rounds: int) -> None:
     from dynaconv.files import write_json
     from dynaconv.study.costs import measure_costs
     from dynaconv.study.folder import COSTS_FILE
@@ -124,7 +128,7 @@ def _measure(study: "Study", folder: "StudyFolder", wanted: "Wanted", rounds: in
 
     check_recipes(study)
     folder.claim(study)
-    found = measure_costs(study, wanted.only, rounds=rounds, say=lambda line: print(line, flush=True))
+    found = measure_costs(study, options.only, rounds=rounds, say=lambda line: print(line, flush=True))
     write_json(folder.path / COSTS_FILE, found)
 
 
@@ -136,7 +140,7 @@ def _report(study: "Study", folder: "StudyFolder", out: Path | None) -> None:
     print(f"the report is {page}")
 
 
-def _print_states(study: "Study", folder: "StudyFolder", wanted: "Wanted") -> None:
+def _print_states(study: "Study", folder: "StudyFolder", options: "RunOptions") -> None:
     from collections import Counter
 
     from rich.table import Table
@@ -144,7 +148,7 @@ def _print_states(study: "Study", folder: "StudyFolder", wanted: "Wanted") -> No
     from dynaconv.console import make_console
     from dynaconv.study.runner import states
 
-    found = states(study, folder, wanted)
+    found = states(study, folder, options)
     table = Table("variant", "runs by seed", title=f"{study.title}: {folder.path}")
     for name in study.variants:
         runs = [f"{key.seed} {state}" for key, state in found.items() if key.variant == name]
@@ -156,13 +160,13 @@ def _print_states(study: "Study", folder: "StudyFolder", wanted: "Wanted") -> No
     make_console().print(table)
 
 
-def _print_failures(study: "Study", folder: "StudyFolder", wanted: "Wanted") -> None:
+def _print_failures(study: "Study", folder: "StudyFolder", options: "RunOptions") -> None:
     from dynaconv.study.runner import states
 
-    ended = states(study, folder, wanted)
+    ended = states(study, folder, options)
     for key, state in ended.items():
         if state in ("diverged", "failed"):
             print(f"{key} {state}: {(folder.outcome(key) or {}).get('message', '')}")
     failed = sum(state == "failed" for state in ended.values())
     if failed:
-        raise RunsFailedError(f"{failed} of {len(ended)} runs failed; mend the cause and run again with --retry.")
+        raise RunsFailedError(f"{failed} of {len(ended)} runs failed; fix the cause and run again with --retry.")

@@ -1,4 +1,4 @@
-"""``dynaconv train``: train a network by a recipe, or continue an interrupted run."""
+"""``dynaconv train``: train a network with a recipe, or continue an interrupted run."""
 
 import argparse
 import sys
@@ -19,10 +19,10 @@ SHORT_FLAGS = {
         "NAME",
         "digits, glyphs, fashion-mnist, ..., a path to an image folder, or a timm data set name",
     ),
-    "--data-dir": ("data.data_dir", "DIR", "where the data lies"),
+    "--data-dir": ("data.data_dir", "DIR", "folder of the data"),
     "--model": ("model.name", "NAME", "a timm model name, dynaconv's included, such as dcd_mobilenetv2_050"),
-    "--epochs": ("trainer.max_epochs", "N", "length of the run; without a recipe 30"),
-    "--batch-size": ("data.batch_size", "N", "images a step on each device"),
+    "--epochs": ("trainer.max_epochs", "N", "number of epochs; 30 without a recipe"),
+    "--batch-size": ("data.batch_size", "N", "images per step on each device"),
     "--lr": ("model.lr", "RATE", "peak learning rate"),
     "--checkpoint-every-steps": (
         "checkpoint.every_steps",
@@ -32,17 +32,17 @@ SHORT_FLAGS = {
     "--seed": ("seed", "N", "seed of weights, image order, augmentation and dropout"),
 }
 _EPILOG = (
-    "Every argument of the data module, the Lightning module and the Lightning Trainer can be set as well, with "
-    "--data.KEY, --model.KEY and --trainer.KEY: `dynaconv train --help-all` lists them. The flags win over the recipe."
+    "Every argument of the data module, the Lightning module and the Lightning Trainer can also be set, with "
+    "--data.KEY, --model.KEY and --trainer.KEY: `dynaconv train --help-all` lists them. Flags override the recipe."
 )
 
 
 def add(commands: Any) -> None:
     """Add ``dynaconv train``."""
-    train = add_command(commands, "train", "train a network by a recipe", run, _EPILOG)
+    train = add_command(commands, "train", "train a network with a recipe", run, _EPILOG)
     train.set_defaults(passes_on=True)
     train.add_argument("--recipe", metavar="NAME|FILE.yaml", help="a shipped recipe's name, or a file")
-    train.add_argument("--out", metavar="DIR", help="run folder; by default a fresh one under runs/")
+    train.add_argument("--out", metavar="DIR", help="run folder; by default a new one under runs/")
     train.add_argument("--resume", metavar="RUN", help="continue an interrupted run in its folder")
     for flag, (target, metavar, text) in SHORT_FLAGS.items():
         train.add_argument(flag, dest=target, metavar=metavar, help=text)
@@ -51,7 +51,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
-    """Train or resume, or print what there is to choose from."""
+    """Train or resume, or print the available recipes or arguments."""
     from dynaconv.train.config import TrainConfig, load_recipe, make_parser, recipe_names
     from dynaconv.train.data.sources import check_source_name
 
@@ -83,11 +83,11 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _check_rest(rest: list[str]) -> None:
-    """Refuse flags that do not exist and words that no flag takes; the values are checked with the configuration."""
+    """Check that all flags exist and all words belong to one. The configuration checks the values."""
     from dynaconv.train.config import make_parser, unknown_flag
 
     known = {flag for action in make_parser()._actions for flag in action.option_strings}
-    # Below any other known key lie those of a dictionary or class, such as --model.model_options.drop_rate.
+    # Any other known key may hold a dictionary or class with further keys, such as --model.model_options.drop_rate.
     open_keys = known - {"--data", "--model", "--trainer"}
     takes_value = False
     for word in rest:

@@ -1,4 +1,4 @@
-"""From networks that exist to dynamic ones: conversion, and published and static checkpoints."""
+"""Conversion of static networks to dynamic ones, and loading of published and static checkpoints."""
 
 from dynaconv.conversion.conversion import convert, plan_conversion
 from dynaconv.conversion.load import LoadReport, load_published

@@ -1,4 +1,4 @@
-"""Foreign checkpoints on disk or in memory: read without running code, and find the state dict inside."""
+"""Reads state dicts from checkpoints of other projects, on disk or in memory, without running code from the file."""
 
 import argparse
 import os
@@ -17,19 +17,21 @@ from dynaconv.errors import CheckpointError, listed, with_article
 
 STATE_ENTRIES = ("state_dict", "model_state_dict", "model", "net")
 AVERAGE_ENTRIES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-"""Moving averages of the weights, taken when a file holds nothing else."""
-_WRAPPERS = ("module.", "_orig_mod.", "model.")
-_AVERAGE_COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
+"""Entries with moving averages of the weights, used only if there is none of `STATE_ENTRIES`."""
+_WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")
+_AVERAGE_COUNTER = "n_averaged"
+"""Buffer of torch.optim.swa_utils.AveragedModel, outside the averaged model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFile:
-    """The state dict that a checkpoint holds.
+    """The state dict of a checkpoint.
 
     Attributes:
-        name: Of the file, for messages.
-        state: Its tensors, without what wrappers put in front of the names.
-        entry: Path of entries that led to them, such as ``state_dict``; empty when the file is the state dict.
+        name: Name of the file, for messages.
+        state: The tensors; key prefixes added by wrappers are removed.
+        entry: Dotted path of the entry that holds the tensors, such as ``state_dict``; empty if the file is the state
+            dict.
     """
 
     name: str
@@ -38,13 +40,13 @@ class CheckpointFile:
 
 
 def read_checkpoint(source: str | os.PathLike[str] | Mapping[str, Any]) -> CheckpointFile:
-    """Read a state dict from a file, or from what is in memory already. No code that a file holds is run.
+    """Read a state dict from a file or from a mapping in memory. Code in a file is never run.
 
     Args:
-        source: A ``.safetensors`` file, any other file that `torch.save` wrote, or a mapping.
+        source: A ``.safetensors`` file, any other file written by `torch.save`, or a mapping.
 
     Raises:
-        CheckpointError: It is not there, damaged, holds code, or holds no state dict.
+        CheckpointError: The file does not exist, is damaged, holds code, or holds no state dict.
     """
     if isinstance(source, nn.Module):
         raise CheckpointError(f"got {with_article(type(source).__name__)}, not a checkpoint; pass its state_dict().")
@@ -54,16 +56,16 @@ def read_checkpoint(source: str | os.PathLike[str] | Mapping[str, Any]) -> Check
         path = Path(source).expanduser()
     except TypeError:
         raise CheckpointError(
-            f"a checkpoint is a path or a mapping of names to tensors; got {with_article(type(source).__name__)}."
+            f"a checkpoint must be a path or a mapping of names to tensors; got {with_article(type(source).__name__)}."
         ) from None
     return find_state(read_file(path), str(path))
 
 
 def read_file(path: Path) -> Any:
-    """What a checkpoint file holds, on the CPU.
+    """Return the content of a checkpoint file, with tensors on the CPU.
 
     Raises:
-        CheckpointError: It is not there, damaged, or holds code.
+        CheckpointError: The file does not exist, is damaged, or holds code.
     """
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the checkpoint file in it.")
@@ -88,68 +90,70 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> Any:
-    # Training scripts, timm's among them, store their arguments beside the weights: a Namespace is plain values.
+    # Many training scripts, timm's included, store their arguments with the weights, and a Namespace runs no code.
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # on what is in the file; it is refused or read below
+            # Warnings about the content of the file, which is either read or refused.
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
-        raise CheckpointError(f"the checkpoint {path} may not be read: {error.strerror}.") from error
-    # On bytes that are no checkpoint, torch's unpickler raises whatever its machine stumbles over.
+        raise CheckpointError(f"the checkpoint {path} cannot be read: {error.strerror}.") from error
+    # On bytes that are not a checkpoint, torch's unpickler can raise any exception.
     except Exception as error:
         refused = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if refused is None and "TorchScript" not in str(error):
             raise _damaged(path) from error
-        held = "a TorchScript program" if refused is None else repr(refused[1])
+        unsafe = "a TorchScript program" if refused is None else repr(refused[1])
         raise CheckpointError(
-            f"the checkpoint {path} was refused: beside tensors and plain values it holds {held}, and reading that can "
-            f"run code. Ask for a file of torch.save(model.state_dict(), ...); only if you trust its source, read it "
-            f"with torch.load(..., weights_only=False) and pass the state dict."
+            f"the checkpoint {path} was refused: besides tensors and plain values it holds {unsafe}, and loading that "
+            f"can run code. Ask for a file written by torch.save(model.state_dict(), ...); only if you trust its "
+            f"source, read it with torch.load(..., weights_only=False) and pass the state dict."
         ) from error
 
 
 def _damaged(path: Path) -> CheckpointError:
     return CheckpointError(
-        f"the checkpoint {path} is damaged, incomplete or no checkpoint; download it again, or give a file that "
-        f"torch.save wrote or a .safetensors file."
+        f"the checkpoint {path} is damaged, incomplete or no checkpoint; download it again, or give a file "
+        f"written by torch.save or a .safetensors file."
     )
 
 
-def find_state(held: Any, name: str) -> CheckpointFile:
-    """The state dict in what a checkpoint holds, beside whatever else it holds.
+def find_state(content: Any, name: str) -> CheckpointFile:
+    """Find the state dict in the content of a checkpoint, which may hold other entries too.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: The content holds no state dict.
     """
     entries: list[str] = []
-    while isinstance(held, Mapping):
+    while isinstance(content, Mapping):
         inner = next(
-            (e for e in (*STATE_ENTRIES, *AVERAGE_ENTRIES) if isinstance(held.get(e), Mapping | nn.Module)), ""
+            (e for e in (*STATE_ENTRIES, *AVERAGE_ENTRIES) if isinstance(content.get(e), Mapping | nn.Module)), ""
         )
         if not inner:
             break
         entries.append(inner)
-        held = held[inner]
+        content = content[inner]
     where = f"{name}, entry {'.'.join(entries)!r}," if entries else name
-    if isinstance(held, nn.Module):
-        raise CheckpointError(f"{where} is a whole {type(held).__name__}; pass its state_dict().")
-    if not isinstance(held, Mapping):
+    if isinstance(content, nn.Module):
+        kind = with_article(type(content).__name__)
+        raise CheckpointError(f"{where} is {kind}, not a state dict; pass its state_dict().")
+    if not isinstance(content, Mapping):
         raise CheckpointError(
-            f"{where} holds {with_article(type(held).__name__)}, not a state dict of names and tensors."
+            f"{where} holds {with_article(type(content).__name__)}, not a state dict of names and tensors."
         )
-    state = {key: value for key, value in held.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    state = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if not state:
-        keys = [str(key) for key in held][:5]
+        keys = [str(key) for key in content][:5]
         has = f"its entries are {listed(keys)}" if keys else "it is empty"
         raise CheckpointError(f"{where} holds no state dict of names and tensors; {has}.")
-    return CheckpointFile(name=name, state=_unwrapped(state), entry=".".join(entries))
+    return CheckpointFile(name=name, state=_strip_wrapper_prefixes(state), entry=".".join(entries))
 
 
-def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state without the names that wrappers, such as DataParallel and torch.compile, put before every key."""
+def _strip_wrapper_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the prefixes that wrappers, such as DataParallel and torch.compile, add to every key."""
     while True:
         keys = [key for key in state if key != _AVERAGE_COUNTER]
-        prefix = next((p for p in _WRAPPERS if keys and all(key.startswith(p) for key in keys)), None)
+        prefix = next((p for p in _WRAPPER_PREFIXES if keys and all(key.startswith(p) for key in keys)), None)
         if prefix is None:
             return state
         state = {key.removeprefix(prefix): state[key] for key in keys}

@@ -33,54 +33,56 @@ def plan_conversion(
     again: bool = False,
     **hyperparameters: Any,
 ) -> ConversionPlan:
-    """Plan to make convolutions of a network dynamic without changing its function. Nothing is changed.
+    """Plan which convolutions of a network to make dynamic. The model is not changed.
 
-    The stem (what reads the image), gates, blocks that merge kernels later, weights that are shared or computed, and
-    what the family cannot take stay static; the plan says why. Naming a convolution in full overrules the first two.
+    These stay static, and the plan says why: the stem (the convolutions that read the image), channel-attention gates,
+    blocks that merge their kernels later, convolutions whose weight is shared or computed, and those that the family
+    does not support. A stem that ``include`` names in full is converted.
 
     Args:
-        model: Any network of `torch.nn.Conv2d`.
+        model: Any network with `torch.nn.Conv2d` modules.
         family: Name of the family: dcd, condconv, dyconv, odconv or se.
-        include, exclude: Full module names, patterns of them as the shell has them (``*`` matches dots too), or
-            compiled regular expressions.
-        kinds: pointwise, depthwise, grouped, spatial; by default all, for dcd and se all but depthwise.
-        kernel_sizes: Sides of the kernels to take.
-        min_channels, max_channels: Bounds of the smaller of the channels in and out.
-        position: Part of what would be taken, in the order of the model's modules, such as ``slice(-10, None)``.
-        predicate: Further condition on name and convolution.
-        again: Allow a model that has dynamic layers, which stay as they are.
+        include, exclude: Full module names, shell-style patterns (``*`` also matches dots) or compiled regular
+            expressions.
+        kinds: Any of pointwise, depthwise, grouped and spatial; by default all, for dcd and se all except depthwise.
+        kernel_sizes: Side lengths of the kernels to convert.
+        min_channels, max_channels: Bounds of ``min(in_channels, out_channels)``.
+        position: Slice of the convolutions that meet all other conditions, in module order; ``slice(-10, None)``
+            selects the last ten.
+        predicate: Further condition, called with the name and the convolution.
+        again: Allow a model that already has dynamic layers; those do not change.
         hyperparameters: Keyword-only arguments of the family's layer.
 
     Raises:
-        ConversionError: The family or a hyperparameter is unknown, a pattern matches no convolution, nothing is left
-            to convert, one named in full cannot be, or the model is dynamic already.
+        ConversionError: The family or a hyperparameter is unknown, a pattern matches no convolution, no convolution is
+            left to convert, a convolution named in full cannot be converted, or the model is already dynamic.
         TypeError: An argument is of the wrong type.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` is a torch.nn.Module; got {type(model).__name__}.")
-    known = _family(family)
-    _check_hyperparameters(known, hyperparameters)
+        raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
+    chosen = _family(family)
+    _check_hyperparameters(chosen, hyperparameters)
     _check_model(model, again=again)
     selection = Selection(
         include=as_patterns("include", include),
         exclude=as_patterns("exclude", exclude),
-        kinds=known.kinds if kinds is None else as_kinds(kinds),
-        kernel_sizes=None if kernel_sizes is None else _sizes(kernel_sizes),
+        kinds=chosen.kinds if kinds is None else as_kinds(kinds),
+        kernel_sizes=None if kernel_sizes is None else _as_kernel_sizes(kernel_sizes),
         min_channels=min_channels,
         max_channels=max_channels,
         position=position,
         predicate=predicate,
     )
     selection.check_patterns(model)
-    layers = _in_position(_planned(model, known, selection, hyperparameters, kinds is None), position)
+    layers = _apply_position(_plan_layers(model, chosen, selection, hyperparameters, kinds is None), position)
     plan = ConversionPlan(
-        family=known.name,
+        family=chosen.name,
         hyperparameters=dict(hyperparameters),
         layers=tuple(layers),
         params=sum(parameter.numel() for parameter in model.parameters()),
     )
     if not plan.converted:
-        raise ConversionError(_nothing(plan))
+        raise ConversionError(_nothing_to_convert(plan))
     return plan
 
 
@@ -102,17 +104,18 @@ def convert(
 ) -> nn.Module:
     """Make convolutions of a network dynamic without changing its function.
 
-    Every layer takes over the convolution's arguments, weights, dtype, device, memory format, trainability, mode and
-    hooks. In eval mode the outputs are those of before, up to rounding, until the network is trained. An optimiser
-    made before does not know the new parameters, and `torch.nn.parallel` and `torch.compile` come afterwards.
+    Each dynamic layer takes over the arguments, weights, dtype, device, memory format, ``requires_grad``, mode and
+    hooks of its convolution. In eval mode the outputs are those of ``model``, up to rounding, until the network is
+    trained. Convert before you create the optimiser, which would otherwise lack the new parameters, and before you
+    apply `torch.nn.parallel` and `torch.compile`.
 
     Args:
-        inplace: Change ``model`` itself instead of a copy; it is changed wholly or not at all.
+        inplace: Change ``model`` itself instead of a copy. If an error is raised, ``model`` is unchanged.
         model, family, include, exclude, kinds, kernel_sizes, min_channels, max_channels, position, predicate, again,
-            hyperparameters: As for `plan_conversion`, which shows what would happen.
+            hyperparameters: As for `plan_conversion`, which shows the effect without changing the model.
 
     Returns:
-        The dynamic network; ``model`` itself when ``inplace``.
+        The dynamic network; ``model`` itself if ``inplace``.
 
     Raises:
         ConversionError: As for `plan_conversion`, or the model cannot be copied.
@@ -136,39 +139,39 @@ def convert(
 
 
 def find_convolutions(model: nn.Module) -> dict[str, tuple[tuple[str, ...], nn.Conv2d]]:
-    """Every static convolution under its first name, with all names that reach it."""
+    """Return every static convolution by its first name, with all names under which the model reaches it."""
     names: dict[int, list[str]] = {}
-    found: dict[int, nn.Conv2d] = {}
+    convolutions: dict[int, nn.Conv2d] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, nn.Conv2d):
             names.setdefault(id(module), []).append(name)
-            found[id(module)] = module
-    return {names[key][0]: (tuple(names[key]), conv) for key, conv in found.items()}
+            convolutions[id(module)] = module
+    return {names[key][0]: (tuple(names[key]), conv) for key, conv in convolutions.items()}
 
 
-def _planned(
-    model: nn.Module, family: Family, selection: Selection, hyperparameters: Mapping[str, Any], own_kinds: bool
+def _plan_layers(
+    model: nn.Module, family: Family, selection: Selection, hyperparameters: Mapping[str, Any], default_kinds: bool
 ) -> list[PlannedLayer]:
-    found = find_convolutions(model)
-    convolutions = {name: conv for name, (_, conv) in found.items()}
-    stems = find_stems(model, convolutions) if len(found) > 1 else set()
+    named_convolutions = find_convolutions(model)
+    convolutions = {name: conv for name, (_, conv) in named_convolutions.items()}
+    stems = find_stems(model, convolutions) if len(convolutions) > 1 else set()
     shared = find_shared(model, convolutions)
     layers = []
-    for name, (names, conv) in found.items():
-        named = selection.names_exactly(names)
-        asked = dataclasses.replace(selection, kinds=(kind_of(conv),)) if named and own_kinds else selection
-        reason = asked.refusal(names, conv)
+    for name, (names, conv) in named_convolutions.items():
+        named = selection.includes_by_name(names)
+        conditions = dataclasses.replace(selection, kinds=(kind_of(conv),)) if named and default_kinds else selection
+        reason = conditions.refusal(names, conv)
         dynamic = 0
         if reason is None:
             reason = None if named or name not in stems else "the stem"
-            against = refusal(model, name, conv)
+            obstacle = refusal(model, name, conv)
             if name in shared:
-                against = f"its weight is shared with {shared[name]!r}"
-            fits, dynamic = _fits(family, conv, hyperparameters)
-            against = against or fits
-            if against is not None and named:
-                raise ConversionError(f"{name!r} cannot become a {family.layer.__name__}: {against}.")
-            reason = reason or against
+                obstacle = f"its weight is shared with {shared[name]!r}"
+            family_refusal, dynamic = _try_family(family, conv, hyperparameters)
+            obstacle = obstacle or family_refusal
+            if obstacle is not None and named:
+                raise ConversionError(f"{name!r} cannot become a {family.layer.__name__}: {obstacle}.")
+            reason = reason or obstacle
         static = sum(parameter.numel() for parameter in conv.parameters(recurse=False))
         layers.append(
             PlannedLayer(
@@ -183,27 +186,27 @@ def _planned(
     return layers
 
 
-def _in_position(layers: list[PlannedLayer], position: slice | None) -> list[PlannedLayer]:
+def _apply_position(layers: list[PlannedLayer], position: slice | None) -> list[PlannedLayer]:
     if position is None:
         return layers
     if not isinstance(position, slice):
-        raise TypeError(f"`position` is a slice, such as slice(-10, None) for the last ten; got {position!r}.")
-    kept = {layer.names for layer in [layer for layer in layers if layer.converts][position]}
+        raise TypeError(f"`position` must be a slice, such as slice(-10, None) for the last ten; got {position!r}.")
+    selected = {layer.names for layer in [layer for layer in layers if layer.converts][position]}
     return [
         layer
-        if not layer.converts or layer.names in kept
+        if not layer.converts or layer.names in selected
         else dataclasses.replace(layer, reason="outside the position", dynamic_params=layer.static_params)
         for layer in layers
     ]
 
 
-def _fits(family: Family, conv: nn.Conv2d, hyperparameters: Mapping[str, Any]) -> tuple[str | None, int]:
-    """Why the family cannot take a convolution, or None; and the parameters of its layer."""
+def _try_family(family: Family, conv: nn.Conv2d, hyperparameters: Mapping[str, Any]) -> tuple[str | None, int]:
+    """Return why the family does not support a convolution, or None, and the parameter count of its layer."""
     if not conv.weight.dtype.is_floating_point:
         return f"its dtype is {conv.weight.dtype}", 0
-    twin = nn.Conv2d(**conv_arguments(conv), bias=conv.bias is not None, device="meta", dtype=conv.weight.dtype)
+    meta_conv = nn.Conv2d(**conv_arguments(conv), bias=conv.bias is not None, device="meta", dtype=conv.weight.dtype)
     try:
-        layer = family.layer.like(twin, **hyperparameters)
+        layer = family.layer.like(meta_conv, **hyperparameters)
     except (ValueError, TypeError) as error:
         return str(error).rstrip("."), 0
     return None, sum(parameter.numel() for parameter in layer.parameters())
@@ -218,13 +221,17 @@ def _family(family: str) -> Family:
 
 def _check_hyperparameters(family: Family, hyperparameters: Mapping[str, Any]) -> None:
     layer = family.layer
-    own = [name for name, value in inspect.signature(layer).parameters.items() if value.kind is value.KEYWORD_ONLY]
-    ours = [name for name, value in inspect.signature(convert).parameters.items() if value.kind is value.KEYWORD_ONLY]
+    layer_options = [
+        name for name, value in inspect.signature(layer).parameters.items() if value.kind is value.KEYWORD_ONLY
+    ]
+    convert_options = [
+        name for name, value in inspect.signature(convert).parameters.items() if value.kind is value.KEYWORD_ONLY
+    ]
     for name in hyperparameters:
-        if name not in own:
-            near = nearest_names(name, [*own, *ours], count=1)[0]
+        if name not in layer_options:
+            near = nearest_names(name, [*layer_options, *convert_options], count=1)[0]
             raise ConversionError(
-                f"{layer.__name__} has no hyperparameter {name!r}; it takes {', '.join(sorted(own))}, "
+                f"{layer.__name__} has no hyperparameter {name!r}; it takes {', '.join(sorted(layer_options))}, "
                 f"and the nearest name is {near!r}."
             )
 
@@ -232,30 +239,32 @@ def _check_hyperparameters(family: Family, hyperparameters: Mapping[str, Any]) -
 def _check_model(model: nn.Module, *, again: bool) -> None:
     for wrapper in ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "OptimizedModule"):
         if type(model).__name__ == wrapper:
-            raise ConversionError(f"the model is wrapped by {wrapper}; convert it first and wrap it then.")
+            raise ConversionError(f"the model is wrapped in {wrapper}; convert the model before you wrap it.")
     if isinstance(model, torch.jit.ScriptModule):
-        raise ConversionError("the model is a TorchScript program, which holds no modules to replace.")
+        raise ConversionError(
+            "the model is a TorchScript program, which has no modules to replace; convert the Python model."
+        )
     lazy = first_lazy(model)
     if lazy is not None:
-        raise ConversionError(f"{lazy!r} has no size yet; run the network once before it is converted.")
+        raise ConversionError(f"{lazy!r} has no size yet; run the network once before you convert it.")
     dynamic = [name for name, module in model.named_modules() if isinstance(module, DynamicConv2d)]
     if dynamic and not again:
         raise ConversionError(
-            f"the model is converted already: {len(dynamic)} of its layers are dynamic, {dynamic[0]!r} first; take the "
-            f"static network (revert gives it back while it is untrained), or say `again` to convert others too."
+            f"the model is already converted: {len(dynamic)} of its layers are dynamic, the first is {dynamic[0]!r}; "
+            f"convert the static network, which revert returns before training, or set `again` to convert more."
         )
 
 
-def _sizes(given: int | Iterable[int]) -> tuple[int, ...]:
+def _as_kernel_sizes(given: int | Iterable[int]) -> tuple[int, ...]:
     sizes = (given,) if isinstance(given, int) else tuple(given)
     if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
-        raise ConversionError(f"`kernel_sizes` is a side of kernels in pixels, or several; got {given!r}.")
+        raise ConversionError(f"`kernel_sizes` must be one or several positive side lengths in pixels; got {given!r}.")
     return sizes
 
 
-def _nothing(plan: ConversionPlan) -> str:
+def _nothing_to_convert(plan: ConversionPlan) -> str:
     if not plan.layers:
         return "there is nothing to convert: the model has no static Conv2d."
     reasons = Counter(layer.reason for layer in plan.layers).most_common(3)
     why = "; ".join(f"{count} x {reason}" for reason, count in reasons)
-    return f"there is nothing to convert to {plan.family}: of {len(plan.layers)} convolutions none is left ({why})."
+    return f"there is nothing to convert to {plan.family}: all {len(plan.layers)} convolutions stay static ({why})."

@@ -1,4 +1,4 @@
-"""A copy of a model to work on."""
+"""Copies of models."""
 
 import copy
 
@@ -8,10 +8,10 @@ from dynaconv.errors import ConversionError
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A deep copy.
+    """Return a deep copy of a model.
 
     Raises:
-        ConversionError: The model holds something that cannot be copied.
+        ConversionError: The model holds an object that cannot be copied.
     """
     try:
         return copy.deepcopy(model)

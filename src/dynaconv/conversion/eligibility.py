@@ -1,4 +1,4 @@
-"""What the network around a convolution says against making it dynamic."""
+"""Reasons in the surrounding network against making a convolution dynamic."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,45 +10,49 @@ from torch.nn.parameter import is_lazy
 from dynaconv.errors import with_article
 from dynaconv.families.contract.static import static_refusal
 
-_MERGERS = ("fuse_convs", "reparameterize", "switch_to_deploy", "get_equivalent_kernel_bias")
-"""Methods by which blocks add up the kernels of parallel branches; of dynamic ones the weights alone do not say all."""
-_GATES = re.compile(r"squeeze_?(and)?_?excit|^(effective)?se(module|layer|block)?$|^eca|cbam", re.IGNORECASE)
-"""Classes that scale channels by what a 1x1 map says, for which convolutions stand as linear maps."""
-_IMAGE_CHANNELS = 4
+_REPARAMETERIZATION_METHODS = ("fuse_convs", "reparameterize", "switch_to_deploy", "get_equivalent_kernel_bias")
+"""Methods by which blocks add up the weights of parallel branches. For dynamic kernels that sum is not their sum."""
+_CHANNEL_ATTENTION = re.compile(
+    r"squeeze_?(and)?_?excit|^(effective)?se(module|layer|block)?$|^eca|cbam", re.IGNORECASE
+)
+"""Names of channel-attention modules, in which 1x1 convolutions serve as linear maps."""
+_MAX_IMAGE_CHANNELS = 4
 
 
 def find_stems(model: nn.Module, convolutions: Mapping[str, nn.Conv2d]) -> set[str]:
-    """Names of the convolutions that read the image.
+    """Return the names of the convolutions that read the image.
 
-    They are those that timm names so; else the first one and, where that reads up to four channels, all that read as
-    many: a network may look at its image more than once.
+    These are the ``first_conv`` of timm's ``pretrained_cfg``. Without it, they are the first convolution and, if that
+    has at most four input channels, all ungrouped convolutions with as many input channels, because a network may read
+    its image more than once.
     """
-    named = getattr(model, "pretrained_cfg", None)
-    first = named.get("first_conv") if isinstance(named, Mapping) else None
+    config = getattr(model, "pretrained_cfg", None)
+    first = config.get("first_conv") if isinstance(config, Mapping) else None
     stems = {name for name in ([first] if isinstance(first, str) else first or []) if name in convolutions}
     if stems or not convolutions:
         return stems
-    start, conv = next(iter(convolutions.items()))
+    first_name, conv = next(iter(convolutions.items()))
     channels = conv.in_channels
     alike = {
         name
         for name, other in convolutions.items()
-        if channels <= _IMAGE_CHANNELS and other.in_channels == channels and other.groups == 1
+        if channels <= _MAX_IMAGE_CHANNELS and other.in_channels == channels and other.groups == 1
     }
-    return {start} | alike
+    return {first_name} | alike
 
 
 def ancestors(model: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    """Name and module of all that contain the module called ``name``, the nearest first."""
+    """Yield the name and module of every ancestor of the module called ``name``, the nearest first."""
     while name:
         name = name.rpartition(".")[0]
         yield name, model.get_submodule(name)
 
 
 def refusal(model: nn.Module, name: str, conv: nn.Conv2d) -> str | None:
-    """Why a convolution had better stay static; None when nothing speaks against it.
+    """Return why a convolution should stay static; None if it can become dynamic.
 
-    Blocks that later merge their branches and gates are left, and so is a weight that something else owns or makes.
+    It should if it is in a channel-attention module or in a block that merges its branches later, if it is a fixed
+    weighted sum, or if a dynamic layer cannot take over its class or its weight.
     """
     reason = static_refusal(conv)
     if reason is not None:
@@ -56,22 +60,24 @@ def refusal(model: nn.Module, name: str, conv: nn.Conv2d) -> str | None:
     if conv.out_channels == 1 and conv.bias is None and not conv.weight.requires_grad:
         return "a fixed weighted sum of channels"
     for outer, module in ancestors(model, name):
-        merger = next((method for method in _MERGERS if callable(getattr(module, method, None))), None)
-        if merger is not None and outer and any(isinstance(child, _BatchNorm) for child in module.modules()):
-            return f"its {type(module).__name__} merges kernels by {merger}(); do that first"
-        if _GATES.search(type(module).__name__) and outer:
+        method = next(
+            (method for method in _REPARAMETERIZATION_METHODS if callable(getattr(module, method, None))), None
+        )
+        if method is not None and outer and any(isinstance(child, _BatchNorm) for child in module.modules()):
+            return f"its {type(module).__name__} merges kernels in {method}(); call that first"
+        if _CHANNEL_ATTENTION.search(type(module).__name__) and outer:
             return f"part of {with_article(type(module).__name__)}"
     return None
 
 
 def first_lazy(model: nn.Module) -> str | None:
-    """Name of the first parameter or buffer whose size the first input will decide; None when there is none."""
+    """Return the name of the first uninitialised lazy parameter or buffer; None if there is none."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return next((name for name, tensor in tensors if is_lazy(tensor)), None)
 
 
 def find_shared(model: nn.Module, convolutions: Mapping[str, nn.Conv2d]) -> dict[str, str]:
-    """For each convolution whose weight or bias another module holds too, the full name of that other tensor."""
+    """Map each convolution that shares its weight or bias with another module to that tensor's name there."""
     owners: dict[int, list[tuple[int, str]]] = {}
     for prefix, module in model.named_modules():
         for key, parameter in module._parameters.items():

@@ -1,6 +1,7 @@
-"""An input on which a network can be run."""
+"""Example inputs and modes for running a network."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,24 +10,43 @@ from torch import Tensor, nn
 from dynaconv.conversion.select import is_convolution
 from dynaconv.errors import ConversionError
 
-_SIDES = (224, 64, 32, 28)
+_IMAGE_SIDES = (224, 64, 32, 28)
+
+
+@contextmanager
+def preserved_modes(model: nn.Module) -> Iterator[None]:
+    """Restore the mode of each submodule after the block, also if modes differ."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Run the block in eval mode, then restore the mode of each submodule."""
+    with preserved_modes(model):
+        model.eval()
+        yield
 
 
 def as_input_size(given: Sequence[int]) -> tuple[int, int, int, int]:
-    """``(B, C, H, W)`` of a size that was given so or as ``(C, H, W)``.
+    """Return ``(B, C, H, W)`` for a size given as ``(B, C, H, W)``, or as ``(C, H, W)`` for a batch of one.
 
     Raises:
-        ConversionError: It is neither.
+        ConversionError: The size is neither.
     """
     sizes = tuple(given) if isinstance(given, Sequence) else (given,)
     if len(sizes) not in (3, 4) or not all(type(size) is int and size > 0 for size in sizes):
-        raise ConversionError(f"`input_size` is (B, C, H, W) or (C, H, W), whole numbers; got {given!r}.")
+        raise ConversionError(f"`input_size` must be (B, C, H, W) or (C, H, W), positive integers; got {given!r}.")
     batch, channels, height, width = (1, *sizes) if len(sizes) == 3 else sizes
     return batch, channels, height, width
 
 
 def examples(model: nn.Module, input_size: Sequence[int] | None, example: Any) -> Iterator[tuple[Any, ...]]:
-    """Positional arguments to run ``model`` with: what was given, else images of the sizes it may be made for."""
+    """Yield positional arguments to run ``model`` with: the given input, or else random images of likely sizes."""
     if example is not None:
         yield example if isinstance(example, tuple) else (example,)
         return
@@ -39,12 +59,12 @@ def examples(model: nn.Module, input_size: Sequence[int] | None, example: Any) -
     assert isinstance(channels, int)
     if isinstance(size, tuple | list) and len(size) == 3:
         yield (random_images(model, (1, channels, size[1], size[2])),)
-    for side in _SIDES:
+    for side in _IMAGE_SIDES:
         yield (random_images(model, (1, channels, side, side)),)
 
 
 def random_images(model: nn.Module, size: tuple[int, int, int, int]) -> Tensor:
-    """Images of the model's type, on its device; the global random state is left alone."""
+    """Return random images of the model's dtype on its device, without changing the global random state."""
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     images = torch.rand(size, generator=torch.Generator().manual_seed(0))
     return images.to(parameter.device, parameter.dtype)

@@ -1,4 +1,4 @@
-"""Why a checkpoint does not fit a model, in words, and what to do about it."""
+"""Explains why a checkpoint does not fit a model, and how to fix that."""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,28 +11,28 @@ from dynaconv.errors import listed
 from dynaconv.families import DCDConv2d, DynamicConv2d
 from dynaconv.families.dcd.published import published_dcd_options
 
-_SHOWN = 3
+_MAX_SHOWN = 3
 _STEMS = ("conv_stem.weight", "conv1.weight", "features.0.0.weight")
 _CLASSIFIERS = ("classifier.", "fc.")
-_Wrong = Mapping[str, tuple[Slot, Tensor]]
+_Misfits = Mapping[str, tuple[Slot, Tensor]]
 
 
-def what_it_is(match: Match) -> str:
-    """The file in words: ``a DCD MobileNetV2 (mobilenetv2_050)``."""
+def file_description(match: Match) -> str:
+    """Describe a file: ``a DCD MobileNetV2 (mobilenetv2_050)``."""
     article = "an" if match.kind == "ODConv" else "a"
     size = f" ({match.size})" if match.size else ""
     return f"{article} {match.kind} {network_of(match.layout) or 'state dict'}{size}"
 
 
-def model_to_build(match: Match) -> str:
-    """What to do to have a network that a file fits."""
+def build_advice(match: Match) -> str:
+    """Say which network to build so that a file fits it."""
     size = match.size or f"{(network_of(match.layout) or 'network').lower()}..."
     names = {"DCD": f"dcd_{size}_published", "ODConv": f"odconv_{size}"}
     return f"build {names[match.kind]}" if match.kind in names else f"build static_{size} or a dynamic twin of it"
 
 
-def all_differences(match: Match, state: Mapping[str, Tensor]) -> str:
-    """What to do, then every kind of difference with its first few keys, under the file's names."""
+def difference_report(match: Match, state: Mapping[str, Tensor]) -> str:
+    """Return advice, then every kind of difference with its first keys, under the file's names."""
     parts = _advice(match, state)
     misfits = [_misfit(*pair) for pair in match.misfits]
     for names, one, many in (
@@ -41,14 +41,15 @@ def all_differences(match: Match, state: Mapping[str, Tensor]) -> str:
         (misfits, "tensor does not fit", "tensors do not fit"),
     ):
         if names:
-            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            parts.append(f"{len(names)} {one if len(names) == 1 else many}: {', '.join(names[:_SHOWN])}{more}")
+            more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+            parts.append(f"{len(names)} {one if len(names) == 1 else many}: {', '.join(names[:_MAX_SHOWN])}{more}")
     return "; ".join(parts)
 
 
 def _misfit(slot: Slot, tensor: Tensor) -> str:
     if slot.adapted(tensor).shape != slot.shape:
-        return f"{slot.file_key!r} is {_times(tensor.shape)} and should be {_times(slot.file_shape(tensor.dim()))}"
+        expected = _shape_text(slot.file_shape(tensor.dim()))
+        return f"{slot.file_key!r} is {_shape_text(tensor.shape)} and should be {expected}"
     if tensor.is_meta:
         return f"{slot.file_key!r} is on the meta device, without data"
     kind = "" if tensor.layout == torch.strided else "sparse "
@@ -57,40 +58,40 @@ def _misfit(slot: Slot, tensor: Tensor) -> str:
     return f"{slot.file_key!r} holds {kind}{dtype} and should hold dense {wanted} numbers"
 
 
-def _times(shape: tuple[int, ...]) -> str:
+def _shape_text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) if shape else "a scalar"
 
 
 def _advice(match: Match, state: Mapping[str, Tensor]) -> list[str]:
     if match.size and match.model_size and match.size != match.model_size:
-        return [f"the model is a {match.model_size}, {model_to_build(match)}"]
-    wrong = {slot.key: (slot, tensor) for slot, tensor in match.misfits}
-    classes = _num_classes(match, state, wrong)
-    options = [*_stem_options(wrong), *([f"num_classes={classes}"] if classes else [])]
-    options += [*_fc_squeeze(match, wrong), *_num_kernels(match, wrong)]
+        return [f"the model is a {match.model_size}; {build_advice(match)}"]
+    misfits = {slot.key: (slot, tensor) for slot, tensor in match.misfits}
+    classes = _num_classes(match, state, misfits)
+    options = [*_stem_options(misfits), *([f"num_classes={classes}"] if classes else [])]
+    options += [*_fc_squeeze(match, misfits), *_num_kernels(match, misfits)]
     advice = [f"build the model with {listed(options, quote=False)}"] if options else []
-    if classes and any(key.startswith(_CLASSIFIERS) for key in wrong):
+    if classes and any(key.startswith(_CLASSIFIERS) for key in misfits):
         advice.append("to train other classes, call model.reset_classifier(...) after loading")
     elif classes:
-        advice.append("or pass strict=False to leave the file's classifier out")
+        advice.append("or pass strict=False to skip the file's classifier")
     if match.kind == "dynaconv" and match.missing and match.unexpected:
-        advice.append("the file's dynamic layers are others: build the family that it was saved from")
+        advice.append("the file has other dynamic layers: build the model with the family of the file")
     return advice
 
 
-def _stem_options(wrong: _Wrong) -> Iterator[str]:
-    for slot, tensor in (wrong[key] for key in _STEMS if key in wrong):
+def _stem_options(misfits: _Misfits) -> Iterator[str]:
+    for slot, tensor in (misfits[key] for key in _STEMS if key in misfits):
         if tensor.dim() == 4 and tensor.shape[1] != slot.shape[1]:
             yield f"in_chans={tensor.shape[1]}"
         if tensor.dim() == 4 and tensor.shape[2:] == (7, 7) != slot.shape[2:]:
             yield "stem_stride=4"
 
 
-def _num_classes(match: Match, state: Mapping[str, Tensor], wrong: _Wrong) -> int | None:
-    """Classes of the file, if the model has another number of them or no classifier."""
+def _num_classes(match: Match, state: Mapping[str, Tensor], misfits: _Misfits) -> int | None:
+    """Return the file's number of classes if the model has another number or no classifier, else None."""
     for key in ("classifier.weight", "fc.weight"):
-        if key in wrong and wrong[key][1].dim() == 2:
-            return wrong[key][1].shape[0]
+        if key in misfits and misfits[key][1].dim() == 2:
+            return misfits[key][1].shape[0]
     if any(slot.key.startswith(_CLASSIFIERS) for slot in match.slots):
         return None
     ends = ("cls.weight", "classifier.weight", "fc.weight", ".1.weight")
@@ -98,16 +99,16 @@ def _num_classes(match: Match, state: Mapping[str, Tensor], wrong: _Wrong) -> in
     return next((tensor.shape[0] for tensor in matrices if tensor.dim() == 2), None)
 
 
-def _fc_squeeze(match: Match, wrong: _Wrong) -> Iterator[str]:
-    """The option that gives the branches the file's widths."""
+def _fc_squeeze(match: Match, misfits: _Misfits) -> Iterator[str]:
+    """Yield the option that gives the branches the widths of the file."""
     if match.kind != "DCD" or network_of(match.layout) != "MobileNetV2":
         return
     widths = [
-        (layer, wrong[key][1].shape[0])
+        (layer, misfits[key][1].shape[0])
         for name, layer in match.layers.items()
         if isinstance(layer, DCDConv2d)
-        and (key := f"{name}.branch.squeeze.weight") in wrong
-        and wrong[key][1].dim() == 2
+        and (key := f"{name}.branch.squeeze.weight") in misfits
+        and misfits[key][1].dim() == 2
     ]
     candidates = (16, 8, 4, 32, *range(1, 65)) if widths else ()
     fitting = (s for s in candidates if all(_published_width(layer, s) == width for layer, width in widths))
@@ -120,11 +121,11 @@ def _published_width(layer: DCDConv2d, fc_squeeze: int) -> int:
     return width
 
 
-def _num_kernels(match: Match, wrong: _Wrong) -> Iterator[str]:
-    """The option that gives the layers as many kernels as the file has."""
+def _num_kernels(match: Match, misfits: _Misfits) -> Iterator[str]:
+    """Yield the option that gives the layers the file's number of kernels."""
     counts: set[int] = set()
     for name, layer in match.layers.items():
-        if isinstance(layer, DynamicConv2d) and (pair := wrong.get(f"{name}.weight")):
+        if isinstance(layer, DynamicConv2d) and (pair := misfits.get(f"{name}.weight")):
             slot, tensor = pair
             same_but_for_k = tensor.dim() == 5 == len(slot.shape) and tensor.shape[1:] == slot.shape[1:]
             counts |= {tensor.shape[0]} if same_but_for_k else set()

@@ -1,4 +1,4 @@
-"""Published and static checkpoints into our networks."""
+"""Loads published and static checkpoints into dynaconv's networks."""
 
 import os
 from collections.abc import Mapping
@@ -9,29 +9,29 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.conversion.checkpoint_file import read_checkpoint
-from dynaconv.conversion.explain import all_differences, model_to_build, what_it_is
+from dynaconv.conversion.explain import build_advice, difference_report, file_description
 from dynaconv.conversion.match import Match, match_state
 from dynaconv.errors import CheckpointError, listed, with_article
 
-_PUBLISHED_ONLY = {"DCD": ".fc.1.fc.0.weight", "ODConv": ".attention.channel_fc.weight"}
-"""How a name ends that only a layer of the published structure has."""
+_PUBLISHED_SUFFIXES = {"DCD": ".fc.1.fc.0.weight", "ODConv": ".attention.channel_fc.weight"}
+"""Key suffixes that only layers of the published structure have, by kind of checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadReport:
-    """What `load_published` found in a file and did with it.
+    """Result of `load_published`.
 
     Attributes:
         kind: ``DCD`` or ``ODConv`` for a published dynamic network, ``static``, or ``dynaconv`` for a state dict of
             the model itself.
-        layout: How the file names its modules: ``torchvision MobileNetV2``, ``flat MobileNetV2`` (DCD's),
-            ``timm MobileNetV2``, ``ResNet``, or None for names that were taken as they are.
-        network: The network and its size, such as ``mobilenetv2_050``; None when unknown.
-        entry: Where in the file the tensors were, such as ``state_dict``; empty when the file is the state dict.
-        num_tensors: How many tensors were loaded.
+        layout: Naming scheme of the file's modules: ``torchvision MobileNetV2``, ``flat MobileNetV2`` (DCD's),
+            ``timm MobileNetV2`` or ``ResNet``; None if the names were used unchanged.
+        network: Network and size, such as ``mobilenetv2_050``; None if unknown.
+        entry: Entry of the file that held the tensors, such as ``state_dict``; empty if the file is the state dict.
+        num_tensors: Number of loaded tensors.
         neutral: Names of the dynamic layers that were made neutral: they compute the file's static convolution.
-        kept: Keys of the model's tensors that kept their values.
-        missing, unexpected: Names in the file; empty unless ``strict=False``.
+        kept: Keys of the model's tensors that were not loaded.
+        missing, unexpected: Names, as in the file, of tensors that the file or the model lacks; empty if ``strict``.
     """
 
     kind: str
@@ -56,35 +56,35 @@ class LoadReport:
 def load_published(
     model: nn.Module, path: str | os.PathLike[str] | Mapping[str, Any], *, strict: bool = True
 ) -> LoadReport:
-    """Load a published or a static checkpoint into a network, in place: all of it, or nothing and an error.
+    """Load a published or a static checkpoint into a network, in place.
 
-    It takes what the published code of DCD and of ODConv writes, and the static networks of torchvision and timm; names
-    and shapes are converted. A static checkpoint goes into the static twin, or into any dynamic network: each dynamic
-    layer then computes the static convolution until it is trained. No code that a file holds is run.
+    Supported are checkpoints of the published DCD and ODConv code and of torchvision's and timm's static networks;
+    names and shapes are converted. A static checkpoint fits the static twin and any dynamic network: each dynamic layer
+    then computes the static convolution until it is trained. Code in a file is never run.
 
     Args:
-        model: One of our networks, built with the sizes of the file. A network with other names, such as a converted
-            one, takes files that have these names too.
-        path: A file that `torch.save` wrote, a ``.safetensors`` file, or a state dict in memory; the state dict may
-            be an entry of it. Moving averages are taken when there is nothing else.
-        strict: False leaves out tensors that the model has no place for, and keeps the model's where the file has
-            none. Shapes have to fit in any case.
+        model: A network of dynaconv, built with the sizes of the file. A network with other module names, such as a
+            converted one, can load files with the same names.
+        path: A file written by `torch.save`, a ``.safetensors`` file, or a state dict in memory. The state dict may be
+            an entry of it. Moving averages of the weights are used only if there are no other weights.
+        strict: If False, tensors that the model lacks are skipped, and tensors that the file lacks keep their values in
+            the model. Shapes must fit in any case.
 
     Returns:
-        What the file was and which tensors came from it.
+        The kind of checkpoint, and which tensors were loaded.
 
     Raises:
-        CheckpointError: The file cannot be read, holds code, or does not fit; the model is then as it was.
+        CheckpointError: The file cannot be read, holds code, or does not fit; the model is then unchanged.
     """
-    model = _inner(model)
+    model = _unwrap(model)
     _check_model(model)
     file = read_checkpoint(path)
     match = match_state(model, file.state)
     _check_network(match, file.name, type(model).__name__)
     if match.misfits or (strict and (match.missing or match.unexpected)) or not match.fitting:
         raise CheckpointError(
-            f"cannot load {file.name}, {what_it_is(match)}, into {type(model).__name__}: "
-            f"{all_differences(match, file.state)}."
+            f"cannot load {file.name}, {file_description(match)}, into {type(model).__name__}: "
+            f"{difference_report(match, file.state)}."
         )
     neutral = _loaded_static_layers(match) if match.kind == "static" else ()
     model.load_state_dict(match.fitting, strict=False)
@@ -105,11 +105,11 @@ def load_published(
     )
 
 
-def _inner(model: nn.Module) -> nn.Module:
-    """The network inside torch.compile, DataParallel and DistributedDataParallel."""
+def _unwrap(model: nn.Module) -> nn.Module:
+    """Return the network inside torch.compile, DataParallel and DistributedDataParallel."""
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"load_published takes a torch.nn.Module, then the checkpoint; got {with_article(type(model).__name__)}."
+            f"the first argument of load_published must be a torch.nn.Module; got {with_article(type(model).__name__)}."
         )
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while isinstance(
@@ -122,30 +122,30 @@ def _inner(model: nn.Module) -> nn.Module:
 def _check_model(model: nn.Module) -> None:
     if hasattr(model, "feature_info") and not hasattr(model, "reset_classifier"):
         raise CheckpointError(
-            "the model was built with features_only=True, and a checkpoint is one of the whole network; load it into "
-            "a model built without, and pass that model's state dict to features.load_state_dict(..., strict=False)."
+            "the model was built with features_only=True, but a checkpoint holds the whole network; load it into a "
+            "model built without, then pass that model's state dict to features.load_state_dict(..., strict=False)."
         )
     state: dict[str, Tensor] = model.state_dict()
     if not state:
-        raise CheckpointError(f"{type(model).__name__} has no parameters to load.")
+        raise CheckpointError(f"{type(model).__name__} structure no parameters to load.")
     if any(tensor.is_meta for tensor in state.values()):
-        raise CheckpointError("the model is on the meta device, which holds no weights; build it on the CPU.")
+        raise CheckpointError("the model is on the meta device and has no weights; build it on the CPU.")
 
 
 def _check_network(match: Match, file: str, model: str) -> None:
-    """That the model is a network of the file's kind, whatever the sizes."""
+    """Check that the model is a network of the file's kind, of any size."""
     if not match.same_network:
         raise CheckpointError(
-            f"cannot load {file} into {model}: it is {what_it_is(match)}, the model is a "
-            f"{match.model_size or match.model_layout}; {model_to_build(match)}."
+            f"cannot load {file} into {model}: the file is {file_description(match)}, the model is a "
+            f"{match.model_size or match.model_layout}; {build_advice(match)}."
         )
-    mark = _PUBLISHED_ONLY.get(match.kind)
-    if mark is not None and not any(slot.file_key.endswith(mark) for slot in match.slots):
+    suffix = _PUBLISHED_SUFFIXES.get(match.kind)
+    if suffix is not None and not any(slot.file_key.endswith(suffix) for slot in match.slots):
         kinds = sorted({type(layer).__name__ for layer in match.layers.values()})
-        has = f"{listed(kinds, quote=False)} of another structure" if kinds else "static convolutions"
+        structure = f"{listed(kinds, quote=False)} of another structure" if kinds else "static convolutions"
         raise CheckpointError(
-            f"cannot load {file} into {model}: it is {what_it_is(match)} of the published code, the model has "
-            f"{has}; {model_to_build(match)}."
+            f"cannot load {file} into {model}: the file is {file_description(match)} of the published code, the model "
+            f"has {structure}; {build_advice(match)}."
         )
 
 

@@ -1,4 +1,4 @@
-"""Which tensor of a file belongs to which of a model, and what does not fit."""
+"""Matches the tensors of a file with those of a model."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,19 +14,19 @@ from dynaconv.families.contract.operator import STATIC_AXES
 from dynaconv.families.dcd.core import DCDCore
 
 _OPTIONAL = ("num_batches_tracked", "temperature")
-"""Buffers that a file may lack: old ones do, and published code keeps the temperature elsewhere."""
+"""Buffers that a file may lack: old files have no batch count, published code does not save the temperature."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """A place in the model, and the tensor of the file that belongs there.
+    """A tensor of the model, and the key of the tensor in the file that belongs there.
 
     Attributes:
-        key: In the model's state dict.
-        file_key: In the file.
-        shape: Of the tensor as the model takes it.
-        floating: Whether it holds floating-point numbers.
-        transposed: Whether the file has the matrix the other way round.
+        key: Key in the model's state dict.
+        file_key: Key in the file.
+        shape: Shape of the model's tensor.
+        floating: Whether the model's tensor is floating-point.
+        transposed: Whether the file stores the matrix transposed.
     """
 
     key: str
@@ -37,34 +37,34 @@ class Slot:
 
     @property
     def optional(self) -> bool:
-        """Whether the file may lack it."""
+        """Whether the file may lack the tensor."""
         return self.key.rpartition(".")[2] in _OPTIONAL
 
     def adapted(self, tensor: Tensor) -> Tensor:
-        """The file's tensor as the model takes it: linear maps stored as 1x1 convolutions become matrices."""
+        """Return the file's tensor in the model's form: matrices stored as 1x1 kernels or transposed are restored."""
         if tensor.dim() == 4 == len(self.shape) + 2 and tensor.shape[2:] == (1, 1):
             tensor = tensor[:, :, 0, 0]
         return tensor.T if self.transposed and tensor.dim() == 2 else tensor
 
     def file_shape(self, axes: int) -> tuple[int, ...]:
-        """The shape that would fit, as a file writes it whose tensor has so many axes."""
+        """Return the shape that fits, as a file stores it in a tensor of ``axes`` axes."""
         shape = tuple(self.shape[::-1] if self.transposed else self.shape)
         return (*shape, 1, 1) if axes == 4 == len(shape) + 2 else shape
 
 
 @dataclass(kw_only=True)
 class Match:
-    """What a file is and how its tensors fit a model.
+    """The kind of a file, and how its tensors fit a model.
 
     Attributes:
         kind: ``DCD``, ``ODConv``, ``static``, or ``dynaconv`` for a state dict that the model itself could have saved.
-        layout, model_layout: How file and model name their modules; see `dynaconv.conversion.network_names`.
-        size, model_size: Network and size, such as ``mobilenetv2_050``; None when unknown.
+        layout, model_layout: Naming schemes of file and model; see `dynaconv.conversion.network_names`.
+        size, model_size: Network and size, such as ``mobilenetv2_050``; None if unknown.
         layers: The model's dynamic layers by name.
-        slots: Every place of the model that the file has to fill.
-        fitting: Keys of the model to the tensors that go there.
-        missing, unexpected: Names in the file.
-        misfits: Slots and the file's tensors that do not fit them.
+        slots: Every tensor of the model that the file has to provide.
+        fitting: The file's tensors that fit, by the model's keys.
+        missing, unexpected: Keys, as in the file, of tensors that the file or the model lacks.
+        misfits: Slots whose tensor in the file does not fit, with that tensor.
     """
 
     kind: str
@@ -81,33 +81,33 @@ class Match:
 
     @property
     def same_network(self) -> bool:
-        """Whether file and model are not known to be of two different networks."""
+        """Whether file and model may be the same network; False only if both are known and differ."""
         networks = network_of(self.layout), network_of(self.model_layout)
         return None in networks or networks[0] == networks[1]
 
 
 def match_state(model: nn.Module, state: Mapping[str, Tensor]) -> Match:
-    """Find the place of each tensor of a file in a model. Nothing is written."""
-    own = model.state_dict()
+    """Match each tensor of a file with a tensor of a model. The model is not changed."""
+    model_state = model.state_dict()
     layers: dict[str, nn.Module] = {
         name: module for name, module in model.named_modules() if isinstance(module, DynamicConv2d | DCDCore)
     }
-    layout, model_layout = find_layout(state), find_layout(own)
+    layout, model_layout = find_layout(state), find_layout(model_state)
     match = Match(
-        kind=_kind(own, layers, state),
+        kind=_kind(model_state, layers, state),
         layout=layout,
         model_layout=model_layout,
         size=size_name(layout, state),
-        model_size=size_name(model_layout, own),
+        model_size=size_name(model_layout, model_state),
         layers=layers,
     )
-    match.slots = list(_slots(match, own, state))
+    match.slots = list(_slots(match, model_state, state))
     for slot in match.slots:
         if slot.file_key not in state:
             match.missing += [] if slot.optional else [slot.file_key]
             continue
         tensor = slot.adapted(state[slot.file_key])
-        if tensor.shape == slot.shape and _holds(tensor, floating=slot.floating):
+        if tensor.shape == slot.shape and _is_copyable(tensor, floating=slot.floating):
             match.fitting[slot.key] = tensor
         else:
             match.misfits.append((slot, state[slot.file_key]))
@@ -116,37 +116,39 @@ def match_state(model: nn.Module, state: Mapping[str, Tensor]) -> Match:
     return match
 
 
-def _kind(own: Mapping[str, Tensor], layers: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> str:
+def _kind(model_state: Mapping[str, Tensor], layers: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> str:
     keys = list(state)
-    dynamic = [key for key in own if (split := _split(key, layers))[0] in layers and split[1] not in STATIC_AXES]
+    dynamic = [
+        key for key in model_state if (split := _split(key, layers))[0] in layers and split[1] not in STATIC_AXES
+    ]
     if any(key in state for key in dynamic):
         return "dynaconv"
     return "DCD" if is_published_dcd(keys) else "ODConv" if is_published_odconv(keys) else "static"
 
 
-def _slots(match: Match, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[Slot]:
-    """A slot for each tensor of the model that a file of the match's kind and layout holds."""
+def _slots(match: Match, model_state: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[Slot]:
+    """Yield a slot for each tensor of the model that a file of the match's kind and layout holds."""
     if match.kind == "dynaconv":
-        for key, tensor in own.items():
+        for key, tensor in model_state.items():
             yield Slot(key=key, file_key=key, shape=tensor.shape, floating=tensor.is_floating_point())
         return
-    names = module_namer(own, match.model_layout, match.layout)
+    names = module_namer(model_state, match.model_layout, match.layout)
     modules = {key.rpartition(".")[0] for key in state}
     parents = {".".join(parts[:n]) for parts in (name.split(".") for name in modules) for n in range(len(parts) + 1)}
-    for key, tensor in own.items():
+    for key, tensor in model_state.items():
         module, rest = _split(key, match.layers)
         layer = match.layers.get(module)
         if match.kind == "static" and layer is not None and rest not in STATIC_AXES:
             continue
         candidates = names(module)
-        theirs = next((name for name in candidates if name in parents), candidates[0])
+        file_module = next((name for name in candidates if name in parents), candidates[0])
         shape = tensor.shape
         if match.kind == "static" and isinstance(layer, DynamicConv2d):
             shape = shape[-STATIC_AXES[rest] :]
-        named = rest if layer is None else _name_in_layer(match, layer, rest)
+        file_name = rest if layer is None else _name_in_layer(match, layer, rest)
         yield Slot(
             key=key,
-            file_key=f"{theirs}.{named}" if theirs else named,
+            file_key=f"{file_module}.{file_name}" if file_module else file_name,
             shape=shape,
             floating=tensor.is_floating_point(),
             transposed=match.kind == "DCD" and layer is not None and rest == "q",
@@ -160,7 +162,7 @@ def _name_in_layer(match: Match, layer: nn.Module, key: str) -> str:
 
 
 def _split(key: str, layers: Mapping[str, nn.Module]) -> tuple[str, str]:
-    """Module and rest of a key; all that belongs to a dynamic layer belongs to one module."""
+    """Split a key into module and rest. A dynamic layer counts as one module with its submodules."""
     parts = key.split(".")
     for end in range(1, len(parts)):
         if (name := ".".join(parts[:end])) in layers:
@@ -169,7 +171,7 @@ def _split(key: str, layers: Mapping[str, nn.Module]) -> tuple[str, str]:
     return module, rest
 
 
-def _holds(tensor: Tensor, *, floating: bool) -> bool:
-    """Whether a tensor holds numbers of a type that can be copied into the model's."""
+def _is_copyable(tensor: Tensor, *, floating: bool) -> bool:
+    """Whether a tensor is dense and its dtype can be copied into the model's tensor."""
     plain = tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_complex()
     return plain and not tensor.is_quantized and tensor.is_floating_point() == floating

@@ -1,11 +1,11 @@
-"""How checkpoints name the modules of MobileNetV2 and ResNet, beside timm's names that our networks have.
+"""Module names of MobileNetV2 and ResNet in checkpoints, mapped to timm's names, which dynaconv's networks use.
 
-A layout is a way to name them:
+A layout is a naming scheme:
 
-- ``torchvision MobileNetV2``: ``features.N.conv.0.0``, head ``features.18``; ODConv's networks have it too.
-- ``flat MobileNetV2``: ``features.N.conv.3``, activations counted, head ``conv``; DCD's networks have it.
+- ``torchvision MobileNetV2``: ``features.N.conv.0.0``, head ``features.18``; also in ODConv's networks.
+- ``flat MobileNetV2``: ``features.N.conv.3``, where activations have numbers too, head ``conv``; in DCD's networks.
 - ``timm MobileNetV2``: ``blocks.S.I.conv_pw``.
-- ``ResNet``: ``layer1.0.conv1``, the same everywhere.
+- ``ResNet``: ``layer1.0.conv1``, in all libraries.
 """
 
 import re
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from torch import Tensor
 
 _TORCHVISION, _FLAT, _TIMM, RESNET = "torchvision MobileNetV2", "flat MobileNetV2", "timm MobileNetV2", "ResNet"
-_MARKS = {
+_MARKER_KEYS = {
     _TORCHVISION: "features.1.conv.0.0.weight",
     _FLAT: "features.1.conv.0.weight",
     _TIMM: "blocks.0.0.conv_dw.weight",
@@ -31,30 +31,30 @@ _UNEXPANDED_BLOCKS = {
 }
 _RESNET_CLASSIFIERS = ("fc", "classifier.1", "classifier.0")
 _MOBILENET_SIZES = {112: "035", 160: "050", 240: "075", 320: "100", 448: "140"}
-"""Channels into the head to the size in our names."""
+"""Size in dynaconv's model names, by input channels of the head."""
 _RESNET_SIZES = {
     (1, 1, 1, 1): {False: "10"},
     (2, 2, 2, 2): {False: "18"},
     (3, 4, 6, 3): {False: "34", True: "50"},
     (3, 4, 23, 3): {True: "101"},
 }
-"""Blocks of each stage, then whether they are bottlenecks, to the size in our names."""
+"""Size in dynaconv's model names, by blocks per stage and by whether they are bottlenecks."""
 
 
 def find_layout(keys: Iterable[str]) -> str | None:
-    """The layout that a network's state dict has, None for another network."""
+    """Return the layout of a network's state dict; None for another network."""
     keys = list(keys)
-    found = (layout for layout, mark in _MARKS.items() if any(key.startswith(mark) for key in keys))
+    found = (layout for layout, mark in _MARKER_KEYS.items() if any(key.startswith(mark) for key in keys))
     return next(found, None)
 
 
 def network_of(layout: str | None) -> str | None:
-    """The network that has a layout: ``MobileNetV2``, ``ResNet`` or None."""
+    """Return the network of a layout: ``MobileNetV2``, ``ResNet`` or None."""
     return None if layout is None else layout.split()[-1]
 
 
 def size_name(layout: str | None, state: Mapping[str, Tensor]) -> str | None:
-    """The part of our models' names that says network and size, such as ``mobilenetv2_050``; None when unknown."""
+    """Return network and size as in dynaconv's model names, such as ``mobilenetv2_050``; None if unknown."""
     if layout is None:
         return None
     if layout != RESNET:
@@ -75,10 +75,10 @@ def size_name(layout: str | None, state: Mapping[str, Tensor]) -> str | None:
 def module_namer(
     model_keys: Iterable[str], model_layout: str | None, layout: str | None
 ) -> Callable[[str], tuple[str, ...]]:
-    """A function from a module's name in the model to the names it may have in a file of a layout, likeliest first.
+    """Return a function from a module's name in the model to its possible names in a file, the likeliest first.
 
     Args:
-        model_keys: Of the model's state dict.
+        model_keys: Keys of the model's state dict.
         model_layout: Layout of the model.
         layout: Layout of the file.
     """
@@ -96,5 +96,7 @@ def module_namer(
     for number, block in enumerate(blocks, start=1):
         expands = any(key.startswith(f"{block}.conv_pwl.") for key in keys)
         parts = (_BLOCKS if expands else _UNEXPANDED_BLOCKS)[layout]
-        names |= {f"{block}.{ours}": (f"features.{number}.conv.{theirs}",) for ours, theirs in parts.items()}
+        names |= {
+            f"{block}.{timm_name}": (f"features.{number}.conv.{file_name}",) for timm_name, file_name in parts.items()
+        }
     return lambda name: names.get(name, (name,))

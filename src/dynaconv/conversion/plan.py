@@ -1,4 +1,4 @@
-"""What a conversion would do, before anything is changed."""
+"""The plan of a conversion, made before a model is changed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,20 +8,20 @@ from torch import nn
 
 from dynaconv.conversion.copying import copied
 from dynaconv.conversion.kinds import Kind, describe, kind_of
-from dynaconv.conversion.swap import put_dynamic
+from dynaconv.conversion.swap import insert_dynamic
 from dynaconv.errors import ConversionError
 from dynaconv.families import DynamicConv2d, get_family
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedLayer:
-    """What happens to one convolution.
+    """One convolution of a conversion plan.
 
     Attributes:
-        names: Every name under which the model reaches it.
-        kind, shape: Its kind, and its channels, kernel and stride in words.
-        reason: Why it stays static; None when it becomes dynamic.
-        static_params, dynamic_params: Parameters before and after.
+        names: All names under which the model reaches the convolution.
+        kind, shape: Its kind, and its channels, kernel size and stride as text.
+        reason: Why it stays static; None if it becomes dynamic.
+        static_params, dynamic_params: Number of parameters before and after the conversion.
     """
 
     names: tuple[str, ...]
@@ -33,12 +33,12 @@ class PlannedLayer:
 
     @property
     def name(self) -> str:
-        """The first of its names."""
+        """The first of ``names``."""
         return self.names[0]
 
     @property
     def converts(self) -> bool:
-        """Whether it becomes dynamic."""
+        """Whether the convolution becomes dynamic."""
         return self.reason is None
 
 
@@ -47,10 +47,10 @@ class ConversionPlan:
     """Which convolutions of a model become dynamic, and why the others do not. Printing it shows both.
 
     Attributes:
-        family: Stem of the family.
-        hyperparameters: Keyword-only arguments of its layers.
-        layers: Every static convolution of the model, in the order of its modules.
-        params: Parameters of the whole model as it is.
+        family: Name of the family.
+        hyperparameters: Keyword-only arguments of the family's layer.
+        layers: Every static convolution of the model, in module order.
+        params: Number of parameters of the whole model before the conversion.
     """
 
     family: str
@@ -65,33 +65,34 @@ class ConversionPlan:
 
     @property
     def converted_params(self) -> int:
-        """Parameters of the whole model after the conversion."""
+        """Number of parameters of the whole model after the conversion."""
         return self.params + sum(layer.dynamic_params - layer.static_params for layer in self.converted)
 
     def apply(self, model: nn.Module, *, inplace: bool = False) -> nn.Module:
-        """Carry the plan out, wholly or not at all.
+        """Convert a model according to the plan.
 
         Args:
-            model: The model it was made for, or one with the same convolutions.
-            inplace: Change ``model`` itself instead of a copy.
+            model: The model that the plan was made for, or one with the same convolutions.
+            inplace: Change ``model`` itself instead of a copy. If an error is raised, ``model`` is unchanged.
 
         Returns:
-            The dynamic model; ``model`` itself when ``inplace``.
+            The dynamic model; ``model`` itself if ``inplace``.
 
         Raises:
-            ConversionError: The model has not these convolutions, or cannot be copied.
+            ConversionError: The model lacks one of these convolutions, cannot be copied, or is itself a convolution and
+                ``inplace`` is set.
         """
-        alone = self.converted[0].name == ""
-        if alone and inplace:
+        is_single_layer = self.converted[0].name == ""
+        if is_single_layer and inplace:
             raise ConversionError(
                 "the model is itself a convolution, which cannot be replaced in place; leave `inplace` out."
             )
         target = model if inplace else copied(model)
         dynamic = {layer: _build(self, layer, target) for layer in self.converted}
-        if alone:
+        if is_single_layer:
             return dynamic[self.converted[0]]
         for planned, layer in dynamic.items():
-            put_dynamic(target, planned.names, layer)
+            insert_dynamic(target, planned.names, layer)
         return target
 
     def __str__(self) -> str:
@@ -119,7 +120,7 @@ def _build(plan: ConversionPlan, planned: PlannedLayer, model: nn.Module) -> Dyn
     if not isinstance(conv, nn.Conv2d) or describe(conv) != planned.shape or kind_of(conv) != planned.kind:
         what = "nothing" if conv is None else f"{type(conv).__name__}({conv.extra_repr()})"
         raise ConversionError(
-            f"the plan is for another model: {planned.name!r} was {planned.shape}, and here it is {what}."
+            f"the plan was made for another model: {planned.name!r} was {planned.shape}, but is {what} in this model."
         )
     try:
         return get_family(plan.family).layer.from_conv(conv, **plan.hyperparameters)

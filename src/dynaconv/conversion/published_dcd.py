@@ -1,4 +1,4 @@
-"""Names of our DCD layers' tensors in the published code's checkpoints."""
+"""Names of DCD layers' tensors in checkpoints of the published code."""
 
 from torch import nn
 
@@ -9,22 +9,22 @@ _STATIC_STEMS = ("conv", "cls")
 
 
 def is_published_dcd(keys: list[str]) -> bool:
-    """Whether a state dict holds DCD layers as the published code names them."""
+    """Whether a state dict holds DCD layers under the names of the published code."""
     return any(key.endswith(".fc_phi.weight") for key in keys)
 
 
 def published_dcd_name(layer: nn.Module, key: str, *, mobilenet: bool) -> str:
-    """The published name of one tensor of a DCD layer, such as ``fc_phi.weight`` for ``branch.heads.fusion.weight``.
+    """Return the published name of a DCD layer's tensor, such as ``fc_phi.weight`` for ``branch.heads.fusion.weight``.
 
     Args:
         layer: The layer, a convolution or the classifier.
-        key: The tensor's key in the layer.
-        mobilenet: Whether the network is a MobileNetV2, whose code has other names for Q and P than ResNet's.
+        key: Key of the tensor in the layer.
+        mobilenet: Whether the network is a MobileNetV2, whose published code names Q and P differently than ResNet's.
     """
     classifier = isinstance(layer, DCDLinear)
     if key in ("p", "q"):
         return f"cls_{key}.weight" if classifier else f"conv_{key}.weight" if mobilenet else f"{key}.weight"
-    for stem, ours in DCD_STEMS.items():
-        if stem not in _STATIC_STEMS and key.startswith(ours):
-            return f"{stem}.{key.removeprefix(ours)}"
+    for stem, prefix in DCD_STEMS.items():
+        if stem not in _STATIC_STEMS and key.startswith(prefix):
+            return f"{stem}.{key.removeprefix(prefix)}"
     return f"cls.{key}" if classifier else f"conv.{key}"

@@ -1,11 +1,11 @@
-"""What was converted, as JSON can hold it, and the same conversion of another network."""
+"""Records of conversions, which JSON can store, and their application to a static network."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from dynaconv.conversion.swap import NormedConv2d, put_dynamic
+from dynaconv.conversion.swap import NormedConv2d, insert_dynamic
 from dynaconv.errors import ConversionError, with_article
 from dynaconv.families import DynamicLayer, families, family_of, get_family
 
@@ -13,19 +13,21 @@ Record = dict[str, dict[str, Any]]
 
 
 def conversion_of(model: nn.Module) -> Record:
-    """Which layers of a network are dynamic: their names to ``family`` and ``hyperparameters``.
+    """Return which layers of a network are dynamic: a map from names to ``family`` and ``hyperparameters``.
 
     The hyperparameters are the options of the layer that differ from their defaults, however the layer was made. Names
-    are those of the static network. A module that is reached by two names has an entry under the first, with the others
-    under ``also``.
+    are those of the static network. A module with several names has one entry, under the first; ``also`` lists the
+    others.
 
     Raises:
-        ConversionError: A dynamic layer is of a class that no family has, so that no record can rebuild it.
+        ConversionError: The class of a dynamic layer belongs to no family, so no record can rebuild the layer.
     """
     names: dict[DynamicLayer, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, DynamicLayer):
-            names.setdefault(module, []).append(name.replace(".conv.conv", ".conv") if _in_pair(model, name) else name)
+            names.setdefault(module, []).append(
+                name.replace(".conv.conv", ".conv") if _in_normed_conv(model, name) else name
+            )
     record: Record = {}
     for layer, (first, *others) in names.items():
         record[first] = {"family": _family(first, layer), "hyperparameters": layer.config.changes()}
@@ -35,18 +37,18 @@ def conversion_of(model: nn.Module) -> Record:
 
 
 def apply_conversion(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
-    """Make the same layers of a static network dynamic, in place, their dynamic parts neutral.
+    """Make the recorded layers of a static network dynamic, in place. Their dynamic parts are neutral.
 
-    A state dict of the converted network then loads into it.
+    The network can then load a state dict of the converted network.
 
     Raises:
-        ConversionError: The record is damaged, or the network lacks one of the layers; it is as it was.
+        ConversionError: The record is damaged, or the network lacks one of the layers; the network is then unchanged.
     """
     built: list[tuple[tuple[str, ...], nn.Module]] = []
     for name, entry in record.items():
         try:
             if not isinstance(entry, Mapping):
-                raise TypeError(f"its entry is {entry!r}, no mapping with 'family' and 'hyperparameters'")
+                raise TypeError(f"its entry is {entry!r}, not a mapping with 'family' and 'hyperparameters'")
             family, hyperparameters = entry["family"], dict(entry["hyperparameters"])
             names = (name, *entry.get("also", ()))
             static = model.get_submodule(name)
@@ -61,7 +63,7 @@ def apply_conversion(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
             ) from error
         built.append((names, layer))
     for names, layer in built:
-        put_dynamic(model, names, layer)
+        insert_dynamic(model, names, layer)
     return model
 
 
@@ -71,10 +73,10 @@ def _family(name: str, layer: DynamicLayer) -> str:
         return found.name
     known = sorted(kind.__name__ for family in families() for kind in family.layers)
     raise ConversionError(
-        f"{name or 'the model'!r} is {with_article(type(layer).__name__)}, which is no layer of a family, so it "
-        f"cannot be recorded; the layers are {', '.join(known)}."
+        f"{name or 'the model'!r} is {with_article(type(layer).__name__)}, which belongs to no family and "
+        f"cannot be recorded; the layers of families are {', '.join(known)}."
     )
 
 
-def _in_pair(model: nn.Module, name: str) -> bool:
+def _in_normed_conv(model: nn.Module, name: str) -> bool:
     return isinstance(model.get_submodule(name.rpartition(".")[0]), NormedConv2d)

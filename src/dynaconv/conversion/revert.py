@@ -1,42 +1,44 @@
-"""From a dynamic network that is still neutral back to the static one."""
+"""Converts a dynamic network that is still neutral back to the static network."""
 
 from torch import nn
 
 from dynaconv.conversion.copying import copied
-from dynaconv.conversion.swap import put_static
+from dynaconv.conversion.swap import restore_static
 from dynaconv.errors import ConversionError, listed
 from dynaconv.families import DynamicConv2d
 
-_SHOWN = 3
+_MAX_SHOWN = 3
 
 
 def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
-    """Give the static network back that a dynamic one computes while its coefficients do not depend on the input.
+    """Return the static network that computes the same as a dynamic one whose coefficients do not depend on the input.
 
-    That is so after `convert`, and stays so while the dynamic branches are not trained: frozen, for example.
+    `convert` makes such networks, and they remain so as long as the dynamic branches are not trained, for example while
+    these are frozen.
 
     Args:
         model: A network with dynamic convolutions.
         inplace: Change ``model`` itself instead of a copy.
 
     Returns:
-        The static network; ``model`` itself when ``inplace``.
+        The static network; ``model`` itself if ``inplace``.
 
     Raises:
-        ConversionError: A layer is not neutral any more, or none is dynamic; the model is as it was.
-        TypeError: ``model`` is no module.
+        ConversionError: A layer is no longer neutral, or no layer is dynamic; the model is then unchanged.
+        TypeError: ``model`` is not a module.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` is a torch.nn.Module; got {type(model).__name__}.")
-    found = _dynamic_layers(model)
-    if not found:
+        raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
+    layers = _dynamic_layers(model)
+    if not layers:
         raise ConversionError("the model has no dynamic convolution, so there is nothing to revert.")
-    moved = [names[0] for names, layer in found if not layer.is_neutral]
-    if moved:
-        more = f" and {len(moved) - _SHOWN} more" if len(moved) > _SHOWN else ""
+    trained = [names[0] for names, layer in layers if not layer.is_neutral]
+    if trained:
+        more = f" and {len(trained) - _MAX_SHOWN} more" if len(trained) > _MAX_SHOWN else ""
         raise ConversionError(
-            f"{len(moved)} of {len(found)} dynamic layers are not neutral any more ({listed(moved[:_SHOWN])}{more}): "
-            f"their kernels depend on the input, so no static network computes the same."
+            f"{len(trained)} of {len(layers)} dynamic layers are no longer neutral "
+            f"({listed(trained[:_MAX_SHOWN])}{more}): "
+            f"their kernels depend on the input, so no static network computes the same function."
         )
     if isinstance(model, DynamicConv2d):
         if inplace:
@@ -46,7 +48,7 @@ def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
         return model.static_conv()
     target = model if inplace else copied(model)
     for names, layer in _dynamic_layers(target):
-        put_static(target, names, layer.static_conv())
+        restore_static(target, names, layer.static_conv())
     return target
 
 

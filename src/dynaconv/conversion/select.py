@@ -1,4 +1,4 @@
-"""Which convolutions are asked for: by name, kind, size, position or predicate."""
+"""Selects convolutions by name, kind, size, position or predicate."""
 
 import fnmatch
 import re
@@ -17,17 +17,17 @@ Predicate = Callable[[str, nn.Conv2d], bool]
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The convolutions that a conversion is asked to take.
+    """Conditions on the convolutions to convert.
 
     Attributes:
-        include, exclude: Patterns of full module names, as the shell has them (``layer4.*``, where ``*`` matches dots
-            too) or compiled regular expressions, which may match anywhere. No ``include`` means every name.
-        kinds: The kinds that are taken.
-        kernel_sizes: Sides of the kernels that are taken, such as ``(3, 5)``; None takes all.
-        min_channels, max_channels: Bounds of the smaller of the channels in and out.
-        position: Part of what the other conditions leave, in the order of the model's modules: ``slice(-10, None)``
-            is the last ten.
-        predicate: Further condition on name and convolution.
+        include, exclude: Patterns of full module names: shell-style (``layer4.*``, where ``*`` also matches dots) or
+            compiled regular expressions, which may match anywhere. An empty ``include`` selects every name.
+        kinds: Kinds to convert.
+        kernel_sizes: Side lengths of the kernels to convert, such as ``(3, 5)``; None for all.
+        min_channels, max_channels: Bounds of ``min(in_channels, out_channels)``.
+        position: Slice of the convolutions that meet the other conditions, in module order; ``slice(-10, None)``
+            selects the last ten.
+        predicate: Further condition, called with the name and the convolution.
     """
 
     include: tuple[Pattern, ...] = ()
@@ -40,7 +40,7 @@ class Selection:
     predicate: Predicate | None = None
 
     def refusal(self, names: Iterable[str], conv: nn.Conv2d) -> str | None:
-        """Why a convolution of these names is not asked for; None when it is, but for its position."""
+        """Return which condition other than ``position`` a convolution of these names fails; None if it fails none."""
         names = tuple(names)
         if self.include and not any(matches(pattern, name) for pattern in self.include for name in names):
             return "not included"
@@ -57,18 +57,18 @@ class Selection:
         if self.max_channels is not None and channels > self.max_channels:
             return f"more than {self.max_channels} channels"
         if self.predicate is not None and not self.predicate(names[0], conv):
-            return "refused by the predicate"
+            return "rejected by the predicate"
         return None
 
-    def names_exactly(self, names: Iterable[str]) -> bool:
-        """Whether one of these names is given in full."""
+    def includes_by_name(self, names: Iterable[str]) -> bool:
+        """Whether ``include`` holds one of these names in full."""
         return any(isinstance(pattern, str) and pattern == name for pattern in self.include for name in names)
 
     def check_patterns(self, model: nn.Module) -> None:
-        """Refuse a pattern that matches nothing, or no convolution.
+        """Check that every pattern matches a convolution.
 
         Raises:
-            ConversionError: There is such a pattern.
+            ConversionError: A pattern matches no convolution.
         """
         modules = dict(model.named_modules(remove_duplicate=False))
         convolutions = [name for name, module in modules.items() if is_convolution(module)]
@@ -89,7 +89,7 @@ class Selection:
 
 
 def is_convolution(module: nn.Module) -> bool:
-    """Whether it is a convolution, static or dynamic."""
+    """Whether a module is a convolution, static or dynamic."""
     return isinstance(module, nn.Conv2d | DynamicConvolution)
 
 
@@ -102,40 +102,41 @@ def _no_convolution(argument: str, shown: str, matched: str, module: nn.Module) 
     inside = [name for name, child in module.named_modules() if name and is_convolution(child)]
     what = f"{argument}={shown!r} matches {matched!r}, {with_article(type(module).__name__)}"
     if inside:
-        return f"{what} that holds {len(inside)} convolutions; write '{matched}.*' for those."
+        return f"{what} that holds {len(inside)} convolutions; write '{matched}.*' to match them."
     return f"{what}; only Conv2d modules can be made dynamic."
 
 
 def as_patterns(argument: str, given: object) -> tuple[Pattern, ...]:
-    """One or several patterns as a tuple.
+    """Return one or several patterns as a tuple.
 
     Raises:
-        TypeError: It is neither.
+        TypeError: ``given`` is neither.
+        ConversionError: ``given`` is empty.
     """
     if given is None:
         return ()
     several = (given,) if isinstance(given, str | re.Pattern) else given
     if not isinstance(several, Iterable):
-        raise TypeError(f"`{argument}` is a pattern or several; got {given!r}.")
+        raise TypeError(f"`{argument}` must be one or several patterns; got {given!r}.")
     patterns = tuple(several)
     for pattern in patterns:
         if not isinstance(pattern, str | re.Pattern) or not pattern:
             raise TypeError(f"`{argument}` takes names, shell patterns and compiled expressions; got {pattern!r}.")
     if not patterns:
-        raise ConversionError(f"`{argument}` is empty, which asks for nothing; leave it out to have no condition.")
+        raise ConversionError(f"`{argument}` is empty; leave it out to set no condition.")
     return patterns
 
 
 def as_kinds(given: object) -> tuple[Kind, ...]:
-    """One or several kinds as a tuple.
+    """Return one or several kinds as a tuple.
 
     Raises:
-        ConversionError: One is unknown.
+        ConversionError: A kind is unknown, or there is none.
     """
     several = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (given,)
     for kind in several:
         if kind not in KINDS:
-            raise ConversionError(f"`kinds` is of {', '.join(KINDS)}; got {kind!r}.")
+            raise ConversionError(f"`kinds` must be one or several of {', '.join(KINDS)}; got {kind!r}.")
     if not several:
-        raise ConversionError("`kinds` is empty, which asks for nothing; leave it out for the family's own.")
+        raise ConversionError("`kinds` is empty; leave it out for the kinds of the family.")
     return several

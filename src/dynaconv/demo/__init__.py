@@ -1,4 +1,4 @@
-"""The demonstration: a static network and its DCD twin, trained on real pictures, compared and explained."""
+"""The demonstration: a static network and its DCD twin are trained on drawn letters, compared and explained."""
 
 from dynaconv.demo.result import DemoResult, NetworkResult
 from dynaconv.demo.run import run_demo

@@ -1,4 +1,4 @@
-"""Both trainings on the console: a live bar each on a terminal, one line an epoch elsewhere."""
+"""Console output of both trainings: live progress bars on a terminal, else one line per epoch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dynaconv.train.callbacks import ProgressEvent
 
 
 class TwinProgress:
-    """Shows how far each network is, both bars at once; a context manager, so that the display always ends."""
+    """Context manager that shows the training progress of both networks and always stops the display at exit."""
 
     def __init__(self, console: Console, titles: Sequence[str]) -> None:
         self.console = console
@@ -30,7 +30,7 @@ class TwinProgress:
                 console=console,
             )
             for title in titles:
-                task = self._bars.add_task(title.ljust(self._width), total=None, start=False, state="waits")
+                task = self._bars.add_task(title.ljust(self._width), total=None, start=False, state="waiting")
                 self._tasks[title] = task
 
     def __enter__(self) -> TwinProgress:
@@ -45,7 +45,7 @@ class TwinProgress:
             self._bars.stop()
 
     def start(self, title: str) -> None:
-        """The network's training begins."""
+        """Start the timer of the network's training."""
         if self._bars is not None:
             self._bars.start_task(self._tasks[title])
 

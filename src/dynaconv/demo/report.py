@@ -1,4 +1,4 @@
-"""The report of a demonstration: what was run, what came out, and what the kernels do."""
+"""The HTML report of a demonstration: results, explanation of dynamic kernels, coefficients and predictions."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ RIGHT_PICTURES = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """The held-out pictures and what both networks say about them.
+    """The held-out pictures and the predictions of both networks.
 
     Attributes:
-        images: As they are seen before normalisation, `uint8` (N, 1, H, W).
-        classes: (N,).
-        class_names: One for each class.
-        probabilities: Of each network, static first, (N, classes).
+        images: Pictures before normalisation, `uint8` (N, 1, H, W).
+        classes: Class indices, (N,).
+        class_names: One name per class.
+        probabilities: Predicted probabilities of each network, static first, (N, classes).
     """
 
     images: Tensor
@@ -75,25 +75,25 @@ def write_report(
         Section(title="What was run", body=facts(facts_of_run, as_code=("Command",))),
     ]
     lead = join([paragraph(result.verdict(), kind="lead"), paragraph(_introduction(result), kind="")])
-    footer = Html(f"Written by dynaconv {text(facts_of_run['dynaconv'])}. Everything on this page is inside this file.")
+    footer = Html(f"Written by dynaconv {text(facts_of_run['dynaconv'])}. This file contains everything on the page.")
     write_text(result.report, page(TITLE, lead=lead, sections=sections, footer=footer))
     return result.report
 
 
 def _introduction(result: DemoResult) -> str:
     return (
-        "Both networks have the same layout, recipe, seed and data. They differ in one thing: in "
-        f"{result.static.title} each convolution uses the same kernel for every picture, in {result.dynamic.title} "
-        "most convolutions compute their kernel from the picture they look at."
+        "Both networks have the same layout, recipe, seed and data. They have one difference: in "
+        f"{result.static.title} each convolution uses the same kernel for every picture, and in {result.dynamic.title} "
+        "most convolutions compute their kernel from their input."
     )
 
 
 def _result(result: DemoResult, latency_conditions: str) -> Html:
     caption = (
-        "MAdds: multiply-adds of the convolutions and products that run for one picture, the dynamic branch included. "
-        f"Latency: {latency_conditions}; eager is PyTorch operator by operator, native is dynaconv.deploy(network, "
-        'backend="native") in 200 rounds. On pictures this small eager PyTorch spends most of the time on starting '
-        "operations, of which a dynamic layer has more; the native kernels do not."
+        "MAdds: multiply-adds of the convolutions and matrix products for one picture, including the dynamic branch. "
+        f"Latency: {latency_conditions}; eager is PyTorch in eager mode, native is dynaconv.deploy(network, "
+        'backend="native") in 200 rounds. For pictures of this size, eager PyTorch spends most of its time on '
+        "launching operators, and a dynamic layer has more operators. The native kernels do not have this overhead."
     )
     rows = [network.cells() for network in result.networks]
     return table(COLUMNS, rows, footer=result.ratio_cells(), caption=caption)
@@ -101,10 +101,10 @@ def _result(result: DemoResult, latency_conditions: str) -> Html:
 
 def _curves(png: Path) -> Html:
     caption = (
-        "Left the loss, right the accuracy, after each epoch. Solid lines are validation pictures, which the networks "
-        "do not train on; dotted lines are the training pictures, scored while the weights still move, with smoothed "
-        "labels, which keeps that loss above zero. Peaks of the validation loss in early epochs, when averages inside "
-        "the networks lag behind the weights, may leave the picture."
+        "Loss (left) and accuracy (right) after each epoch. Solid lines are for validation pictures, on which the "
+        "networks are not trained. Dotted lines are for training pictures, measured during the epoch and with label "
+        "smoothing, which keeps the training loss above zero. Peaks of the validation loss in early epochs, when the "
+        "running statistics of batch norms lag behind the weights, may be cut off."
     )
     return figure(png, alt="Loss and accuracy of both networks over the epochs", caption=caption)
 
@@ -114,8 +114,8 @@ def _explanation() -> Html:
     return join(
         [
             paragraph(
-                "A convolution multiplies each patch of its input by a matrix W, its kernel. Usually W is learned "
-                "once and then stays. Here it is put together anew for each input x:"
+                "A convolution multiplies each patch of its input by a matrix W, its kernel. In a static network W is "
+                "learned and then fixed. A dynamic network computes it for each input x:"
             ),
             Html(
                 '<p class="equation">W(x) = <b>Λ</b>(x) W<sub>0</sub> + P <b>Φ</b>(x) Q<sup>T</sup></p>'
@@ -124,60 +124,60 @@ def _explanation() -> Html:
             Html(
                 "<ul>"
                 "<li><b>W<sub>0</sub></b> is an ordinary kernel, the same for every picture.</li>"
-                "<li><b>Λ(x)</b> is diagonal: one factor for each output channel. It turns channels of "
-                "W<sub>0</sub> up or down; 1 leaves a channel as it is.</li>"
-                "<li><b>P Φ(x) Q<sup>T</sup></b> adds something new. Q<sup>T</sup> sums the input up in L "
-                "numbers, Φ(x) mixes them in a way chosen for this picture, and P spreads the result over the output "
-                "channels. L is much smaller than the number of channels, so this part is cheap.</li>"
+                "<li><b>Λ(x)</b> is diagonal: one factor for each output channel. It scales the channels "
+                "of W<sub>0</sub>; a factor of 1 does not change a channel.</li>"
+                "<li><b>P Φ(x) Q<sup>T</sup></b> is a residual. Q<sup>T</sup> projects the input to L "
+                "numbers, Φ(x) mixes them with weights computed for this picture, and P projects the result to the "
+                "output channels. L is much smaller than the number of channels, so this part is cheap.</li>"
                 "</ul>"
             ),
             paragraph(
-                "A small branch computes Λ(x) and Φ(x): it averages the input over the picture and passes that through "
-                "two little linear layers. Everything is trained together, as any network is. The method is dynamic "
-                "convolution decomposition (DCD; Li et al., ICLR 2021, arXiv:2103.08756)."
+                "A small branch computes Λ(x) and Φ(x): it averages the input over the picture and applies two small "
+                "linear layers. All parts are trained together. The method is dynamic convolution decomposition (DCD; "
+                "Li et al., ICLR 2021, arXiv:2103.08756)."
             ),
         ]
     )
 
 
-def _coefficients(png: Path, layers: Sequence[LayerCoefficients], moved: str) -> Html:
+def _coefficients(png: Path, layers: Sequence[LayerCoefficients], movement: str) -> Html:
     shown = choose_layer(layers)
     chance = next(iter(shown.parts.values())).share_by_chance
     reading = (
-        "Each coloured cell says how the average Λ or Φ of one class differs from the average over all classes, red "
-        "for more and blue for less: rows and maps that look different mean that the network uses different kernels "
-        "for different letters. The curve at the bottom says how much of all the variation of Λ and Φ goes with the "
-        f"class, layer by layer; {chance:.1%} would come out if the class made no difference."
+        "Each coloured cell shows the difference between the mean Λ or Φ of one class and the average over all "
+        "classes: red is above the average, blue below. If rows and maps look different, the network uses different "
+        "kernels for different letters. The curve at the bottom shows the share of the variance of Λ and Φ between "
+        f"classes, layer by layer. If the class had no effect, the expected share would be {chance:.1%}."
     )
     first, last = layers[0], layers[-1]
     trend = (
-        f"In the first dynamic layer it is {first.share_between:.0%}, in the last {last.share_between:.0%}, and "
-        f"most in {shown.name}, with {shown.share_between:.0%}, the layer shown here."
+        f"The share is {first.share_between:.0%} in the first dynamic layer and {last.share_between:.0%} in the last. "
+        f"It is largest in {shown.name}, the layer shown here: {shown.share_between:.0%}."
     )
-    silent = sum(entry.share_between == 0 for entry in layers)
-    if silent:
+    num_static = sum(entry.share_between == 0 for entry in layers)
+    if num_static:
         trend += (
-            f" In {silent} of the {len(layers)} layers Λ and Φ are the same for every picture: their branch fell "
-            "silent in training, and they work as static layers."
+            f" In {num_static} of the {len(layers)} layers Λ and Φ are the same for every picture: the output of their "
+            "branch became constant in training, so they are static layers."
         )
     alt = (
         "Heat map of Lambda by class and channel, maps of Phi by class, and share of variance between classes by layer"
     )
-    return join([paragraph(moved), paragraph(reading), paragraph(trend), figure(png, alt=alt)])
+    return join([paragraph(movement), paragraph(reading), paragraph(trend), figure(png, alt=alt)])
 
 
 def _pictures(result: DemoResult, pictures: Pictures) -> Html:
     right = [network.correct for network in result.networks]
     total = len(right[0])
     mistakes = [index for index in range(total) if not all(correct[index] for correct in right)]
-    # The least sure first: those are the ones worth a look.
-    sureness = (pictures.probabilities[0].amax(1) + pictures.probabilities[1].amax(1)).tolist()
-    correct = sorted(set(range(total)) - set(mistakes), key=sureness.__getitem__)
+    # Show the least confident predictions first.
+    confidence = (pictures.probabilities[0].amax(1) + pictures.probabilities[1].amax(1)).tolist()
+    correct = sorted(set(range(total)) - set(mistakes), key=confidence.__getitem__)
     parts = [paragraph(_mistakes_sentence(result, len(mistakes)))]
     if mistakes:
         parts.append(_cards(result, pictures, mistakes[:MAX_MISTAKES]))
     if correct:
-        parts.append(Html("<h3>Right, though less sure than elsewhere</h3>"))
+        parts.append(Html("<h3>Right, with the lowest confidence</h3>"))
         parts.append(_cards(result, pictures, correct[:RIGHT_PICTURES]))
     return join(parts)
 
@@ -189,10 +189,14 @@ def _mistakes_sentence(result: DemoResult, mistakes: int) -> str:
         return f"Neither network is wrong on any of the {total} held-out pictures."
     both = sum(not (a or b) for a, b in zip(static.correct, dynamic.correct, strict=True))
     wrong = [total - sum(network.correct) for network in (static, dynamic)]
-    cut = f" The first {MAX_MISTAKES} of these {mistakes} pictures:" if mistakes > MAX_MISTAKES else " Here they are:"
+    cut = (
+        f" The first {MAX_MISTAKES} of these {mistakes} pictures:"
+        if mistakes > MAX_MISTAKES
+        else " These pictures are:"
+    )
     return (
-        f"Of {total} held-out pictures {static.title} is wrong on {wrong[0]} and {dynamic.title} on {wrong[1]}; "
-        f"{both} of them are the same.{cut}"
+        f"Of {total} held-out pictures, {static.title} is wrong on {wrong[0]} and {dynamic.title} on {wrong[1]}; "
+        f"both are wrong on {both}.{cut}"
     )
 
 
@@ -217,8 +221,8 @@ def _card(result: DemoResult, pictures: Pictures, index: int) -> str:
 def _prediction(network: NetworkResult, probabilities: Tensor, class_names: Sequence[str], right: bool) -> str:
     best = int(probabilities.argmax())
     mark, kind = ("", "row") if right else ("✗ ", "row wrong")
-    said = text(f"{mark}{class_names[best]} ({float(probabilities[best]):.0%})")
-    return f'<div class="{kind}"><span>{text(network.title)}</span><span>{said}</span></div>'
+    label = text(f"{mark}{class_names[best]} ({float(probabilities[best]):.0%})")
+    return f'<div class="{kind}"><span>{text(network.title)}</span><span>{label}</span></div>'
 
 
 def _next_steps(folder: Path) -> Html:
@@ -227,15 +231,15 @@ def _next_steps(folder: Path) -> Html:
     weights = shlex.quote(str(folder / "dcd"))
     return join(
         [
-            paragraph("Another seed, to see how far the result moves by itself:"),
+            paragraph("Run another seed, to see how much the result varies:"),
             code_block("dynaconv demo --seed 1"),
-            paragraph("Ask the trained network about pictures of your own, one letter each:"),
+            paragraph("Classify your own pictures with the trained network, one letter each:"),
             code_block(f"dynaconv predict --checkpoint {weights} PICTURE.png"),
-            paragraph("Clothes instead of letters, first dynamic, then the static twin:"),
+            paragraph("Train on clothes instead of letters, first the dynamic network, then its static twin:"),
             code_block(
                 f"dynaconv train --recipe fashion-mnist\ndynaconv train --recipe fashion-mnist --model {static}"
             ),
-            paragraph("A dynamic layer in your own network, and the kernel it uses for each picture:"),
+            paragraph("Use a dynamic layer in your own network, and compute its kernel for each picture:"),
             code_block(
                 "import torch\n"
                 "from dynaconv import DCDConv2d\n\n"

@@ -1,4 +1,4 @@
-"""What the demonstration finds: one row a network, and how they compare."""
+"""Results of the demonstration: one row per network, and their comparison."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class NetworkResult:
     """One trained network.
 
     Attributes:
-        title: As tables and figures call it.
+        title: Title in tables and figures.
         model: timm name.
         params: Number of parameters.
-        macs: Multiply-adds of one picture, as executed.
-        train_seconds: Wall clock of the training run.
-        eager: Time of one picture in eager PyTorch.
-        native: The same, deployed on the native kernels; None where they cannot be compiled.
+        macs: Multiply-adds for one picture, as executed.
+        train_seconds: Wall-clock time of the training run.
+        eager: Latency of one picture in eager PyTorch.
+        native: Latency of one picture with the native kernels; None if they cannot be compiled.
         correct: For each held-out picture, in order, whether the prediction is right.
     """
 
@@ -47,7 +47,7 @@ class NetworkResult:
         return sum(self.correct) / len(self.correct)
 
     def cells(self) -> list[str]:
-        """The row of a table for people."""
+        """Return the formatted table row."""
         return [
             self.title,
             f"{self.params:,}",
@@ -61,13 +61,13 @@ class NetworkResult:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """Both networks and where the run lies.
+    """Both networks and the run folder.
 
     Attributes:
-        folder: Run folder, with `table.csv`, `curves.png`, `coefficients.png`, `report.html` and a folder a network.
+        folder: Run folder, with `table.csv`, `curves.png`, `coefficients.png`, `report.html` and a folder per network.
         static: The network with ordinary convolutions.
         dynamic: Its twin with DCD.
-        movement: How far the kernels of each dynamic layer lie from their mean, as a share of its length.
+        movement: Relative standard deviation of each dynamic layer's kernel, see `dynaconv.analysis.movement`.
     """
 
     folder: Path
@@ -77,16 +77,16 @@ class DemoResult:
 
     @property
     def report(self) -> Path:
-        """The report to open in a browser."""
+        """Path of the HTML report."""
         return self.folder / "report.html"
 
     @property
     def networks(self) -> tuple[NetworkResult, NetworkResult]:
-        """Static first."""
+        """Both networks, static first."""
         return self.static, self.dynamic
 
     def ratio_cells(self) -> list[str]:
-        """DCD against static: ratios, and the difference of accuracy in points."""
+        """Return the ratios of DCD to static, and the difference in accuracy in percentage points."""
         static, dynamic = self.networks
         points = 100 * (dynamic.accuracy - static.accuracy)
         return [
@@ -100,23 +100,24 @@ class DemoResult:
         ]
 
     def verdict(self) -> str:
-        """The difference of accuracy with its interval, and whether it is one; plain sentences."""
+        """Return the difference in accuracy with its confidence interval and its significance, as sentences."""
         static, dynamic = self.networks
-        found = paired_shares(static.correct, dynamic.correct)
-        assert found.half_width is not None
-        low, high = (100 * (found.mean + sign * found.half_width) for sign in (-1, 1))
+        difference = paired_shares(static.correct, dynamic.correct)
+        assert difference.half_width is not None
+        low, high = (100 * (difference.mean + sign * difference.half_width) for sign in (-1, 1))
         scores = (
-            f"On {len(static.correct):,} held-out pictures {dynamic.title} is right on {dynamic.accuracy:.1%} and "
-            f"{static.title} on {static.accuracy:.1%}: {100 * found.mean:+.1f} points, 95 % interval {low:+.1f} to "
-            f"{high:+.1f}, for pictures like these and these two trained networks."
+            f"On {len(static.correct):,} held-out pictures, {dynamic.title} is right on {dynamic.accuracy:.1%} and "
+            f"{static.title} on {static.accuracy:.1%}: {100 * difference.mean:+.1f} points, 95 % "
+            f"interval {low:+.1f} to {high:+.1f}. The interval is for these two trained networks and for pictures of "
+            "the same kind."
         )
-        if found.sign == 0:
-            return f"{scores} That is too little to say that one is better: another seed can turn it round."
-        better = dynamic.title if found.sign > 0 else static.title
-        return f"{scores} {better} is ahead by more than chance would give; one seed was run."
+        if difference.sign == 0:
+            return f"{scores} That is too little to say that one is better: another seed can reverse the order."
+        better = dynamic.title if difference.sign > 0 else static.title
+        return f"{scores} {better} is ahead by more than chance would give, for one seed."
 
     def movement_sentence(self) -> str:
-        """How far the kernels move."""
+        """Return a sentence about the variation of the kernels."""
         shares = self.movement.values()
         mean = sum(shares) / len(shares)
         return (
@@ -126,7 +127,7 @@ class DemoResult:
 
 
 def rich_table(result: DemoResult, *, caption: str) -> Table:
-    """The result for the console."""
+    """Return the result as a console table."""
     from rich.table import Table
 
     table = Table(title="Held-out letters", caption=caption, title_style="bold")
@@ -139,7 +140,7 @@ def rich_table(result: DemoResult, *, caption: str) -> Table:
 
 
 def write_table(networks: Sequence[NetworkResult], path: Path) -> None:
-    """The result as CSV, numbers unrounded enough to compute with."""
+    """Write the result as CSV, with enough digits for calculations."""
     rows = [
         {
             "network": network.title,

@@ -1,4 +1,4 @@
-"""Train the twins, measure them, and write everything into one folder."""
+"""Train both networks, measure them, and write all results to one folder."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ RECIPE = "glyphs-mini"
 MODELS = {"static": "static_resnet10", "DCD": "dcd_resnet10"}
 FOLDERS = {"static": "static", "DCD": "dcd"}
 DCD_OPTIONS = {"hidden_norm": None, "weight_norm": False}
-"""Without the brakes that high rates without clipping need: the recipe clips, and its run is short."""
+"""No normalisation of hidden vectors and weights. High learning rates without gradient clipping need it; this recipe
+clips gradients, and its run is short."""
 DEFAULT_OUT = Path("runs/demo")
 THREADS = 1
-"""One thread trains networks this small about as fast as two, and much faster when something else is running."""
+"""One thread trains networks of this size about as fast as two, and much faster if other processes are running."""
 
 
 def run_demo(
@@ -56,46 +57,45 @@ def run_demo(
     """Train a static network and its DCD twin on letters of matplotlib's fonts, compare them, and write a report.
 
     Args:
-        out: Run folder; when it holds something already, the next free name beside it is used. By default
-            `runs/demo`.
-        epochs: Length of both trainings; by default the recipe's.
-        seed: Of both networks' weights, the order of the pictures and their augmentation.
-        console: Where progress and the table go; by default standard output.
-        command: The command to name in the report; by default this process's own.
+        out: Run folder, by default `runs/demo`. If it is not empty, the next free name beside it is used.
+        epochs: Number of epochs of both trainings; by default the recipe's.
+        seed: Seed of both networks' weights, the order of the pictures and their augmentation.
+        console: Console for progress and the table; by default standard output.
+        command: Command that the report names; by default that of this process.
 
     Raises:
-        RunError: The number of epochs is not positive, the seed is negative, or the folder cannot be made.
-        DynaconvError: A training failed; what it left stays in its folder.
-        RunStopped: Ctrl+C, SIGTERM, SIGHUP or SIGUSR1 came while a network was trained; its run is saved.
+        RunError: The number of epochs is not positive, the seed is negative, or the folder cannot be created.
+        DynaconvError: A training failed; its files stay in its folder.
+        RunStopped: The process received Ctrl+C, SIGTERM, SIGHUP or SIGUSR1 during a training; its run is saved.
     """
     if epochs is not None and epochs < 1:
-        raise RunError(f"the demonstration trains for at least 1 epoch; got {epochs}.")
+        raise RunError(f"`epochs` must be at least 1; got {epochs}.")
     check_seed(seed)
     console = console or make_console()
     command = command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    began = time.perf_counter()
-    folder = _claim(Path(out) if out is not None else DEFAULT_OUT, console)
+    start = time.perf_counter()
+    folder = _make_folder(Path(out) if out is not None else DEFAULT_OUT, console)
     recipe = load_recipe(RECIPE).with_changes(seed=seed, trainer__logger=False, trainer__accelerator="cpu")
     if epochs is not None:
         recipe = recipe.with_changes(trainer__max_epochs=epochs)
     with _threads(THREADS):
         trained = _train_twins(recipe, folder, console)
-        result, extras = _measure(trained, recipe, folder)
-    _write_pictures(result, extras)
+        result, measurements = _measure(trained, recipe, folder)
+    _write_pictures(result, measurements)
     write_table(result.networks, folder / "table.csv")
     report = write_report(
         result,
-        facts_of_run=_facts(recipe, command, time.perf_counter() - began, extras.data),
-        latency_conditions=extras.eager.conditions,
-        coefficients=extras.coefficients,
-        pictures=extras.pictures,
+        facts_of_run=_facts(recipe, command, time.perf_counter() - start, measurements.data),
+        latency_conditions=measurements.eager.conditions,
+        coefficients=measurements.coefficients,
+        pictures=measurements.pictures,
     )
-    _print_end(result, extras.eager, report, console, time.perf_counter() - began)
+    _print_end(result, measurements.eager, report, console, time.perf_counter() - start)
     return result
 
 
-class _Extras:
-    """What the report shows beside the table."""
+class _Measurements:
+    """Measurements of the trained networks for the report."""
 
     def __init__(self, models: dict[str, nn.Module], data: ImageDataModule) -> None:
         self.data = data
@@ -133,28 +133,28 @@ def _train_twins(recipe: TrainConfig, folder: Path, console: Console) -> dict[st
     return trained
 
 
-def _measure(trained: dict[str, RunResult], recipe: TrainConfig, folder: Path) -> tuple[DemoResult, _Extras]:
+def _measure(trained: dict[str, RunResult], recipe: TrainConfig, folder: Path) -> tuple[DemoResult, _Measurements]:
     data = ImageDataModule(**recipe.data)
     models = {title: run.model.eval() for title, run in trained.items()}
     size = (data.in_channels, data.image_size, data.image_size)
-    extras = _Extras(models, data)
+    measurements = _Measurements(models, data)
     networks = []
-    for (title, run), probabilities in zip(trained.items(), extras.pictures.probabilities, strict=True):
-        found = profile(models[title], size)
+    for (title, run), probabilities in zip(trained.items(), measurements.pictures.probabilities, strict=True):
+        cost = profile(models[title], size)
         networks.append(
             NetworkResult(
                 title=title,
                 model=MODELS[title],
-                params=found.params,
-                macs=found.macs,
+                params=cost.params,
+                macs=cost.macs,
                 train_seconds=run.summary["train_seconds"],
-                eager=extras.eager[title],
-                native=extras.native[title] if extras.native is not None else None,
-                correct=tuple((probabilities.argmax(1) == extras.pictures.classes).tolist()),
+                eager=measurements.eager[title],
+                native=measurements.native[title] if measurements.native is not None else None,
+                correct=tuple((probabilities.argmax(1) == measurements.pictures.classes).tolist()),
             )
         )
     static, dynamic = networks
-    return DemoResult(folder=folder, static=static, dynamic=dynamic, movement=extras.movement), extras
+    return DemoResult(folder=folder, static=static, dynamic=dynamic, movement=measurements.movement), measurements
 
 
 @torch.inference_mode()
@@ -162,11 +162,11 @@ def _probabilities(model: nn.Module, data: ImageDataModule) -> Tensor:
     return torch.cat([model(images).softmax(1) for images, _ in data.test_dataloader()])
 
 
-def _write_pictures(result: DemoResult, extras: _Extras) -> None:
+def _write_pictures(result: DemoResult, measurements: _Measurements) -> None:
     runs = {title: read_metrics(result.folder / name / "metrics.csv") for title, name in FOLDERS.items()}
     save(training_curves(runs), result.folder / "curves.png")
-    names = extras.pictures.class_names
-    save(class_coefficients(extras.coefficients, names), result.folder / "coefficients.png")
+    names = measurements.pictures.class_names
+    save(class_coefficients(measurements.coefficients, names), result.folder / "coefficients.png")
 
 
 def _facts(recipe: TrainConfig, command: str, seconds: float, data: ImageDataModule) -> dict[str, str]:
@@ -177,8 +177,8 @@ def _facts(recipe: TrainConfig, command: str, seconds: float, data: ImageDataMod
         "Command": command,
         "Data": (
             f"{data.num_classes} letters and digits in matplotlib's fonts, turned, bent, inverted and covered with "
-            f"noise, {data.image_size} x {data.image_size} pixels: {counts[0]:,} an epoch, never the same twice; "
-            f"{counts[1]:,} for validation and {counts[2]:,} for the result, both in fonts that are not trained on"
+            f"noise, {data.image_size} x {data.image_size} pixels: {counts[0]:,} per epoch, each used once; "
+            f"{counts[1]:,} for validation and {counts[2]:,} for the result, both in fonts held out from training"
         ),
         "Networks": f"{', '.join(MODELS.values())}, the latter with "
         + ", ".join(f"{key}={value!r}" for key, value in DCD_OPTIONS.items()),
@@ -187,7 +187,7 @@ def _facts(recipe: TrainConfig, command: str, seconds: float, data: ImageDataMod
             f"{model['optimizer']}, learning rate {model['lr']:g} ({model['schedule']}), "
             f"weight decay {model['weight_decay']:g}, label smoothing {smoothing:g}"
         ),
-        "Weights": "of the epoch with the best validation accuracy; the held-out pictures choose nothing",
+        "Weights": "of the epoch with the best validation accuracy; the held-out pictures are not used for any choice",
         "Seed": str(recipe.seed),
         "Machine": f"{platform.machine()}, {counted(THREADS, 'thread')}",
         "dynaconv": version("dynaconv"),
@@ -196,7 +196,7 @@ def _facts(recipe: TrainConfig, command: str, seconds: float, data: ImageDataMod
             + [f"{name} {version(name)}" for name in ("torch", "timm", "lightning")]
         ),
         "Date": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
-        "Took": f"{seconds:.0f} seconds in all",
+        "Took": f"{seconds:.0f} seconds in total",
     }
 
 
@@ -209,17 +209,17 @@ def _print_end(result: DemoResult, latency: Latency, report: Path, console: Cons
     console.print(str(report.resolve()), soft_wrap=True)
 
 
-def _claim(out: Path, console: Console) -> Path:
-    """A new folder: `out` itself, or the next free name when that exists and holds something."""
+def _make_folder(out: Path, console: Console) -> Path:
+    """Return a new folder: `out`, or the next free name beside it if `out` is not empty."""
     out = out.expanduser()
     try:
         if out.is_dir() and not any(out.iterdir()):
             return out
         folder = make_free_folder(out)
     except OSError as error:
-        raise RunError(f"cannot make the run folder {out}: {error.strerror}.") from error
+        raise RunError(f"cannot create the run folder {out}: {error.strerror}.") from error
     if folder != out:
-        console.print(f"{out} is there already; this run goes to {folder}.", soft_wrap=True)
+        console.print(f"{out} already exists; this run is written to {folder}.", soft_wrap=True)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""From a trained network to one for inference: norms folded, layers in their deployed form, run by a backend."""
+"""Preparation of trained networks for inference: folded norms, deployed layers, and the backends that run them."""
 
 from dynaconv.deployment.backends import register_backend
 from dynaconv.deployment.deploy import DeploymentPlan, deploy, plan_deployment

@@ -1,4 +1,4 @@
-"""What runs a deployed network, by name; loaded when it is asked for."""
+"""Registry of backends, which run deployed networks. A backend is imported when it is requested."""
 
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
@@ -8,42 +8,42 @@ from torch import nn
 from dynaconv.errors import ConversionError
 
 Backend = Callable[[nn.Module], nn.Module]
-"""From a deployed network, which may be changed in place, to the network to use."""
+"""A function from a deployed network, which it may change in place, to the network to use."""
 ENTRY_POINTS = "dynaconv.backends"
-"""Entry-point group in which packages, this one too, name their backends."""
+"""Entry-point group in which packages, dynaconv included, list their backends."""
 _registered: dict[str, Backend] = {"torch": lambda network: network}
 
 
 def register_backend(name: str, backend: Backend) -> None:
-    """Make a backend known to `dynaconv.deploy`.
+    """Register a backend for `dynaconv.deploy`.
 
     Args:
-        name: What ``deploy(..., backend=name)`` asks for.
-        backend: Given a deployed network, whose dynamic layers are `DeployedLayer`, the network to use.
+        name: Name for ``deploy(..., backend=name)``.
+        backend: A function from a deployed network, whose dynamic layers are `DeployedLayer`, to the network to use.
 
     Raises:
-        ValueError: The name is taken.
+        ValueError: The name is already registered.
     """
-    if name in _registered or name in _found():
-        raise ValueError(f"the backend {name!r} is there already.")
+    if name in _registered or name in _entry_points():
+        raise ValueError(f"the backend {name!r} is already registered.")
     _registered[name] = backend
 
 
 def get_backend(name: str) -> Backend:
-    """The backend of a name, imported now.
+    """Return a backend by name; import it if needed.
 
     Raises:
-        ConversionError: There is none.
+        ConversionError: There is no such backend.
     """
     if name in _registered:
         return _registered[name]
-    found = _found()
-    if name not in found:
-        known = sorted({*_registered, *found})
-        raise ConversionError(f"`backend` is one of {', '.join(map(repr, known))}; got {name!r}.")
-    backend: Backend = found[name].load()
+    available = _entry_points()
+    if name not in available:
+        known = sorted({*_registered, *available})
+        raise ConversionError(f"`backend` must be one of {', '.join(map(repr, known))}; got {name!r}.")
+    backend: Backend = available[name].load()
     return backend
 
 
-def _found() -> dict[str, EntryPoint]:
+def _entry_points() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}

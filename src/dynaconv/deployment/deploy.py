@@ -1,7 +1,6 @@
-"""A network as it is shipped: in eval mode, fixed norms folded away, algorithms decided."""
+"""Prepares networks for inference: eval mode, batch norms folded, algorithms chosen."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,20 +8,20 @@ from torch import Tensor, nn
 
 from dynaconv.conversion.copying import copied
 from dynaconv.conversion.eligibility import find_shared, first_lazy
-from dynaconv.conversion.example import examples
+from dynaconv.conversion.example import eval_mode, examples
 from dynaconv.conversion.select import is_convolution
-from dynaconv.conversion.swap import all_names, put
+from dynaconv.conversion.swap import all_names, replace_module
 from dynaconv.deployment.backends import get_backend
 from dynaconv.deployment.norm_pairs import (
-    Watch,
-    after_norm,
-    foldable_convolution,
-    foldable_norm,
+    ReaderRecorder,
+    convolution_refusal,
     is_norm,
+    norm_refusal,
+    norm_remainder,
 )
 from dynaconv.errors import ConversionError
 from dynaconv.families import DeployedLayer, DynamicLayer, family_of
-from dynaconv.families.contract.affine import multiply_rows, plus
+from dynaconv.families.contract.affine import frozen_sum, multiply_rows
 from dynaconv.families.contract.norms import norm_affine
 from dynaconv.families.contract.operator import DynamicOperator
 from dynaconv.families.contract.static import replaced_method
@@ -31,14 +30,14 @@ from dynaconv.ops import cheapest
 
 @dataclass(frozen=True, kw_only=True)
 class DeploymentPlan:
-    """What `deploy` does to a network. Printing it shows what is folded, what is not, and why.
+    """The changes that `deploy` makes to a network. Printing it shows what is folded, what is not, and why.
 
     Attributes:
-        folded: The convolution, static or dynamic, that takes in each batch norm, by the norm's name.
-        kept: Why each of the other batch norms stays, by its name.
-        dynamic: Names of the dynamic layers that get their deployed form.
-        undeployed: Why each other dynamic layer stays as it is, by its name.
-        algorithms: The algorithm that each dynamic layer is set to; those not here stay as they are.
+        folded: The convolution, static or dynamic, into which each batch norm is folded, by the norm's name.
+        kept: Why each other batch norm is not folded, by its name.
+        dynamic: Names of the dynamic layers that are replaced by their deployed form.
+        undeployed: Why each other dynamic layer is not replaced, by its name.
+        algorithms: The algorithm that each dynamic layer is set to, by its name; other layers keep theirs.
     """
 
     folded: Mapping[str, str]
@@ -48,33 +47,35 @@ class DeploymentPlan:
     algorithms: Mapping[str, str]
 
     def apply(self, model: nn.Module, *, inplace: bool = False) -> nn.Module:
-        """Carry the plan out on the model it was made for.
+        """Apply the plan to the model that it was made for, and return the network for inference.
 
         Args:
+            model: The model.
             inplace: Change ``model`` itself instead of a copy.
 
         Raises:
-            ConversionError: The model has not these layers, or cannot be copied.
+            ConversionError: The model lacks one of the layers, cannot be copied, or is itself a dynamic layer and
+                ``inplace`` is set.
         """
         names = [*self.folded, *self.folded.values(), *self.dynamic]
         modules = dict(model.named_modules(remove_duplicate=False))
         missing = next((name for name in names if name not in modules), None)
         if missing is not None:
-            raise ConversionError(f"the plan is for another model: this one has no module {missing!r}.")
+            raise ConversionError(f"the plan was made for another model: this model has no module {missing!r}.")
         if inplace and "" in self.dynamic:
             raise ConversionError(
                 "the model is itself a layer, which cannot be replaced in place; leave `inplace` out."
             )
         target = (model if inplace else copied(model)).eval().requires_grad_(False)
-        target = _put_deployed(target, [target.get_submodule(name) for name in self.dynamic])
+        target = _replace_by_deployed(target, [target.get_submodule(name) for name in self.dynamic])
         paths = all_names(target)
         for norm_name, conv_name in self.folded.items():
             norm = target.get_submodule(norm_name)
-            _absorb(target.get_submodule(conv_name), *norm_affine(norm))
-            rest = after_norm(norm)
+            _fold_affine(target.get_submodule(conv_name), *norm_affine(norm))
+            rest = norm_remainder(norm)
             assert rest is not None
-            put(target, paths[norm], rest.eval())
-        # Last, because an algorithm may work out constants from what was folded.
+            replace_module(target, paths[norm], rest.eval())
+        # Last, because an algorithm may precompute constants from the folded weights.
         for name, algorithm in self.algorithms.items():
             target.get_submodule(name).algorithm = algorithm  # type: ignore[assignment]
         return target
@@ -96,25 +97,26 @@ class DeploymentPlan:
 def plan_deployment(
     model: nn.Module, input_size: Sequence[int] | None = None, *, example: Any = None
 ) -> DeploymentPlan:
-    """Find out what `deploy` can do to a network. It is run once, in eval mode, and nothing is changed.
+    """Plan the changes that `deploy` can make to a network. The network is run once, in eval mode, and not changed.
 
-    A batch norm is folded where that run proves that it reads the output of one convolution and nothing else does.
+    A batch norm is folded if that run proves that it is the only reader of the output of one convolution.
 
     Args:
         model: Any network.
-        input_size: ``(B, C, H, W)``, or ``(C, H, W)`` for a batch of one; then each dynamic layer's algorithm is
-            decided for it.
-        example: In place of ``input_size`` an input, or a tuple of the positional arguments.
+        input_size: ``(B, C, H, W)``, or ``(C, H, W)`` for a batch of one. If it is given, the algorithm of each dynamic
+            layer is chosen for this size.
+        example: An input, or a tuple of positional arguments, in place of ``input_size``.
 
     Raises:
-        ConversionError: The model cannot be run, has no numbers in it (device ``meta``), or both inputs are given.
-        TypeError: ``model`` is no module.
+        ConversionError: The model cannot be run, has parameters without values (device ``meta``) or without a size, or
+            both inputs are given.
+        TypeError: ``model`` is not a module.
     """
     _check(model, input_size, example)
     modules = dict(model.named_modules())
     layers = {name: module for name, module in modules.items() if isinstance(module, DynamicOperator)}
     inner = {id(part) for layer in layers.values() for part in layer.modules() if part is not layer}
-    undeployed = {name: reason for name, layer in layers.items() if (reason := _undeployable(layer)) is not None}
+    undeployed = {name: reason for name, layer in layers.items() if (reason := _deployment_refusal(layer)) is not None}
     dynamic: dict[str, Any] = {name: layer for name, layer in layers.items() if name not in undeployed}
     modules = {name: module for name, module in modules.items() if id(module) not in inner}
     norms = {name: module for name, module in modules.items() if is_norm(module)}
@@ -124,13 +126,15 @@ def plan_deployment(
     forms: dict[str, Any] = {}
     folded, kept = {}, {}
     if norms or (decided and dynamic):
-        with _evaluating(model):
-            watch, output, shapes = _watch(model, convolutions, norms, dynamic, examples(model, input_size, example))
+        with eval_mode(model):
+            recorder, output, shapes = _run_recorded(
+                model, convolutions, norms, dynamic, examples(model, input_size, example)
+            )
             shared = find_shared(model, convolutions)
             forms = {name: layer.deployed() for name, layer in dynamic.items()}
             for name, norm in norms.items():
-                reason = foldable_norm(norm) or watch.refusal(name)
-                conv = watch.sources.get(name, "")
+                reason = norm_refusal(norm) or recorder.refusal(name)
+                conv = recorder.sources.get(name, "")
                 if reason is None:
                     reason = undeployed.get(conv) or _refusal(
                         convolutions[conv], norm, shared.get(conv), forms.get(conv)
@@ -157,107 +161,95 @@ def deploy(
     inplace: bool = False,
     backend: str = "torch",
 ) -> nn.Module:
-    """Make a network ready for inference: the same function in eval mode, with less to compute.
+    """Prepare a network for inference: it computes the same function in eval mode with fewer operations.
 
-    Every dynamic layer gets its deployed form (`DynamicLayer.deployed`): norms of its context and latent norms are part
-    of its branch, and what a forward pass would compute from parameters alone is computed once. Batch norms that alone
-    read one convolution are folded into it, static or dynamic. Nothing requires gradients any more. The result is an
-    ordinary module with a state dict, to be copied, pickled, compiled or exported.
+    Every dynamic layer is replaced by its deployed form (`DynamicLayer.deployed`): context norms and latent norms are
+    folded into its branch, and values that depend on parameters alone are precomputed. A batch norm that is the only
+    reader of one convolution, static or dynamic, is folded into it. No parameter requires gradients. The result is an
+    ordinary module with a state dict, which can be copied, pickled, compiled and exported.
 
-    With ``input_size`` (or ``example``) every dynamic layer whose algorithm is ``auto`` is set to what is fastest for
-    that input in PyTorch. Backends and exports choose for themselves.
+    With ``input_size`` or ``example``, every dynamic layer whose algorithm is ``auto`` is set to the one that the cost
+    model finds fastest for that input in PyTorch. Backends and exports choose their own.
 
     Args:
         model: A trained network; its running statistics become part of the weights.
-        input_size, example: As for `plan_deployment`, whose plan shows what happens.
+        input_size, example: As for `plan_deployment`, whose plan shows the changes.
         inplace: Change ``model`` itself instead of a copy.
-        backend: ``torch``, or ``native``, which lets compiled kernels run what they can on the CPU (docs/native.md); or
-            a name that `register_backend` or another package's entry point ``dynaconv.backends`` has made known.
+        backend: ``torch``; ``native``, which runs supported layers by compiled kernels on the CPU (docs/native.md); or
+            a name from `register_backend` or from another package's entry point ``dynaconv.backends``.
 
     Returns:
-        The network for inference; ``model`` itself when ``inplace``, unless it is a single block made native.
+        The network for inference; ``model`` itself if ``inplace``, unless ``native`` replaces the whole model.
 
     Raises:
         ConversionError: As for `plan_deployment`, the model cannot be copied, or the backend is unknown; the model is
-            as it was.
-        TypeError: ``model`` is no module.
+            then unchanged.
+        TypeError: ``model`` is not a module.
     """
-    run_by = get_backend(backend)
+    run_backend = get_backend(backend)
     plan = plan_deployment(model, input_size, example=example)
     if backend != "torch":
         plan = replace(plan, algorithms={})
-    return run_by(plan.apply(model, inplace=inplace))
+    return run_backend(plan.apply(model, inplace=inplace))
 
 
 def deployed_layers(model: nn.Module) -> nn.Module:
-    """A copy of a network whose dynamic layers have their deployed form, each set to the algorithm it was asked for.
+    """Return a copy of a network whose dynamic layers have their deployed form, with the algorithm set by the user.
 
-    For what reads that form: nothing is folded across layers. The model itself where it has no such layer.
+    Exports read this form. Nothing is folded across layers. A network without dynamic layers is returned itself.
     """
     if not any(isinstance(module, DynamicOperator) for module in model.modules()):
         return model
     target = copied(model)
-    found = [module for module in target.modules() if isinstance(module, DynamicOperator)]
-    target = _put_deployed(target, [layer for layer in found if _undeployable(layer) is None])
+    layers = [module for module in target.modules() if isinstance(module, DynamicOperator)]
+    target = _replace_by_deployed(target, [layer for layer in layers if _deployment_refusal(layer) is None])
     for module in target.modules():
         if isinstance(module, DeployedLayer):
             module.algorithm = module.asked
     return target
 
 
-def _put_deployed(model: nn.Module, layers: Sequence[Any]) -> nn.Module:
-    """Replace layers of a model by their deployed forms, in place; the model to use is returned."""
+def _replace_by_deployed(model: nn.Module, layers: Sequence[Any]) -> nn.Module:
+    """Replace layers by their deployed forms in place; return the model, or the form if the model is the layer."""
     paths = all_names(model)
     for layer in layers:
         form: nn.Module = layer.deployed()
         if paths[layer] == [""]:
             return form
-        put(model, paths[layer], form)
+        replace_module(model, paths[layer], form)
     return model
 
 
 def _check(model: nn.Module, input_size: Sequence[int] | None, example: Any) -> None:
     if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` is a torch.nn.Module; got {type(model).__name__}.")
+        raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
     if input_size is not None and example is not None:
-        raise ConversionError("`input_size` and `example` both say what the input is; give one of them.")
+        raise ConversionError("`input_size` and `example` both define the input; pass only one of them.")
     lazy = first_lazy(model)
     if lazy is not None:
-        raise ConversionError(f"{lazy!r} has no size yet; run the model once before it is deployed.")
+        raise ConversionError(f"{lazy!r} has no size yet; run the model once before you deploy it.")
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_meta:
-            raise ConversionError(f"{name!r} is on the device meta and holds no numbers; load the weights first.")
+            raise ConversionError(f"{name!r} is on the meta device and has no values; load the weights first.")
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; afterwards every module is in the mode it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _watch(
+def _run_recorded(
     model: nn.Module,
     convolutions: Mapping[str, nn.Module],
     norms: Mapping[str, nn.Module],
     dynamic: Mapping[str, nn.Module],
     inputs: Iterator[tuple[Any, ...]],
-) -> tuple[Watch, Any, dict[str, tuple[int, ...]]]:
-    """Run the model on the first input it accepts: what was watched, the output, and the inputs' shapes by layer."""
+) -> tuple[ReaderRecorder, Any, dict[str, tuple[int, ...]]]:
+    """Run the model on the first input that it accepts; return the recorder, the output and input shapes by layer."""
     failures = []
     for args in inputs:
-        watch = Watch(convolutions, norms)
+        recorder = ReaderRecorder(convolutions, norms)
         shapes: dict[str, tuple[int, ...]] = {}
-        handles = [layer.register_forward_pre_hook(_noting(shapes, name)) for name, layer in dynamic.items()]
+        handles = [layer.register_forward_pre_hook(_shape_hook(shapes, name)) for name, layer in dynamic.items()]
         try:
-            with watch.hooked():
-                return watch, model(*args), shapes
-        # Whatever a network raises on an input it is not made for.
+            with recorder.hooked():
+                return recorder, model(*args), shapes
+        # A network may raise any exception on an input that it is not made for.
         except Exception as error:
             what = tuple(args[0].shape) if len(args) == 1 and isinstance(args[0], Tensor) else "the example"
             failures.append(f"on {what} it raises {type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}")
@@ -265,12 +257,12 @@ def _watch(
             for handle in handles:
                 handle.remove()
     raise ConversionError(
-        f"the model has to run once to find what can be folded, and {failures[0]}. Give input_size=(B, C, H, W), or "
-        f"example= with an input or a tuple of arguments."
+        f"the model must run once to find what can be folded, but {failures[0]}. Pass input_size=(B, C, H, W), or "
+        f"example= with an input or a tuple of positional arguments."
     )
 
 
-def _noting(shapes: dict[str, tuple[int, ...]], name: str) -> Any:
+def _shape_hook(shapes: dict[str, tuple[int, ...]], name: str) -> Any:
     def hook(module: nn.Module, args: Any) -> None:
         if args and isinstance(args[0], Tensor):
             shapes[name] = tuple(args[0].shape)
@@ -279,12 +271,12 @@ def _noting(shapes: dict[str, tuple[int, ...]], name: str) -> Any:
 
 
 def _refusal(conv: nn.Module, norm: nn.Module, shared: str | None, form: DeployedLayer | None) -> str | None:
-    """Why a convolution, whose deployed form is ``form`` where it is dynamic, cannot take in the norm that reads it."""
+    """Return why a norm cannot be folded into a convolution, whose deployed form is ``form`` if it is dynamic."""
     if shared is not None:
         return f"the convolution's weight is shared with {shared!r}"
-    reason = foldable_convolution(conv)
+    reason = convolution_refusal(conv)
     if reason is not None:
-        return f"the convolution cannot take it in: {reason}"
+        return f"the convolution does not support folding: {reason}"
     if form is not None:
         try:
             form.absorb_affine(*norm_affine(norm))
@@ -293,29 +285,29 @@ def _refusal(conv: nn.Module, norm: nn.Module, shared: str | None, form: Deploye
     return None
 
 
-def _undeployable(layer: DynamicOperator) -> str | None:
-    """Why a dynamic layer has no deployed form; None where it has one."""
+def _deployment_refusal(layer: DynamicOperator) -> str | None:
+    """Return why a dynamic layer has no deployed form; None if it has one."""
     if isinstance(layer, DeployedLayer):
         return None
     kind = type(layer)
     if not isinstance(layer, DynamicLayer) or type(layer).deployed is DynamicLayer.deployed:
         return f"{kind.__name__} has no deployed form"
     if family_of(layer) is None:
-        return f"its class {kind.__name__} is no layer of a family, and may compute something else"
+        return f"its class {kind.__name__} belongs to no family and may compute something else"
     return replaced_method(layer)
 
 
-def _absorb(conv: nn.Module, scale: Tensor, shift: Tensor) -> None:
+def _fold_affine(conv: nn.Module, scale: Tensor, shift: Tensor) -> None:
     if isinstance(conv, DeployedLayer):
         conv.absorb_affine(scale, shift)
         return
     assert isinstance(conv, nn.Conv2d)
     conv.weight = multiply_rows(conv.weight, scale, axis=0)
-    conv.bias = plus(None if conv.bias is None else multiply_rows(conv.bias, scale), shift, conv.weight)
+    conv.bias = frozen_sum(None if conv.bias is None else multiply_rows(conv.bias, scale), shift, conv.weight)
 
 
 def _algorithms(forms: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """The cheapest algorithm of each deployed layer that ran and that nobody set to one."""
+    """Return the cheapest algorithm of each deployed layer that ran and whose algorithm is ``auto``."""
     return {
         name: cheapest(form.algorithm_costs(shapes[name]))
         for name, form in forms.items()

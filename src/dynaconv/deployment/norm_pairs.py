@@ -1,4 +1,4 @@
-"""Which batch norm reads which convolution and nothing else does: watched while the network runs, not guessed."""
+"""Finds the batch norms that are the only readers of a convolution, by recording all readers in a forward pass."""
 
 import gc
 import weakref
@@ -22,13 +22,13 @@ _FROZEN_NORM = "FrozenBatchNorm2d"
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether it is a batch norm over images: torch's, timm's with an activation, or torchvision's frozen one."""
-    known = _class_in(module, (_FROZEN_NORM, *_NORMS_WITH_ACTIVATION))
-    return known is not None or isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)
+    """Whether a module is a batch norm over images: torch's, timm's with an activation, or torchvision's frozen one."""
+    foreign = _class_in(module, (_FROZEN_NORM, *_NORMS_WITH_ACTIVATION))
+    return foreign is not None or isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)
 
 
-def after_norm(norm: nn.Module) -> nn.Module | None:
-    """What remains of a norm once a convolution has taken its scale and shift; None for a norm of unknown kind."""
+def norm_remainder(norm: nn.Module) -> nn.Module | None:
+    """Return the module that remains of a norm after its scale and shift are folded; None for an unknown class."""
     if type(norm).forward in _PLAIN_NORMS or _class_in(norm, (_FROZEN_NORM,)) == type(norm).__name__:
         return nn.Identity()
     if _class_in(norm, _NORMS_WITH_ACTIVATION) != type(norm).__name__:
@@ -41,7 +41,7 @@ def after_norm(norm: nn.Module) -> nn.Module | None:
 
 
 def _class_in(module: nn.Module, names: tuple[str, ...]) -> str | None:
-    """The name among ``names`` that a class of timm or torchvision among the module's has."""
+    """Return the first class name of a module that is in ``names`` and from timm or torchvision; None if none is."""
     for kind in type(module).__mro__:
         if kind.__name__ in names and kind.__module__.split(".")[0] in ("timm", "torchvision"):
             return kind.__name__
@@ -50,15 +50,15 @@ def _class_in(module: nn.Module, names: tuple[str, ...]) -> str | None:
 
 @dataclass
 class _Output:
-    """What happened to the output of one call of a convolution."""
+    """The output of one call of a convolution, and the modules that read it; ``""`` is any module but a norm."""
 
     conv: str
     tensor: weakref.ref[Tensor]
     readers: set[str] = field(default_factory=set)
 
 
-class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records, while a network runs in it, which modules read the outputs of its convolutions.
+class ReaderRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Dispatch mode that records which modules read the outputs of a network's convolutions.
 
     Args:
         convolutions, norms: Modules by name.
@@ -69,21 +69,21 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._convolutions = convolutions
         self._norms = norms
         self._outputs: dict[int, _Output] = {}
-        self._inside: list[str] = []
+        self._norm_stack: list[str] = []
         self.calls: dict[str, int] = {}
         self.outputs: dict[str, _Output] = {}
         self.sources: dict[str, str] = {}
-        """The convolution whose output a norm got, by the norm's name."""
+        """The convolution whose output each norm received, by the norm's name."""
 
     @contextmanager
-    def hooked(self) -> Iterator["Watch"]:
-        """Hooks on the modules, and this mode, for the block."""
+    def hooked(self) -> Iterator["ReaderRecorder"]:
+        """Register the hooks and enable this mode inside the block."""
         handles = []
         for name, module in self._convolutions.items():
-            handles.append(module.register_forward_hook(self._leaves(name)))
+            handles.append(module.register_forward_hook(self._convolution_hook(name)))
         for name, module in self._norms.items():
-            handles.append(module.register_forward_pre_hook(self._enters(name)))
-            handles.append(module.register_forward_hook(self._exits()))
+            handles.append(module.register_forward_pre_hook(self._norm_pre_hook(name)))
+            handles.append(module.register_forward_hook(self._norm_hook()))
         try:
             with self, torch.no_grad():
                 yield self
@@ -93,16 +93,16 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for leaf in tree_leaves((args, kwargs or {})):
-            known = self._known(leaf)
-            if known is not None:
-                known.readers.add(self._inside[-1] if self._inside else "")
+            record = self._find_output(leaf)
+            if record is not None:
+                record.readers.add(self._norm_stack[-1] if self._norm_stack else "")
         return func(*args, **(kwargs or {}))
 
-    def _known(self, value: object) -> _Output | None:
-        found = self._outputs.get(id(value))
-        return found if found is not None and found.tensor() is value else None
+    def _find_output(self, value: object) -> _Output | None:
+        record = self._outputs.get(id(value))
+        return record if record is not None and record.tensor() is value else None
 
-    def _leaves(self, name: str) -> Any:
+    def _convolution_hook(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             self.calls[name] = self.calls.get(name, 0) + 1
             if isinstance(output, Tensor):
@@ -110,26 +110,26 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         return hook
 
-    def _enters(self, name: str) -> Any:
+    def _norm_pre_hook(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any) -> None:
             self.calls[name] = self.calls.get(name, 0) + 1
-            self._inside.append(name)
-            known = self._known(args[0]) if len(args) == 1 else None
-            if known is not None:
-                self.sources[name] = known.conv
+            self._norm_stack.append(name)
+            record = self._find_output(args[0]) if len(args) == 1 else None
+            if record is not None:
+                self.sources[name] = record.conv
 
         return hook
 
-    def _exits(self) -> Any:
+    def _norm_hook(self) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            self._inside.pop()
+            self._norm_stack.pop()
 
         return hook
 
     def refusal(self, norm: str) -> str | None:
-        """Why the norm is not proven to be the only reader of one convolution; None when it is.
+        """Return why the norm is not proven to be the only reader of one convolution; None if it is proven.
 
-        To be asked while what the network returned is still held, so that an output that is returned counts as read.
+        The caller must still hold the outputs of the network, so that a returned feature map counts as read.
         """
         if norm not in self.calls:
             return "it did not run"
@@ -149,15 +149,15 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return None
 
 
-def foldable_convolution(conv: nn.Module) -> str | None:
-    """Why a convolution cannot take in a norm, whatever reads it; None when it can."""
+def convolution_refusal(conv: nn.Module) -> str | None:
+    """Return why no norm can be folded into a convolution; None if one can."""
     reason = static_refusal(conv) if isinstance(conv, nn.Conv2d) else replaced_method(conv) or weight_refusal(conv)
     return reason or ("it has hooks" if has_hooks(conv) else None)
 
 
-def foldable_norm(norm: nn.Module) -> str | None:
-    """Why a norm cannot be taken in by what it reads; None when it can."""
-    if after_norm(norm) is None:
+def norm_refusal(norm: nn.Module) -> str | None:
+    """Return why a norm cannot be folded into any convolution; None if it can."""
+    if norm_remainder(norm) is None:
         return f"its class {type(norm).__name__} computes something else than BatchNorm2d"
     if norm.running_mean is None or (isinstance(norm, _BatchNorm) and norm.training):
         return "it uses the statistics of the batch"
@@ -165,5 +165,5 @@ def foldable_norm(norm: nn.Module) -> str | None:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether something else looks at, or changes, what goes in or comes out."""
+    """Whether a module has forward hooks or a replaced method, which may read or change its input or output."""
     return bool(module._forward_hooks or module._forward_pre_hooks or replaced_method(module))

@@ -1,6 +1,6 @@
-"""Writes a network for another runtime, and keeps the file only when that runtime computes what the network does.
+"""Exports networks to other runtimes; a file is kept only if its outputs in that runtime match the network's.
 
-Importing this package needs torch alone; a format asks for its packages when it is written.
+Importing this package needs only torch. Each export function imports the packages of its format when it is called.
 """
 
 from dynaconv.export.aot import export_aoti

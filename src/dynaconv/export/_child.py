@@ -1,4 +1,4 @@
-"""Foreign code in a process of its own, so that a crash of it is an exception here."""
+"""Runs external code in a child process, so that a crash of that code raises an exception in this process."""
 
 import inspect
 import os
@@ -17,22 +17,22 @@ _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal
 
 
 class ChildError(RuntimeError):
-    """The process ended before it answered."""
+    """The child process ended before it answered."""
 
 
 class Child:
-    """A callable in a process of its own.
+    """A callable that runs in a child process.
 
-    Arguments and results are pickled. The process is started at once and ends with this object.
+    Arguments and results are pickled. The process starts with the construction of this object and ends with the object.
 
     Args:
-        make: A function of a module, which gives the callable. In the process that module is loaded alone: it decides
-            by what it imports how long the start takes.
-        args: Its arguments.
+        make: A module-level function that returns the callable. The child process loads only this function's module, so
+            the imports of the module determine how long the start takes.
+        args: Arguments of ``make``.
 
     Raises:
-        ChildError: The process was ended, by a crash for example; the message names the signal.
-        Exception: What ``make`` raises.
+        ChildError: The process ended, for example by a crash; the message names the signal or the exit code.
+        Exception: An exception that ``make`` raised.
     """
 
     def __init__(self, make: Callable[..., Callable[..., Any]], *args: Any) -> None:
@@ -45,45 +45,45 @@ class Child:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
         weakref.finalize(self, _end, self._process, self._errors)
-        self._ask(inspect.getfile(make), make.__module__, make.__name__, args)
+        self._request(inspect.getfile(make), make.__module__, make.__name__, args)
 
     def __call__(self, *args: Any) -> Any:
-        """Call the callable.
+        """Call the callable in the child process.
 
         Raises:
-            ChildError: As for the class.
-            Exception: What it raises.
+            ChildError: The process ended, see above.
+            Exception: An exception that the callable raised.
         """
-        return self._ask(*args)
+        return self._request(*args)
 
-    def _ask(self, *request: Any) -> Any:
+    def _request(self, *arguments: Any) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            pickle.dump(request, self._process.stdin, pickle.HIGHEST_PROTOCOL)
+            pickle.dump(arguments, self._process.stdin, pickle.HIGHEST_PROTOCOL)
             self._process.stdin.flush()
             succeeded, answer = pickle.load(self._process.stdout)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
-            raise ChildError(self._how_it_ended()) from error
+            raise ChildError(self._exit_message()) from error
         if not succeeded:
             raise answer
         return answer
 
-    def _how_it_ended(self) -> str:
+    def _exit_message(self) -> str:
         code = self._process.wait()
         if code >= 0:
-            return f"the process that it ran in ended with exit code {code}{self._last_words()}."
+            return f"the process that it ran in ended with exit code {code}{self._last_error_line()}."
         name = signal.Signals(-code).name
         if -code in _CRASHES:
-            said = self._last_words() if -code == signal.SIGABRT else ""
+            last_line = self._last_error_line() if -code == signal.SIGABRT else ""
             return (
-                f"the process that it ran in crashed with {name}{said}; the fault is the runtime's, so try another "
-                f"version of it or another format."
+                f"the process that it ran in crashed with {name}{last_line}; the fault is the runtime's, so try "
+                f"another version of it or another format."
             )
-        reason = ", as the system does where memory runs out" if -code == signal.SIGKILL else ""
+        reason = ", which the system sends if memory runs out" if -code == signal.SIGKILL else ""
         return f"the process that it ran in was ended by {name}{reason}."
 
-    def _last_words(self) -> str:
+    def _last_error_line(self) -> str:
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
         return f" ({lines[-1]})" if lines else ""

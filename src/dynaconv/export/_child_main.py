@@ -1,4 +1,4 @@
-"""The other end of `dynaconv.export._child.Child`; run by its file, so that it imports only what it needs."""
+"""The child process of `dynaconv.export._child.Child`. It runs as a script, so that it does not import the package."""
 
 import importlib.util
 import os
@@ -8,8 +8,11 @@ import sys
 from typing import Any, BinaryIO
 
 
-def _made(file: str, module: str, name: str, args: tuple[Any, ...]) -> Any:
-    """What a function gives, its module loaded from its file: that of its package would load torch with it."""
+def _make_callable(file: str, module: str, name: str, args: tuple[Any, ...]) -> Any:
+    """Load a module from its file, call one of its functions and return the result.
+
+    Importing the module as part of its package would import torch too.
+    """
     spec = importlib.util.spec_from_file_location(module, file)
     assert spec is not None
     assert spec.loader is not None
@@ -18,8 +21,8 @@ def _made(file: str, module: str, name: str, args: tuple[Any, ...]) -> Any:
     return getattr(loaded, name)(*args)
 
 
-def _portable(error: Exception) -> Exception:
-    """The error itself, where it can be sent."""
+def _picklable(error: Exception) -> Exception:
+    """Return the error itself if it can be pickled, otherwise a RuntimeError with its message."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -28,8 +31,8 @@ def _portable(error: Exception) -> Exception:
 
 
 def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    """Answer one request after another: the first makes what all others call."""
-    made: Any = None
+    """Answer requests until the input ends: the first creates the callable, all others call it."""
+    function: Any = None
     while True:
         try:
             request = pickle.load(requests)
@@ -37,24 +40,24 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
             return
         answer: tuple[bool, Any]
         try:
-            if made is None:
-                made = _made(*request)
+            if function is None:
+                function = _make_callable(*request)
                 answer = True, None
             else:
-                answer = True, made(*request)
+                answer = True, function(*request)
         except Exception as error:
-            answer = False, _portable(error)
+            answer = False, _picklable(error)
         pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
         answers.flush()
 
 
 def _main() -> None:
-    # Whoever started this ends it.
+    # The parent process ends this one, also after Ctrl+C.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # What libraries print goes nowhere.
+    # Discard the output that libraries print; answers use a duplicate of standard output.
     answers = os.fdopen(os.dup(1), "wb")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
     _serve(sys.stdin.buffer, answers)
     os._exit(0)
 

@@ -1,58 +1,59 @@
-"""1x1 DCD layers of an exported network, prepared as a graph runtime computes them fastest."""
+"""Rewrites the 1x1 DCD layers of an exported network into the form that a graph runtime computes fastest."""
 
 import copy
 
 import torch
 from torch import nn
 
-from dynaconv.conversion.stand_in import CONV2D_ATTRIBUTES, StandIn
-from dynaconv.conversion.swap import all_names, put
+from dynaconv.conversion.proxy import CONV2D_ATTRIBUTES, ModuleProxy
+from dynaconv.conversion.swap import all_names, replace_module
 from dynaconv.deployment.norm_pairs import has_hooks
 from dynaconv.families.dcd.deployed import DeployedDCDConv2d
 from dynaconv.families.dcd.prepared import PreparedDCD, can_prepare
 from dynaconv.native import NativeProgram
 
 
-class RuntimeDCD(StandIn, PreparedDCD):
-    """A prepared layer in the place of the one that it was made of, which is no part of the network any more."""
+class RuntimeDCD(ModuleProxy, PreparedDCD):
+    """A `PreparedDCD` that replaces the layer it was built from; that layer is no longer a submodule of the network."""
 
-    _answers = CONV2D_ATTRIBUTES
+    _forwarded_names = CONV2D_ATTRIBUTES
 
     def __init__(self, layer: DeployedDCDConv2d, *, channels_last: bool) -> None:
         super().__init__(layer, channels_last=channels_last)
-        self._stand_for(layer)
+        self._set_replaced(layer)
 
 
 def in_runtime_form(network: nn.Module, *, channels_last: bool) -> nn.Module:
-    """A copy of a network whose 1x1 DCD layers are of `RuntimeDCD`; the network itself where it has none.
+    """Return a copy of a network whose 1x1 DCD layers are `RuntimeDCD`; the network itself if it has no such layer.
 
-    What native programs replaced stays: it is not written.
+    Layers inside native programs do not change, because they are not written to the file.
 
     Args:
-        network: Its dynamic layers in their deployed form.
-        channels_last: Whether the runtime keeps features that way, so that a product over rows of pixels costs no copy.
+        network: A network with deployed dynamic layers.
+        channels_last: Whether the runtime stores features channels last, so that a matrix product over pixels needs no
+            copy.
     """
-    if not _layers(network):
+    if not _preparable_layers(network):
         return network
     network = copy.deepcopy(network)
-    for layer, paths in _layers(network).items():
+    for layer, paths in _preparable_layers(network).items():
         form = RuntimeDCD(layer, channels_last=channels_last)
         if paths == [""]:
             return form
-        put(network, paths, form)
+        replace_module(network, paths, form)
     return network
 
 
-def _layers(network: nn.Module) -> dict[DeployedDCDConv2d, list[str]]:
+def _preparable_layers(network: nn.Module) -> dict[DeployedDCDConv2d, list[str]]:
     programs = [module for module in network.modules() if isinstance(module, NativeProgram)]
     replaced = {module for program in programs for module in program.modules()}
-    found = {}
+    layers = {}
     for module, names in all_names(network).items():
-        if isinstance(module, DeployedDCDConv2d) and _takes(module) and module not in replaced:
-            found[module] = names
-    return found
+        if isinstance(module, DeployedDCDConv2d) and _is_preparable(module) and module not in replaced:
+            layers[module] = names
+    return layers
 
 
-def _takes(layer: DeployedDCDConv2d) -> bool:
-    """Whether a layer can be prepared in float32, and nothing hangs on how it computes."""
+def _is_preparable(layer: DeployedDCDConv2d) -> bool:
+    """Return whether a layer can be prepared, is in float32, and has neither a chosen algorithm nor hooks."""
     return can_prepare(layer) and layer.asked == "auto" and layer.weight.dtype == torch.float32 and not has_hooks(layer)

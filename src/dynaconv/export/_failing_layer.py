@@ -9,11 +9,10 @@ from torch import nn
 
 
 def layer_at_failure(model: nn.Module, call: Callable[[], object]) -> str | None:
-    """Run ``call`` once more and say in which module of ``model`` it fails: the innermost one entered and not left.
+    """Run ``call`` again and return the module of ``model`` in which it fails, the innermost that did not return.
 
     Returns:
-        ``'blocks.0' (Block)``, ``the model itself (Net)``, or None where ``call`` fails outside every module or not at
-        all.
+        ``'blocks.0' (Block)`` or ``the model itself (Net)``; None if ``call`` fails outside every module or succeeds.
     """
     names = {id(module): name for name, module in model.named_modules()}
     entered: list[nn.Module] = []
@@ -22,7 +21,7 @@ def layer_at_failure(model: nn.Module, call: Callable[[], object]) -> str | None
         entered.append(module)
 
     def leave(module: nn.Module, _: Any, __: Any) -> None:
-        # A module that raised, where its caller went on, was never left.
+        # Also remove modules that raised an exception which their caller caught: no hook ran when they ended.
         while entered and entered.pop() is not module:
             pass
 
@@ -31,7 +30,7 @@ def layer_at_failure(model: nn.Module, call: Callable[[], object]) -> str | None
     try:
         call()
     except Exception:
-        return named(names[id(entered[-1])], entered[-1]) if entered else None
+        return module_label(names[id(entered[-1])], entered[-1]) if entered else None
     finally:
         for handle in handles:
             handle.remove()
@@ -39,7 +38,10 @@ def layer_at_failure(model: nn.Module, call: Callable[[], object]) -> str | None
 
 
 def layer_in_message(model: nn.Module, program: torch.export.ExportedProgram, message: str) -> str | None:
-    """The layer of the first operator of ``program`` that an exporter's message speaks of, as `layer_at_failure`."""
+    """Return the layer of the first operator of ``program`` that an exporter's message names, or None.
+
+    The layer is written as by `layer_at_failure`.
+    """
     words = set(re.findall(r"[\w.]+", message))
     for node in program.graph.nodes:
         target = str(node.target)
@@ -47,11 +49,11 @@ def layer_in_message(model: nn.Module, program: torch.export.ExportedProgram, me
             stack = list((node.meta.get("nn_module_stack") or {}).values())
             if stack:
                 name = re.sub(r"^L\['self'\]\.?", "", str(stack[-1][0]))
-                return named(name, model.get_submodule(name))
+                return module_label(name, model.get_submodule(name))
     return None
 
 
-def named(name: str, module: nn.Module) -> str:
-    """A module as a message speaks of it."""
+def module_label(name: str, module: nn.Module) -> str:
+    """Return the name and class of a module for a message."""
     kind = type(module).__name__
     return f"{name!r} ({kind})" if name else f"the model itself ({kind})"

@@ -1,4 +1,4 @@
-"""Native programs in files: one operator, which the extension of a runtime computes by the compiled kernels."""
+"""Writes native programs to files, each as one operator that an extension of the runtime computes."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,54 +17,56 @@ from dynaconv.native import BuildError, NativeError, NativeProgram, ready
 from dynaconv.native.extension import DOMAIN, OPERATOR, Runtime, extension
 from dynaconv.native.steps import FORMAT
 
-_NONE = "no part of this network runs natively (docs/native.md says what does); leave `native` out."
+_NOTHING_NATIVE = (
+    "the native kernels support no part of this network (docs/native.md lists what they support); leave `native` out."
+)
 _OLDEST_IR, _OLDEST_OPSET = 9, 20
-"""The version of ONNX files that the oldest ONNX Runtime with such operators, 1.17, reads, and its last opset."""
+"""IR version and latest opset of ONNX Runtime 1.17, the oldest version that supports such operators."""
 
 
 def checked_extension(runtime: Runtime) -> Path:
-    """The library for a runtime.
+    """Return the path of the extension library for a runtime.
 
     Raises:
-        ExportError: It, or the library for torch, cannot be compiled or run here.
+        ExportError: This library, or the one for torch, cannot be compiled or run on this machine.
     """
     try:
         library, runs = extension(runtime), ready()
     except (BuildError, NativeError) as error:
         raise ExportError(f"`native=True` needs the native kernels: {error}") from error
     if not runs:
-        raise ExportError("`native=True` needs the native kernels, which do not run here.")
+        raise ExportError("`native=True` needs the native kernels, which do not run here; leave `native` out.")
     return library
 
 
 def in_native_form(frozen: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
-    """A copy of a frozen network that runs natively as far as it can.
+    """Return a copy of a frozen network in which native programs replace every part that the native kernels support.
 
     Raises:
-        ExportError: No part of it can.
+        ExportError: The native kernels support no part of the network.
     """
     network = deploy(frozen, example=inputs, backend="native")
     if not any(isinstance(module, NativeProgram) for module in network.modules()):
-        raise ExportError(_NONE)
+        raise ExportError(_NOTHING_NATIVE)
     return network
 
 
-def native_notes(method: str, runtime: Runtime, recorded: Capture) -> tuple[str, ...]:
-    """What became native, and what the user of a file has to do, for the report.
+def native_notes(method: str, runtime: Runtime, captured: Capture) -> tuple[str, ...]:
+    """Return the report's notes: how many layers are in native programs, and how to load the extension library.
 
     Raises:
-        ExportError: Nothing did, of what the network makes use of.
+        ExportError: The traced network calls no native program.
     """
     operator: Any = torch.ops.dynaconv.native_program.default
-    count = sum(node.target == operator for node in recorded.program.graph.nodes)
+    count = sum(node.target == operator for node in captured.program.graph.nodes)
     if not count:
-        raise ExportError(_NONE)
-    modules = set(recorded.model.modules())
+        raise ExportError(_NOTHING_NATIVE)
+    modules = set(captured.model.modules())
     inside = {part for module in modules if isinstance(module, NativeProgram) for part in module.modules()}
-    within, left = (sum(_is_layer(module) for module in part) for part in (inside, modules - inside))
+    native, other = (sum(_is_layer(module) for module in part) for part in (inside, modules - inside))
     return (
-        f"native programs: {count}; of {within + left} convolutions {within} are in one.",
-        f'to open it, give {method} the library dynaconv.native.extension("{runtime}").',
+        f"native programs: {count}; of {native + other} convolutions {native} are in one.",
+        f'to load the file, pass the library dynaconv.native.extension("{runtime}") to {method}.',
     )
 
 
@@ -72,9 +74,9 @@ def _is_layer(module: nn.Module) -> bool:
     return is_convolution(module) or isinstance(module, RuntimeDCD)
 
 
-def translation() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """How PyTorch's exporter writes the operator of native programs."""
-    defs, values = require("onnx.defs", "onnxscript.values", what="ONNX")
+def native_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Return the translation table with which PyTorch's ONNX exporter writes native programs."""
+    defs, values = require("onnx.defs", "onnxscript.values", needed_by="ONNX export")
     schema = defs.OpSchema
     operator = values.Op(
         values.Opset(DOMAIN, 1),
@@ -94,25 +96,25 @@ def translation() -> dict[Callable[..., Any], Callable[..., Any]]:
             ],
         ),
     )
-    (plain,) = require("onnxscript", what="ONNX")
+    (onnxscript,) = require("onnxscript", needed_by="ONNX export")
 
     def native_program(x: Any, constants: Any, steps: Any, out_channels: int, sizes: Sequence[int]) -> Any:
-        # The sizes of images follow from the steps.
-        rows = operator(x, constants, steps, out_channels=out_channels)
-        return plain.opset18.Transpose(rows, perm=[0, 3, 1, 2])
+        # The operator computes the image sizes from the steps, so `sizes` is not written.
+        channels_last = operator(x, constants, steps, out_channels=out_channels)
+        return onnxscript.opset18.Transpose(channels_last, perm=[0, 3, 1, 2])
 
     overload: Any = torch.ops.dynaconv.native_program.default
     return {overload: native_program}
 
 
-def settle_programs(model: Any, opset: int) -> None:
-    """Give each native program of an `onnx_ir` model its steps, and their format, as attributes.
+def set_program_attributes(model: Any, opset: int) -> None:
+    """Turn the steps of each native program in an `onnx_ir` model into an attribute, and add their format as another.
 
-    The file is also written for the oldest ONNX Runtime that has such operators, where its operators are old enough.
+    If ``opset`` allows it, also set the IR version so that ONNX Runtime 1.17 can load the file.
     """
     if opset <= _OLDEST_OPSET:
         model.ir_version = _OLDEST_IR
-    ir, passes = require("onnx_ir", "onnx_ir.passes.common", what="ONNX")
+    ir, passes = require("onnx_ir", "onnx_ir.passes.common", needed_by="ONNX export")
     for node in model.graph:
         if (node.domain, node.op_type) == (DOMAIN, OPERATOR):
             steps = ir.convenience.get_const_tensor(node.inputs[2]).numpy()
@@ -122,9 +124,9 @@ def settle_programs(model: Any, opset: int) -> None:
     passes.RemoveUnusedNodesPass()(model)
 
 
-def openvino_reader(library: Path) -> list[Any]:
-    """What lets OpenVINO read a native program from an ONNX file."""
-    onnx, factories = require("openvino.frontend.onnx", "openvino.utils.node_factory", what="OpenVINO's files")
+def conversion_extensions(library: Path) -> list[Any]:
+    """Return the extensions with which OpenVINO converts native programs from an ONNX file."""
+    onnx, factories = require("openvino.frontend.onnx", "openvino.utils.node_factory", needed_by="OpenVINO export")
     factory = factories.NodeFactory()
     factory.add_extension(library)
 

@@ -1,4 +1,4 @@
-"""Runs OpenVINO's files. It imports numpy and OpenVINO alone, so that a process for it starts in half a second."""
+"""Runs OpenVINO files. It imports only numpy and OpenVINO, so that a child process for it starts in half a second."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -7,7 +7,11 @@ from typing import Any
 
 
 def load(file: Path, library: Path | None) -> Callable[..., list[Any]]:
-    """Open a file on the CPU, computing in float32, with an extension where it needs one: arrays to arrays."""
+    """Load a file for the CPU in float32, with an extension library if it needs one.
+
+    Returns:
+        A function that takes the input arrays and returns the output arrays.
+    """
     openvino = import_module("openvino")
     core = openvino.Core()
     if library is not None:

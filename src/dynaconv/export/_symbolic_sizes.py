@@ -1,4 +1,4 @@
-"""Stops a record of free image sizes whose formulas grow without end."""
+"""Stops tracing with a free image size if the symbolic expressions of the feature maps' sizes become too large."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,28 +9,29 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.errors import ExportError
-from dynaconv.export._failing_layer import named
+from dynaconv.export._failing_layer import module_label
 
-_LARGEST = 200
-"""Terms in the formula of a length. Strides, pooling and merging give up to 50; padding that depends on the size makes
-three times as many at every stride, 20, 69, 224, 681, and the solver takes as much longer."""
+_MAX_NODES = 200
+"""Largest number of nodes in the symbolic expression of a length. Strides, pooling and merging lead to up to 50 nodes.
+Padding that depends on the size triples this number at every stride (20, 69, 224, 681), and the solver's time too."""
 
 
 @contextmanager
-def bounded_growth(model: nn.Module) -> Iterator[None]:
-    """While it lasts, ``model`` refuses to be recorded with lengths that are too long a formula of the input's.
+def limited_expressions(model: nn.Module) -> Iterator[None]:
+    """Raise an error if ``model`` is traced in this context and a length has a too large symbolic expression.
 
     Raises:
-        ExportError: From inside the record; names the layer whose input is such.
+        ExportError: During tracing; the message names the layer whose input has this length.
     """
     names = {id(module): name for name, module in model.named_modules()}
 
     def check(module: nn.Module, args: tuple[Any, ...]) -> None:
         lengths = [length for each in args if isinstance(each, Tensor) for length in each.shape]
-        if any(_terms(length) > _LARGEST for length in lengths):
+        if any(_count_nodes(length) > _MAX_NODES for length in lengths):
             raise ExportError(
-                f"at {named(names[id(module)], module)} the size of the feature maps, as a formula of the image's, has "
-                f"over {_LARGEST} terms, as padding that depends on the size makes it; the record would not end."
+                f"at {module_label(names[id(module)], module)} the size of the feature maps, as a symbolic expression "
+                f"of the image size, has over {_MAX_NODES} nodes, usually because of padding that depends on the size; "
+                f"tracing would take too long."
             )
 
     handles = [module.register_forward_pre_hook(check) for module in model.modules()]
@@ -41,10 +42,10 @@ def bounded_growth(model: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
-def _terms(length: int | torch.SymInt) -> int:
-    """Nodes of the formula, counted just past the limit."""
+def _count_nodes(length: int | torch.SymInt) -> int:
+    """Count the nodes of a length's symbolic expression, up to one above the limit."""
     if isinstance(length, int):
         return 1
     import sympy  # type: ignore[import-untyped]
 
-    return sum(1 for _ in islice(sympy.preorder_traversal(length.node.expr), _LARGEST + 1))
+    return sum(1 for _ in islice(sympy.preorder_traversal(length.node.expr), _MAX_NODES + 1))

@@ -1,4 +1,4 @@
-"""A network compiled to machine code by AOTInductor, checked in its runtime."""
+"""Exports networks as machine code compiled by AOTInductor, and verifies the file in AOTInductor's runtime."""
 
 import shutil
 from collections.abc import Sequence
@@ -25,35 +25,36 @@ def export_aoti(
     free_size: FreeSize = "auto",
     overwrite: bool = False,
 ) -> ExportReport:
-    """Compile a network for this machine's processor, and keep it only when it computes what the network does.
+    """Compile a network for this machine's processor, and keep the file only if its outputs match the network's.
 
-    The package holds a shared library and the weights. It runs from Python by ``torch._inductor.aoti_load_package`` and
-    from C++ by ``torch::inductor::AOTIModelPackageLoader``, without dynaconv. It is for processors like this one's.
+    The package contains a shared library and the weights. ``torch._inductor.aoti_load_package`` loads it in Python and
+    ``torch::inductor::AOTIModelPackageLoader`` in C++; neither needs dynaconv. The package is for processors like this
+    machine's.
 
     Args:
-        model, example, free_batch, free_size, overwrite: As for `export_onnx`.
+        model, example, free_batch, free_size, overwrite: See `export_onnx`.
         path: The file to write, ``*.pt2``.
 
     Returns:
-        As for `export_onnx`.
+        See `export_onnx`.
 
     Raises:
-        ExportError: As for `export_onnx`; also without a C++ compiler (``g++`` or ``clang++``).
+        ExportError: See `export_onnx`. Also raised if there is no C++ compiler (``g++``, ``clang++`` or ``cl``).
     """
     if not any(shutil.which(name) for name in ("g++", "clang++", "cl")):
         raise ExportError("export_aoti needs a C++ compiler; install g++ or clang++.")
-    form = Format(
+    file_format = Format(
         name="AOTInductor package",
         runtime=versioned("torch", "AOTInductor of PyTorch"),
         suffixes=(".pt2",),
         write=_write,
         load=_load,
     )
-    return export_as(form, model, path, example, free_batch=free_batch, free_size=free_size, overwrite=overwrite)
+    return export_as(file_format, model, path, example, free_batch=free_batch, free_size=free_size, overwrite=overwrite)
 
 
-def _write(recorded: Capture, file: Path) -> None:
-    torch._inductor.aoti_compile_and_package(recorded.program, package_path=str(file))
+def _write(captured: Capture, file: Path) -> None:
+    torch._inductor.aoti_compile_and_package(captured.program, package_path=str(file))
 
 
 def _load(file: Path) -> Run:

@@ -1,4 +1,7 @@
-"""Records a network as a `torch.export` program whose batch, and image size where the network allows it, stay free."""
+"""Traces a network with `torch.export`, with a free batch size and, if the network allows it, a free image size.
+
+The length of a free axis may differ between runs; torch calls such an axis a dynamic dimension.
+"""
 
 import copy
 import inspect
@@ -13,28 +16,31 @@ from torch import Tensor, nn
 
 from dynaconv.errors import ExportError
 from dynaconv.export._failing_layer import layer_at_failure
-from dynaconv.export._symbolic_sizes import bounded_growth
+from dynaconv.export._symbolic_sizes import limited_expressions
 from dynaconv.export.verify import as_inputs, first_line, named_outputs, random_inputs
-from dynaconv.interrupts import passing_interrupts
-from dynaconv.log_levels import quiet_loggers
+from dynaconv.interrupts import propagating_interrupts
+from dynaconv.log_levels import raised_log_levels
 from dynaconv.native.replace import restore
 
 FreeSize = bool | Literal["auto"]
-_ROOMY = 96
+_MIN_TRACED_SIDE = 96
+"""Shortest side, in pixels, of the images with which a free size is traced. A network with stride 32 then has final
+feature maps of 3x3 or larger. With maps of 2x2 or smaller, torch.export would record guards that bound the image size.
+"""
 _AXES = ("batch", None, "height", "width")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Capture:
-    """A recorded network.
+    """A network traced by `torch.export`.
 
     Attributes:
-        model: The copy that was recorded, in eval mode.
-        program: The record.
-        inputs: Name of each input and its shape, a free axis by its name.
+        model: The copy that was traced, in eval mode.
+        program: The exported program.
+        inputs: Shape of each input, by the input's name; a free axis is given by its name.
         outputs: Name of each output.
-        symbols: The program's symbol for each free axis, and the axis it stands for.
-        notes: What limits a free axis.
+        symbols: Name of each free axis, by its symbol in the program.
+        notes: One sentence for each free axis with a limited range.
     """
 
     model: nn.Module
@@ -46,66 +52,69 @@ class Capture:
 
     @property
     def free_axes(self) -> tuple[str, ...]:
-        """The free ones of batch, height and width."""
+        """The free axes among ``batch``, ``height`` and ``width``, in this order."""
         free = {axis for shape in self.inputs.values() for axis in shape}
         return tuple(axis for axis in ("batch", "height", "width") if axis in free)
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` on the CPU, in eval mode and without gradients, so that the model itself is never touched.
+    """Return a copy of ``model`` on the CPU, in eval mode and without gradients; ``model`` itself does not change.
 
-    Native programs, of which other runtimes know nothing, give way to what they replaced.
+    The copy has the original modules in place of native programs, because other runtimes cannot run native programs.
 
     Raises:
-        ExportError: It cannot be copied, lies on no device, or computes in half precision.
+        ExportError: The model cannot be copied, is on the meta device, or has tensors in half precision.
     """
     tensors = [*model.parameters(), *model.buffers()]
     if any(tensor.is_meta for tensor in tensors):
-        raise ExportError("the model has no numbers in it (device 'meta'); load its weights first.")
+        raise ExportError("the model has tensors without values (device 'meta'); load its weights first.")
     halves = {tensor.dtype for tensor in tensors if tensor.is_floating_point() and tensor.dtype.itemsize < 4}
     if halves:
-        raise ExportError(f"the model computes in {min(map(str, halves))}; export it in float32, after model.float().")
+        raise ExportError(
+            f"the model has tensors in {min(map(str, halves))}; call model.float() to export it in float32."
+        )
     try:
         frozen = copy.deepcopy(model)
     except Exception as error:
-        raise ExportError(f"the model cannot be copied, which an export needs: {first_line(error)}") from error
+        raise ExportError(f"the model cannot be copied, and an export needs a copy: {first_line(error)}") from error
     return restore(frozen).cpu().eval().requires_grad_(False)
 
 
 def capture(
     frozen: nn.Module, example: Tensor | Sequence[Tensor], *, free_batch: bool = True, free_size: bool = False
 ) -> Capture:
-    """Record a network.
+    """Trace a network.
 
     Args:
-        frozen: The network, as `frozen_copy` gives it.
-        example: Its inputs, ``(B, ...)``; a batch of one will do.
+        frozen: The network, as returned by `frozen_copy`.
+        example: Its inputs, ``(B, ...)``; a batch size of 1 is enough.
         free_batch: Leave the first axis of every input free.
-        free_size: Leave the last two axes of every input of four axes free.
+        free_size: Leave the last two axes of every input with four axes free.
 
     Raises:
-        ExportError: It cannot be recorded that way; the message names the layer and the cause.
+        ExportError: The network cannot be traced with these free axes; the message names the cause and, if known, the
+            layer.
     """
-    given = as_inputs(example)
-    # An axis of length one would be taken for fixed.
-    size = _roomy_size(given) if free_size else None
-    inputs = random_inputs(given, 2 if free_batch else given[0].shape[0], size)
+    examples = as_inputs(example)
+    size = _traced_size(examples) if free_size else None
+    # The batch size is 2, because torch.export fixes axes of length 1.
+    inputs = random_inputs(examples, 2 if free_batch else examples[0].shape[0], size)
     outputs = outputs_of(frozen, inputs)
     free = [_free_axes(tensor, free_batch, free_size) for tensor in inputs]
     dims = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) or None for axes in free)
 
-    def record() -> torch.export.ExportedProgram:
-        with passing_interrupts(), torch.no_grad(), _quiet_solver(), bounded_growth(frozen):
+    def trace() -> torch.export.ExportedProgram:
+        with propagating_interrupts(), torch.no_grad(), _without_solver_warnings(), limited_expressions(frozen):
             return torch.export.export(frozen, inputs, dynamic_shapes=dims, strict=False)
 
     try:
-        program = record()
+        program = trace()
     except ExportError:
         raise
     except Exception as error:
-        layer = layer_at_failure(frozen, record)
-        place = f"at {layer}" if layer else "as a whole"
-        raise ExportError(f"the network cannot be recorded {place}: {cause(error)}") from error
+        layer = layer_at_failure(frozen, trace)
+        location = f" at {layer}" if layer else ""
+        raise ExportError(f"the network cannot be traced{location}: {cause(error)}") from error
     symbols, notes = _symbols(program, free)
     names = _input_names(frozen, len(inputs))
     shapes = {
@@ -117,25 +126,28 @@ def capture(
     )
 
 
-def _quiet_solver() -> AbstractContextManager[None]:
-    """Silence what torch logs, as tracebacks, when it cannot simplify a bound of a free axis; it carries on without."""
-    return quiet_loggers("torch.fx.experimental.symbolic_shapes", level=logging.ERROR)
+def _without_solver_warnings() -> AbstractContextManager[None]:
+    """Hide torch's warnings, with tracebacks, that it could not simplify a bound of a free axis; tracing continues."""
+    return raised_log_levels("torch.fx.experimental.symbolic_shapes", level=logging.ERROR)
 
 
 def cause(error: BaseException) -> str:
-    """What lies at the root of an exporter's exception, in one sentence."""
-    seen = [error]
-    while seen[-1].__cause__ is not None:
-        seen.append(seen[-1].__cause__)
-    if any("data-dependent" in str(each) or "DataDependent" in type(each).__name__ for each in seen):
-        return "what it does next depends on the values of its input; use tensor operations such as torch.where."
-    return first_line(seen[-1])
+    """Return the root cause of an exporter's exception, in one sentence."""
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    if any("data-dependent" in str(each) or "DataDependent" in type(each).__name__ for each in chain):
+        return (
+            "its control flow or a shape depends on the values of its input; use tensor operations such as torch.where."
+        )
+    return first_line(chain[-1])
 
 
 def other_size(example: Tensor | Sequence[Tensor]) -> tuple[int, int] | None:
-    """Another height and width to check a free image size with; None where no input has four axes.
+    """Return a second height and width to check a free image size with; None if no input has four axes.
 
-    Both stay multiples of the same power of two, up to 32, as networks that halve and double the size want it.
+    The example's height and width grow by s and 2 s, where s is the largest power of two up to 32 that divides both.
+    Networks that halve and then double the size of feature maps need such multiples.
     """
     images = [tensor for tensor in as_inputs(example) if tensor.dim() == 4]
     if not images:
@@ -145,17 +157,14 @@ def other_size(example: Tensor | Sequence[Tensor]) -> tuple[int, int] | None:
     return height + step, width + 2 * step
 
 
-def _roomy_size(inputs: tuple[Tensor, ...]) -> tuple[int, int] | None:
-    """A multiple of the example's size at which feature maps stay longer than two.
-
-    At one or two the record would hold that the last maps are that short, and so bound the image size.
-    """
+def _traced_size(inputs: tuple[Tensor, ...]) -> tuple[int, int] | None:
+    """Return the smallest multiple of the example's size that `_MIN_TRACED_SIDE` allows; None without images."""
     images = [tensor for tensor in inputs if tensor.dim() == 4]
     if not images:
         return None
     height, width = images[0].shape[2:]
-    times = -(-_ROOMY // min(height, width))
-    return height * times, width * times
+    factor = -(-_MIN_TRACED_SIDE // min(height, width))
+    return height * factor, width * factor
 
 
 def _free_axes(tensor: Tensor, free_batch: bool, free_size: bool) -> dict[int, str]:
@@ -165,10 +174,10 @@ def _free_axes(tensor: Tensor, free_batch: bool, free_size: bool) -> dict[int, s
 
 
 def outputs_of(frozen: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """The outputs of a network by their names.
+    """Return the outputs of a network by their names.
 
     Raises:
-        ExportError: It cannot be run on these inputs.
+        ExportError: The network cannot be run on these inputs.
     """
     try:
         with torch.no_grad():
@@ -189,7 +198,7 @@ def _input_names(model: nn.Module, count: int) -> list[str]:
 
 
 def _symbols(program: torch.export.ExportedProgram, free: list[dict[int, str]]) -> tuple[dict[str, str], list[str]]:
-    """Each free axis's symbol and what it stands for, and a note where its range is limited."""
+    """Return the name of each free axis by its symbol, and a note for each axis with a limited range."""
     symbols: dict[str, str] = {}
     notes: list[str] = []
     values: dict[str, Any] = {
@@ -202,18 +211,21 @@ def _symbols(program: torch.export.ExportedProgram, free: list[dict[int, str]]) 
             if symbol in symbols:
                 continue
             symbols[symbol] = label
-            found = next((limits for each, limits in program.range_constraints.items() if str(each) == symbol), None)
-            if found is not None and (note := _limits(label, found)):
+            bounds = next((bounds for each, bounds in program.range_constraints.items() if str(each) == symbol), None)
+            if bounds is not None and (note := _range_note(label, bounds)):
                 notes.append(note)
     return symbols, notes
 
 
-def _limits(label: str, limits: Any) -> str:
-    """What bounds an axis beyond being positive; torch.export starts every free axis at 2 and still allows 1."""
-    lower = int(limits.lower) if limits.lower > 2 else 1
-    # An unbounded range ends at an infinity that is no int.
-    bounded = limits.upper.is_Integer and int(limits.upper) < 2**31
+def _range_note(label: str, bounds: Any) -> str:
+    """Return a note on the range of an axis; empty if the axis may have any positive length.
+
+    torch.export gives a free axis the lower bound 2, but the axis may still have the length 1.
+    """
+    lower = int(bounds.lower) if bounds.lower > 2 else 1
+    # The upper bound of an unbounded range is an infinity, not an integer.
+    bounded = bounds.upper.is_Integer and int(bounds.upper) < 2**31
     if lower == 1 and not bounded:
         return ""
-    upper = f"to {int(limits.upper)}" if bounded else "up"
-    return f"the {label} was recorded for lengths from {lower} {upper}."
+    lengths = f"from {lower} to {int(bounds.upper)}" if bounded else f"of {lower} or more"
+    return f"the {label} was traced for lengths {lengths}."

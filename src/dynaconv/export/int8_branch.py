@@ -1,4 +1,4 @@
-"""Finds the dynamic branches in an exported graph, whatever family and format they are of."""
+"""Finds the dynamic branches in an exported graph of any layer family and file format."""
 
 import fnmatch
 from collections.abc import Iterable, Sequence
@@ -13,11 +13,12 @@ class GraphNode(NamedTuple):
     """One operation of an exported graph.
 
     Attributes:
-        name: Its name in the graph.
-        sources: Names of the nodes that make its inputs; constants may be left out.
-        kind: ``input`` for the images, ``pool`` for an average over height and width, ``shape`` for what reads sizes
-            and no values, ``product`` for products by elements, of matrices, and convolutions, ``other`` for the rest.
-        labels: What else a pattern may call it: its weights and outputs.
+        name: Name in the graph.
+        sources: Names of the nodes that compute the inputs; constants may be left out.
+        kind: ``input`` for the images, ``pool`` for an average over height and width, ``shape`` for operations that
+            read only shapes, ``product`` for elementwise products, matrix products and convolutions, ``other`` for all
+            others.
+        labels: Further names that a pattern may match: those of the weights and outputs.
     """
 
     name: str
@@ -27,30 +28,30 @@ class GraphNode(NamedTuple):
 
 
 def dynamic_nodes(nodes: Sequence[GraphNode]) -> list[str]:
-    """The nodes that make the coefficients of dynamic kernels, and those that multiply features with them.
+    """Return the nodes that compute the coefficients of dynamic kernels, and those that multiply features with them.
 
-    A branch begins at an average over height and width, takes in whatever depends on that average alone, and ends where
-    it meets features again. The pooling before a classifier meets none and so begins no branch. Where branch and
-    features meet in a product (with Lambda, with P Phi, with the attention of a mixture, with the gate of
-    squeeze-and-excitation), the product counts as dynamic.
+    A branch begins at an average over height and width, contains every node that depends on features only through this
+    average, and ends where it is combined with features. The pooling before a classifier is not combined with features,
+    so it begins no branch. A product that combines the branch and features (with Lambda, P Phi, the attention of a
+    mixture or the gate of squeeze-and-excitation) is also returned.
 
     Args:
-        nodes: Every operation, each after its sources.
+        nodes: All operations, each after its sources.
 
     Returns:
-        Their names, in the order of ``nodes``.
+        Names of the nodes, in the order of ``nodes``.
     """
     origins: dict[str, _Origin] = {}
-    meetings: set[str] = set()
+    combined: set[str] = set()
     for node in nodes:
         origins[node.name] = origin = _origin(node, {origins.get(source, "constant") for source in node.sources})
         if origin == "features" and any(origins.get(source) == "context" for source in node.sources):
-            meetings.add(node.name)
-    needed: set[str] = set()
+            combined.add(node.name)
+    branch: set[str] = set()
     for node in reversed(nodes):
-        if node.name in meetings or node.name in needed:
-            needed.update(source for source in node.sources if origins.get(source) == "context")
-    return [node.name for node in nodes if node.name in needed or (node.name in meetings and node.kind == "product")]
+        if node.name in combined or node.name in branch:
+            branch.update(source for source in node.sources if origins.get(source) == "context")
+    return [node.name for node in nodes if node.name in branch or (node.name in combined and node.kind == "product")]
 
 
 def _origin(node: GraphNode, sources: set[_Origin]) -> _Origin:
@@ -62,12 +63,12 @@ def _origin(node: GraphNode, sources: set[_Origin]) -> _Origin:
 
 
 def named_nodes(nodes: Sequence[GraphNode], patterns: Iterable[str]) -> list[str]:
-    """The nodes whose name, or the name of a weight or output of theirs, matches a shell pattern.
+    """Return the nodes whose own name, or whose weight's or output's name, matches a shell pattern.
 
     Raises:
         ExportError: A pattern matches nothing.
     """
-    found: set[str] = set()
+    matched: set[str] = set()
     for pattern in patterns:
         matching = {
             node.name for node in nodes if any(fnmatch.fnmatchcase(each, pattern) for each in (node.name, *node.labels))
@@ -78,5 +79,5 @@ def named_nodes(nodes: Sequence[GraphNode], patterns: Iterable[str]) -> list[str
                 f"no operation or weight matches ignored={pattern!r}; the graph has {len(nodes)} operations, the "
                 f"nearest names are {listed(nearest_names(pattern, known))}."
             )
-        found |= matching
-    return [node.name for node in nodes if node.name in found]
+        matched |= matching
+    return [node.name for node in nodes if node.name in matched]

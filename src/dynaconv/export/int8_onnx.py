@@ -1,4 +1,4 @@
-"""Int8 networks for ONNX Runtime."""
+"""Exports int8 networks for ONNX Runtime."""
 
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dynaconv.export.int8 import Int8Backend, Int8Options, Quantized, quantize_with
 from dynaconv.export.int8_branch import GraphNode, dynamic_nodes, named_nodes
 from dynaconv.export.int8_images import Shape
-from dynaconv.export.int8_output import quietly
+from dynaconv.export.int8_output import suppressed_output
 from dynaconv.export.int8_report import Branch, Int8Report
 from dynaconv.export.onnx import export_onnx, load_onnx
 from dynaconv.export.packages import require, versioned
@@ -39,37 +39,38 @@ def quantize_onnx(
     reduce_range: bool = False,
     overwrite: bool = False,
 ) -> Int8Report:
-    """Write an int8 network for ONNX Runtime, its ranges taken from a few training images.
+    """Write an int8 network for ONNX Runtime, with value ranges from a few training images.
 
-    Weights become int8, one scale for each channel out; activations uint8, one scale and zero point a tensor, between
-    the smallest and the largest value seen. The graph holds pairs of QuantizeLinear and DequantizeLinear. What makes
-    the coefficients of a dynamic kernel, and what multiplies features with them, stays in float32: it is a small part
-    of the work, and int8 makes it slower (docs/int8.md has the measurements). W0, Q, depthwise and ordinary
-    convolutions and the classifier become int8.
+    Weights become int8, with one scale per output channel. Activations become uint8, with one scale and zero point per
+    tensor, which cover the smallest to the largest observed value. The graph has pairs of QuantizeLinear and
+    DequantizeLinear. W0, Q, depthwise and ordinary convolutions and the classifier become int8. Operations that compute
+    the coefficients of a dynamic kernel, and those that multiply features with them, stay in float32: they are a small
+    part of the work, and int8 makes them slower (docs/int8.md has the measurements).
 
     Args:
-        model: A network, exported in passing, or an ``*.onnx`` file that `export_onnx` wrote.
+        model: A network, or an ``*.onnx`` file that `export_onnx` wrote.
         path: The file to write, ``*.onnx``.
         calibration: Batches ``(B, C, H, W)`` of training images, normalised as in training, or pairs of such a batch
-            and labels, as a data loader gives them; never test images.
-        subset_size: How many of the images to take at most.
-        ignored: Shell patterns of operations to keep in float32; each is compared with the name of an operation and of
-            its weights and outputs, such as ``blocks.0.*``.
+            and labels, as a data loader gives them. Do not use test images.
+        subset_size: Largest number of images to use.
+        ignored: Shell patterns of operations to keep in float32, such as ``blocks.0.*``; each is compared with the name
+            of an operation and the names of its weights and outputs.
         branch: ``"int8"`` quantises the dynamic branches too, for a smaller file.
-        evaluate: Batches of images and classes; then the accuracy before and after is measured in ONNX Runtime.
-        max_drop: Refuse to write when more points of accuracy than this are lost.
-        reduce_range: Weights of 7 bits, for x86 processors with AVX2 or AVX-512 but no VNNI, where sums of two products
-            can saturate in 16 bits.
-        overwrite: Replace a file that is there.
+        evaluate: Batches of images and labels, on which the accuracy of both networks is measured in ONNX Runtime.
+        max_drop: Raise an error if more percentage points of accuracy than this are lost.
+        reduce_range: Quantise weights to 7 bits. On x86 processors with AVX2 or AVX-512 but no VNNI, sums of two
+            products of 8-bit numbers can saturate in 16 bits.
+        overwrite: Replace an existing file.
 
     Returns:
-        Sizes, accuracy, error, and how much is int8.
+        A report with sizes, accuracy, error, and the number of int8 operations.
 
     Raises:
-        ExportError: A package is missing, the path cannot be used, a loader gives nothing or something that does not
-            fit, outputs are not finite, or more than ``max_drop`` is lost. No file is left, one that was there stays.
+        ExportError: A package is missing, the path cannot be used, a loader gives no images or unsuitable ones, outputs
+            are not finite, or the loss of accuracy exceeds ``max_drop``. No new file is left; an existing file does not
+            change.
     """
-    require("onnx", "onnxruntime", extra="int8", what="quantize_onnx")
+    require("onnx", "onnxruntime", extra="int8", needed_by="quantize_onnx")
     options = Int8Options.checked(
         subset_size=subset_size,
         ignored=ignored,
@@ -89,7 +90,7 @@ def quantize_onnx(
         sources=(".onnx",),
         suffix=".onnx",
         companions=(),
-        # Lambda W0 + P Phi Q^T in one piece would leave no product with constants to quantise.
+        # The rewritten form computes Lambda W0 + P Phi Q^T as a whole, without constant factors to quantise.
         export=partial(export_onnx, rewrite=False),
         input_shapes=_input_shapes,
         quantize=quantize,
@@ -99,15 +100,15 @@ def quantize_onnx(
 
 
 def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Options, reduce_range: bool) -> Quantized:
-    onnx, quantization = require("onnx", "onnxruntime.quantization", what="quantize_onnx")
-    with quietly("root"), tempfile.TemporaryDirectory() as folder:
+    onnx, quantization = require("onnx", "onnxruntime.quantization", needed_by="quantize_onnx")
+    with suppressed_output("root"), tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         _prepare(source, prepared)
         network = onnx.load(prepared)
         nodes = onnx_nodes(network)
-        kept = named_nodes(nodes, options.ignored)
+        float_nodes = named_nodes(nodes, options.ignored)
         if options.branch == "float":
-            kept += [name for name in dynamic_nodes(nodes) if name not in kept]
+            float_nodes += [name for name in dynamic_nodes(nodes) if name not in float_nodes]
         quantization.quantize_static(
             prepared,
             file,
@@ -117,33 +118,34 @@ def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Optio
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
             reduce_range=reduce_range,
-            nodes_to_exclude=kept,
-            # What stands between products is cheaper in float32 than its conversions.
+            nodes_to_exclude=float_nodes,
+            # The operations between products are cheaper in float32 than with conversions to int8.
             op_types_to_quantize=list(_PRODUCTS),
         )
-    return _counted(onnx.load(file), len(kept))
+    return _counts(onnx.load(file), len(float_nodes))
 
 
 def _prepare(source: Path, prepared: Path) -> None:
-    """Fold constants, infer shapes and give every node a name, as calibration needs it."""
-    onnx, process = require("onnx", "onnxruntime.quantization.shape_inference", what="quantize_onnx")
-    # Its symbolic inference gives up on some graphs with free sizes and leaves files where one is; the ordinary does.
+    """Fold constants, infer shapes and name every node, as calibration requires."""
+    onnx, process = require("onnx", "onnxruntime.quantization.shape_inference", needed_by="quantize_onnx")
+    # Symbolic shape inference fails on some graphs with free sizes and leaves files in the current folder. Ordinary
+    # shape inference is sufficient.
     process.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
     network = onnx.load(prepared)
-    taken = {node.name for node in network.graph.node}
+    names = {node.name for node in network.graph.node}
     for position, node in enumerate(network.graph.node):
         if not node.name:
-            node.name = next(name for name in (f"node_{position}", f"node_{position}_unnamed") if name not in taken)
+            node.name = next(name for name in (f"node_{position}", f"node_{position}_unnamed") if name not in names)
     onnx.save(network, prepared)
 
 
 def _reader(inputs: Any, initializers: Any, images: list[Tensor]) -> Any:
-    (quantization,) = require("onnxruntime.quantization", what="quantize_onnx")
+    (quantization,) = require("onnxruntime.quantization", needed_by="quantize_onnx")
     weights = {each.name for each in initializers}
     (name,) = [each.name for each in inputs if each.name not in weights]
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined,misc]
-        """Gives one batch after another, once."""
+        """Gives each batch once."""
 
         def __init__(self) -> None:
             self.batches = iter(images)
@@ -156,7 +158,7 @@ def _reader(inputs: Any, initializers: Any, images: list[Tensor]) -> Any:
 
 
 def _input_shapes(source: Path) -> list[Shape]:
-    (onnx,) = require("onnx", what="quantize_onnx")
+    (onnx,) = require("onnx", needed_by="quantize_onnx")
     graph = onnx.load(source, load_external_data=False).graph
     weights = {each.name for each in graph.initializer}
     return [
@@ -170,12 +172,12 @@ def _input_shapes(source: Path) -> list[Shape]:
 
 
 def onnx_nodes(network: Any) -> list[GraphNode]:
-    """An ONNX graph as `dynamic_nodes` reads it."""
-    (numpy_helper,) = require("onnx.numpy_helper", what="quantize_onnx")
+    """Return the operations of an ONNX graph in the form that `dynamic_nodes` reads."""
+    (numpy_helper,) = require("onnx.numpy_helper", needed_by="quantize_onnx")
     weights = {each.name: each for each in network.graph.initializer}
-    makers = {output: node.name for node in network.graph.node for output in node.output}
+    producers = {output: node.name for node in network.graph.node for output in node.output}
     nodes = [GraphNode(each.name, (), "input") for each in network.graph.input if each.name not in weights]
-    makers.update({node.name: node.name for node in nodes})
+    producers.update({node.name: node.name for node in nodes})
     for node in network.graph.node:
         kind = _KINDS.get(node.op_type)
         if node.op_type == "ReduceMean":
@@ -186,7 +188,7 @@ def onnx_nodes(network: Any) -> list[GraphNode]:
         nodes.append(
             GraphNode(
                 node.name,
-                tuple(makers[each] for each in node.input if each in makers),
+                tuple(producers[each] for each in node.input if each in producers),
                 kind or "other",  # type: ignore[arg-type]
                 (*(each for each in node.input if each in weights), *node.output),
             )
@@ -194,8 +196,8 @@ def onnx_nodes(network: Any) -> list[GraphNode]:
     return nodes
 
 
-def _counted(network: Any, kept: int) -> Quantized:
-    makers = {output: node.op_type for node in network.graph.node for output in node.output}
+def _counts(network: Any, kept_float: int) -> Quantized:
+    producers = {output: node.op_type for node in network.graph.node for output in node.output}
     products = [node for node in network.graph.node if node.op_type in _PRODUCTS]
-    quantized = [node for node in products if all(makers.get(each) == "DequantizeLinear" for each in node.input[:2])]
-    return Quantized(len(quantized), len(products), kept)
+    quantized = [node for node in products if all(producers.get(each) == "DequantizeLinear" for each in node.input[:2])]
+    return Quantized(len(quantized), len(products), kept_float)

@@ -1,4 +1,4 @@
-"""Int8 networks for OpenVINO, by way of NNCF."""
+"""Exports int8 networks for OpenVINO with NNCF."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +12,7 @@ from dynaconv.export._child import Child
 from dynaconv.export.int8 import Int8Backend, Int8Options, Quantized, quantize_with
 from dynaconv.export.int8_branch import GraphNode, dynamic_nodes, named_nodes
 from dynaconv.export.int8_images import Shape
-from dynaconv.export.int8_output import quietly
+from dynaconv.export.int8_output import suppressed_output
 from dynaconv.export.int8_report import Branch, Int8Report
 from dynaconv.export.openvino import convert_onnx_file, export_openvino, load_openvino
 from dynaconv.export.packages import require, versioned
@@ -25,7 +25,7 @@ _KINDS = {
     "Multiply": "product",
     **dict.fromkeys(_PRODUCTS, "product"),
 }
-_MOVES = {"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Convert"}
+_DATA_MOVEMENT = {"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Convert"}
 
 
 def quantize_openvino(
@@ -40,28 +40,29 @@ def quantize_openvino(
     max_drop: float | None = None,
     overwrite: bool = False,
 ) -> Int8Report:
-    """Write an int8 network for OpenVINO, its ranges taken from a few training images by NNCF.
+    """Write an int8 network for OpenVINO with NNCF, with value ranges from a few training images.
 
-    Weights get one scale for each channel out; activations a scale and where they are signed a zero point, between the
-    smallest and the largest value seen. NNCF then corrects biases for the error. What makes the coefficients of a
-    dynamic kernel, and what multiplies features with them, stays in float32 (docs/int8.md has the measurements).
+    Weights get one scale per output channel. Activations get a scale and, if they are signed, a zero point, which cover
+    the smallest to the largest observed value. NNCF then corrects biases for the quantisation error. Operations that
+    compute the coefficients of a dynamic kernel, and those that multiply features with them, stay in float32
+    (docs/int8.md has the measurements).
 
     Args:
-        model: A network, exported in passing, or an ``*.xml`` or ``*.onnx`` file that was.
-        path: The file to write, ``*.xml``; its weights stand beside it as ``*.bin``.
-        calibration, subset_size, ignored, evaluate, max_drop, overwrite: As for `quantize_onnx`; accuracy is measured
-            in OpenVINO.
-        branch: ``"int8"`` quantises the dynamic branches too, for a smaller file. Biases are not corrected then,
-            because NNCF takes the 1 that is added to a scale for the bias of the layer before.
+        model: A network, or an exported ``*.xml`` or ``*.onnx`` file.
+        path: The file to write, ``*.xml``; its weights are written next to it, as ``*.bin``.
+        calibration, subset_size, ignored, evaluate, max_drop, overwrite: See `quantize_onnx`; accuracy is measured in
+            OpenVINO.
+        branch: ``"int8"`` quantises the dynamic branches too. Then NNCF does not correct biases, because it would take
+            the 1 that is added to a scale for the bias of the preceding layer.
 
     Returns:
-        As for `quantize_onnx`.
+        See `quantize_onnx`.
 
     Raises:
-        ExportError: As for `quantize_onnx`.
+        ExportError: See `quantize_onnx`.
     """
-    with quietly("nncf"):
-        require("openvino", "nncf", extra="int8", what="quantize_openvino")
+    with suppressed_output("nncf"):
+        require("openvino", "nncf", extra="int8", needed_by="quantize_openvino")
     options = Int8Options.checked(
         subset_size=subset_size,
         ignored=ignored,
@@ -76,17 +77,17 @@ def quantize_openvino(
         sources=(".xml", ".onnx"),
         suffix=".xml",
         companions=(".bin",),
-        # Lambda W0 + P Phi Q^T in one piece would leave no product with constants to quantise.
+        # The rewritten form computes Lambda W0 + P Phi Q^T as a whole, without constant factors to quantise.
         export=partial(export_openvino, rewrite=False),
         input_shapes=_input_shapes,
-        quantize=_quantize_apart,
+        quantize=_quantize_in_child,
         load=load_openvino,
     )
     return quantize_with(backend, model, path, calibration, options, evaluate)
 
 
-def _quantize_apart(source: Path, file: Path, images: list[Tensor], options: Int8Options) -> Quantized:
-    """As `_quantize`, in a process of its own: NNCF runs the network in OpenVINO, which may crash."""
+def _quantize_in_child(source: Path, file: Path, images: list[Tensor], options: Int8Options) -> Quantized:
+    """Run `_quantize` in a child process, because NNCF runs the network in OpenVINO, which may crash."""
     counts: Quantized = Child(_quantizer)(source, file, images, options)
     return counts
 
@@ -96,57 +97,60 @@ def _quantizer() -> Callable[..., Quantized]:
 
 
 def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Options) -> Quantized:
-    with quietly("nncf"), tempfile.TemporaryDirectory() as folder:
+    with suppressed_output("nncf"), tempfile.TemporaryDirectory() as folder:
         openvino, nncf, ranges = require(
-            "openvino", "nncf", "nncf.quantization.range_estimator", extra="int8", what="quantize_openvino"
+            "openvino", "nncf", "nncf.quantization.range_estimator", extra="int8", needed_by="quantize_openvino"
         )
         network = openvino.Core().read_model(_converted(source, Path(folder)))
-        _spread_biases(network)
+        _expand_scalar_biases(network)
         nodes = openvino_nodes(network)
-        kept = named_nodes(nodes, options.ignored)
+        float_nodes = named_nodes(nodes, options.ignored)
         if options.branch == "float":
-            kept += [name for name in dynamic_nodes(nodes) if name not in kept]
+            float_nodes += [name for name in dynamic_nodes(nodes) if name not in float_nodes]
         quantized = nncf.quantize(
             network,
             nncf.Dataset([batch.numpy() for batch in images]),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(images),
-            # Not validated: operations on shapes are no part of the graph that NNCF looks the names up in.
-            ignored_scope=nncf.IgnoredScope(names=kept, validate=False) if kept else None,
+            # No validation, because the graph in which NNCF looks up the names lacks the operations on shapes.
+            ignored_scope=nncf.IgnoredScope(names=float_nodes, validate=False) if float_nodes else None,
             advanced_parameters=nncf.AdvancedQuantizationParameters(
-                # NNCF's own choice averages the ranges of what it is given at once: one image at a time then clips a
-                # good part of the values, and the result depends on how the images are grouped.
+                # NNCF's default averages the ranges of the batches. With batches of one image it clips many values, and
+                # the result depends on the batch size.
                 activations_range_estimator_params=ranges.RangeEstimatorParametersSet.MINMAX,
                 disable_bias_correction=options.branch == "int8",
             ),
         )
         openvino.save_model(quantized, file, compress_to_fp16=False)
-    return _counted(quantized, len(kept))
+    return _counts(quantized, len(float_nodes))
 
 
-def _spread_biases(network: Any) -> None:
-    """Give a single number that is added to a product an entry for each channel.
+def _expand_scalar_biases(network: Any) -> None:
+    """Expand a scalar that is added to a product to one entry per channel.
 
-    NNCF takes it for a bias, as one may, and corrects it channel by channel.
+    NNCF treats such a scalar as a bias and corrects biases per channel.
     """
-    numpy, opset = require("numpy", "openvino.opset13", extra="int8", what="quantize_openvino")
+    numpy, opset = require("numpy", "openvino.opset13", extra="int8", needed_by="quantize_openvino")
     for op in network.get_ordered_ops():
         if op.get_type_name() != "Add":
             continue
         sources = [each.get_source_output().get_node() for each in op.inputs()]
-        for position, (number, product) in enumerate((sources, sources[::-1])):
-            if number.get_type_name() != "Constant" or product.get_type_name() not in _PRODUCTS:
+        for position, (constant, product) in enumerate((sources, sources[::-1])):
+            if constant.get_type_name() != "Constant" or product.get_type_name() not in _PRODUCTS:
                 continue
             lengths, axis = product.get_output_partial_shape(0), -1 if product.get_type_name() == "MatMul" else 1
-            if number.get_data().size == 1 and lengths[axis].is_static:
+            if constant.get_data().size == 1 and lengths[axis].is_static:
                 shape = [1] * len(lengths)
                 shape[axis] = lengths[axis].get_length()
-                spread = opset.constant(numpy.full(shape, number.get_data().item(), number.get_data().dtype))
-                op.input(position).replace_source_output(spread.output(0))
+                expanded = opset.constant(numpy.full(shape, constant.get_data().item(), constant.get_data().dtype))
+                op.input(position).replace_source_output(expanded.output(0))
 
 
 def _converted(source: Path, folder: Path) -> Path:
-    """OpenVINO's own file for an ONNX file: read as it is, NNCF breaks some graphs and quantises others badly."""
+    """Convert an ONNX file to OpenVINO's own format; return the path of any other file unchanged.
+
+    NNCF breaks some graphs that OpenVINO reads from an ONNX file directly, and quantises others badly.
+    """
     if source.suffix != ".onnx":
         return source
     file = folder / "converted.xml"
@@ -155,7 +159,7 @@ def _converted(source: Path, folder: Path) -> Path:
 
 
 def _input_shapes(source: Path) -> list[Shape]:
-    (openvino,) = require("openvino", what="quantize_openvino")
+    (openvino,) = require("openvino", needed_by="quantize_openvino")
     return [
         tuple(axis.get_length() if axis.is_static else None for axis in each.partial_shape)
         for each in openvino.Core().read_model(source).inputs
@@ -163,7 +167,7 @@ def _input_shapes(source: Path) -> list[Shape]:
 
 
 def openvino_nodes(network: Any) -> list[GraphNode]:
-    """An OpenVINO graph as `dynamic_nodes` reads it."""
+    """Return the operations of an OpenVINO graph in the form that `dynamic_nodes` reads."""
     nodes = []
     for op in network.get_ordered_ops():
         sources = [each.get_source_output().get_node() for each in op.inputs()]
@@ -185,16 +189,16 @@ def openvino_nodes(network: Any) -> list[GraphNode]:
     return nodes
 
 
-def _counted(network: Any, kept: int) -> Quantized:
+def _counts(network: Any, kept_float: int) -> Quantized:
     products = [op for op in network.get_ordered_ops() if op.get_type_name() in _PRODUCTS]
-    return Quantized(sum(map(_takes_int8, products)), len(products), kept)
+    return Quantized(sum(map(_takes_int8, products)), len(products), kept_float)
 
 
 def _takes_int8(product: Any) -> bool:
-    """Whether the features that come into a convolution or matrix product are quantised; constants are not followed."""
+    """Return whether the features that enter a convolution or matrix product are quantised; constants do not count."""
     for each in product.inputs():
         op = each.get_source_output().get_node()
-        while op.get_type_name() in _MOVES and op.inputs():
+        while op.get_type_name() in _DATA_MOVEMENT and op.inputs():
             op = op.inputs()[0].get_source_output().get_node()
         if op.get_type_name() == "FakeQuantize" and _reads_features(op):
             return True
@@ -203,6 +207,6 @@ def _takes_int8(product: Any) -> bool:
 
 def _reads_features(op: Any) -> bool:
     source = op.inputs()[0].get_source_output().get_node()
-    while source.get_type_name() in _MOVES and source.inputs():
+    while source.get_type_name() in _DATA_MOVEMENT and source.inputs():
         source = source.inputs()[0].get_source_output().get_node()
     return bool(source.get_type_name() != "Constant")

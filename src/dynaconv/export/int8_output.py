@@ -1,4 +1,4 @@
-"""Keeps the tools that quantise from writing on the console."""
+"""Keeps the quantisation tools from writing to the console."""
 
 import contextlib
 import io
@@ -6,13 +6,13 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-from dynaconv.log_levels import quiet_loggers
+from dynaconv.log_levels import raised_log_levels
 
 
 @contextlib.contextmanager
-def quietly(*loggers: str) -> Iterator[None]:
-    """Silence progress bars, warnings, and these loggers below ERROR; an exception still says what went wrong."""
-    quiet = quiet_loggers(*loggers, level=logging.ERROR)
-    with quiet, contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+def suppressed_output(*loggers: str) -> Iterator[None]:
+    """Hide progress bars, warnings, and the messages of these loggers below ERROR."""
+    log_levels = raised_log_levels(*loggers, level=logging.ERROR)
+    with log_levels, contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""What a quantisation wrote, and what it cost in accuracy."""
+"""Reports on int8 exports: the files, their sizes, and the loss of accuracy."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,22 +9,25 @@ Branch = Literal["float", "int8"]
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Report:
-    """A written int8 network beside the float one it was made from; ``print`` shows it.
+    """A written int8 network, compared with the float network that it was made from; ``print`` shows a summary.
 
     Attributes:
-        runtime: What ran both, with its version.
-        tool: What quantised, with its version.
-        path: The file to deploy; `files` are all that belong to it, `path` first.
-        before, after: Accuracy in per cent of the float and of the int8 network; None where none was measured.
-        evaluated: How many images that was measured on.
-        agreement: Per cent of those images that both put into the same class.
-        error: ``|int8 - float| / |float|``, Euclidean over the calibration images, the largest of the outputs.
-        float_bytes, int8_bytes: Size of all files before and after.
-        quantized: How many convolutions and matrix products compute in int8.
-        products: How many there are.
-        kept_float: How many operations of any sort were kept out: dynamic branches and those ignored by name.
-        calibrated: How many images the ranges were taken from.
-        branch: Whether dynamic branches stayed in float32.
+        runtime: The runtime of both networks, with its version.
+        tool: The quantisation tool, with its version.
+        path: The file to deploy.
+        files: All files of the int8 network, `path` first.
+        before, after: Accuracy of the float and of the int8 network, in per cent; None if it was not measured.
+        evaluated: Number of evaluated images.
+        agreement: Percentage of the evaluated images to which both networks assign the same class; None if it was not
+            measured.
+        error: ``|int8 - float| / |float|``, Euclidean over the calibration images, the largest over the outputs.
+        float_bytes, int8_bytes: Size of all files of the float and of the int8 network.
+        quantized: Number of convolutions and matrix products that compute in int8.
+        products: Number of all convolutions and matrix products.
+        kept_float: Number of operations of any kind that were excluded from quantisation: those in dynamic branches and
+            those that match ``ignored``.
+        calibrated: Number of calibration images.
+        branch: ``"float"`` if dynamic branches stayed in float32, ``"int8"`` if they were quantised.
         free_batch: Whether the batch size may change between runs.
         batches: The batch sizes that were run.
     """
@@ -50,12 +53,12 @@ class Int8Report:
 
     @property
     def drop(self) -> float | None:
-        """Points of accuracy lost; negative when int8 is better."""
+        """Loss of accuracy in percentage points, negative if int8 is better; None if it was not measured."""
         return None if self.before is None or self.after is None else self.before - self.after
 
     @property
     def conditions(self) -> str:
-        """One line that belongs beside every number."""
+        """The conditions of the measurement in one line, to show next to every number."""
         measured = f"{self.evaluated:,} images evaluated" if self.evaluated else "accuracy not measured"
         return (
             f"{self.runtime}, quantised by {self.tool}, {self.calibrated} calibration images, "
@@ -63,14 +66,14 @@ class Int8Report:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON can hold it."""
+        """Return the report as a dictionary that JSON can represent."""
         values = asdict(self)
         values["path"] = str(self.path)
         values["files"] = [str(file) for file in self.files]
         return {**values, "drop": self.drop, "conditions": self.conditions}
 
     def __str__(self) -> str:
-        """A few lines: the files, sizes, accuracy, what is int8."""
+        """Return a summary in a few lines: files, sizes, int8 operations, error and accuracy."""
         lines = [
             f"int8: {', '.join(str(file) for file in self.files)}",
             f"  size      {self.float_bytes / 1e6:.2f} MB -> {self.int8_bytes / 1e6:.2f} MB",

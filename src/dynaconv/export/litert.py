@@ -1,4 +1,4 @@
-"""LiteRT models (``.tflite``) for phones."""
+"""Exports networks as LiteRT models (``.tflite``) for phones."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.errors import ExportError
-from dynaconv.export._traced import foreign_work, trace
+from dynaconv.export._traced import external_tool, trace
 from dynaconv.export.capture import frozen_copy
 from dynaconv.export.packages import require, versioned
 from dynaconv.export.report import Check, ExportReport
@@ -29,31 +29,31 @@ def export_litert(
     batches: Sequence[int] = (1,),
     overwrite: bool = False,
 ) -> ExportReport:
-    """Write a LiteRT model, after it was run beside the network.
+    """Write a LiteRT model, and keep it only if its outputs match the network's.
 
-    litert-torch fixes every shape. The file holds one signature a batch size, ``batch_1``, ``batch_8`` and so on, and
-    images have the height and width of ``example``, channels first.
+    litert-torch fixes every shape. The file contains one signature per batch size, ``batch_1``, ``batch_8`` and so on.
+    Images are channels first and have the height and width of ``example``.
 
     Args:
         model: Any network; it is not changed.
         path: The ``.tflite`` file to write.
-        example: Its input ``(B, C, H, W)``, of any batch size, or a tuple of inputs.
-        batches: The batch sizes to write; the file grows with each.
-        overwrite: Whether a file that is there may be replaced.
+        example: Input of the network, ``(B, C, H, W)`` with any batch size, or a tuple of inputs.
+        batches: The batch sizes to write; each makes the file larger.
+        overwrite: Whether an existing file may be replaced.
 
     Returns:
-        What was written; its `outputs` are the names in the file, in the network's order.
+        A report on the file; its `outputs` are the names in the file, in the network's order.
 
     Raises:
-        ExportError: litert-torch is not installed, it cannot take the network, the file cannot be written, or what it
-            computes differs; no file is left.
+        ExportError: litert-torch is not installed or does not support the network, the file cannot be written, or its
+            outputs differ from the network's. No file is left.
     """
     sizes = _checked(batches)
-    require("litert_torch", "ai_edge_litert", extra="litert", what="export_litert")
+    require("litert_torch", "ai_edge_litert", extra="litert", needed_by="export_litert")
     inputs = as_inputs(example)
     with verified_target(path, suffixes=(".tflite",), overwrite=overwrite) as file:
         frozen = frozen_copy(model)
-        with foreign_work("litert-torch"), _without_progress():
+        with external_tool("litert-torch"), _without_progress():
             _convert(frozen, inputs, sizes).export(str(file))
         outputs = tuple(named_outputs(frozen(*inputs)))
         runtime = versioned("ai-edge-litert", "LiteRT")
@@ -67,18 +67,18 @@ def export_litert(
         runtime=runtime,
         path=target,
         files=(target,),
-        inputs={_input(i): (sizes[0], *each.shape[1:]) for i, each in enumerate(inputs)},
+        inputs={_input_name(i): (sizes[0], *each.shape[1:]) for i, each in enumerate(inputs)},
         outputs=outputs,
         free_axes=(),
         checks=checks,
         limit=LIMIT,
-        notes=(f"litert-torch fixes the batch; the file has the signatures {names}, pass batches for others.",),
+        notes=(f"litert-torch fixes the batch size; the file has the signatures {names}; pass batches for others.",),
     )
 
 
 def _checked(batches: Sequence[int]) -> tuple[int, ...]:
     if not batches or any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in batches):
-        raise ExportError(f"`batches` holds whole numbers of at least 1; got {batches!r}.")
+        raise ExportError(f"`batches` must contain one or more integers of at least 1; got {batches!r}.")
     return tuple(dict.fromkeys(batches))
 
 
@@ -86,16 +86,16 @@ def _convert(frozen: nn.Module, inputs: tuple[Tensor, ...], sizes: tuple[int, ..
     converter = import_module("litert_torch").Converter()
     for size in sizes:
         drawn = random_inputs(inputs, size)
-        graph = trace(_Named(frozen), drawn).module()
-        # It has no `eval()`, and needs none; litert-torch warns where it is not called.
+        graph = trace(_NamedOutputs(frozen), drawn).module()
+        # litert-torch warns about modules in training mode; an exported module has no `eval()` and does not need it.
         graph.training = False
         converter.add_signature(f"batch_{size}", graph, drawn)
     with torch.no_grad():
         return converter.convert()
 
 
-class _Named(nn.Module):
-    """Gives the outputs of a network under the names that they get in the file."""
+class _NamedOutputs(nn.Module):
+    """Returns the outputs of a network as a dictionary, with the names that they get in the file."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -113,14 +113,14 @@ def _runner(file: Path, size: int, outputs: tuple[str, ...]) -> Callable[..., li
     signature = _interpreter(file).get_signature_runner(f"batch_{size}")
 
     def run(*inputs: Tensor) -> list[Any]:
-        got = signature(**{_input(i): each.numpy() for i, each in enumerate(inputs)})
+        got = signature(**{_input_name(i): each.numpy() for i, each in enumerate(inputs)})
         return [got[name] for name in outputs]
 
     return run
 
 
-def _input(position: int) -> str:
-    """What litert-torch calls an input."""
+def _input_name(position: int) -> str:
+    """Return the name that litert-torch gives to an input."""
     return f"args_{position}"
 
 

@@ -1,4 +1,4 @@
-"""ONNX, checked in ONNX Runtime."""
+"""Exports networks as ONNX files and verifies the files in ONNX Runtime."""
 
 import re
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from dynaconv.export._native_form import (
     checked_extension,
     in_native_form,
     native_notes,
-    settle_programs,
-    translation,
+    native_translation_table,
+    set_program_attributes,
 )
 from dynaconv.export._onnx_rules import for_onnxruntime
 from dynaconv.export.capture import Capture, FreeSize
@@ -26,9 +26,9 @@ from dynaconv.export.report import ExportReport
 from dynaconv.export.verify import Run
 
 MIN_OPSET = 18
-# One file of ONNX's serialisation holds 2 GiB; the graph takes some of it.
-_ONE_FILE_BYTES = 1_900_000_000
-_REGISTERED_BY = "SessionOptions.register_custom_ops_library"
+# Largest size of the weights in a single file: ONNX's serialisation allows 2 GiB, and the graph needs a part of it.
+_MAX_SINGLE_FILE_BYTES = 1_900_000_000
+_REGISTER_METHOD = "SessionOptions.register_custom_ops_library"
 
 
 def export_onnx(
@@ -43,100 +43,101 @@ def export_onnx(
     native: bool = False,
     overwrite: bool = False,
 ) -> ExportReport:
-    """Write a network as one ONNX file, and keep it only when ONNX Runtime computes what the network does.
+    """Write a network as one ONNX file, and keep it only if its outputs in ONNX Runtime match the network's.
 
-    The model itself stays as it is: a copy in eval mode is exported. The input is called ``images``, several are called
-    as in ``forward``; an output is called ``output``, several by their key or position. A network of more than 1.9 GB
-    gets a second file, ``<path>.data``, for its weights.
+    A copy of the model in eval mode is exported; the model itself does not change. A single input is named ``images``;
+    several inputs are named as in ``forward``. A single output is named ``output``; several outputs are named by their
+    key or position. If the weights exceed 1.9 GB, they are written to a second file, ``<path>.data``.
 
     Args:
-        model: Any network of images; `deploy` it first for a smaller graph.
+        model: Any image network; call `deploy` first for a smaller graph.
         path: The file to write, ``*.onnx``.
-        example: Input ``(B, C, H, W)``, or a tuple of the positional inputs; a batch of one will do. It gives the
-            image size, the types and the range of the random inputs for the checks.
-        free_batch: Let the batch size be chosen at every run.
-        free_size: Let the image size be, too: True or False, or ``"auto"`` for where the network allows it.
-        opset: Version of the operator set, 18 or newer.
-        rewrite: Write 1x1 DCD layers as ONNX Runtime computes them fastest. False writes them as they stand, with W0 as
-            a convolution of its own, which a file to be quantised needs.
-        native: Write what the native kernels can run as operators of their own, which take a fraction of the time. Who
-            opens the file has to give ONNX Runtime the library ``dynaconv.native.extension("onnxruntime")``, see
-            docs/native.md.
-        overwrite: Replace a file that is there.
+        example: Input ``(B, C, H, W)``, or a tuple of the positional inputs; a batch size of 1 is enough. It determines
+            the image size, and the dtypes and value range of the random inputs for the checks.
+        free_batch: Leave the batch size free, so that it may differ between runs.
+        free_size: Leave height and width free: True, False, or ``"auto"`` to do so if the network allows it.
+        opset: Version of the ONNX operator set, 18 or newer.
+        rewrite: Write 1x1 DCD layers in the form that ONNX Runtime computes fastest. False writes W0 as a separate
+            convolution; pass False if the file will be quantised.
+        native: Write the parts that the native kernels support as operators of their own, which take a fraction of the
+            time. To load the file, register the library ``dynaconv.native.extension("onnxruntime")`` in ONNX Runtime,
+            see docs/native.md.
+        overwrite: Replace an existing file.
 
     Returns:
-        What was written, what is free, and the difference in each check: at batch sizes 1 and 3, and at another image
-        size where that is free.
+        A report on the file, its free axes, and the difference in each check: at batch sizes 1 and 3, and at another
+        image size if the size is free.
 
     Raises:
-        ExportError: A package is missing, the path cannot be used, the network cannot be exported, or the file computes
-            something else: ``max|a - b| / max|b|`` over 1e-4 for an output. No file is left, one that was there stays.
+        ExportError: A package is missing, the path cannot be used, the network cannot be exported, or
+            ``max|a - b| / max|b|`` exceeds 1e-4 for an output. No new file is left; an existing file does not change.
     """
     if not isinstance(opset, int) or opset < MIN_OPSET:
-        raise ExportError(f"`opset` is an int from {MIN_OPSET} up; got {opset!r}.")
-    require("onnx", "onnxscript", "onnxruntime", what="export_onnx")
+        raise ExportError(f"`opset` must be an integer of at least {MIN_OPSET}; got {opset!r}.")
+    require("onnx", "onnxscript", "onnxruntime", needed_by="export_onnx")
     library = checked_extension("onnxruntime") if native else None
 
-    def write(recorded: Capture, file: Path) -> None:
-        write_onnx(recorded, file, opset=opset, rewrite=rewrite, native=native)
+    def write(captured: Capture, file: Path) -> None:
+        write_onnx(captured, file, opset=opset, rewrite=rewrite, native=native)
 
     def prepare(network: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
         network = in_native_form(network, inputs) if native else network
         return in_runtime_form(network, channels_last=False) if rewrite else network
 
-    form = Format(
+    file_format = Format(
         name=f"ONNX (opset {opset}{', native kernels' if native else ''})",
         runtime=versioned("onnxruntime", "ONNX Runtime"),
         suffixes=(".onnx",),
         write=write,
         load=partial(load_onnx, library=library),
         prepare=prepare,
-        notes=partial(native_notes, _REGISTERED_BY, "onnxruntime") if native else no_notes,
+        notes=partial(native_notes, _REGISTER_METHOD, "onnxruntime") if native else no_notes,
     )
-    return export_as(form, model, path, example, free_batch=free_batch, free_size=free_size, overwrite=overwrite)
+    return export_as(file_format, model, path, example, free_batch=free_batch, free_size=free_size, overwrite=overwrite)
 
 
 def write_onnx(
-    recorded: Capture, file: Path, *, opset: int = MIN_OPSET, rewrite: bool = False, native: bool = False
+    captured: Capture, file: Path, *, opset: int = MIN_OPSET, rewrite: bool = False, native: bool = False
 ) -> None:
-    """Write a recorded network as ONNX and let ONNX's own checker read it.
+    """Write a traced network as an ONNX file and run ONNX's checker on the file.
 
     Args:
-        recorded, file: What to write, and where.
-        opset: Version of the operator set.
-        rewrite: `for_onnxruntime`.
-        native: The network has native programs.
+        captured: The traced network.
+        file: The file to write.
+        opset: Version of the ONNX operator set.
+        rewrite: Whether to apply `for_onnxruntime`.
+        native: Whether the network contains native programs.
     """
-    (onnx,) = require("onnx", what="ONNX")
+    (onnx,) = require("onnx", needed_by="ONNX export")
     program = torch.onnx.export(
-        recorded.program,
+        captured.program,
         (),
         dynamo=True,
         opset_version=opset,
-        input_names=list(recorded.inputs),
-        output_names=list(recorded.outputs),
+        input_names=list(captured.inputs),
+        output_names=list(captured.outputs),
         optimize=False,
         verbose=False,
-        custom_translation_table=translation() if native else None,
+        custom_translation_table=native_translation_table() if native else None,
     )
     assert program is not None
     _simplify(program)
     if native:
-        settle_programs(program.model, opset)
+        set_program_attributes(program.model, opset)
     if rewrite:
         for_onnxruntime(program.model)
-    _name_axes(program.model, recorded.symbols)
-    held = [*recorded.program.state_dict.values(), *recorded.program.constants.values()]
-    weights = sum(tensor.nbytes for tensor in held if isinstance(tensor, Tensor))
-    program.save(file, external_data=weights > _ONE_FILE_BYTES)
+    _name_axes(program.model, captured.symbols)
+    tensors = [*captured.program.state_dict.values(), *captured.program.constants.values()]
+    num_bytes = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
+    program.save(file, external_data=num_bytes > _MAX_SINGLE_FILE_BYTES)
     onnx.checker.check_model(str(file), full_check=True)
 
 
 def load_onnx(file: Path, *, library: Path | None = None) -> Run:
-    """Open an ONNX file in ONNX Runtime on the CPU, with a library of operators where it needs one."""
-    (onnxruntime,) = require("onnxruntime", what="running ONNX")
+    """Load an ONNX file into ONNX Runtime on the CPU, with a library of custom operators if it needs one."""
+    (onnxruntime,) = require("onnxruntime", needed_by="running an ONNX file")
     options = onnxruntime.SessionOptions()
-    # Errors only: what it warns of is how it placed operators.
+    # Log only errors; the warnings are about the placement of operators.
     options.log_severity_level = 3
     if library is not None:
         options.register_custom_ops_library(str(library))
@@ -150,11 +151,12 @@ def load_onnx(file: Path, *, library: Path | None = None) -> Run:
 
 
 def _simplify(program: torch.onnx.ONNXProgram) -> None:
-    """What the exporter's own ``optimize`` leads to, in a tenth of the time for a deep network.
+    """Simplify the graph as the exporter's ``optimize`` does, in a tenth of the time for a deep network.
 
-    Its rules are matched against the whole graph for every operator; two thirds of those go when constants are folded.
+    ``optimize`` matches its rules against the whole graph for every operator. So constants are folded first, which
+    removes two thirds of the operators.
     """
-    optimizer, passes = require("onnxscript.optimizer", "onnx_ir.passes.common", what="ONNX")
+    optimizer, passes = require("onnxscript.optimizer", "onnx_ir.passes.common", needed_by="ONNX export")
     optimizer.inline(program.model)
     optimizer.fold_constants(program.model)
     optimizer.remove_unused_nodes(program.model)
@@ -163,10 +165,10 @@ def _simplify(program: torch.onnx.ONNXProgram) -> None:
 
 
 def _name_axes(model: Any, symbols: dict[str, str]) -> None:
-    """Call the free axes batch, height and width wherever a shape speaks of them."""
+    """Replace the program's symbols by ``batch``, ``height`` and ``width`` in the shapes of all values."""
     if not symbols:
         return
-    (ir,) = require("onnx_ir", what="ONNX")
+    (ir,) = require("onnx_ir", needed_by="ONNX export")
     pattern = re.compile(rf"\b({'|'.join(map(re.escape, symbols))})\b")
     graph = model.graph
     values = [*graph.inputs, *graph.outputs, *(value for node in graph.all_nodes() for value in node.outputs)]
@@ -176,7 +178,7 @@ def _name_axes(model: Any, symbols: dict[str, str]) -> None:
                 [
                     dim
                     if isinstance(dim, int)
-                    else pattern.sub(lambda found: symbols[found[0]], str(dim.value or "")) or None
+                    else pattern.sub(lambda match: symbols[match[0]], str(dim.value or "")) or None
                     for dim in value.shape
                 ]
             )

@@ -1,4 +1,4 @@
-"""OpenVINO's intermediate representation, checked in its CPU runtime."""
+"""Exports networks as OpenVINO IR files and verifies the files in OpenVINO's CPU runtime."""
 
 import tempfile
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dynaconv.export import _openvino_run
 from dynaconv.export._child import Child
 from dynaconv.export._dcd_form import in_runtime_form
-from dynaconv.export._native_form import checked_extension, in_native_form, native_notes, openvino_reader
+from dynaconv.export._native_form import checked_extension, conversion_extensions, in_native_form, native_notes
 from dynaconv.export.capture import Capture, FreeSize
 from dynaconv.export.onnx import write_onnx
 from dynaconv.export.packages import require, versioned
@@ -31,26 +31,26 @@ def export_openvino(
     native: bool = False,
     overwrite: bool = False,
 ) -> ExportReport:
-    """Write a network for OpenVINO, and keep it only when OpenVINO computes what the network does.
+    """Write a network for OpenVINO, and keep the files only if their outputs in OpenVINO match the network's.
 
-    Two files are written, the graph ``*.xml`` and its weights ``*.bin``, in float32. The graph is made by way of ONNX.
-    The checks ask for computation in float32, ``{"INFERENCE_PRECISION_HINT": "f32"}``; without that option OpenVINO
-    takes bfloat16 on processors that have it.
+    The export writes two files in float32, the graph ``*.xml`` and its weights ``*.bin``, which OpenVINO converts from
+    an ONNX file. The checks compute in float32, with the option ``{"INFERENCE_PRECISION_HINT": "f32"}``. Without it
+    OpenVINO computes in bfloat16 on processors that support it.
 
     Args:
-        model, example, free_batch, free_size, overwrite: As for `export_onnx`.
+        model, example, free_batch, free_size, overwrite: See `export_onnx`.
         path: The file to write, ``*.xml``.
-        rewrite: Write 1x1 DCD layers as OpenVINO computes them fastest; False writes them as they stand, as for
-            `export_onnx`.
-        native: As for `export_onnx`; the library is ``dynaconv.native.extension("openvino")``.
+        rewrite: Write 1x1 DCD layers in the form that OpenVINO computes fastest; False writes W0 as a separate
+            convolution, see `export_onnx`.
+        native: See `export_onnx`; the library is ``dynaconv.native.extension("openvino")``.
 
     Returns:
-        As for `export_onnx`.
+        See `export_onnx`.
 
     Raises:
-        ExportError: As for `export_onnx`.
+        ExportError: See `export_onnx`.
     """
-    require("onnx", "onnxscript", "openvino", what="export_openvino")
+    require("onnx", "onnxscript", "openvino", needed_by="export_openvino")
     return export_as(
         openvino_format(rewrite=rewrite, native=native),
         model,
@@ -63,7 +63,7 @@ def export_openvino(
 
 
 def openvino_format(*, rewrite: bool = True, native: bool = False) -> Format:
-    """How OpenVINO's files are written and run."""
+    """Return the format that writes, loads and runs OpenVINO IR files."""
     library = checked_extension("openvino") if native else None
 
     def prepare(network: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
@@ -82,25 +82,25 @@ def openvino_format(*, rewrite: bool = True, native: bool = False) -> Format:
     )
 
 
-def write_openvino(recorded: Capture, file: Path, *, library: Path | None = None) -> None:
-    """Write a recorded network as OpenVINO's two files; one with native programs needs the library for them."""
+def write_openvino(captured: Capture, file: Path, *, library: Path | None = None) -> None:
+    """Write a traced network as OpenVINO's two files; ``library`` is the extension if it has native programs."""
     with tempfile.TemporaryDirectory() as folder:
-        between = Path(folder) / "model.onnx"
-        write_onnx(recorded, between, native=library is not None)
-        convert_onnx_file(between, file, library=library)
+        onnx_file = Path(folder) / "model.onnx"
+        write_onnx(captured, onnx_file, native=library is not None)
+        convert_onnx_file(onnx_file, file, library=library)
 
 
 def convert_onnx_file(source: Path, file: Path, *, library: Path | None = None) -> None:
-    """Turn an ONNX file into OpenVINO's two files, in the precision it has."""
-    (openvino,) = require("openvino", what="OpenVINO's files")
-    readers = None if library is None else openvino_reader(library)
-    openvino.save_model(openvino.convert_model(source, extension=readers), file, compress_to_fp16=False)
+    """Convert an ONNX file to OpenVINO's two files in the same precision."""
+    (openvino,) = require("openvino", needed_by="OpenVINO export")
+    extensions = None if library is None else conversion_extensions(library)
+    openvino.save_model(openvino.convert_model(source, extension=extensions), file, compress_to_fp16=False)
 
 
 def load_openvino(file: Path, *, library: Path | None = None) -> Run:
-    """Open OpenVINO's files on the CPU, computing in float32, with an extension where they need one.
+    """Load OpenVINO's files for the CPU in float32, with an extension library if they need one.
 
-    They are compiled and run in a process of their own: there are networks and processors for which OpenVINO crashes.
+    A child process compiles and runs them, because OpenVINO crashes for some networks on some processors.
     """
     child = Child(_openvino_run.load, file, library)
 

@@ -1,4 +1,4 @@
-"""The packages that a format needs, asked for before any work is done."""
+"""Imports the optional packages that an export needs, before any other work."""
 
 import importlib
 from importlib import metadata
@@ -7,16 +7,16 @@ from types import ModuleType
 from dynaconv.errors import ExportError, listed
 
 
-def require(*names: str, extra: str = "export", what: str) -> list[ModuleType]:
-    """Import packages in order.
+def require(*names: str, extra: str = "export", needed_by: str) -> list[ModuleType]:
+    """Import modules and return them in order.
 
     Args:
-        names: What to import.
-        extra: The extra of dynaconv that brings them.
-        what: What needs them, for the message.
+        names: Names of the modules.
+        extra: The extra of dynaconv that installs them.
+        needed_by: The function or task that needs them, for the message.
 
     Raises:
-        ExportError: One cannot be imported.
+        ExportError: A module cannot be imported.
     """
     modules = []
     for name in names:
@@ -24,11 +24,11 @@ def require(*names: str, extra: str = "export", what: str) -> list[ModuleType]:
             modules.append(importlib.import_module(name))
         except ImportError as error:
             raise ExportError(
-                f'{what} needs {listed(names)}; install them by `pip install "dynaconv[{extra}]"`.'
+                f'{needed_by} needs {listed(names)}; install with `pip install "dynaconv[{extra}]"`.'
             ) from error
     return modules
 
 
 def versioned(package: str, label: str) -> str:
-    """``label`` and the version of an installed package."""
+    """Return ``label`` followed by the version of an installed package."""
     return f"{label} {metadata.version(package).partition('+')[0]}"

@@ -1,4 +1,4 @@
-"""What every format does: copy, record, write, run beside the network, and only then put the file in its place."""
+"""The export steps that all formats share: copy, trace, write, verify, and move the file to its path."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,29 +14,29 @@ from dynaconv.export.capture import Capture, FreeSize, capture, cause, frozen_co
 from dynaconv.export.report import Check, ExportReport
 from dynaconv.export.target import verified_target
 from dynaconv.export.verify import BATCHES, LIMIT, Run, as_inputs, first_line, random_inputs, verify
-from dynaconv.interrupts import passing_interrupts
+from dynaconv.interrupts import propagating_interrupts
 
 
-def no_notes(recorded: Capture) -> tuple[str, ...]:
-    """That there is nothing to know."""
+def no_notes(captured: Capture) -> tuple[str, ...]:
+    """Return no notes."""
     return ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """How one format is written and run.
+    """The functions that write and load files of one format, and the properties of the format.
 
     Attributes:
-        name: As the report gives it.
-        runtime: What `load` runs it in.
-        suffixes: The endings that a path may have.
-        write: Writes a recorded network to a path, with further files beside it where the format has them.
-        load: Opens what was written, for `verify`.
-        companions: Suffixes of those further files.
-        limit: The largest difference to accept.
-        prepare: Gives a network of deployed layers, whose example inputs it is told, the form that the runtime computes
-            fastest; what is written is this one, what it is compared with the network as it came.
-        notes: What one should know to use the file that holds a recorded network.
+        name: Name in the report.
+        runtime: Name of the runtime that `load` uses.
+        suffixes: The file endings that a path may have.
+        write: Writes a traced network to a path, and next to it the further files that the format may have.
+        load: Loads the written file, for `verify`.
+        companions: Suffixes of the further files.
+        limit: Largest difference that `verify` accepts.
+        prepare: Takes a network with deployed layers and its example inputs, and returns the network in the form that
+            the runtime computes fastest. The file is written from this form and verified against the original network.
+        notes: Returns notes for the report on how to use the file of a traced network.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Format:
 
 
 def export_as(
-    form: Format,
+    file_format: Format,
     model: nn.Module,
     path: str | Path,
     example: Tensor | Sequence[Tensor],
@@ -61,60 +61,62 @@ def export_as(
     overwrite: bool = False,
     batches: Sequence[int] = BATCHES,
 ) -> ExportReport:
-    """Export a network in one format; the public functions say what the arguments are.
+    """Export a network in one format; see the public functions for the arguments.
 
     Raises:
-        ExportError: The path cannot be used, the network cannot be exported as asked, or the file computes something
-            else. Nothing is written then.
+        ExportError: The path cannot be used, the network cannot be exported as requested, or the file's outputs differ
+            from the network's. No file is written then.
     """
     if free_size not in (True, False, "auto"):
-        raise ExportError(f"`free_size` is True, False or 'auto'; got {free_size!r}.")
+        raise ExportError(f"`free_size` must be True, False or 'auto'; got {free_size!r}.")
     inputs = tuple(tensor.detach().cpu() for tensor in as_inputs(example))
     batches = tuple(batches) if free_batch else (inputs[0].shape[0],)
-    with verified_target(path, suffixes=form.suffixes, overwrite=overwrite, companions=form.companions) as file:
+    with verified_target(
+        path, suffixes=file_format.suffixes, overwrite=overwrite, companions=file_format.companions
+    ) as file:
         frozen = frozen_copy(model)
         outputs_of(frozen, random_inputs(inputs, 2) if free_batch else inputs)
-        prepared = form.prepare(deployed_layers(frozen), inputs)
+        prepared = file_format.prepare(deployed_layers(frozen), inputs)
         notes: list[str] = []
-        recorded: Capture | None = None
+        captured: Capture | None = None
         checks: tuple[Check, ...] = ()
         if free_size is not False:
             try:
-                # An interrupt is no reason to go on with a fixed size.
-                with passing_interrupts():
-                    recorded, checks = _export_free(form, frozen, prepared, file, inputs, free_batch, batches)
-            except _SizeStaysFixedError as error:
+                # After an interrupt, do not export again with a fixed size.
+                with propagating_interrupts():
+                    captured, checks = _export_free(file_format, frozen, prepared, file, inputs, free_batch, batches)
+            except _FreeSizeError as error:
                 if free_size is True:
                     raise ExportError(f"height and width cannot be free: {error}") from error.__cause__
                 notes.append(f"height and width are fixed: {error}")
-                for left in file.parent.iterdir():
-                    left.unlink()
-        if recorded is None:
-            recorded = capture(prepared, inputs, free_batch=free_batch, free_size=False)
-            checks = _write_and_verify(form, recorded, frozen, file, inputs, batches)
-        notes = [*form.notes(recorded), *notes, *recorded.notes]
+                for leftover in file.parent.iterdir():
+                    leftover.unlink()
+        if captured is None:
+            captured = capture(prepared, inputs, free_batch=free_batch, free_size=False)
+            checks = _write_and_verify(file_format, captured, frozen, file, inputs, batches)
+        notes = [*file_format.notes(captured), *notes, *captured.notes]
         files = sorted((each.name for each in file.parent.iterdir()), key=lambda name: (name != file.name, name))
     folder = Path(path).expanduser().parent
     return ExportReport(
-        format=form.name,
-        runtime=form.runtime,
+        format=file_format.name,
+        runtime=file_format.runtime,
         path=folder / file.name,
         files=tuple(folder / name for name in files),
-        inputs=recorded.inputs,
-        outputs=recorded.outputs,
-        free_axes=recorded.free_axes,
+        inputs=captured.inputs,
+        outputs=captured.outputs,
+        free_axes=captured.free_axes,
         checks=checks,
-        limit=form.limit,
+        limit=file_format.limit,
         notes=tuple(notes),
     )
 
 
-class _SizeStaysFixedError(ExportError):
-    """The image size cannot be free; a fixed one may do."""
+class _FreeSizeError(ExportError):
+    """The image size cannot be free; an export with a fixed size may succeed."""
 
 
 def _export_free(
-    form: Format,
+    file_format: Format,
     frozen: nn.Module,
     prepared: nn.Module,
     file: Path,
@@ -125,68 +127,75 @@ def _export_free(
     """Export with free height and width.
 
     Raises:
-        _SizeStaysFixedError: That cannot be done.
-        ExportError: The file differs from the network at the example's own size, where no fixed size helps.
+        _FreeSizeError: The network, the format or the runtime does not allow a free size.
+        ExportError: The file cannot be loaded, or its outputs differ at the example's own size. A fixed size would not
+            help.
     """
     other = other_size(inputs)
     if other is None:
-        raise _SizeStaysFixedError("no input has the four axes of images.")
+        raise _FreeSizeError("no input has four axes (B, C, H, W).")
     try:
         with torch.no_grad():
             frozen(*random_inputs(inputs, batches[-1], other))
     except Exception as error:
         size = "x".join(map(str, other))
-        raise _SizeStaysFixedError(f"the network itself cannot be run at {size}: {first_line(error)}") from error
+        raise _FreeSizeError(f"the network itself cannot be run at {size}: {first_line(error)}") from error
     try:
-        recorded = capture(prepared, inputs, free_batch=free_batch, free_size=True)
-        _write(form, recorded, file)
+        captured = capture(prepared, inputs, free_batch=free_batch, free_size=True)
+        _write(file_format, captured, file)
     except ExportError as error:
-        raise _SizeStaysFixedError(str(error)) from error
-    run = _open(form, file)
-    checks = verify(run, frozen, inputs, runtime=form.runtime, batches=batches, limit=form.limit)
+        raise _FreeSizeError(str(error)) from error
+    run = _open(file_format, file)
+    checks = verify(run, frozen, inputs, runtime=file_format.runtime, batches=batches, limit=file_format.limit)
     try:
         checks += verify(
-            run, frozen, inputs, runtime=form.runtime, batches=batches[-1:], sizes=(other,), limit=form.limit
+            run,
+            frozen,
+            inputs,
+            runtime=file_format.runtime,
+            batches=batches[-1:],
+            sizes=(other,),
+            limit=file_format.limit,
         )
     except ExportError as error:
-        raise _SizeStaysFixedError(str(error)) from error
-    return recorded, checks
+        raise _FreeSizeError(str(error)) from error
+    return captured, checks
 
 
 def _write_and_verify(
-    form: Format,
-    recorded: Capture,
+    file_format: Format,
+    captured: Capture,
     frozen: nn.Module,
     file: Path,
     inputs: tuple[Tensor, ...],
     batches: tuple[int, ...],
 ) -> tuple[Check, ...]:
-    _write(form, recorded, file)
-    run = _open(form, file)
-    return verify(run, frozen, inputs, runtime=form.runtime, batches=batches, limit=form.limit)
+    _write(file_format, captured, file)
+    run = _open(file_format, file)
+    return verify(run, frozen, inputs, runtime=file_format.runtime, batches=batches, limit=file_format.limit)
 
 
-def _open(form: Format, file: Path) -> Run:
+def _open(file_format: Format, file: Path) -> Run:
     try:
-        with passing_interrupts():
-            return form.load(file)
+        with propagating_interrupts():
+            return file_format.load(file)
     except Exception as error:
-        raise ExportError(f"{form.runtime} cannot load what was exported: {first_line(error)}") from error
+        raise ExportError(f"{file_format.runtime} cannot load the exported file: {first_line(error)}") from error
 
 
-def _write(form: Format, recorded: Capture, file: Path) -> None:
+def _write(file_format: Format, captured: Capture, file: Path) -> None:
     try:
-        with passing_interrupts():
-            form.write(recorded, file)
+        with propagating_interrupts():
+            file_format.write(captured, file)
     except ExportError:
         raise
     except Exception as error:
-        layer = layer_in_message(recorded.model, recorded.program, _whole_message(error))
-        place = f" at {layer}" if layer else ""
-        raise ExportError(f"the network cannot be written as {form.name}{place}: {cause(error)}") from error
+        layer = layer_in_message(captured.model, captured.program, _message_with_causes(error))
+        location = f" at {layer}" if layer else ""
+        raise ExportError(f"the network cannot be written as {file_format.name}{location}: {cause(error)}") from error
 
 
-def _whole_message(error: BaseException | None) -> str:
+def _message_with_causes(error: BaseException | None) -> str:
     parts = []
     while error is not None:
         parts.append(str(error))

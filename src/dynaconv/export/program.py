@@ -1,4 +1,4 @@
-"""`torch.export`'s own file, checked in PyTorch."""
+"""Exports networks as `torch.export` programs and verifies the files in PyTorch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,32 +22,32 @@ def export_program(
     free_size: FreeSize = "auto",
     overwrite: bool = False,
 ) -> ExportReport:
-    """Write a network as a ``torch.export`` program, and keep it only when that computes what the network does.
+    """Write a network as a ``torch.export`` program, and keep it only if its outputs match the network's.
 
-    It needs torch alone, to write and to run: ``torch.export.load(path).module()`` computes without dynaconv.
+    The export needs only torch, and so does the file: ``torch.export.load(path).module()`` runs without dynaconv.
 
     Args:
-        model, example, free_batch, free_size, overwrite: As for `export_onnx`.
+        model, example, free_batch, free_size, overwrite: See `export_onnx`.
         path: The file to write, ``*.pt2``.
 
     Returns:
-        As for `export_onnx`.
+        See `export_onnx`.
 
     Raises:
-        ExportError: As for `export_onnx`.
+        ExportError: See `export_onnx`.
     """
-    form = Format(
+    file_format = Format(
         name="torch.export program",
         runtime=versioned("torch", "PyTorch"),
         suffixes=(".pt2",),
         write=_write,
         load=_load,
     )
-    return export_as(form, model, path, example, free_batch=free_batch, free_size=free_size, overwrite=overwrite)
+    return export_as(file_format, model, path, example, free_batch=free_batch, free_size=free_size, overwrite=overwrite)
 
 
-def _write(recorded: Capture, file: Path) -> None:
-    torch.export.save(recorded.program, file)
+def _write(captured: Capture, file: Path) -> None:
+    torch.export.save(captured.program, file)
 
 
 def _load(file: Path) -> Run:

@@ -1,4 +1,4 @@
-"""What an export wrote and how close its runtime came to the network."""
+"""Reports on exports: the files that were written, and how far their outputs are from the network's."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -8,12 +8,13 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One run of the written file beside the network.
+    """A comparison of the written file with the network on the same inputs.
 
     Attributes:
         shapes: Shape of each input.
-        difference: Largest over the outputs of ``max|runtime - network| / max|network|``.
-        redrawn: Whether other inputs took the place of ones on which the network's own rounding errors are too large.
+        difference: ``max|runtime - network| / max|network|``, the largest over the outputs.
+        redrawn: Whether the inputs were drawn again, because the network's own rounding errors on the first ones were
+            too large.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -22,24 +23,25 @@ class Check:
 
     @property
     def batch(self) -> int:
-        """How many samples were run at once."""
+        """Batch size of the inputs."""
         return self.shapes[0][0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """A written and verified export; ``print`` shows it.
+    """A written and verified export; ``print`` shows a summary.
 
     Attributes:
-        format: Name of the format, with its version where it has one.
-        runtime: What ran the file for the checks, with its version.
-        path: The file to deploy; `files` are all that belong to it, `path` first.
-        inputs: Name and shape of each input, a free axis by its name.
+        format: Name of the format, with its version if it has one.
+        runtime: The runtime that ran the file for the checks, with its version.
+        path: The file to deploy.
+        files: All files of the export, `path` first.
+        inputs: Shape of each input, by the input's name; a free axis is given by its name.
         outputs: Name of each output.
         free_axes: Which of ``batch``, ``height`` and ``width`` may change between runs.
-        checks: Every run beside the network.
-        limit: The largest difference that would have been accepted.
-        notes: What else one should know, one sentence each, such as why the image size is fixed.
+        checks: All comparisons with the network.
+        limit: Largest accepted difference.
+        notes: Further information, one sentence each, such as why the image size is fixed.
     """
 
     format: str
@@ -55,28 +57,28 @@ class ExportReport:
 
     @property
     def size(self) -> int:
-        """Bytes of all files together, as they lie on the disk now."""
+        """Current size of all files on the disk, in bytes."""
         return sum(file.stat().st_size for file in self.files)
 
     @property
     def batches(self) -> tuple[int, ...]:
-        """The batch sizes that were run, each once, in order."""
+        """The batch sizes of the checks, without duplicates, in order."""
         return tuple(dict.fromkeys(check.batch for check in self.checks))
 
     @property
     def difference(self) -> float:
-        """The largest difference of all checks."""
+        """The largest difference of all checks; NaN without checks."""
         return max((check.difference for check in self.checks), default=math.nan)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON can hold it."""
+        """Return the report as a dictionary that JSON can represent."""
         values = asdict(self)
         values["path"] = str(self.path)
         values["files"] = [str(file) for file in self.files]
         return {**values, "size": self.size, "batches": self.batches, "difference": self.difference}
 
     def __str__(self) -> str:
-        """A few lines: the files, what is free, each check, the notes."""
+        """Return a summary in a few lines: files, inputs and outputs, free axes, checks and notes."""
         shapes = ", ".join(f"{name} ({_axes(shape)})" for name, shape in self.inputs.items())
         lines = [
             f"{self.format}: {', '.join(str(file) for file in self.files)} ({self.size / 1e6:.1f} MB)",

@@ -1,4 +1,4 @@
-"""Where an export goes: written beside its place and moved there once it is verified, so that it is whole or absent."""
+"""Writes an export to a hidden folder and moves it to its path after verification, so that no partial file is left."""
 
 import os
 import shutil
@@ -8,30 +8,30 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dynaconv.errors import ExportError, listed
-from dynaconv.files import place_of, replacing
-from dynaconv.interrupts import passing_interrupts
+from dynaconv.files import replacing, resolve_links
+from dynaconv.interrupts import propagating_interrupts
 
 
 @contextmanager
 def verified_target(
     path: str | Path, *, suffixes: Sequence[str], overwrite: bool = False, companions: Sequence[str] = ()
 ) -> Iterator[Path]:
-    """Give a path to write to, in a hidden folder beside ``path``; what is there moves to its place at the end.
+    """Yield a path in a hidden folder next to ``path``; at the end, move the files written there next to ``path``.
 
-    The file written has its final name, so what lies beside it (weights of their own) may refer to it by name. When the
-    block raises, nothing is left and what was at ``path`` is as it was. Links, devices and the mode of a file that is
-    there are treated as by `dynaconv.files.replacing`.
+    The yielded path already has the final file name, so that several files of one export can refer to each other by
+    name. If the block raises an exception, no file is left and an existing file at ``path`` does not change. Links,
+    devices and the mode of an existing file are handled as by `dynaconv.files.replacing`.
 
     Args:
-        path: Where the file shall stand.
-        suffixes: Which endings the format has; ``path`` must have one of them.
-        overwrite: Whether a file that is there may be replaced.
-        companions: Suffixes of further files that the format writes, in place of the one ``path`` has.
+        path: Final path of the file.
+        suffixes: File endings of the format; ``path`` must have one of them.
+        overwrite: Whether existing files may be replaced.
+        companions: Suffixes of further files that the format writes; each replaces the suffix of ``path``.
 
     Raises:
-        ExportError: Before the block: another ending, a file in the way, no such folder, or one not to be written to.
-            After it: the files cannot be moved into place.
-        KeyboardInterrupt: Ctrl+C came inside the block, whatever the block made of it.
+        ExportError: Before the block: ``path`` has another ending or is a folder, a file exists and ``overwrite`` is
+            False, or the folder does not exist or cannot be written to. After the block: the files cannot be moved.
+        KeyboardInterrupt: Ctrl+C was pressed during the block, even if the block handled the exception.
     """
     target = check_target(path, suffixes=suffixes, overwrite=overwrite, companions=companions)
     try:
@@ -39,43 +39,43 @@ def verified_target(
     except OSError as error:
         raise _unwritable(target.parent, error) from error
     try:
-        with passing_interrupts():
+        with propagating_interrupts():
             yield hidden / target.name
-        with passing_interrupts(at_end=True):
+        with propagating_interrupts(at_end=True):
             _move(hidden, target)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _move(hidden: Path, target: Path) -> None:
-    # The file that one opens comes last: where it is, the rest is too.
+    # Move the main file last: if it exists, its companions exist too.
     for file in sorted(hidden.iterdir(), key=lambda each: each.name == target.name):
         try:
             with replacing(target.parent / file.name) as temporary:
-                # A link may lead to another file system.
+                # The target of a link may be on another file system.
                 shutil.move(file, temporary)
         except OSError as error:
-            raise ExportError(f"cannot put {file.name} into {target.parent}: {_reason(error)}.") from error
+            raise ExportError(f"{file.name} cannot be moved to {target.parent}: {_reason(error)}.") from error
 
 
 def check_target(
     path: str | Path, *, suffixes: Sequence[str], overwrite: bool = False, companions: Sequence[str] = ()
 ) -> Path:
-    """Return ``path`` with its home folder expanded, after the checks of `verified_target` that need no writing."""
+    """Run the checks of `verified_target` that write nothing, and return ``path`` with ``~`` expanded."""
     target = Path(path).expanduser()
     if target.suffix not in suffixes:
         raise ExportError(f"{target} should end in {listed(suffixes, last='or')}.")
     files = (target, *(target.with_suffix(suffix) for suffix in companions))
-    for folder in (target.parent, *(place_of(each).parent for each in files)):
+    for folder in (target.parent, *(resolve_links(each).parent for each in files)):
         if not folder.is_dir():
-            raise ExportError(f"there is no folder {folder} to write {target.name} to; make it first.")
+            raise ExportError(f"the folder {folder} for {target.name} does not exist; create it first.")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise ExportError(f"the folder {folder} cannot be written to; choose another, or change its permissions.")
     for each in files:
         if each.is_dir():
             raise ExportError(f"{each} is a folder; give another path.")
         if each.exists() and not overwrite:
-            raise ExportError(f"{each} is there already; pass overwrite=True to replace it.")
+            raise ExportError(f"{each} already exists; pass overwrite=True to replace it.")
     return target
 
 

@@ -1,4 +1,4 @@
-"""Runs what was written beside the network, and refuses it when the two differ."""
+"""Compares the outputs of an exported file with the network's, and raises an error if they differ."""
 
 import copy
 import math
@@ -15,14 +15,16 @@ from dynaconv.errors import ExportError, with_article
 from dynaconv.export.report import Check
 
 LIMIT = 1e-4
-"""How far a float32 runtime may be from the network: ``max|a - b| / max|b|`` over each output."""
+"""Largest accepted difference of a float32 runtime from the network: ``max|a - b| / max|b|`` of each output."""
 BATCHES = (1, 3)
+# Largest ratio of a difference to the network's own rounding error, float32 against float64, that rounding can explain.
 # Two float32 computations differ from each other by a few times as much as either from float64.
-_SAME_CAUSE = 20
-# With which OpenVINO begins, before it says what is wrong.
-_PLACE = re.compile(r"Exception from \S+:\d+:?")
+_MAX_ROUNDING_RATIO = 20
+# The source location with which OpenVINO's messages begin.
+_SOURCE_LOCATION = re.compile(r"Exception from \S+:\d+:?")
 Run = Callable[..., Any]
-"""Runs the written file: tensors, as the model takes them, to tensors or arrays, as it gives them or in a flat list."""
+"""Runs the file: takes the model's inputs as tensors, returns tensors or arrays, as the model does or as a flat list.
+"""
 
 
 def verify(
@@ -36,28 +38,28 @@ def verify(
     limit: float = LIMIT,
     seed: int = 0,
 ) -> tuple[Check, ...]:
-    """Run the written file and the network on the same random inputs, at every batch size and image size.
+    """Run the written file and the network on the same random inputs and compare their outputs.
 
     Args:
         run: Runs the file.
         model: The network, in eval mode.
-        example: Its inputs, each ``(B, ...)``; random ones are drawn like them, see `random_inputs`.
-        runtime: Name of what runs the file, for the message.
+        example: Inputs of the network, each ``(B, ...)``; `random_inputs` draws the inputs of the checks from them.
+        runtime: Name of the runtime, for messages.
         batches: Batch sizes.
-        sizes: Heights and widths; None is the example's own. The first is run at every batch size, each other at the
-            last.
-        limit: The largest difference to accept.
-        seed: Of the random inputs.
+        sizes: Heights and widths; None is the size of the example. The first size is checked at every batch size, the
+            others only at the last batch size.
+        limit: Largest accepted difference.
+        seed: Seed of the random inputs.
 
-    An input on which the network's own rounding errors exceed a quarter of ``limit`` says nothing of the runtime; where
-    that is why a check fails, other inputs are drawn once, on which they do not, and the check says so.
+    If a check fails on inputs for which the network's own rounding errors exceed ``limit / 4``, the failure does not
+    show an error of the runtime. Then inputs with smaller rounding errors are drawn once, and `Check.redrawn` is True.
 
     Returns:
-        One check a run, in the order of ``batches``, then of the further ``sizes``.
+        One check per run, in the order of ``batches``, then of the further ``sizes``.
 
     Raises:
-        ExportError: The file cannot be run, has other outputs or another shape, or differs by more than ``limit``. The
-            message says whether that is the runtime's fault or due to the network's own rounding errors.
+        ExportError: The file cannot be run, its outputs differ in number or shape, or their difference exceeds
+            ``limit``. The message says whether the cause is the runtime or the network's own rounding errors.
     """
     shapes = [(batch, sizes[0]) for batch in batches] + [(batches[-1], size) for size in sizes[1:]]
     checks: list[Check] = []
@@ -65,14 +67,18 @@ def verify(
         inputs = random_inputs(example, batch, size, seed=seed + len(checks))
         difference, want = _compare(run, model, inputs, runtime)
         redrawn = False
-        # Written so that NaN is refused.
-        if not difference <= limit and (own := own_rounding(model, inputs, want)) is not None and own > limit / 4:
-            steady = _steady_inputs(model, example, batch, size, seed + len(checks), limit / 4)
-            if steady is not None:
-                redrawn, inputs = True, steady
+        # `not <=` also rejects NaN.
+        if (
+            not difference <= limit
+            and (rounding := rounding_error(model, inputs, want)) is not None
+            and rounding > limit / 4
+        ):
+            stable = _stable_inputs(model, example, batch, size, seed + len(checks), limit / 4)
+            if stable is not None:
+                redrawn, inputs = True, stable
                 difference, want = _compare(run, model, inputs, runtime)
         if not difference <= limit:
-            raise ExportError(_refusal(difference, model, inputs, want, runtime, limit))
+            raise ExportError(_difference_message(difference, model, inputs, want, runtime, limit))
         checks.append(
             Check(shapes=tuple(tuple(tensor.shape) for tensor in inputs), difference=difference, redrawn=redrawn)
         )
@@ -80,30 +86,32 @@ def verify(
 
 
 def _compare(run: Run, model: nn.Module, inputs: tuple[Tensor, ...], runtime: str) -> tuple[float, Any]:
-    """The largest difference on these inputs, and what the network gives."""
+    """Return the largest difference on these inputs, and the network's outputs."""
     with torch.no_grad():
         want = model(*inputs)
     try:
         got = run(*inputs)
     except Exception as error:
-        raise ExportError(f"{runtime} cannot run what was exported at {_at(inputs)}: {first_line(error)}") from error
-    return largest_difference(got, want, f"{runtime} at {_at(inputs)}"), want
+        raise ExportError(
+            f"{runtime} cannot run the exported file at {_shapes(inputs)}: {first_line(error)}"
+        ) from error
+    return largest_difference(got, want, f"{runtime} at {_shapes(inputs)}"), want
 
 
 def random_inputs(
     example: Tensor | Sequence[Tensor], batch: int, size: tuple[int, int] | None = None, *, seed: int = 0
 ) -> tuple[Tensor, ...]:
-    """Draw inputs like ``example`` for a batch and image size.
+    """Draw inputs like ``example`` for a batch size and an image size.
 
-    Images are the example's own, shifted round their edges, and each channel weakened by a random factor, so that they
-    look like it and yet differ in what a dynamic branch sees. Other inputs have values of the example, picked at
-    random. Where a floating-point input is constant, normal values take its place.
+    Images are those of the example, shifted cyclically, with each channel scaled by a random factor from 0.5 to 1. So
+    they resemble the example, but dynamic branches get different inputs. Other inputs are random values of the example.
+    If a floating-point input is constant, normally distributed values replace it.
 
     Args:
         example: Inputs ``(B, ...)``.
-        batch: Samples to draw.
-        size: Height and width for inputs of four axes; None keeps theirs.
-        seed: Of the draw, on the CPU.
+        batch: Number of samples to draw.
+        size: Height and width for inputs with four axes; None keeps those of the example.
+        seed: Seed of the random generator, which is on the CPU.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = []
@@ -120,11 +128,11 @@ def random_inputs(
 
 
 def _shifted(images: Tensor, batch: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """``batch`` of the images, shifted round their edges or continued there to ``size``, in less contrast."""
+    """Return ``batch`` random images, shifted cyclically, cropped or repeated to ``size``, with reduced contrast."""
     picked = images[torch.randint(images.shape[0], (batch,), generator=generator)]
     for axis, length in zip((2, 3), size, strict=True):
-        start = torch.randint(images.shape[axis], (batch, 1), generator=generator)
-        index = (start + torch.arange(length)) % images.shape[axis]  # (batch, length)
+        offset = torch.randint(images.shape[axis], (batch, 1), generator=generator)
+        index = (offset + torch.arange(length)) % images.shape[axis]  # (batch, length)
         index = index[:, None, :, None] if axis == 2 else index[:, None, None, :]
         picked = picked.gather(axis, index.expand(*picked.shape[:axis], length, *picked.shape[axis + 1 :]))
     if picked.is_floating_point():
@@ -134,30 +142,30 @@ def _shifted(images: Tensor, batch: int, size: tuple[int, int], generator: torch
 
 
 def as_inputs(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The inputs of a model as a tuple, checked.
+    """Return the inputs of a model as a tuple, after checking them.
 
     Raises:
-        ExportError: Something else than tensors, or tensors without a common batch axis.
+        ExportError: An input is not a tensor, is empty or has another batch size, or there is no input.
     """
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
-    unlike = [type(each).__name__ for each in inputs if not isinstance(each, Tensor)]
-    if unlike or not inputs:
+    other_types = [type(each).__name__ for each in inputs if not isinstance(each, Tensor)]
+    if other_types or not inputs:
         raise ExportError(
-            f"`example` is a tensor or a tuple of tensors; got {unlike[0] if unlike else 'an empty one'}."
+            f"`example` must be a tensor or a tuple of tensors; got {other_types[0] if other_types else 'no tensor'}."
         )
     shapes = [tuple(tensor.shape) for tensor in inputs]
     if not all(shape and math.prod(shape) and shape[0] == shapes[0][0] for shape in shapes):
         raise ExportError(
-            f"the inputs in `example` share their first axis, the batch, and are not empty; got the shapes {shapes}."
+            f"the inputs in `example` must not be empty and must have the same batch size; got the shapes {shapes}."
         )
     return inputs
 
 
 def named_outputs(outputs: Any) -> dict[str, Tensor]:
-    """Every tensor in what a model returned, in order, under a name: its key, or ``output`` and its position.
+    """Return every tensor in a model's outputs, in order, by a name: its key, or ``output`` and its position.
 
     Raises:
-        ExportError: It holds something else than tensors, dictionaries, lists and tuples of them.
+        ExportError: The outputs contain something other than tensors, and dictionaries, lists and tuples of them.
     """
     return dict(_walk(outputs, ""))
 
@@ -179,27 +187,27 @@ def _walk(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def largest_difference(got: Any, want: Any, where: str) -> float:
-    """``max|got - want| / max|want|``, the largest over the outputs, which are compared in order.
+    """Return ``max|got - want| / max|want|``, the largest over the outputs, which are compared in order.
 
-    An output that is all zeros is compared absolutely; a NaN or an infinity anywhere gives NaN or infinity, whatever
-    it stands beside.
+    If an expected output is all zeros, the absolute difference is used. If any output contains NaN or infinity, the
+    result is NaN or infinity.
 
     Raises:
-        ExportError: Another number of outputs, or another shape.
+        ExportError: The outputs differ in number or shape.
     """
-    wanted = named_outputs(want)
-    given = list(_arrays(got))
-    if len(given) != len(wanted):
-        raise ExportError(f"{where} gives {len(given)} outputs; the network gives {len(wanted)}.")
+    expected_outputs = named_outputs(want)
+    arrays = list(_arrays(got))
+    if len(arrays) != len(expected_outputs):
+        raise ExportError(f"{where} gives {len(arrays)} outputs; the network gives {len(expected_outputs)}.")
     worst = 0.0
-    for (name, expected), raw in zip(wanted.items(), given, strict=True):
-        found = torch.as_tensor(raw).detach().cpu()
-        if found.shape != expected.shape:
+    for (name, expected), array in zip(expected_outputs.items(), arrays, strict=True):
+        actual = torch.as_tensor(array).detach().cpu()
+        if actual.shape != expected.shape:
             raise ExportError(
-                f"{where} gives {name!r} with the shape {tuple(found.shape)}; the network's is {tuple(expected.shape)}."
+                f"{where} gives {name!r} the shape {tuple(actual.shape)}; the network gives it {tuple(expected.shape)}."
             )
         if expected.numel():
-            difference = _difference(found.double(), expected.detach().cpu().double())
+            difference = _difference(actual.double(), expected.detach().cpu().double())
             worst = difference if math.isnan(difference) else max(worst, difference)
             if math.isnan(worst):
                 break
@@ -220,22 +228,27 @@ def _difference(got: Tensor, want: Tensor) -> float:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, in one sentence with its full stop."""
+    """Return the first informative line of an exception's message, ending with a full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = next((line for line in lines if not _PLACE.fullmatch(line)), lines[0] if lines else type(error).__name__)
+    text = next(
+        (line for line in lines if not _SOURCE_LOCATION.fullmatch(line)), lines[0] if lines else type(error).__name__
+    )
     return text if text.endswith(".") else f"{text.rstrip(':;,')}."
 
 
-def _at(inputs: Sequence[Tensor]) -> str:
+def _shapes(inputs: Sequence[Tensor]) -> str:
     return " and ".join("x".join(str(axis) for axis in tensor.shape) for tensor in inputs)
 
 
-def own_rounding(model: nn.Module, inputs: Sequence[Tensor], want: Any) -> float | None:
-    """How far the network's float32 outputs are from its own in float64; None where it cannot compute in that."""
+def rounding_error(model: nn.Module, inputs: Sequence[Tensor], want: Any) -> float | None:
+    """Return the difference of the network's float32 outputs from its float64 outputs.
+
+    None if the network has no float32 output or does not run in float64.
+    """
     if all(tensor.dtype != torch.float32 for tensor in named_outputs(want).values()):
         return None
-    exact = _in_float64(model, inputs)
-    return None if exact is None else largest_difference(want, exact, "float32")
+    reference = _in_float64(model, inputs)
+    return None if reference is None else largest_difference(want, reference, "float32")
 
 
 def _in_float64(model: nn.Module, inputs: Sequence[Tensor]) -> Any:
@@ -243,25 +256,26 @@ def _in_float64(model: nn.Module, inputs: Sequence[Tensor]) -> Any:
         network = copy.deepcopy(model).double()
         with torch.no_grad(), _Float64():  # type: ignore[no-untyped-call]
             return network(*(x.double() if x.is_floating_point() else x for x in inputs))
-    except Exception:  # an operator may have no float64
+    # Some operators do not support float64.
+    except Exception:
         return None
 
 
 class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Has every operator compute in float64, also where a network asks for float32."""
+    """Runs every operator in float64, even if the network requests float32."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = tree_map(_widened, (args, kwargs or {}))
-        return tree_map(_widened, func(*args, **kwargs))
+        args, kwargs = tree_map(_to_float64, (args, kwargs or {}))
+        return tree_map(_to_float64, func(*args, **kwargs))
 
 
-def _widened(value: Any) -> Any:
+def _to_float64(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.double() if value.dtype == torch.float32 else value
     return torch.float64 if value is torch.float32 else value
 
 
-def _steady_inputs(
+def _stable_inputs(
     model: nn.Module,
     example: Tensor | Sequence[Tensor],
     batch: int,
@@ -269,52 +283,53 @@ def _steady_inputs(
     seed: int,
     bound: float,
 ) -> tuple[Tensor, ...] | None:
-    """Inputs on which the network's own rounding errors stay within ``bound``; None where there are too few.
+    """Return inputs on which the network's own rounding errors are at most ``bound``; None if there are too few.
 
-    On an input where the network multiplies rounding errors up, as an untrained one can, no runtime can agree with it.
-    The choice looks at the network alone.
+    If the network amplifies rounding errors on an input, as an untrained network can, no runtime can match its outputs.
+    The choice of inputs depends only on the network.
     """
     pool = random_inputs(example, 4 * batch, size, seed=seed + 1000)
     with torch.no_grad():
         rounded = named_outputs(model(*pool))
-    exact = _in_float64(model, pool)
-    if exact is None or any(tensor.dim() == 0 or tensor.shape[0] != 4 * batch for tensor in rounded.values()):
+    reference = _in_float64(model, pool)
+    if reference is None or any(tensor.dim() == 0 or tensor.shape[0] != 4 * batch for tensor in rounded.values()):
         return None
     errors = torch.zeros(4 * batch, dtype=torch.float64)
-    for got, want in zip(rounded.values(), named_outputs(exact).values(), strict=True):
+    for got, want in zip(rounded.values(), named_outputs(reference).values(), strict=True):
         if got.numel():
-            own = (got.double() - want).reshape(4 * batch, -1).abs().amax(1)
-            # Against each sample's own scale, because which others it will stand beside is not decided yet.
-            errors = torch.maximum(errors, own / want.reshape(4 * batch, -1).abs().amax(1).clamp(min=1e-300))
+            error = (got.double() - want).reshape(4 * batch, -1).abs().amax(1)
+            # Relative to each sample's own scale, because the other samples of its batch are not chosen yet.
+            errors = torch.maximum(errors, error / want.reshape(4 * batch, -1).abs().amax(1).clamp(min=1e-300))
     chosen = errors.argsort()[:batch]
     if not float(errors[chosen].max()) <= bound:
         return None
     return tuple(tensor[chosen] for tensor in pool)
 
 
-def _refusal(
+def _difference_message(
     difference: float, model: nn.Module, inputs: Sequence[Tensor], want: Any, runtime: str, limit: float
 ) -> str:
-    """What a difference beyond the limit comes from, and what to do."""
+    """Return the message for a difference above the limit, with its cause and a remedy."""
     if not all(bool(tensor.isfinite().all()) for tensor in named_outputs(want).values()):
         return (
-            f"the network itself gives NaN or infinite outputs at {_at(inputs)}, so {runtime} cannot be compared with "
-            f"it; train it, or give an `example` of the inputs that it is made for."
+            f"the network itself gives NaN or infinite outputs at {_shapes(inputs)}, so {runtime} cannot be compared "
+            f"with it; train it, or give an `example` in the value range that it expects."
         )
-    own = own_rounding(model, inputs, want)
-    if own is not None and own > limit / 4 and difference <= _SAME_CAUSE * own:
+    rounding = rounding_error(model, inputs, want)
+    if rounding is not None and rounding > limit / 4 and difference <= _MAX_ROUNDING_RATIO * rounding:
         return (
-            f"the network is too sensitive to rounding to be verified: at {_at(inputs)} its own outputs differ by "
-            f"{own:.1e} of the largest between float32 and float64, and {runtime} differs from it by {difference:.1e}, "
-            f"more than {limit:.0e}; train it, or pass it some images in train mode, so that its normalisation layers "
-            f"have statistics, and give real inputs as `example`."
+            f"the network is too sensitive to rounding to be verified: at {_shapes(inputs)} its own outputs differ by "
+            f"{rounding:.1e} of the largest between float32 and float64, and {runtime} differs from it by "
+            f"{difference:.1e}, more than {limit:.0e}; train it, or run it on some images in train mode to set the "
+            f"statistics of its normalisation layers, and give real inputs as `example`."
         )
     cause = (
-        f"rounding does not explain it, since the network's own outputs differ by {own:.1e} between float32 and float64"
-        if own is not None
-        else "whether rounding explains it cannot be told, since the network does not run in float64"
+        f"rounding does not explain it, since the network's own outputs differ by {rounding:.1e} between float32 and "
+        f"float64"
+        if rounding is not None
+        else "whether rounding explains it is unknown, since the network does not run in float64"
     )
     return (
-        f"{runtime} differs from the network by {difference:.1e} of the largest output at {_at(inputs)}, more than "
+        f"{runtime} differs from the network by {difference:.1e} of the largest output at {_shapes(inputs)}, more than "
         f"{limit:.0e}; {cause}. Nothing was written; try another format, or another version of the runtime or PyTorch."
     )

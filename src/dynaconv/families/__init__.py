@@ -1,4 +1,4 @@
-"""Dynamic layers, a family a folder. Each answers `kernel(x)`, the kernel it applies to each sample."""
+"""Dynamic layers, one folder per family. `kernel(x)` of a layer returns the kernel that it applies to each sample."""
 
 from dynaconv.families.condconv.family import CONDCONV
 from dynaconv.families.condconv.layer import CondConv2d

@@ -1,4 +1,4 @@
-"""A family of dynamic layers is one object, and registering it is the only edit outside its folder."""
+"""The descriptor of a family of dynamic layers. Registering it is the only edit outside the family's folder."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,15 +18,15 @@ ENTRY_POINTS = "dynaconv.families"
 
 @dataclass(frozen=True, kw_only=True)
 class Coefficient:
-    """One part of what a layer's ``coefficients(x)`` gives, for tables and figures.
+    """Description of one field of a layer's ``coefficients(x)``, for tables and figures.
 
     Attributes:
-        symbol: How it is written, such as "Λ"; more than one letter names what an attention is over.
+        symbol: Symbol of the coefficient, such as "Λ", or the name of the axis of an attention.
         role: "mixing" weights K kernels, "gate" multiplies elements of the kernel, "matrix" mixes latent channels.
-        act: What it does, after its symbol: "scales each output channel".
-        element: What one element of a vector stands for.
-        limit: Upper end of a gate's range, which starts at 0; a function of the layer where its options say; None for a
-            gate without one.
+        act: Effect of the coefficient, as a phrase after its symbol: "scales each output channel".
+        element: Meaning of one element of a vector.
+        limit: Upper limit of a gate, whose lower limit is 0; a function of the layer if the limit depends on its
+            options; None for a gate without limits.
     """
 
     symbol: str
@@ -41,8 +41,8 @@ class Published:
     """The published code's version of a family's networks.
 
     Attributes:
-        options: ``(style, in_channels, out_channels, *, fc_squeeze)`` to the layer's keyword options.
-        classifier: Layer that takes the place of the linear classifier.
+        options: Returns the layer's keyword options for ``(style, in_channels, out_channels, *, fc_squeeze)``.
+        classifier: Class of the layer that replaces the linear classifier.
     """
 
     options: Callable[..., dict[str, Any]]
@@ -51,24 +51,24 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A family of dynamic layers, and all that the rest of the library knows of it.
+    """Descriptor of a family of dynamic layers, through which the rest of the library uses the family.
 
-    The defaults for networks make those convolutions dynamic that the family's own paper does, as far as its counts
-    tell; docs/paper-tables.md puts the counts side by side.
+    By default, the dynamic convolutions of a registered network are those of the family's paper, as far as the
+    published parameter counts show; docs/paper-tables.md compares the counts.
 
     Attributes:
-        name: Of folder, records and registered networks, such as "dcd".
-        title: In words.
-        arxiv: Number of the paper.
+        name: Name in folders, records and registered networks, such as "dcd".
+        title: Descriptive name.
+        arxiv: arXiv identifier of the paper.
         citation: BibTeX of the paper.
-        layer: Convolution.
-        linear: Linear layer, where there is one.
-        coefficients: By the names of the ``coefficients`` tuple.
-        kinds: Convolutions that `convert` takes when the user does not say.
-        aliases: Further names that are understood in arguments.
-        dynamic_head: Whether the registered MobileNetV2 has a dynamic 1x1 convolution behind its blocks.
-        ends_only: Whether, of the convolutions in a block, only the last one is dynamic in the registered networks.
-        published: The published code's networks, where they differ.
+        layer: Class of the convolution.
+        linear: Class of the linear layer, if the family has one.
+        coefficients: Descriptions of the fields of the ``coefficients`` tuple, by name.
+        kinds: Kinds of convolutions that `convert` replaces by default.
+        aliases: Other names that arguments accept.
+        dynamic_head: Whether the 1x1 convolution after the blocks of the registered MobileNetV2 is dynamic.
+        ends_only: Whether only the last convolution of each block is dynamic in the registered networks.
+        published: The published code's networks, if they differ.
     """
 
     name: str
@@ -86,26 +86,28 @@ class Family:
 
     @property
     def layers(self) -> tuple[type[DynamicLayer], ...]:
-        """The convolution, and the linear layer where there is one."""
+        """The classes of the convolution and, if there is one, of the linear layer."""
         return (self.layer,) if self.linear is None else (self.layer, self.linear)
 
 
 _registered: dict[str, Family] = {}
 _listeners: list[Callable[[Family], None]] = []
-_found_entry_points = False
+_entry_points_loaded = False
 
 
 def register_family(family: Family) -> Family:
-    """Make a family known to `convert`, the registered networks, checkpoints, analysis, export and the rest.
+    """Register a family for `convert`, the registered networks, checkpoints, analysis, export and all other modules.
 
     Raises:
-        ValueError: Its name, an alias or a layer is another family's.
+        ValueError: Its name, an alias or a layer belongs to another family.
     """
     for other in _registered.values():
         if taken := {family.name, *family.aliases} & {other.name, *other.aliases}:
-            raise ValueError(f"the name {min(taken)!r} is taken by the family {other.name!r} ({other.title}).")
+            raise ValueError(
+                f"the name {min(taken)!r} is taken by the family {other.name!r} ({other.title}); choose another."
+            )
         if shared := set(family.layers) & set(other.layers):
-            raise ValueError(f"{shared.pop().__name__} is a layer of the family {other.name!r} already.")
+            raise ValueError(f"{shared.pop().__name__} is already a layer of the family {other.name!r}.")
     _registered[family.name] = family
     for listener in _listeners:
         listener(family)
@@ -113,17 +115,17 @@ def register_family(family: Family) -> Family:
 
 
 def on_registered(listener: Callable[[Family], None]) -> None:
-    """Call a function for each family that is known, and for each that will be."""
+    """Call a function for each registered family now, and for each later family when it is registered."""
     _listeners.append(listener)
     for family in families():
         listener(family)
 
 
 def families() -> tuple[Family, ...]:
-    """Every known family, those of other packages included, which are loaded by the first call."""
-    global _found_entry_points
-    if not _found_entry_points:
-        _found_entry_points = True
+    """Return all registered families. The first call also loads the families of other packages."""
+    global _entry_points_loaded
+    if not _entry_points_loaded:
+        _entry_points_loaded = True
         for entry in entry_points(group=ENTRY_POINTS):
             family = entry.load()
             if isinstance(family, Family) and family.name not in _registered:
@@ -132,19 +134,21 @@ def families() -> tuple[Family, ...]:
 
 
 def get_family(name: str) -> Family:
-    """The family of a name or alias.
+    """Return the family with a name or alias.
 
     Raises:
-        ValueError: There is none; the message names the nearest.
+        ValueError: No family has this name; the message gives the nearest name.
     """
     for family in families():
         if name == family.name or name in family.aliases:
             return family
     known = [family.name for family in families()]
     near = nearest_names(str(name), known, count=1)[0]
-    raise ValueError(f"`family` is one of {', '.join(sorted(known))}; got {name!r}, and the nearest name is {near!r}.")
+    raise ValueError(
+        f"`family` must be one of {', '.join(sorted(known))}; got {name!r}, and the nearest name is {near!r}."
+    )
 
 
 def family_of(layer: nn.Module) -> Family | None:
-    """The family whose layer this is, not that of a subclass; None for any other module."""
+    """Return the family whose layer class is exactly the module's type; None for other modules, also subclasses."""
     return next((family for family in families() if type(layer) in family.layers), None)

@@ -1,4 +1,4 @@
-"""The model card: what a network is, what it scored and costs, how to use it. Unknown figures are left out."""
+"""The model card: description, results, cost and use of a network. Unknown figures are left out."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ def make_card(network: nn.Module, config: HubConfig, *, repo_id: str | None, not
     """Write the card of a network.
 
     Args:
-        network: Its parameters and multiply-adds are counted.
+        network: The network, whose parameters and multiply-adds are counted.
         config: Its description.
-        repo_id: The repository's name, for the code that loads it; without one the code names a folder.
-        notes: A paragraph of the author's own, in Markdown.
+        repo_id: Name of the repository in the code example; without it the example names a folder.
+        notes: A paragraph by the author, in Markdown.
     """
     families = Counter(entry["family"] for entry in conversion_of(network).values())
     sections = [
@@ -72,7 +72,7 @@ def _metadata(config: HubConfig, families: Counter[str], repo_id: str | None) ->
         library_name="dynaconv",
         pipeline_tag="image-classification",
         tags=["dynamic-convolution", "image-classification", "pytorch", *sorted(families)],
-        # A card without results has no model-index, which is what needs a name.
+        # Only the model-index needs a name, and a card without results has none.
         model_name=(repo_id or config.model).rpartition("/")[2] if results else None,
         eval_results=results or None,
     )
@@ -87,10 +87,10 @@ def _summary(config: HubConfig, families: Counter[str]) -> str:
             f"{count} layers of {family.title}, [arXiv:{family.arxiv}](https://arxiv.org/abs/{family.arxiv})"
             for family, count in ((get_family(name), count) for name, count in sorted(families.items()))
         )
-        start = f"{classes}: the timm network `{config.model}`"
+        intro = f"{classes}: the timm network `{config.model}`"
         replaced = config.conversion is not None and len(config.conversion) == families.total()
         verb = "in which convolutions were replaced by" if replaced else "with"
-        text = f"{start} {verb} {layers}. Their kernels depend on the input."
+        text = f"{intro} {verb} {layers}. Their kernels depend on the input."
     if config.class_names and config.num_classes <= _MOST_CLASSES_LISTED:
         text += f"\n\nClasses: {', '.join(config.class_names)}."
     return text
@@ -138,8 +138,8 @@ def _use(config: HubConfig, where: str) -> str:
         'for name, probability in model.classify("image.png", top=3):\n'
         '    print(f"{name}: {probability:.1%}")\n'
         "```",
-        "`model` is a `torch.nn.Module` in eval mode, `model.network` the network inside, `model.transform(image)` "
-        "what prepares a PIL image, `model.class_names` the classes.",
+        "`model` is a `torch.nn.Module` in eval mode, and `model.network` is the network inside. "
+        "`model.transform(image)` prepares a PIL image, and `model.class_names` holds the names of the classes.",
     ]
     if config.conversion is None:
         source = f"hf-hub:{where}" if where.count("/") == 1 else f"local-dir:{where}"
@@ -160,13 +160,13 @@ def _preprocessing(config: HubConfig) -> str:
     if config.style == SMALL:
         steps = f"The whole {colour} image is resized to {size} (bilinear, antialiased; the aspect ratio is not kept)"
     else:
-        kept = {
+        crop = {
             "center": "the shorter side is resized so that a centre crop",
             "squash": "the image is squashed to a square of which a centre crop",
             "border": "the longer side is resized and the rest padded, so that a centre crop",
         }.get(config.crop_mode, f"timm's crop mode {config.crop_mode!r}, of which a crop")
         steps = (
-            f"Of the {colour} image {kept} of {size} keeps {config.crop_pct:.4g} of the side "
+            f"Of the {colour} image {crop} of {size} keeps {config.crop_pct:.4g} of the side "
             f"({config.interpolation} interpolation)"
         )
     mean, std = (", ".join(f"{value:.6g}" for value in values) for values in (config.mean, config.std))

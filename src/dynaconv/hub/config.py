@@ -1,4 +1,4 @@
-"""What ``config.json`` says: enough to build the network again and to prepare images for it, in timm's layout."""
+"""The content of ``config.json``: how to rebuild a network and to prepare images for it, in timm's layout."""
 
 import json
 from collections.abc import Mapping
@@ -10,33 +10,33 @@ from dynaconv import __version__
 from dynaconv.errors import CheckpointError, listed
 
 FORMAT = 1
-"""Of the entry ``dynaconv``; a reader refuses a higher one."""
-CONVERTED = "+dynaconv"
-"""Ends ``architecture`` of a converted network, so that no library takes it for the static one."""
-LOADS_WEIGHTS = ("cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
-"""Arguments of `timm.create_model` that fetch or read other weights; they have no place in a description."""
+"""Format number of the entry ``dynaconv``; readers refuse a higher one."""
+CONVERTED_SUFFIX = "+dynaconv"
+"""Suffix of a converted network's ``architecture``, so that no library takes it for the static network."""
+WEIGHT_OPTIONS = ("cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
+"""Arguments of `timm.create_model` that load other weights; a description must not contain them."""
 SMALL, PHOTO = "small", "photo"
 
 
 @dataclass(frozen=True, kw_only=True)
 class HubConfig:
-    """A network's description.
+    """Description of a network.
 
     Attributes:
-        model: Its timm name; of a converted network the name of the static one.
-        model_options: Further arguments of `timm.create_model`, as JSON can hold them.
-        num_classes: Outputs of the classifier.
-        in_channels: Channels of the input images.
-        class_names: One name a class; None when they are not known.
-        image_size: Side length of the input.
-        mean, std: Of the pixel values in [0, 1], one a channel.
+        model: Its timm name; for a converted network, the name of the static one.
+        model_options: Further arguments of `timm.create_model`, which JSON can store.
+        num_classes: Number of classes.
+        in_channels: Number of input channels.
+        class_names: One name per class; None if unknown.
+        image_size: Side length of the input in pixels.
+        mean, std: Mean and standard deviation of pixel values in [0, 1], one per channel.
         style: ``"small"`` resizes the whole image to the input's size (bilinear, antialiased); ``"photo"`` resizes
-            it and cuts out the centre, as timm does.
-        crop_pct, crop_mode, interpolation: Of the style ``"photo"``, as timm has them.
-        first_conv, classifier: Where timm finds them when it adapts the network to other channels or classes.
-        license: Identifier of the weights' licence on the Hub; None when it is not known.
-        conversion: What `dynaconv.conversion.conversion_of` says of a converted network; None for others.
-        training: Facts about the run that trained it; None when they are not known.
+            it and crops the centre, as timm does.
+        crop_pct, crop_mode, interpolation: timm's settings for the style ``"photo"``.
+        first_conv, classifier: Names of the modules that timm changes for other numbers of channels or classes.
+        license: Identifier of the weights' licence on the Hub; None if unknown.
+        conversion: Record of `dynaconv.conversion.conversion_of` for a converted network; None for others.
+        training: Facts about the training run; None if unknown.
     """
 
     model: str
@@ -58,32 +58,34 @@ class HubConfig:
     training: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot belong together.
+        """Check the values.
 
         Raises:
-            CheckpointError: A count does not fit, a value is out of range, or an option would load other weights.
+            CheckpointError: Two counts do not agree, a value is out of range, or an option would load other weights.
         """
         if self.num_classes < 1 or self.in_channels < 1 or self.image_size < 1:
             raise CheckpointError(
-                f"a network for the hub has at least 1 class, channel and pixel; got num_classes={self.num_classes}, "
+                f"a network for the hub needs at least 1 class, channel and pixel; got num_classes={self.num_classes}, "
                 f"in_channels={self.in_channels}, image_size={self.image_size}."
             )
         if self.class_names is not None and len(self.class_names) != self.num_classes:
-            raise CheckpointError(f"there are {len(self.class_names)} class names for {self.num_classes} classes.")
+            raise CheckpointError(
+                f"there are {len(self.class_names)} class names for {self.num_classes} classes; pass one per class."
+            )
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.in_channels:
                 raise CheckpointError(
-                    f"{name!r} has {len(values)} values for {self.in_channels} channels; it has one a channel."
+                    f"{name!r} has {len(values)} values for {self.in_channels} channels; it needs one per channel."
                 )
         if any(value <= 0 for value in self.std):
-            raise CheckpointError(f"'std' is positive; got {list(self.std)}.")
+            raise CheckpointError(f"'std' must be positive; got {list(self.std)}.")
         if self.style not in (SMALL, PHOTO):
-            raise CheckpointError(f"'style' is {SMALL!r} or {PHOTO!r}; got {self.style!r}.")
-        if taken := sorted({*LOADS_WEIGHTS, "num_classes", "in_chans"} & self.model_options.keys()):
-            raise CheckpointError(f"the options of a network for the hub do not include {listed(taken)}.")
+            raise CheckpointError(f"'style' must be {SMALL!r} or {PHOTO!r}; got {self.style!r}.")
+        if taken := sorted({*WEIGHT_OPTIONS, "num_classes", "in_chans"} & self.model_options.keys()):
+            raise CheckpointError(f"the options of a network for the hub must not include {listed(taken)}.")
 
     def to_json(self) -> dict[str, Any]:
-        """What ``config.json`` holds; `timm.create_model("local-dir:...")` reads it too.
+        """Return the content of ``config.json``, which `timm.create_model("local-dir:...")` can read too.
 
         Raises:
             CheckpointError: An option cannot be written as JSON.
@@ -95,7 +97,7 @@ class HubConfig:
         pretrained = {
             "input_size": [self.in_channels, self.image_size, self.image_size],
             "fixed_input_size": False,
-            # timm's words for a resize of the whole image.
+            # timm's settings for resizing the whole image.
             "interpolation": "bilinear" if small else self.interpolation,
             "crop_pct": 1.0 if small else self.crop_pct,
             "crop_mode": "squash" if small else self.crop_mode,
@@ -106,7 +108,7 @@ class HubConfig:
             "license": self.license,
         }
         config = {
-            "architecture": self.model if self.conversion is None else self.model + CONVERTED,
+            "architecture": self.model if self.conversion is None else self.model + CONVERTED_SUFFIX,
             "num_classes": self.num_classes,
             **({} if self.class_names is None else {"label_names": list(self.class_names)}),
             "model_args": {"in_chans": self.in_channels, **self.model_options},
@@ -125,7 +127,7 @@ def read_config(file: Path) -> HubConfig:
     """Read a ``config.json``.
 
     Raises:
-        CheckpointError: It is not there, damaged, another library's or a newer version's.
+        CheckpointError: The file does not exist, is damaged, or was written by another library or a newer version.
     """
     try:
         written = json.loads(file.read_text(encoding="utf-8"))
@@ -140,18 +142,16 @@ def read_config(file: Path) -> HubConfig:
         )
     form = written["dynaconv"].get("format")
     if type(form) is not int:
-        raise CheckpointError(f"{file} has the format {form!r}, no whole number; it was changed since it was saved.")
+        raise CheckpointError(f"{file} has the format {form!r}, not an integer; it was changed after it was saved.")
     if form > FORMAT:
         raise CheckpointError(
             f"{file} was written by dynaconv {written['dynaconv'].get('version')}, which is newer than {__version__}; "
-            f"install it with pip install --upgrade dynaconv."
+            f"run pip install --upgrade dynaconv."
         )
     try:
         return _parse(written)
     except KeyError as error:
-        raise CheckpointError(
-            f"{file} does not say its {error.args[0]!r}; it was changed since it was saved."
-        ) from error
+        raise CheckpointError(f"{file} has no entry {error.args[0]!r}; it was changed after it was saved.") from error
     except (CheckpointError, TypeError) as error:
         raise CheckpointError(f"{file} does not describe a network: {str(error).rstrip('.')}.") from error
 
@@ -160,17 +160,17 @@ def _parse(written: Mapping[str, Any]) -> HubConfig:
     own = written["dynaconv"]
     pretrained = _entry(written, "pretrained_cfg", dict)
     options = dict(_entry(written, "model_args", dict))
-    channels, height, width = (_whole(size) for size in _entry(pretrained, "input_size", list, length=3))
+    channels, height, width = (_integer(size) for size in _entry(pretrained, "input_size", list, length=3))
     if height != width:
-        raise CheckpointError(f"the input is {height} x {width} pixels; it has to be square")
+        raise CheckpointError(f"the input is {height} x {width} pixels, but must be square")
     if options.pop("in_chans", channels) != channels:
-        raise CheckpointError(f"'in_chans' of 'model_args' is not the {channels} channels of 'input_size'")
+        raise CheckpointError(f"'in_chans' of 'model_args' differs from the {channels} channels of 'input_size'")
     names = written.get("label_names")
     conversion = own.get("conversion")
     return HubConfig(
-        model=_entry(written, "architecture", str).removesuffix(CONVERTED),
+        model=_entry(written, "architecture", str).removesuffix(CONVERTED_SUFFIX),
         model_options=options,
-        num_classes=_whole(written["num_classes"]),
+        num_classes=_integer(written["num_classes"]),
         in_channels=channels,
         class_names=None if names is None else tuple(map(str, _entry(written, "label_names", list))),
         image_size=height,
@@ -203,7 +203,7 @@ def _numbers(mapping: Mapping[str, Any], key: str) -> tuple[float, ...]:
     return tuple(map(float, values))
 
 
-def _whole(value: Any) -> int:
+def _integer(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise CheckpointError(f"there is {value!r} where a whole number has to be")
+        raise CheckpointError(f"it has {value!r} instead of an integer")
     return value

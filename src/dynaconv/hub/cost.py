@@ -1,4 +1,4 @@
-"""What a network costs, beside its static twin."""
+"""Parameters and multiply-adds of a network and its static twin."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ _DYNAMIC_OPTIONS = ("dynamic_depthwise", "dynamic_downsample", "family_options",
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """One row of the table.
+    """Cost of one network: a row of the table.
 
     Attributes:
-        name: What the network is.
+        name: Description of the network.
         params: Number of parameters.
-        macs: Multiply-adds of one image.
+        macs: Number of multiply-adds per image.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Cost:
 
 
 def measure_costs(network: nn.Module, config: HubConfig) -> list[Cost]:
-    """Parameters and multiply-adds of a network and, where there is one, of its static twin."""
+    """Count parameters and multiply-adds of a network and of its static twin, if there is one."""
     name = config.model if config.conversion is None else f"{config.model}, made dynamic"
     costs = [_measure(name, network, config)]
     if (twin := static_twin(config)) is not None:
@@ -39,7 +39,7 @@ def measure_costs(network: nn.Module, config: HubConfig) -> list[Cost]:
 
 
 def static_twin(config: HubConfig) -> HubConfig | None:
-    """The description of the same network with ordinary convolutions; None where there is none."""
+    """Return the description of the same network with static convolutions; None if there is none."""
     if config.conversion is not None:
         twin = dataclasses.replace(config, conversion=None)
         return None if is_own_model(config.model) else twin
@@ -51,5 +51,5 @@ def static_twin(config: HubConfig) -> HubConfig | None:
 
 
 def _measure(name: str, network: nn.Module, config: HubConfig) -> Cost:
-    found = profile(network, (config.in_channels, config.image_size, config.image_size))
-    return Cost(name=name, params=found.params, macs=found.macs)
+    counted = profile(network, (config.in_channels, config.image_size, config.image_size))
+    return Cost(name=name, params=counted.params, macs=counted.macs)

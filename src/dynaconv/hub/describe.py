@@ -1,4 +1,4 @@
-"""Descriptions of networks: from a training run, and from a network in memory."""
+"""Describes networks for the Hub, from a training run or from a network in memory."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from dynaconv.errors import CheckpointError
-from dynaconv.hub.config import LOADS_WEIGHTS, PHOTO, SMALL, HubConfig
+from dynaconv.hub.config import PHOTO, SMALL, WEIGHT_OPTIONS, HubConfig
 
-_SUMMARY, _SETTINGS = "summary.json", "config.yaml"
-_RESULTS = (
+_SUMMARY_FILE, _SETTINGS_FILE = "summary.json", "config.yaml"
+_RESULT_KEYS = (
     "train_images",
     "val_images",
     "test_images",
@@ -27,7 +27,7 @@ _RESULTS = (
     "device",
     "versions",
 )
-_SETTINGS_OF = {
+_SETTING_KEYS = {
     "data": ("batch_size", "augment", "padding", "flip", "erase_prob", "rand_augment"),
     "model": (
         "optimizer",
@@ -45,14 +45,14 @@ _SETTINGS_OF = {
 
 
 def load_run(path: str | Path, license: str | None) -> tuple[nn.Module, HubConfig]:
-    """The network of a training run and its description.
+    """Load the network of a training run, and describe it.
 
     Args:
-        path: As `dynaconv.train.checkpoint.load_trained` takes it.
-        license: Of the weights; by default what timm says for the network.
+        path: As for `dynaconv.train.checkpoint.load_trained`.
+        license: Identifier of the weights' licence; by default timm's entry for the network.
 
     Raises:
-        CheckpointError: There is no checkpoint, or it is damaged.
+        CheckpointError: The checkpoint does not exist or is damaged.
     """
     try:
         from dynaconv.train.checkpoint import load_trained
@@ -61,12 +61,12 @@ def load_run(path: str | Path, license: str | None) -> tuple[nn.Module, HubConfi
             f'reading a run needs {error.name}, which is not installed; pip install "dynaconv[train]".'
         ) from error
     network, metadata = load_trained(path)
-    own = _timm_facts(network)
+    own = _pretrained_cfg(network)
     small = metadata.get("style", SMALL) == SMALL
     interpolation = metadata.get("interpolation", "bicubic")
     config = HubConfig(
         model=metadata["model"].split(".", 1)[0],
-        model_options=_without_weights(metadata.get("model_options") or {}),
+        model_options=_without_reserved(metadata.get("model_options") or {}),
         num_classes=metadata["num_classes"],
         in_channels=metadata["in_channels"],
         class_names=tuple(map(str, metadata["class_names"])),
@@ -76,7 +76,7 @@ def load_run(path: str | Path, license: str | None) -> tuple[nn.Module, HubConfi
         style=SMALL if small else PHOTO,
         crop_pct=1.0 if small else metadata["crop_pct"],
         crop_mode="squash" if small else "center",
-        # "random" is a choice for training; evaluation takes bicubic then.
+        # "random" is an option for training; evaluation then uses bicubic.
         interpolation="bilinear" if small else "bicubic" if interpolation == "random" else interpolation,
         first_conv=own.get("first_conv"),
         classifier=own.get("classifier"),
@@ -97,30 +97,34 @@ def describe_network(
     std: Sequence[float] | None,
     license: str | None,
 ) -> HubConfig:
-    """The description of a timm network in memory, what is None taken from what timm left in it.
+    """Describe a timm network in memory. Arguments that are None are read from the attributes that timm sets on it.
 
     Raises:
-        CheckpointError: The network does not say what is left out, or the parts do not fit.
+        CheckpointError: The network lacks an attribute for an argument that is None, or the values do not agree.
     """
-    own, arguments = _timm_facts(network), dict(getattr(network, "_model_args", {}))
+    own, arguments = _pretrained_cfg(network), dict(getattr(network, "_model_args", {}))
     name = model or own.get("architecture")
     if not name:
         raise CheckpointError(
-            f"this {type(network).__name__} does not say which timm model it is; pass model='...', "
-            f"the name that timm.create_model takes."
+            f"this {type(network).__name__} has no attribute with its timm name; pass model='...', "
+            f"the name for timm.create_model."
         )
     classes = getattr(network, "num_classes", None) or arguments.get("num_classes")
     if not classes:
-        raise CheckpointError(f"{name} has no classifier (num_classes is {classes!r}); one for the hub has classes.")
+        raise CheckpointError(
+            f"{name} has no classifier (num_classes is {classes!r}); a network for the hub needs one."
+        )
     channels = arguments.get("in_chans") or _input_channels(network, own)
     height, width = own.get("input_size", (3, 224, 224))[1:]
     if image_size is None and height != width:
-        raise CheckpointError(f"{name} takes {height} x {width} pixels; pass image_size=..., the side of a square.")
+        raise CheckpointError(
+            f"{name} takes {height} x {width} pixels; pass image_size=..., the side length of a square."
+        )
     options = arguments if model_options is None else dict(model_options)
     given_names = class_names if class_names is not None else own.get("label_names")
     return HubConfig(
         model=name.split(".", 1)[0],
-        model_options=_without_weights(options),
+        model_options=_without_reserved(options),
         num_classes=classes,
         in_channels=channels,
         class_names=None if given_names is None else tuple(map(str, given_names)),
@@ -137,13 +141,13 @@ def describe_network(
     )
 
 
-def _timm_facts(network: nn.Module) -> dict[str, Any]:
+def _pretrained_cfg(network: nn.Module) -> dict[str, Any]:
     return dict(getattr(network, "pretrained_cfg", None) or {})
 
 
-def _without_weights(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what would fetch other weights, and what the description says in another place."""
-    return {key: value for key, value in options.items() if key not in (*LOADS_WEIGHTS, "num_classes", "in_chans")}
+def _without_reserved(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove options that would load other weights, and those that have an attribute of their own."""
+    return {key: value for key, value in options.items() if key not in (*WEIGHT_OPTIONS, "num_classes", "in_chans")}
 
 
 def _input_channels(network: nn.Module, own: Mapping[str, Any]) -> int:
@@ -153,24 +157,24 @@ def _input_channels(network: nn.Module, own: Mapping[str, Any]) -> int:
 
 
 def _training(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What the run's files say about it, without the paths of the machine it ran on."""
+    """Read facts about a run from its files, without paths of the machine it ran on."""
     data = dict(metadata.get("data") or {})
     facts: dict[str, Any] = {"data": _data_name(data), **(metadata.get("metrics") or {})}
     folder = path if path.is_dir() else path.parent
-    # A single file may lie anywhere; what stands beside it is only that run's where its name says so.
+    # A single file may be in any folder. Other files of that folder belong to its run only if it has this name.
     if path.is_dir() or path.name == "model.safetensors":
-        summary = _summary(folder / _SUMMARY)
+        summary = _summary(folder / _SUMMARY_FILE)
         if summary.get("model") == metadata["model"]:
-            facts |= {key: summary[key] for key in _RESULTS if summary.get(key) is not None}
-    settings = _settings(folder / _SETTINGS) if path.is_dir() else {}
+            facts |= {key: summary[key] for key in _RESULT_KEYS if summary.get(key) is not None}
+    settings = _settings(folder / _SETTINGS_FILE) if path.is_dir() else {}
     settings.setdefault("data", data)
-    chosen = {
+    selected = {
         key: settings[section][key]
-        for section, keys in _SETTINGS_OF.items()
+        for section, keys in _SETTING_KEYS.items()
         for key in keys
         if isinstance(settings.get(section), dict) and settings[section].get(key) is not None
     }
-    return {**facts, "settings": chosen}
+    return {**facts, "settings": selected}
 
 
 def _summary(file: Path) -> dict[str, Any]:
@@ -196,7 +200,7 @@ def _settings(file: Path) -> dict[str, Any]:
 
 
 def _data_name(data: Mapping[str, Any]) -> str | None:
-    """The data set's name; of a folder of images the folder's own name alone."""
+    """Return the data set's name; for a folder of images, the name of the folder without its path."""
     name, folder = data.get("name"), data.get("data_dir")
     if name == "folder" and folder:
         return Path(folder).name

@@ -1,4 +1,4 @@
-"""A folder with a network's files: one on this machine, or a repository of the Hub in the cache."""
+"""Finds a network's files: in a folder on this machine, or in the cache of a repository of the Hub."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 from dynaconv import __version__
 from dynaconv.errors import CheckpointError
 
-# Which HTTP client huggingface_hub has depends on its version; its errors derive from the client's.
+# The HTTP client of huggingface_hub depends on its version. The client's errors are the bases of HfHubHTTPError.
 CLIENT_ERRORS: tuple[type[BaseException], ...] = (OSError, *HfHubHTTPError.__bases__)
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -32,7 +32,7 @@ def fetch(
     local_files_only: bool,
     token: str | bool | None,
 ) -> Path:
-    """The folder that holds ``config.json`` and ``model.safetensors``; nothing else is fetched.
+    """Return the folder with ``config.json`` and ``model.safetensors``; only these files are downloaded.
 
     Args:
         name: A folder, or a repository ``user/name``.
@@ -83,7 +83,7 @@ def _download(
             library_version=__version__,
         )
     except HFValidationError as error:
-        raise CheckpointError(f"{repo_id!r} is neither a folder nor a repository's name user/name.") from error
+        raise CheckpointError(f"{repo_id!r} is neither a folder nor a repository name such as user/name.") from error
     except GatedRepoError as error:
         raise CheckpointError(
             f"{where} is gated; ask for access on its page, then log in with `hf auth login`."
@@ -99,16 +99,16 @@ def _download(
         raise CheckpointError(_not_cached(where, filename, local_files_only)) from error
     except EntryNotFoundError as error:
         raise CheckpointError(
-            f"the repository {where} holds no {filename}; save_pretrained writes one, and no other file is read."
+            f"the repository {where} holds no {filename}; save_pretrained writes one, and dynaconv reads no other file."
         ) from error
     except CLIENT_ERRORS as error:
-        raise CheckpointError(f"fetching {filename} of {where} failed: {' '.join(str(error).split())}.") from error
+        raise CheckpointError(f"downloading {filename} of {where} failed: {' '.join(str(error).split())}.") from error
 
 
 def _not_cached(where: str, filename: str, local_files_only: bool) -> str:
     missing = f"{filename} of {where} is not in the cache"
     if local_files_only:
-        return f"{missing}, and local_files_only=True forbids fetching it; leave it out, or give a folder."
+        return f"{missing}, and local_files_only=True forbids downloads; leave it out, or give a folder."
     if constants.HF_HUB_OFFLINE:
-        return f"{missing}, and HF_HUB_OFFLINE=1 forbids fetching it; unset it, or give a folder."
+        return f"{missing}, and HF_HUB_OFFLINE=1 forbids downloads; unset it, or give a folder."
     return f"{missing}, and {constants.ENDPOINT} cannot be reached; check the network, or give a folder."

@@ -1,4 +1,4 @@
-"""From an image to a network's input, and to the likeliest classes."""
+"""Prepares images for a network, and classifies them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from dynaconv.hub.config import SMALL, HubConfig
 
 
 def image_transform(config: HubConfig) -> Callable[[Any], Tensor]:
-    """What turns a PIL image of mode L or RGB into the normalised ``(C, H, W)`` that the network takes."""
+    """Return the transform from a PIL image of mode L or RGB to the normalised input, ``(C, H, W)``."""
     if config.style == SMALL:
         from dynaconv.train.data.transforms import BatchTransform, SmallTransform
 
@@ -31,11 +31,11 @@ def image_transform(config: HubConfig) -> Callable[[Any], Tensor]:
     return transform
 
 
-def prepared(config: HubConfig, image: Any) -> Tensor:
-    """A file or PIL image as the network's input, ``(1, C, H, W)``.
+def prepare_image(config: HubConfig, image: Any) -> Tensor:
+    """Load or convert an image to the network's input, ``(1, C, H, W)``.
 
     Raises:
-        DataError: The file is missing or is not an image, or the network takes other channels than images have.
+        DataError: The file does not exist or is not an image, or the network has neither 1 nor 3 input channels.
         TypeError: ``image`` is neither a path nor a PIL image.
     """
     from PIL import Image
@@ -43,7 +43,7 @@ def prepared(config: HubConfig, image: Any) -> Tensor:
     from dynaconv.train.data.image_file import Mode, convert_image, named_in_errors, open_image
 
     if config.in_channels not in (1, 3):
-        raise DataError(f"the network takes {config.in_channels} channels, which no image file has; pass it tensors.")
+        raise DataError(f"the network takes {config.in_channels} channels, and images have 1 or 3; pass it tensors.")
     mode: Mode = "L" if config.in_channels == 1 else "RGB"
     if isinstance(image, (str, Path)):
         opened = open_image(Path(image).expanduser(), mode)
@@ -51,13 +51,13 @@ def prepared(config: HubConfig, image: Any) -> Tensor:
         with named_in_errors("the image", "give another one"):
             opened = convert_image(image, mode)
     else:
-        raise TypeError(f"`image` is a path or a PIL image; got {type(image).__name__}.")
+        raise TypeError(f"`image` must be a path or a PIL image; got {type(image).__name__}.")
     return image_transform(config)(opened)[None]
 
 
 @torch.inference_mode()
-def likeliest(network: nn.Module, config: HubConfig, x: Tensor, top: int) -> list[tuple[str, float]]:
-    """The likeliest classes of one image with their probabilities, the likeliest first."""
+def top_classes(network: nn.Module, config: HubConfig, x: Tensor, top: int) -> list[tuple[str, float]]:
+    """Return the most likely classes of one image with their probabilities, the most likely first."""
     parameter = next(network.parameters())
     probabilities = network(x.to(parameter.device, parameter.dtype)).float().softmax(1)[0]
     names = config.class_names or tuple(map(str, range(config.num_classes)))

@@ -1,4 +1,4 @@
-"""What the networks share: their options, the swap of convolutions, the stem for small images."""
+"""Code that the networks share: checks of options, replacement of convolutions, the stem for small images."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,15 +17,15 @@ ConvOptions = Callable[[nn.Conv2d], dict[str, Any]]
 
 
 STATIC = "static"
-"""The family of the networks whose every convolution is an ordinary one."""
+"""Family name of the networks without dynamic layers."""
 STATIC_TITLE = "ordinary convolutions, the static twin of the dynamic families"
 
 
 def get_family(name: str) -> Family | None:
-    """The family called `name`; None for "static".
+    """Return the family with this name; None for "static".
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If no family has this name.
     """
     if name == STATIC:
         return None
@@ -35,12 +35,12 @@ def get_family(name: str) -> Family | None:
         known = [STATIC, *(family.name for family in families.families())]
         near = nearest_names(str(name), known, count=1)[0]
         raise ValueError(
-            f"`family` is one of {', '.join(sorted(known))}; got {name!r}, and the nearest name is {near!r}."
+            f"`family` must be one of {', '.join(sorted(known))}; got {name!r}, and the nearest name is {near!r}."
         ) from None
 
 
 def get_published(name: str) -> Published:
-    """The published version of the family called `name`.
+    """Return the published version of the family with this name.
 
     Raises:
         ValueError: If the family has no published version.
@@ -49,31 +49,33 @@ def get_published(name: str) -> Published:
     published = family.published if family is not None else None
     if published is None:
         known = ", ".join(sorted(other.name for other in families.families() if other.published is not None))
-        raise ValueError(f"family {name!r} has no published structure; `published=True` goes with {known}.")
+        raise ValueError(f"family {name!r} has no published structure; use `published=True` only with {known}.")
     return published
 
 
 def check_family_options(name: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A copy of `options`, each key of which the family's layer knows.
+    """Return a copy of `options` after checking that the family's layer has each of them.
 
     Raises:
-        ValueError: If the layer has no hyperparameter of that name.
+        ValueError: If the layer does not have an option.
         TypeError: If `options` is not a mapping.
     """
     if options is None:
         return {}
     if not isinstance(options, Mapping):
-        raise TypeError(f"`family_options` maps hyperparameter names to values; got {options!r}.")
+        raise TypeError(f"`family_options` must map hyperparameter names to values; got {options!r}.")
     family = get_family(name)
     parameters = {} if family is None else inspect.signature(family.layer).parameters
     known = sorted(key for key, value in parameters.items() if value.kind is inspect.Parameter.KEYWORD_ONLY)
     for key in options:
         if not known:
-            raise ValueError(f"`family_options` has the key {key!r}, but family {name!r} takes none; leave it out.")
+            raise ValueError(
+                f"`family_options` has the key {key!r}, but family {name!r} takes no options; leave it out."
+            )
         if key not in known:
             if key in parameters:
                 raise ValueError(
-                    f"`family_options` has the key {key!r}, which the network gives each convolution; leave it out."
+                    f"`family_options` has the key {key!r}, which the network sets for each convolution; leave it out."
                 )
             raise ValueError(
                 f"`family_options` has the key {key!r}, but family {name!r} takes {', '.join(known)}; "
@@ -83,26 +85,26 @@ def check_family_options(name: str, options: Mapping[str, Any] | None) -> dict[s
 
 
 def check_dynamic_kinds(name: str, dynamic: str | Sequence[str], kinds: Sequence[str]) -> frozenset[str]:
-    """The kinds of layers that `dynamic` names, one or several of `kinds`.
+    """Return the kinds of layers that `dynamic` names, one or more of `kinds`.
 
     Raises:
-        ValueError: If it names none or another, or the family has no layer of that kind.
+        ValueError: If `dynamic` is empty or names another kind, or if the family has no layer of a kind.
     """
     given = (dynamic,) if isinstance(dynamic, str) else tuple(dynamic)
     for kind in given:
         if kind not in kinds:
-            raise ValueError(f"`dynamic` names one or several of {', '.join(kinds)}; got {kind!r}.")
+            raise ValueError(f"`dynamic` must name one or more of {', '.join(kinds)}; got {kind!r}.")
     family = get_family(name)
     if not given or family is None:
         raise ValueError(f"family {name!r} with dynamic={given!r} has no dynamic layer; leave `dynamic` out.")
     if "classifier" in given and family.linear is None:
         known = ", ".join(sorted(other.name for other in families.families() if other.linear is not None))
-        raise ValueError(f"family {name!r} has no dynamic classifier; dynamic='classifier' goes with {known}.")
+        raise ValueError(f"family {name!r} has no dynamic classifier; use dynamic='classifier' only with {known}.")
     return frozenset(given)
 
 
 def dynamic_classifier(linear: nn.Linear, name: str, options: Mapping[str, Any]) -> nn.Module:
-    """The family's classifier, starting from the weights of `linear`, with those of the options that it has."""
+    """Return the family's classifier with the weights of `linear`, and with those of `options` that it has."""
     family = get_family(name)
     assert family is not None
     assert family.linear is not None
@@ -113,12 +115,12 @@ def dynamic_classifier(linear: nn.Linear, name: str, options: Mapping[str, Any])
 
 
 def relative_latent(conv: nn.Conv2d, ratio: float, blocks: int | None) -> int:
-    """DCD's default L for a convolution times `ratio`, at least 1 and at most what its blocks can hold.
+    """Return DCD's default L for a convolution times `ratio`, at least 1 and at most the largest L of its blocks.
 
     Args:
-        conv: A convolution in the channel form.
-        ratio: Above 0.
-        blocks: B; None for as many as groups.
+        conv: A convolution that DCD replaces in the channel form.
+        ratio: Factor on L, above 0.
+        blocks: Number of blocks B; None: the number of groups.
     """
     count = blocks or conv.groups
     default = default_latent_dim(min(conv.in_channels, conv.out_channels) / count)
@@ -126,35 +128,37 @@ def relative_latent(conv: nn.Conv2d, ratio: float, blocks: int | None) -> int:
 
 
 def check_stem_stride(stem_stride: int) -> None:
-    """Raises ValueError unless `stem_stride` is one of `STEM_STRIDES`."""
+    """Raise ValueError unless `stem_stride` is one of `STEM_STRIDES`."""
     if stem_stride not in STEM_STRIDES:
         raise ValueError(
-            f"`stem_stride` is 1, 2 or 4; got {stem_stride!r}. "
-            f"Take 4 for images of about 224 pixels, 2 for 64, 1 or 2 for 28 to 32."
+            f"`stem_stride` must be 1, 2 or 4; got {stem_stride!r}. "
+            f"Use 4 for images of about 224 pixels, 2 for 64, 1 or 2 for 28 to 32."
         )
 
 
 def inner_output_stride(output_stride: int, stem_stride: int) -> int:
-    """The `output_stride` that timm's builders, which count a stem of stride 4, need for the one asked for.
+    """Convert `output_stride` to the value for timm's builders, which assume a stem of stride 4.
 
     Raises:
-        ValueError: If it cannot be had with this stem.
+        ValueError: If the network cannot have this `output_stride` with this stem.
     """
     inner = min(32, output_stride * 4 // stem_stride)
     if output_stride not in (2, 4, 8, 16, 32) or inner < 8:
         possible = [stride for stride in (2, 4, 8, 16, 32) if stride * 4 // stem_stride >= 8]
-        raise ValueError(f"`output_stride` is one of {possible} with stem_stride={stem_stride}; got {output_stride!r}.")
+        raise ValueError(
+            f"`output_stride` must be one of {possible} with stem_stride={stem_stride}; got {output_stride!r}."
+        )
     return inner
 
 
 def rescale_reductions(feature_info: Iterable[dict[str, Any]], stem_stride: int) -> None:
-    """Correct, in place, the reductions that timm wrote down for a stem of stride 4 (its first convolution has 2)."""
+    """Correct, in place, the reductions that timm recorded for a stem of stride 4, whose first convolution has 2."""
     for level, info in enumerate(feature_info):
         info["reduction"] = min(2, stem_stride) if level == 0 else info["reduction"] * stem_stride // 4
 
 
 def is_depthwise(conv: nn.Conv2d) -> bool:
-    """Whether each channel is convolved by itself."""
+    """Whether each input channel of a convolution is a group of its own."""
     return conv.groups == conv.in_channels > 1
 
 
@@ -163,23 +167,23 @@ def replace_convolutions(
 ) -> None:
     """Replace, in place, every `nn.Conv2d` of `model` that is `eligible` by a `layer` with the same static weights.
 
-    See `DynamicConv2d.fresh_like` for how large they are. The layer's dynamic parameters keep the initial values that
-    the layer gives them.
+    `DynamicConv2d.fresh_like` makes the layers and describes the scale of their weights. The dynamic parameters keep
+    the layer's initial values.
 
     Args:
         model: A network whose static weights are initialised.
-        layer: Dynamic layer.
-        eligible: Says of a convolution, by name and module, whether it is replaced.
-        options: Gives a convolution's hyperparameters.
+        layer: Class of the dynamic layers.
+        eligible: Whether to replace a convolution, given its name and module.
+        options: Returns the layer's options for a convolution.
 
     Raises:
-        ValueError: If a convolution cannot take the place of the layer; the message starts with its name.
+        ValueError: If a convolution cannot be replaced; the message starts with its name.
     """
     found = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and eligible(n, m)]
     for name, conv in found:
         if type(conv) is not nn.Conv2d:
             raise ValueError(
-                f"{name} is {with_article(type(conv).__name__)}; use pad_type='' to have dynamic convolutions there."
+                f"{name} is {with_article(type(conv).__name__)}, which has no dynamic form; use pad_type=''."
             )
         try:
             dynamic = layer.fresh_like(conv, **options(conv))
@@ -190,7 +194,7 @@ def replace_convolutions(
 
 
 def published_classifier(linear: nn.Linear, published: Published) -> nn.Module:
-    """The dynamic classifier of the published networks, starting from the weights of `linear`."""
+    """Return the dynamic classifier of the published networks with the weights of `linear`."""
     options = published.options("classifier", linear.in_features, linear.out_features)
     dynamic: nn.Module = published.classifier.like(linear, **options)
     return dynamic

@@ -1,4 +1,4 @@
-"""Registers one network in every family, and in the published structure where a family has one, with timm."""
+"""Registration of networks with timm, in every family and, if a family has one, in the published structure."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -12,21 +12,21 @@ from dynaconv.families.family import Family, on_registered
 from dynaconv.models._families import STATIC, STATIC_TITLE
 
 Create = Callable[..., nn.Module]
-"""``(variant, pretrained, **arguments)`` to a network."""
+"""Builds a network from ``(variant, pretrained, **arguments)``."""
 _PUBLISHED = ": the published code's structure"
 
 
 def register_names(
     module: str, network: str, sizes: Mapping[str, Mapping[str, Any]], create: Create, config: Mapping[str, Any]
 ) -> None:
-    """Register ``{family}_{network}{size}`` for each family and size, and put the entry points into the module.
+    """Register ``{family}_{network}{size}`` for each family and size, and add the entry points to the module.
 
-    A family that is registered later gets its names then.
+    The names of a family that is registered later are added when it is registered.
 
     Args:
-        module: Name of the module whose networks they are; it gets `default_cfgs` and one function for each name.
+        module: Name of the networks' module, to which `default_cfgs` and one function for each name are added.
         network: Middle part of the names.
-        sizes: Last part of the names to the arguments that make a network of that size.
+        sizes: Maps the last part of a name to the network's arguments for that size.
         create: Builds a network.
         config: The entries of timm's pretrained configuration that differ between networks.
     """
@@ -34,13 +34,13 @@ def register_names(
     namespace.default_cfgs = {}  # type: ignore[attr-defined]
 
     def register(key: str, title: str, *, published: bool = False) -> None:
-        for size, given in sizes.items():
+        for size, size_arguments in sizes.items():
             for ending in ("", "_published") if published else ("",):
                 name = f"{key}_{network}{size}{ending}"
-                told = f"{network}{size} with {title}{_PUBLISHED if ending else ''}."
-                arguments = {**given, "family": key, **({"published": True} if ending else {})}
+                description = f"{network}{size} with {title}{_PUBLISHED if ending else ''}."
+                arguments = {**size_arguments, "family": key, **({"published": True} if ending else {})}
                 namespace.default_cfgs.update(generate_default_cfgs({name: _default_config(config)}))
-                setattr(namespace, name, register_model(_entry_point(module, name, told, create, arguments)))
+                setattr(namespace, name, register_model(_entry_point(module, name, description, create, arguments)))
 
     def of_family(family: Family) -> None:
         register(family.name, family.title, published=family.published is not None)
@@ -65,7 +65,7 @@ def _default_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _entry_point(module: str, name: str, doc: str, create: Create, arguments: Mapping[str, Any]) -> Create:
     def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        # A width between the named ones, as a comparison at equal parameters needs.
+        # The caller may set another `width`, as comparisons at equal parameter counts do.
         fixed = {key: value for key, value in arguments.items() if key != "width" or key not in kwargs}
         return create(name, pretrained, **fixed, **kwargs)
 

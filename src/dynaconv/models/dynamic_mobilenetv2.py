@@ -3,19 +3,18 @@
 Names registered with timm: ``{family}_mobilenetv2_{035,050,075,100,140}`` and, for the published code's structure,
 ``{family}_mobilenetv2_{...}_published``.
 
-The stem and the classifier are static in every family, the rest as published:
+The stem and the classifier are static in every family. Of the other layers, those of the family's paper are dynamic:
 
 - DCD: every 1x1 convolution. In the published code's structure only the expansion and projection 1x1 convolutions of
-  the blocks that expand (the second block onwards), and the classifier. This was found from its parameter counts at
-  1000 classes (5,720,028 at x1.0 with ``fc_squeeze=16``, 3,056,616 at x0.5 with ``fc_squeeze=8``): of all subsets of
-  {stem, first block, expansions, projections, head, classifier}, taken with the published sizes, exactly one gives
-  both.
+  the blocks that expand (the second block onwards), and the classifier. This was derived from the published parameter
+  counts at 1000 classes (5,720,028 at x1.0 with ``fc_squeeze=16``, 3,056,616 at x0.5 with ``fc_squeeze=8``): with the
+  published sizes, exactly one subset of {stem, first block, expansions, projections, head, classifier} gives both.
 - CondConv: every convolution. The published counts (27.5M at x1.0, 15.5M at x0.5) include a classifier of 8 experts.
 - DY-Conv: every convolution of the blocks, not the head. Of all subsets of {stem, expansions, depthwise, projections,
-  head, classifier} this one is within 1.5 % of each of the counts published for x1.0, x0.75 and x0.5 (11.1M, 7.0M,
-  4.0M); the head would add 1.26M at x1.0.
-- ODConv: every convolution, which gives each published count to its last digit.
-- SE: the last convolution of each block, where the paper has it.
+  head, classifier}, this one is within 1.5 % of each of the counts published for x1.0, x0.75 and x0.5 (11.1M, 7.0M,
+  4.0M); a dynamic head would add 1.26M at x1.0.
+- ODConv: every convolution, which gives each published count exactly.
+- SE: the last convolution of each block, as in the paper.
 """
 
 import dataclasses
@@ -42,27 +41,27 @@ _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3
 
 
 class DynamicMobileNetV2(EfficientNet):
-    """MobileNetV2 whose convolutions, those that the family's paper takes, are the family's dynamic layers.
+    """MobileNetV2 with a family's dynamic layers in place of the convolutions that its paper makes dynamic.
 
-    The static weights are made first, so networks made under one seed start from the same ones whatever the family.
+    The static weights are initialised first, so under one seed the networks of all families start from the same ones.
 
     Args:
         width: Multiplier of all channel counts, as in the model names (1.0 is ``mobilenetv2_100``).
         family: Name of a registered family; ``"static"`` replaces nothing.
         family_options: Hyperparameters for every dynamic convolution.
         stem_stride: Downsampling before the third stage: 4 for images of about 224 pixels, 2 for 64, 1 or 2 for 28 to
-            32. With 2 the second stage, with 1 the first convolution too, has stride 1; no weight changes its shape.
-        dynamic: Which layers are dynamic: one or several of ``"pointwise"`` (every 1x1 convolution that the family
-            takes), ``"depthwise"`` and ``"classifier"`` (DCD only); None leaves it to the family.
-        dynamic_depthwise: Whether the depthwise convolutions are dynamic too; None leaves it to the family.
-        latent_ratio: Multiplies DCD's default L of every 1x1 convolution; None leaves L to `family_options`.
-        published: Build the published code's structure, dynamic classifier included; see the module's docstring.
-        fc_squeeze: Reduction of the published dynamic branch; 16 from ``width=1`` up and 8 below when None.
-        **kwargs: As `timm.models.efficientnet.EfficientNet` takes them: num_classes, in_chans, drop_rate,
+            32. With 2, the second stage has stride 1; with 1, the first convolution too. No weight changes its shape.
+        dynamic: Kinds of layers that are dynamic: one or more of ``"pointwise"`` (every 1x1 convolution that the family
+            replaces), ``"depthwise"`` and ``"classifier"`` (DCD only). None: the family's default.
+        dynamic_depthwise: Whether the depthwise convolutions are dynamic too. None: the family's default.
+        latent_ratio: Factor on DCD's default L of every 1x1 convolution. None: `family_options` determines L.
+        published: Build the published code's structure with a dynamic classifier; see the module's docstring.
+        fc_squeeze: Reduction of the published dynamic branch. None: 16 if ``width`` is at least 1, else 8.
+        **kwargs: Arguments of `timm.models.efficientnet.EfficientNet`: num_classes, in_chans, drop_rate,
             drop_path_rate, output_stride, global_pool, pad_type, norm_layer, act_layer, device, dtype, ...
 
     Raises:
-        ValueError: If an option is unknown, or does not go with the family, the layers or another option.
+        ValueError: If an option is unknown, or cannot be combined with the family, the layers or another option.
 
     Shape:
         ``(B, in_chans, H, W)`` to ``(B, num_classes)``.
@@ -101,7 +100,7 @@ class DynamicMobileNetV2(EfficientNet):
         self._make_classifier_dynamic()
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new one for `num_classes`; 0 takes it away. It is dynamic where it was."""
+        """Replace the classifier by one for `num_classes`, dynamic if the old one was; 0 removes the classifier."""
         super().reset_classifier(num_classes, global_pool)
         self._make_classifier_dynamic()
 
@@ -111,12 +110,12 @@ class DynamicMobileNetV2(EfficientNet):
 
 
 class DynamicMobileNetV2Features(EfficientNetFeatures):
-    """The feature pyramid of `DynamicMobileNetV2`: what ``features_only=True`` gives.
+    """The feature pyramid of `DynamicMobileNetV2`, built by ``features_only=True``.
 
     Args:
         width, family, family_options, stem_stride, dynamic, dynamic_depthwise, latent_ratio, published, fc_squeeze: As
-            `DynamicMobileNetV2`.
-        **kwargs: As `timm.models.efficientnet.EfficientNetFeatures` takes them: out_indices, in_chans, ...
+            for `DynamicMobileNetV2`.
+        **kwargs: Arguments of `timm.models.efficientnet.EfficientNetFeatures`: out_indices, in_chans, ...
 
     Shape:
         ``(B, in_chans, H, W)`` to a list of ``(B, C_i, H / r_i, W / r_i)``, with C_i and r_i in `feature_info`.
@@ -137,12 +136,12 @@ class DynamicMobileNetV2Features(EfficientNetFeatures):
 def _kinds(
     family: str, dynamic: str | Sequence[str] | None, dynamic_depthwise: bool | None, published: bool
 ) -> frozenset[str]:
-    """Which kinds of layers are dynamic, by the options that say so and by the family."""
+    """Return the kinds of layers that are dynamic according to the options and the family."""
     spec = fam.get_family(family)
     if dynamic is not None:
         if published or dynamic_depthwise is not None:
             other = "published=True" if published else f"dynamic_depthwise={dynamic_depthwise}"
-            raise ValueError(f"`dynamic` says which layers are dynamic, and so does {other}; give one of them.")
+            raise ValueError(f"`dynamic` and {other} both select the dynamic layers; pass only one of them.")
         return fam.check_dynamic_kinds(family, dynamic, KINDS)
     if published:
         fam.get_published(family)
@@ -160,7 +159,7 @@ def _kinds(
 
 @dataclasses.dataclass
 class _Plan:
-    """The options of one network, as `DynamicMobileNetV2` takes them, and what they do to timm's."""
+    """The options of `DynamicMobileNetV2` and their effect on timm's network."""
 
     width: float
     _: dataclasses.KW_ONLY
@@ -181,7 +180,7 @@ class _Plan:
             self.fc_squeeze = 16 if self.width >= 1 else 8
         elif not self.published:
             raise ValueError(
-                f"`fc_squeeze` goes with `published=True`; got {self.fc_squeeze!r}. Without, use `reduction`."
+                f"`fc_squeeze` requires `published=True`; got {self.fc_squeeze!r}. Otherwise use `reduction`."
             )
         self.spec = fam.get_family(self.family)
         self._check_latent_ratio()
@@ -191,14 +190,14 @@ class _Plan:
             return
         if self.family != "dcd" or self.published or self.options.get("latent_dim") is not None:
             raise ValueError(
-                f"`latent_ratio` multiplies DCD's default L; it does not go with family={self.family!r}, "
+                f"`latent_ratio` multiplies DCD's default L; it cannot be combined with family={self.family!r}, "
                 f"published={self.published}, latent_dim={self.options.get('latent_dim')}."
             )
         if not 0 < self.latent_ratio < math.inf:
-            raise ValueError(f"`latent_ratio` is a positive number; got {self.latent_ratio!r}.")
+            raise ValueError(f"`latent_ratio` must be a positive number; got {self.latent_ratio!r}.")
 
     def classifier(self, linear: nn.Linear) -> nn.Module | None:
-        """The dynamic classifier that takes the place of `linear`; None where it stays."""
+        """Return the dynamic classifier that replaces `linear`; None if `linear` stays."""
         if "classifier" not in self.kinds:
             return None
         if self.published:
@@ -206,9 +205,11 @@ class _Plan:
         return fam.dynamic_classifier(linear, self.family, self.options)
 
     def trunk_arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Arguments for the base class: the architecture, and what the caller gave in `kwargs`."""
+        """Return the arguments for the base class: the architecture and the caller's `kwargs`."""
         if self.stem_stride != 4 and kwargs.get("aa_layer") is not None:
-            raise ValueError(f"`aa_layer` carries the strides; it does not go with stem_stride={self.stem_stride}.")
+            raise ValueError(
+                f"`aa_layer` applies the strides; it cannot be combined with stem_stride={self.stem_stride}."
+            )
         stages = [[f"{'ds' if t == 1 else 'ir'}_r{n}_k3_s{s}_e{t}_c{c}"] for t, c, n, s in _STAGES]
         kwargs = dict(kwargs)
         norm_layer = kwargs.pop("norm_layer", None)
@@ -244,7 +245,7 @@ class _Plan:
             return False
         if name == "conv_head":
             return self.spec is not None and self.spec.dynamic_head
-        # The first block does not expand: its projection has the name that expansions have in the others.
+        # The first block has no expansion; its projection has the name of the expansions in the other blocks.
         ends_block = name.endswith(".conv_pwl") or name.startswith("blocks.0.")
         return ends_block or self.spec is None or not self.spec.ends_only
 
@@ -260,7 +261,7 @@ class _Plan:
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
-    """Build one of the registered names, as timm builds its own EfficientNets."""
+    """Build the network of a registered name, as timm builds its EfficientNets."""
     if not kwargs.get("features_only") or "feature_cfg" in kwargs or "feature_cls" in kwargs:
         model: nn.Module = build_model_with_cfg(DynamicMobileNetV2, variant, pretrained, **kwargs)
         return model

@@ -3,12 +3,12 @@
 Names registered with timm: ``{family}_resnet{10,18,34,50,101}`` and, for the published code's structure,
 ``{family}_resnet{...}_published``.
 
-Every convolution of every block is dynamic, 1x1 and 3x3 alike; in the SE family the last one of each block. The stem,
-the 1x1 convolutions of the downsampling shortcuts and the classifier are static. For DCD and ODConv this was found from
-the published parameter counts at 1000 classes. Of all subsets of {stem, each convolution of a block, 1x1 downsampling,
-classifier}, taken with the published code's sizes, exactly one gives both counts of DCD (ResNet-18 14,703,332,
-ResNet-50 29,835,056): the blocks' convolutions and, in the published structure, the classifier. The blocks'
-convolutions alone give every count of ODConv to its last digit. SE gives the counts of timm's SE networks.
+All 1x1 and 3x3 convolutions of the blocks are dynamic; in the SE family, only the last one of each block. The stem, the
+1x1 convolutions of the downsampling shortcuts and the classifier are static. For DCD and ODConv this was derived from
+the published parameter counts at 1000 classes. With the published code's sizes, exactly one subset of {stem, each
+convolution of a block, 1x1 downsampling, classifier} gives both counts of DCD (ResNet-18 14,703,332, ResNet-50
+29,835,056): the blocks' convolutions and, in the published structure, the classifier. The blocks' convolutions alone
+give every count of ODConv exactly. SE gives the counts of timm's SE networks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,9 +33,9 @@ _DEPTHS: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
 
 
 class DynamicResNet(ResNet):
-    """ResNet whose blocks' convolutions, or the last of each block, are one family's dynamic layers.
+    """ResNet with a family's dynamic layers as the convolutions of its blocks, or as the last one of each block.
 
-    The static weights are made first, so networks made under one seed start from the same ones whatever the family.
+    The static weights are initialised first, so under one seed the networks of all families start from the same ones.
 
     Args:
         block: `timm.models.resnet.BasicBlock` or `timm.models.resnet.Bottleneck`.
@@ -43,15 +43,15 @@ class DynamicResNet(ResNet):
         family: Name of a registered family; ``"static"`` replaces nothing.
         family_options: Hyperparameters for every dynamic convolution.
         stem_stride: Downsampling before the first stage: 4 (7x7 convolution of stride 2 and max pooling) for images of
-            about 224 pixels, 2 for 64, 1 or 2 for 28 to 32. Below 4 the stem is a 3x3 convolution of that stride and
-            nothing is pooled.
+            about 224 pixels, 2 for 64, 1 or 2 for 28 to 32. Below 4 the stem is a 3x3 convolution of that stride
+            without max pooling.
         dynamic_downsample: Whether the 1x1 convolutions of the downsampling shortcuts are dynamic too.
-        published: Build the published code's structure, dynamic classifier included; see the module's docstring.
-        **kwargs: As `timm.models.resnet.ResNet` takes them: num_classes, in_chans, drop_rate, drop_path_rate,
+        published: Build the published code's structure with a dynamic classifier; see the module's docstring.
+        **kwargs: Arguments of `timm.models.resnet.ResNet`: num_classes, in_chans, drop_rate, drop_path_rate,
             output_stride, global_pool, norm_layer, act_layer, zero_init_last, device, dtype, ...
 
     Raises:
-        ValueError: If an option is unknown, or does not go with the family, the layers or another option.
+        ValueError: If an option is unknown, or cannot be combined with the family, the layers or another option.
 
     Shape:
         ``(B, in_chans, H, W)`` to ``(B, num_classes)``.
@@ -102,7 +102,7 @@ class DynamicResNet(ResNet):
         self._make_classifier_dynamic()
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new one for `num_classes`; 0 takes it away. It is dynamic where it was."""
+        """Replace the classifier by one for `num_classes`, dynamic if the old one was; 0 removes the classifier."""
         super().reset_classifier(num_classes, global_pool)
         self._make_classifier_dynamic()
 
@@ -113,7 +113,7 @@ class DynamicResNet(ResNet):
     def _shrink_stem(self, stride: int) -> None:
         if not isinstance(self.conv1, nn.Conv2d) or not isinstance(self.maxpool, nn.MaxPool2d):
             raise ValueError(
-                f"stem_stride={stride} has a 3x3 convolution for a stem; it does not go with `stem_type`, "
+                f"stem_stride={stride} makes the stem a 3x3 convolution; it cannot be combined with `stem_type`, "
                 f"`replace_stem_pool` or `aa_layer`."
             )
         old = self.conv1
@@ -128,13 +128,13 @@ class DynamicResNet(ResNet):
             dtype=old.weight.dtype,
         )
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
-        network: Any = self  # timm annotates both modules by one of the kinds it puts there
+        network: Any = self  # timm annotates each attribute with only one of the types that it assigns
         network.conv1 = stem
         network.maxpool = nn.Identity()
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
-    """Build one of the registered names, as timm builds its own ResNets."""
+    """Build the network of a registered name, as timm builds its ResNets."""
     model: nn.Module = build_model_with_cfg(DynamicResNet, variant, pretrained, **kwargs)
     return model
 

@@ -1,4 +1,4 @@
-"""Deployed networks run by compiled kernels on the CPU; see docs/native.md."""
+"""Runs deployed networks by compiled kernels on the CPU; see docs/native.md."""
 
 from dynaconv.native.deploy import deploy_native
 from dynaconv.native.extension import extension

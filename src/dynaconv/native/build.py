@@ -1,4 +1,4 @@
-"""``python -m dynaconv.native.build``: compile the kernels now, not when they are first needed."""
+"""``python -m dynaconv.native.build``: compile the kernels before their first use."""
 
 import argparse
 import sys
@@ -9,14 +9,14 @@ from dynaconv.native.toolchain import BuildError, build
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build, and print where the library is."""
+    """Build the library and print its path."""
     parser = argparse.ArgumentParser(prog="python -m dynaconv.native.build", description="Compile the native kernels.")
     parser.add_argument("--verbose", action="store_true", help="print the compiler's commands")
     parser.add_argument(
         "--runtime",
         choices=("torch", "onnxruntime", "openvino"),
         default="torch",
-        help="what is to load them; torch where none is given",
+        help="runtime that loads the kernels; default: torch",
     )
     options = parser.parse_args(arguments)
     try:

@@ -7,18 +7,18 @@ from dynaconv.native.replace import replace
 
 
 def deploy_native(model: nn.Module) -> nn.Module:
-    """Let the compiled kernels run what they can of a network that `deploy` has made; it is changed in place.
+    """Let the compiled kernels run all supported parts of a deployed network; changes the network in place.
 
-    The first call compiles them where the package does not carry them, which takes some ten seconds. Where that is not
-    possible a warning says once why, and the network is returned as it is.
+    If the package has no prebuilt kernels, the first call compiles them, which takes about ten seconds. If that is not
+    possible, the first call warns with the reason, and the network is returned unchanged.
 
     Args:
         model: A deployed network, in eval mode.
 
     Returns:
-        The network; a new module only where ``model`` is itself a convolution or a block.
+        The network; a new module only if ``model`` itself becomes one native program.
 
     Raises:
-        NativeError: The environment variable DYNACONV_ISA names an instruction set that there is not.
+        NativeError: The environment variable DYNACONV_ISA names an unknown or unsupported instruction set.
     """
     return replace(model)[0] if library.ready() else model

@@ -1,4 +1,4 @@
-"""Libraries that let other runtimes run native programs: the same kernels, without torch."""
+"""Extension libraries with which other runtimes run native programs: the same kernels, without torch."""
 
 import ctypes
 import importlib.util
@@ -6,19 +6,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from dynaconv.native.toolchain import BuildError, Host, build, onnxruntime_host, shipped
+from dynaconv.native.toolchain import BuildError, Host, build, onnxruntime_host, prebuilt_library
 
 Runtime = Literal["onnxruntime", "openvino"]
 DOMAIN, OPERATOR = "dynaconv", "NativeProgram"
-"""Of the operator in files; it takes images ``(B, C, H, W)`` and constants, and gives images ``(B, H', W', C')``."""
+"""Domain and name of the operator in files. It maps images ``(B, C, H, W)`` and constants to ``(B, H', W', C')``."""
 
 
 def extension(runtime: Runtime, *, verbose: bool = False) -> Path:
-    """The library that a runtime needs to run a file exported with ``native=True``.
+    """Return the library that a runtime needs to run a file exported with ``native=True``.
 
-    The package carries the one for ONNX Runtime, or it is compiled here the first time, as that for OpenVINO is; that
-    takes some ten seconds. It may be copied to where the file is used: a machine with the same kind of processor and,
-    for OpenVINO, the same version of it. Torch and dynaconv are not needed there.
+    Wheels with native kernels contain the one for ONNX Runtime. Otherwise, and always for OpenVINO, the first call
+    compiles it, which takes about ten seconds. The library can be copied to another machine with the same processor
+    architecture and, for OpenVINO, the same OpenVINO version; torch and dynaconv are not needed there.
 
     Args:
         runtime: ``onnxruntime`` for ``SessionOptions.register_custom_ops_library``, ONNX Runtime 1.17 or newer;
@@ -26,18 +26,18 @@ def extension(runtime: Runtime, *, verbose: bool = False) -> Path:
         verbose: Print the compiler's commands.
 
     Raises:
-        BuildError: It cannot be compiled, OpenVINO is not installed, or there is no such runtime.
+        BuildError: The library cannot be compiled, OpenVINO is not installed, or the runtime is unknown.
     """
     if runtime == "onnxruntime":
-        library = shipped(runtime)
-        return library if library and _loads(library) else build(onnxruntime_host(), verbose=verbose)
+        library = prebuilt_library(runtime)
+        return library if library and _is_loadable(library) else build(onnxruntime_host(), verbose=verbose)
     if runtime == "openvino":
         return build(_openvino(), verbose=verbose)
-    raise BuildError(f"there are extensions for 'onnxruntime' and 'openvino'; got {runtime!r}.")
+    raise BuildError(f"`runtime` must be 'onnxruntime' or 'openvino'; got {runtime!r}.")
 
 
-def _loads(library: Path) -> bool:
-    """Whether it is for a system like this one."""
+def _is_loadable(library: Path) -> bool:
+    """Return whether this system can load the library."""
     try:
         ctypes.CDLL(str(library))
     except OSError:
@@ -46,14 +46,14 @@ def _loads(library: Path) -> bool:
 
 
 def _openvino() -> Host:
-    found = importlib.util.find_spec("openvino")
-    if found is None or found.origin is None:
-        raise BuildError('an extension of OpenVINO needs OpenVINO; install it with: pip install "dynaconv[export]"')
-    folder = Path(found.origin).parent
+    spec = importlib.util.find_spec("openvino")
+    if spec is None or spec.origin is None:
+        raise BuildError('the extension for OpenVINO needs OpenVINO; install it with: pip install "dynaconv[export]"')
+    folder = Path(spec.origin).parent
     libraries = [library.name for name in ("openvino", "tbb") for library in (folder / "libs").glob(f"lib{name}.so*")]
     return Host(
         name="openvino",
         version=metadata.version("openvino"),
-        compiled=(f"-isystem{folder / 'include'}",),
-        linked=(f"-L{folder / 'libs'}", *(f"-l:{name}" for name in libraries)),
+        compiler_flags=(f"-isystem{folder / 'include'}",),
+        linker_flags=(f"-L{folder / 'libs'}", *(f"-l:{name}" for name in libraries)),
     )

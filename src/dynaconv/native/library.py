@@ -1,4 +1,4 @@
-"""The compiled library: loaded once, with the operator that runs native programs."""
+"""Loads the compiled library once; it registers the operator that runs native programs."""
 
 import ctypes
 import functools
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dynaconv.errors import DynaconvError
 from dynaconv.native.steps import FIELDS
-from dynaconv.native.toolchain import BuildError, build, check_platform, shipped
+from dynaconv.native.toolchain import BuildError, build, check_platform, prebuilt_library
 
-# torch annotates little of its library interface.
+# Most of torch.library has no type annotations.
 _library: Any = torch.library
 _DEFINITIONS = _library.Library("dynaconv", "DEF")
 _DEFINITIONS.define(
@@ -24,42 +24,42 @@ _DEFINITIONS.define(
 
 
 class NativeError(DynaconvError):
-    """The native backend cannot run as it was asked to."""
+    """The native backend cannot run with the given settings."""
 
 
-def _shape(x: Tensor, constants: Tensor, steps: Tensor, out_channels: int, sizes: Sequence[int]) -> Tensor:
+def _fake_output(x: Tensor, constants: Tensor, steps: Tensor, out_channels: int, sizes: Sequence[int]) -> Tensor:
     height, width = x.shape[2], x.shape[3]
     for index in range(0, len(sizes), 4):
-        height = _resized(height, sizes[index], sizes[index + 1])
-        width = _resized(width, sizes[index + 2], sizes[index + 3])
+        height = _output_size(height, sizes[index], sizes[index + 1])
+        width = _output_size(width, sizes[index + 2], sizes[index + 3])
     return torch.empty(
         (x.shape[0], out_channels, height, width), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
     )
 
 
-def _resized(size: int, offset: int, stride: int) -> int:
+def _output_size(size: int, offset: int, stride: int) -> int:
     return (size + offset) // stride + 1 if stride else 1
 
 
-_library.register_fake("dynaconv::native_program", _shape, lib=_DEFINITIONS)
+_library.register_fake("dynaconv::native_program", _fake_output, lib=_DEFINITIONS)
 
 
-def _opened() -> tuple[Path, ctypes.CDLL]:
-    """The library of the package, or one compiled here where there is none that loads."""
+def _open_any() -> tuple[Path, ctypes.CDLL]:
+    """Open the package's prebuilt library or, if there is none that loads, one compiled here."""
     check_platform()
-    path = shipped("torch")
+    path = prebuilt_library("torch")
     if path is not None:
         try:
             return path, _open(path)
         except OSError:
-            # Made for an older system than this one, or for a newer one.
+            # Built for another system, such as a newer one.
             pass
     path = build()
     return path, _open(path)
 
 
 def _open(path: Path) -> ctypes.CDLL:
-    """Load a library, which registers the operator."""
+    """Load a library; loading it registers the operator."""
     operators: Any = torch.ops
     operators.load_library(path)
     return ctypes.CDLL(str(path))
@@ -67,10 +67,10 @@ def _open(path: Path) -> ctypes.CDLL:
 
 @functools.cache
 def _load() -> tuple[ctypes.CDLL, str]:
-    """Load the library, compiled first where need be, and the name of the instruction set it runs with."""
-    path, library = _opened()
+    """Load the library, which is compiled first if needed; return it and the name of its instruction set."""
+    path, library = _open_any()
     if library.dynaconv_native_fields() != len(FIELDS):
-        raise NativeError(f"{path} was made from other sources than these; delete it and build it again.")
+        raise NativeError(f"{path} was built from other sources; delete it and build it again.")
     library.dynaconv_native_isa.restype = ctypes.c_char_p
     message = ctypes.create_string_buffer(512)
     name = library.dynaconv_native_isa(message, ctypes.c_size_t(len(message)))
@@ -80,38 +80,39 @@ def _load() -> tuple[ctypes.CDLL, str]:
 
 
 def instruction_set() -> str:
-    """The instruction set that the kernels use here: ``avx512``, ``avx2`` or ``portable``.
+    """Return the instruction set that the kernels use: ``avx512``, ``avx2`` or ``portable``.
 
-    The best one of this processor, or what the environment variable DYNACONV_ISA says.
+    It is the best one that this processor supports, or the one that the environment variable DYNACONV_ISA names.
 
     Raises:
         BuildError: The kernels cannot be compiled here.
-        NativeError: DYNACONV_ISA names a set that there is not.
+        NativeError: DYNACONV_ISA names an unknown or unsupported instruction set.
     """
     return _load()[1]
 
 
 @functools.cache
 def ready() -> bool:
-    """Whether native programs run here; says once why not, where not.
+    """Return whether native programs can run here; if not, warn once with the reason.
 
     Raises:
-        NativeError: DYNACONV_ISA names a set that there is not.
+        NativeError: DYNACONV_ISA names an unknown or unsupported instruction set.
     """
     try:
         _load()
     except (BuildError, OSError) as error:
         reason = str(error).rstrip(".")
-        warnings.warn(f"{reason}; networks deployed for it run in torch instead.", RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"{reason}; networks deployed with backend='native' run in torch instead.", RuntimeWarning, stacklevel=2
+        )
         return False
     return True
 
 
-def settle(constants: Tensor) -> None:
-    """Let constants lie in large pages of memory where the system has them; their values stay.
+def use_huge_pages(constants: Tensor) -> None:
+    """Ask the system to put constants on huge pages; their values stay.
 
-    Reading tens of megabytes of weights once a call, the processor would else look for every few kilobytes in the
-    page table.
+    A call reads tens of megabytes of weights once; with small pages every 4 KiB costs a TLB miss.
     """
     if ready():
         library, _ = _load()

@@ -1,4 +1,4 @@
-"""From a deployed convolution, static or DCD, to a step of a native program."""
+"""Lowers a deployed layer, static or DCD, to a step of a native program."""
 
 import math
 from typing import Any
@@ -25,7 +25,7 @@ from dynaconv.native.steps import (
 
 
 def activation_of(module: nn.Module | None) -> str | None:
-    """The name of an activation that a step can hold; None for any other module."""
+    """Return the name of an activation that a step can fuse; None for any other module."""
     if module is None or type(module) is nn.Identity:
         return "none"
     return {nn.ReLU: "relu", nn.ReLU6: "relu6"}.get(type(module))
@@ -33,10 +33,10 @@ def activation_of(module: nn.Module | None) -> str | None:
 
 @torch.no_grad()
 def lower(conv: nn.Module, activation: str = "none") -> Step:
-    """The step that computes what a convolution and the activation behind it compute in eval mode.
+    """Return the step that computes a layer and the activation after it in eval mode.
 
     Raises:
-        UnsupportedError: The module is no convolution of a kind that the library has.
+        UnsupportedError: The library has no kernel for the layer.
     """
     if type(conv) is nn.Conv2d:
         return _static(conv, activation)
@@ -60,7 +60,7 @@ def _max_pool(pool: nn.MaxPool2d) -> Step:
     if pool.ceil_mode or pool.return_indices:
         raise UnsupportedError("max pooling with ceil_mode or indices has no native form")
     kernel, stride, padding, dilation = map(_pair, (pool.kernel_size, pool.stride, pool.padding, pool.dilation))
-    # Its channels are those of what it reads, which the builder knows.
+    # The builder sets the channels to those of the step that this one reads.
     geometry: dict[str, Any] = dict(zip(("kernel_h", "kernel_w"), kernel, strict=True)) | dict(
         zip(("stride_h", "stride_w"), stride, strict=True)
     )
@@ -70,7 +70,7 @@ def _max_pool(pool: nn.MaxPool2d) -> Step:
 
 
 def mean_step() -> Step:
-    """The mean over all pixels, whose channels the builder knows."""
+    """Return the step of the mean over all pixels; the builder sets its channels."""
     return Step(kind=MEAN, **_vector_geometry(0, 0))
 
 
@@ -98,7 +98,7 @@ def _check_type(layer: Any) -> None:
 
 
 def _vector_geometry(inputs: int, outputs: int) -> dict[str, Any]:
-    """A linear layer is a 1x1 convolution of images of one pixel."""
+    """Return the geometry of a linear layer: a 1x1 convolution on images of one pixel."""
     ones = ("kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w")
     pads = ("pad_top", "pad_left", "pad_bottom", "pad_right")
     return {"in_channels": inputs, "out_channels": outputs} | dict.fromkeys(ones, 1) | dict.fromkeys(pads, 0)
@@ -179,16 +179,16 @@ def _dcd(form: DeployedDCD, activation: str) -> Step:
 
 
 def _squeeze(weight: Tensor, cells: int) -> Tensor:
-    """The branch's first map in panels, cells of the context outside, channels inside."""
+    """Return the branch's first linear map in panels; its inputs have the order (cell of the context, channel)."""
     return panels(weight.reshape(weight.shape[0], -1, cells).transpose(1, 2).flatten(1))
 
 
 class _Heads:
-    """All heads as one map: Lambda, the bias of each sample, Phi in panels; each part starts at a multiple of 16."""
+    """All heads as one affine map: Lambda, the bias of each sample, Phi in panels. Parts start at multiples of 16."""
 
     def __init__(self, form: DeployedDCD) -> None:
         branch, maps = form.branch, []
-        # What Lambda scales is added to the bias of each sample.
+        # The bias that Lambda scales becomes part of the bias of each sample.
         self.has_shift = "shift" in branch.heads or form.scaled_bias is not None
         if form.has_scale:
             maps.append(branch.head("scale"))
@@ -196,8 +196,8 @@ class _Heads:
             maps.append(branch.head("shift"))
         elif self.has_shift:
             assert branch.squeeze is not None
-            nothing = form.weight.new_zeros(len(form.weight), len(branch.squeeze.weight))
-            maps.append(AffineMap(nothing, form.bias))
+            zero = form.weight.new_zeros(len(form.weight), len(branch.squeeze.weight))
+            maps.append(AffineMap(zero, form.bias))
         rows, bias = [_pad_rows(each.weight) for each in maps], [padded_vector(each.constant) for each in maps]
         if form.p is not None:
             fusion, latent = branch.head("fusion"), form.p.shape[1]
@@ -212,8 +212,8 @@ def _pad_rows(matrix: Tensor) -> Tensor:
 
 
 def _phi_order(rows: Tensor, latent: int) -> Tensor:
-    """The rows that give Phi, ``(L * L, ...)``, ordered so that what comes out lies in panels."""
+    """Reorder the rows that compute Phi, ``(L * L, ...)``, so that their output Phi is in panels."""
     assert rows.shape[0] == math.prod((latent, latent))
-    # Zero marks a place that stays empty.
-    places = panels(torch.arange(1, latent * latent + 1, dtype=torch.float64).reshape(latent, latent)).long()
-    return torch.cat([torch.zeros_like(rows[:1]), rows])[places]
+    # Index 0 is padding: the row of zeros.
+    indices = panels(torch.arange(1, latent * latent + 1, dtype=torch.float64).reshape(latent, latent)).long()
+    return torch.cat([torch.zeros_like(rows[:1]), rows])[indices]

@@ -1,52 +1,52 @@
-"""Weights in the orders that the compiled kernels read; `csrc/kernels.h` defines them."""
+"""Packs weights into the layouts that the compiled kernels read; `csrc/kernels.h` defines them."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 PANEL = 16
-"""Channels of a block and of a panel."""
+"""Channels per block and per panel."""
 HALF = 8
-"""A last panel of at most so many channels is only so wide."""
+"""Width of the last panel if at most this number of channels remains for it."""
 
 
 def round_up(count: int, to: int = PANEL) -> int:
-    """The least multiple of ``to`` that is not below ``count``."""
+    """Return the smallest multiple of ``to`` that is at least ``count``."""
     return -(-count // to) * to
 
 
 def panel_width(channels: int) -> int:
-    """Columns that the panels of so many channels have."""
+    """Return the total width of the panels of ``channels`` output channels."""
     rest = channels % PANEL
     return channels - rest + (0 if rest == 0 else HALF if rest <= HALF else PANEL)
 
 
 def panels(matrix: Tensor) -> Tensor:
-    """A matrix ``(N, K)`` in panels of 16 rows, inside a panel column by column: ``(panel_width(N) * K,)``."""
+    """Pack a matrix ``(N, K)`` into panels of 16 rows, each stored column by column: ``(panel_width(N) * K,)``."""
     rows, columns = matrix.shape
     padded = F.pad(matrix, (0, 0, 0, panel_width(rows) - rows))
-    whole = padded.shape[0] // PANEL * PANEL
-    parts = [padded[:whole].reshape(-1, PANEL, columns).transpose(1, 2).flatten()]
-    return torch.cat([*parts, padded[whole:].T.flatten()])
+    full = padded.shape[0] // PANEL * PANEL
+    parts = [padded[:full].reshape(-1, PANEL, columns).transpose(1, 2).flatten()]
+    return torch.cat([*parts, padded[full:].T.flatten()])
 
 
 def blocks(image: Tensor) -> Tensor:
-    """Values ``(C, pixels)`` in blocks of 16 channels, pixels inside: ``(round_up(C) * pixels,)``."""
+    """Pack values ``(C, pixels)`` into blocks of 16 channels, stored pixel by pixel: ``(round_up(C) * pixels,)``."""
     channels, pixels = image.shape
     padded = F.pad(image, (0, 0, 0, round_up(channels) - channels))
     return padded.reshape(-1, PANEL, pixels).transpose(1, 2).flatten()
 
 
 def padded_vector(vector: Tensor) -> Tensor:
-    """A vector with zeros behind it, up to a multiple of 16."""
+    """Pad a vector with zeros to a multiple of 16."""
     return F.pad(vector, (0, round_up(len(vector)) - len(vector)))
 
 
 def dense_weight(weight: Tensor) -> Tensor:
-    """A convolution's kernel ``(C_out, C_in, k_h, k_w)`` in panels: taps outside, channels in inside."""
+    """Pack a kernel ``(C_out, C_in, k_h, k_w)`` into panels; the inputs have the order (tap, input channel)."""
     return panels(weight.permute(0, 2, 3, 1).flatten(1))
 
 
 def depthwise_weight(weight: Tensor) -> Tensor:
-    """A depthwise kernel ``(C, 1, k_h, k_w)`` in blocks of 16 channels, taps inside."""
+    """Pack a depthwise kernel ``(C, 1, k_h, k_w)`` into blocks of 16 channels, each stored tap by tap."""
     return blocks(weight.flatten(1))

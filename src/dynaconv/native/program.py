@@ -1,4 +1,4 @@
-"""A module that runs a native program in place of the modules it was made from."""
+"""A module that runs a native program in place of the modules that it was lowered from."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from dynaconv.conversion.stand_in import StandIn
+from dynaconv.conversion.proxy import ModuleProxy
 from dynaconv.native import library
 from dynaconv.native.program_builder import Builder
 from dynaconv.native.steps import UnsupportedError
@@ -15,17 +15,17 @@ from dynaconv.native.steps import UnsupportedError
 _OPERATORS: Any = torch.ops.dynaconv
 
 
-class NativeProgram(StandIn):
-    """Computes what ``original`` computes, by the compiled kernels where they can.
+class NativeProgram(ModuleProxy):
+    """Computes the same function as ``original`` with the compiled kernels.
 
-    They take float32 images on the CPU, in any memory format, and give channels_last ones. For everything else
-    (another type or device, autocast, a gradient that is wanted, no compiled library) the original runs. The packed
-    constants are no part of the state dict; loading one packs them anew, and so do a change of type or device and the
-    end of training.
+    The kernels take float32 images on the CPU in any memory format and return channels_last images. In all other cases
+    (another dtype or device, train mode, autocast, a gradient is needed, no compiled library) ``original`` runs. The
+    packed constants are not in the state dict. They are packed again when a state dict is loaded, when the dtype or
+    device changes, and when train mode ends.
 
     Args:
-        original: What is replaced; its parameters stay its own.
-        lower: Makes the steps from ``original``.
+        original: The replaced module; it keeps its parameters.
+        lower: Function that lowers ``original`` to steps.
     """
 
     constants: Tensor | None
@@ -40,23 +40,23 @@ class NativeProgram(StandIn):
         self._lower = lower
         self.pack()
         untyped: Any = super()
-        untyped.register_load_state_dict_post_hook(_pack_again)
+        untyped.register_load_state_dict_post_hook(_repack)
         self._ready = library.ready()
 
     def pack(self) -> None:
-        """Take the weights over from the original once more; needed after they were changed in place.
+        """Pack the weights of ``original`` again; needed after a change of the weights in place.
 
-        Where they are not float32 on the CPU there is nothing to take, and the original runs.
+        If the weights are not float32 on the CPU, nothing is packed and ``original`` runs.
         """
-        # A walk through the original at each call would take longer than a small network does.
-        self._watched = tuple(self.original.parameters())
+        # Walking through the modules of `original` at each call would take longer than a small network itself.
+        self._original_parameters = tuple(self.original.parameters())
         try:
             builder = self._lower(self.original)
         except UnsupportedError:
             self.constants = self.steps = None
             return
         self.constants, self.steps, self.sizes = builder.build()
-        library.settle(self.constants)
+        library.use_huge_pages(self.constants)
         self.flat = builder.flat
         self._in_channels, self._out_channels = builder.steps[0].in_channels, builder.steps[-1].out_channels
 
@@ -65,30 +65,30 @@ class NativeProgram(StandIn):
         return modules.get("original")
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a pickled module; the library may be missing where it is restored."""
+        """Restore a pickled module; the library may not be available in this process."""
         untyped: Any = super()
         untyped.__setstate__(state)
         self._ready = library.ready()
         if self.constants is not None:
-            library.settle(self.constants)
+            library.use_huge_pages(self.constants)
 
     def train(self, mode: bool = True) -> "NativeProgram":
-        """As any module; the weights may be others when training ends."""
-        ends = self.training and not mode
+        """Set train or eval mode; packs the weights again when train mode ends, since training changes them."""
+        leaves_training = self.training and not mode
         super().train(mode)
-        if ends:
+        if leaves_training:
             self.pack()
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "NativeProgram":
-        """What ``to``, ``half``, ``to_empty`` and others do to every tensor; constants follow from the weights."""
+        """Apply ``to``, ``half``, ``to_empty`` and others to every tensor, then pack the new weights."""
         untyped: Any = super()
         untyped._apply(fn, recurse)
         self.pack()
         return self
 
-    def _takes(self, x: Tensor) -> bool:
-        # Between two calls of the kernels Python's own steps are slow, so these are few.
+    def _supports(self, x: Tensor) -> bool:
+        # Few and cheap checks: in small networks Python's overhead is a large part of a call.
         return (
             self._ready
             and x.dtype is torch.float32
@@ -99,18 +99,18 @@ class NativeProgram(StandIn):
             and x.shape[1] == self._in_channels
             and not torch.is_autocast_enabled("cpu")
             and not (torch.is_grad_enabled() and self._needs_gradient(x))
-            # Forward-mode derivatives, which would come out as zero, are taken inside a level.
+            # In forward-mode differentiation the level is >= 0; the kernels would return a zero derivative.
             and forward_ad._current_level < 0
         )
 
     def _needs_gradient(self, x: Tensor) -> bool:
-        return x.requires_grad or any(parameter.requires_grad for parameter in self._watched)
+        return x.requires_grad or any(parameter.requires_grad for parameter in self._original_parameters)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the original, ``(B, C_in, H, W)`` to ``(B, C_out, H_out, W_out)``."""
-        # Not as attributes: those of a module are looked for in several places.
+        """Map ``(B, C_in, H, W)`` to ``(B, C_out, H_out, W_out)``, or to ``(B, C_out)`` if ``flat``."""
+        # Direct access to the buffers avoids the slow attribute lookup of modules.
         constants, steps = self._buffers["constants"], self._buffers["steps"]
-        if constants is None or not self._takes(x):
+        if constants is None or not self._supports(x):
             out: Tensor = self.original(x)
         else:
             out = _OPERATORS.native_program(x, constants, steps, self._out_channels, self.sizes)
@@ -125,6 +125,6 @@ class NativeProgram(StandIn):
         return f"{self._in_channels}, {self._out_channels}, constants={self.constants.numel()}"
 
 
-def _pack_again(module: nn.Module, incompatible_keys: Any) -> None:
+def _repack(module: nn.Module, incompatible_keys: Any) -> None:
     assert isinstance(module, NativeProgram)
     module.pack()

@@ -1,4 +1,4 @@
-"""Several steps put together: slots for the images between them, one vector for all constants."""
+"""Builds a program of steps: assigns slots to the images between them and joins all constants in one vector."""
 
 import dataclasses
 import itertools
@@ -14,14 +14,17 @@ from dynaconv.native.steps import DENSE, DEPTHWISE, FIELDS, MAX_POOL, MEAN, Step
 
 @dataclass
 class Builder:
-    """Collects steps. Values are numbered: 0 is the input, step i makes value i + 1."""
+    """Builder of a program. Values are numbered: 0 is the input, step i computes value i + 1."""
 
     steps: list[Step] = field(default_factory=list)
     flat: bool = False
-    """Whether the output is one of vectors, ``(B, C)``."""
+    """Whether the output is ``(B, C)`` instead of images."""
 
     def add(self, step: Step, source: int, residual: int | None = None) -> int:
-        """Let ``step`` read value ``source``, and add value ``residual`` before its activation; the value it makes.
+        """Append a step that reads value ``source`` and adds value ``residual`` before its activation.
+
+        Returns:
+            The number of the value that the step computes.
 
         Raises:
             UnsupportedError: A pooling step would read the input.
@@ -36,30 +39,30 @@ class Builder:
         return len(self.steps)
 
     def build(self) -> tuple[Tensor, Tensor, list[int]]:
-        """The constants, the steps as integers, and how the size of an image changes, four numbers a change."""
+        """Return the constants, the steps as integers, and `Step.resize` of each step that changes the image size."""
         self._fuse()
         constants = _Constants()
         table = []
         for step, slots in zip(self.steps, self._slots(), strict=True):
             values = {name: getattr(step, name) for name in FIELDS} | slots
-            # In the order in which they are read, so that the kernels can fetch what comes next.
+            # Constants are stored in the order in which the kernels read them, so that they can be prefetched.
             for name in sorted(FIELDS, key=lambda name: name in ("weight", "bias")):
                 if isinstance(values[name], Tensor):
-                    values[name] = constants.place(values[name])
+                    values[name] = constants.append(values[name])
             table += [_number(value) for value in values.values()]
         return constants.joined(), torch.tensor(table, dtype=torch.int64), self._sizes()
 
     def _fuse(self) -> None:
-        """Mark each dense step whose result only a static depthwise step behind it reads; the two then run as one."""
+        """Mark each dense step whose result only the next step reads, if that is a static depthwise step."""
         readers = [value for step in self.steps for value in (step.source, step.residual)]
         for step, following in itertools.pairwise(self.steps):
-            alone = following.source == step.target and readers.count(step.target) == 1
-            # A dynamic one needs the mean of all it reads first.
+            only_reader = following.source == step.target and readers.count(step.target) == 1
+            # A dynamic depthwise step first needs the mean over its whole input.
             pair = step.kind == DENSE and following.kind == DEPTHWISE and not following.dynamic
-            step.fused = int(pair and alone and step.residual < 0)
+            step.fused = int(pair and only_reader and step.residual < 0)
 
     def _slots(self) -> list[dict[str, int]]:
-        """Slots in place of values: one is free again after the last step that reads it. Slot 0 is the input."""
+        """Assign slots to values by liveness: a slot is free after the last step that reads it. Slot 0 is the input."""
         last_use = {step.target: index for index, step in enumerate(self.steps)}
         for index, step in enumerate(self.steps):
             for value in (step.source, step.residual):
@@ -67,17 +70,17 @@ class Builder:
                 last_use[value] = index + step.fused
         slot_of = {0: 0, -1: -1}
         free: list[int] = []
-        found: list[dict[str, int]] = []
+        slots: list[dict[str, int]] = []
         count = 0
         for index, step in enumerate(self.steps):
             if not free:
                 count += 1
                 free.append(count)
             slot_of[step.target] = free.pop()
-            found.append({name: slot_of[getattr(step, name)] for name in ("source", "target", "residual")})
-            done = [value for value, last in last_use.items() if value > 0 and last == index and value != step.target]
-            free += [slot_of[value] for value in done]
-        return found
+            slots.append({name: slot_of[getattr(step, name)] for name in ("source", "target", "residual")})
+            dead = [value for value, last in last_use.items() if value > 0 and last == index and value != step.target]
+            free += [slot_of[value] for value in dead]
+        return slots
 
     def _sizes(self) -> list[int]:
         by_target = {step.target: step for step in self.steps}
@@ -95,13 +98,14 @@ def _number(value: Any) -> int:
 
 
 class _Constants:
-    """Vectors one after another, each on a cache line of its own."""
+    """A vector of constants; each constant starts on its own cache line of 64 bytes."""
 
     def __init__(self) -> None:
         self.parts: list[Tensor] = []
         self.size = 0
 
-    def place(self, vector: Tensor) -> int:
+    def append(self, vector: Tensor) -> int:
+        """Append a constant, padded to a multiple of 16 floats, and return its offset."""
         offset, padded = self.size, round_up(len(vector))
         self.parts.append(torch.nn.functional.pad(vector.detach().float(), (0, padded - len(vector))))
         self.size += padded

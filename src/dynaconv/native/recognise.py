@@ -1,11 +1,11 @@
-"""Which modules can become steps: convolutions with the activation behind them, residual blocks of timm, sequences."""
+"""Lowers supported modules to steps: layers with the activation after them, timm's blocks and networks, sequences."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
-from dynaconv.conversion.stand_in import Absorbed, Run
+from dynaconv.conversion.proxy import IdentityProxy, SequentialProxy
 from dynaconv.families.contract.static import replaced_method
 from dynaconv.families.dcd.deployed import DeployedDCDLinear
 from dynaconv.native.lowering import activation_of, lower, mean_step
@@ -14,10 +14,10 @@ from dynaconv.native.steps import ACTIVATIONS, DEPTHWISE, UnsupportedError
 
 
 def append(builder: Builder, module: nn.Module, value: int) -> int:
-    """Add the steps of a module that reads ``value``; the value it makes.
+    """Append the steps of a module that reads ``value``; return the value that they compute.
 
     Raises:
-        UnsupportedError: It cannot become steps; the builder is as it was.
+        UnsupportedError: The module is not supported; the builder is unchanged.
     """
     before = len(builder.steps)
     try:
@@ -28,43 +28,46 @@ def append(builder: Builder, module: nn.Module, value: int) -> int:
 
 
 def append_next(builder: Builder, module: nn.Module, value: int) -> int:
-    """Add the steps of the next module of a sequence that starts with the builder's input; the value it makes.
+    """Append the steps of the next module of a sequence whose first module reads the builder's input.
+
+    Returns:
+        The value that the steps compute.
 
     Raises:
-        UnsupportedError: It cannot become steps; the builder may hold some of its steps.
+        UnsupportedError: The module is not supported; the builder may hold some of its steps.
     """
-    if _watched(module):
-        raise UnsupportedError("it has hooks")
+    if _has_hooks(module):
+        raise UnsupportedError("it has hooks or a replaced forward method")
     return _sequence(builder, [module], value, start=0)
 
 
 def _append(builder: Builder, module: nn.Module, value: int) -> int:
-    if _watched(module):
-        raise UnsupportedError("it has hooks")
+    if _has_hooks(module):
+        raise UnsupportedError("it has hooks or a replaced forward method")
     network = _network_of(module)
     if network is not None:
         return network(builder, module, value)
     block = _BLOCKS.get((type(module).__module__, type(module).__name__))
     if block is not None:
         return block(builder, module, value)
-    if type(module) in (nn.Sequential, Run):
+    if type(module) in (nn.Sequential, SequentialProxy):
         return _sequence(builder, list(module.children()), value)
     if type(module) is nn.Linear or isinstance(module, DeployedDCDLinear):
         raise UnsupportedError("a linear layer takes vectors, and programs start with images")
     return builder.add(lower(module), value)
 
 
-def _watched(module: nn.Module) -> bool:
-    """Whether hooks, or a forward method of its own, would be left out; those of inner modules count."""
+def _has_hooks(module: nn.Module) -> bool:
+    """Return whether the module or a submodule has hooks or a replaced forward method, which a program would skip."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any(replaced_method(m) or any(getattr(m, kind) for kind in kinds) for m in module.modules())
 
 
 def _sequence(builder: Builder, modules: Sequence[nn.Module], value: int, start: int | None = None) -> int:
-    """Modules one after another, of which the first reads ``start``; an activation joins the convolution before it."""
+    """Append modules in sequence; an activation is fused into the step before it, which must come after ``start``."""
     start = value if start is None else start
     for module in modules:
-        if type(module) in (nn.Identity, Absorbed):
+        if type(module) in (nn.Identity, IdentityProxy):
             continue
         name = activation_of(module)
         if name is None:
@@ -72,25 +75,25 @@ def _sequence(builder: Builder, modules: Sequence[nn.Module], value: int, start:
         else:
             last = builder.steps[-1] if value > start else None
             if last is None or last.activation != ACTIVATIONS["none"] or value != len(builder.steps):
-                raise UnsupportedError("an activation stands alone")
+                raise UnsupportedError("the activation does not follow a convolution")
             last.activation = ACTIVATIONS[name]
     return value
 
 
-def _fused(builder: Builder, value: int, conv: nn.Module, *behind: nn.Module | None, add: int | None = None) -> int:
-    """A convolution, what stands behind it (at most one activation), and a value added before that."""
-    names = [activation_of(module) for module in behind]
+def _fused(builder: Builder, value: int, conv: nn.Module, *following: nn.Module | None, add: int | None = None) -> int:
+    """Append a convolution, fused with residual ``add`` and at most one activation; identities may follow it."""
+    names = [activation_of(module) for module in following]
     active = [name for name in names if name != "none"]
     if None in names or len(active) > 1:
-        raise UnsupportedError("something other than one activation stands behind a convolution")
+        raise UnsupportedError("a convolution is followed by something other than one activation")
     step = lower(conv, *[name for name in active if name is not None])
     if add is not None and step.kind == DEPTHWISE:
-        raise UnsupportedError("a shortcut ends at a depthwise convolution")
+        raise UnsupportedError("a shortcut is added to a depthwise convolution")
     return builder.add(step, value, add)
 
 
 def _inverted_residual(builder: Builder, block: Any, value: int) -> int:
-    _need_plain(block.se, block.aa, block.drop_path)
+    _require_identity(block.se, block.aa, block.drop_path)
     if getattr(block, "conv_s2d", None) is not None:
         raise UnsupportedError("space to depth")
     x = _fused(builder, value, block.conv_pw, block.bn1)
@@ -99,7 +102,7 @@ def _inverted_residual(builder: Builder, block: Any, value: int) -> int:
 
 
 def _depthwise_separable(builder: Builder, block: Any, value: int) -> int:
-    _need_plain(block.se, block.aa, block.drop_path)
+    _require_identity(block.se, block.aa, block.drop_path)
     if getattr(block, "conv_s2d", None) is not None:
         raise UnsupportedError("space to depth")
     x = _fused(builder, value, block.conv_dw, block.bn1)
@@ -111,19 +114,19 @@ def _skip(block: Any, value: int) -> int | None:
         return None
     act = block.bn3 if hasattr(block, "bn3") else block.bn2
     if activation_of(act) != "none":
-        raise UnsupportedError("an activation stands before the shortcut")
+        raise UnsupportedError("there is an activation before the shortcut is added")
     return value
 
 
 def _basic_block(builder: Builder, block: Any, value: int) -> int:
-    _need_plain(block.se, block.aa, block.drop_path, block.drop_block, block.bn1, block.bn2)
+    _require_identity(block.se, block.aa, block.drop_path, block.drop_block, block.bn1, block.bn2)
     x = _fused(builder, value, block.conv1, block.act1)
     shortcut = value if block.downsample is None else _append(builder, block.downsample, value)
     return _fused(builder, x, block.conv2, block.act2, add=shortcut)
 
 
 def _bottleneck(builder: Builder, block: Any, value: int) -> int:
-    _need_plain(block.se, block.aa, block.drop_path, block.drop_block, block.bn1, block.bn2, block.bn3)
+    _require_identity(block.se, block.aa, block.drop_path, block.drop_block, block.bn1, block.bn2, block.bn3)
     x = _fused(builder, value, block.conv1, block.act1)
     x = _fused(builder, x, block.conv2, block.act2)
     shortcut = value if block.downsample is None else _append(builder, block.downsample, value)
@@ -142,17 +145,17 @@ def _resnet(builder: Builder, network: Any, value: int) -> int:
 
 
 def _head(builder: Builder, pool: Any, classifier: nn.Module, value: int) -> int:
-    """timm's pooling to vectors and the linear layer behind it."""
+    """Append timm's global pooling and the linear layer after it."""
     known = type(pool).__name__ == "SelectAdaptivePool2d" and pool.pool_type == "avg"
     if not known or type(pool.flatten) is not nn.Flatten:
-        raise UnsupportedError("something other than an average over all pixels stands before the classifier")
+        raise UnsupportedError("the classifier does not follow an average over all pixels")
     value = builder.add(mean_step(), value)
     builder.flat = True
     return value if type(classifier) is nn.Identity else builder.add(lower(classifier), value)
 
 
 def _network_of(module: nn.Module) -> Callable[[Builder, Any, int], int] | None:
-    """How to lower a whole network whose forward pass is the one of a known class."""
+    """Return the function that lowers a whole network, if its forward pass is that of a supported class; else None."""
     for (path, name), network in _NETWORKS.items():
         methods = ("forward", "forward_features", "forward_head")
         owners = [getattr(getattr(type(module), method, None), "__qualname__", "") for method in methods]
@@ -162,8 +165,8 @@ def _network_of(module: nn.Module) -> Callable[[Builder, Any, int], int] | None:
     return None
 
 
-def _need_plain(*modules: nn.Module | None) -> None:
-    """All of these do nothing."""
+def _require_identity(*modules: nn.Module | None) -> None:
+    """Raise UnsupportedError if one of the modules is not an identity."""
     for module in modules:
         if module is not None and type(module) is not nn.Identity:
             raise UnsupportedError(f"{type(module).__name__} has no native form")
@@ -179,4 +182,4 @@ _BLOCKS: dict[tuple[str, str], Callable[[Builder, Any, int], int]] = {
     ("timm.models.resnet", "BasicBlock"): _basic_block,
     ("timm.models.resnet", "Bottleneck"): _bottleneck,
 }
-"""Blocks whose forward pass is known, by module and name, so that timm is not imported here."""
+"""Functions that lower blocks, by the module and name of the block's class, so that timm is not imported here."""

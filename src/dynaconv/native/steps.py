@@ -1,4 +1,4 @@
-"""One step of a native program: a convolution as the compiled library takes it."""
+"""One step of a native program, such as a convolution, with the fields that the compiled library reads."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 FORMAT = 1
-"""Of programs in files: ``kFormat`` in ``csrc/program.h``, which says when to raise it."""
+"""Format of programs in files: ``kFormat`` in ``csrc/program.h``, which says when to raise it."""
 DENSE, DEPTHWISE, MAX_POOL, MEAN = 0, 1, 2, 3
 ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
 ALGORITHMS = {"auto": 0, "kernel": 1, "factored": 2}
@@ -15,12 +15,12 @@ SCALE_ACTIVATIONS = {"affine": 0, "hard_sigmoid": 1, "sigmoid": 2, "tanh": 3}
 
 
 class UnsupportedError(Exception):
-    """A module that native programs cannot run; the message says why."""
+    """Native programs do not support a module; the message is the reason."""
 
 
 @dataclass(kw_only=True)
 class Step:
-    """Names and order are those of ``Step`` in ``csrc/program.h``; a tensor becomes its place in the constants."""
+    """``Step`` of ``csrc/program.h``, with the same names and order; a tensor becomes its offset in the constants."""
 
     kind: int
     source: int = 0
@@ -65,7 +65,7 @@ class Step:
 
     @property
     def resize(self) -> tuple[int, int, int, int]:
-        """Offset and stride of each axis: n pixels become ``(n + offset) // stride + 1``, or one where that is 0."""
+        """Offset and stride of each axis: n pixels become ``(n + offset) // stride + 1``, or 1 if ``stride`` is 0."""
         if self.kind == MEAN:
             return 0, 0, 0, 0
         height = self.pad_top + self.pad_bottom - self.dilation_h * (self.kernel_h - 1) - 1

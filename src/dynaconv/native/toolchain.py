@@ -1,9 +1,9 @@
-"""Compile the kernels, once for each version of the sources.
+"""Compiles the kernels, once for each version of the sources.
 
-A library serves one host, such as torch. It lies in a folder named for what it was made from (sources, flags,
-compiler, host), below ``$XDG_CACHE_HOME/dynaconv`` or ``~/.cache/dynaconv``; DYNACONV_CACHE names another place.
-DYNACONV_CXXFLAGS adds flags. A wheel may carry those for torch and ONNX Runtime beside this file (``hatch_build.py``
-puts them there); their names say which sources they are of.
+A library serves one host, such as torch. It is stored in ``$XDG_CACHE_HOME/dynaconv/native`` or
+``~/.cache/dynaconv/native``, in a folder named by a digest of the sources, flags, compiler and host. DYNACONV_CACHE
+sets another place, DYNACONV_CXXFLAGS adds flags. A wheel may contain prebuilt libraries for torch and ONNX Runtime next
+to this file (``hatch_build.py`` compiles them); their names contain a digest of the sources.
 """
 
 import hashlib
@@ -35,43 +35,45 @@ class BuildError(DynaconvError):
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """A program that loads the kernels as a library.
+    """A runtime that loads the kernels as a library.
 
     Attributes:
-        name: The kernels meet it in ``csrc/binding_<name>.cpp``.
-        version: Of what its interface depends on.
-        compiled: Flags for that file.
-        linked: Flags for the library.
+        name: Its binding is ``csrc/binding_<name>.cpp``.
+        version: A library is compiled again if it changes.
+        compiler_flags: Flags to compile the binding.
+        linker_flags: Flags to link the library.
     """
 
     name: str
     version: str
-    compiled: tuple[str, ...]
-    linked: tuple[str, ...]
+    compiler_flags: tuple[str, ...]
+    linker_flags: tuple[str, ...]
 
 
 def torch_host() -> Host:
-    """Torch, whose stable interface serves every version from the oldest supported one on."""
+    """Return the host torch; its stable ABI serves every version from the oldest supported one on."""
     folder = Path(torch.__file__).parent
     return Host(
         name="torch",
         version=torch.__version__,
-        compiled=(f"-isystem{folder / 'include'}", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
-        linked=(f"-L{folder / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"),
+        compiler_flags=(f"-isystem{folder / 'include'}", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
+        linker_flags=(f"-L{folder / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10"),
     )
 
 
 def compiler() -> list[str]:
-    """The command of the C++ compiler: ``$CXX``, which may have arguments (``ccache g++``), or else g++ or clang++.
+    """Return the command of the C++ compiler: ``$CXX``, which may have arguments (``ccache g++``), or g++ or clang++.
 
     Raises:
-        BuildError: There is none, or not the one that CXX names.
+        BuildError: There is no compiler, or the one that CXX names does not exist.
     """
-    own = shlex.split(os.environ.get("CXX", ""))
-    if own:
-        if not shutil.which(own[0]):
-            raise BuildError(f"the native backend needs a C++ compiler, and CXX names {own[0]}, which there is not.")
-        return own
+    command = shlex.split(os.environ.get("CXX", ""))
+    if command:
+        if not shutil.which(command[0]):
+            raise BuildError(
+                f"the native backend needs a C++ compiler; {command[0]}, which CXX names, is not installed."
+            )
+        return command
     for name in ("g++", "clang++"):
         if shutil.which(name):
             return [name]
@@ -79,75 +81,77 @@ def compiler() -> list[str]:
 
 
 def build(host: Host | None = None, *, verbose: bool = False) -> Path:
-    """The compiled library, made now where this has not been done before.
+    """Return the path of the compiled library; compile it if it is not in the cache.
 
     Args:
-        host: What it is for; torch where none is given.
+        host: Host of the library; default: torch.
         verbose: Print the compiler's commands.
 
     Raises:
-        BuildError: There is no compiler, torch is too old, or the compiler fails; the message ends with what it said.
+        BuildError: There is no compiler, torch is too old, or the compiler fails; the message ends with its output.
     """
     check_platform()
     host = torch_host() if host is None else host
     command = _command()
 
     def link(scratch: Path) -> Path:
-        return _link(command, host, _kept(_fingerprint(command), "kernels.o", kernels), scratch, verbose=verbose)
+        return _link(command, host, _cached(_fingerprint(command), "kernels.o", kernels), scratch, verbose=verbose)
 
     def kernels(scratch: Path) -> Path:
         return _compile_kernels(command, scratch, verbose=verbose)
 
-    return _kept(_fingerprint(command, host.name, host.version), f"libdynaconv_{_label(host.name)}.so", link)
+    return _cached(_fingerprint(command, host.name, host.version), f"libdynaconv_{_label(host.name)}.so", link)
 
 
-def _kept(folder: str, name: str, make: Callable[[Path], Path]) -> Path:
-    """A file of the cache, made now where it is not there."""
-    place = _cache() / folder
-    file = place / name
-    if not is_whole(file):
+def _cached(digest: str, name: str, make: Callable[[Path], Path]) -> Path:
+    """Return a file of the cache; make it if it is missing or incomplete."""
+    folder = _cache() / digest
+    file = folder / name
+    if not is_complete_elf(file):
         try:
-            place.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=place) as scratch:
-                # In one step, so that another process never loads half a library.
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                # The move is atomic, so that another process never loads an incomplete library.
                 make(Path(scratch)).replace(file)
         except OSError as error:
-            raise BuildError(f"{place} takes no files ({error.strerror}); set DYNACONV_CACHE to a folder.") from error
+            raise BuildError(
+                f"{folder} cannot be written ({error.strerror}); set DYNACONV_CACHE to a writable folder."
+            ) from error
     return file
 
 
 def check_platform() -> None:
-    """Raise where no library can run, wherever it comes from.
+    """Check that the platform can run the kernels.
 
     Raises:
-        BuildError: This is not Linux.
+        BuildError: The platform is not Linux.
     """
     if sys.platform != "linux":
-        raise BuildError(f"the native backend is built on Linux only; this is {sys.platform}.")
+        raise BuildError(f"the native backend runs on Linux only; this is {sys.platform}.")
 
 
 def onnxruntime_host() -> Host:
-    """ONNX Runtime; what is needed of its interface is stated in ``csrc/onnxruntime_abi.h`` and never changes."""
-    return Host(name="onnxruntime", version="", compiled=(), linked=())
+    """Return the host ONNX Runtime; ``csrc/onnxruntime_abi.h`` declares the part of its API that the kernels use."""
+    return Host(name="onnxruntime", version="", compiler_flags=(), linker_flags=())
 
 
-def shipped(host: str) -> Path | None:
-    """The library that the installed package carries, where it is one of these sources for this kind of processor.
+def prebuilt_library(host: str) -> Path | None:
+    """Return the prebuilt library of the installed package for a host; None if there is none.
 
-    It serves every version of its host from the oldest supported one on. Somebody who asks for compiler flags gets a
-    library of his own.
+    It must be built from these sources for this processor architecture. It serves every version of the host from the
+    oldest supported one on. If DYNACONV_CXXFLAGS is set, it is not used, since it was built without these flags.
     """
-    library = SOURCES.parent / shipped_name(host)
-    return library if is_whole(library) and not os.environ.get("DYNACONV_CXXFLAGS") else None
+    library = SOURCES.parent / prebuilt_name(host)
+    return library if is_complete_elf(library) and not os.environ.get("DYNACONV_CXXFLAGS") else None
 
 
-def shipped_name(host: str) -> str:
-    """The name of the library that a wheel of these sources carries for a host."""
+def prebuilt_name(host: str) -> str:
+    """Return the file name of the prebuilt library for a host in a wheel of these sources."""
     return f"libdynaconv_{_label(host)}-{platform.machine()}-{_sources_digest().hexdigest()[:16]}.so"
 
 
 def compile_for_wheel(folder: Path) -> list[Path]:
-    """Compile the libraries that a wheel carries into a folder.
+    """Compile the prebuilt libraries of a wheel into a folder.
 
     Raises:
         BuildError: As for `build`.
@@ -156,7 +160,7 @@ def compile_for_wheel(folder: Path) -> list[Path]:
     command = _command()
     kernels = _compile_kernels(command, folder, verbose=False)
     return [
-        _link(command, host, kernels, folder, verbose=False).rename(folder / shipped_name(host.name))
+        _link(command, host, kernels, folder, verbose=False).rename(folder / prebuilt_name(host.name))
         for host in (torch_host(), onnxruntime_host())
     ]
 
@@ -165,14 +169,14 @@ def _label(host: str) -> str:
     return "native" if host == "torch" else host
 
 
-def is_whole(library: Path) -> bool:
-    """Whether a file is a library that ends where its header says; loading half a one would end the process."""
+def is_complete_elf(library: Path) -> bool:
+    """Return whether a file is an ELF file as long as its header says; loading a truncated one ends the process."""
     try:
         with library.open("rb") as file:
             head = file.read(64)
         if len(head) < 64 or head[:6] != b"\x7fELF\x02\x01":
             return False
-        # The table of sections comes last.
+        # The section header table is the last part of the file.
         (offset,) = struct.unpack_from("<Q", head, 40)
         size, count = struct.unpack_from("<HH", head, 58)
         return bool(library.stat().st_size >= offset + size * count > 64)
@@ -185,16 +189,16 @@ def _command() -> list[str]:
 
 
 def _cache() -> Path:
-    own = os.environ.get("DYNACONV_CACHE")
-    if own:
-        return Path(own).absolute()
+    folder = os.environ.get("DYNACONV_CACHE")
+    if folder:
+        return Path(folder).absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynaconv" / "native"
 
 
 def _fingerprint(command: Sequence[str], *more: str) -> str:
-    said = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=False).stdout
+    version = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=False).stdout
     digest = _sources_digest()
-    digest.update("\n".join([*command, said, *more, platform.machine()]).encode())
+    digest.update("\n".join([*command, version, *more, platform.machine()]).encode())
     return str(digest.hexdigest())[:16]
 
 
@@ -206,7 +210,7 @@ def _sources_digest() -> Any:
 
 
 def _compile_kernels(command: Sequence[str], scratch: Path, *, verbose: bool) -> Path:
-    """All but the bindings, as one object file that every host's library takes."""
+    """Compile all sources except the bindings to one object file, which the libraries of all hosts share."""
     x86 = platform.machine() in ("x86_64", "AMD64")
     jobs, objects = [], []
     for source in sorted(set(SOURCES.glob("*.cpp")) - set(SOURCES.glob("binding_*.cpp"))):
@@ -222,9 +226,9 @@ def _compile_kernels(command: Sequence[str], scratch: Path, *, verbose: bool) ->
 def _link(command: Sequence[str], host: Host, kernels: Path, scratch: Path, *, verbose: bool) -> Path:
     binding, library = scratch / "binding.o", scratch / "library.so"
     source = SOURCES / f"binding_{host.name}.cpp"
-    _run([[*command, *host.compiled, "-c", str(source), "-o", str(binding)]], verbose=verbose)
+    _run([[*command, *host.compiler_flags, "-c", str(source), "-o", str(binding)]], verbose=verbose)
     objects = [str(binding), str(kernels)]
-    _run([[*compiler(), "-shared", *objects, *host.linked, "-o", str(library)]], verbose=verbose)
+    _run([[*compiler(), "-shared", *objects, *host.linker_flags, "-o", str(library)]], verbose=verbose)
     return library
 
 
@@ -234,9 +238,9 @@ def _run(jobs: Sequence[Sequence[str]], *, verbose: bool) -> None:
         if verbose:
             print(" ".join(job), flush=True)
         running.append(subprocess.Popen(job, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-    said = [process.communicate()[0] for process in running]
-    for job, process, output in zip(jobs, running, said, strict=True):
+    outputs = [process.communicate()[0] for process in running]
+    for job, process, output in zip(jobs, running, outputs, strict=True):
         if process.returncode:
             first = next((line for line in output.splitlines() if "error" in line), output.strip()[-300:])
-            first = first or f"{job[0]} ends with status {process.returncode}"
+            first = first or f"{job[0]} failed with status {process.returncode}"
             raise BuildError(f"the native kernels do not compile here: {first}")

@@ -1,4 +1,4 @@
-"""What families share: geometry, context pooling, per-sample convolution, mixtures, cost model. Imports torch only."""
+"""Operators that the families share, and their cost model. This package imports only torch."""
 
 from dynaconv.ops.context import pool_context
 from dynaconv.ops.cost import DEFAULT_MACHINE, Cost, Machine, cheapest

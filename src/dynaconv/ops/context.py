@@ -1,4 +1,4 @@
-"""The context of a dynamic branch: the input, averaged over one cell or over a 2 x 2 grid of cells."""
+"""The context of a dynamic branch: the input averaged over all pixels or over each cell of a 2 x 2 grid."""
 
 import torch
 from torch import Tensor
@@ -9,16 +9,16 @@ from dynaconv.ops.exporting import is_exporting
 def pool_context(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     """Average ``x`` over a grid of ``size`` x ``size`` cells, summing in ``dtype``.
 
-    Cells are those of `torch.nn.functional.adaptive_avg_pool2d`: on odd heights or widths the two cells of a 2 x 2
-    grid share the middle row or column. No wider copy of ``x`` is made.
+    The cells are those of `torch.nn.functional.adaptive_avg_pool2d`: if the height or width is odd, neighbouring cells
+    of a 2 x 2 grid share the middle row or column. ``x`` is not copied to a wider dtype.
 
     Args:
         x: Input, ``(B, C, H, W)``.
-        size: Cells along each axis, 1 or 2.
-        dtype: Type of the sums and of the result; float32 keeps half-precision inputs from overflowing.
+        size: Number of cells along each axis, 1 or 2.
+        dtype: Dtype of the sums and the result; float32 prevents overflow of half-precision inputs.
 
     Returns:
-        ``(B, C * size**2)``; for ``size=2`` each channel's four cells stand together, row by row.
+        ``(B, C * size**2)``; for ``size=2`` the four cells of a channel are adjacent, in row-major order.
     """
     if size == 1:
         return _mean(x, dtype)
@@ -30,8 +30,8 @@ def pool_context(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
 def _mean(x: Tensor, dtype: torch.dtype) -> Tensor:
     if not torch.is_grad_enabled() or is_exporting():
         return x.mean((2, 3), dtype=dtype)
-    # The gradient of a sum is a view that takes no memory and leaves the sum of the gradients of ``x`` in the memory
-    # format of ``x``. That of `mean` is a block as large as ``x``, never in channels_last.
+    # The gradient of `sum` is a view that takes no memory, and the accumulated gradient of ``x`` keeps the memory
+    # format of ``x``. The gradient of `mean` is a new tensor as large as ``x`` that is never channels_last.
     return x.sum((2, 3), dtype=dtype) / (x.shape[2] * x.shape[3])
 
 

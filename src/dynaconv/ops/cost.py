@@ -1,8 +1,8 @@
-"""What an algorithm costs: a small, inspectable model that `algorithm="auto"` asks.
+"""Cost model of the algorithms, by which `algorithm="auto"` chooses.
 
-Time is estimated as multiply-adds / rate + numbers moved / bandwidth + operator calls * overhead. The rates of
-`DEFAULT_MACHINE` are round numbers held against `benchmarks/algorithms.py`, which reports how often the model picks the
-faster algorithm and what a wrong pick costs; it has to rank algorithms, not to predict milliseconds.
+The estimated time is multiply-adds / rate + elements moved / bandwidth + operator calls * overhead. The model has to
+rank algorithms, not to predict milliseconds. The rates of `DEFAULT_MACHINE` are round numbers, checked by
+`benchmarks/algorithms.py`: it reports how often the model chooses the faster algorithm, and the cost of a wrong choice.
 """
 
 from collections.abc import Mapping
@@ -12,10 +12,13 @@ import torch
 
 
 class Cost(NamedTuple):
-    """What one forward pass of one algorithm does.
+    """Operation counts of one forward pass of one algorithm.
 
-    ``dense`` and ``batched`` are multiply-adds, of shared convolutions and of products with a matrix a sample;
-    ``moved`` counts numbers read or written besides, ``calls`` operators started.
+    Attributes:
+        dense: Multiply-adds of convolutions with a kernel that all samples share.
+        batched: Multiply-adds of products with one matrix per sample.
+        moved: Tensor elements read or written in addition.
+        calls: Operator calls.
     """
 
     dense: float = 0.0
@@ -32,12 +35,19 @@ class Cost(NamedTuple):
 
     @property
     def multiply_adds(self) -> float:
-        """All multiply-adds."""
+        """Dense and batched multiply-adds together."""
         return self.dense + self.batched
 
 
 class Machine(NamedTuple):
-    """Rates of a machine, per second: multiply-adds, numbers moved; and seconds to start an operator."""
+    """Rates of a machine.
+
+    Attributes:
+        dense_rate: Multiply-adds per second of convolutions with a shared kernel.
+        batched_rate: Multiply-adds per second of products with one matrix per sample.
+        bandwidth: Tensor elements read or written per second.
+        overhead: Seconds per operator call.
+    """
 
     dense_rate: float = 60e9
     batched_rate: float = 40e9
@@ -54,26 +64,29 @@ DEFAULT_MACHINE = Machine()
 
 
 def cheapest(costs: Mapping[str, Cost], machine: Machine = DEFAULT_MACHINE, *, undecided: str = "") -> str:
-    """Name of the algorithm with the least estimated time; the first of equals.
+    """Return the name of the algorithm with the shortest estimated time, the first one on a tie.
 
     Args:
-        costs: Of each algorithm.
-        machine: Turns costs into seconds.
-        undecided: What is returned where sizes are symbols of torch.compile and none is the cheapest for all sizes. A
-            comparison would make the compiler guard on them, and compile once more for sizes beyond.
+        costs: Cost of each algorithm by name.
+        machine: Rates that convert costs to seconds.
+        undecided: Return value if sizes are symbolic under torch.compile and no algorithm is the cheapest for all
+            sizes. A comparison would make the compiler guard on the sizes, and compile again for others.
     """
     seconds = {name: machine.seconds(cost) for name, cost in costs.items()}
     for name, own in seconds.items():
-        if all(known(own <= other) for other in seconds.values()):
+        if all(statically_true(own <= other) for other in seconds.values()):
             return name
     return undecided
 
 
-def known(condition: bool) -> bool:
-    """Whether a condition on sizes holds; False where they are symbols and it may not, without a guard on them."""
+def statically_true(condition: bool) -> bool:
+    """Whether a condition on sizes holds; for symbolic sizes, whether it is known to hold for all of them.
+
+    The compiler adds no guard on the sizes.
+    """
     if not torch.compiler.is_compiling():
         return condition
-    # Slow to import, and only there once something is compiled.
+    # Imported here because it is slow to import and needed only during compilation.
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
     return bool(statically_known_true(condition))

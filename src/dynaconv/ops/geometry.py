@@ -1,13 +1,13 @@
-"""Where a convolution reads its input: stride, symmetric zero padding, dilation, groups."""
+"""The geometry of a convolution: kernel size, stride, symmetric zero padding, dilation, groups."""
 
 from typing import NamedTuple
 
 
 class Geometry(NamedTuple):
-    """The arguments of a convolution that decide which pixels meet which taps.
+    """The arguments of a convolution that determine which pixels each tap reads.
 
-    Padding that is not symmetric zeros ("same" with an even reach, or another padding mode) is applied to the input by
-    the layer beforehand, so that every algorithm here sees the same simple case.
+    The padding is symmetric zero padding, the only kind that the algorithms apply. The layer applies any other padding
+    to the input first: "same" padding with different sizes on both sides, and other padding modes.
     """
 
     kernel_size: tuple[int, int]
@@ -23,7 +23,7 @@ class Geometry(NamedTuple):
 
     @property
     def centre(self) -> tuple[int, int]:
-        """Row and column of the centre tap (the lower right of the middle four when a size is even)."""
+        """Row and column of the centre tap (the lower right of the middle four if a size is even)."""
         return self.kernel_size[0] // 2, self.kernel_size[1] // 2
 
     @property

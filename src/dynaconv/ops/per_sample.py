@@ -1,4 +1,4 @@
-"""Convolve every sample of a batch with a kernel of its own."""
+"""Convolution of each sample of a batch with its own kernel."""
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +12,12 @@ from dynaconv.ops.shared import shared_conv2d
 def per_sample_conv2d(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     """Convolve sample b of ``x`` with ``kernel[b]``.
 
-    A single tap is a batched matrix product. Larger kernels fold the batch into ``groups``, except while exporting:
-    there the taps are summed one by one, because a folded batch would be frozen in the graph.
+    A 1x1 kernel is applied as a batched matrix product. Larger kernels fold the batch into ``groups``. During export,
+    and for an empty batch, one product per tap is summed instead, because folding fixes the batch size in the graph.
 
     Args:
         x: Input, ``(B, C_in, H, W)``.
-        kernel: One kernel a sample, ``(B, C_out, C_in / groups, k_h, k_w)``.
+        kernel: One kernel per sample, ``(B, C_out, C_in / groups, k_h, k_w)``.
         geometry: Stride, padding, dilation and groups.
 
     Returns:
@@ -31,9 +31,9 @@ def per_sample_conv2d(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
 
 
 def matmul_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
-    """`per_sample_conv2d` as one matrix product a sample and group, whatever the kernel's size.
+    """`per_sample_conv2d` as one matrix product per sample and group, for any kernel size.
 
-    Larger kernels multiply copied patches, or, where the batch may be free or empty, one tap after the other.
+    Kernels with several taps multiply unfolded patches or, during export and for an empty batch, one tap after another.
     """
     if geometry.pointwise:
         return pointwise_per_sample(x, kernel, geometry)
@@ -46,7 +46,7 @@ def matmul_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
 
 
 def pointwise_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
-    """`per_sample_conv2d` for a 1x1 kernel: one matrix product a sample and group."""
+    """`per_sample_conv2d` for a 1x1 kernel: one matrix product per sample and group."""
     if geometry.padding != (0, 0):
         pad_h, pad_w = geometry.padding
         x = F.pad(x, (pad_w, pad_w, pad_h, pad_h))
@@ -56,11 +56,11 @@ def pointwise_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tenso
 
 
 def grouped_matmul(matrix: Tensor, x: Tensor, groups: int = 1) -> Tensor:
-    """Multiply the channels of each sample by a matrix of its own, block-diagonal in ``groups`` blocks.
+    """Multiply the channels of each sample by its own matrix, block-diagonal with ``groups`` blocks.
 
     Args:
         matrix: ``(B, C_out, C_in / groups)``.
-        x: ``(B, C_in, H, W)``; with one group, channels_last inputs are multiplied as they lie, without a copy.
+        x: ``(B, C_in, H, W)``; with one group, channels_last inputs are multiplied without a copy.
         groups: Number of blocks.
 
     Returns:
@@ -79,7 +79,7 @@ def grouped_matmul(matrix: Tensor, x: Tensor, groups: int = 1) -> Tensor:
 
 
 def outer_per_sample(left: Tensor, right: Tensor) -> Tensor:
-    """Sum of the outer products of two maps over pixels: ``(B, M, H, W)`` and ``(B, N, H, W)`` to ``(B, M, N)``."""
+    """Sum the outer products of two feature maps over pixels: ``(B, M, H, W)``, ``(B, N, H, W)`` to ``(B, M, N)``."""
     if is_channels_last(left) and is_channels_last(right):
         rows, columns = (part.permute(0, 2, 3, 1).flatten(1, 2) for part in (left, right))
         return torch.bmm(rows.transpose(1, 2), columns)
@@ -91,8 +91,8 @@ def grouped_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     batch = x.shape[0]
     if batch == 1:
         return shared_conv2d(x, kernel[0], geometry)
-    # A view that keeps the channels last would have another stride of the single image than torch's convolution
-    # expects: its gradients in float64 are then wrong (torch 2.14).
+    # Without the copy, channels_last input gives a view whose batch stride is not the one that torch's convolution
+    # expects; its gradients in float64 are then wrong (torch 2.14).
     folded = x.reshape(1, batch * x.shape[1], x.shape[2], x.shape[3]).contiguous()
     groups = batch * geometry.groups
     out = F.conv2d(folded, kernel.flatten(0, 1), None, geometry.stride, geometry.padding, geometry.dilation, groups)
@@ -100,7 +100,7 @@ def grouped_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
 
 
 def taps_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
-    """`per_sample_conv2d` as a sum over taps of matrix products; keeps the batch a free axis."""
+    """`per_sample_conv2d` as a sum of one matrix product per tap, which keeps the batch size dynamic."""
     out_h, out_w = geometry.output_size(x.shape[2], x.shape[3])
     (stride_h, stride_w), (dilation_h, dilation_w) = geometry.stride, geometry.dilation
     pad_h, pad_w = geometry.padding
@@ -110,15 +110,15 @@ def taps_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     for row in range(geometry.kernel_size[0]):
         for column in range(geometry.kernel_size[1]):
             top, left = row * dilation_h, column * dilation_w
-            seen = x[:, :, top::stride_h, left::stride_w][:, :, :out_h, :out_w]
+            window = x[:, :, top::stride_h, left::stride_w][:, :, :out_h, :out_w]
             tap = kernel[:, :, :, row, column]
-            part = seen * tap.unsqueeze(3) if depthwise else grouped_matmul(tap, seen, geometry.groups)
+            part = window * tap.unsqueeze(3) if depthwise else grouped_matmul(tap, window, geometry.groups)
             total = part if total is None else total + part
     assert total is not None
     return total
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether the channels of a map lie next to each other."""
-    # Read off the strides, which vmap can answer; not while exporting, where sizes are symbols.
+    """Whether the channels of a feature map are adjacent in memory."""
+    # Determined by the strides, which vmap supports. False during export, when sizes are symbolic.
     return not is_exporting() and x.stride(1) == 1 and x.stride(3) != 1

@@ -1,4 +1,4 @@
-"""Full precision inside a region of mixed precision."""
+"""Full precision inside an autocast region."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -6,11 +6,11 @@ import torch
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Switch autocast off inside the block, where it is on; for small products whose errors would scale channels."""
+    """Disable autocast inside the block, for small products whose rounding errors would scale whole channels."""
     return torch.autocast(device.type, enabled=False) if autocasts(device) else nullcontext()
 
 
 def autocasts(device: torch.device) -> bool:
-    """Whether autocast is on for a device."""
-    # It knows no meta device and raises when asked about it.
+    """Whether autocast is enabled for a device."""
+    # `torch.is_autocast_enabled` raises for the meta device.
     return device.type != "meta" and torch.is_autocast_enabled(device.type)

@@ -1,10 +1,10 @@
-"""Convolve every sample of a batch with the same kernel."""
+"""Convolution of all samples of a batch with the same kernel."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynaconv.ops.cost import known
+from dynaconv.ops.cost import statically_true
 from dynaconv.ops.exporting import is_exporting
 from dynaconv.ops.geometry import Geometry
 
@@ -14,9 +14,9 @@ _SMALL_BATCH = 16
 def shared_conv2d(x: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.conv2d` with the arguments of a geometry.
 
-    Under torch.compile with a free batch size it is a convolution of volumes of depth one, which is as fast. On the CPU
-    torch 2.14 guards a convolution on whether the batch has less than 16 samples, and would compile one more graph; but
-    not where any stride, here that of the depth, is above one.
+    Under torch.compile on the CPU with a dynamic batch size, a convolution of stride and dilation 1 runs as a 3-D
+    convolution of depth 1 and depth stride 2, which is as fast. torch 2.14 guards a CPU convolution without a stride
+    above 1 on whether the batch has fewer than 16 samples, and so would compile a second graph.
 
     Args:
         x: Input, ``(B, C_in, H, W)``.
@@ -29,8 +29,8 @@ def shared_conv2d(x: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | 
     """
     _, stride, padding, dilation, groups = geometry
     if torch.compiler.is_compiling() and not is_exporting() and x.device.type == "cpu":
-        free = not (known(x.shape[0] < _SMALL_BATCH) or known(x.shape[0] >= _SMALL_BATCH))
-        if free and stride == dilation == (1, 1):
+        dynamic = not (statically_true(x.shape[0] < _SMALL_BATCH) or statically_true(x.shape[0] >= _SMALL_BATCH))
+        if dynamic and stride == dilation == (1, 1):
             volumes, kernels = x.unsqueeze(2), weight.unsqueeze(2)
             return F.conv3d(volumes, kernels, bias, (2, 1, 1), (0, *padding), 1, groups).squeeze(2)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)

@@ -1,1 +1,1 @@
-"""Studies: many runs that differ in one thing each, with error bars. `dynaconv study` runs and reports them."""
+"""Studies: runs of variants over several seeds, compared with error bars. `dynaconv study` runs and reports them."""

@@ -1,4 +1,4 @@
-"""Compares what was published with what a study found."""
+"""Compares published claims with the results of a study."""
 
 import statistics
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _ROUNDS = {"step_seconds": "step_rounds", "latency_seconds": "latency_rounds"}
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What a study says of a claim: the verdict, and the numbers it rests on in one phrase."""
+    """A study's finding on a claim: the verdict, and the numbers for it in one phrase."""
 
     claim: Claim
     verdict: Verdict
@@ -22,11 +22,11 @@ class Finding:
 
 
 def judge(claim: Claim, results: Results) -> Finding:
-    """Say whether a study agrees with a claim.
+    """Decide whether a study agrees with a claim.
 
-    For accuracy it agrees or differs where the 95 % interval of the paired difference lies on one side of zero, and
-    cannot tell otherwise. Parameters and multiply-adds are exact. For times, the quartiles of the ratio within a round
-    must lie on one side of one.
+    For accuracy, the verdict is "agrees" or "differs" if the 95 % interval of the paired difference excludes zero, and
+    "cannot tell" otherwise. Parameters and multiply-adds are compared exactly. For times, both quartiles of the ratio
+    within a round must be above one, or both below.
     """
     left, right = results.variants[claim.variant], results.variants[claim.against]
     if claim.metric == "accuracy":

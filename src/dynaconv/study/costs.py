@@ -1,4 +1,4 @@
-"""What each variant costs: parameters, multiply-adds, memory, and times measured in turns in one process."""
+"""Costs of each variant: parameters, multiply-adds, memory, and times measured in interleaved rounds."""
 
 import json
 import statistics
@@ -14,28 +14,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv import __version__
-from dynaconv.analysis._timing import take_turns
-from dynaconv.analysis._units import eval_mode
+from dynaconv.analysis._timing import time_interleaved
 from dynaconv.analysis.memory import MemoryRecorder
 from dynaconv.analysis.profile import profile
+from dynaconv.conversion.example import eval_mode
 from dynaconv.deployment import deploy
 from dynaconv.native import ready
 from dynaconv.study.definition import Study, Variant
 from dynaconv.train.config import make_parser, resolve
 from dynaconv.train.module import make_optimizer
 
-# Of the recipe's options, those that can change what a step costs.
-_COSTLY = ("name", "model_options", "channels_last", "optimizer", "momentum", "nesterov")
-# A pass of one image takes so much less than a step that more of them can be afforded.
-_LEAST_PASSES = 31
-# A native pass is so short that the first one, on cold caches, would say little.
-_REPEATED = 10
+# Options of the recipe that can change the cost of a step.
+_COST_OPTIONS = ("name", "model_options", "channels_last", "optimizer", "momentum", "nesterov")
+# An inference pass of one image is much shorter than a training step, so more rounds are affordable.
+_MIN_INFERENCE_ROUNDS = 31
+# Native passes per round. One pass is so short that cold caches would dominate its time.
+_NATIVE_PASSES = 10
 Say = Callable[[str], None]
 
 
 @dataclass
-class _Subject:
-    """One network with all that a training step needs."""
+class _TrainableNetwork:
+    """A network with everything that a training step needs."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -61,63 +61,65 @@ def measure_costs(
 ) -> dict[str, Any]:
     """Measure every variant, on the CPU.
 
-    The variants take turns, each one step on the first batch of its own recipe, later one inference pass of one image,
-    and then, where the native kernels can be compiled, ten passes as ``deploy(network, backend="native")`` runs them.
-    Every other round goes in reverse order: a machine that slows down for a while slows all of them down. Augmentation
-    and loading are left out.
+    Each round runs every variant once, and every second round runs in reverse order, so that a temporary slowdown of
+    the machine affects all variants. There are three series of rounds: one training step on the first batch of the
+    variant's recipe; one inference pass of one image; and, if the native kernels can be compiled, ten such passes of
+    ``deploy(network, backend="native")``. Augmentation and data loading are not measured.
 
     Args:
         study: The study.
-        only: Names of variants; all when empty. The reference is always measured.
-        rounds: Timed steps of each variant; of inference passes there are at least 31.
-        say: Gets one line a variant.
-        clock: Seconds; for tests.
+        only: Names of variants; empty for all. The reference is always measured.
+        rounds: Timed steps of each variant; inference has at least 31 rounds.
+        say: Called with one line per variant.
+        clock: Returns the time in seconds; for tests.
 
     Returns:
-        ``conditions`` and ``variants``, by name; docs/studies.md says what each number is.
+        ``conditions``, and ``variants`` by name; docs/studies.md explains each number.
     """
     threads = torch.get_num_threads()
     if study.threads is not None:
         torch.set_num_threads(study.threads)
     try:
         names = set(only or study.variants) | {study.reference}
-        kinds = {name: _kind(variant) for name, variant in study.variants.items() if name in names}
-        first = {kind: name for name, kind in reversed(kinds.items())}
-        subjects = {name: _subject(study.variants[name]) for name in kinds if first[kinds[name]] == name}
-        found = {name: _count(subject) for name, subject in subjects.items()}
-        _time(subjects, found, rounds, clock)
-        for name in kinds:
-            cost = found[first[kinds[name]]]
+        cost_keys = {name: _cost_key(variant) for name, variant in study.variants.items() if name in names}
+        first = {key: name for name, key in reversed(cost_keys.items())}
+        subjects = {
+            name: _trainable_network(study.variants[name]) for name in cost_keys if first[cost_keys[name]] == name
+        }
+        costs = {name: _count_costs(subject) for name, subject in subjects.items()}
+        _measure_times(subjects, costs, rounds, clock)
+        for name in cost_keys:
+            cost = costs[first[cost_keys[name]]]
             say(f"{name}: {cost['step_seconds'] * 1e3:.0f} ms a step, {cost['parameters']:,} parameters")
         return {
-            "conditions": _conditions(subjects[first[kinds[study.reference]]], rounds),
-            "variants": {name: found[first[kind]] for name, kind in kinds.items()},
+            "conditions": _conditions(subjects[first[cost_keys[study.reference]]], rounds),
+            "variants": {name: costs[first[key]] for name, key in cost_keys.items()},
         }
     finally:
         torch.set_num_threads(threads)
 
 
-def _kind(variant: Variant) -> str:
-    """Equal for variants that cost the same: those of a sweep over the learning rate are measured once."""
+def _cost_key(variant: Variant) -> str:
+    """Return a key that variants of equal cost share, so that a sweep over the learning rate is measured once."""
     config = variant.config
-    model = {key: config.model.get(key) for key in _COSTLY}
+    model = {key: config.model.get(key) for key in _COST_OPTIONS}
     return json.dumps([model, dict(config.data), config.trainer.get("gradient_clip_val")], sort_keys=True)
 
 
-def _subject(variant: Variant) -> _Subject:
+def _trainable_network(variant: Variant) -> _TrainableNetwork:
     resolved = resolve(variant.config)
     torch.manual_seed(0)
     built = make_parser().instantiate(resolved)
     module, options = built.model, built.model.hparams
-    # A rate of zero does a step's work and leaves the network where it is, however many rounds there are.
+    # With a learning rate of zero, a step does its full work, but the weights do not change over the rounds.
     optimizer = make_optimizer(module.model, options, 0.0)
     images, targets = next(iter(built.data.train_dataloader()))
     if options["channels_last"]:
         images = images.contiguous(memory_format=torch.channels_last)
-    return _Subject(module.model.train(), optimizer, images, targets, resolved.trainer.gradient_clip_val)
+    return _TrainableNetwork(module.model.train(), optimizer, images, targets, resolved.trainer.gradient_clip_val)
 
 
-def _count(subject: _Subject) -> dict[str, Any]:
+def _count_costs(subject: _TrainableNetwork) -> dict[str, Any]:
     size = tuple(subject.images.shape[1:])
     counted = profile(subject.model, size)
     return {
@@ -128,13 +130,14 @@ def _count(subject: _Subject) -> dict[str, Any]:
     }
 
 
-def step_peak_bytes(subject: _Subject) -> int:
-    """The most bytes of operators' outputs that one training step holds at once.
+def step_peak_bytes(subject: _TrainableNetwork) -> int:
+    """Return the peak number of bytes of operator outputs in one training step.
 
-    These are activations, what is kept for the backward pass, and gradients; not the parameters, the optimiser's
-    state and the images.
+    Included are activations, tensors saved for the backward pass, and gradients; parameters, optimiser state and images
+    are not.
     """
-    subject.step()  # afterwards the optimiser has its state
+    # The first step creates the optimiser's state.
+    subject.step()
     state = [
         value for values in subject.optimizer.state.values() for value in values.values() if isinstance(value, Tensor)
     ]
@@ -145,26 +148,26 @@ def step_peak_bytes(subject: _Subject) -> int:
     return recorder.peak_bytes
 
 
-def _time(
-    subjects: dict[str, _Subject], found: dict[str, dict[str, Any]], rounds: int, clock: Callable[[], float]
+def _measure_times(
+    subjects: dict[str, _TrainableNetwork], costs: dict[str, dict[str, Any]], rounds: int, clock: Callable[[], float]
 ) -> None:
-    steps = _take_turns({name: subject.step for name, subject in subjects.items()}, rounds, clock)
+    steps = _interleaved_seconds({name: subject.step for name, subject in subjects.items()}, rounds, clock)
     with ExitStack() as stack:
         for subject in subjects.values():
             stack.enter_context(eval_mode(subject.model))
         stack.enter_context(torch.inference_mode())
         passes = {name: partial(subject.model, subject.images[:1]) for name, subject in subjects.items()}
-        inference = _take_turns(passes, max(rounds, _LEAST_PASSES), clock)
+        inference = _interleaved_seconds(passes, max(rounds, _MIN_INFERENCE_ROUNDS), clock)
         native = {}
         if ready():
             for name, subject in subjects.items():
                 native[name] = partial(_repeat, deploy(subject.model, backend="native"), subject.images[:1])
-        compiled = _take_turns(native, max(rounds, _LEAST_PASSES), clock)
+        compiled = _interleaved_seconds(native, max(rounds, _MIN_INFERENCE_ROUNDS), clock)
     for name, times in compiled.items():
-        passes_seconds = [seconds / _REPEATED for seconds in times]
-        found[name]["native_seconds"] = statistics.median(passes_seconds)
-        found[name]["native_rounds"] = [float(f"{seconds:.4g}") for seconds in passes_seconds]
-    for name, cost in found.items():
+        passes_seconds = [seconds / _NATIVE_PASSES for seconds in times]
+        costs[name]["native_seconds"] = statistics.median(passes_seconds)
+        costs[name]["native_rounds"] = [float(f"{seconds:.4g}") for seconds in passes_seconds]
+    for name, cost in costs.items():
         cost["step_seconds"] = statistics.median(steps[name])
         cost["latency_seconds"] = statistics.median(inference[name])
         cost["step_rounds"] = [float(f"{seconds:.4g}") for seconds in steps[name]]
@@ -172,20 +175,20 @@ def _time(
 
 
 def _repeat(network: nn.Module, images: Tensor) -> None:
-    for _ in range(_REPEATED):
+    for _ in range(_NATIVE_PASSES):
         network(images)
 
 
-def _take_turns(
+def _interleaved_seconds(
     work: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
-    """Seconds of each piece of work in each round; a round before the first warms up."""
+    """Return the seconds of each function in each round, after one warm-up round."""
     for do in reversed(list(work.values())):
         do()
-    return take_turns(work, rounds, clock)
+    return time_interleaved(work, rounds, clock)
 
 
-def _conditions(subject: _Subject, rounds: int) -> dict[str, Any]:
+def _conditions(subject: _TrainableNetwork, rounds: int) -> dict[str, Any]:
     return {
         "batch": len(subject.images),
         "input_size": list(subject.images.shape[1:]),

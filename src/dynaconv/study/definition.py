@@ -1,4 +1,4 @@
-"""What a study is: a base recipe, named variants of it, seeds, and what is shown of the results."""
+"""Definition of a study: a base recipe, named variants, seeds, and the contents of the report."""
 
 import copy
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ _SECTIONS = ("data", "model", "trainer")
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One thing that is tried.
+    """One variant of the base recipe.
 
     Attributes:
         name: Its key in the study, and the name of its folder.
-        title: For tables.
-        config: The recipe; each run has a seed of its own.
-        seeds: One run each.
+        title: Title in tables.
+        config: The recipe; the seed is set for each run.
+        seeds: Seeds, one per run.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Variants that stand side by side."""
+    """A table of variants."""
 
     name: str
     title: str
@@ -43,7 +43,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A picture; `kind` says of what."""
+    """A figure of the given kind, which shows variants."""
 
     name: str
     title: str
@@ -53,12 +53,12 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """Pairs of variants whose difference is shown: one pair, or in a sweep one for each value.
+    """Pairs of variants whose difference is reported: one pair, or in a sweep one pair per value.
 
     Attributes:
         name: Its key in the study.
-        title: What the two have in common, such as "equal parameters".
-        pairs: Names of the variant and of what it is compared with.
+        title: The property that the two share, such as "equal parameters".
+        pairs: Names of a variant and of the variant it is compared with.
     """
 
     name: str
@@ -68,12 +68,12 @@ class Contrast:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """Something that was published, and what it says of two variants here.
+    """A published claim, and the comparison of two variants that tests it.
 
     Attributes:
         text: The claim.
         published: The published numbers.
-        metric: What is compared.
+        metric: The quantity that is compared.
         variant, against: The two variants.
         expect: Whether `variant` should have the higher or the lower value.
     """
@@ -88,17 +88,17 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A whole study.
+    """A study.
 
     Attributes:
-        name: Of its file.
-        title: One line.
-        note: What a reader of the results must know.
+        name: Stem of the file's name.
+        title: Title, one line.
+        note: Text that a reader of the results must know.
         reference: The variant that the others are compared with.
-        threads: Of each run; None leaves them as they are.
+        threads: Number of threads of each run; None leaves it unchanged.
         base: The recipe before any variant's changes.
-        variants: In the order of the file.
-        tables, contrasts, figures, claims: What the report shows.
+        variants: All variants, in the order of the file.
+        tables, contrasts, figures, claims: Contents of the report.
     """
 
     name: str
@@ -114,20 +114,20 @@ class Study:
     claims: tuple[Claim, ...] = field(default=())
 
     def named(self, name: str) -> tuple[str, ...]:
-        """The variants that a name stands for: one, or in a sweep all values of ``name``; none for another name."""
+        """Return the variants that a name stands for: one, or all values of a sweep; none if the name is unknown."""
         return tuple(variant for variant in self.variants if name in (variant, stem(variant)))
 
 
 def stem(variant: str) -> str:
-    """A variant's name without the value of the sweep."""
+    """Return a variant's name without the value of the sweep."""
     return variant.partition("@")[0]
 
 
-def known_keys(values: Any, known: tuple[str, ...], where: str) -> dict[str, Any]:
-    """Return a mapping all of whose keys are known.
+def check_keys(values: Any, known: tuple[str, ...], where: str) -> dict[str, Any]:
+    """Return a mapping as a dictionary if all of its keys are known.
 
     Raises:
-        RunError: It is not a mapping, or has another key.
+        RunError: It is not a mapping, or it has an unknown key.
     """
     if not isinstance(values, Mapping):
         raise RunError(f"{where} must hold keys and values; got {values!r}.")
@@ -146,7 +146,7 @@ def with_dotted_changes(config: TrainConfig, changes: Any, where: str) -> TrainC
     Args:
         config: The recipe.
         changes: Dotted paths to values, such as ``{"model.model_options.family_options.blocks": 2}``.
-        where: For messages.
+        where: Description of the place in the file, for messages.
 
     Raises:
         RunError: A path does not start at data, model or trainer, or leads into a value.
@@ -159,7 +159,7 @@ def with_dotted_changes(config: TrainConfig, changes: Any, where: str) -> TrainC
         if not above or above[0] not in _SECTIONS or not all((*above, key)):
             raise RunError(
                 f"{where} changes {path!r}; a key starts with data., model. or trainer., such as model.lr, and seeds "
-                f"stand under `seeds`."
+                f"belong under `seeds`."
             )
         inner = values
         for name in above:
@@ -167,20 +167,20 @@ def with_dotted_changes(config: TrainConfig, changes: Any, where: str) -> TrainC
                 inner[name] = {}
             inner = inner[name]
             if not isinstance(inner, dict):
-                raise RunError(f"{where} changes {path!r}, but {name!r} holds a value and no further keys.")
+                raise RunError(f"{where} changes {path!r}, but {name!r} is a value without further keys.")
         inner[key] = copy.deepcopy(value)
     return TrainConfig.from_dict(values)
 
 
 def parse_seeds(values: Any, where: str) -> tuple[int, ...]:
-    """Return the seeds of ``5`` (0 to 4) or ``[0, 3]``.
+    """Return the seeds for a count such as ``5`` (0 to 4) or a list such as ``[0, 3]``.
 
     Raises:
-        RunError: They are something else, none, or twice the same.
+        RunError: The value is neither, is empty, or repeats a seed.
     """
     seeds = list(range(values)) if type(values) is int else values
     if not isinstance(seeds, (list, tuple)) or not seeds or any(type(seed) is not int for seed in seeds):
-        raise RunError(f"{where}: `seeds` is a count of at least 1 or a list of whole numbers; got {values!r}.")
+        raise RunError(f"{where}: `seeds` is a count of at least 1 or a list of integers; got {values!r}.")
     if len(set(seeds)) < len(seeds):
         raise RunError(f"{where}: `seeds` names a seed twice; got {values!r}.")
     for seed in seeds:

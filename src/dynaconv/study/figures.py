@@ -6,12 +6,12 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
-from dynaconv.analysis.figures import COLOURS, cycle
+from dynaconv.analysis.figures import COLOURS, colour_cycle
 from dynaconv.study import definition
 from dynaconv.study.results import Results
 
 # Steps over which a training loss is smoothed.
-_SMOOTHED = 50
+_SMOOTHING_STEPS = 50
 _COSTS = (
     ("native_seconds", 1e6, "native latency, one image, \N{MICRO SIGN}s"),
     ("parameters", 1e-3, "parameters, thousands"),
@@ -20,7 +20,7 @@ _COSTS = (
 
 
 def draw(figure: definition.Figure, results: Results) -> Figure | None:
-    """Draw a figure; None where what it shows is not there yet."""
+    """Draw a figure; None if there are no results for it yet."""
     if figure.kind == "accuracy":
         return _accuracy(figure, results)
     if figure.kind == "rates":
@@ -46,7 +46,7 @@ def _style(axes: Any) -> None:
 
 
 def _accuracy(figure: definition.Figure, results: Results) -> Figure | None:
-    """One line a variant: every seed's accuracy as a ring, the mean and its 95 % interval."""
+    """Draw one row per variant: every seed's accuracy as a ring, the mean and its 95 % interval."""
     shown = [results.variants[name] for name in figure.variants if results.variants[name].accuracy]
     if not shown:
         return None
@@ -67,15 +67,15 @@ def _accuracy(figure: definition.Figure, results: Results) -> Figure | None:
 
 
 def _loss(figure: definition.Figure, results: Results, *, by_second: bool) -> Figure | None:
-    """The training loss, mean over seeds, smoothed; the band goes from the least to the greatest seed."""
+    """Draw the training loss: mean over seeds, smoothed, with a band from the minimum to the maximum over seeds."""
     canvas, axes = _figure(8, 4.5, figure.title)
-    for name, colour in zip(figure.variants, cycle(len(figure.variants)), strict=True):
+    for name, colour in zip(figure.variants, colour_cycle(len(figure.variants)), strict=True):
         variant = results.variants[name]
         rows = results.mean_trace(name)
         if len(rows) < 2 or (by_second and variant.cost is None):
             continue
         scale = variant.cost["step_seconds"] if by_second and variant.cost is not None else 1
-        window = max(1, _SMOOTHED // (rows[1][0] - rows[0][0]))
+        window = max(1, _SMOOTHING_STEPS // (rows[1][0] - rows[0][0]))
         steps, means, lows, highs = zip(*_smooth(rows, window), strict=True)
         at = [step * scale for step in steps]
         axes.plot(at, means, color=colour, label=variant.title)
@@ -88,22 +88,22 @@ def _loss(figure: definition.Figure, results: Results, *, by_second: bool) -> Fi
 
 
 def _smooth(rows: Sequence[tuple[float, ...]], window: int) -> list[tuple[float, ...]]:
-    """Means over `window` neighbouring rows, column by column."""
+    """Return the means of blocks of `window` rows, column by column."""
     parts = [rows[at : at + window] for at in range(0, len(rows), window)]
     return [tuple(sum(column) / len(column) for column in zip(*part, strict=True)) for part in parts]
 
 
 def _gain(figure: definition.Figure, results: Results) -> Figure | None:
-    """The difference of each contrast over the values of the sweep, with its 95 % interval."""
+    """Draw the difference of each contrast over the values of the sweep, with its 95 % interval."""
     canvas, axes = _figure(8, 4.5, figure.title)
     contrasts = results.study.contrasts
-    for turn, (contrast, colour) in enumerate(zip(contrasts, cycle(len(contrasts)), strict=True)):
+    for index, (contrast, colour) in enumerate(zip(contrasts, colour_cycle(len(contrasts)), strict=True)):
         points = []
         for name, against in contrast.pairs:
             found = results.variants[name].difference(results.variants[against])
             if name in figure.variants and found is not None:
-                # A little aside, so that intervals do not hide each other.
-                points.append((_value(name) * 1.02**turn, found.mean, found.half_width or 0))
+                # Shifted slightly, so that intervals do not cover each other.
+                points.append((_value(name) * 1.02**index, found.mean, found.half_width or 0))
         if points:
             at, means, errors = zip(*points, strict=True)
             axes.errorbar(at, means, yerr=errors, fmt="o-", color=colour, label=contrast.title, markersize=4, capsize=3)
@@ -119,13 +119,13 @@ def _gain(figure: definition.Figure, results: Results) -> Figure | None:
 
 
 def _frontier(figure: definition.Figure, results: Results) -> Figure | None:
-    """Mean accuracy and its 95 % interval over native latency, parameters and multiply-adds; a curve a family."""
+    """Draw mean accuracy and its 95 % interval over native latency, parameters and multiply-adds, by family."""
     families = list(dict.fromkeys(definition.stem(name) for name in figure.variants))
     canvas = Figure(figsize=(12, 4.2), layout="constrained")
     canvas.suptitle(figure.title, x=0.01, ha="left")
     panels = canvas.subplots(1, 3, sharey=True)
     for axes, (cost, unit, label) in zip(panels, _COSTS, strict=True):
-        for family, colour in zip(families, cycle(len(families)), strict=True):
+        for family, colour in zip(families, colour_cycle(len(families)), strict=True):
             shown = [results.variants[name] for name in figure.variants if definition.stem(name) == family]
             points = [
                 (each.cost[cost] * unit, each.mean.mean, each.mean.half_width or 0)
@@ -161,15 +161,15 @@ def _ticks(axes: Any, figure: definition.Figure) -> None:
 
 
 def _rates(figure: definition.Figure, results: Results) -> Figure | None:
-    """Accuracy over the values of the sweep, a curve a family; a cross on the floor is a run that diverged.
+    """Draw accuracy over the values of the sweep, one curve per family; a cross at zero marks a run that diverged.
 
-    Validation accuracy, by which rates are chosen, where every run that is done has it.
+    It is the validation accuracy, by which rates are chosen, if every finished run has one, else the test accuracy.
     """
     families = list(dict.fromkeys(name.rpartition("@")[0] for name in figure.variants))
     shown = [results.variants[name] for name in figure.variants]
     validated = all(len(variant.val_accuracy) == len(variant.accuracy) for variant in shown)
     canvas, axes = _figure(8, 4.5, figure.title)
-    for family, colour in zip(families, cycle(len(families)), strict=True):
+    for family, colour in zip(families, colour_cycle(len(families)), strict=True):
         names = [name for name in figure.variants if name.rpartition("@")[0] == family]
         found = [(_value(name), results.variants[name]) for name in names]
         means = [(value, variant.val_mean if validated else variant.mean) for value, variant in found]

@@ -1,4 +1,4 @@
-"""A study's folder: one folder a run, what became of each, and locks that end with the process that holds them."""
+"""A study's folder: one folder per run, the state of each run, and locks that end with the process that holds them."""
 
 import json
 import shutil
@@ -33,12 +33,12 @@ class RunKey:
 
 
 def run_keys(study: Study, only: tuple[str, ...] = (), seeds: tuple[int, ...] = ()) -> list[RunKey]:
-    """Return the runs of a study, every variant's first seed before anyone's second.
+    """Return the runs of a study, ordered so that all variants' first seeds come before their second seeds.
 
     Args:
         study: The study.
-        only: Names of variants; all when empty.
-        seeds: Seeds; all when empty.
+        only: Names of variants; empty for all.
+        seeds: Seeds; empty for all.
     """
     chosen = [variant for variant in study.variants.values() if not only or variant.name in only]
     most = max((len(variant.seeds) for variant in chosen), default=0)
@@ -51,28 +51,28 @@ def run_keys(study: Study, only: tuple[str, ...] = (), seeds: tuple[int, ...] = 
 
 
 class StudyFolder:
-    """Where a study's runs lie.
+    """The folder of a study, which holds its runs.
 
     Args:
-        path: The folder; made when the study is first run.
+        path: The folder; it is created when the study is first run.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def run_folder(self, key: RunKey) -> Path:
-        """The folder of one run."""
+        """Return the folder of one run."""
         return self.path / "runs" / key.variant / f"seed-{key.seed}"
 
     @contextmanager
     def lock(self, key: RunKey, *, wait: float = 0.0) -> Iterator[bool]:
-        """Hold a run, so that no other process takes it; False where another one holds it.
+        """Lock a run, so that no other process runs it; yield False if another process holds the lock.
 
-        The lock belongs to the process: it is gone once that has ended, however it ended.
+        The system releases the lock when the process ends, however it ends.
 
         Args:
             key: The run.
-            wait: Seconds to wait for another process to let go.
+            wait: Seconds to wait for another process to release the lock.
         """
         file = self.run_folder(key).with_suffix(".lock")
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ class StudyFolder:
             lock.release()
 
     def state(self, key: RunKey) -> State:
-        """What became of a run so far."""
+        """Return the state of a run."""
         outcome = self.outcome(key)
         if outcome is not None:
             state: State = outcome["state"]
@@ -104,7 +104,7 @@ class StudyFolder:
             return not free
 
     def outcome(self, key: RunKey) -> dict[str, Any] | None:
-        """What a run that ended left: `state`, and a `message` unless it is done. None for any other run."""
+        """Return `state` of a run that has ended, and `message` unless it is done; None for any other run."""
         folder = self.run_folder(key)
         if (folder / SUMMARY_FILE).is_file():
             return {"state": "done"}
@@ -112,15 +112,15 @@ class StudyFolder:
         return _read_json(file) if file.is_file() else None
 
     def summary(self, key: RunKey) -> dict[str, Any]:
-        """What a run that is done wrote of itself."""
+        """Return the summary of a finished run."""
         return _read_json(self.run_folder(key) / SUMMARY_FILE)
 
     def last_checkpoint(self, key: RunKey) -> Path:
-        """Where an interrupted run goes on from."""
+        """Return the path of the checkpoint from which an interrupted run continues."""
         return self.run_folder(key) / CHECKPOINT_FOLDER / LAST
 
     def record_failure(self, key: RunKey, state: Literal["diverged", "failed"], message: str) -> None:
-        """Write down why a run ended before its end."""
+        """Record why a run ended early."""
         folder = self.run_folder(key)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / OUTCOME_FILE, {"state": state, "message": message})
@@ -136,12 +136,13 @@ class StudyFolder:
         (folder / MODEL_FILE).unlink(missing_ok=True)
 
     def claim(self, study: Study) -> None:
-        """Make the folder this study's, or check that it is.
+        """Assign the folder to a study, or check that it belongs to this study.
 
         Variants, seeds, tables and figures may be added at any time; a variant that has runs may not change.
 
         Raises:
-            RunError: It belongs to another study, a variant with runs has changed, or it cannot be made.
+            RunError: The folder belongs to another study, a variant with runs has changed, or the folder cannot be
+                created.
         """
         now = recipes(study)
         file = self.path / STUDY_FILE
@@ -153,10 +154,10 @@ class StudyFolder:
                     self._check_same(before, now)
                     now["variants"] = {**before["variants"], **now["variants"]}
                 elif any(path.name != f"{STUDY_FILE}.lock" for path in self.path.iterdir()):
-                    raise RunError(f"{self.path} holds something that is no study; pass another --folder.")
+                    raise RunError(f"{self.path} is neither empty nor the folder of a study; pass another --folder.")
                 write_json(file, now)
         except OSError as error:
-            raise RunError(f"cannot make the study's folder {self.path}: {error.strerror}.") from error
+            raise RunError(f"cannot create the study's folder {self.path}: {error.strerror}.") from error
 
     def _check_same(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         if before["study"] != now["study"]:
@@ -177,7 +178,7 @@ class StudyFolder:
 
 
 def recipes(study: Study) -> dict[str, Any]:
-    """A study's name, threads and the recipe of every variant, as `STUDY_FILE` holds them."""
+    """Return a study's name, threads and the recipe of every variant, as `STUDY_FILE` stores them."""
     variants = {name: _recipe(variant) for name, variant in study.variants.items()}
     return {"study": study.name, "threads": study.threads, "variants": variants}
 
@@ -185,11 +186,11 @@ def recipes(study: Study) -> dict[str, Any]:
 def changed_recipe(
     now: Mapping[str, Any], before: Mapping[str, Any], variants: Iterable[str]
 ) -> tuple[str, list[str]] | None:
-    """Find the first variant, of those that both know, whose recipe differs, and say how; None where none does.
+    """Find the first variant whose recipe differs, of those that both have, and the differences; None if none does.
 
     Args:
-        now, before: What `recipes` gives, and gave.
-        variants: Names to look at.
+        now, before: Current and earlier result of `recipes`.
+        variants: Names to compare.
     """
     for name in variants:
         if name not in before["variants"] or name not in now["variants"]:
@@ -204,14 +205,15 @@ def changed_recipe(
 
 def _recipe(variant: Variant) -> dict[str, Any]:
     values = variant.config.to_dict()
-    del values["seed"]  # each run has its own
-    # As JSON gives it back: tuples become lists, keys strings.
+    # Each run has its own seed.
+    del values["seed"]
+    # As read back from JSON: tuples become lists, keys strings.
     plain: dict[str, Any] = json.loads(json.dumps(values))
     return plain
 
 
 def differences(before: Any, now: Any, path: str = "") -> list[str]:
-    """Say, key by key, how two nested dictionaries differ."""
+    """Describe, key by key, how two nested dictionaries differ."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         keys = [*before, *(key for key in now if key not in before)]
         missing = "left out"
@@ -227,7 +229,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RunError(f"{file} is damaged; remove the folder it lies in to repeat the run.") from error
+        raise RunError(f"{file} is damaged; remove its folder to repeat the run.") from error
     if not isinstance(values, dict):
-        raise RunError(f"{file} is damaged; remove the folder it lies in to repeat the run.")
+        raise RunError(f"{file} is damaged; remove its folder to repeat the run.")
     return values

@@ -1,4 +1,4 @@
-"""Reads a study's YAML file, a shipped one by name."""
+"""Reads a study from a YAML file, or a shipped study by name."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -16,7 +16,7 @@ from dynaconv.study.definition import (
     Study,
     Table,
     Variant,
-    known_keys,
+    check_keys,
     parse_seeds,
     stem,
     with_dotted_changes,
@@ -53,14 +53,14 @@ def load_study(study: str | Path) -> Study:
     """Read a study by name or from a YAML file.
 
     Raises:
-        RunError: There is no such study, or something in it does not fit.
+        RunError: There is no such study, or it is invalid.
     """
     name, values = _read(study)
     return _build(name, values)
 
 
 def _read(study: str | Path) -> tuple[str, dict[str, Any]]:
-    return Path(study).stem, known_keys(_STUDIES.load(study), _KEYS, f"the study {study}")
+    return Path(study).stem, check_keys(_STUDIES.load(study), _KEYS, f"the study {study}")
 
 
 def _build(name: str, values: dict[str, Any]) -> Study:
@@ -70,9 +70,9 @@ def _build(name: str, values: dict[str, Any]) -> Study:
             raise RunError(f"{where} has no {key!r}; a study holds at least `base` and `variants`.")
     threads = values.get("threads")
     if threads is not None and (type(threads) is not int or threads < 1):
-        raise RunError(f"{where}: `threads` is a whole number of at least 1; got {threads!r}.")
+        raise RunError(f"{where}: `threads` must be an integer of at least 1; got {threads!r}.")
     base = with_dotted_changes(_base(values["base"], where), values.get("change") or {}, where)
-    # A study draws its own curves, and hundreds of runs would leave as many logs.
+    # Without a logger, because a study draws its own curves and hundreds of runs would leave as many logs.
     base = base.with_changes(trainer={"logger": False, **base.trainer})
     seeds = parse_seeds(values.get("seeds", 1), where)
     variants = _variants(values["variants"], values.get("sweep"), base, seeds, where)
@@ -94,7 +94,7 @@ def _build(name: str, values: dict[str, Any]) -> Study:
 
 
 def _base(base: Any, where: str) -> TrainConfig:
-    """The base recipe: written out, a recipe's name or file, or that of another shipped study."""
+    """Return the base recipe, given as a mapping, by a recipe's name or file, or by the name of a shipped study."""
     if isinstance(base, Mapping):
         return TrainConfig.from_dict(base)
     if base in study_names():
@@ -107,35 +107,41 @@ def _base(base: Any, where: str) -> TrainConfig:
 
 def _variants(values: Any, sweep: Any, base: TrainConfig, seeds: tuple[int, ...], where: str) -> dict[str, Variant]:
     if not isinstance(values, Mapping):
-        raise RunError(f"{where}: `variants` maps names to what they change; got {values!r}.")
-    points = _points(sweep, f"{where}: `sweep`")
+        raise RunError(f"{where}: `variants` must map names to changes; got {values!r}.")
+    sweep_changes = _sweep_changes(sweep, f"{where}: `sweep`")
     variants: dict[str, Variant] = {}
     for key, given in values.items():
         name, here = str(key), f"{where}, variant {str(key)!r}"
         if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
-            raise RunError(f"{here}: a name has letters, digits, '.', '+', '-' and '_' only, since it names a folder.")
-        given = known_keys(given or {}, ("title", "change", "seeds", "at"), here)
-        if "at" in given and not points:
-            raise RunError(f"{here}: `at` says what changes at a value of a sweep, and the study has no `sweep`.")
-        whole = Variant(
+            raise RunError(
+                f"{here}: a name may only have letters, digits, '.', '+', '-' and '_', since it names a folder."
+            )
+        given = check_keys(given or {}, ("title", "change", "seeds", "at"), here)
+        if "at" in given and not sweep_changes:
+            raise RunError(f"{here}: `at` sets changes at a value of a sweep, but the study has no `sweep`.")
+        unswept = Variant(
             name=name,
             title=str(given.get("title", name)),
             config=with_dotted_changes(base, given.get("change") or {}, here),
             seeds=parse_seeds(given["seeds"], here) if "seeds" in given else seeds,
         )
-        variants |= _swept(whole, sweep["key"], points, given.get("at") or {}, here) if points else {name: whole}
+        variants |= (
+            _swept(unswept, sweep["key"], sweep_changes, given.get("at") or {}, here)
+            if sweep_changes
+            else {name: unswept}
+        )
     return variants
 
 
-def _points(sweep: Any, where: str) -> dict[str, dict[str, Any]]:
-    """What each value of a sweep changes; nothing without a sweep."""
+def _sweep_changes(sweep: Any, where: str) -> dict[str, dict[str, Any]]:
+    """Return the changes of each value of a sweep; empty without a sweep."""
     if sweep is None:
         return {}
-    given = known_keys(sweep, ("key", "values"), where)
+    given = check_keys(sweep, ("key", "values"), where)
     key, values = given.get("key"), given.get("values")
     if not isinstance(key, str) or not isinstance(values, (list, Mapping)) or not values:
         raise RunError(
-            f"{where} holds `key`, such as model.lr, and `values`: a list, or a mapping of values to what they change; "
+            f"{where} must hold `key`, such as model.lr, and `values`, a list or a mapping of values to changes; "
             f"got {sweep!r}."
         )
     if isinstance(values, Mapping):
@@ -144,15 +150,15 @@ def _points(sweep: Any, where: str) -> dict[str, dict[str, Any]]:
 
 
 def _swept(
-    variant: Variant, key: str, points: Mapping[str, Any], at: Mapping[Any, Any], where: str
+    variant: Variant, key: str, sweep_changes: Mapping[str, Any], at: Mapping[Any, Any], where: str
 ) -> dict[str, Variant]:
-    """A variant once for each value of the sweep, which ends its name; `at` changes more there, or leaves it out."""
+    """Return a variant for each value of the sweep, named by it; `at` has further changes, or None to leave one out."""
     if not isinstance(at, Mapping):
-        raise RunError(f"{where}: `at` maps values of the sweep to further changes; got {at!r}.")
+        raise RunError(f"{where}: `at` must map values of the sweep to further changes; got {at!r}.")
     own = {str(value): changes for value, changes in at.items()}
     for value in own:
-        if value not in points:
-            raise RunError(f"{where}: `at` has {value!r}, which the sweep has not: {listed(points)}.")
+        if value not in sweep_changes:
+            raise RunError(f"{where}: `at` has {value!r}, but the values of the sweep are {listed(sweep_changes)}.")
     return {
         f"{variant.name}@{value}": replace(
             variant,
@@ -160,7 +166,7 @@ def _swept(
             title=f"{variant.title}, {key.rpartition('.')[2]} {value}",
             config=with_dotted_changes(variant.config, {**changes, **own.get(value, {})}, where),
         )
-        for value, changes in points.items()
+        for value, changes in sweep_changes.items()
         if own.get(value, {}) is not None
     }
 
@@ -168,7 +174,7 @@ def _swept(
 def _check_variant(name: Any, variants: Collection[str], where: str) -> None:
     if not isinstance(name, str) or name not in variants:
         near = listed(nearest_names(str(name), variants))
-        raise RunError(f"{where} names {name!r}, which is no variant; the nearest are {near}.")
+        raise RunError(f"{where} names {name!r}, which is not a variant; the nearest are {near}.")
 
 
 def _chosen(given: dict[str, Any], variants: Mapping[str, Variant], where: str) -> tuple[str, ...]:
@@ -182,7 +188,7 @@ def _tables(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[T
     tables = []
     for name, given in _entries(values or {"all": {"title": "All variants"}}, "tables", where):
         here = f"{where}, table {name!r}"
-        given = known_keys(given or {}, ("title", "variants"), here)
+        given = check_keys(given or {}, ("title", "variants"), here)
         tables.append(Table(name=name, title=str(given.get("title", name)), variants=_chosen(given, variants, here)))
     return tuple(tables)
 
@@ -191,7 +197,7 @@ def _contrasts(values: Any, variants: Mapping[str, Variant], where: str) -> tupl
     contrasts = []
     for name, given in _entries(values or {}, "contrasts", where):
         here = f"{where}, contrast {name!r}"
-        given = known_keys(given or {}, ("title", "variant", "against"), here)
+        given = check_keys(given or {}, ("title", "variant", "against"), here)
         _require(given, ("variant", "against"), here)
         left, right = (_members(given[key], variants, f"{here}: `{key}`") for key in ("variant", "against"))
         if len(left) == len(right) == 1:
@@ -211,7 +217,7 @@ def _require(given: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
 
 
 def _members(name: Any, variants: Mapping[str, Variant], where: str) -> dict[str, str]:
-    """The variants of a name by their value of the sweep, which is empty for a variant's own name."""
+    """Return the variants that a name stands for, by their value of the sweep, which is empty without a sweep."""
     found = {variant.partition("@")[2]: variant for variant in variants if name in (variant, stem(variant))}
     if not found:
         _check_variant(name, [*variants, *map(stem, variants)], where)
@@ -222,7 +228,7 @@ def _figures(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[
     figures = []
     for name, given in _entries(values or {}, "figures", where):
         here = f"{where}, figure {name!r}"
-        given = known_keys(given or {}, ("title", "kind", "variants"), here)
+        given = check_keys(given or {}, ("title", "kind", "variants"), here)
         kind = given.get("kind", "accuracy")
         if kind not in FIGURE_KINDS:
             raise RunError(f"{here}: `kind` is one of {', '.join(FIGURE_KINDS)}; got {kind!r}.")
@@ -240,7 +246,7 @@ def _claims(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[C
     claims = []
     for number, given in enumerate(values or (), 1):
         here = f"{where}, claim {number}"
-        given = {"metric": "accuracy", "expect": "higher", **known_keys(given, keys, here)}
+        given = {"metric": "accuracy", "expect": "higher", **check_keys(given, keys, here)}
         _require(given, keys, here)
         if given["metric"] not in CLAIM_METRICS:
             raise RunError(f"{here}: `metric` is one of {', '.join(CLAIM_METRICS)}; got {given['metric']!r}.")
@@ -254,8 +260,8 @@ def _claims(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[C
 
 def _entries(values: Any, key: str, where: str) -> list[tuple[str, Any]]:
     if not isinstance(values, Mapping):
-        raise RunError(f"{where}: `{key}` maps names to what they show; got {values!r}.")
+        raise RunError(f"{where}: `{key}` must map names to entries; got {values!r}.")
     for name in values:
         if not re.fullmatch(r"[A-Za-z0-9][\w-]*", str(name)):
-            raise RunError(f"{where}: `{key}` has {name!r}; a name has letters, digits, '-' and '_' only.")
+            raise RunError(f"{where}: `{key}` has {name!r}; a name may only have letters, digits, '-' and '_'.")
     return [(str(name), given) for name, given in values.items()]

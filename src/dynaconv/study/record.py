@@ -1,4 +1,4 @@
-"""What a report keeps of its runs, so that a study can go on where their folders are not."""
+"""The record of the runs in a report, with which a study can continue without the run folders."""
 
 import csv
 import json
@@ -40,16 +40,19 @@ RUN_COLUMNS = (
     "dynaconv",
     "message",
 )
-_TOLD = re.compile(r"^Runs: (?P<threads>\d+) thread\(s\); torch (?P<torch>\S+), dynaconv (?P<dynaconv>\S+)\.$", re.M)
+_PAGE_VERSIONS = re.compile(
+    r"^Runs: (?P<threads>\d+) thread\(s\); torch (?P<torch>\S+), dynaconv (?P<dynaconv>\S+)\.$", re.M
+)
+"""The line of older pages that states threads and versions of all runs."""
 _ENDED = ("done", "diverged")
 _STATES = (*_ENDED, "failed", "running", "interrupted", "open")
-# Of reports that were written before these were kept.
-_ALWAYS = ("variant", "seed", "state", "test_accuracy")
+# Old reports lack the other columns.
+_REQUIRED_COLUMNS = ("variant", "seed", "state", "test_accuracy")
 Say = Callable[[str], None]
 
 
 def write_record(results: Results, out: Path) -> None:
-    """Write what a report keeps: a row for each run, the training losses, and the recipes."""
+    """Write the record of the runs: a row for each run, the training losses, and the recipes."""
     write_csv(out / RUNS_FILE, RUN_COLUMNS, list(_run_rows(results)))
     _write_traces(results, out / TRACES_FILE)
     _write_recipes(results.study, out / STUDY_FILE)
@@ -65,7 +68,7 @@ def _run_rows(results: Results) -> Iterator[dict[str, Any]]:
 
 
 def _write_traces(results: Results, file: Path) -> None:
-    """One table for all runs: a row for each step, a column for each run."""
+    """Write one table of all training losses: a row for each step, a column for each run."""
     columns: list[str] = []
     by_step: dict[int, dict[str, Any]] = {}
     for variant in results.variants.values():
@@ -82,7 +85,7 @@ def _write_traces(results: Results, file: Path) -> None:
 
 
 def _write_recipes(study: Study, file: Path) -> None:
-    """As in a study's folder, but a variant a line."""
+    """Write the recipes as in a study's folder, but with one line per variant."""
     values = recipes(study)
     lines = [f"    {json.dumps(name)}: {json.dumps(recipe)}" for name, recipe in values.pop("variants").items()]
     head = [f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in values.items()]
@@ -91,7 +94,7 @@ def _write_recipes(study: Study, file: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Record:
-    """What was read of a report; `recipes` is None where it does not keep them."""
+    """The record in a report; `recipes` is None if an old report does not have them."""
 
     runs: Mapping[RunKey, Mapping[str, Any]]
     traces: Mapping[RunKey, list[dict[str, Any]]] = field(default_factory=dict)
@@ -108,76 +111,78 @@ def adopt(
     *,
     say: Say = print,
 ) -> int:
-    """Take the ended runs of a report into a study's folder, as if they had been done there.
+    """Copy the ended runs of a report into a study's folder, as if they had run there.
 
-    Runs that the folder has are left alone, those that failed or were open stay open. The report's costs are taken
-    where the folder has none.
+    Runs that the folder already has are not changed, and failed or open runs remain open. The costs of the report are
+    copied if the folder has none.
 
     Args:
         study: The study.
-        folder: Where its runs lie; made where it is not there.
-        report: A folder that `dynaconv.study.report.write_report` wrote.
-        only, seeds: Take the runs of these variants and seeds; all when empty.
-        say: Gets a line for what is worth knowing.
+        folder: Folder of the study; it is created if it does not exist.
+        report: A folder written by `dynaconv.study.report.write_report`.
+        only, seeds: Copy only the runs of these variants and seeds; empty for all.
+        say: Called with each line for the user.
 
     Returns:
-        How many were taken.
+        Number of copied runs.
 
     Raises:
-        RunError: There is no report, it is damaged or another study's, or a recipe has changed since.
+        RunError: There is no report, it is damaged or of another study, or a recipe has changed since.
     """
     record = _read(report)
     wanted = set(run_keys(study, tuple(only), tuple(seeds)))
     ended = {key: run for key, run in record.runs.items() if run["state"] in _ENDED}
     _check_same_study(study, report, record, {key.variant for key in ended if key in wanted})
-    dropped = [key for key in ended if key not in set(run_keys(study))]
+    removed = [key for key in ended if key not in set(run_keys(study))]
     folder.claim(study)
-    taken = [key for key, run in ended.items() if key in wanted and _take(folder, key, run, record.traces.get(key))]
+    copied = [
+        key for key, run in ended.items() if key in wanted and _copy_run(folder, key, run, record.traces.get(key))
+    ]
     if record.costs is not None and not (folder.path / COSTS_FILE).is_file():
         write_text(folder.path / COSTS_FILE, record.costs)
-    say(f"{len(taken)} runs of {report} taken into {folder.path}")
-    if dropped:
-        say(f"{len(dropped)} runs left out, which the study no longer has, the first of them {dropped[0]}")
+    say(f"{len(copied)} runs of {report} taken into {folder.path}")
+    if removed:
+        say(f"{len(removed)} runs left out, which the study no longer has, the first of them {removed[0]}")
     if record.recipes is None:
         say(f"{report} does not keep its recipes, so they could not be compared with the study's")
-    untraced = sum(key not in record.traces and ended[key]["state"] == "done" for key in taken)
+    untraced = sum(key not in record.traces and ended[key]["state"] == "done" for key in copied)
     if untraced:
         say(f"{untraced} of them come without their training loss")
-    return len(taken)
+    return len(copied)
 
 
-def _take(folder: StudyFolder, key: RunKey, run: Mapping[str, Any], trace: list[dict[str, Any]] | None) -> bool:
-    with folder.lock(key, wait=0.5) as mine:
-        if not mine or folder.outcome(key) is not None or folder.last_checkpoint(key).is_file():
+def _copy_run(folder: StudyFolder, key: RunKey, run: Mapping[str, Any], trace: list[dict[str, Any]] | None) -> bool:
+    with folder.lock(key, wait=0.5) as acquired:
+        if not acquired or folder.outcome(key) is not None or folder.last_checkpoint(key).is_file():
             return False
-        place = folder.run_folder(key)
-        place.mkdir(parents=True, exist_ok=True)
+        run_folder = folder.run_folder(key)
+        run_folder.mkdir(parents=True, exist_ok=True)
         if run["state"] == "diverged":
             folder.record_failure(key, "diverged", run["message"])
             return True
         if trace:
-            write_csv(place / TRACE_FILE, TRACE_COLUMNS, trace)
+            write_csv(run_folder / TRACE_FILE, TRACE_COLUMNS, trace)
         # Last, because a run with a summary counts as done.
-        write_json(place / SUMMARY_FILE, {"adopted": True, "seed": key.seed, **run["summary"]})
+        write_json(run_folder / SUMMARY_FILE, {"adopted": True, "seed": key.seed, **run["summary"]})
         return True
 
 
-def _check_same_study(study: Study, report: Path, record: _Record, taken: set[str]) -> None:
+def _check_same_study(study: Study, report: Path, record: _Record, copied: set[str]) -> None:
     if record.recipes is None:
         title = next(iter((report / PAGE_FILE).read_text(encoding="utf-8").splitlines()), "")
         unknown = sorted({key.variant for key in record.runs} - set(study.variants))
         if title.removeprefix("# ") != study.title or unknown:
             what = f"has the variant {unknown[0]!r}" if unknown else f"is headed {title.removeprefix('# ')!r}"
-            raise RunError(f"{report} is no report of the study {study.name!r}: it {what}.")
+            raise RunError(f"{report} is not a report of the study {study.name!r}: it {what}.")
         return
     if record.recipes["study"] != study.name:
         raise RunError(f"{report} is a report of the study {record.recipes['study']!r}, not of {study.name!r}.")
-    changed = changed_recipe(recipes(study), record.recipes, sorted(taken))
+    changed = changed_recipe(recipes(study), record.recipes, sorted(copied))
     if changed is not None:
         name, changes = changed
         raise RunError(
             f"the recipe of the variant {name!r} has changed since {report} was written: {'; '.join(changes)}. Its "
-            f"runs are not this study's; take others with --only."
+            f"runs do not belong to this study; select other variants with --only."
         )
 
 
@@ -186,27 +191,27 @@ def _read(report: Path) -> _Record:
     if not file.is_file() or not (report / PAGE_FILE).is_file():
         raise RunError(f"{report} holds no report of a study, which has a {PAGE_FILE} and a {RUNS_FILE}.")
     try:
-        parameters, told = _parameters(report / RESULTS_FILE), _told_once(report / PAGE_FILE)
-        runs = dict(_read_run({**told, **row}, parameters) for row in _rows(file))
+        parameters, page_versions = _parameters(report / RESULTS_FILE), _page_versions(report / PAGE_FILE)
+        runs = dict(_read_run({**page_versions, **row}, parameters) for row in _rows(file))
         traces = _read_traces(report / TRACES_FILE)
         recipes_file, costs = report / STUDY_FILE, report / COSTS_FILE
-        kept = json.loads(recipes_file.read_text(encoding="utf-8")) if recipes_file.is_file() else None
-        if kept is not None and not ({"study", "threads", "variants"} <= kept.keys()):
+        stored_recipes = json.loads(recipes_file.read_text(encoding="utf-8")) if recipes_file.is_file() else None
+        if stored_recipes is not None and not ({"study", "threads", "variants"} <= stored_recipes.keys()):
             raise ValueError(f"{STUDY_FILE} lacks a key")
-        text = costs.read_text(encoding="utf-8") if costs.is_file() else None
-        if text is not None:
-            json.loads(text)
+        costs_json = costs.read_text(encoding="utf-8") if costs.is_file() else None
+        if costs_json is not None:
+            json.loads(costs_json)
     except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise RunError(f"the report {report} is damaged: {' '.join(str(error).split())}.") from error
-    return _Record(runs=runs, traces=traces, recipes=kept, costs=text)
+    return _Record(runs=runs, traces=traces, recipes=stored_recipes, costs=costs_json)
 
 
 def _rows(file: Path) -> list[dict[str, str]]:
     with file.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream, strict=True)
-        lacking = [name for name in _ALWAYS if name not in (reader.fieldnames or ())]
-        if lacking:
-            raise ValueError(f"{file.name} has no column {lacking[0]!r}")
+        missing = [name for name in _REQUIRED_COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"{file.name} has no column {missing[0]!r}")
         return [{key: value or "" for key, value in row.items() if key is not None} for row in reader]
 
 
@@ -232,21 +237,21 @@ def _number(text: str) -> float | None:
         return None
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text!r} is no finite number")
+        raise ValueError(f"{text!r} is not a finite number")
     return value
 
 
 def _parameters(file: Path) -> dict[str, int]:
-    """Parameters of each variant, which the rows of older reports lack."""
+    """Return the parameters of each variant, which the run rows of older reports lack."""
     if not file.is_file():
         return {}
     with file.open(newline="", encoding="utf-8") as stream:
         return {row["variant"]: int(row["parameters"]) for row in csv.DictReader(stream) if row["parameters"]}
 
 
-def _told_once(page: Path) -> dict[str, str]:
-    """What older pages tell of all runs together, where it is the same for all; newer reports tell it of each run."""
-    found = _TOLD.search(page.read_text(encoding="utf-8"))
+def _page_versions(page: Path) -> dict[str, str]:
+    """Return threads and versions of older pages, which state them once for all runs; newer reports do so per run."""
+    found = _PAGE_VERSIONS.search(page.read_text(encoding="utf-8"))
     return found.groupdict() if found else {}
 
 

@@ -1,4 +1,4 @@
-"""A study's report: tables as Markdown and CSV, figures, and published claims beside what came out."""
+"""A study's report: tables as Markdown and CSV, figures, and published claims compared with the results."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -40,10 +40,10 @@ CONTRAST_COLUMNS = ("contrast", "title", "variant", "against", "seeds", "differe
 
 
 def write_report(results: Results, out: Path) -> Path:
-    """Write the page, its figures and the tables of numbers to a folder, and return the page's path.
+    """Write the page, its figures and the CSV tables to a folder, and return the page's path.
 
     Args:
-        results: Of a study of which at least one run has ended.
+        results: Results of a study in which at least one run has ended.
         out: The folder; files of an earlier report in it are replaced.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -52,20 +52,20 @@ def write_report(results: Results, out: Path) -> Path:
     costs = results.folder.path / COSTS_FILE
     if costs.is_file():
         write_text(out / COSTS_FILE, costs.read_text(encoding="utf-8"))
-    pictures = [text for figure in results.study.figures for text in _picture(figure, results, out)]
-    parts = [_head(results), *(_table(table, results) for table in results.study.tables)]
+    figures = [text for figure in results.study.figures for text in _figure_section(figure, results, out)]
+    parts = [_header(results), *(_table(table, results) for table in results.study.tables)]
     if results.study.contrasts:
         write_csv(out / CONTRASTS_FILE, CONTRAST_COLUMNS, list(contrast_rows(results)))
         parts.append(_contrasts(results))
-    parts += pictures
+    parts += figures
     if results.study.claims:
         parts.append(claims_table(results))
-    write_text(out / PAGE_FILE, "\n\n".join([*parts, _foot(results)]) + "\n")
+    write_text(out / PAGE_FILE, "\n\n".join([*parts, _footer(results)]) + "\n")
     return out / PAGE_FILE
 
 
-def _picture(figure: Figure, results: Results, out: Path) -> list[str]:
-    """Draw a figure, and return what the page shows of it; nothing where there is nothing to draw yet."""
+def _figure_section(figure: Figure, results: Results, out: Path) -> list[str]:
+    """Draw a figure, and return its Markdown paragraphs; none if there is nothing to draw yet."""
     file, link = out / f"{figure.name}.png", f"![{figure.title}]({figure.name}.png)"
     drawn = draw(figure, results)
     if drawn is not None:
@@ -77,7 +77,7 @@ def _picture(figure: Figure, results: Results, out: Path) -> list[str]:
     if drawn is not None:
         few = f"{figure.title}: of {traced} of the {done} runs; the training loss of the others was not kept."
         return [link] if traced == done else [link, few]
-    # An earlier report drew it from runs whose training loss is no longer there.
+    # An earlier report drew the figure from training losses that no longer exist.
     old = "drawn by an earlier report; the training loss of these runs was not kept."
     return [link, f"{figure.title}: {old}"] if file.is_file() and done and not traced else []
 
@@ -103,18 +103,18 @@ def _row(variant: VariantResults, results: Results) -> dict[str, Any]:
     return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in row.items()}
 
 
-def _head(results: Results) -> str:
+def _header(results: Results) -> str:
     study = results.study
     states = Counter(state for variant in results.variants.values() for state in variant.states.values())
     counted = ", ".join(f"{count} {state}" for state, count in states.items())
     open_ = sum(count for state, count in states.items() if state not in ("done", "diverged", "failed"))
-    waiting = "" if not open_ else " The study is not finished: means are over the seeds that are done."
+    unfinished = "" if not open_ else " The study is not finished: means are over the seeds that are done."
     note = f"{study.note}\n\n" if study.note else ""
-    return f"# {study.title}\n\n{note}Runs: {counted}.{waiting}"
+    return f"# {study.title}\n\n{note}Runs: {counted}.{unfinished}"
 
 
 def _table(table: Table, results: Results) -> str:
-    """A Markdown table; columns that no variant fills are left out."""
+    """Return a Markdown table without the columns that no variant fills."""
     if all("@" in name for name in table.variants) and len({name.rpartition("@")[0] for name in table.variants}) > 1:
         return f"## {table.title}\n\n" + _sweep_table(table, results)
     reference = results.reference
@@ -124,20 +124,20 @@ def _table(table: Table, results: Results) -> str:
 
 
 def _sweep_table(table: Table, results: Results) -> str:
-    """A family a row, a value of the sweep a column; a cell is the accuracy, or what became of the runs."""
+    """Return a table of families by values of the sweep; a cell is the accuracy, or the states of the runs."""
     pairs = [name.rpartition("@") for name in table.variants]
     families = list(dict.fromkeys(family for family, _, _ in pairs))
     values = list(dict.fromkeys(value for _, _, value in pairs))
     titles = {family: results.variants[f"{family}@{values[0]}"].title for family in families}
     swept = titles[families[0]].rpartition(", ")[2].rpartition(" ")[0]
 
-    def table_of(what: str, mean: Callable[[VariantResults], Interval | None]) -> str:
+    def table_of(metric: str, mean: Callable[[VariantResults], Interval | None]) -> str:
         rows = []
         for family in families:
-            found = [results.variants.get(f"{family}@{value}") for value in values]
-            cells = ["" if each is None else _percent(mean(each)) or each.runs() for each in found]
+            shown = [results.variants.get(f"{family}@{value}") for value in values]
+            cells = ["" if each is None else _percent(mean(each)) or each.runs() for each in shown]
             rows.append([titles[family].rpartition(", ")[0], *cells])
-        return markdown_table([f"{what} accuracy by {swept}", *values], rows)
+        return markdown_table([f"{metric} accuracy by {swept}", *values], rows)
 
     tables = [table_of("test", lambda variant: variant.mean)]
     if any(results.variants[name].val_accuracy for name in table.variants):
@@ -146,13 +146,13 @@ def _sweep_table(table: Table, results: Results) -> str:
 
 
 def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are right-aligned."""
+    """Return a Markdown table whose first column is text and whose other columns are right-aligned."""
     lines = [f"| {' | '.join(names)} |", f"| --- |{' ---: |' * (len(names) - 1)}"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def contrast_rows(results: Results) -> Iterator[dict[str, Any]]:
-    """A row for each pair of the study's contrasts: the paired difference of accuracy, and ratios of what both cost."""
+    """Yield a row for each pair of the study's contrasts: paired difference of accuracy, and ratios of the costs."""
     for contrast in results.study.contrasts:
         for names in contrast.pairs:
             variant, against = (results.variants[name] for name in names)
@@ -182,12 +182,12 @@ def _contrasts(results: Results) -> str:
     rows = []
     for row in contrast_rows(results):
         if "difference" not in row:
-            # No runs of one seed yet.
+            # The two have no finished runs of the same seed yet.
             continue
         titles = [results.variants[row[key]].title for key in ("variant", "against")]
-        found = Interval(mean=row["difference"], half_width=row["half_width"], count=row["seeds"])
+        shown = Interval(mean=row["difference"], half_width=row["half_width"], count=row["seeds"])
         ratios = ["" if row[name] is None else f"{row[name]:.2f}" for name in _RATIOS]
-        rows.append([row["title"], *titles, str(row["seeds"]), _percent(found, sign="+"), *ratios])
+        rows.append([row["title"], *titles, str(row["seeds"]), _percent(shown, sign="+"), *ratios])
     intro = "Points of test accuracy, paired by seed, with the 95 % interval; the rest are ratios, variant to against."
     return f"## Like with like\n\n{intro}\n\n" + markdown_table(names, rows)
 
@@ -220,7 +220,7 @@ def _percent(interval: Interval | None, sign: str = "") -> str:
 
 
 def claims_table(results: Results) -> str:
-    """Published claims beside what the study found."""
+    """Return a table of the published claims and the study's findings."""
     findings = [judge(claim, results) for claim in results.study.claims]
     names = ("claim", "published (ImageNet)", "here", "verdict")
     rows = [(f.claim.text, f.claim.published, f.found, f.verdict) for f in findings]
@@ -232,7 +232,7 @@ def claims_table(results: Results) -> str:
     return f"## Published claims\n\n{intro}\n\n" + markdown_table(names, rows).replace("---:", "---")
 
 
-def _foot(results: Results) -> str:
+def _footer(results: Results) -> str:
     lines = [
         "Accuracy in per cent, mean over seeds and 95 % t-interval; differences are taken seed by seed, with the "
         "interval of the pairs."
@@ -241,8 +241,8 @@ def _foot(results: Results) -> str:
     done = [variant.records[seed] for variant in results.variants.values() for seed in variant.accuracy]
     versions = sorted({text for variant in results.variants.values() for text in variant.versions})
     if versions:
-        told = "" if all(run.get("versions") for run in done) else " Of some runs it is not recorded."
-        lines.append(f"Runs: {' or '.join(map(str, threads))} thread(s); {' and '.join(versions)}.{told}")
+        unrecorded = "" if all(run.get("versions") for run in done) else " Of some runs it is not recorded."
+        lines.append(f"Runs: {' or '.join(map(str, threads))} thread(s); {' and '.join(versions)}.{unrecorded}")
     if results.conditions:
         c = results.conditions
         size = " x ".join(map(str, c["input_size"]))

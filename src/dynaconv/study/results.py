@@ -1,4 +1,4 @@
-"""Reads what a study's runs left, variant by variant."""
+"""Reads the results of a study's runs, by variant."""
 
 import json
 from collections import Counter
@@ -16,16 +16,16 @@ from dynaconv.study.trace import read_trace
 
 @dataclass(kw_only=True)
 class VariantResults:
-    """The runs of one variant.
+    """Results of one variant's runs.
 
     Attributes:
-        name, title: Of the variant.
-        states: By seed.
-        accuracy, val_accuracy, test_loss: Of the runs that are done, by seed; `val_accuracy` where there is one.
-        records: What each run that has ended left of itself, by seed: a summary, or why it ended.
-        parameters: As the runs count them; None before the first is done.
-        threads, versions: As the runs tell.
-        cost: From `costs.json`; None where it was not measured.
+        name, title: Name and title of the variant.
+        states: State of each run, by seed.
+        accuracy, val_accuracy, test_loss: Values of the finished runs, by seed; `val_accuracy` only with validation.
+        records: Summary of each finished run and outcome of each other run, by seed; empty if the run has not ended.
+        parameters: Number of parameters, from the runs; None before the first finished run.
+        threads, versions: Thread counts and package versions, from the runs.
+        cost: The variant's entry in `costs.json`; None if it was not measured.
     """
 
     name: str
@@ -42,7 +42,7 @@ class VariantResults:
 
     @property
     def mean(self) -> Interval | None:
-        """Mean test accuracy and its interval."""
+        """Mean test accuracy and its interval; None without finished runs."""
         return t_interval(list(self.accuracy.values()))
 
     @property
@@ -51,11 +51,11 @@ class VariantResults:
         return t_interval(list(self.val_accuracy.values()))
 
     def difference(self, reference: "VariantResults") -> Interval | None:
-        """Test accuracy minus the reference's, seed by seed."""
+        """Return the paired difference of test accuracy to a reference, seed by seed."""
         return paired_difference(self.accuracy, reference.accuracy)
 
     def runs(self) -> str:
-        """How many runs stand behind the mean, and what became of the others: ``4 of 5, 1 diverged``."""
+        """Describe how many runs are in the mean, and the states of the others: ``4 of 5, 1 diverged``."""
         done, planned = len(self.accuracy), len(self.states)
         others = Counter(state for state in self.states.values() if state != "done")
         rest = [f"{count} {state}" for state, count in sorted(others.items())]
@@ -64,7 +64,7 @@ class VariantResults:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """All of a study's results; `conditions` are those of the costs, empty where there are none."""
+    """All results of a study; `conditions` are those of the cost measurement, empty without one."""
 
     study: Study
     folder: StudyFolder
@@ -77,16 +77,16 @@ class Results:
         return self.variants[self.study.reference]
 
     def trace(self, name: str, seed: int) -> Sequence[Mapping[str, Any]]:
-        """Step and training loss of a run; nothing for one that was taken from a report without them."""
+        """Return step and training loss of a run; empty if it was copied from a report without them."""
         file = self.folder.run_folder(RunKey(name, seed)) / TRACE_FILE
         return read_trace(file) if file.is_file() else ()
 
     def traced(self, name: str) -> int:
-        """How many of a variant's runs that are done have their training loss."""
+        """Return how many of a variant's finished runs have their training loss."""
         return sum(bool(self.trace(name, seed)) for seed in self.variants[name].accuracy)
 
     def mean_trace(self, name: str) -> list[tuple[int, float, float, float]]:
-        """Step, and mean, least and greatest training loss over the runs of a variant that have one."""
+        """Return step, and mean, minimum and maximum training loss over the runs of a variant that have one."""
         by_step: dict[int, list[float]] = {}
         for seed in self.variants[name].accuracy:
             for row in self.trace(name, seed):
@@ -95,10 +95,10 @@ class Results:
 
 
 def read_results(study: Study, folder: StudyFolder) -> Results:
-    """Read every run that is there.
+    """Read the results of every run.
 
     Raises:
-        RunError: None has ended, or a file is damaged.
+        RunError: No run has ended, or a file is damaged.
     """
     costs = _read_costs(folder.path / COSTS_FILE)
     variants = {
@@ -124,7 +124,7 @@ def _add(results: VariantResults, seed: int, summary: Mapping[str, Any]) -> None
         results.val_accuracy[seed] = summary["val_accuracy"]
     results.records[seed] = summary
     results.parameters = summary["params"]
-    # Older reports, which runs may come from, do not tell.
+    # Runs that were copied from older reports lack these values.
     if summary["threads"] is not None:
         results.threads.add(summary["threads"])
     if summary["versions"] is not None:

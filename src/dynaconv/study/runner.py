@@ -1,4 +1,4 @@
-"""Does a study's open runs, alone or with other processes on the same folder."""
+"""Runs a study's open runs, alone or with other processes on the same folder."""
 
 import json
 import multiprocessing
@@ -22,17 +22,17 @@ from dynaconv.train.run import fit, resume
 from dynaconv.train.stopping import RunStopped, StopSignals
 
 Say = Callable[[str], None]
-_LOOK_EVERY = 0.2
-"""Seconds between two looks at whether a study in processes is asked to stop."""
+_POLL_SECONDS = 0.2
+"""Seconds between checks for a stop signal, while other processes run a study."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """Which runs to do, and how.
+class RunOptions:
+    """The selection of runs, and how to run them.
 
     Attributes:
-        only: Names of variants; all when empty.
-        seeds: Seeds; all when empty.
+        only: Names of variants; empty for all.
+        seeds: Seeds; empty for all.
         retry: Repeat runs that diverged or failed.
         keep_checkpoints: Keep the checkpoints and weights of runs that have ended.
     """
@@ -62,24 +62,24 @@ def check_recipes(study: Study) -> None:
 
 
 def run_study(
-    study: Study, folder: StudyFolder, wanted: Wanted, *, say: Say = print, callbacks: Sequence[Callback] = ()
+    study: Study, folder: StudyFolder, options: RunOptions, *, say: Say = print, callbacks: Sequence[Callback] = ()
 ) -> None:
-    """Do the runs that nobody has done or is doing, in this process.
+    """Run the open runs in this process, except those that other processes are running.
 
-    A run that diverged or failed is recorded and the next one starts.
+    A run that diverged or failed is recorded, and the next one starts.
 
     Args:
         study: The study.
-        folder: Where its runs lie.
-        wanted: Which runs.
-        say: Gets one line a run.
-        callbacks: Further Lightning callbacks of every run.
+        folder: Folder of the study.
+        options: Selection of runs, and how to run them.
+        say: Called with one line per run.
+        callbacks: Further Lightning callbacks for every run.
 
     Raises:
         RunError: A recipe is wrong, or the folder belongs to another study.
         DataError: The data cannot be read.
-        RunStopped: Ctrl+C, SIGTERM, SIGHUP or SIGUSR1 came; the run at hand is saved, and the same call goes on from
-            there.
+        RunStopped: Ctrl+C, SIGTERM, SIGHUP or SIGUSR1 was received; the current run is saved, and the same call
+            continues it.
     """
     check_recipes(study)
     folder.claim(study)
@@ -87,35 +87,35 @@ def run_study(
     try:
         if study.threads is not None:
             torch.set_num_threads(study.threads)
-        if wanted.retry:
-            _clear_failures(study, folder, wanted)
-        # Again from the start after each run: another process may have left one unfinished meanwhile.
-        while _do_next(study, folder, wanted, say, callbacks):
+        if options.retry:
+            _clear_failures(study, folder, options)
+        # Each search starts at the first run, because another process may have left one unfinished meanwhile.
+        while _run_next(study, folder, options, say, callbacks):
             pass
     finally:
         torch.set_num_threads(threads)
 
 
-def _clear_failures(study: Study, folder: StudyFolder, wanted: Wanted) -> None:
-    for key in run_keys(study, wanted.only, wanted.seeds):
-        with folder.lock(key) as mine:
-            if mine and (folder.outcome(key) or {}).get("state") in ("diverged", "failed"):
+def _clear_failures(study: Study, folder: StudyFolder, options: RunOptions) -> None:
+    for key in run_keys(study, options.only, options.seeds):
+        with folder.lock(key) as acquired:
+            if acquired and (folder.outcome(key) or {}).get("state") in ("diverged", "failed"):
                 folder.clear(key)
 
 
-def _do_next(study: Study, folder: StudyFolder, wanted: Wanted, say: Say, callbacks: Sequence[Callback]) -> bool:
-    """Do the first run that is free and has not ended; False where there is none."""
-    keys = run_keys(study, wanted.only, wanted.seeds)
+def _run_next(study: Study, folder: StudyFolder, options: RunOptions, say: Say, callbacks: Sequence[Callback]) -> bool:
+    """Run the first run that is not locked and has not ended; return False if there is none."""
+    keys = run_keys(study, options.only, options.seeds)
     for key in keys:
         if folder.outcome(key) is not None:
             continue
-        # Whoever lists the runs holds each lock for a moment.
-        with folder.lock(key, wait=0.5) as mine:
-            # It may have ended between the look and the lock.
-            if not mine or folder.outcome(key) is not None:
+        # A process that lists the runs holds each lock for a moment.
+        with folder.lock(key, wait=0.5) as acquired:
+            # The run may have ended before the lock was acquired.
+            if not acquired or folder.outcome(key) is not None:
                 continue
-            line = _do(study, folder, key, callbacks)
-            if not wanted.keep_checkpoints:
+            line = _execute(study, folder, key, callbacks)
+            if not options.keep_checkpoints:
                 folder.drop_weights(key)
         ended = sum(folder.outcome(other) is not None for other in keys)
         say(f"{key}: {line}  ({ended} of {len(keys)})")
@@ -123,7 +123,7 @@ def _do_next(study: Study, folder: StudyFolder, wanted: Wanted, say: Say, callba
     return False
 
 
-def _do(study: Study, folder: StudyFolder, key: RunKey, callbacks: Sequence[Callback]) -> str:
+def _execute(study: Study, folder: StudyFolder, key: RunKey, callbacks: Sequence[Callback]) -> str:
     directory = folder.run_folder(key)
     trace = [LossTrace(directory / TRACE_FILE), *callbacks]
     command = f"dynaconv study {study.name} --only {key.variant} --seeds {key.seed}"
@@ -131,7 +131,7 @@ def _do(study: Study, folder: StudyFolder, key: RunKey, callbacks: Sequence[Call
         if folder.last_checkpoint(key).is_file():
             result = resume(directory, callbacks=trace, command=command)
         else:
-            # What a process that was killed before its first checkpoint left; nobody else holds the lock.
+            # Files of a process that was killed before its first checkpoint; no other process holds the lock.
             folder.clear(key)
             config = study.variants[key.variant].config.with_changes(seed=key.seed)
             result = fit(config, out=directory, callbacks=trace, command=command)
@@ -139,7 +139,7 @@ def _do(study: Study, folder: StudyFolder, key: RunKey, callbacks: Sequence[Call
         folder.record_failure(key, "diverged", str(error))
         return f"diverged: {error}"
     except DataError:
-        # Every run would fail on data that are not there; the folder stays as it is, to go on from.
+        # Every run would fail without its data. The run is not recorded as failed, so that it can continue later.
         raise
     except Exception as error:
         message = " ".join(f"{type(error).__name__}: {error}".split())
@@ -148,26 +148,26 @@ def _do(study: Study, folder: StudyFolder, key: RunKey, callbacks: Sequence[Call
     return f"test accuracy {result.summary['test_accuracy']:.2%}, {result.summary['train_seconds']:.0f} s"
 
 
-def run_in_processes(study: str | Path, folder: Path, wanted: Wanted, jobs: int) -> None:
-    """Do a study's open runs in several processes side by side, which share the threads unless the study counts them.
+def run_in_processes(study: str | Path, folder: Path, options: RunOptions, jobs: int) -> None:
+    """Run a study's open runs in several processes, which share the threads unless the study sets their number.
 
     Args:
-        study: Its name or file.
-        folder: Where its runs lie.
-        wanted: Which runs.
+        study: Name or file of the study.
+        folder: Folder of the study.
+        options: Selection of runs, and how to run them.
         jobs: Number of processes.
 
     Raises:
         RunError: One of the processes ended early.
-        RunStopped: Ctrl+C, SIGTERM, SIGHUP or SIGUSR1 came; the runs at hand are saved.
-        KeyboardInterrupt: Ctrl+C came twice; the processes are killed.
+        RunStopped: Ctrl+C, SIGTERM, SIGHUP or SIGUSR1 was received; the current runs are saved.
+        KeyboardInterrupt: Ctrl+C was received twice; the processes are killed.
     """
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_worker, args=(str(study), folder, wanted, jobs)) for _ in range(jobs)]
+    workers = [context.Process(target=_worker, args=(str(study), folder, options, jobs)) for _ in range(jobs)]
     with StopSignals() as stop:
         try:
-            # Ctrl+C reaches every process of a terminal. Processes that are started while it is ignored go on ignoring
-            # it, and are asked to stop by this one.
+            # Ctrl+C reaches every process of a terminal. Processes that are started while SIGINT is ignored keep
+            # ignoring it, and this process asks them to stop.
             before = signal.signal(signal.SIGINT, signal.SIG_IGN)
             for worker in workers:
                 worker.start()
@@ -181,30 +181,30 @@ def run_in_processes(study: str | Path, folder: Path, wanted: Wanted, jobs: int)
         if stop.received is not None:
             raise RunStopped(stop.received)
     if any(worker.exitcode for worker in workers):
-        raise RunError("one of the processes ended early; run the same command again to go on.")
+        raise RunError("one of the processes ended early; run the same command again to continue.")
 
 
 def _wait(workers: Sequence[BaseProcess], stop: StopSignals) -> None:
-    """Wait for the processes to end; ask each once to stop when this process is."""
-    asked = False
+    """Wait for the processes to end; after a stop signal, ask each of them once to stop."""
+    stop_requested = False
     while alive := [worker for worker in workers if worker.is_alive()]:
-        if stop.received is not None and not asked:
-            asked = True
+        if stop.received is not None and not stop_requested:
+            stop_requested = True
             for worker in alive:
                 worker.terminate()
-        alive[0].join(_LOOK_EVERY)
+        alive[0].join(_POLL_SECONDS)
 
 
-def _worker(study: str, folder: Path, wanted: Wanted, jobs: int) -> None:
+def _worker(study: str, folder: Path, options: RunOptions, jobs: int) -> None:
     torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
     try:
-        run_study(load_study(study), StudyFolder(folder), wanted, say=lambda line: print(line, flush=True))
-    # The run goes on from its last checkpoint next time; a traceback would say nothing.
+        run_study(load_study(study), StudyFolder(folder), options, say=lambda line: print(line, flush=True))
+    # The next call continues the run from its last checkpoint, so a traceback would not help.
     except (KeyboardInterrupt, RunStopped):
         sys.exit(130)
 
 
-def states(study: Study, folder: StudyFolder, wanted: Wanted | None = None) -> dict[RunKey, State]:
-    """What became of each run so far."""
-    only, seeds = (wanted.only, wanted.seeds) if wanted is not None else ((), ())
+def states(study: Study, folder: StudyFolder, options: RunOptions | None = None) -> dict[RunKey, State]:
+    """Return the state of each run."""
+    only, seeds = (options.only, options.seeds) if options is not None else ((), ())
     return {key: folder.state(key) for key in run_keys(study, only, seeds)}

@@ -1,4 +1,4 @@
-"""Means over seeds, how well they are known, and differences between pairs of runs of one seed."""
+"""Means over seeds with confidence intervals, and paired differences between runs of the same seed."""
 
 import math
 import statistics
@@ -13,8 +13,8 @@ class Interval:
     """A mean and its confidence interval.
 
     Attributes:
-        mean: Of the values.
-        half_width: The interval is ``mean`` plus or minus this; None for a single value, which tells no spread.
+        mean: Mean of the values.
+        half_width: The interval is ``mean`` plus or minus this; None for a single value, which has no spread.
         count: Number of values.
     """
 
@@ -24,14 +24,14 @@ class Interval:
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the whole interval is above or below zero, else 0."""
+        """1 or -1 if the whole interval is above or below zero, else 0."""
         if self.half_width is None or abs(self.mean) <= self.half_width:
             return 0
         return 1 if self.mean > 0 else -1
 
 
 def t_interval(values: Sequence[float]) -> Interval | None:
-    """Mean and 95 % interval by Student's t, as for values from one normal distribution; None without values."""
+    """Return mean and 95 % interval by Student's t, assuming a normal distribution; None without values."""
     from scipy.stats import t
 
     if not values:
@@ -45,27 +45,27 @@ def t_interval(values: Sequence[float]) -> Interval | None:
 
 
 def paired_difference(values: Mapping[int, float], reference: Mapping[int, float]) -> Interval | None:
-    """Interval of the differences seed by seed, over the seeds that both have; None where they share none.
+    """Return the interval of the differences, seed by seed, over the seeds that both have; None if they share none.
 
-    Runs of one seed see the same images in the same order, so their difference varies less than they do.
+    Runs of one seed use the same images in the same order, so their difference varies less than the single values.
     """
     return t_interval([values[seed] - reference[seed] for seed in sorted(values.keys() & reference.keys())])
 
 
 def paired_shares(reference: Sequence[bool], values: Sequence[bool]) -> Interval:
-    """Difference of two shares that were found on the same items, such as the accuracies of two networks.
+    """Return the difference of two shares that were measured on the same items, such as two networks' accuracies.
 
-    The 95 % interval is that of a normal distribution with the variance of the pairs. It takes items as independent; it
-    says how the difference would vary with other items, not with other seeds of a training.
+    The 95 % interval is that of a normal distribution with the variance of the pairs. It assumes independent items and
+    describes the variation over other items, not over other training seeds.
 
     Raises:
-        ValueError: The two have not the same number of items, or none.
+        ValueError: The two have different numbers of items, or none.
     """
     if len(reference) != len(values):
-        raise ValueError(f"the two have {len(reference)} and {len(values)} items; pairs need the same ones.")
+        raise ValueError(f"the two have {len(reference)} and {len(values)} items; pass results on the same items.")
     pairs = [int(value) - int(other) for value, other in zip(values, reference, strict=True)]
     if not pairs:
-        raise ValueError("no items to compare.")
+        raise ValueError("there are no items to compare.")
     mean = statistics.mean(pairs)
     error = math.sqrt(statistics.pvariance(pairs, mean) / len(pairs))
     return Interval(

@@ -1,4 +1,4 @@
-"""The training loss of a run, every few steps."""
+"""Records the training loss of a run every few steps."""
 
 import csv
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ COLUMNS = ("step", "loss")
 
 
 class LossTrace(Callback):
-    """Writes ``trace.csv``: the mean loss of the batches since the row before, at every `every`-th step.
+    """Writes ``trace.csv``: at every `every`-th step, the mean loss of the batches since the previous row.
 
-    The file is written at the end of each epoch and when training ends or fails. A resumed run goes on from the rows
-    up to the step of its checkpoint.
+    The file is written at the end of each epoch and when training fails. A resumed run keeps the rows up to the step of
+    its checkpoint.
 
     Args:
         path: The file.
-        every: Steps a row.
+        every: Steps per row.
     """
 
     def __init__(self, path: Path, *, every: int = 5) -> None:
@@ -40,9 +40,9 @@ class LossTrace(Callback):
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         self._losses.append(loss.detach())
         step, last = trainer.global_step, self.rows[-1]["step"] if self.rows else 0
-        # Where gradients are accumulated, several batches make a step.
+        # With gradient accumulation, a step has several batches.
         if step > last and step % self.every == 0:
-            # Here, because reading a loss waits for the device.
+            # Only here, because reading a loss waits for the device.
             mean = float(torch.stack(self._losses).mean())
             self.rows.append({"step": step, "loss": float(f"{mean:.6g}")})
             self._losses = []

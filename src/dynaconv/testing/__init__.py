@@ -1,4 +1,4 @@
-"""What every family of dynamic convolutions promises, as checks that a package of its own family can run.
+"""Checks of the contract of dynamic convolutions, for this package's families and those of other packages.
 
     import pytest
     from dynaconv.testing import CHECKS, cases
@@ -8,7 +8,7 @@
     def test_contract(check, case):
         check(case)
 
-`check_family` runs them all without pytest.
+`check_family` runs all checks without pytest.
 """
 
 from dynaconv.testing.cases import GEOMETRIES, Case, cases

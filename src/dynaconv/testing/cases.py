@@ -1,4 +1,4 @@
-"""Layers of a family to check: each geometry of a convolution, and the family's options."""
+"""Layers of a family to check: all geometries of a convolution, and the family's options."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from dynaconv.families.contract.branch import BranchLinear, DynamicBranch
 from dynaconv.families.contract.norms import LatentBatchNorm2d
 
 IN_CHANNELS = 8
-"""Of every case."""
+"""Input channels of every case."""
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "pointwise": {"kernel_size": 1},
     "pointwise-stride": {"kernel_size": 1, "stride": 2, "bias": False},
@@ -25,18 +25,18 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
     "depthwise": {"kernel_size": 3, "padding": 1, "groups": 8, "out_channels": 8},
     "depthwise-multiplier": {"kernel_size": 5, "padding": 2, "stride": 2, "groups": 8, "out_channels": 16},
 }
-"""Arguments of `torch.nn.Conv2d` that every family must take; 8 channels in, and 12 out where none are given."""
+"""Arguments of `torch.nn.Conv2d` that every family must support; 8 input and, by default, 12 output channels."""
 _OF_CONV2D = nn.Conv2d.__init__.__annotations__
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way to make a layer.
+    """A layer to test.
 
     Attributes:
-        family: Its family.
-        name: As tests show it.
-        arguments: The constructor's, those of `torch.nn.Conv2d` and the family's options.
+        family: Family of the layer.
+        name: Name in test ids.
+        arguments: Arguments of the constructor: those of `torch.nn.Conv2d` and the family's options.
     """
 
     family: Family
@@ -48,53 +48,53 @@ class Case:
 
     @property
     def all_arguments(self) -> dict[str, Any]:
-        """`arguments` with the channels."""
+        """`arguments` with the numbers of channels."""
         return {"in_channels": IN_CHANNELS, "out_channels": 12, **self.arguments}
 
     @property
     def algorithms(self) -> list[str]:
-        """What the layer's `algorithm` may be, ``auto`` included."""
+        """Valid values of the layer's `algorithm`, including ``auto``."""
         return [*self.make(device="meta").algorithms, "auto"]
 
     @property
     def uses_batch_statistics(self) -> bool:
-        """Whether no kernel of one sample exists in train mode."""
+        """Whether train mode uses batch statistics, so that no kernel of a single sample exists."""
         layer = self.make(device="meta")
         norms = (getattr(layer, "context_norm", None), getattr(layer, "norm1", None))
         return any(isinstance(norm, LatentBatchNorm2d) for norm in norms)
 
     def make(self, **overrides: Any) -> DynamicConv2d:
-        """The layer, its dynamic part large enough to show in every result."""
+        """Return the layer with a branch whose weights are large enough to affect every result."""
         layer = self.family.layer(**{**self.all_arguments, **overrides})
         if not layer.weight.is_meta:
             enlarge(layer)
         return layer
 
     def ready(self, **overrides: Any) -> DynamicConv2d:
-        """The layer in float64 and eval mode, its norms with statistics of their own."""
+        """Return the layer in float64 and eval mode, with random statistics and weights of its norms."""
         layer = self.make(dtype=torch.float64, **overrides)
-        season(layer)
+        randomise_norms(layer)
         return layer.eval()
 
     def static_twin(self, **options: Any) -> nn.Conv2d:
-        """`torch.nn.Conv2d` with the arguments that it knows."""
+        """Return a `torch.nn.Conv2d` with those of the arguments that it has."""
         known = {key: value for key, value in self.all_arguments.items() if key in _OF_CONV2D}
         return nn.Conv2d(**known, **options)
 
     def neutral(self, conv: nn.Conv2d) -> DynamicConv2d:
-        """The layer made from a static one by `from_conv`."""
+        """Return the layer that `from_conv` makes of a static convolution."""
         options = {key: value for key, value in self.all_arguments.items() if key not in _OF_CONV2D}
         return self.family.layer.from_conv(conv, **options)
 
 
 def cases(family: Family, options: Iterable[Mapping[str, Any]] = ({},)) -> list[Case]:
-    """Cases of a family: every geometry with the first options, a 1x1 and a 3x3 convolution with each of the rest."""
+    """Return every geometry with the first options, and a 1x1 and a 3x3 convolution with each of the other options."""
     first, *rest = options
-    found = [Case(family, name, {**geometry, **first}) for name, geometry in GEOMETRIES.items()]
+    result = [Case(family, name, {**geometry, **first}) for name, geometry in GEOMETRIES.items()]
     for each in rest:
         words = ",".join(f"{key}={value}" for key, value in each.items())
-        found += [Case(family, f"{name}[{words}]", {**GEOMETRIES[name], **each}) for name in ("pointwise", "square")]
-    return found
+        result += [Case(family, f"{name}[{words}]", {**GEOMETRIES[name], **each}) for name in ("pointwise", "square")]
+    return result
 
 
 def images(batch: int = 3, size: tuple[int, int] = (9, 7), dtype: torch.dtype = torch.float64) -> Tensor:
@@ -103,7 +103,7 @@ def images(batch: int = 3, size: tuple[int, int] = (9, 7), dtype: torch.dtype = 
 
 
 def enlarge(layer: nn.Module) -> None:
-    """Draw the branch's weights so large that coefficients differ between samples by tenths."""
+    """Initialise the branch with weights so large that the coefficients of two samples differ by tenths."""
     branch: Any = layer.branch
     if isinstance(branch, DynamicBranch) and isinstance(layer.context_norm, nn.LayerNorm):
         for head in branch.heads.values():
@@ -115,8 +115,8 @@ def enlarge(layer: nn.Module) -> None:
             nn.init.normal_(module.weight, std=1.0)
 
 
-def season(layer: nn.Module) -> None:
-    """Give norms statistics and weights other than their fresh ones."""
+def randomise_norms(layer: nn.Module) -> None:
+    """Set the statistics and weights of norms to random values."""
     for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
         if "norm" in name and tensor.is_floating_point():
             tensor.data.copy_(torch.rand(tensor.shape).to(tensor) * 0.5 + 1)

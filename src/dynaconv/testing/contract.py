@@ -1,4 +1,4 @@
-"""The promises of a dynamic convolution, each a check of one case."""
+"""The contract of dynamic convolutions as a set of checks, each for one case."""
 
 import copy
 import pickle
@@ -17,18 +17,19 @@ from dynaconv.testing.tolerance import assert_close, assert_close_to_scale
 
 Check = Callable[[Case], None]
 CHECKS: dict[str, Check] = {}
-"""Every check by its name; each raises AssertionError, or whatever a layer that breaks the promise raises."""
+"""Checks by name. A check raises AssertionError, or an error of the layer, if the layer breaks the contract."""
 
 
 def check_family(family: Family, options: Iterable[Mapping[str, Any]] = ({},)) -> None:
-    """Run every check over the cases of a family.
+    """Run every check on the cases of a family.
 
     Args:
-        family: It need not be registered.
-        options: Options of its layer to try, as `cases` takes them.
+        family: Family to check; it need not be registered.
+        options: Sets of options of its layer to test, as for `cases`.
 
     Raises:
-        AssertionError: A promise is broken; a note names the check and the case. Some layers raise other errors.
+        AssertionError: A layer breaks the contract; a note names the check and the case. Errors of the layer itself are
+            passed on with the same note.
     """
     for case in cases(family, options):
         for name, check in CHECKS.items():
@@ -45,13 +46,13 @@ def _check(function: Check) -> Check:
 
 
 def value_and_gradients(output: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """``output`` and the gradients of a fixed random weighting of it; zeros for an input it does not depend on."""
+    """Return ``output`` and the gradients of a fixed random weighting of it; zeros for inputs without influence."""
     upstream = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=output.dtype)
     return (output, *torch.autograd.grad(output, inputs, upstream, materialize_grads=True))
 
 
 def convolve_each(layer: DynamicConvolution, x: Tensor) -> Tensor:
-    """Each sample of ``x`` by `torch.nn.Conv2d` with its own kernel and bias."""
+    """Convolve each sample of ``x`` by `torch.nn.Conv2d` with its own kernel and bias."""
     kernels, biases = layer.kernel(x), layer.sample_bias(x)
     arguments = {name: getattr(layer, name) for name in CONV2D_ARGUMENTS}
     static = nn.Conv2d(**arguments, bias=False, dtype=x.dtype)
@@ -64,7 +65,7 @@ def convolve_each(layer: DynamicConvolution, x: Tensor) -> Tensor:
 
 @_check
 def forward_is_convolution_with_each_samples_kernel(case: Case) -> None:
-    """Value and gradient of every algorithm, in float64."""
+    """Every algorithm gives the output and gradients of a convolution with each sample's kernel, in float64."""
     for algorithm in case.algorithms:
         layer, x = case.ready(algorithm=algorithm), images().requires_grad_()
         leaves = [x, *layer.parameters()]
@@ -74,18 +75,18 @@ def forward_is_convolution_with_each_samples_kernel(case: Case) -> None:
 
 @_check
 def kernel_exists_in_train_mode(case: Case) -> None:
-    """Where no statistics of the batch are used."""
+    """In train mode, the layer applies the kernel that `kernel` returns, unless it uses batch statistics."""
     if case.uses_batch_statistics:
         return
     layer, x = case.ready().train(), images()
-    # Before the forward pass, which may move running statistics.
+    # Computed before the forward pass, which may update running statistics.
     want = convolve_each(layer, x)
     assert_close(layer(x), want)
 
 
 @_check
 def batch_equals_single_samples(case: Case) -> None:
-    """In eval mode."""
+    """In eval mode, a batch gives the same outputs as its samples one by one."""
     for algorithm in case.algorithms:
         layer, x = case.ready(algorithm=algorithm), images()
         each = torch.cat([layer(x[i : i + 1]) for i in range(3)])
@@ -94,25 +95,25 @@ def batch_equals_single_samples(case: Case) -> None:
 
 @_check
 def kernels_differ_between_inputs(case: Case) -> None:
-    """Or the layer would be static."""
+    """Different inputs give different kernels; otherwise the layer would be static."""
     assert any(not torch.allclose(a, b) for a, b in pairwise(case.ready().kernel(images())))
 
 
 @_check
 def shape_and_attributes_are_those_of_conv2d(case: Case) -> None:
-    """Also the keys of its state dict."""
+    """Output shape and attributes are those of `torch.nn.Conv2d`, whose state-dict keys are present."""
     layer, static = case.make(), case.static_twin()
     assert layer(images(dtype=torch.float32)).shape == static(images(dtype=torch.float32)).shape
     for attribute in CONV2D_ARGUMENTS:
         assert getattr(layer, attribute) == getattr(static, attribute), attribute
-    # A mixture has its kernels stacked in front.
+    # A mixture stacks its kernels along a leading axis.
     assert layer.weight.shape[-4:] == static.weight.shape
     assert set(static.state_dict()) <= set(layer.state_dict())
 
 
 @_check
 def every_parameter_gets_a_gradient(case: Case) -> None:
-    """In train mode."""
+    """In train mode, every parameter has a gradient other than zero."""
     layer = case.ready().float().train()
     layer(images(dtype=torch.float32)).square().sum().backward()
     for key, parameter in layer.named_parameters():
@@ -122,7 +123,7 @@ def every_parameter_gets_a_gradient(case: Case) -> None:
 
 @_check
 def neutral_start_computes_the_static_convolution(case: Case) -> None:
-    """`from_conv`, in train mode and in eval mode, with what is trainable."""
+    """`from_conv` keeps output, mode and `requires_grad` of the convolution, in train mode and in eval mode."""
     conv = case.static_twin(dtype=torch.float64)
     conv.weight.requires_grad_(False)
     for training in (True, False):
@@ -137,7 +138,7 @@ def neutral_start_computes_the_static_convolution(case: Case) -> None:
 
 @_check
 def neutral_start_can_move(case: Case) -> None:
-    """A gradient reaches something beside the static kernel."""
+    """A neutral layer has a gradient other than zero beyond its static kernel and bias."""
     layer = case.neutral(case.static_twin())
     layer(images(dtype=torch.float32)).square().sum().backward()
     moved = {key.split(".")[0] for key, p in layer.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
@@ -146,13 +147,13 @@ def neutral_start_can_move(case: Case) -> None:
 
 @_check
 def one_sample_of_few_pixels(case: Case) -> None:
-    """In both modes; a batch of one has no variance."""
+    """A single small image works in train and eval mode, although one value has no variance."""
     for training in (True, False):
         layer = case.make().train(training)
         reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         padding = layer.padding
         padded = isinstance(padding, str) or all(2 * p >= r - 1 for p, r in zip(padding, reach, strict=True))
-        # Reflection needs more pixels than it adds.
+        # Reflection padding must be smaller than the image.
         small = padded and layer.padding_mode == "zeros"
         out = layer(images(1, (1, 1) if small else (reach[0], reach[1]), torch.float32))
         assert out.isfinite().all()
@@ -161,7 +162,7 @@ def one_sample_of_few_pixels(case: Case) -> None:
 
 @_check
 def channels_last_gives_the_same(case: Case) -> None:
-    """In both modes."""
+    """channels_last does not change the output in train or eval mode."""
     for training in (True, False):
         layer, x = case.ready().train(training), images()
         want = copy.deepcopy(layer)(x)
@@ -171,7 +172,7 @@ def channels_last_gives_the_same(case: Case) -> None:
 
 @_check
 def autocast_is_close_and_finite(case: Case) -> None:
-    """The branch computes in float32 under autocast."""
+    """Under autocast the output is close to that in float32, and the branch computes in float32."""
     for training in (True, False):
         for dtype in (torch.bfloat16, torch.float16):
             layer, x = case.ready().float().train(training), images(4, dtype=torch.float32)
@@ -187,7 +188,7 @@ def autocast_is_close_and_finite(case: Case) -> None:
 
 @_check
 def layer_of_another_dtype(case: Case) -> None:
-    """Cast as a whole."""
+    """A layer that was cast to another dtype gives close outputs in that dtype."""
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         layer, x = case.make(), images(dtype=torch.float32)
         want = copy.deepcopy(layer).eval()(x)
@@ -199,7 +200,7 @@ def layer_of_another_dtype(case: Case) -> None:
 
 @_check
 def meta_device(case: Case) -> None:
-    """Shapes without numbers."""
+    """The forward pass and `kernel` work on the meta device."""
     layer, x = case.make(device="meta"), images().to("meta", torch.float32)
     assert layer(x).device.type == "meta"
     assert layer.eval().kernel(x).shape == (3, *case.static_twin().weight.shape)
@@ -207,7 +208,7 @@ def meta_device(case: Case) -> None:
 
 @_check
 def copies_and_state(case: Case) -> None:
-    """Deep copies, pickles and state dicts compute the same."""
+    """Deep copies, pickles and state dicts give the same output."""
     layer, x = case.ready(), images()
     want = layer(x)
     fresh = case.make(dtype=torch.float64).eval()
@@ -220,7 +221,7 @@ def copies_and_state(case: Case) -> None:
 
 @_check
 def options_rebuild_the_layer(case: Case) -> None:
-    """From `config` alone, by way of plain values."""
+    """`config` alone rebuilds the layer, also after conversion to plain values."""
     layer = case.make()
     assert type(layer.config).from_dict(layer.config.to_dict()) == layer.config
     again = case.family.layer.from_conv(case.static_twin(), **layer.config.changes())
@@ -230,7 +231,7 @@ def options_rebuild_the_layer(case: Case) -> None:
 
 @_check
 def empty_batch(case: Case) -> None:
-    """Every algorithm."""
+    """Every algorithm accepts an empty batch."""
     for algorithm in case.algorithms:
         layer = case.ready(algorithm=algorithm)
         assert layer(images(0)).shape == (0, *layer(images(1)).shape[1:])
@@ -238,7 +239,7 @@ def empty_batch(case: Case) -> None:
 
 @_check
 def a_static_state_dict_loads_through_the_key_weight(case: Case) -> None:
-    """Neutral coefficients then give the static layer."""
+    """With neutral coefficients, the layer then gives the output of the static layer."""
     static, x = case.static_twin(dtype=torch.float64), images()
     layer = case.make(dtype=torch.float64).eval()
     missing, unexpected = layer.load_state_dict(static.state_dict(), strict=False)
@@ -250,7 +251,7 @@ def a_static_state_dict_loads_through_the_key_weight(case: Case) -> None:
 
 @_check
 def looking_at_a_layer_leaves_it_as_it_was(case: Case) -> None:
-    """In train mode too."""
+    """Reading coefficients, kernels and biases does not change the state, also in train mode."""
     layer, x = case.ready().train(), images()
     before = copy.deepcopy(layer.state_dict())
     layer.coefficients(x)
@@ -263,7 +264,7 @@ def looking_at_a_layer_leaves_it_as_it_was(case: Case) -> None:
 
 @_check
 def costs_are_given_for_every_algorithm(case: Case) -> None:
-    """What ``auto`` decides by."""
+    """`algorithm_costs`, by which ``auto`` chooses, has valid costs for every algorithm."""
     layer = case.make(device="meta")
     costs = layer.algorithm_costs((2, layer.in_channels, 9, 7))
     assert tuple(costs) == layer.algorithms
@@ -272,14 +273,14 @@ def costs_are_given_for_every_algorithm(case: Case) -> None:
 
 @_check
 def coefficients_are_described(case: Case) -> None:
-    """By the family, for tables and figures."""
+    """The family describes every coefficient, for tables and figures."""
     parts = case.ready().coefficients(images())._asdict()
     assert {name for name, value in parts.items() if value is not None} <= case.family.coefficients.keys()
 
 
 @_check
 def export_keeps_the_batch_free(case: Case) -> None:
-    """With ``auto``, of the layer and of its deployed form."""
+    """With ``auto``, the layer and its deployed form can be exported with a dynamic batch size."""
     layer = case.ready()
     batch = torch.export.Dim("batch", min=1, max=64)
     for module in (layer, layer.deployed()):
@@ -291,7 +292,7 @@ def export_keeps_the_batch_free(case: Case) -> None:
 
 @_check
 def torch_fx_takes_it_for_one_operation(case: Case) -> None:
-    """Within a network."""
+    """`torch.fx` traces a network that contains the layer or its deployed form."""
     layer, x = case.ready(), images()
     for module in (layer, layer.deployed()):
         traced = torch.fx.symbolic_trace(nn.Sequential(module, nn.ReLU()))
@@ -300,7 +301,7 @@ def torch_fx_takes_it_for_one_operation(case: Case) -> None:
 
 @_check
 def deployed_form_computes_the_same(case: Case) -> None:
-    """With every algorithm, and with its kernels; the layer stays as it was, and nothing of a norm is left."""
+    """All algorithms and kernels of the form give the layer's output. It has no batch norm; the layer is unchanged."""
     layer, x = case.ready(), images()
     want, before = layer(x), copy.deepcopy(layer.state_dict())
     form: Any = layer.deployed()
@@ -318,7 +319,7 @@ def deployed_form_computes_the_same(case: Case) -> None:
 
 @_check
 def deployed_form_takes_in_a_norm(case: Case) -> None:
-    """Several times; or it refuses with a ValueError and stays as it was."""
+    """The form absorbs a norm twice, or raises ValueError and stays unchanged."""
     layer, x = case.ready(), images()
     form: Any = layer.deployed()
     want, before = layer(x), copy.deepcopy(form.state_dict())
@@ -342,7 +343,7 @@ def deployed_form_takes_in_a_norm(case: Case) -> None:
 
 @_check
 def deployed_form_keeps_type_layout_and_state(case: Case) -> None:
-    """Copies, pickles and state dicts compute the same."""
+    """The form keeps dtype and memory format; copies, pickles and state dicts give the same output."""
     layer, x = case.ready().float().to(memory_format=torch.channels_last), images(dtype=torch.float32)
     form: Any = layer.deployed()
     assert form.weight.stride() == layer.weight.stride()

@@ -1,4 +1,4 @@
-"""The learning rate for the batch that all processes make together."""
+"""Scales the learning rate to the global batch."""
 
 import math
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from dynaconv.errors import RunError
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalBatch:
-    """How many images one update of the weights sees.
+    """Number of images in one update of the weights, with its factors.
 
     Attributes:
-        batch_size: Images a step on one device.
-        devices: In one node.
-        nodes: Machines.
-        accumulation: Steps whose gradients are added for one update.
+        batch_size: Images per step on one device.
+        devices: Devices per node.
+        nodes: Number of nodes.
+        accumulation: Steps whose gradients are accumulated for one update.
     """
 
     batch_size: int
@@ -28,12 +28,12 @@ class GlobalBatch:
 
     @property
     def processes(self) -> int:
-        """Devices of all nodes."""
+        """Number of devices in all nodes."""
         return self.devices * self.nodes
 
     @property
     def images(self) -> int:
-        """Images an update."""
+        """Images per update."""
         return self.batch_size * self.processes * self.accumulation
 
     def __str__(self) -> str:
@@ -45,14 +45,14 @@ class GlobalBatch:
 
 
 def global_batch(trainer: Trainer) -> GlobalBatch:
-    """Return what one update of a run sees.
+    """Return the global batch of a run.
 
     Raises:
-        RunError: The Trainer has no data module that tells its batch size.
+        RunError: The Trainer has no data module with a ``batch_size``.
     """
     batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
     if batch_size is None:
-        raise RunError("model.lr_reference_batch needs a data module that tells its batch_size; leave it out.")
+        raise RunError("model.lr_reference_batch needs a data module with a batch_size; leave the option out.")
     return GlobalBatch(
         batch_size=batch_size,
         devices=trainer.num_devices,
@@ -62,12 +62,12 @@ def global_batch(trainer: Trainer) -> GlobalBatch:
 
 
 def lr_scale(images: int, reference: int | None, optimizer: Literal["sgd", "adamw"]) -> float:
-    """Return the factor on a learning rate that was chosen for another batch.
+    """Return the factor that scales a learning rate to another batch.
 
     Args:
-        images: Images an update.
-        reference: Images an update that the rate was chosen for; ``None`` leaves it as it is.
-        optimizer: The rate grows in proportion to the batch with SGD, with its square root with AdamW.
+        images: Images per update.
+        reference: Images per update that the rate was chosen for; with ``None`` the factor is 1.
+        optimizer: The rate is scaled linearly with the batch for SGD, and with its square root for AdamW.
     """
     if reference is None:
         return 1.0
@@ -76,12 +76,12 @@ def lr_scale(images: int, reference: int | None, optimizer: Literal["sgd", "adam
 
 
 def scale_notes(batch: GlobalBatch, options: Mapping[str, Any], lr: float) -> list[str]:
-    """Return what a user should hear about a run's batch and rate; nothing for an ordinary run in one process.
+    """Return notes for the user about the batch and the learning rate; none for an ordinary run in one process.
 
     Args:
-        batch: Of the run.
+        batch: The global batch of the run.
         options: Arguments of the module.
-        lr: The rate after scaling.
+        lr: Learning rate after scaling.
     """
     notes = [f"{batch}."] if batch.processes > 1 or batch.accumulation > 1 else []
     if options["lr_reference_batch"] is not None:

@@ -1,4 +1,4 @@
-"""Lightning callbacks: a tidy table, and progress."""
+"""Lightning callbacks that write the metrics table and report progress."""
 
 import csv
 import math
@@ -30,13 +30,13 @@ BEST, LAST = "best.ckpt", "last.ckpt"
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressEvent:
-    """Where a run stands, after a batch or after an epoch.
+    """Progress of a run after a batch or an epoch.
 
     Attributes:
         kind: ``"batch"`` or ``"epoch"``.
-        epoch, epochs: Number of this epoch, from 1, and how many there will be (0 when unknown).
-        batch, batches: Batches done in this epoch, and how many it has (0 when unknown).
-        seconds: Since the start of this epoch.
+        epoch, epochs: Number of this epoch, from 1, and total number of epochs (0 if unknown).
+        batch, batches: Batches done in this epoch, and number of batches per epoch (0 if unknown).
+        seconds: Seconds since the start of this epoch.
         metrics: After an epoch, its row of the metrics table; otherwise empty.
     """
 
@@ -50,7 +50,7 @@ class ProgressEvent:
 
 
 class EpochTable(Callback):
-    """Writes ``metrics.csv``: one row an epoch, rewritten whole so that it is never cut short."""
+    """Writes ``metrics.csv`` with one row per epoch. The whole file is rewritten, so that it is never truncated."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -68,11 +68,11 @@ class EpochTable(Callback):
         self._train_seconds, self._images = state_dict["seconds"], state_dict["images"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # An epoch that was begun before counts the time it took then.
+        # The time of a resumed epoch includes the time before the interruption.
         self._started = time.perf_counter() - self._train_seconds
 
     def restore(self, epochs: int) -> None:
-        """Take back the rows of a run's first ``epochs`` epochs, which a resumed run goes on from."""
+        """Read the rows of the first ``epochs`` epochs, which a resumed run continues."""
         if self.path.is_file():
             with self.path.open(newline="", encoding="utf-8") as file:
                 self.rows = [dict(row) for row in csv.DictReader(file) if int(row["epoch"]) <= epochs]
@@ -84,7 +84,7 @@ class EpochTable(Callback):
         self._validated = False
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        # The schedule moves on before the hook at the end of the step.
+        # The scheduler steps before the hook at the end of the batch.
         self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -102,7 +102,7 @@ class EpochTable(Callback):
             "train_loss": float(pl_module.train_loss.compute()),  # type: ignore[operator, union-attr]
             "train_acc": float(pl_module.train_acc.compute()),  # type: ignore[operator, union-attr]
         }
-        # Lightning keeps the values of an earlier epoch when this one is not validated.
+        # Lightning keeps the values of an earlier epoch if this one is not validated.
         logged = trainer.callback_metrics if self._validated else {}
         row: dict[str, Any] = {
             "epoch": trainer.current_epoch + 1,
@@ -125,8 +125,8 @@ def _rounded(value: Any) -> Any:
 class ReportProgress(Checkpoint):
     """Calls a function with a `ProgressEvent` after every batch and epoch.
 
-    It counts as a checkpoint callback because Lightning calls those last, in their order: an epoch is reported once
-    its checkpoints are written.
+    It is a checkpoint callback because Lightning calls those last, in their order: an epoch is reported after its
+    checkpoints are written.
     """
 
     def __init__(self, report: Callable[[ProgressEvent], None], table: EpochTable) -> None:

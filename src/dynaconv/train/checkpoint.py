@@ -1,4 +1,4 @@
-"""Trained networks on disk: safetensors with all that is needed to use them again."""
+"""Saves and loads trained networks: safetensors files with the metadata to rebuild the network."""
 
 import json
 from collections.abc import Mapping
@@ -23,31 +23,31 @@ _REQUIRED = ("model", "num_classes", "in_channels", "class_names", "image_size",
 
 
 def save_trained(path: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
-    """Write a network's weights and its metadata to one safetensors file, whole or not at all.
+    """Write a network's weights and its metadata to one safetensors file, atomically.
 
     Args:
         path: The file to write.
-        model: Its state dict is written, from whatever device it lies on.
-        metadata: What `load_trained` needs to build the network again, as JSON can hold it.
+        model: The network, on any device; its state dict is written.
+        metadata: JSON values that `load_trained` needs to build the network again.
 
     Raises:
-        CheckpointError: The system does not let it be written, for example because the disk is full.
+        CheckpointError: The file cannot be written, for example because the disk is full.
     """
-    # A copy of each, because safetensors refuses tensors that share memory.
+    # Copies, because safetensors refuses tensors that share memory.
     state = {key: value.detach().cpu().clone().contiguous() for key, value in model.state_dict().items()}
     write_weights(path, state, {_METADATA_KEY: json.dumps(dict(metadata))})
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write a safetensors file, whole or not at all.
+    """Write a safetensors file, atomically.
 
     Args:
         path: The file to write.
         state: Tensors that share no memory.
-        header: What else the file says of itself.
+        header: Further metadata of the file.
 
     Raises:
-        CheckpointError: The system does not let it be written, for example because the disk is full.
+        CheckpointError: The file cannot be written, for example because the disk is full.
     """
     try:
         with replacing(path) as temporary:
@@ -62,28 +62,30 @@ def load_trained(path: str | Path, *, model: str | None = None) -> tuple[nn.Modu
 
     Args:
         path: A run folder, a ``model.safetensors``, or a Lightning ``.ckpt`` of a run.
-        model: When given, the checkpoint must be one of this model.
+        model: Name of the model that the checkpoint must be of; by default any.
 
     Returns:
         The network and its metadata (``model``, ``model_options``, ``class_names``, ``image_size``, ``mean``, ..., and
         ``conversion`` for a network that was converted).
 
     Raises:
-        CheckpointError: There is no checkpoint, it is damaged, or it is one of another model.
+        CheckpointError: The checkpoint does not exist, is damaged, or is of another model.
     """
     file = find_checkpoint(Path(path).expanduser())
     state, metadata = _read_lightning(file) if file.suffix == ".ckpt" else _read_safetensors(file)
     if missing := [key for key in _REQUIRED if key not in metadata]:
-        raise CheckpointError(f"the checkpoint {file} does not say its {missing[0]!r}; it was not written by dynaconv.")
+        raise CheckpointError(
+            f"the checkpoint {file} has no {missing[0]!r} in its metadata; it was not written by dynaconv."
+        )
     names = metadata["class_names"]
     if not isinstance(names, list) or len(names) != metadata["num_classes"]:
         count = len(names) if isinstance(names, list) else "no"
         raise CheckpointError(
             f"the checkpoint {file} has {count} class_names for {metadata['num_classes']} classes; it was changed "
-            f"since it was written, use another checkpoint of the run."
+            f"after it was written, so use another checkpoint of the run."
         )
     if model is not None and metadata["model"] != model:
-        raise CheckpointError(f"the checkpoint {file} is one of {metadata['model']!r}, not of {model!r}.")
+        raise CheckpointError(f"the checkpoint {file} is of the model {metadata['model']!r}, not of {model!r}.")
     try:
         network = create_network(
             metadata["model"],
@@ -99,20 +101,20 @@ def load_trained(path: str | Path, *, model: str | None = None) -> tuple[nn.Modu
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return the file to load for a path that may be a run folder.
+    """Return the checkpoint file at a path, which may be a run folder.
 
-    A finished run has ``model.safetensors``; one that failed has its best or last checkpoint.
+    In the folder of a finished run it is ``model.safetensors``, in others the best or else the last checkpoint.
     """
     if path.is_dir():
         candidates = [path / MODEL_FILE, *(path / CHECKPOINT_FOLDER / name for name in (BEST, LAST))]
         found = next((file for file in candidates if file.is_file()), None)
         if found is None:
-            raise CheckpointError(f"the folder {path} holds no {MODEL_FILE} and no checkpoint; give a run folder.")
+            raise CheckpointError(f"the folder {path} has no {MODEL_FILE} and no checkpoint; pass a run folder.")
         return found
     if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}; give a run folder, a .safetensors or a .ckpt file.")
+        raise CheckpointError(f"there is no checkpoint {path}; pass a run folder, a .safetensors or a .ckpt file.")
     if path.suffix not in _SUFFIXES:
-        raise CheckpointError(f"{path} is no checkpoint; give a run folder, a .safetensors or a .ckpt file.")
+        raise CheckpointError(f"{path} is not a checkpoint; pass a run folder, a .safetensors or a .ckpt file.")
     return path
 
 
@@ -129,16 +131,16 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_lightning_checkpoint(file: Path) -> dict[str, Any]:
-    """Read a ``.ckpt`` of a run, allowing tensors and plain values only.
+    """Read a ``.ckpt`` of a run, in which only tensors and plain values are allowed.
 
     Raises:
-        CheckpointError: It is not there, damaged, or not a checkpoint of a dynaconv run.
+        CheckpointError: The file does not exist, is damaged, or is not a checkpoint of a dynaconv run.
     """
     if not file.is_file():
         raise CheckpointError(f"there is no checkpoint {file}.")
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    # On bytes that are no checkpoint, torch's unpickler raises whatever its machine stumbles over.
+    # For a file that is not a checkpoint, torch's unpickler may raise any exception.
     except Exception as error:
         raise _damaged(file) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(_METADATA_KEY), dict):
@@ -148,7 +150,7 @@ def read_lightning_checkpoint(file: Path) -> dict[str, Any]:
 
 def _damaged(file: Path) -> CheckpointError:
     return CheckpointError(
-        f"the checkpoint {file} is damaged, incomplete or no {file.suffix} file of dynaconv; "
+        f"the checkpoint {file} is damaged, incomplete or not a {file.suffix} file of dynaconv; "
         f"use another checkpoint of the run, or train again."
     )
 
@@ -160,21 +162,21 @@ def _read_lightning(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def evaluated_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Pick the network out of a module's state: the moving average where there is one."""
+    """Return the state of the network in a module's state: that of the moving average if there is one."""
     prefix = "ema.module." if any(key.startswith("ema.module.") for key in state) else "model."
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def _load_state(network: nn.Module, state: Mapping[str, Tensor], file: Path, name: str) -> None:
     own = network.state_dict()
-    unlike = [key for key in own if key not in state or state[key].shape != own[key].shape]
-    unlike += [key for key in state if key not in own]
-    if unlike:
-        key = unlike[0]
-        came = tuple(state[key].shape) if key in state else "nothing"
-        wanted = tuple(own[key].shape) if key in own else "nothing"
+    mismatched = [key for key in own if key not in state or state[key].shape != own[key].shape]
+    mismatched += [key for key in state if key not in own]
+    if mismatched:
+        key = mismatched[0]
+        found = tuple(state[key].shape) if key in state else "nothing"
+        expected = tuple(own[key].shape) if key in own else "nothing"
         raise CheckpointError(
-            f"the checkpoint {file} does not fit {name}: {len(unlike)} entries differ, the first is {key!r} "
-            f"(checkpoint: {came}, model: {wanted})."
+            f"the checkpoint {file} does not fit {name}: {len(mismatched)} entries differ, the first is {key!r} "
+            f"(checkpoint: {found}, model: {expected})."
         )
     network.load_state_dict(dict(state))

@@ -1,4 +1,4 @@
-"""A trained network on a data set again: the one it was trained on, or another with the same classes."""
+"""Evaluates a trained network on the data set it was trained on, or on another with the same classes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -30,16 +30,16 @@ def evaluate_checkpoint(
     """Evaluate a loaded checkpoint.
 
     Args:
-        model, metadata: As `load_trained` gives them.
-        data, data_dir: The data set; by default the one of the training run, split as it was.
-        split: Which part of it.
-        batch_size, num_workers: Of the loader.
-        device: Where to compute; the model is moved there.
-        report: Called with the number of images done after each batch.
+        model, metadata: As `load_trained` returns them.
+        data, data_dir: The data set; by default that of the training run, with the same splits.
+        split: The split to evaluate on.
+        batch_size, num_workers: Options of the data loader.
+        device: Device to compute on; the model is moved to it.
+        report: Called after each batch with the number of images evaluated so far.
 
     Raises:
         DataError: The data cannot be read, or its classes are not the checkpoint's.
-        RunError: The checkpoint does not say what it was trained on and ``data`` is not given.
+        RunError: ``data`` is not given, and the checkpoint does not name its data set or the folder of it is missing.
     """
     module = checkpoint_data(metadata, data, data_dir, batch_size, num_workers)
     check_classes(module, metadata)
@@ -51,23 +51,23 @@ def evaluate_checkpoint(
 def checkpoint_data(
     metadata: Mapping[str, Any], data: str | None, data_dir: str | None, batch_size: int, num_workers: int | None
 ) -> ImageDataModule:
-    """The data of a checkpoint, prepared as its network expects it; see `evaluate_checkpoint`."""
+    """Return a data set, preprocessed as the network of a checkpoint expects it; see `evaluate_checkpoint`."""
     trained = dict(metadata.get("data") or {})
     if data is None and "name" not in trained:
-        raise RunError("the checkpoint does not say which data it was trained on; pass --data NAME.")
+        raise RunError("the checkpoint does not name the data set it was trained on; pass --data NAME.")
     if data is None and data_dir is None:
-        _check_still_there(trained["name"], trained.get("data_dir"))
+        _check_folder_exists(trained["name"], trained.get("data_dir"))
     name = trained.get("name")
     same = data is None or name in (data, absolute_location(data, None)[0])
-    # A folder that was moved is split as it was; so is another in its place.
+    # A folder at another path, which may be the same one moved, is split with the same fractions and seed.
     moved = data is not None and name is not None and is_folder_name(data) and is_folder_name(name)
     keys = ["classes", "options"] if same else []
     keys += ["val_fraction", "test_fraction", "split_seed"] if same or moved else []
     options: dict[str, Any] = {key: trained[key] for key in keys if trained.get(key) is not None}
     if (data or name) in GREY_SOURCES and metadata["in_channels"] != 1:
         raise DataError(
-            f"{data or name} is greyscale, and the checkpoint's model takes images of {metadata['in_channels']} "
-            f"channels; give data in colour."
+            f"{data or name} is greyscale, but the checkpoint's model takes images of {metadata['in_channels']} "
+            f"channels; pass a data set in colour."
         )
     module = ImageDataModule(
         name=data if data is not None else trained["name"],
@@ -78,7 +78,7 @@ def checkpoint_data(
         num_workers=num_workers,
         **options,
     )
-    # The network expects what it was trained with, whatever the data set's own statistics are.
+    # The network expects the preprocessing it was trained with, not one by the data set's own statistics.
     module.mean, module.std = tuple(metadata["mean"]), tuple(metadata["std"])
     module.style = metadata.get("style", module.style)
     module.crop_pct = metadata.get("crop_pct", module.crop_pct)
@@ -86,30 +86,30 @@ def checkpoint_data(
     return module
 
 
-def _check_still_there(name: str, data_dir: str | None) -> None:
-    if (gone := missing_folder(name, data_dir)) is not None:
+def _check_folder_exists(name: str, data_dir: str | None) -> None:
+    if (missing := missing_folder(name, data_dir)) is not None:
         flag = "--data" if is_folder_name(name) else "--data-dir"
-        raise RunError(f"the folder {gone} it was trained on is not there; pass {flag} DIR.")
+        raise RunError(f"the folder {missing} of the training data does not exist; pass {flag} DIR.")
 
 
 def check_classes(module: ImageDataModule, metadata: Mapping[str, Any]) -> None:
-    """Raise DataError unless the data has the checkpoint's classes, in their order."""
-    ours, theirs = tuple(metadata["class_names"]), tuple(module.class_names)
-    if len(ours) != len(theirs):
+    """Raise `DataError` unless the data set has the classes of the checkpoint, in the same order."""
+    expected, present = tuple(metadata["class_names"]), tuple(module.class_names)
+    if len(expected) != len(present):
         raise DataError(
-            f"the data set {module.name!r} has {len(theirs)} classes, the checkpoint's model {len(ours)}; "
-            f"give the data it was trained on, or one with the same classes."
+            f"the data set {module.name!r} has {len(present)} classes, the checkpoint's model {len(expected)}; "
+            f"pass the data set it was trained on, or one with the same classes."
         )
-    unlike = next(((a, b) for a, b in zip(ours, theirs, strict=True) if a != b), None)
-    if unlike is not None:
+    mismatch = next(((a, b) for a, b in zip(expected, present, strict=True) if a != b), None)
+    if mismatch is not None:
         raise DataError(
-            f"the data set {module.name!r} calls a class {unlike[1]!r} where the checkpoint's model has "
-            f"{unlike[0]!r}; give data with the same classes."
+            f"the data set {module.name!r} has the class {mismatch[1]!r} where the checkpoint's model has "
+            f"{mismatch[0]!r}; pass a data set with the same classes."
         )
 
 
 def choose_split(module: ImageDataModule, split: SplitName) -> Split:
-    """The images of one part of the data; DataError where the run held out none."""
+    """Return a split of the data; raises `DataError` if it is "val" and no validation images were held out."""
     if split == "test":
         return module.source.test
     if split == "train":

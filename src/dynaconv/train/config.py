@@ -1,4 +1,4 @@
-"""A run's configuration: YAML, command line and Python give the same object, checked by the same parser."""
+"""The configuration of a run. YAML, command line and Python give the same object, checked by the same parser."""
 
 import difflib
 import json
@@ -20,15 +20,15 @@ from dynaconv.train.named_yaml import ShippedYaml
 from dynaconv.train.saving import CheckpointOptions
 
 _GROUPS = ("data", "model", "trainer", "checkpoint")
-_OURS = {"default_root_dir", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"}
+_RESERVED = {"default_root_dir", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What a run does.
+    """Configuration of a run.
 
     Attributes:
-        seed: Seeds the weights, the order of the images, the augmentation and dropout.
+        seed: Seed of the weights, the order of the images, the augmentation and dropout.
         data: Arguments of `ImageDataModule`.
         model: Arguments of `ClassificationModule`.
         trainer: Arguments of `lightning.pytorch.Trainer`.
@@ -43,10 +43,10 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
-        """Build from a nested dictionary, as a YAML recipe holds it.
+        """Build a configuration from a nested dictionary, such as the content of a YAML recipe.
 
         Raises:
-            RunError: A key is unknown.
+            RunError: A key is unknown, or one other than ``seed`` holds no dictionary.
         """
         known = ("seed", *_GROUPS)
         for key in values:
@@ -57,11 +57,11 @@ class TrainConfig:
         return cls(**{str(key): value for key, value in values.items()})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain nested dictionaries that `from_dict` takes back."""
+        """Return plain nested dictionaries that `from_dict` accepts."""
         return {"seed": self.seed, **{name: dict(getattr(self, name)) for name in _GROUPS}}
 
     def with_changes(self, **changes: Any) -> "TrainConfig":
-        """Return a copy with values changed; ``model__name="x"`` changes one inside ``model``."""
+        """Return a copy with changed values; ``model__name="x"`` changes ``name`` in ``model``."""
         values = self.to_dict()
         for key, value in changes.items():
             group, _, inner = key.partition("__")
@@ -81,7 +81,7 @@ def recipe_names() -> list[str]:
 
 
 def recipe_text(recipe: str | Path) -> str:
-    """Return a recipe's YAML, by name or from a file.
+    """Return the YAML of a recipe, by its name or from a file.
 
     Raises:
         RunError: There is no such recipe or file.
@@ -90,10 +90,10 @@ def recipe_text(recipe: str | Path) -> str:
 
 
 def load_recipe(recipe: str | Path) -> TrainConfig:
-    """Read a recipe by name or from a YAML file.
+    """Read a recipe by its name or from a YAML file.
 
     Raises:
-        RunError: There is no such recipe, or it is not a configuration.
+        RunError: There is no such recipe or file, or its content is not a configuration.
     """
     values = _RECIPES.load(recipe)
     if not isinstance(values, dict):
@@ -105,10 +105,10 @@ def load_recipe(recipe: str | Path) -> TrainConfig:
 
 
 def check_seed(seed: int, where: str = "--seed") -> None:
-    """Refuse a seed that the generators do not take; ``where`` is what the message calls it.
+    """Check a seed; ``where`` is its name in the message.
 
     Raises:
-        RunError: It is negative or has more than 32 bits.
+        RunError: The seed is negative or has more than 32 bits, which the random generators do not accept.
     """
     if not 0 <= seed < 2**32:
         raise RunError(f"{where} is between 0 and {2**32 - 1}; got {seed}.")
@@ -118,14 +118,14 @@ def check_seed(seed: int, where: str = "--seed") -> None:
 def make_parser() -> LightningArgumentParser:
     """Return the parser of all arguments of the data module, the module and the Trainer.
 
-    It is LightningCLI's own parser. LightningCLI itself parses and builds in one step, which leaves no place to claim
-    a fresh run folder between the two.
+    It is the parser of LightningCLI. LightningCLI itself parses and instantiates in one step, but a run has to create
+    its folder between the two.
     """
     parser = LightningArgumentParser(prog="dynaconv train", description="", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--seed", type=int, default=0, help="Seed of weights, image order, augmentation and dropout.")
     parser.add_lightning_class_args(ImageDataModule, "data")
     parser.add_lightning_class_args(ClassificationModule, "model")
-    parser.add_class_arguments(Trainer, "trainer", instantiate=False, fail_untyped=False, skip=_OURS)
+    parser.add_class_arguments(Trainer, "trainer", instantiate=False, fail_untyped=False, skip=_RESERVED)
     parser.add_class_arguments(CheckpointOptions, "checkpoint")
     parser.link_arguments("seed", "data.seed")
     parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
@@ -137,11 +137,11 @@ def resolve(config: TrainConfig, overrides: Sequence[str] = ()) -> Namespace:
     """Check a configuration and fill in every default.
 
     Args:
-        config: Where to start.
+        config: The configuration.
         overrides: Command-line arguments that change it, such as ``["--trainer.max_epochs=3"]``.
 
     Raises:
-        RunError: A key or value does not fit.
+        RunError: A key is unknown, or a value is invalid or missing.
     """
     parser = make_parser()
     groups = {name: dict(getattr(config, name)) for name in _GROUPS}
@@ -153,7 +153,7 @@ def resolve(config: TrainConfig, overrides: Sequence[str] = ()) -> Namespace:
 
 
 def _explain(message: str) -> str:
-    """Make the parser's message one sentence, with the nearest names for an unknown key."""
+    """Return the parser's message as one sentence, with the nearest names for an unknown key."""
     message = " ".join(message.split())
     flag = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
     if flag is not None:
@@ -167,20 +167,20 @@ def _explain(message: str) -> str:
 
 
 def flags() -> list[str]:
-    """Return every flag of data, model and trainer, without the forms that only jsonargparse itself needs."""
+    """Return every flag of the parser, without the forms that jsonargparse adds, such as ``--data.help``."""
     known = {flag for action in make_parser()._actions for flag in action.option_strings}
     return [*sorted(flag for flag in known if "." in flag and not flag.endswith((".help", "+"))), "--seed"]
 
 
-def unknown_flag(flag: str, further: Sequence[str] = ()) -> str:
-    """Return the sentence for a flag that does not exist.
+def unknown_flag(flag: str, short_flags: Sequence[str] = ()) -> str:
+    """Return the message for a flag that does not exist.
 
     Args:
-        flag: With its dashes.
-        further: Short flags of a command, told before the long ones.
+        flag: The flag with its dashes.
+        short_flags: Short flags of the command, which are suggested before the long ones.
     """
     name = flag.lstrip("-")
-    plain = [known.lstrip("-") for known in further] if "." not in name else []
+    plain = [known.lstrip("-") for known in short_flags] if "." not in name else []
     short = difflib.get_close_matches(name, plain, cutoff=0.6)
     long = nearest_names(name, [known.removeprefix("--") for known in flags()])
     near = [f"--{known}" for known in dict.fromkeys([*short, *long])][:3]
@@ -192,17 +192,17 @@ def _explain_value(message: str) -> str:
         missing = [name for name in ("data.name", "model.name") if name in message]
         flags = {"data.name": "--data NAME", "model.name": "--model NAME, such as dcd_resnet18"}
         return f"the run lacks {listed(missing)}; pass {' and '.join(flags[name] for name in missing)}."
-    misfit = re.search(r'[Kk]ey "([\w.]+)":.*?(Expected a .*)', message)
+    mismatch = re.search(r'[Kk]ey "([\w.]+)":.*?(Expected a .*)', message)
     value = re.search(r"(?:Given|Got) value: (.*)$", message)
-    if misfit is None or value is None:
-        return f"the configuration does not fit: {message}"
-    wanted = re.findall(r"Expected an? (.+?)(?= - Expected|,? Given value|[.,]? Got value)", misfit[2])
+    if mismatch is None or value is None:
+        return f"the configuration is invalid: {message}"
+    types = re.findall(r"Expected an? (.+?)(?= - Expected|,? Given value|[.,]? Got value)", mismatch[2])
     names = [
-        re.sub(r"<class '(\w+)'>", r"\1", kind).replace("typing.", "").replace("NoneType", "null") for kind in wanted
+        re.sub(r"<class '(\w+)'>", r"\1", kind).replace("typing.", "").replace("NoneType", "null") for kind in types
     ]
-    return f"{misfit[1]} takes {' or '.join(dict.fromkeys(names))}; got {value[1]!r}."
+    return f"{mismatch[1]} takes {' or '.join(dict.fromkeys(names))}; got {value[1]!r}."
 
 
 def to_yaml(resolved: Namespace) -> str:
-    """Return a resolved configuration as the YAML that ``config.yaml`` holds; what is left at ``None`` is left out."""
+    """Return a resolved configuration as the YAML of ``config.yaml``, without values that are ``None``."""
     return str(make_parser().dump(resolved, skip_link_targets=True))

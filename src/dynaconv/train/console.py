@@ -1,4 +1,4 @@
-"""A run on the console: a live bar where there is a terminal, one line an epoch everywhere."""
+"""Prints the progress of a run: one line per epoch, and on a terminal a progress bar."""
 
 import time
 from pathlib import Path
@@ -11,18 +11,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dynaconv.console import make_console
 from dynaconv.train.callbacks import ProgressEvent
 
-# Without a terminal, a line inside an epoch after this many seconds of silence.
+# Without a terminal, a line is printed inside an epoch if none was printed for this many seconds.
 _SILENCE = 60.0
 
 
 class ConsoleReport:
-    """Prints a run's progress; a context manager, so that the live bar always ends."""
+    """Prints the progress of a run. It is a context manager, so that the progress bar always ends."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or make_console(soft_wrap=True)
         self._bar: Progress | None = None
         self._task: Any = None
-        self._spoke = time.monotonic()
+        self._last_printed = time.monotonic()
 
     def __enter__(self) -> "ConsoleReport":
         return self
@@ -33,7 +33,7 @@ class ConsoleReport:
         self._stop_bar()
 
     def start(self, directory: Path, facts: dict[str, Any]) -> None:
-        """Say what is about to run."""
+        """Print the model, the numbers of images, the run folder and the notes."""
         images = ", ".join(
             f"{facts[f'{split}_images']:,} {word}"
             for split, word in (("train", "training"), ("val", "validation"), ("test", "test"))
@@ -44,18 +44,18 @@ class ConsoleReport:
             self.console.print(note)
 
     def __call__(self, event: ProgressEvent) -> None:
-        """Show one event."""
+        """Print one event."""
         if event.kind == "epoch":
             self._stop_bar()
-            self._line(f"epoch {event.epoch}/{event.epochs or '?'}  {_describe(event.metrics)}")
+            self._print_line(f"epoch {event.epoch}/{event.epochs or '?'}  {_describe(event.metrics)}")
         elif self.console.is_terminal:
             self._advance_bar(event)
-        elif time.monotonic() - self._spoke > _SILENCE:
-            self._line(f"epoch {event.epoch}/{event.epochs or '?'}  batch {event.batch}/{event.batches or '?'}")
+        elif time.monotonic() - self._last_printed > _SILENCE:
+            self._print_line(f"epoch {event.epoch}/{event.epochs or '?'}  batch {event.batch}/{event.batches or '?'}")
 
-    def _line(self, text: str) -> None:
+    def _print_line(self, text: str) -> None:
         self.console.print(text)
-        self._spoke = time.monotonic()
+        self._last_printed = time.monotonic()
 
     def _advance_bar(self, event: ProgressEvent) -> None:
         if self._bar is None:

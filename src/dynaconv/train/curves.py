@@ -1,4 +1,4 @@
-"""A picture of a run: loss and accuracy by epoch."""
+"""Plots the loss and accuracy of a run by epoch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,17 +6,17 @@ from typing import Any
 
 from dynaconv.files import replacing
 
-# A colour-blind-safe pair.
+# Two colours that are safe for colour-blind readers.
 _TRAIN, _VALIDATION = "#0072b2", "#d55e00"
 
 
 def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], *, title: str) -> None:
-    """Draw loss and accuracy of the metrics table to a PNG.
+    """Plot the loss and accuracy of the metrics table to a PNG file.
 
     Args:
         path: The file to write.
         rows: Rows of ``metrics.csv``.
-        title: Heading of the picture.
+        title: Title of the figure.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -33,7 +33,7 @@ def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], *, title: str) ->
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(rows) == 1:
-            # Around a single epoch the axis would have fractions only.
+            # With a single epoch the axis would have only fractions.
             axes.set_xlim(float(rows[0]["epoch"]) - 1, float(rows[0]["epoch"]) + 1)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

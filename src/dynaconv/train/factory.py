@@ -1,4 +1,4 @@
-"""Build a network by name, with the errors a user can act on."""
+"""Creates networks by name, with errors that tell the user what to change."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from dynaconv.errors import RunError, listed, nearest_names
 
 
 def is_own_model(name: str) -> bool:
-    """Whether a timm name is one of dynaconv's."""
+    """Return whether a timm name is that of one of dynaconv's models."""
     import timm
 
     import dynaconv.models  # noqa: F401  # registers the names
@@ -32,14 +32,14 @@ def create_network(
 
     Args:
         name: A name that `timm.list_models` knows.
-        num_classes: Outputs of the classifier.
-        in_channels: Channels of the input images.
+        num_classes: Number of classes.
+        in_channels: Number of channels of the images.
         options: Further arguments of the model.
-        conversion: What `dynaconv.conversion.conversion_of` says of the network that is wanted.
+        conversion: Conversion to apply, as `dynaconv.conversion.conversion_of` returns it.
 
     Raises:
         RunError: The name is unknown, or the model does not take these options.
-        ConversionError: The conversion is not one of this model.
+        ConversionError: The conversion does not fit this model.
     """
     import timm
 
@@ -49,8 +49,8 @@ def create_network(
         near = nearest_names(name, timm.list_models())
         raise RunError(f"unknown model {name!r}; the nearest names are {listed(near)}.")
     given = dict(options or {})
-    if taken := sorted({"num_classes", "in_chans"} & given.keys()):
-        raise RunError(f"model_options cannot set {listed(taken)}; the data decide.")
+    if reserved := sorted({"num_classes", "in_chans"} & given.keys()):
+        raise RunError(f"model_options cannot set {listed(reserved)}; the data set does.")
     try:
         model: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **given)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:

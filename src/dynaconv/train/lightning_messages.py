@@ -1,40 +1,40 @@
-"""Keeps what Lightning says about itself off the console; what it says about the user's options stays."""
+"""Hides messages of Lightning that need no action from the user; those about the user's options stay."""
 
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dynaconv.log_levels import quiet_loggers
+from dynaconv.log_levels import raised_log_levels
 
 _MESSAGES = (
     # The number of loader processes is the user's choice, or follows from the number of cores.
     r".*does not have many workers.*",
-    # The steps between two logged values; the table has one row an epoch.
+    # About the steps between two logged values; the metrics table has one row per epoch.
     r".*The number of training batches.*",
-    # A resumed run goes on in its own folder.
+    # A resumed run continues in its own folder.
     r".*Checkpoint directory .* exists and is not empty.*",
-    # `CombinedLoader` asks torch's pytree in a way that newer releases of torch deprecate.
+    # `CombinedLoader` uses a pytree API that newer releases of torch deprecate.
     r".*LeafSpec.*is deprecated.*",
-    # The moving average of the weights never leaves eval mode.
+    # The moving average of the weights is always in eval mode.
     r".*module\(s\) in eval mode at the start of training.*",
-    # The loader of a run that goes on inside an epoch starts there by itself.
+    # The loader of a run that is resumed inside an epoch starts at the right image by itself.
     r".*your dataloader is not resumable.*",
-    # Runs of earlier versions were saved by another callback.
+    # Checkpoints of earlier versions name another callback.
     r".*callbacks used to create the checkpoint need to be provided.*",
     # No validation was due in this epoch.
     r".*could not find the monitored key.*",
-    # The streams of shards divide their images over the workers themselves.
+    # `ShardStream` divides its images among the workers itself.
     r".*Your `IterableDataset` has `__len__` defined.*",
-    # The gradient of a 1x1 kernel may come in another order of its axes of length one.
+    # The gradient of a 1x1 kernel may have other strides along its axes of length one.
     r".*Grad strides do not match bucket view strides.*",
 )
 
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's information messages and the warnings that need nothing from the user."""
-    with quiet_loggers("lightning.pytorch", "lightning.fabric", level=logging.WARNING), warnings.catch_warnings():
+    """Silence Lightning's info messages and the warnings that need no action from the user."""
+    with raised_log_levels("lightning.pytorch", "lightning.fabric", level=logging.WARNING), warnings.catch_warnings():
         for message in _MESSAGES:
             warnings.filterwarnings("ignore", message=message)
         yield

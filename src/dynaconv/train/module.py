@@ -28,11 +28,11 @@ def make_optimizer(model: nn.Module, options: Mapping[str, Any], lr: float) -> t
 
     Args:
         model: The network.
-        options: Arguments of `ClassificationModule`; both learning rates are scaled by ``lr / options["lr"]``.
-        lr: Learning rate.
+        options: Arguments of `ClassificationModule`; ``branch_lr`` is scaled by ``lr / options["lr"]``.
+        lr: Learning rate, in place of ``options["lr"]``.
 
     Raises:
-        RunError: A rate or a weight decay is out of range, or one for branches is given and there are none.
+        RunError: A rate or a weight decay is out of range, or one for branches is set and the network has no branch.
     """
     branch_lr = options["branch_lr"]
     try:
@@ -56,20 +56,23 @@ def draw_classifier(model: nn.Module, std: float) -> None:
     """Draw the weights of a model's linear classifier from N(0, std^2) and set its bias to zero.
 
     Raises:
-        RunError: It has no such classifier, or ``std`` is negative.
+        RunError: The model has no linear classifier, or ``std`` is negative.
     """
     get_classifier = getattr(model, "get_classifier", None)
     classifier = get_classifier() if callable(get_classifier) else None
     weight, bias = getattr(classifier, "weight", None), getattr(classifier, "bias", None)
     if not isinstance(weight, Tensor) or std < 0:
-        raise RunError(f"classifier_std={std} needs a model with one linear classifier, and a std of at least 0.")
+        raise RunError(f"classifier_std={std} must be at least 0, and needs a model with one linear classifier.")
     nn.init.normal_(weight, std=std)
     if isinstance(bias, Tensor):
         nn.init.zeros_(bias)
 
 
 class _AverageWeights(Callback):
-    """Updates the moving average; a callback, because Lightning saves checkpoints before it calls the module."""
+    """Updates the moving average of the weights.
+
+    It is a callback because Lightning saves checkpoints before it calls the hooks of the module.
+    """
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -82,8 +85,8 @@ class ClassificationModule(LightningModule):
 
     Attributes:
         model: The network that is trained.
-        ema: The moving average of its weights, or ``None``; when on, it is what is evaluated and kept.
-        sync_norms: Whether batch norms take their statistics over all processes.
+        ema: The moving average of the weights, or ``None``. If there is one, it is evaluated and exported.
+        sync_norms: Whether batch norms compute their statistics over all processes.
     """
 
     def __init__(
@@ -125,55 +128,59 @@ class ClassificationModule(LightningModule):
         """Build the network.
 
         Args:
-            name: A timm model name, dynaconv's included: dcd_mobilenetv2_050, static_resnet18, ...
+            name: Name of a timm model, including those of dynaconv: dcd_mobilenetv2_050, static_resnet18, ...
             model_options: Further arguments of the model, such as drop_rate or stem_stride.
-            classifier_std: Draw the classifier's weights again with this standard deviation, 0 for zeros. By default
-                they stay as the model drew them, which in timm's MobileNets is wide for few classes.
-            num_classes: Outputs of the classifier; follows from the data.
-            in_channels: Channels of the images; follows from the data.
+            classifier_std: Standard deviation to draw the classifier's weights with; 0 sets them to zero. By default
+                they keep the model's initialisation, which in timm's MobileNets is large for few classes.
+            num_classes: Number of classes; set by the data.
+            in_channels: Number of input channels; set by the data.
             optimizer: "sgd" or "adamw".
             lr: Peak learning rate.
-            lr_reference_batch: Images an update that lr and min_lr are for; both are scaled to the run's own, which is
-                batch_size x devices x nodes x accumulation: in proportion with "sgd", by the square root with "adamw".
-                By default they are left alone.
-            weight_decay: Of kernels and other matrices; norms and biases have none unless the next option says so.
-            decay_norm_and_bias: Decay norms and biases too.
-            branch_lr: Peak learning rate of the branches of dynamic layers; by default that of the others.
-            branch_weight_decay: Weight decay of the branches' matrices; by default that of the others.
-            momentum: Of SGD.
-            nesterov: Nesterov's form of momentum in SGD.
-            betas: Of AdamW.
-            schedule: "cosine" to min_lr, "step" by step_gamma every step_epochs, or "constant"; set at every step.
-            warmup_epochs: Linear warm-up from zero, part of the run's epochs.
-            min_lr: Where the cosine ends.
+            lr_reference_batch: Images per update that the learning rates were chosen for. They are scaled to the run's
+                batch_size x devices x nodes x accumulation: linearly with "sgd", by the square root with "adamw". By
+                default they are not scaled.
+            weight_decay: Weight decay of kernels and other matrices; norms and biases have none by default.
+            decay_norm_and_bias: Apply the weight decay to norms and biases too.
+            branch_lr: Peak learning rate of the branches of dynamic layers; by default lr.
+            branch_weight_decay: Weight decay of the branches' matrices; by default weight_decay.
+            momentum: Momentum of SGD.
+            nesterov: Use Nesterov momentum in SGD.
+            betas: Betas of AdamW.
+            schedule: "cosine" decays to min_lr, "step" multiplies by step_gamma every step_epochs, "constant" keeps lr.
+                The rate is set at every step.
+            warmup_epochs: Epochs of linear warm-up from zero; they are part of the run's epochs.
+            min_lr: Final learning rate of the cosine schedule.
             step_epochs: Epochs between two steps of the step schedule.
-            step_gamma: Factor of each step.
-            label_smoothing: Share of the target spread over all classes, in [0, 1).
-            mixup: Alpha of mixup's beta distribution; 0 is off.
-            cutmix: Alpha of cutmix's beta distribution; 0 is off.
-            mixup_prob: Share of batches that are mixed.
-            mixup_switch_prob: Share of the mixed batches that get cutmix when both are on.
+            step_gamma: Factor on the learning rate at each step of the step schedule.
+            label_smoothing: Fraction of the target that is spread over all classes, in [0, 1).
+            mixup: Alpha of mixup's beta distribution; 0 turns it off.
+            cutmix: Alpha of cutmix's beta distribution; 0 turns it off.
+            mixup_prob: Probability that a batch is mixed.
+            mixup_switch_prob: Probability that a mixed batch gets cutmix if both are on.
             mixup_ramp_epochs: Epochs over which both alphas grow linearly to their values.
             ema_decay: Decay of the moving average of the weights, such as 0.9998; by default off.
             channels_last: Keep images and weights in channels_last memory format.
-            temperature: Of attention over kernels, at the start and after annealing; 30 and 1 where a network has one.
-            temperature_epochs: Over which it falls; ten, or a third of a run that is shorter than thirty.
-            weights: A run, or a file of ``dynaconv convert``, to start from; it brings its own model_options.
-            nonfinite: Where a loss or gradient is not finite "stop" ends the run and names the layer, "skip" leaves
-                out the step.
-            nonfinite_limit: Steps left out in a row that end the run all the same.
+            temperature: Start and end temperature of the attention over kernels; by default 30 and 1 if the network
+                has a temperature.
+            temperature_epochs: Epochs over which the temperature falls; by default ten, or a third of a run that is
+                shorter than thirty epochs.
+            weights: A run folder, a checkpoint, or a file of ``dynaconv convert`` to load the initial weights from.
+                The network is built with the model_options of that file.
+            nonfinite: If a loss or gradient is not finite, "stop" ends the run and names the layer, "skip" skips the
+                step.
+            nonfinite_limit: Number of consecutive non-finite steps that ends the run in the mode "skip".
         """
         super().__init__()
         if not 0 <= label_smoothing < 1:
-            raise RunError(f"label_smoothing is a share in [0, 1); got {label_smoothing}.")
+            raise RunError(f"label_smoothing must be in [0, 1); got {label_smoothing}.")
         if lr <= 0:
-            raise RunError(f"lr is positive; got {lr}.")
+            raise RunError(f"lr must be positive; got {lr}.")
         if lr_reference_batch is not None and lr_reference_batch < 1:
-            raise RunError(f"lr_reference_batch counts images, at least 1; got {lr_reference_batch}.")
+            raise RunError(f"lr_reference_batch must be at least 1 image; got {lr_reference_batch}.")
         if nonfinite_limit < 1:
-            raise RunError(f"nonfinite_limit counts steps, at least 1; got {nonfinite_limit}.")
+            raise RunError(f"nonfinite_limit must be at least 1 step; got {nonfinite_limit}.")
         if ema_decay is not None and not 0 < ema_decay < 1:
-            raise RunError(f"ema_decay is in (0, 1); got {ema_decay}.")
+            raise RunError(f"ema_decay must be in (0, 1); got {ema_decay}.")
         self.save_hyperparameters()
         self.structure: dict[str, Any] = {"model_options": dict(model_options or {})}
         if weights is None:
@@ -186,7 +193,7 @@ class ClassificationModule(LightningModule):
             draw_classifier(self.model, classifier_std)
         if channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
-        # Refuses what the optimiser will not take before anything is written.
+        # Raises for invalid options of the optimiser before anything is written.
         make_optimizer(self.model, self.hparams, lr)
         self._annealing = self._make_annealing(name)
         self.ema: nn.Module | None = None
@@ -214,16 +221,16 @@ class ClassificationModule(LightningModule):
         return [AnnealTemperature(start, end, epochs)]
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """The callbacks that anneal the temperature, where the network has one, and average the weights."""
+        """Return the callbacks that anneal the temperature and average the weights, if the run needs them."""
         return [*self._annealing, *([_AverageWeights()] if self.ema is not None else [])]
 
     def _make_mix(self) -> Any:
         options = self.hparams
         if options["mixup"] < 0 or options["cutmix"] < 0:
-            raise RunError(f"mixup and cutmix are at least 0; got {options['mixup']} and {options['cutmix']}.")
+            raise RunError(f"mixup and cutmix must be at least 0; got {options['mixup']} and {options['cutmix']}.")
         for name in ("mixup_prob", "mixup_switch_prob"):
             if not 0 <= options[name] <= 1:
-                raise RunError(f"{name} is a share in [0, 1]; got {options[name]}.")
+                raise RunError(f"{name} must be a probability in [0, 1]; got {options[name]}.")
         if not (options["mixup"] or options["cutmix"]):
             return None
         from timm.data.mixup import Mixup
@@ -239,7 +246,7 @@ class ClassificationModule(LightningModule):
 
     @property
     def evaluated_model(self) -> nn.Module:
-        """The network whose accuracy counts: the moving average when there is one."""
+        """The network that is evaluated: the moving average of the weights if there is one."""
         if self.ema is not None:
             averaged = self.ema.module
             assert isinstance(averaged, nn.Module)
@@ -248,16 +255,16 @@ class ClassificationModule(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits ``(B, num_classes)`` of images ``(B, C, H, W)``."""
-        logits: Tensor = self.evaluated_model(self._arrange(images))
+        logits: Tensor = self.evaluated_model(self._to_memory_format(images))
         return logits
 
-    def _arrange(self, images: Tensor) -> Tensor:
+    def _to_memory_format(self, images: Tensor) -> Tensor:
         if self.hparams["channels_last"]:
             return images.contiguous(memory_format=torch.channels_last)
         return images
 
     def on_train_start(self) -> None:
-        # A run that goes on inside an epoch does not start it again.
+        # Lightning does not call on_train_epoch_start for a run that is resumed inside an epoch.
         self.on_train_epoch_start()
 
     def on_train_epoch_start(self) -> None:
@@ -270,22 +277,22 @@ class ClassificationModule(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         images, targets = batch
         if self.mix is not None:
-            images, soft_targets = self._mixed(images, targets)
-            logits = self.model(self._arrange(images))
+            images, soft_targets = self._mix_batch(images, targets)
+            logits = self.model(self._to_memory_format(images))
             loss = F.cross_entropy(logits, soft_targets)
         else:
-            logits = self.model(self._arrange(images))
+            logits = self.model(self._to_memory_format(images))
             loss = F.cross_entropy(logits, targets, label_smoothing=self.hparams["label_smoothing"])
         if self.hparams["nonfinite"] == "stop" or bool(loss.isfinite()):
             self.train_loss.update(loss.detach())
             self.train_acc.update(logits.detach(), targets)
         return loss
 
-    def _mixed(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix every image with another one of the batch; see `Mixup` of timm.
+    def _mix_batch(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix every image with another one of the batch, by timm's `Mixup`.
 
-        timm mixes a batch with its reverse. In an odd batch the middle image would be its own partner, so there each
-        image is mixed with the one before it: timm gets the images followed by their partners in reverse.
+        timm mixes a batch with its reverse. In an odd batch the middle image would be mixed with itself, so there each
+        image is mixed with the one before it: timm gets the images followed by their partners in reverse order.
         """
         batch = len(images)
         if batch % 2:
@@ -300,7 +307,7 @@ class ClassificationModule(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         images, targets = batch
         logits = self(images)
-        # What fills up the batches of a process that has fewer images.
+        # Drop the padding, which fills the batches of a process that has fewer images.
         real = targets != PADDING
         logits, targets = logits[real], targets[real]
         self.val_loss.update(F.cross_entropy(logits, targets, reduction="sum") / max(len(targets), 1), len(targets))
@@ -311,7 +318,7 @@ class ClassificationModule(LightningModule):
         self.log("val_acc5", self.val_acc5)
 
     def configure_model(self) -> None:
-        """Make the network fit for several processes; Lightning calls this before it shares it out."""
+        """Synchronise the batch norms and shard the network, if asked for. Lightning calls this before the training."""
         if self._configured:
             return
         self._configured = True
@@ -322,11 +329,11 @@ class ClassificationModule(LightningModule):
             if isinstance(self.trainer.strategy, FullyShardedStrategy):
                 shard_network(network, self.trainer.strategy.device_mesh["data_parallel"])
                 if self.ema is not None:
-                    # torch's operations on many tensors at once do not take shards beside whole buffers.
+                    # torch's foreach operations do not accept sharded parameters together with unsharded buffers.
                     self.ema.foreach = False  # type: ignore[assignment]
 
     def peak_lr(self) -> float:
-        """Return the learning rate after warm-up, scaled to the run's batch where that is asked for."""
+        """Return the learning rate after warm-up, scaled to the global batch if ``lr_reference_batch`` is set."""
         options = self.hparams
         if options["lr_reference_batch"] is None:
             return float(options["lr"])
@@ -338,9 +345,11 @@ class ClassificationModule(LightningModule):
         lr = self.peak_lr()
         optimizer = make_optimizer(self.model, options, lr)
         steps = self.trainer.estimated_stepping_batches
-        # Lightning says -1 for a stream of unknown length.
+        # Lightning returns -1 for a stream of unknown length.
         if not math.isfinite(steps) or steps < 1:
-            raise RunError("the data set does not tell its length; pass trainer.limit_train_batches, steps an epoch.")
+            raise RunError(
+                "the length of the data set is unknown; pass the steps per epoch as trainer.limit_train_batches."
+            )
         total = int(steps)
         steps_per_epoch = self._steps_per_epoch(total)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -349,7 +358,7 @@ class ClassificationModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _steps_per_epoch(self, total: int) -> float:
-        # Lightning has loaded the data already, unless the length is counted in steps.
+        # Lightning has set up the data already, unless the length of the run is given in steps.
         self.trainer.fit_loop.setup_data()
         batches = self.trainer.num_training_batches
         if math.isfinite(batches):
@@ -357,9 +366,9 @@ class ClassificationModule(LightningModule):
         return max(total / max(self.trainer.max_epochs or 1, 1), 1)
 
     def _lr_factor(self, step: int, total: int, steps_per_epoch: float) -> float:
-        """Return the learning rate after ``step`` updates as a share of the peak."""
+        """Return the learning rate after ``step`` updates as a fraction of the peak."""
         options = self.hparams
-        # One that is shorter than half a step would be none.
+        # A warm-up that is shorter than half a step takes one step, not zero.
         warmup = max(round(options["warmup_epochs"] * steps_per_epoch), 1) if options["warmup_epochs"] > 0 else 0
         if step < warmup:
             return float((step + 1) / (warmup + 1))

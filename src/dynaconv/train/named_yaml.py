@@ -1,4 +1,4 @@
-"""YAML that is named: what comes with the package by its name, anything else by its file."""
+"""Reads YAML files: those that come with the package by name, others by path."""
 
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -11,13 +11,13 @@ from dynaconv.errors import RunError, listed, nearest_names
 
 
 class ShippedYaml:
-    """A kind of YAML file, of which some come with the package.
+    """Reads one kind of YAML file, of which some come with the package.
 
     Args:
-        kind: What one is called in messages, such as ``"recipe"``.
-        package: Where they lie.
-        folder: In which folder of it.
-        suggestions: Names told where an unknown one is asked for.
+        kind: Name of the kind in messages, such as ``"recipe"``.
+        package: Package that contains the files.
+        folder: Folder of the files in the package.
+        suggestions: Number of names in the message about an unknown name.
     """
 
     def __init__(self, kind: str, package: str, folder: str, *, suggestions: int) -> None:
@@ -26,21 +26,21 @@ class ShippedYaml:
         self.suggestions = suggestions
 
     @property
-    def _place(self) -> Traversable:
+    def _root(self) -> Traversable:
         return resources.files(self.package) / self.folder
 
     def names(self) -> list[str]:
-        """Return the names of those that come with the package."""
-        return sorted(Path(entry.name).stem for entry in self._place.iterdir() if entry.name.endswith(".yaml"))
+        """Return the names of the files that come with the package."""
+        return sorted(Path(entry.name).stem for entry in self._root.iterdir() if entry.name.endswith(".yaml"))
 
     def text(self, name: str | Path) -> str:
-        """Return the text of one, by name or from a file.
+        """Return the text of a file, given its name or path.
 
         Raises:
-            RunError: There is none of that name, and no file that can be read.
+            RunError: No file that comes with the package has this name, and it is not the path of a readable YAML file.
         """
         if str(name) in self.names():
-            return (self._place / f"{name}.yaml").read_text(encoding="utf-8")
+            return (self._root / f"{name}.yaml").read_text(encoding="utf-8")
         path = Path(name).expanduser()
         if path.suffix not in (".yaml", ".yml"):
             near = listed(nearest_names(str(name), self.names(), count=self.suggestions))
@@ -53,10 +53,10 @@ class ShippedYaml:
             raise RunError(f"the {self.kind} file {path} is not UTF-8 text; save it as UTF-8.") from error
 
     def load(self, name: str | Path) -> Any:
-        """Return what one holds.
+        """Return the parsed content of a file, given its name or path.
 
         Raises:
-            RunError: As for `text`, or it is not YAML.
+            RunError: As for `text`, or the file is not valid YAML.
         """
         try:
             return yaml.safe_load(self.text(name))

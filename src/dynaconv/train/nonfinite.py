@@ -1,4 +1,4 @@
-"""What happens when a loss or gradient is not finite: the run stops and names the layer, or passes over the step."""
+"""Handles losses and gradients that are not finite: stops the run and names the layer, or skips the step."""
 
 import math
 from collections.abc import Sequence
@@ -13,21 +13,21 @@ from torch.utils.hooks import RemovableHandle
 from dynaconv.errors import TrainingDivergedError
 from dynaconv.train.saving import SaveLast
 
-# Looking at a value waits for the device, so off the CPU a run that would stop anyway looks once in this many batches.
-_LOOK_EVERY = 50
+# Reading a value synchronises with the device. Off the CPU, the mode "stop" checks only one of this many batches.
+_CHECK_EVERY = 50
 _ADVICE = "lower the learning rate, lengthen the warm-up or clip gradients"
 
 
 class GuardFinite(Callback):
-    """Looks at the loss and the gradients before the weights are changed by them.
+    """Checks the loss and the gradients before each update of the weights.
 
     Args:
-        mode: ``"stop"`` ends the run with the name of the layer where it began. ``"skip"`` leaves the weights and the
-            statistics of the norms as they were before the step, and goes on.
-        limit: Steps skipped in a row that end the run all the same.
+        mode: ``"stop"`` ends the run and names the layer with the first non-finite value. ``"skip"`` skips the update,
+            restores the buffers, such as the statistics of the norms, and continues.
+        limit: Number of consecutive non-finite steps that ends the run in the mode ``"skip"``.
 
     Attributes:
-        skipped: Steps that were skipped so far.
+        skipped: Number of steps skipped so far.
     """
 
     def __init__(self, mode: Literal["stop", "skip"], limit: int) -> None:
@@ -47,24 +47,24 @@ class GuardFinite(Callback):
         self.skipped, self._in_a_row = state_dict["skipped"], state_dict["in_a_row"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._hook = network(pl_module).register_forward_pre_hook(self._note_step)
+        self._hook = network(pl_module).register_forward_pre_hook(self._record_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._let_go()
+        self._release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._let_go()
+        self._release()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         if self._hook is not None:
             self._hook.remove()
         self._hook, self._step, self._loss, self._buffers = None, None, None, []
 
-    def _note_step(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    def _record_step(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         if module.training and self._step is None:
             images = arguments[0]
             on_gpu = images.device.type == "cuda"
-            # For dropout, should the step have to be looked at again.
+            # The states repeat the dropout if the step has to be run again.
             states = torch.get_rng_state(), torch.cuda.get_rng_state(images.device) if on_gpu else None
             self._step = (images.detach(), *states)
 
@@ -79,16 +79,16 @@ class GuardFinite(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        economical = self.mode == "stop" and pl_module.device.type != "cpu"
-        if economical and trainer.fit_loop.epoch_loop.batch_idx % _LOOK_EVERY:
+        sampled = self.mode == "stop" and pl_module.device.type != "cpu"
+        if sampled and trainer.fit_loop.epoch_loop.batch_idx % _CHECK_EVERY:
             return
-        # A scaler of half-precision gradients tries scales that overflow, and passes over those steps itself.
+        # A gradient scaler tries scales that overflow, and skips those steps itself.
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         assert self._loss is not None
-        fine = math.isfinite(self._loss) and (scaled or _finite_gradients(network(pl_module)))
+        finite = math.isfinite(self._loss) and (scaled or _finite_gradients(network(pl_module)))
         if self.mode == "skip" and trainer.world_size > 1:
-            fine = trainer.strategy.reduce_boolean_decision(fine, all=True)
-        if fine:
+            finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
+        if finite:
             self._in_a_row = 0
             return
         self._in_a_row += 1
@@ -105,12 +105,14 @@ class GuardFinite(Callback):
     def _error(self, trainer: Trainer, model: nn.Module) -> TrainingDivergedError:
         assert self._loss is not None
         loss = float(self._loss) * trainer.accumulate_grad_batches
-        what = "the gradients left the finite numbers" if math.isfinite(loss) else f"the training loss became {loss}"
+        problem = "the gradients became non-finite" if math.isfinite(loss) else f"the training loss became {loss}"
         where = f"in epoch {trainer.current_epoch + 1}, batch {trainer.fit_loop.epoch_loop.batch_idx + 1}"
-        row = f", after {self._in_a_row} such steps in a row" if self._in_a_row > 1 else ""
-        return TrainingDivergedError(f"{what} {where}{row}: {self._first(model)}; {_ADVICE}. {_kept(trainer)}")
+        row = f", after {self._in_a_row} consecutive such steps" if self._in_a_row > 1 else ""
+        return TrainingDivergedError(
+            f"{problem} {where}{row}: {self._locate(model)}; {_ADVICE}. {_last_saved(trainer)}"
+        )
 
-    def _first(self, model: nn.Module) -> str:
+    def _locate(self, model: nn.Module) -> str:
         assert self._step is not None
         images, generator, device_generator = self._step
         torch.set_rng_state(generator)
@@ -125,51 +127,53 @@ class GuardFinite(Callback):
         for phase, loss in losses.items():
             if not math.isfinite(loss):
                 raise TrainingDivergedError(
-                    f"the {phase} loss became {loss} in epoch {trainer.current_epoch + 1}; {_ADVICE}. {_kept(trainer)}"
+                    f"the {phase} loss became {loss} in epoch {trainer.current_epoch + 1}; {_ADVICE}. "
+                    f"{_last_saved(trainer)}"
                 )
 
 
 def network(pl_module: LightningModule) -> nn.Module:
-    """The network that a module trains."""
+    """Return the network that a module trains."""
     model = pl_module.model
     assert isinstance(model, nn.Module)
     return model
 
 
-def _kept(trainer: Trainer) -> str:
+def _last_saved(trainer: Trainer) -> str:
     last = next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, SaveLast)), None)
-    return last.kept if last is not None else ""
+    return last.last_saved if last is not None else ""
 
 
 def _finite_gradients(model: nn.Module) -> bool:
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    # The norm of finite gradients may overflow.
+    # The norm of finite gradients may overflow; then each gradient is checked.
     return math.isfinite(get_total_norm(gradients)) or all(bool(g.isfinite().all()) for g in gradients)
 
 
 def first_not_finite(model: nn.Module, images: Tensor) -> str:
-    """Say where a network leaves the finite numbers, by running it once more.
+    """Find the first non-finite value of a step by running the network once more.
 
     Args:
-        model: With the weights from before the step, and the gradients of it.
-        images: What the step was given, ``(B, C, H, W)``.
+        model: The network with the weights from before the step and the gradients of the step.
+        images: Input of the step, ``(B, C, H, W)``.
 
     Returns:
-        A clause that names the images, the weights, the layer with the first output, or else the gradients.
+        A clause for a message that names the images, the weights, the layer with the first non-finite output, the
+        gradients or the loss.
     """
     if not bool(images.isfinite().all()):
         return "the images of the batch are not finite"
     weights = [name for name, parameter in model.named_parameters() if not bool(parameter.isfinite().all())]
     if weights:
-        return f"before the step the weights {_some(weights)} were not finite"
-    found: list[str] = []
+        return f"the weights of {_name_some(weights)} were not finite before the step"
+    first: list[str] = []
 
-    def look(name: str, module: nn.Module, output: Any) -> None:
-        if not found and any(not bool(t.isfinite().all()) for t in _tensors(output)):
-            found.append(f"{name!r} ({type(module).__name__})")
+    def check(name: str, module: nn.Module, output: Any) -> None:
+        if not first and any(not bool(t.isfinite().all()) for t in _tensors(output)):
+            first.append(f"{name!r} ({type(module).__name__})")
 
     hooks = [
-        module.register_forward_hook(lambda module, _, output, name=name: look(name, module, output))
+        module.register_forward_hook(lambda module, _, output, name=name: check(name, module, output))
         for name, module in model.named_modules()
         if name
     ]
@@ -179,20 +183,20 @@ def first_not_finite(model: nn.Module, images: Tensor) -> str:
     finally:
         for hook in hooks:
             hook.remove()
-    if found:
-        return f"the first output that is not finite is that of the layer {found[0]}"
-    # Backward begins at the end of the network.
+    if first:
+        return f"the first non-finite output is that of the layer {first[0]}"
+    # The backward pass starts at the last layer, so the last layers are named first.
     gradients = [
         name for name, p in model.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())
     ]
     if gradients:
-        return f"the forward pass is finite, and the gradients {_some(gradients[::-1])} are not"
-    return "the network's outputs are finite, and the loss of them is not"
+        return f"the forward pass is finite, but the gradients of {_name_some(gradients[::-1])} are not"
+    return "the outputs of the network are finite, but the loss is not"
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and of {len(names) - 3} more" if len(names) > 3 else ""
-    return "of " + ", ".join(repr(name) for name in names[:3]) + more
+def _name_some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(repr(name) for name in names[:3]) + more
 
 
 def _tensors(value: Any) -> list[Tensor]:

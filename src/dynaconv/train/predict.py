@@ -1,4 +1,4 @@
-"""From image files to class probabilities, with a trained network."""
+"""Classifies image files with a trained network."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ _BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a network sees in one image.
+    """The classes that a network predicts for one image.
 
     Attributes:
         image: The file.
-        classes: The likeliest classes with their probabilities, the likeliest first.
+        classes: The most likely classes with their probabilities, in descending order.
     """
 
     image: Path
@@ -34,7 +34,7 @@ class Prediction:
 
 
 def input_transform(metadata: Mapping[str, Any]) -> Callable[[Image.Image], Tensor]:
-    """Return what a checkpoint's network was evaluated with: an image to its normalised ``(C, H, W)`` tensor."""
+    """Return the evaluation transform of a checkpoint, from an image to its normalised ``(C, H, W)`` tensor."""
     mean, std = tuple(metadata["mean"]), tuple(metadata["std"])
     size = int(metadata["image_size"])
     if metadata.get("style", "small") == "small":
@@ -57,10 +57,10 @@ def predict(
     """Classify image files.
 
     Args:
-        model: A network in eval mode, as `load_trained` gives it.
-        metadata: Its metadata; decides greyscale or colour, size and normalisation.
-        images: The files; each is converted to what the network was trained on.
-        top: How many classes to return, at most all of them.
+        model: A network in eval mode, as `load_trained` returns it.
+        metadata: Its metadata, which determines greyscale or colour, size and normalisation.
+        images: The files; each is converted to the format that the network was trained on.
+        top: Number of classes to return, at most all of them.
 
     Raises:
         DataError: A file is missing or is not an image.
@@ -71,8 +71,8 @@ def predict(
     for start in range(0, len(images), _BATCH):
         paths = [Path(path).expanduser() for path in images[start : start + _BATCH]]
         batch = torch.stack([transform(open_image(path, mode)) for path in paths])
-        likeliest = model(batch).float().softmax(1).topk(min(top, len(names)))
-        for path, values, indices in zip(paths, *(t.tolist() for t in likeliest), strict=True):
+        most_likely = model(batch).float().softmax(1).topk(min(top, len(names)))
+        for path, values, indices in zip(paths, *(t.tolist() for t in most_likely), strict=True):
             classes = tuple((names[index], value) for index, value in zip(indices, values, strict=True))
             predictions.append(Prediction(image=path, classes=classes))
     return predictions

@@ -1,4 +1,4 @@
-"""What may differ when a run is resumed, and what not."""
+"""Checks that a run is resumed with its own configuration, data set and global batch."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 from dynaconv.errors import DataError, RunError
 from dynaconv.train.data.fingerprint import difference
 
-# The course of a run does not follow from these, or what does is checked: the data's own fingerprint, the global batch.
-_FREE = {
+# Options that may change: they do not affect the result of a run, or `check_data` and `check_batch` cover their effect.
+_MAY_CHANGE = {
     "data.name",
     "data.data_dir",
     "data.batch_size",
@@ -37,66 +37,66 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def check_configuration(directory: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse a configuration that would take a run elsewhere.
+    """Raise an error if a configuration would change the result of a run.
 
     Args:
         directory: The run's folder, for the message.
         before, now: Resolved configurations, as nested dictionaries.
 
     Raises:
-        RunError: One differs from the other in more than where and how fast the run goes on; the message has the keys
-            with their old and new values.
+        RunError: The configurations differ in an option that affects the result; the message has the keys with their
+            old and new values.
     """
     old, new = dict(_flat(before)), dict(_flat(now))
     changed = [
         (key, old.get(key, _MISSING), new.get(key, _MISSING))
         for key in sorted(old.keys() | new.keys())
-        if key not in _FREE and not key.startswith(("checkpoint.", "trainer.logger."))
+        if key not in _MAY_CHANGE and not key.startswith(("checkpoint.", "trainer.logger."))
     ]
     changed = [(key, one, other) for key, one, other in changed if one != other]
     if not changed:
         return
-    told = ", ".join(f"{key} was {_word(one)} and is {_word(other)}" for key, one, other in changed[:3])
+    differences = ", ".join(f"{key} was {_format(one)} and is {_format(other)}" for key, one, other in changed[:3])
     more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
     raise RunError(
-        f"the run in {directory} was begun with another configuration: {told}{more}; --resume goes on with the one it "
-        f"was begun with, start another run with --out."
+        f"the run in {directory} was started with another configuration: {differences}{more}; resume it with the same "
+        f"one, or start another run with --out."
     )
 
 
-def _word(value: Any) -> str:
+def _format(value: Any) -> str:
     return "not set" if value is _MISSING or value is None else repr(value)
 
 
 def check_data(directory: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse a data set that is not the one a checkpoint was trained on.
+    """Raise an error if the data set is not the one that a checkpoint was trained on.
 
     Args:
         directory: The run's folder, for the message.
-        saved: What `ExactState` keeps in a checkpoint.
+        saved: State of the run in a checkpoint, as `ExactState` writes it.
         now: The data set's fingerprint.
 
     Raises:
-        DataError: It changed; the message says in what.
+        DataError: The data set changed; the message names the difference.
     """
-    if (what := difference(saved["data"], now) if "data" in saved else None) is not None:
+    if (change := difference(saved["data"], now) if "data" in saved else None) is not None:
         raise DataError(
-            f"the data set changed since the run in {directory} was saved: {what}; bring it back, or start another run "
+            f"the data set changed since the run in {directory} was saved: {change}; restore it, or start another run "
             f"with --out."
         )
 
 
 def check_batch(saved: Mapping[str, Any], *, batch_size: int, processes: int, accumulation: int) -> None:
-    """Refuse another number of images an update, and another division of them inside an epoch.
+    """Raise an error if the images per update changed, or inside an epoch their division among processes and steps.
 
     Args:
-        saved: What `ExactState` keeps in a checkpoint.
-        batch_size: Images a step in one process.
-        processes: How many there are now.
-        accumulation: Steps an update.
+        saved: State of the run in a checkpoint, as `ExactState` writes it.
+        batch_size: Images per step in one process.
+        processes: Number of processes now.
+        accumulation: Steps per update.
 
     Raises:
-        RunError: The run cannot go on like this; the message has both numbers of processes and images.
+        RunError: The run cannot be resumed with these numbers; the message has the old and the new ones.
     """
     if "world_size" not in saved:
         return
@@ -104,16 +104,16 @@ def check_batch(saved: Mapping[str, Any], *, batch_size: int, processes: int, ac
     now = processes, batch_size, accumulation
     if before == now:
         return
-    told = f"the run was saved by {_division(*before)}, and would go on with {_division(*now)}"
+    divisions = f"the run was saved with {_division(*before)} and would be resumed with {_division(*now)}"
     total = before[0] * before[1] * before[2]
     if total != processes * batch_size * accumulation:
         fits = total % (processes * accumulation) == 0
         how = f"pass --batch-size {total // (processes * accumulation)}" if fits else "use as many processes as before"
-        raise RunError(f"{told}: an update would see other images; {how}.")
+        raise RunError(f"{divisions}: the number of images per update would change; {how}.")
     if saved["batches"]:
         raise RunError(
-            f"{told}, but its checkpoint lies inside epoch {saved['epochs'] + 1}, where each process has random states "
-            f"of its own; finish that epoch with {before[0]} of {before[1]} images a step, then change."
+            f"{divisions}, but its checkpoint is inside epoch {saved['epochs'] + 1}, where each process has its own "
+            f"random states; finish that epoch with the previous numbers, then change them."
         )
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint needs besides Lightning's own state for a resumed run to equal an uninterrupted one."""
+"""Adds to checkpoints the state that Lightning lacks, so that a resumed run equals an uninterrupted one."""
 
 import random
 from typing import Any
@@ -11,12 +11,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torchmetrics import Metric
 
 RUN_KEY = "dynaconv_run"
-"""Where a checkpoint keeps it."""
+"""Key of that state in a checkpoint."""
 _METRICS = ("train_loss", "train_acc")
 
 
 def generator_states(device: torch.device) -> dict[str, Any]:
-    """Return the states of this process's global generators, as plain values and tensors."""
+    """Return the states of this process's global random generators, as plain values and tensors."""
     kind, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -27,7 +27,7 @@ def generator_states(device: torch.device) -> dict[str, Any]:
 
 
 def set_generator_states(states: dict[str, Any], device: torch.device) -> None:
-    """Set the global generators to what `generator_states` returned."""
+    """Set the global random generators to the states that `generator_states` returned."""
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, *rest = states["numpy"]
@@ -49,15 +49,15 @@ def _set_metric_state(metric: Metric, state: dict[str, Any]) -> None:
 
 
 class ExactState(Callback):
-    """Seeds each epoch, and keeps in every checkpoint what the rest of its epoch follows from.
+    """Seeds each epoch, and adds to every checkpoint the state that determines the rest of its epoch.
 
     The generators are seeded from the run's seed, the epoch and the process at the start of every epoch, so a
-    checkpoint at an epoch's end needs none of their states. One inside an epoch holds, for each process, the states of
-    its generators (which mixup and dropout draw from) and the sums of the metrics.
+    checkpoint at the end of an epoch needs no generator states. One inside an epoch contains, for each process, the
+    states of its generators (which mixup and dropout use) and the sums of the metrics.
 
     Args:
-        seed: The run's.
-        facts: What else a checkpoint keeps for `resume` to check.
+        seed: The run's seed.
+        facts: Further values in a checkpoint, which `resume` checks.
     """
 
     def __init__(self, seed: int, facts: dict[str, Any]) -> None:
@@ -68,13 +68,13 @@ class ExactState(Callback):
         self._pending: dict[str, Any] | None = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        mixed = (self.seed * 1_000_003 + trainer.current_epoch * 8_191 + trainer.global_rank) % 2**32
-        random.seed(mixed)
-        np.random.seed(mixed)  # timm's mixup draws from the global generator
-        torch.manual_seed(mixed)
+        epoch_seed = (self.seed * 1_000_003 + trainer.current_epoch * 8_191 + trainer.global_rank) % 2**32
+        random.seed(epoch_seed)
+        np.random.seed(epoch_seed)  # timm's mixup draws from the global generator
+        torch.manual_seed(epoch_seed)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        # Not when the checkpoint is loaded: what Lightning does between draws random numbers too.
+        # Not when the checkpoint is loaded, because Lightning draws random numbers between that and here.
         if self._pending is not None:
             set_generator_states(self._pending["generators"], pl_module.device)
             for name in _METRICS:
@@ -103,15 +103,15 @@ class ExactState(Callback):
         own |= {name: _metric_state(getattr(pl_module, name)) for name in _METRICS}
         if trainer.world_size == 1:
             return [own]
-        everyone: list[Any] = [None] * trainer.world_size
-        dist.all_gather_object(everyone, own)
-        return everyone
+        states_of_all: list[Any] = [None] * trainer.world_size
+        dist.all_gather_object(states_of_all, own)
+        return states_of_all
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         run = checkpoint.get(RUN_KEY) or {}
         if run.get("batches"):
             self._pending = run["processes"][trainer.global_rank]
-        # Lightning forgets the best score when the folder was moved.
+        # Lightning drops the best score if the folder was moved.
         states = checkpoint.get("callbacks", {})
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.state_key in states:

@@ -1,4 +1,4 @@
-"""One training run, from a configuration to a folder with everything it left."""
+"""Runs a training from a configuration, and writes everything to a run folder."""
 
 import shlex
 import shutil
@@ -69,18 +69,18 @@ from dynaconv.train.sync_norm import SyncedBatchNorm
 from dynaconv.train.torchrun import placed_by_torchrun
 
 DEFAULT_EPOCHS = 30
-"""Length of a run whose configuration gives neither epochs nor steps."""
+"""Epochs of a run whose configuration sets neither epochs nor steps."""
 Report = Callable[[ProgressEvent], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """What a finished run left.
+    """Result of a finished run.
 
     Attributes:
-        directory: Its folder.
-        summary: What ``summary.json`` holds.
-        model: The network with the weights that were tested, in eval mode, on the CPU.
+        directory: The run's folder.
+        summary: Content of ``summary.json``.
+        model: The network with the tested weights, in eval mode, on the CPU.
     """
 
     directory: Path
@@ -98,28 +98,28 @@ def fit(
     callbacks: Sequence[Callback] = (),
     command: str | None = None,
 ) -> RunResult:
-    """Train a network, test it, and keep everything in a fresh folder.
+    """Train and test a network, and write everything to a fresh folder.
 
     Args:
-        config: What to do.
-        out: The folder, which must not exist or be empty; by default a fresh one under ``runs/``.
+        config: Configuration of the run.
+        out: The run folder, which must be empty or not exist; by default a fresh one under ``runs/``.
         overrides: Command-line arguments that change ``config``, such as ``["--trainer.max_epochs=3"]``.
         report: Called after every batch and epoch.
         on_start: Called once, before the first step, with the folder and facts about the run; ``facts["notes"]`` are
             sentences for the user.
         callbacks: Further Lightning callbacks.
-        command: The command to record; by default this process's own.
+        command: The command to record in the summary; by default that of this process.
 
     Returns:
         The folder, the summary and the network.
 
     Raises:
-        DynaconvError: The configuration, the data or the folder does not fit, or the loss left the finite numbers.
-        RunStopped: Ctrl+C, SIGTERM, SIGHUP or SIGUSR1 came; the run is saved.
-        KeyboardInterrupt: Ctrl+C came twice.
+        DynaconvError: The configuration, the data or the folder cannot be used, or the loss became non-finite.
+        RunStopped: Ctrl+C, SIGTERM, SIGHUP or SIGUSR1 was received; the run is saved.
+        KeyboardInterrupt: Ctrl+C was received twice.
     """
     if out is not None and not str(out):
-        raise RunError("the run folder has an empty name; pass --out DIR, or leave it out.")
+        raise RunError("the name of the run folder is empty; pass --out DIR, or leave it out.")
     resolved, notes = _resolve(config, overrides)
     seed_everything(resolved.seed, workers=True, verbose=False)
     built = _build(resolved)
@@ -146,14 +146,15 @@ def resume(
     callbacks: Sequence[Callback] = (),
     command: str | None = None,
 ) -> RunResult:
-    """Continue an interrupted run in its own folder, from its last checkpoint, or from the start when it has none.
+    """Continue an interrupted run in its own folder, from its last checkpoint, or from the start if it has none.
 
-    The weights come out as those of a run that was never interrupted.
+    The final weights equal those of an uninterrupted run.
 
     Args:
         directory: The run's folder.
-        config: A configuration to compare with the run's own, which is the default.
-        overrides: Command-line arguments. They may change where the run goes on, such as ``--data.num_workers``.
+        config: A configuration, which must agree with the run's own; by default the run's own.
+        overrides: Command-line arguments. They may change options that do not affect the result, such as
+            ``--data.num_workers``.
         report, on_start, callbacks, command: As for `fit`.
 
     Raises:
@@ -169,16 +170,16 @@ def resume(
     own = load_recipe(config_file)
     resolved, _ = _resolve(config or own, overrides)
     check_configuration(directory, resolve(own).as_dict(), resolved.as_dict())
-    saved = _saved(last) if last.is_file() else {"epochs": 0, "batches": 0}
-    if (gone := missing_folder(resolved.data.name, resolved.data.data_dir)) is not None:
+    saved = _read_progress(last) if last.is_file() else {"epochs": 0, "batches": 0}
+    if (missing := missing_folder(resolved.data.name, resolved.data.data_dir)) is not None:
         flag = "--data" if is_folder_name(resolved.data.name) else "--data-dir"
-        raise RunError(f"the folder {gone} it was trained on is not there; bring it back, or pass {flag} DIR.")
+        raise RunError(f"the folder {missing} of the training data does not exist; restore it, or pass {flag} DIR.")
     seed_everything(resolved.seed, workers=True, verbose=False)
     built = _build(resolved)
     built.data.start = saved["epochs"], saved["batches"]
     notes = [] if last.is_file() else ["The run was not saved before it ended: it starts from the beginning."]
     run = _Run(built, directory, report, on_start, callbacks, command, seed=resolved.seed, notes=notes)
-    run.check_goes_on(saved)
+    run.check_resumable(saved)
     run.table.restore(saved["epochs"])
     if is_first_process():
         remove_leftovers(directory)
@@ -186,8 +187,8 @@ def resume(
     return run.execute(resume=last if last.is_file() else None)
 
 
-def _saved(last: Path) -> dict[str, Any]:
-    """Read where a run stands."""
+def _read_progress(last: Path) -> dict[str, Any]:
+    """Return the progress that the last checkpoint of a run records."""
     try:
         checkpoint = read_lightning_checkpoint(last)
     except CheckpointError as error:
@@ -197,12 +198,12 @@ def _saved(last: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"the checkpoint {last} is damaged or incomplete; copy {best} over it to continue from there."
         ) from error
-    # Checkpoints of earlier versions lie at an epoch's end.
+    # Earlier versions saved a run at the end of an epoch only.
     return checkpoint.get(RUN_KEY) or {"epochs": int(checkpoint["epoch"]) + 1, "batches": 0}
 
 
 def _resolve(config: TrainConfig, overrides: Sequence[str]) -> tuple[Any, list[str]]:
-    """Check and complete a configuration; with it notes on what of a recipe was left out."""
+    """Return the checked and completed configuration, and notes about options of the recipe that are left out."""
     resolved = resolve(config, overrides)
     config, notes = _without_foreign_options(config, resolved.model.name)
     if notes:
@@ -212,7 +213,7 @@ def _resolve(config: TrainConfig, overrides: Sequence[str]) -> tuple[Any, list[s
 
 
 def _without_foreign_options(config: TrainConfig, name: str) -> tuple[TrainConfig, list[str]]:
-    """Leave out a recipe's options for one of our models when the run trains another library's."""
+    """Leave out a recipe's options for one of dynaconv's models if the run trains another model; return notes too."""
     options = config.model.get("model_options")
     if not options or config.model.get("name") in (None, name) or is_own_model(name):
         return config, []
@@ -222,12 +223,12 @@ def _without_foreign_options(config: TrainConfig, name: str) -> tuple[TrainConfi
 
 
 def _check_and_complete(resolved: Any) -> None:
-    """Check what would fail late, and fill in the length and absolute paths."""
+    """Check options that would fail late, and fill in the number of epochs and absolute paths."""
     check_seed(resolved.seed)
     trainer = resolved.trainer
     if trainer.fast_dev_run:
         raise RunError(
-            "trainer.fast_dev_run leaves no checkpoint to test; for a short run pass --epochs 1 "
+            "trainer.fast_dev_run writes no checkpoint to test; for a short run pass --epochs 1 "
             "--trainer.limit_train_batches 2."
         )
     if trainer.max_epochs is not None and trainer.max_epochs < 1:
@@ -240,7 +241,7 @@ def _check_and_complete(resolved: Any) -> None:
 
 
 def _discard_without_checkpoint(directory: Path) -> None:
-    """Remove the folder of a run that failed before its first checkpoint, so that its name is free again."""
+    """Remove the folder of a run that failed before its first checkpoint, so that its name can be used again."""
     if not is_first_process():
         return
     disposable = {CONFIG_FILE, METRICS_FILE, LOG_FOLDER, CORRUPT_FILE}
@@ -296,8 +297,8 @@ class _Run:
         self.module.metadata = self._metadata()
         self.trainer = self._make_trainer(built.trainer_options, built.checkpoints, report, callbacks)
 
-    def check_goes_on(self, saved: Mapping[str, Any]) -> None:
-        """Refuse to go on from a checkpoint with other data or another global batch."""
+    def check_resumable(self, saved: Mapping[str, Any]) -> None:
+        """Raise an error if the data set or the global batch differs from that of the checkpoint."""
         check_data(self.directory, saved, self.fingerprint)
         check_batch(
             saved,
@@ -348,7 +349,8 @@ class _Run:
             own.append(ReportProgress(report, self.table))
         given = _as_list(options.pop("callbacks", None))
         plugins = [*_as_list(options.pop("plugins", None)), WholeCheckpoints()]
-        # Torch's own conversion has no implementation on the CPU; and the data module divides the images itself.
+        # The module converts the norms, because torch has no synchronised norm for the CPU. The data module divides the
+        # images among the processes.
         self.module.sync_norms = bool(options.pop("sync_batchnorm", False))
         options["use_distributed_sampler"] = False
         if "logger" not in options or options["logger"] is True:
@@ -376,9 +378,9 @@ class _Run:
             "train_images": length_of(self.data.train_split),
             "val_images": length_of(self.data.val_split),
             "test_images": length_of(self.data.source.test),
-            # Lightning says -1 for a run whose length is counted in steps.
+            # max_epochs is -1 for a run whose length is given in steps.
             "epochs": self.trainer.max_epochs if (self.trainer.max_epochs or -1) > 0 else None,
-            **self._scale(),
+            **self._scale_facts(),
         }
         if self.on_start is not None and self.trainer.is_global_zero:
             self.on_start(self.directory, {**facts, "notes": self.notes})
@@ -387,20 +389,20 @@ class _Run:
             return self._finish(facts)
 
     def _fit(self, resume: Path | None) -> None:
-        explaining = explained(self.directory, self.last, processes=self.trainer.world_size)
+        errors_explained = explained(self.directory, self.last, processes=self.trainer.world_size)
         try:
-            with explaining, quiet_lightning(), one_sentence():
+            with errors_explained, quiet_lightning(), one_sentence():
                 self.trainer.fit(self.module, datamodule=self.data, ckpt_path=resume, weights_only=True)
         except SystemExit:
-            # Lightning turns Ctrl+C into an exit and may leave the signal switched off. A SIGTERM that comes before our
-            # own handler is there ends in an exit as well.
+            # Lightning turns Ctrl+C into SystemExit and may leave the signal ignored. A SIGTERM before our own handler
+            # is installed raises SystemExit too.
             self.stop.install()
-            if self.stop.received is None or self.stop.hurried:
+            if self.stop.received is None or self.stop.interrupted_twice:
                 raise KeyboardInterrupt from None
             raise self._stopped() from None
 
-    def _scale(self) -> dict[str, Any]:
-        """How many processes take part and what follows from that, with a note for the user."""
+    def _scale_facts(self) -> dict[str, Any]:
+        """Return the facts that depend on the number of processes, and add notes about them for the user."""
         self.trainer.datamodule = self.data  # type: ignore[attr-defined]
         batch, hparams = global_batch(self.trainer), self.module.hparams
         self.module.trainer = self.trainer
@@ -408,21 +410,21 @@ class _Run:
         self.data.check_scale(batch.processes)
         if self.module.mix is not None and self.data.smallest_batch(batch.processes) < 2:
             raise RunError(
-                "mixup and cutmix mix the images of a step, and each step has one image on each device; raise "
+                "mixup and cutmix need at least two images per step on each device, but there is one; raise "
                 "data.batch_size, or set model.mixup and model.cutmix to 0."
             )
         self.notes += scale_notes(batch, hparams, lr)
         left_out = self.data.left_out(batch.processes)
-        # What a stream of timm leaves out depends on its loader processes.
+        # The number of images that a stream of timm leaves out depends on its loader processes.
         if left_out and (batch.processes > 1 or not isinstance(self.data.train_split, IterableDataset)):
             self.notes.append(
-                f"{left_out:,} training images are left out of each epoch, others in another: they do not make one "
-                f"more batch of {self.data.batch_size}{' on every device' if batch.processes > 1 else ''}."
+                f"{left_out:,} training images are left out of each epoch, different ones in each: they do not fill "
+                f"another batch of {self.data.batch_size}{' on every device' if batch.processes > 1 else ''}."
             )
         return {"lr": lr, "images_per_update": batch.images, "processes": batch.processes}
 
     def _tested_network(self, checkpoint: Path) -> nn.Module:
-        """Return a network of this process's own with the weights to test, which may be spread over processes."""
+        """Return an unsharded network with the weights of a checkpoint, which each process evaluates on its own."""
         model = self.module.evaluated_model
         state = evaluated_state(read_lightning_checkpoint(checkpoint)["state_dict"])
         if not any(isinstance(part, SyncedBatchNorm | nn.SyncBatchNorm | FSDPModule) for part in model.modules()):
@@ -432,7 +434,7 @@ class _Run:
         return load_trained(checkpoint)[0].to(dtype)
 
     def _finish(self, facts: dict[str, Any]) -> RunResult:
-        # Without validation, or when none was due before the end, there is no best.
+        # There is no best checkpoint if no validation ran.
         chosen = BEST if (self.directory / CHECKPOINT_FOLDER / BEST).is_file() else LAST
         file = self.directory / CHECKPOINT_FOLDER / chosen
         checkpoint = read_lightning_checkpoint(file)
@@ -482,7 +484,7 @@ class _Run:
             )
         except DataError as error:
             raise DataError(
-                f"{error} The training is done: then `dynaconv train --resume {self.directory}`."
+                f"{error} The training is finished; then run `dynaconv train --resume {self.directory}`."
             ) from error
 
     def _stop_if_asked(self, images: int) -> None:

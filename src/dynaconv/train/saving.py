@@ -1,4 +1,4 @@
-"""When a run is saved, and how a checkpoint gets to the disk."""
+"""Decides when a run is saved, and writes its checkpoints to disk."""
 
 import io
 import time
@@ -19,10 +19,10 @@ from dynaconv.train.stopping import RunStopped, StopSignals
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
-    """How often a run is saved besides the end of every epoch.
+    """How often a run is saved inside epochs; it is always saved at the end of an epoch.
 
     Attributes:
-        every_steps: Updates of the weights between two checkpoints; by default the time alone decides.
+        every_steps: Updates of the weights between two checkpoints; by default only the time counts.
         every_minutes: Minutes between two checkpoints; null for none.
     """
 
@@ -31,17 +31,17 @@ class CheckpointOptions:
 
     def __post_init__(self) -> None:
         if self.every_steps is not None and self.every_steps < 1:
-            raise RunError(f"checkpoint.every_steps is at least 1; got {self.every_steps}.")
+            raise RunError(f"checkpoint.every_steps must be at least 1; got {self.every_steps}.")
         if self.every_minutes is not None and not self.every_minutes > 0:
-            raise RunError(f"checkpoint.every_minutes is positive; got {self.every_minutes}.")
+            raise RunError(f"checkpoint.every_minutes must be positive; got {self.every_minutes}.")
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it, so that whatever happens a whole one is there."""
+    """Writes a checkpoint to a temporary file and renames it, so that an interrupted write damages no checkpoint."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         path = Path(path)
-        # In memory first: torch's own writer does not survive a full disk.
+        # Serialised in memory first, because torch's file writer does not survive a full disk.
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         try:
@@ -49,26 +49,26 @@ class WholeCheckpoints(TorchCheckpointIO):
             with replacing(path) as temporary:
                 temporary.write_bytes(buffer.getbuffer())
         except OSError as error:
-            kept = "the one before it is kept" if path.is_file() else "there is none before it"
+            previous = "the previous checkpoint is kept" if path.is_file() else "there is no previous checkpoint"
             raise CheckpointError(
-                f"cannot write the checkpoint {path}: {error.strerror or error}; {kept}. Mend that, then "
+                f"cannot write the checkpoint {path}: {error.strerror or error}; {previous}. Fix the cause, then run "
                 f"`dynaconv train --resume {path.parent.parent}`."
             ) from error
 
 
 class SaveLast(Checkpoint):
-    """Saves a run at the end of every epoch, inside epochs as often as asked for, and when it is told to stop.
+    """Saves a run at the end of every epoch, inside epochs as ``options`` says, and when a signal asks it to stop.
 
-    Lightning calls it after the other callbacks, so that what they do at the end of a step is saved too.
+    Lightning calls it after the other callbacks, so the checkpoint contains their state after the step.
 
     Args:
-        path: The file, rewritten each time.
-        options: How often.
+        path: The checkpoint file, which each save overwrites.
+        options: How often to save.
         stop: The signals that ask the run to stop.
-        inside_epochs: Whether a resumed run can start inside an epoch: its images are no stream.
+        inside_epochs: Whether the run can be resumed inside an epoch; not if its training data is a stream.
 
     Attributes:
-        kept: A sentence on which checkpoint is there.
+        last_saved: A sentence for messages that names the last checkpoint.
     """
 
     def __init__(self, path: Path, options: CheckpointOptions, stop: StopSignals, *, inside_epochs: bool) -> None:
@@ -76,63 +76,65 @@ class SaveLast(Checkpoint):
         self.options = options
         self.stop = stop
         self.inside_epochs = inside_epochs
-        self.kept = "Nothing was saved yet."
+        self.last_saved = "Nothing was saved yet."
         self._saved_step = 0
         self._saved_at = 0.0
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning has installed its own handlers since.
+        # Lightning has replaced the handlers by its own.
         self.stop.install()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stop.install()
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         if trainer.global_step:
-            self.kept = f"The checkpoint of step {trainer.global_step} is kept."
+            self.last_saved = f"The checkpoint of step {trainer.global_step} is kept."
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        # A clock and a signal may differ between processes.
-        asked = self._anyone(trainer, self.stop.received is not None or self._time_is_up())
-        stopping = asked and self._anyone(trainer, self.stop.received is not None)
+        # The signal or the time limit may have reached only some processes.
+        requested = self._in_any_process(trainer, self.stop.received is not None or self._interval_elapsed())
+        stopping = requested and self._in_any_process(trainer, self.stop.received is not None)
         if stopping and not self.inside_epochs:
-            raise self._stopped(trainer, kept=self.kept)
+            raise self._stopped(trainer, kept=self.last_saved)
         due = trainer.global_step - self._saved_step >= (self.options.every_steps or float("inf"))
-        if (asked or due) and self._can_resume_after(trainer, batch_idx):
+        if (requested or due) and self._can_resume_after(trainer, batch_idx):
             self._save(trainer, pl_module)
-            self.kept = f"The checkpoint of step {trainer.global_step}, in epoch {trainer.current_epoch + 1}, is kept."
+            epoch = trainer.current_epoch + 1
+            self.last_saved = f"The checkpoint of step {trainer.global_step}, in epoch {epoch}, is kept."
             if stopping:
                 raise self._stopped(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer, pl_module)
-        self.kept = f"The checkpoint after epoch {trainer.current_epoch + 1} is kept."
-        if self._anyone(trainer, self.stop.received is not None):
+        self.last_saved = f"The checkpoint after epoch {trainer.current_epoch + 1} is kept."
+        if self._in_any_process(trainer, self.stop.received is not None):
             raise self._stopped(trainer)
 
     def _stopped(self, trainer: Trainer, *, kept: str = "") -> RunStopped:
-        # Another process of the run may be the one that got the signal.
+        # The signal may have reached another process of the run; its name is unknown here.
         return RunStopped(
             self.stop.received or "SIGTERM", trainer.global_step, kept=kept, directory=self.path.parents[1]
         )
 
-    def _time_is_up(self) -> bool:
+    def _interval_elapsed(self) -> bool:
         minutes = self.options.every_minutes
         return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
 
     @staticmethod
-    def _anyone(trainer: Trainer, mine: bool) -> bool:
-        """Whether ``mine`` holds in any process of the run."""
-        return mine if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(mine, all=False)
+    def _in_any_process(trainer: Trainer, value: bool) -> bool:
+        """Return whether ``value`` is true in any process of the run."""
+        return value if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(value, all=False)
 
     def _can_resume_after(self, trainer: Trainer, batch_idx: int) -> bool:
-        """Whether the run can go on from here alone.
+        """Return whether the run can be resumed from a checkpoint after this batch.
 
-        After the last batch come validation and the table's row, which need the epoch's sums; its end is saved anyway.
-        The same holds once an epoch was validated before its end, as with ``trainer.val_check_interval``.
+        It cannot after the last batch of an epoch: the validation and the row of the metrics table that follow need
+        the sums of the epoch. The end of the epoch is saved anyway. It cannot either after a validation inside the
+        epoch, as with ``trainer.val_check_interval``.
         """
         done = batch_idx + 1
         last = done >= trainer.num_training_batches or 0 < trainer.max_steps <= trainer.global_step
@@ -144,19 +146,19 @@ class SaveLast(Checkpoint):
         return trainer.check_val_every_n_epoch is not None and every is not None and done < every
 
     def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Of divided parameters each process has a share.
-        shares = [getattr(parameter, "to_local", parameter.detach)() for parameter in pl_module.parameters()]
-        if self._anyone(trainer, not bool(torch.stack([share.isfinite().all() for share in shares]).all())):
+        # Each process holds one shard of a sharded parameter.
+        shards = [getattr(parameter, "to_local", parameter.detach)() for parameter in pl_module.parameters()]
+        if self._in_any_process(trainer, not bool(torch.stack([shard.isfinite().all() for shard in shards]).all())):
             raise TrainingDivergedError(
                 f"weights are not finite after step {trainer.global_step}, so they are not saved; lower the learning "
-                f"rate, lengthen the warm-up or clip gradients. {self.kept}"
+                f"rate, lengthen the warm-up or clip gradients. {self.last_saved}"
             )
         trainer.save_checkpoint(self.path)
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
 
 
 def best_checkpoint(folder: Path) -> Callback:
-    """Return the callback that keeps the epoch of the best validation accuracy."""
+    """Return the callback that saves the epoch with the best validation accuracy."""
     return ModelCheckpoint(
         dirpath=folder,
         filename=Path(BEST).stem,

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it finishes its step, saves, and ends in order. Ctrl+C twice ends it at once."""
+"""Stops a run on a signal: it finishes its step, saves and exits. A second Ctrl+C ends it at once."""
 
 import contextlib
 import multiprocessing
@@ -18,12 +18,11 @@ _HINT = b"\ndynaconv: the run stops once it is saved; press Ctrl+C again to stop
 
 
 class RunStopped(BaseException):
-    """A run was asked to stop, and has. As `KeyboardInterrupt`, it is no failure that a loop over runs goes on after.
+    """A signal has stopped a run. Like `KeyboardInterrupt`, it also ends a loop that continues after failed runs.
 
     Attributes:
         signal: Name of the signal.
-        step: Updates of the weights so far; ``None`` where several runs were stopped.
-        kept: A sentence on what is kept, where the run could not be saved after that step.
+        step: Number of weight updates so far; ``None`` if several runs were stopped.
         directory: The run's folder.
     """
 
@@ -32,30 +31,29 @@ class RunStopped(BaseException):
         super().__init__(f"stopped by {signal}{after}{f', which is not saved. {kept}' if kept else ''}")
         self.signal = signal
         self.step = step
-        self.kept = kept
         self.directory = directory
 
 
 class StopSignals:
-    """Notes Ctrl+C, SIGTERM, SIGHUP, and SIGUSR1, which SLURM sends ahead of the end of a job's time.
+    """Records Ctrl+C, SIGTERM, SIGHUP, and SIGUSR1, which SLURM can send before the time limit of a job.
 
-    A context manager. A second Ctrl+C raises `KeyboardInterrupt` wherever the program is. A signal that the process was
-    started to ignore, as under nohup, stays ignored. A signal that came too late to stop the block is sent again after
-    it.
+    It is a context manager. A second Ctrl+C raises `KeyboardInterrupt` at once. A signal that the process was started
+    to ignore, as under nohup, stays ignored. If the block ends normally in spite of a signal, the signal is raised
+    again after the block.
 
     Attributes:
-        received: Name of the first signal that came, or ``None``.
-        hurried: Whether Ctrl+C came twice.
+        received: Name of the first signal received, or ``None``.
+        interrupted_twice: Whether Ctrl+C was received twice.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
-        self.hurried = False
+        self.interrupted_twice = False
         self._interrupted = False
-        self._before: dict[signal.Signals, Any] = {}
+        self._previous_handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._previous_handlers = {number: signal.getsignal(number) for number in _SIGNALS}
         self.install()
         return self
 
@@ -64,70 +62,70 @@ class StopSignals:
     ) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
-        for number, handler in self._before.items():
-            # `None` is a handler that Python did not install and cannot give back.
+        for number, handler in self._previous_handlers.items():
+            # `None` is a handler that Python did not install and cannot restore.
             if handler is not None:
                 signal.signal(number, handler)
         if self.received is not None and kind is None:
             signal.raise_signal(signal.Signals[self.received])
 
     def install(self) -> None:
-        """Take the signals over; from a thread, which cannot have them, do nothing.
+        """Install the handlers; does nothing outside the main thread, which alone can install them.
 
-        Lightning's own handlers are not kept: under SLURM one saves in the middle of a step, and with several
-        processes one communicates from inside the signal.
+        They replace Lightning's handlers: under SLURM one of those saves in the middle of a step, and with several
+        processes one communicates inside the handler.
         """
         if threading.current_thread() is threading.main_thread():
-            for number, before in self._before.items():
-                signal.signal(number, signal.SIG_IGN if before is signal.SIG_IGN else self._note)
+            for number, before in self._previous_handlers.items():
+                signal.signal(number, signal.SIG_IGN if before is signal.SIG_IGN else self._handle)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or signal.Signals(number).name
         if number == getattr(signal, "SIGHUP", None):
-            _leave_terminal()
+            _redirect_closed_terminal()
         if number != signal.SIGINT:
             return
         if self._interrupted:
-            self.hurried = True
+            self.interrupted_twice = True
             raise KeyboardInterrupt
         self._interrupted = True
         if multiprocessing.parent_process() is None and is_first_process():
-            # Not `print`, which may be running already.
+            # Not `print`, which the signal may have interrupted and which is not reentrant.
             with contextlib.suppress(OSError):
                 os.write(2, _HINT)
 
 
-def _leave_terminal() -> None:
-    """Let standard output and error go nowhere where their terminal is gone, so that the run can be saved in peace."""
+def _redirect_closed_terminal() -> None:
+    """Redirect standard output and error to the null device if their terminal is closed: the run can still save."""
     for descriptor in (1, 2):
         try:
             os.write(descriptor, b"")
         except OSError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, descriptor)
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, descriptor)
+            os.close(null)
 
 
 def start_loader_process(worker: int) -> None:
-    """Prepare a process that loads images: a signal to the whole process group is for the process that trains.
+    """Set up the signals and the random seed of a data loader's worker process.
 
-    It still needs images to finish its step. It ends its loaders itself, by SIGTERM if they hang, so that signal counts
-    where it comes from there.
+    The worker ignores signals to the whole process group: the training process still needs images to finish its step.
+    That process ends its workers itself, by SIGTERM if they hang, so the worker obeys SIGTERM only from there.
 
     Args:
-        worker: Its number, which its random numbers follow from.
+        worker: Number of the worker, which determines its seed.
     """
     for number in _SIGNALS:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
-    # Elsewhere than on Linux torch's own handler ends the process, whoever sent the signal.
+    # Without sigwaitinfo, as on macOS, torch's own handler ends the process, whoever sent the signal.
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_exit_on_sigterm_from, args=(os.getppid(),), daemon=True).start()
     pl_worker_init_function(worker)
 
 
-def _end_when_told(parent: int) -> None:
+def _exit_on_sigterm_from(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

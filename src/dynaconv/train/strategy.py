@@ -1,4 +1,4 @@
-"""Several processes: fully sharded training (FSDP2) as a strategy of Lightning, and what a network needs for it."""
+"""Training in several processes: a Lightning strategy for fully sharded training (FSDP2), and helpers."""
 
 from collections.abc import Iterator
 
@@ -12,10 +12,10 @@ FULLY_SHARDED = "fsdp2"
 
 
 class FullyShardedStrategy(ModelParallelStrategy):
-    """FSDP2 over all processes: each holds a share of weights, gradients and optimiser state.
+    """FSDP2 over all processes: each holds a shard of the weights, gradients and optimiser state.
 
-    Lightning's own default shards over the nodes and asks for tensor parallelism inside each; convolutions have none.
-    A checkpoint is one whole file, as of any other run.
+    Lightning's default shards over the nodes and uses tensor parallelism inside each, which convolutions do not have.
+    A checkpoint is one file with unsharded tensors, as in any other run.
     """
 
     def __init__(self) -> None:
@@ -27,20 +27,20 @@ class FullyShardedStrategy(ModelParallelStrategy):
 
 
 StrategyRegistry.register(
-    FULLY_SHARDED, FullyShardedStrategy, description="FSDP2 over all processes, whole checkpoints", override=True
+    FULLY_SHARDED, FullyShardedStrategy, description="FSDP2 over all processes, unsharded checkpoints", override=True
 )
 
 
 def shard_network(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Divide a network's parameters over the processes, in place; each block is gathered when it runs.
+    """Shard a network's parameters over the processes, in place; each block is gathered when it runs.
 
     Args:
-        model: On any device; its parameters become `torch.distributed.tensor.DTensor`.
-        mesh: One-dimensional, over all processes.
+        model: The network, on any device; its parameters become `torch.distributed.tensor.DTensor`.
+        mesh: One-dimensional mesh over all processes.
     """
     from torch.distributed.fsdp import fully_shard
 
-    # FSDP2 does not take weights in channels_last order.
+    # FSDP2 does not support weights in channels_last memory format.
     model.to(memory_format=torch.contiguous_format)
     for block in _blocks(model):
         fully_shard(block, mesh=mesh)
@@ -48,7 +48,10 @@ def shard_network(model: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def _blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """The outermost composite modules that stand in a sequence, which calls them as a whole."""
+    """Yield the outermost modules in an `nn.Sequential` that contain more than one module with parameters.
+
+    The `nn.Sequential` calls each of them as a whole, as FSDP2 requires.
+    """
     for child in model.children():
         if isinstance(model, nn.Sequential) and not isinstance(child, nn.Sequential):
             if sum(any(True for _ in part.parameters(recurse=False)) for part in child.modules()) > 1:
@@ -58,7 +61,7 @@ def _blocks(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def sum_over_processes(values: Tensor, device: torch.device) -> Tensor:
-    """Return the sum of ``values`` over all processes, on the CPU; without others the values themselves."""
+    """Return the sum of ``values`` over all processes, on the CPU; with a single process ``values`` itself."""
     if not (dist.is_available() and dist.is_initialized()):
         return values
     total = values.to(device)
@@ -67,10 +70,10 @@ def sum_over_processes(values: Tensor, device: torch.device) -> Tensor:
 
 
 def leave_processes() -> None:
-    """Wait for the other processes, then close the connection to them, once and at the end of a program.
+    """Wait for the other processes and destroy the process group. Call it once, at the end of a program.
 
-    Left to the interpreter's end, a process that is still connected can find its peers gone and abort. A connection
-    that is closed cannot be opened again from within torchrun, so a run does not do this itself: another may follow.
+    If the group exists until the interpreter exits, a process can find its peers gone and abort. Under torchrun a
+    destroyed group cannot be created again, so a run does not destroy it itself: another run may follow.
     """
     if dist.is_available() and dist.is_initialized():
         dist.barrier()

@@ -1,4 +1,4 @@
-"""Batch norm over the batches of all processes: torch's on a GPU, and one for the CPU, where torch has none."""
+"""Synchronised batch norm: torch's on a GPU, and an implementation for the CPU, where torch has none."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over all processes; the gradient of a sum is summed in turn."""
+    """Sums a tensor over all processes; the backward pass sums the gradient over them too."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        # A copy, because the incoming gradient may be an expanded view that others read too.
+        # A copy, because the incoming gradient may be an expanded view that other nodes read too.
         total = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
@@ -31,14 +31,14 @@ def _processes() -> int:
 
 
 class SyncedBatchNorm(_BatchNorm):
-    """A batch norm over all processes that works on the CPU, and keeps what a norm of timm does after normalising.
+    """A synchronised batch norm that works on the CPU, and keeps the activation and dropout of timm's norms.
 
-    Mean and variance are formed from sums over all processes, in at least single precision and in two passes, so that
-    a mean far from zero costs no digits. Batches may differ in size between processes. State-dict keys are those of
-    the norm it replaces. It is no `torch.nn.SyncBatchNorm`, which DDP refuses on the CPU.
+    Mean and variance are computed from sums over all processes, in at least float32 and in two passes, so that a mean
+    far from zero costs no precision. Batches may differ in size between processes. State-dict keys are those of the
+    norm it replaces. It is not a subclass of `torch.nn.SyncBatchNorm`, which DDP rejects on the CPU.
 
     Attributes:
-        act, drop: What `timm.layers.BatchNormAct2d` applies after the norm; identities for a plain norm.
+        act, drop: Activation and dropout of `timm.layers.BatchNormAct2d`; identities for a plain norm.
     """
 
     act: nn.Module
@@ -46,7 +46,7 @@ class SyncedBatchNorm(_BatchNorm):
 
     @classmethod
     def from_norm(cls, norm: _BatchNorm) -> "SyncedBatchNorm":
-        """Take over a batch norm's parameters, buffers (the same tensors), mode and, with timm's, its activation."""
+        """Create a norm with a batch norm's parameters and buffers (the same tensors), mode, activation and dropout."""
         synced = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, device="meta")
         if norm.affine:
             synced.weight, synced.bias = norm.weight, norm.bias
@@ -61,7 +61,7 @@ class SyncedBatchNorm(_BatchNorm):
         if self.training and _processes() > 1:
             normalised = self._over_processes(input)
         elif self.training and input.numel() == input.shape[1]:
-            # As `LatentBatchNorm2d`: one value a channel has no variance.
+            # As in `LatentBatchNorm2d`: a single value per channel has no variance.
             normalised = F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         else:
             normalised = super().forward(input)
@@ -69,7 +69,7 @@ class SyncedBatchNorm(_BatchNorm):
         return out
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of axes, as the norms it stands for have."""
+        """Accept any number of axes, because the replaced norm may be a 1d, 2d or 3d one."""
 
     def _over_processes(self, input: Tensor) -> Tensor:
         axes = [axis for axis in range(input.dim()) if axis != 1]
@@ -91,33 +91,33 @@ class SyncedBatchNorm(_BatchNorm):
         return normalised.to(input.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        """Move the running statistics towards this batch's; the variance is kept without bias."""
+        """Update the running statistics with those of this batch; the running variance is unbiased."""
         if self.running_mean is None or self.running_var is None:
             return
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         unbiased = variance * count / (count - 1)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
 
 
 def synchronise_norms(model: nn.Module, device: torch.device) -> None:
-    """Replace every batch norm inside ``model`` by one over all processes, in place.
+    """Replace every batch norm inside ``model`` by a synchronised one, in place.
 
     Args:
-        model: Its norms may be torch's, timm's with an activation, or `LatentBatchNorm2d`.
-        device: Where it is going to be trained.
+        model: The network. Its norms may be torch's, timm's with an activation, or `LatentBatchNorm2d`.
+        device: Device of the training.
     """
     if device.type != "cpu":
         from timm.layers.norm_act import convert_sync_batchnorm
 
         convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return
-    made: dict[_BatchNorm, SyncedBatchNorm] = {}
+    replacements: dict[_BatchNorm, SyncedBatchNorm] = {}
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, _BatchNorm) and not isinstance(child, SyncedBatchNorm):
-                if child not in made:
-                    made[child] = SyncedBatchNorm.from_norm(child)
-                setattr(parent, name, made[child])
+                if child not in replacements:
+                    replacements[child] = SyncedBatchNorm.from_norm(child)
+                setattr(parent, name, replacements[child])

@@ -8,21 +8,23 @@ from dynaconv.errors import RunError
 from dynaconv.families import set_temperature
 
 EPOCHS = 10.0
-"""Epochs that the papers on DY-Conv and ODConv anneal over, in runs of a hundred and more."""
+"""Annealing epochs of the papers on DY-Conv and ODConv, whose runs have a hundred epochs or more."""
 
 
 class AnnealTemperature(Callback):
-    """Lowers the temperature of every layer that has one, in equal steps an update, then leaves it at the end.
+    """Lowers the temperature of every layer that has one linearly from ``start`` to ``end``, then keeps it.
 
-    Even attention at first lets every kernel learn. The temperature follows from the number of the update, so a
-    resumed run goes on where it stopped; being a buffer it is part of every checkpoint.
+    A high temperature makes the attention nearly uniform, so that every kernel is trained at first. The temperature
+    depends only on the number of the update, so a resumed run continues with the same values. It is a buffer of the
+    layer and so part of every checkpoint.
 
     Args:
-        start, end: Temperature of the first update and after the last one annealed; > 0.
-        epochs: Length, which may be a fraction; None for ten epochs, or a third of a run that is shorter than thirty.
+        start, end: Temperature at the first update and after the annealing; > 0.
+        epochs: Length of the annealing, which may be a fraction; None for ten epochs, or for a third of a run that is
+            shorter than thirty.
 
     Raises:
-        RunError: a temperature or the length is not positive.
+        RunError: A temperature or the length is not positive.
 
     Reference: Chen et al., CVPR 2020, arXiv:1912.03458v2: from 30 to 1 over the first ten epochs.
     """
@@ -36,7 +38,7 @@ class AnnealTemperature(Callback):
         self.epochs = epochs
 
     def temperature(self, step: int, steps: float) -> float:
-        """The temperature after ``step`` of ``steps`` updates."""
+        """Return the temperature after ``step`` of ``steps`` annealed updates."""
         return self.start + (self.end - self.start) * min(step / max(steps, 1.0), 1.0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -48,9 +50,9 @@ class AnnealTemperature(Callback):
         self._set(trainer, pl_module)
 
     def _set(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the temperature that the next update, or the validation before it, should have."""
+        """Set the temperature for the next update and for a validation before it."""
         total = int(trainer.estimated_stepping_batches)
         per_epoch = max(trainer.num_training_batches / trainer.accumulate_grad_batches, 1.0)
         steps = min(EPOCHS * per_epoch, total / 3) if self.epochs is None else self.epochs * per_epoch
-        # The moving average of the weights, where there is one, is a module of `pl_module` too.
+        # `pl_module` also contains the moving average of the weights, if there is one.
         set_temperature(pl_module, self.temperature(trainer.global_step, steps))

@@ -160,9 +160,9 @@ def test_the_algorithm_is_chosen_once_a_shape(monkeypatch: pytest.MonkeyPatch) -
     layer.padding = (1, 1)
     layer(torch.randn(2, 8, 5, 5))
     assert len(asked) == 3
-    for width in range(5, 5 + 2 * convolution._REMEMBERED_SHAPES):
+    for width in range(5, 5 + 2 * convolution._MAX_CACHED_SHAPES):
         layer(torch.randn(1, 8, 5, width))
-    assert len(layer._chosen) <= convolution._REMEMBERED_SHAPES
+    assert len(layer._algorithm_by_shape) <= convolution._MAX_CACHED_SHAPES
 
 
 def test_attributes_are_read_when_called() -> None:

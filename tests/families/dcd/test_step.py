@@ -9,7 +9,7 @@ from torch import Tensor
 from dynaconv.families.dcd import DCDFactors, factored_dcd, kernel_dcd, reference_dcd
 from dynaconv.families.dcd.factored_step import factored_step_dcd
 from dynaconv.families.dcd.kernel_step import kernel_step_dcd
-from dynaconv.families.dcd.step import takes_step
+from dynaconv.families.dcd.step import supports_step
 from dynaconv.ops import Geometry
 from tests.families.dcd.problems import Problem
 from tests.helpers import TOLERANCE, value_and_gradients
@@ -44,7 +44,7 @@ def prepared(
 def test_step_equals_reference(batch: int, channels: Any, size: Any, layout: Any, dtype: str, algorithm: str) -> None:
     tensors, factors = prepared(problem(batch, channels, size), getattr(torch, dtype), layout)
     leaves = list(tensors.values())
-    assert takes_step(tensors["x"], factors, POINT)
+    assert supports_step(tensors["x"], factors, POINT)
     want = value_and_gradients(reference_dcd(tensors["x"], factors, POINT), leaves)
     got = value_and_gradients(STEPS[algorithm](tensors["x"], factors), leaves)
     torch.testing.assert_close(got, want, **TOLERANCE[dtype])
@@ -96,17 +96,17 @@ def test_other_cases_are_left_to_plain_operators() -> None:
     tensors, factors = prepared(problem())
     x = tensors["x"]
     with torch.no_grad():
-        assert not takes_step(x, factors, POINT)
+        assert not supports_step(x, factors, POINT)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not takes_step(x, factors, POINT)
-    assert not takes_step(x, factors, Geometry((1, 1), (2, 2)))
-    assert not takes_step(x, factors, Geometry((1, 1), padding=(1, 1)))
-    assert not takes_step(x, factors._replace(scale=None), POINT)
-    assert not takes_step(x[:0], factors, POINT)
-    assert not takes_step(x, factors._replace(scale=factors.scale.float()), POINT)  # type: ignore[union-attr]
+        assert not supports_step(x, factors, POINT)
+    assert not supports_step(x, factors, Geometry((1, 1), (2, 2)))
+    assert not supports_step(x, factors, Geometry((1, 1), padding=(1, 1)))
+    assert not supports_step(x, factors._replace(scale=None), POINT)
+    assert not supports_step(x[:0], factors, POINT)
+    assert not supports_step(x, factors._replace(scale=factors.scale.float()), POINT)  # type: ignore[union-attr]
     two_blocks, split = prepared(problem(blocks=2))
-    assert not takes_step(two_blocks["x"], split, POINT)
+    assert not supports_step(two_blocks["x"], split, POINT)
     # A batched tensor of vmap is no plain one.
     seen = []
-    torch.func.vmap(lambda sample: seen.append(takes_step(sample[None], factors, POINT)) or sample)(x)
+    torch.func.vmap(lambda sample: seen.append(supports_step(sample[None], factors, POINT)) or sample)(x)
     assert seen == [False]

@@ -1,1 +1,1 @@
-"""Everything the analyses find in a trained network, gathered and written as one report: `dynaconv analyze`."""
+"""All analyses of trained networks in one report: `dynaconv analyze`."""

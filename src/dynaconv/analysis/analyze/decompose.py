@@ -1,4 +1,4 @@
-"""The mixtures of a network taken apart, layer by layer, and one of them in detail."""
+"""Decompositions of a network's mixtures, layer by layer, and one of them in detail."""
 
 from __future__ import annotations
 
@@ -23,27 +23,28 @@ from dynaconv.families import KernelMixture2d
 from dynaconv.families.dcd import default_latent_dim
 
 FIT_SAMPLES = 256
-"""Samples of attention that a DCD is fitted to."""
+"""Number of samples of attention for the DCD fit."""
 FIT_STEPS = 60
-"""Steps of each fit; more change the third digit."""
-SMALL = 80_000
-"""Numbers in a kernel up to which Lambda is fitted as well and the whole spectrum is taken: seconds on one core."""
-MEDIUM = 320_000
-"""Numbers in a kernel up to which a DCD is fitted without Lambda."""
-ENERGY = 0.9
+"""Maximum number of steps of each fit; more steps change the third digit."""
+MAX_NUMEL_WITH_SCALE = 80_000
+"""Kernel size up to which Lambda is fitted as well and the full spectrum is computed: seconds on one core."""
+MAX_NUMEL_FIT = 320_000
+"""Kernel size up to which a DCD is fitted without Lambda."""
+ENERGY_SHARE = 0.9
+"""Share of the residuals' energy that `LayerDecomposition.directions` have."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerDecomposition:
-    """A mixture taken apart.
+    """Decomposition of the mixture of one layer.
 
     Attributes:
         name: Dotted path in the model.
-        shape: Of the stacked kernels, (K, C_out, C_in / groups, k_h, k_w).
+        shape: Shape of the stacked kernels, (K, C_out, C_in / groups, k_h, k_w).
         energy_share: Median over the samples of |sum_k a_k dW_k|^2 / |W(x)|^2.
-        outputs: Number of directions that the residuals can write to: M for each group.
-        effective_rank: Of the residuals side by side, see `decomposition_spectrum.effective_rank`.
-        directions: How many directions have 90 % of the residuals' energy.
+        outputs: Number of output directions, M for each group.
+        effective_rank: `decomposition_spectrum.effective_rank` of the residuals side by side.
+        directions: Number of directions with 90 % of the residuals' energy.
         latent_dim: The paper's L for a layer of this size.
         svd: The singular value form.
     """
@@ -58,12 +59,12 @@ class LayerDecomposition:
     svd: SVDForm
 
     @property
-    def numbers(self) -> int:
-        """Numbers in one kernel."""
+    def numel(self) -> int:
+        """Number of elements of one kernel."""
         return self.shape[1] * self.shape[2] * self.shape[3] * self.shape[4]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         keys = ("name", "energy_share", "outputs", "effective_rank", "directions", "latent_dim")
         return {"shape": list(self.shape), **{key: getattr(self, key) for key in keys}}
 
@@ -73,11 +74,12 @@ class MixtureDetail:
     """One mixture in detail.
 
     Attributes:
-        layer: Its row in the table of all.
-        form: The residual form.
-        attention: Of the samples, (B, K).
-        spectrum: None for a kernel with more than `SMALL` numbers.
-        curves: Errors of the best DCD found; without Lambda only above `SMALL` numbers, none above `MEDIUM`.
+        layer: Decomposition of the layer.
+        form: Residual form of its kernels.
+        attention: Attention of the samples, (B, K).
+        spectrum: Spectrum of the residuals; None for kernels larger than `MAX_NUMEL_WITH_SCALE`.
+        curves: Errors of the best DCD fits found, with and without Lambda; only without Lambda for kernels larger than
+            `MAX_NUMEL_WITH_SCALE`, empty for kernels larger than `MAX_NUMEL_FIT`.
     """
 
     layer: LayerDecomposition
@@ -87,7 +89,7 @@ class MixtureDetail:
     curves: tuple[DCDErrorCurve, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "layer": self.layer.name,
             "cosines": self.form.cosine_similarity().tolist(),
@@ -107,18 +109,18 @@ class MixtureDetail:
 
 @torch.no_grad()
 def decompose(model: nn.Module, statistics: NetworkStatistics) -> tuple[LayerDecomposition, ...]:
-    """Take apart every layer with several kernels that attention alone weights (CondConv, DY-Conv).
+    """Decompose every layer that mixes several kernels by attention only (CondConv, DY-Conv).
 
     Args:
         model: The network.
-        statistics: Its statistics, for the attention of the samples.
+        statistics: Statistics of the network with the attention of the samples.
     """
-    found = []
+    decompositions = []
     for entry in statistics.layers:
         layer = model.get_submodule(entry.name)
         if isinstance(layer, KernelMixture2d) and layer.num_kernels > 1 and entry.samples is not None:
-            found.append(_decomposition(entry.name, layer, entry.samples))
-    return tuple(found)
+            decompositions.append(_decomposition(entry.name, layer, entry.samples))
+    return tuple(decompositions)
 
 
 def _decomposition(name: str, layer: KernelMixture2d, attention: Tensor) -> LayerDecomposition:
@@ -135,36 +137,40 @@ def _decomposition(name: str, layer: KernelMixture2d, attention: Tensor) -> Laye
         energy_share=float(form.energy_share(attention).median()),
         outputs=len(values),
         effective_rank=effective_rank(values),
-        directions=directions_for_energy(values, ENERGY),
+        directions=directions_for_energy(values, ENERGY_SHARE),
         latent_dim=default_latent_dim(min(layer.in_channels, layer.out_channels) // groups),
         svd=svd_form(kernels, groups=groups),
     )
 
 
 def choose_mixture(layers: Sequence[LayerDecomposition], name: str | None = None) -> LayerDecomposition | None:
-    """The named layer if it is a mixture; else the one with the largest residual among those small enough to fit."""
+    """Return the named layer if it is a mixture, else a default.
+
+    The default is the layer with the largest residual among kernels of at most `MAX_NUMEL_WITH_SCALE` elements, or the
+    layer with the smallest kernel if all are larger. Returns None if `layers` is empty.
+    """
     for layer in layers:
         if layer.name == name:
             return layer
-    small = [layer for layer in layers if layer.numbers <= SMALL]
+    small = [layer for layer in layers if layer.numel <= MAX_NUMEL_WITH_SCALE]
     if small:
         return max(small, key=lambda layer: layer.energy_share)
-    return min(layers, key=lambda layer: layer.numbers) if layers else None
+    return min(layers, key=lambda layer: layer.numel) if layers else None
 
 
 @torch.no_grad()
 def mixture_detail(model: nn.Module, layer: LayerDecomposition, attention: Tensor) -> MixtureDetail:
-    """One mixture in detail: residuals, spectrum, and the best DCD by latent size.
+    """Return the details of one mixture: residuals, spectrum, and errors of the best DCD fits by latent size.
 
     Args:
         model: The network.
-        layer: As `decompose` gives it.
-        attention: Of the samples, (B, K).
+        layer: Result of `decompose`.
+        attention: Attention of the samples, (B, K).
     """
     kernels = model.get_submodule(layer.name).weight.detach().cpu()  # type: ignore[operator]
     groups = layer.svd.groups
     attention = attention[:FIT_SAMPLES]
-    small, fits = layer.numbers <= SMALL, layer.numbers <= MEDIUM
+    small, fitted = layer.numel <= MAX_NUMEL_WITH_SCALE, layer.numel <= MAX_NUMEL_FIT
     sizes = _sizes(layer)
     scales = (True, False) if small else (False,)
     return MixtureDetail(
@@ -176,13 +182,13 @@ def mixture_detail(model: nn.Module, layer: LayerDecomposition, attention: Tenso
             dcd_error_curve(kernels, attention, sizes, scale=scale, groups=groups, max_steps=FIT_STEPS)
             for scale in scales
         )
-        if fits
+        if fitted
         else (),
     )
 
 
 def _sizes(layer: LayerDecomposition) -> list[int]:
-    """Latent sizes around the paper's L: 0, a quarter, a half, L itself and twice L, as far as they exist."""
+    """Return the latent sizes 0, L / 4, L / 2, L and 2 L for the paper's L, up to the largest possible size."""
     largest = min(layer.svd.u.shape[2], layer.svd.v.shape[2])
-    wanted = (0, layer.latent_dim // 4, layer.latent_dim // 2, layer.latent_dim, 2 * layer.latent_dim)
-    return sorted({size for size in wanted if size <= largest})
+    sizes = (0, layer.latent_dim // 4, layer.latent_dim // 2, layer.latent_dim, 2 * layer.latent_dim)
+    return sorted({size for size in sizes if size <= largest})

@@ -1,4 +1,4 @@
-"""The report of an analysis: one HTML file with every figure inside."""
+"""The report of an analysis: one HTML file with embedded figures."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ SUMMARY = (
     "weakest / strongest",
 )
 
-NOT_MIXED = "\N{EN DASH}"
-"""Where a network has nothing of the kind."""
+NOT_APPLICABLE = "\N{EN DASH}"
+"""Cell of a network that the row does not apply to."""
 
 
 def report_html(networks: Sequence[NetworkAnalysis], facts_of_run: Mapping[str, str]) -> str:
-    """The whole page.
+    """Return the HTML of the report.
 
     Args:
-        networks: At least one.
-        facts_of_run: Terms and values for the last section; `Command` and `dynaconv` among them.
+        networks: Analyses of at least one network.
+        facts_of_run: Terms and values for the last section, including `Command` and `dynaconv`.
     """
     sections = [Section(title="Summary", body=_summary(networks))]
     for network in networks:
@@ -58,50 +58,50 @@ def report_html(networks: Sequence[NetworkAnalysis], facts_of_run: Mapping[str, 
     sections.append(Section(title="Do small coefficients hold back learning?", body=_suppression(networks)))
     sections.append(Section(title="What was run", body=facts(facts_of_run, as_code=("Command",))))
     models = listed(dict.fromkeys(network.model for network in networks), quote=False)
-    lead = join([paragraph(said, kind="lead") for said in introduction(networks)])
-    footer = Html(f"Written by dynaconv {text(facts_of_run['dynaconv'])}. Everything on this page is inside this file.")
+    lead = join([paragraph(plain, kind="lead") for plain in introduction(networks)])
+    footer = Html(f"Written by dynaconv {text(facts_of_run['dynaconv'])}. This file contains everything on the page.")
     verb = "computes" if len(networks) == 1 else "compute"
     return page(f"What {models} {verb}", lead=lead, sections=sections, footer=footer)
 
 
 def summary_cells(network: NetworkAnalysis) -> list[str]:
-    """The network's row in the table on top."""
+    """Return the network's column of the summary table."""
     layers = network.statistics.layers
     shares = [layer.coefficients.share_between for layer in layers]
     uses = [use for layer in layers if (use := layer.kernels) is not None]
-    used = decides = residual = NOT_MIXED
+    used = dependence = residual = NOT_APPLICABLE
     if uses:
         used = f"{_mean([use.effective_kernels for use in uses]):.1f} of {_mean([len(use.usage) for use in uses]):g}"
-        decides = f"{_mean([use.dependence for use in uses]):.2g}"
+        dependence = f"{_mean([use.dependence for use in uses]):.2g}"
     if network.decompositions:
         residual = percent(_mean([layer.energy_share for layer in network.decompositions]))
-    found = network.suppression
+    suppression = network.suppression
     return [
         network.title,
         f"{network.accuracy:.1%}",
         str(len(layers)),
         f"{_mean(shares):.0%}",
         used,
-        decides,
+        dependence,
         residual,
-        _number(found, "own_correlation", "+.2f"),
-        _number(found, "gradient_ratio", ".2f"),
+        _format_average(suppression, "own_correlation", "+.2f"),
+        _format_average(suppression, "gradient_ratio", ".2f"),
     ]
 
 
 def _summary(networks: Sequence[NetworkAnalysis]) -> Html:
     images = networks[0].statistics.images
     caption = (
-        f"All averaged over the dynamic layers and taken from {images:,} images. Class explains: share of the variance "
-        "of the coefficients that lies between classes. Kernels used: exp of the entropy of their mean shares. Input "
-        "decides: entropy of the mean shares minus mean entropy, over log K; 0 when every image gets the same mixture. "
-        "Residual: share of |W(x)|² beyond the mean kernel. Gradient follows coefficient: rank correlation between the "
-        "gradient that reaches a latent direction and the coefficient that is its own. Weakest / strongest: mean "
-        "gradient of the quarter of directions with the smallest own coefficients over that of the largest."
+        f"All values are averaged over the dynamic layers and measured on {images:,} images. Class explains: share of "
+        "the variance of the coefficients between classes. Kernels used: exp of the entropy of their mean shares. "
+        "Input decides: entropy of the mean shares minus mean entropy, divided by log K; 0 if every image has the same "
+        "mixture. Residual: |residual|² as a share of |W(x)|². Gradient follows coefficient: rank correlation between "
+        "the gradient of a latent direction and its own coefficient. Weakest / strongest: mean gradient of the quarter "
+        "of directions with the smallest own coefficients over that of the quarter with the largest."
     )
     columns = [summary_cells(network) for network in networks]
     header, *rows = [[term, *cells_] for term, *cells_ in zip(SUMMARY, *columns, strict=True)]
-    return table(header, [row for row in rows if set(row[1:]) != {NOT_MIXED}], caption=caption)
+    return table(header, [row for row in rows if set(row[1:]) != {NOT_APPLICABLE}], caption=caption)
 
 
 def _sections(network: NetworkAnalysis, prefix: str) -> list[Section]:
@@ -112,7 +112,7 @@ def _sections(network: NetworkAnalysis, prefix: str) -> list[Section]:
         for index, name in enumerate(layer.parts)
     ]
     body = [
-        table(HEADER, rows, caption="sd: over the images, of each element; class: share of the variance between."),
+        table(HEADER, rows, caption="sd: over the images, per element; class: share of the variance between classes."),
         _embedded(coefficients_by_depth(statistics), "Distribution by depth", depth_caption(network)),
     ]
     sections = [Section(title=_title(prefix, "what each layer computes"), body=join(body))]
@@ -164,7 +164,7 @@ def _decomposition(network: NetworkAnalysis) -> Html:
 
 def _suppression(networks: Sequence[NetworkAnalysis]) -> Html:
     measured = {network.title: network.suppression for network in networks if network.suppression is not None}
-    parts = [paragraph(said) for said in suppression_captions(networks)]
+    parts = [paragraph(plain) for plain in suppression_captions(networks)]
     if measured:
         parts.append(_embedded(suppression_scatter(measured), "Gradient against coefficient", ""))
         parts.append(_suppression_table(measured))
@@ -174,34 +174,34 @@ def _suppression(networks: Sequence[NetworkAnalysis]) -> Html:
         for network in networks
         if network.no_suppression
     ]
-    for title, found in measured.items():
-        if found.skipped:
-            names = "; ".join(f"{name}: {reason}" for name, reason in found.skipped.items())
+    for title, suppression in measured.items():
+        if suppression.skipped:
+            names = "; ".join(f"{name}: {reason}" for name, reason in suppression.skipped.items())
             parts.append(paragraph(f"Left out in {title}: {names}.", kind="note"))
     return join(parts)
 
 
 def _suppression_table(measured: Mapping[str, Suppression]) -> Html:
-    header = ("layer", "directions", "own", "attention alone", "joined", "weakest / strongest", "own coefficients")
+    header = ("layer", "directions", "own", "attention alone", "row of Φ", "weakest / strongest", "own coefficients")
     rows = []
-    for title, found in measured.items():
-        for layer in found.layers:
+    for title, suppression in measured.items():
+        for layer in suppression.layers:
             mixture = layer.method == "mixture"
             rows.append(
                 [
                     f"{title}, {layer.name}" if len(measured) > 1 else layer.name,
                     str(len(layer.outputs.own)),
-                    _written(layer.own_correlation, "+.2f"),
-                    _written(layer.attention_correlation, "+.2f") if mixture else "",
-                    "" if mixture else _written(layer.correlation, "+.2f"),
-                    _written(layer.gradient_ratio, ".2f"),
-                    _written(layer.coefficient_ratio, ".2f"),
+                    _format(layer.own_correlation, "+.2f"),
+                    _format(layer.attention_correlation, "+.2f") if mixture else "",
+                    "" if mixture else _format(layer.correlation, "+.2f"),
+                    _format(layer.gradient_ratio, ".2f"),
+                    _format(layer.coefficient_ratio, ".2f"),
                 ]
             )
     caption = (
-        "Rank correlations of the gradient at a direction with its own coefficient (π s, or |Φⱼⱼ|), with the attention "
-        "alone, and with the whole row or column of Φ that it is joined through. The last two columns compare the "
-        "quarter of directions with the smallest own coefficients with that of the largest: mean gradient, and mean "
+        "Rank correlations of the gradient of a direction with its own coefficient (π s, or |Φⱼⱼ|), with the attention "
+        "alone, and with its whole row (or column) of Φ. The last two columns are ratios of the quarter of directions "
+        "with the smallest own coefficients to the quarter with the largest: of the mean gradient and of the mean "
         "coefficient."
     )
     return table(header, rows, caption=caption)
@@ -216,9 +216,9 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _number(found: Suppression | None, key: str, form: str) -> str:
-    return "not measured" if found is None else _written(found.average(key), form)
+def _format_average(suppression: Suppression | None, key: str, form: str) -> str:
+    return "not measured" if suppression is None else _format(suppression.average(key), form)
 
 
-def _written(value: float | None, form: str) -> str:
+def _format(value: float | None, form: str) -> str:
     return "not defined" if value is None or value != value else format(value, form)

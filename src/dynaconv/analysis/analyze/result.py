@@ -1,4 +1,4 @@
-"""All that is found in one network."""
+"""Results of all analyses of one network."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from dynaconv.analysis.statistics import NetworkStatistics, collect_statistics
 from dynaconv.analysis.suppression import NoFactorsError, Suppression, measure_suppression
 
 GRADIENT_BATCHES = 4
-"""Batches that gradients are taken of."""
+"""Number of batches for which gradients are computed."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NetworkAnalysis:
-    """All that is found in one network.
+    """Results of all analyses of one network.
 
     Attributes:
-        title: What it is called in the report.
+        title: Title of the network in the report.
         model: timm name.
-        accuracy: On the images looked at, 0 to 1.
-        statistics: Of its coefficients.
-        shown: Name of the layer whose classes are shown.
-        decompositions: Of its mixtures of kernels; empty for other families.
-        detail: One of them in detail, or None.
-        suppression: The measure, or None where no layer allows it.
-        no_suppression: Why not; empty where there is one.
+        accuracy: Accuracy on the analysed images, 0 to 1.
+        statistics: Statistics of the coefficients.
+        shown: Name of the layer in the figure of the classes.
+        decompositions: Decompositions of the mixtures of kernels; empty for other families.
+        detail: One of the mixtures in detail, or None.
+        suppression: Suppression measures, or None if no layer has factors.
+        no_suppression: The reason why `suppression` is None; empty if it is not None.
     """
 
     title: str
@@ -50,7 +50,7 @@ class NetworkAnalysis:
     no_suppression: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "title": self.title,
             "model": self.model,
@@ -73,20 +73,21 @@ def analyze_network(
     accuracy: float,
     layer: str | None = None,
 ) -> NetworkAnalysis:
-    """Statistics, decomposition and suppression of a network on a data set.
+    """Compute statistics, decompositions and suppression measures of a network on a data set.
 
     Args:
         model: A network with dynamic layers, in float32.
-        batches: Pairs (images, classes); gone through twice, the second time for `GRADIENT_BATCHES` batches.
-        class_names: One for each class.
-        title: What the network is called.
-        name: Its timm name.
-        accuracy: On these images.
-        layer: The layer to show in detail; None for the one where classes differ most, and among mixtures the one
-            with the largest residual.
+        batches: Pairs (images, classes). They are iterated twice, the second time for up to `GRADIENT_BATCHES` batches.
+        class_names: One name per class.
+        title: Title of the network in the report.
+        name: timm name of the network.
+        accuracy: Accuracy on these images.
+        layer: The layer to show in detail. None selects the layer with the largest difference between classes and, for
+            the decomposition, the mixture with the largest residual.
 
     Raises:
-        ValueError: No dynamic layer, no layer of that name, no images, or weights that are not finite.
+        ValueError: The network has no dynamic layer or none of that name, there are no images, or the weights are not
+            finite.
     """
     statistics = collect_statistics(model, batches, class_names)
     shown = choose_layer([entry.coefficients for entry in statistics.layers], layer).name

@@ -1,149 +1,155 @@
-"""What the report says in words: how each figure was computed, and what is seen in it."""
+"""Texts of the report: how each figure was computed, and its main results."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dynaconv.analysis.analyze.decompose import FIT_SAMPLES, MEDIUM, SMALL, MixtureDetail
+from dynaconv.analysis.analyze.decompose import FIT_SAMPLES, MAX_NUMEL_FIT, MAX_NUMEL_WITH_SCALE, MixtureDetail
 from dynaconv.analysis.analyze.result import NetworkAnalysis
 from dynaconv.analysis.coefficients import symbol
 
 SUPPRESSION_LIMITS = (
-    "What this can show: how unequally gradient reaches the directions of one trained network, in eval mode, with the "
-    "gradient of the mean loss of each batch and directions of unit length. What it cannot: that gradient and "
-    "coefficient of a mixture go together is the chain rule and expected; kernels are trained as a whole, not as "
-    "singular vectors, so that a small singular value is a result of training and only attention is a brake; and "
-    "neither number says whether a direction would be worth learning."
+    "The measure shows how unequal the gradients of the directions of one trained network are. It uses eval mode, the "
+    "gradient of the mean loss of each batch, and directions of unit length. It has three limits. In a mixture, the "
+    "chain rule implies that gradient and coefficient are correlated. Training updates whole kernels, not singular "
+    "vectors: a small singular value is a result of training, and only attention slows learning down. Neither number "
+    "shows whether a direction is worth learning."
 )
 
 
 def introduction(networks: Sequence[NetworkAnalysis]) -> list[str]:
-    """What the reader should know when reading nothing else."""
-    said = []
+    """Return the summary at the top of the report, one paragraph per network."""
+    paragraphs = []
     for network in networks:
         layers = network.statistics.layers
-        silent = sum(all(part.still for part in layer.parts.values()) for layer in layers)
+        num_static = sum(all(part.still for part in layer.parts.values()) for layer in layers)
         best = max(layers, key=lambda layer: layer.coefficients.share_between)
         sentence = (
-            f"{network.title}: {network.statistics.images:,} images, {network.accuracy:.1%} of them recognised. Its "
-            f"coefficients depend most on the class in {best.name or best.kind}, where the class explains "
+            f"{network.title} classifies {network.accuracy:.1%} of {network.statistics.images:,} images correctly. Its "
+            f"coefficients depend most on the class in layer {best.name or best.kind}, where the class explains "
             f"{best.coefficients.share_between:.0%} of their variance."
         )
-        if silent:
-            sentence += f" In {silent} of {len(layers)} dynamic layers nothing depends on the input."
+        if num_static:
+            sentence += f" In {num_static} of {len(layers)} dynamic layers the coefficients do not depend on the input."
         uses = [use for layer in layers if (use := layer.kernels) is not None]
         if uses:
-            decides = sum(use.dependence for use in uses) / len(uses)
+            dependence = sum(use.dependence for use in uses) / len(uses)
             unused = sum(len(use.unused) for use in uses)
             total = sum(len(use.usage) for use in uses)
             sentence += (
-                f" Of its {total} kernels {unused or 'none'} {'is' if unused == 1 else 'are'} unused; what the input "
-                f"decides about the mixture is {decides:.2g} on a scale from 0 to 1."
+                f" Of its {total} kernels, {unused or 'none'} {'is' if unused == 1 else 'are'} unused. On a scale from "
+                f"0 to 1, the input decides {dependence:.2g} of the mixture."
             )
-        said.append(sentence)
-    return said
+        paragraphs.append(sentence)
+    return paragraphs
 
 
 def depth_caption(network: NetworkAnalysis) -> str:
-    """Of the distributions by depth."""
+    """Return the caption of the distributions by depth."""
     parts = list(dict.fromkeys(symbol(n, layer.kind) for layer in network.statistics.layers for n in layer.parts))
-    said = (
-        f"{', '.join(parts)} over {network.statistics.images:,} images, layer by layer: the spread holds both how "
-        "elements differ from each other and how they move with the input; the table's sd is the latter alone."
+    caption = (
+        f"{', '.join(parts)} over {network.statistics.images:,} images, layer by layer. The spread includes both the "
+        "differences between elements and their variation with the input; sd in the table is the latter only."
     )
-    return f"{said} A Λ of 1 leaves the static kernel as it is; ‖Φ‖ of 0 adds nothing." if "Λ" in parts else said
+    return f"{caption} Λ = 1 does not change the static kernel; ‖Φ‖ = 0 adds nothing." if "Λ" in parts else caption
 
 
 def usage_caption(network: NetworkAnalysis) -> str:
-    """Of the use of kernels."""
+    """Return the caption of the use of kernels."""
     uses = [(layer.name, use) for layer in network.statistics.layers if (use := layer.kernels) is not None]
     name, use = max(uses, key=lambda entry: entry[1].dependence)
-    said = (
-        "Left: share of the weight that each kernel has, averaged over the images. Right: entropy of the shares of one "
-        "image, averaged, and entropy of the average shares; the distance between them is what the input decides. It "
-        f"is largest in {name}, {use.dependence:.2g}."
+    caption = (
+        "Left: share of the weight of each kernel, averaged over the images. Right: entropy of the shares of one "
+        "image, averaged over the images, and entropy of the average shares. The difference between the two measures "
+        f"how much the input decides; it is largest in {name}, {use.dependence:.2g}."
     )
     sigmoids = [use.binary_entropy for _, use in uses if use.binary_entropy is not None]
     if sigmoids:
-        said += (
-            " The weights are independent sigmoids, here divided by their sum; each by itself has an entropy of "
-            f"{sum(sigmoids) / len(sigmoids):.2f} bits (1: undecided at 1/2, 0: fully on or off)."
+        caption += (
+            " The weights are independent sigmoids, here divided by their sum. A single weight has a mean entropy of "
+            f"{sum(sigmoids) / len(sigmoids):.2f} bits (1: the weight is 1/2, 0: it is 0 or 1)."
         )
-    return said
+    return caption
 
 
 def classes_caption(network: NetworkAnalysis) -> str:
-    """Of the class means."""
+    """Return the caption of the class means."""
     shown = next(layer for layer in network.statistics.layers if layer.name == network.shown)
     chance = next(iter(shown.parts.values())).values.share_by_chance
     return (
-        f"Mean of each class in {network.shown or shown.kind} minus the average over classes, red for more and blue "
-        "for less. Below, the share of the variance that lies between classes, for every layer; without any "
-        f"difference between classes {chance:.1%} would come out."
+        f"Mean of each class in {network.shown or shown.kind} minus the average over classes: red is above the "
+        "average, blue below. The lowest panel shows the share of the variance between classes for every layer. If the "
+        f"classes did not differ, the expected share would be {chance:.1%}."
     )
 
 
 def decomposition_caption() -> str:
-    """Of the table of mixtures."""
+    """Return the caption of the table of mixtures."""
     return (
         "W(x) = s(x) W_mean + Σ aₖ(x) ΔWₖ, with s(x) the sum of the weights, 1 for a softmax. Residual: median over "
-        "the images of |Σ aₖ ΔWₖ|² / |W(x)|². Effective rank and the number of directions with 90 % of the energy: of "
-        "all ΔWₖ side by side, the directions they write to. L: latent size that the paper's rule gives DCD here."
+        "the images of |Σ aₖ ΔWₖ|² / |W(x)|². Effective rank and number of directions with 90 % of the energy: output "
+        "directions of all ΔWₖ side by side. L: latent size of DCD by the paper's rule."
     )
 
 
 def residual_caption(detail: MixtureDetail) -> str:
-    """Of the residual's share and the cosines."""
+    """Return the caption of the residual's share and the cosines."""
     return (
-        f"{detail.layer.name}: left, over {len(detail.attention)} images, how much of the kernel is more than the mean "
-        "kernel. Right, how alike the kernels' differences from their mean are; the same value everywhere means that "
-        "training gave them no common direction."
+        f"{detail.layer.name}. Left: the residual's share of |W(x)|² over {len(detail.attention)} images. Right: "
+        "cosines between the kernels' residuals. Equal values everywhere mean that training gave the residuals no "
+        "common direction."
     )
 
 
 def spectrum_caption(detail: MixtureDetail) -> str:
-    """Of the spectrum."""
+    """Return the caption of the spectrum."""
     return (
-        f"{detail.layer.name}: singular values of each ΔWₖ and of all together. Few directions with most of the energy "
-        "would mean that a small latent space can hold what the kernels add; equal ones, as random kernels have, that "
-        "it cannot."
+        f"{detail.layer.name}: singular values of each ΔWₖ and of all ΔWₖ jointly. If few directions have most of the "
+        "energy, a small latent space can represent the residuals. If the values are equal, as for random kernels, it "
+        "cannot."
     )
 
 
 def curve_caption(detail: MixtureDetail) -> str:
-    """Of the error of the best DCD."""
-    said = (
-        f"{detail.layer.name}: least-squares fit of W₀, P, Φ(x), Q and Λ(x) to W(x) over up to {FIT_SAMPLES} images, "
-        "with the residual on all taps, which is more than DCD's channel fusion may use: a lower bound for it."
+    """Return the caption of the error of the best DCD fit."""
+    caption = (
+        f"{detail.layer.name}: least-squares fit of W₀, P, Φ(x), Q and Λ(x) to W(x) over up to {FIT_SAMPLES} images. "
+        "The residual covers all taps. This is more general than DCD's channel fusion, so the error is a lower bound."
     )
     if all(not curve.scale for curve in detail.curves):
-        said += f" A kernel of more than {SMALL:,} numbers is fitted without Λ (above {MEDIUM:,} not at all)."
-    return said
+        caption += (
+            f" Kernels with more than {MAX_NUMEL_WITH_SCALE:,} elements are fitted without Λ, kernels with more than "
+            f"{MAX_NUMEL_FIT:,} not at all."
+        )
+    return caption
 
 
 def suppression_captions(networks: Sequence[NetworkAnalysis]) -> list[str]:
-    """What the measure is, and what it gives for each network."""
+    """Return the explanation of the suppression measure, and its result for each network."""
     paragraphs = [
-        "The paper argues that attention over many latent directions holds back learning: in W(x) = W_mean + U Π(x) S "
-        "Vᵀ the columns uᵢ and vᵢ appear only as πₖ(x) sᵢ uᵢ vᵢᵀ, and a small πₖ(x) sᵢ keeps the gradient from both. "
-        "In DCD every column of P meets every column of Q through Φ(x), so that a small entry Φⱼⱼ of its own does not."
+        "The paper argues that attention over many latent directions holds back learning. In W(x) = W_mean + U Π(x) S "
+        "Vᵀ, the columns uᵢ and vᵢ appear only as πₖ(x) sᵢ uᵢ vᵢᵀ, so a small πₖ(x) sᵢ reduces the gradient of both. "
+        "In DCD, Φ(x) couples every column of P to every column of Q, so a small own entry Φⱼⱼ alone does not."
     ]
     for network in networks:
-        found = network.suppression
-        if found is None:
+        suppression = network.suppression
+        if suppression is None:
             continue
-        own, ratio = found.average("own_correlation"), found.average("gradient_ratio")
-        spread = found.average("coefficient_ratio")
-        if own is None or ratio is None or spread is None:
-            paragraphs.append(f"{network.title}: no gradient reaches its directions, or they are too few to compare.")
+        own, gradient_ratio = suppression.average("own_correlation"), suppression.average("gradient_ratio")
+        coefficient_ratio = suppression.average("coefficient_ratio")
+        if own is None or gradient_ratio is None or coefficient_ratio is None:
+            paragraphs.append(
+                f"{network.title}: its directions have no gradient, or there are too few of them to compare."
+            )
             continue
-        said = (
-            f"{network.title}, {found.images:,} images in {found.batches} batches: rank correlation {own:+.2f} "
-            f"between gradient and own coefficient; the quarter with the smallest own coefficients, {spread:.2f} times "
-            f"those of the largest, gets {ratio:.2f} times the gradient."
+        sentence = (
+            f"{network.title}, {suppression.images:,} images in {suppression.batches} batches: the rank correlation "
+            f"between gradient and own coefficient is {own:+.2f}. The quarter of the directions with the smallest own "
+            f"coefficients has {coefficient_ratio:.2f} times the coefficient and {gradient_ratio:.2f} times the "
+            "gradient of the quarter with the largest."
         )
-        joined = found.average("correlation")
-        if joined is not None and any(layer.method == "dcd" for layer in found.layers):
-            said += f" With the whole row or column of Φ the correlation is {joined:+.2f}."
-        paragraphs.append(said)
+        correlation = suppression.average("correlation")
+        if correlation is not None and any(layer.method == "dcd" for layer in suppression.layers):
+            sentence += f" With the whole row or column of Φ the correlation is {correlation:+.2f}."
+        paragraphs.append(sentence)
     return paragraphs

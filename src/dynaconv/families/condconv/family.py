@@ -1,4 +1,4 @@
-"""CondConv as the rest of the library knows it."""
+"""Family descriptor of CondConv."""
 
 from dynaconv.families.condconv.layer import CondConv2d
 from dynaconv.families.family import Coefficient, Family

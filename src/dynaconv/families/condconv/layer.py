@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dynaconv.families.contract.branch import BranchLinear
 from dynaconv.families.contract.checks import check_positive
 from dynaconv.families.contract.config import LayerConfig
-from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, behind_norm
+from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, fold_context_norm
 from dynaconv.families.contract.mixture import MIXTURE_ALGORITHMS, DeployedMixture2d, KernelMixture2d
 from dynaconv.families.contract.options import option
 
@@ -26,8 +26,8 @@ class CondConvConfig(LayerConfig):
     num_experts: int = option(8, "K, the number of kernels.")
     algorithm: str = option(
         "auto",
-        "``kernel`` forms W(x) and multiplies, ``mixed`` mixes the outputs of all kernels, ``grouped`` forms W(x) and "
-        "convolves with the batch folded into groups, ``auto`` asks the cost model.",
+        "``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all kernels, "
+        "``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost model.",
     )
 
     def __post_init__(self) -> None:
@@ -36,17 +36,17 @@ class CondConvConfig(LayerConfig):
 
 
 class CondConv2d(KernelMixture2d):
-    """A convolution with W(x) = sum_k sigmoid(r_k(x)) W_k, its bias mixed alike.
+    """A convolution with W(x) = sum_k sigmoid(r_k(x)) W_k and a bias mixed in the same way.
 
-    r(x) is one linear map, with bias, of the averaged input: routing of this layer's own. The weights are independent
-    of one another and need not sum to one; at logits zero each is 1/2.
+    The routing r(x) is a linear map with bias of the averaged input; each layer has its own. The weights are
+    independent of one another and need not sum to one; at zero logits each is 1/2.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
             As for `torch.nn.Conv2d`.
 
     Raises:
-        ValueError: an argument is out of range or does not fit.
+        ValueError: an argument is out of range or does not match the others.
 
     Reference: Yang et al., NeurIPS 2019, arXiv:1904.04971v3.
     """
@@ -56,7 +56,7 @@ class CondConv2d(KernelMixture2d):
     config_class = CondConvConfig
 
     @staticmethod
-    def _count(config: CondConvConfig) -> int:
+    def _kernel_count(config: CondConvConfig) -> int:
         return config.num_experts
 
     def _build(self, config: CondConvConfig, device: torch.device, dtype: torch.dtype) -> None:
@@ -72,8 +72,8 @@ class CondConv2d(KernelMixture2d):
         return torch.sigmoid(logits)
 
     def deployed(self) -> DeployedMixture2d:
-        """What the layer computes in eval mode, as it is shipped."""
+        """Return the deployed form, which computes the layer's function in eval mode."""
         norm = self.context_norm
-        head = behind_norm(norm, AffineMap.of(self.branch))
+        head = fold_context_norm(norm, AffineMap.of(self.branch))
         branch = DeployedBranch({"attention": head}, normalise=isinstance(norm, nn.LayerNorm))
         return DeployedMixture2d(self, branch, "sigmoid")

@@ -1,4 +1,4 @@
-"""The equation of CondConv, one explicit kernel per sample. The fast algorithms are those of every mixture.
+"""The equation of CondConv, with one explicit kernel per sample. `dynaconv.ops.mixture` has the fast algorithms.
 
 Reference: Yang et al., NeurIPS 2019, arXiv:1904.04971v3.
 """
@@ -11,7 +11,7 @@ from dynaconv.ops.geometry import Geometry
 
 
 def reference_condconv_kernel(logits: Tensor, kernels: Tensor, sample: int) -> Tensor:
-    """W(x) of one sample: sum_k sigmoid(t_k) W_k; of biases ``(K, C_out)`` their sum ``(C_out,)``."""
+    """Return W(x) of one sample, sum_k sigmoid(t_k) W_k; for biases ``(K, C_out)``, their weighted sum ``(C_out,)``."""
     total = torch.zeros_like(kernels[0])
     for number, kernel in enumerate(kernels):
         total = total + torch.sigmoid(logits[sample, number]) * kernel
@@ -23,7 +23,7 @@ def reference_condconv(x: Tensor, logits: Tensor, kernels: Tensor, biases: Tenso
 
     Args:
         x: Input, ``(B, C_in, H, W)``.
-        logits: What the routing gives before the sigmoid, ``(B, K)``.
+        logits: Output of the routing, before the sigmoid, ``(B, K)``.
         kernels: The experts, ``(K, C_out, C_in / groups, k_h, k_w)``.
         biases: ``(K, C_out)``, mixed like the kernels, or None.
         geometry: Stride, padding, dilation and groups.

@@ -15,18 +15,18 @@ from dynaconv.families.contract.convolution import DynamicConvolution, PaddingMo
 from dynaconv.families.contract.deployed import DeployedLayer
 from dynaconv.families.contract.operator import STATIC_AXES, DynamicOperator
 from dynaconv.families.contract.options import describe
-from dynaconv.families.contract.static import carry_attachments, check_static
+from dynaconv.families.contract.static import check_static, copy_hooks_and_attributes
 
 
 class DynamicLayer(DynamicOperator):
-    """A layer whose kernel depends on its input, in the place of a convolution or a linear layer."""
+    """A trainable layer whose kernel depends on its input; it replaces a convolution or a linear layer."""
 
     context_norm: nn.Module | None
-    """What the context goes through before the branch."""
+    """Norm of the context before the branch; None for no norm."""
     config_class: ClassVar[type[LayerConfig]] = LayerConfig
-    """Its fields are the options of the constructor."""
+    """Class of the config, whose fields are the options of the constructor."""
     _without: ClassVar[tuple[str, ...]] = ()
-    """Fields of the config that the layer has no use for."""
+    """Fields of the config that the layer does not use."""
     _config: Any
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -43,7 +43,7 @@ class DynamicLayer(DynamicOperator):
 
     @property
     def config(self) -> Any:
-        """The options that the layer was given, from which an equal layer can be built: its family's `LayerConfig`."""
+        """Options of the layer, its family's `LayerConfig`, from which an equal layer can be built."""
         return self._config
 
     @config.setter
@@ -52,7 +52,7 @@ class DynamicLayer(DynamicOperator):
 
     @property
     def algorithm(self) -> Any:
-        """``auto`` or one of `algorithms`; may be set at any time, which replaces `config`."""
+        """``auto`` or one of `algorithms`. It can be set at any time; setting it replaces `config`."""
         return self.config.algorithm
 
     @algorithm.setter
@@ -60,15 +60,15 @@ class DynamicLayer(DynamicOperator):
         self.config = dataclasses.replace(self.config, algorithm=value)
 
     def deployed(self) -> DeployedLayer:
-        """What the layer computes in eval mode, as it is shipped; the layer itself stays.
+        """Return the deployed form, which computes the layer's function in eval mode. The layer is unchanged.
 
         Raises:
-            NotImplementedError: its family has no deployed form.
+            NotImplementedError: the family has no deployed form.
         """
         raise NotImplementedError(f"{type(self).__name__} has no deployed form.")
 
     def _reset_branch(self) -> None:
-        """Draw the branch anew and forget the contexts seen."""
+        """Initialise the branch and reset the statistics of the context norm."""
         for module in (self.get_submodule("branch"), self.context_norm):
             if module is not None:
                 module.reset_parameters()  # type: ignore[operator]
@@ -78,16 +78,17 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
     """A 2-D convolution whose kernel depends on its input; base of every family.
 
     Constructor arguments and attributes are those of `torch.nn.Conv2d`. The static kernel is the parameter ``weight``,
-    ``(C_out, C_in / groups, k_h, k_w)``; a family that mixes K kernels has them stacked there, K first. A static
-    layer's state dict loads into both: neutral coefficients, those of logits zero, then give the static kernel.
+    ``(C_out, C_in / groups, k_h, k_w)``; a family that mixes K kernels stacks them there along a leading axis. A static
+    layer's state dict loads into both: with neutral coefficients, those of zero logits, the layer then has the static
+    kernel.
 
-    `forward(x)` equals convolving each sample with its own `kernel(x)` and adding its `sample_bias(x)`, by the
-    cheapest algorithm.
+    `forward(x)` convolves each sample with its own `kernel(x)` and adds its `sample_bias(x)`, by the algorithm that is
+    set; ``auto`` chooses the cheapest one.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
             As for `torch.nn.Conv2d`.
-        options: Those of the family, the fields of `config_class`.
+        options: Options of the family: the fields of `config_class`.
 
     Raises:
         ValueError: an argument is out of range, or groups does not divide the channels.
@@ -95,11 +96,11 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
     """
 
     branch: Any
-    """From the context to what coefficients are made of; zeros from it are neutral coefficients."""
+    """Maps the context to the logits of the coefficients; zero logits give neutral coefficients."""
     neutral_gain: float = 1.0
-    """What neutral coefficients multiply the kernel by, or the mean of the K kernels."""
+    """Factor of neutral coefficients on the kernel, or on the mean of the K kernels."""
     neutral_bias_gain: float = 1.0
-    """What neutral coefficients multiply the bias by, or the mean of the K biases."""
+    """Factor of neutral coefficients on the bias, or on the mean of the K biases."""
 
     def __init__(
         self,
@@ -119,7 +120,7 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
         super().__init__()
         self._config = config = self._make_config(options)
         self._set_arguments(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        kernels, biases = self._stacks(config)
+        kernels, biases = self._leading_shapes(config)
         shape = (*kernels, out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(check_real(torch.empty(shape, device=device, dtype=dtype)))
         if bias:
@@ -129,35 +130,35 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
         self._build(config, self.weight.device, self.weight.dtype)
         self.reset_parameters()
 
-    def _stacks(self, config: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """What comes first in the shapes of ``weight`` and ``bias``: the number of kernels that a family mixes."""
+    def _leading_shapes(self, config: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the leading axes of ``weight`` and ``bias``: ``(K,)`` if the family mixes K of them, else ``()``."""
         return (), ()
 
     @abstractmethod
     def _build(self, config: Any, device: torch.device, dtype: torch.dtype) -> None:
-        """Make what the family has beside the static kernel: branch, factors, the norm of the context."""
+        """Build the parts that the family adds to the static kernel: branch, factors, context norm."""
 
     def reset_parameters(self) -> None:
-        """Initialise weight and bias, or each of several, as `torch.nn.Conv2d` does, and the branch as fresh."""
+        """Initialise weight and bias, or each of the K, as `torch.nn.Conv2d` does, and reset the branch."""
         self._reset_static()
         self._reset_branch()
 
     def _neutralise(self) -> None:
-        """Make the coefficients neutral whatever the input, in a way that training can leave."""
+        """Make the coefficients neutral for every input, such that training can change them."""
         self.branch.neutralise()
 
     @property
     def is_neutral(self) -> bool:
-        """Whether the layer computes what a static convolution does, whatever its input."""
+        """Whether the coefficients are neutral for every input, so that the layer is a static convolution."""
         return bool(self.branch.is_neutral)
 
     def static_conv(self) -> nn.Conv2d:
-        """The convolution that this layer computes while its coefficients are neutral.
+        """Return the static convolution that this layer computes while its coefficients are neutral.
 
-        Its weight and bias are new parameters with what is trainable, the dtype, device, memory format and mode here.
+        It has new parameters, and the layer's `requires_grad`, dtype, device, memory format and mode.
 
         Raises:
-            RuntimeError: the coefficients are not neutral, so no static convolution does the same.
+            RuntimeError: the coefficients are not neutral, so no static convolution is equivalent.
         """
         if not self.is_neutral:
             raise RuntimeError(f"this {type(self).__name__} is not neutral: its kernel depends on the input.")
@@ -174,20 +175,20 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
                     parameter = getattr(conv, name)
                     parameter.copy_((own.mean(0) if own.dim() > axes else own) * gains[name])
                     parameter.requires_grad_(own.requires_grad)
-        carry_attachments(self, conv)
+        copy_hooks_and_attributes(self, conv)
         return conv.train(self.training)
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, **hyperparameters: Any) -> Self:
-        """A dynamic layer that computes what ``conv`` computes, until it is trained.
+        """Return a dynamic layer that computes the function of ``conv`` until it is trained.
 
         Args:
-            conv: The convolution to take arguments, weights, dtype, device and modes from.
-            hyperparameters: Keyword-only arguments of this class.
+            conv: Convolution whose arguments, weights, dtype, device and mode the layer takes over.
+            hyperparameters: Options of this class.
 
         Raises:
-            TypeError: ``conv`` is no `torch.nn.Conv2d` or computes something else, or a hyperparameter is unknown.
-            ValueError: a hyperparameter does not fit.
+            TypeError: ``conv`` is not a `torch.nn.Conv2d` or overrides its computation, or an option is unknown.
+            ValueError: an option is invalid for the convolution.
         """
         layer = cls.like(conv, **hyperparameters)
         layer._neutralise()
@@ -195,18 +196,18 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
 
     @classmethod
     def fresh_like(cls, conv: nn.Conv2d, **hyperparameters: Any) -> Self:
-        """As `like`, for a network that is trained from the start, with kernels that learn as fast as ``conv``'s.
+        """As `like`, for a network that is trained from scratch, with the effective learning rate of ``conv``.
 
-        What follows is thought to normalise, as batch norms do. The scale of a kernel then has no effect on the
-        function, but the larger a kernel is the less a step turns it: `like` makes ODConv's kernels 4 to 8 times and
-        SE's twice as large, and they would learn 16 to 64 and 4 times more slowly.
+        Assumes that a normalisation layer follows. The kernel's scale then does not change the output, but it sets the
+        effective learning rate, which falls with 1/|W|^2. `like` makes ODConv's kernels 4 to 8 times and SE's twice as
+        large as ``conv``'s, which would divide the effective learning rate by 16 to 64 and by 4.
 
         Raises:
-            TypeError: ``conv`` is no `torch.nn.Conv2d` or computes something else, or a hyperparameter is unknown.
-            ValueError: a hyperparameter does not fit.
+            TypeError: ``conv`` is not a `torch.nn.Conv2d` or overrides its computation, or an option is unknown.
+            ValueError: an option is invalid for the convolution.
         """
         layer = cls.like(conv, **hyperparameters)
-        # A sum of kernels, whose gain is above one, is as large as `conv`'s and moves with each of its parts.
+        # With a gain above 1 (a sum of kernels), the sum is as large as `conv`'s kernel and changes with each term.
         if layer.neutral_gain < 1:
             with torch.no_grad():
                 stacked = layer.weight.dim() > STATIC_AXES["weight"]
@@ -216,13 +217,14 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
 
     @classmethod
     def like(cls, conv: nn.Conv2d, **hyperparameters: Any) -> Self:
-        """A layer with the arguments, weights, dtype, device and modes of ``conv``, its dynamic part as fresh.
+        """Return a layer with ``conv``'s arguments, weights, dtype, device and mode, and a new dynamic part.
 
-        Where kernels are mixed they differ as fresh ones do, around what gives ``conv``'s at neutral coefficients.
+        Mixed kernels keep the differences of newly initialised ones; their mean is set such that neutral coefficients
+        give ``conv``'s kernel.
 
         Raises:
-            TypeError: ``conv`` is no `torch.nn.Conv2d` or computes something else, or a hyperparameter is unknown.
-            ValueError: a hyperparameter does not fit.
+            TypeError: ``conv`` is not a `torch.nn.Conv2d` or overrides its computation, or an option is unknown.
+            ValueError: an option is invalid for the convolution.
         """
         check_static(conv, nn.Conv2d, f"{cls.__name__}.from_conv")
         weight = conv.weight
@@ -236,13 +238,14 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
         if is_channels_last(conv.weight):
             layer.to(memory_format=torch.channels_last)
         adopt_static(layer, conv)
-        carry_attachments(conv, layer)
+        copy_hooks_and_attributes(conv, layer)
         return layer
 
     def _from_static(self, name: str, static: Tensor) -> Tensor:
-        """The parameter ``name`` that neutral coefficients turn into ``static``.
+        """Return the value of the parameter ``name`` for which neutral coefficients give ``static``.
 
-        Kernels keep how they differ. Those of a layer on the meta device, which has no numbers, differ as fresh ones.
+        Mixed kernels keep their differences from their mean. On the meta device, which holds no values, the differences
+        are those of newly initialised kernels.
         """
         own: Tensor = getattr(self, name).detach()
         mean = static.to(own.dtype) / (self.neutral_gain if name == "weight" else self.neutral_bias_gain)
@@ -269,7 +272,7 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def each(tensor: Tensor) -> Tensor:
-            # `Module.to` refuses channels_last for five axes; joined, K kernels are those of one wide convolution.
+            # `Module.to` refuses channels_last for 5-D tensors; flattened, K kernels are a 4-D kernel.
             if tensor.dim() == 5 and type(tensor.data) is Tensor:
                 return fn(tensor.flatten(0, 1)).reshape(tensor.shape)
             return fn(tensor)
@@ -278,7 +281,7 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
         return self
 
     def _reset_static(self) -> None:
-        """Initialise weight and bias, or each of several, as `torch.nn.Conv2d` does."""
+        """Initialise weight and bias, or each of the K, as `torch.nn.Conv2d` does."""
         self._draw("weight", self.weight)
         if self.bias is not None:
             self._draw("bias", self.bias)
@@ -294,12 +297,12 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
 
 
 def is_channels_last(weight: Tensor) -> bool:
-    """Whether a kernel, or each of several, lies in memory with its channels last, which 1x1 kernels tell too."""
+    """Whether a kernel, or each of K kernels, is stored in channels_last format, also for 1x1 kernels."""
     return weight.shape[-3] > 1 and weight.stride()[-3] == 1 and weight.stride()[-1] == weight.shape[-3]
 
 
 def adopt_static(layer: nn.Module, static: nn.Conv2d | nn.Linear) -> None:
-    """Take over weight, bias, what is trainable, and train mode from ``static`` into a layer of the same sizes."""
+    """Copy weight, bias, `requires_grad` and train mode of ``static`` to a layer of the same sizes."""
     with torch.no_grad():
         for name in ("weight", "bias"):
             mine, theirs = getattr(layer, name), getattr(static, name)

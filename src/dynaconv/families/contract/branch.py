@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dynaconv.ops import full_precision
 
 LENGTH_EPSILON = 1e-4
-"""Added to the squared length of a hidden vector; keeps the gradient finite where every unit is off."""
+"""Added to the squared length of a hidden vector; keeps the gradient finite if every unit is zero."""
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu6": F.relu6,
@@ -20,19 +20,21 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def context_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type a branch computes in: float32, or float64 for float64 inputs."""
+    """Return the dtype in which a branch computes: float32, or float64 for float64 inputs."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 class BranchLinear(nn.Linear):
-    """A linear map that computes in its input's type and knows how it starts.
+    """A linear layer that computes in the dtype of its input and has a configurable initialisation.
 
     Args:
         in_features, out_features: Lengths of input and output.
-        std: Standard deviation of fresh weights, the bias then starts at zero; None starts as `torch.nn.Linear` does.
-        device, dtype: Of the parameters.
-        bias: Whether there is one.
-        bound: Each row w of the weight acts as w / sqrt(1 + |w|^2 / bound^2); None: as it is.
+        std: Standard deviation of the initial weight, with an initial bias of zero. None: initialise as
+            `torch.nn.Linear` does.
+        device, dtype: Device and dtype of the parameters.
+        bias: Whether the layer has a bias.
+        bound: Upper limit of the length of a row: each row w of the weight is used as w / sqrt(1 + |w|^2 / bound^2).
+            None: no limit.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class BranchLinear(nn.Linear):
         super().__init__(in_features, out_features, bias=bias, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
-        """Draw the weight anew."""
+        """Initialise weight and bias."""
         if self.std is None:
             super().reset_parameters()
         else:
@@ -59,23 +61,25 @@ class BranchLinear(nn.Linear):
                 nn.init.zeros_(self.bias)
 
     def neutralise(self) -> None:
-        """Give zeros whatever the input."""
+        """Set the parameters to zero, so that the output is zero for every input."""
         nn.init.zeros_(self.weight)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     @property
     def is_neutral(self) -> bool:
-        """Whether it gives zeros whatever the input."""
+        """Whether the output is zero for every input."""
         return not any(tensor.any() for tensor in self.parameters())
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map ``(B, in_features)`` to ``(B, out_features)`` in the input's dtype, whatever the weight's."""
+        """Map ``(B, in_features)`` to ``(B, out_features)`` in the dtype of the input."""
         bias: Tensor | None = self.bias
-        return F.linear(input, self.acting(self.weight.to(input.dtype)), None if bias is None else bias.to(input.dtype))
+        return F.linear(
+            input, self.effective_weight(self.weight.to(input.dtype)), None if bias is None else bias.to(input.dtype)
+        )
 
-    def acting(self, weight: Tensor) -> Tensor:
-        """The weight as it acts, ``(out_features, in_features)``, of the weight in the type and place to compute in."""
+    def effective_weight(self, weight: Tensor) -> Tensor:
+        """Return the weight, ``(out_features, in_features)``, with `bound` applied to its rows."""
         if self.bound is None:
             return weight
         return weight * torch.rsqrt(1 + weight.square().sum(1, keepdim=True) / self.bound**2)
@@ -84,23 +88,23 @@ class BranchLinear(nn.Linear):
 class DynamicBranch(nn.Module):
     """Context -> linear -> activation -> one linear map (a head) for each kind of coefficient.
 
-    Computes in float32 (float64 for float64 contexts) whatever the weights' type and also under autocast, because its
-    outputs scale whole channels.
+    Computes in float32 (float64 for float64 contexts), for any dtype of the weights and also under autocast, because
+    its outputs scale whole channels.
 
     Args:
         in_features: Length of the context.
-        hidden_channels: Width between the two linear maps.
+        hidden_channels: Number of hidden units, between the two linear maps.
         heads: Name and length of each output.
         activation: A key of `ACTIVATIONS`, or ``gate``: h -> h * hsig(F2 h) with hsig(t) = relu6(t + 3) / 3.
         unit_hidden: Divide the activated hidden vector by its length, so that the first map's scale has no effect.
-        gain: Factor on every output; it sets how fast coefficients move at a given learning rate.
-        std: Standard deviation of fresh outputs' weights, gain included; the first map starts at unit gain where its
-            scale has no effect. None starts every map as `torch.nn.Linear` does.
-        device, dtype: Of the weights.
+        gain: Factor on every output; it sets how fast coefficients change at a given learning rate.
+        std: Standard deviation of the initial weights: of the heads and the gate times `gain`, and of the first map.
+            With `unit_hidden`, the first map has unit gain instead. None: initialise as `torch.nn.Linear` does.
+        device, dtype: Device and dtype of the weights.
         squeeze_bias, head_bias: Whether the first map, and the heads, have a bias.
-        keeps_length: Start the first map, which then has a bias, so that the hidden vector determines the context, its
-            length included; for contexts of a few numbers.
-        bounds: Bound of the rows of heads by name, see `BranchLinear`; a head that is not named has none.
+        keeps_length: Give the first map a bias, and initialise it such that the hidden vector determines the context,
+            including its length; for contexts with few features.
+        bounds: Bound of the rows of each head by name, see `BranchLinear`; other heads have no bound.
     """
 
     def __init__(
@@ -142,7 +146,7 @@ class DynamicBranch(nn.Module):
         )
 
     def reset_parameters(self) -> None:
-        """Draw every weight anew."""
+        """Initialise every parameter."""
         for module in self.modules():
             if isinstance(module, BranchLinear):
                 module.reset_parameters()
@@ -150,12 +154,12 @@ class DynamicBranch(nn.Module):
             self._draw_pairs()
 
     def _draw_pairs(self) -> None:
-        """Start the first map with pairs of opposite rows and a last unit that is 1 whatever the context."""
+        """Initialise the first map with pairs of opposite rows and a last unit that is 1 for every context."""
         weight, bias = self.squeeze.weight, self.squeeze.bias
         pairs = (weight.shape[0] - 1) // 2
         with torch.no_grad():
             if pairs:
-                # In float32, because half-precision types have no QR decomposition.
+                # In float32, because half-precision dtypes have no QR decomposition.
                 rows = nn.init.orthogonal_(torch.empty(pairs, weight.shape[1], device=weight.device))
                 weight[: 2 * pairs] = torch.cat((rows, -rows))
             bias.zero_()
@@ -164,18 +168,18 @@ class DynamicBranch(nn.Module):
                 bias[-1] = 1
 
     def neutralise(self) -> None:
-        """Make every head give zeros; gradients reach the heads first."""
+        """Set every head to zero. At first, only the heads then get gradients."""
         for head in self.heads.values():
             assert isinstance(head, BranchLinear)
             head.neutralise()
 
     @property
     def is_neutral(self) -> bool:
-        """Whether every head gives zeros."""
+        """Whether the output of every head is zero for every input."""
         return all(head.is_neutral for head in self.heads.values())
 
     def forward(self, context: Tensor) -> dict[str, Tensor]:
-        """Map ``(B, in_features)`` in float32 or float64 to one ``(B, size)`` tensor a head."""
+        """Map ``(B, in_features)`` in float32 or float64 to one ``(B, size)`` tensor per head."""
         with full_precision(context.device):
             hidden = self.activated(self.squeeze(context))
             if self.unit_hidden:
@@ -185,16 +189,16 @@ class DynamicBranch(nn.Module):
             return {name: head(hidden) for name, head in self.heads.items()}
 
     def activated(self, hidden: Tensor) -> Tensor:
-        """The activation, ``(B, hidden_channels)`` to the same shape."""
+        """Apply the activation to hidden units ``(B, hidden_channels)``."""
         if self.activation == "gate":
             return hidden * F.relu6(self.gate(hidden) + 3) / 3
         return ACTIVATIONS[self.activation](hidden)
 
     def extra_repr(self) -> str:
-        """What holds no parameters."""
+        """Settings that are not parameters."""
         return f"activation={self.activation!r}, unit_hidden={self.unit_hidden}, gain={self.gain}"
 
 
 def inverse_length(hidden: Tensor) -> Tensor:
-    """1 over the length of each row, ``(B, N)`` to ``(B, 1)``."""
+    """Return 1 / the length of each row, ``(B, N)`` to ``(B, 1)``."""
     return torch.rsqrt(hidden.square().sum(1, keepdim=True) + LENGTH_EPSILON)

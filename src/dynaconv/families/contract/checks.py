@@ -1,4 +1,4 @@
-"""Checks that layers share; every message says what is wrong, what came and what to do."""
+"""Argument checks that the layers share. Every message states the error, the value received and the remedy."""
 
 import difflib
 import operator
@@ -8,32 +8,32 @@ from torch import Tensor
 
 
 def as_int(value: object) -> int | None:
-    """``value`` as an int if it is a whole number of any kind (numpy's too), but neither a bool nor a float."""
+    """Return ``value`` as an int if it is of an integer type (also of numpy) other than bool; else None."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         return None
     return operator.index(value)
 
 
 def check_positive(name: str, value: object) -> int:
-    """Return ``value`` if it is an int of at least 1, else raise ValueError."""
+    """Return ``value`` if it is an integer of at least 1, else raise ValueError."""
     number = as_int(value)
     if number is None or number < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}.")
+        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
     return number
 
 
 def check_reduction(value: object) -> int:
-    """Return ``value`` if it is a divisor, an int of at least 1, else raise ValueError."""
+    """Return ``value`` if it is a divisor, an integer of at least 1, else raise ValueError."""
     number = as_int(value)
     if number is None or number < 1:
         raise ValueError(
-            f"reduction is a divisor, a whole number of at least 1; got {value!r}. For a ratio of 1/16 pass 16."
+            f"reduction is a divisor and must be an integer of at least 1; got {value!r}. For a ratio of 1/16 pass 16."
         )
     return number
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
-    """Raise ValueError unless ``value`` is one of ``choices``; the message names the nearest."""
+    """Raise ValueError unless ``value`` is one of ``choices``; the message names the nearest one."""
     known = list(choices)
     if any(type(value) is type(choice) and value == choice for choice in known):
         return
@@ -43,7 +43,7 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
 
 
 def check_divides(name: str, value: int, channels_name: str, channels: int) -> None:
-    """Raise ValueError unless ``value`` divides ``channels``; the message lists what does."""
+    """Raise ValueError unless ``value`` divides ``channels``; the message lists the divisors."""
     if channels % value:
         divisors = ", ".join(str(d) for d in range(1, channels + 1) if channels % d == 0)
         raise ValueError(f"{name}={value} does not divide {channels_name}={channels}; use one of {divisors}.")
@@ -54,16 +54,16 @@ def pair(name: str, value: int | tuple[int, int], minimum: int = 1) -> tuple[int
     values = tuple(value) if isinstance(value, tuple | list) else (value, value)
     numbers = [number for number in map(as_int, values) if number is not None and number >= minimum]
     if len(values) != 2 or len(numbers) != 2:
-        raise ValueError(f"{name} must be a whole number of at least {minimum}, or two of them; got {value!r}.")
+        raise ValueError(f"{name} must be an integer of at least {minimum}, or two of them; got {value!r}.")
     return numbers[0], numbers[1]
 
 
 def check_real(tensor: Tensor) -> Tensor:
-    """Return ``tensor`` unless it is complex, which raises ValueError."""
+    """Return ``tensor`` if it is real, else raise ValueError."""
     if tensor.is_complex():
         raise ValueError(
-            f"dynamic layers take real numbers; got {str(tensor.dtype).removeprefix('torch.')}. Give real and "
-            f"imaginary part as channels of their own."
+            f"dynamic layers take real numbers; got {str(tensor.dtype).removeprefix('torch.')}. Pass the real and the "
+            f"imaginary part as separate channels."
         )
     return tensor
 

@@ -1,4 +1,4 @@
-"""What every family's config has in common."""
+"""Base classes of the families' configs."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,21 +12,21 @@ from dynaconv.families.contract.temperature import check_temperature
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerConfig:
-    """The options of a dynamic layer: the keyword-only arguments of its constructor, checked.
+    """The validated options of a dynamic layer: the keyword-only arguments of its constructor.
 
     Every family has a subclass with its options as fields, from which the constructor's signature follows.
     """
 
     _algorithms: ClassVar[tuple[str, ...]]
-    """What `algorithm` may be."""
+    """Valid values of `algorithm`."""
     _context_norms: ClassVar[tuple[str | None, ...]] = CONTEXT_NORMS
-    """What `context_norm` may be."""
+    """Valid values of `context_norm`."""
 
     context_norm: str | None = option(
         None,
-        "Norm of what the branch reads, without scale and shift: ``layer`` over its numbers, ``batch`` each "
-        "number over the batch, ``running`` each by the statistics of earlier batches; None leaves it as it is. "
-        "In eval mode the last two are fixed, and `dynaconv.deploy` folds them into the branch.",
+        "Norm of the branch's input, without scale and shift: ``layer`` normalises over the features, ``batch`` each "
+        "feature over the batch, ``running`` each feature by the statistics of earlier batches; None: no norm. In eval "
+        "mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds them into the branch.",
     )
     algorithm: str = option("auto", "``auto`` or one of the family's algorithms.")
 
@@ -35,21 +35,21 @@ class LayerConfig:
         check_choice("algorithm", self.algorithm, self._algorithms)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as a plain dict; `from_dict` gives the same config back."""
+        """Return the fields as a plain dict, from which `from_dict` builds an equal config."""
         fields = dataclasses.asdict(self)
         return {name: value if (number := as_int(value)) is None else number for name, value in fields.items()}
 
     def changes(self) -> dict[str, Any]:
-        """The fields whose values are not the defaults."""
+        """Return the fields whose values differ from the defaults."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         return {name: value for name, value in self.to_dict().items() if value != defaults[name]}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """A config of the given fields.
+        """Build a config from the given fields.
 
         Raises:
-            ValueError: a key is no field of this class, or a value is out of range.
+            ValueError: a key is not a field of this class, or a value is out of range.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         for key in fields:
@@ -59,10 +59,10 @@ class LayerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BranchConfig(LayerConfig):
-    """The options of a layer whose branch squeezes the context first."""
+    """The options of a layer whose branch has a hidden layer."""
 
-    reduction: int = option(16, "The branch is max(channels // reduction, min_hidden_channels) wide.")
-    min_hidden_channels: int = option(4, "Least width of the branch.")
+    reduction: int = option(16, "The branch has max(channels // reduction, min_hidden_channels) hidden units.")
+    min_hidden_channels: int = option(4, "Minimum number of hidden units.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,8 +77,8 @@ class AttentionConfig(BranchConfig):
     num_kernels: int = option(4, "K, the number of kernels.")
     temperature: float = option(
         1.0,
-        "Of a fresh layer, > 0: divides the logits of the attention; `set_temperature` changes it later. Saved in "
-        "the state dict, never averaged with the weights.",
+        "Initial temperature, > 0, which divides the logits of the attention; `set_temperature` changes it later. It "
+        "is saved in the state dict and never averaged with the weights.",
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A 2-D convolution with a kernel for each sample: the attributes of `torch.nn.Conv2d`, where it reads, how it runs."""
+"""A 2-D convolution with a kernel for each sample: attributes of `torch.nn.Conv2d`, padding, choice of algorithm."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -23,15 +23,15 @@ CONV2D_ARGUMENTS = (
     "groups",
     "padding_mode",
 )
-_PLACING = frozenset(("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"))
-"""Attributes that decide which pixels meet which taps."""
-_REMEMBERED_SHAPES = 64
-Sides = tuple[int, int, int, int]
-"""Pixels of padding left, right, above and below."""
+_GEOMETRY_ATTRIBUTES = frozenset(("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"))
+"""Attributes that determine which pixels each tap reads."""
+_MAX_CACHED_SHAPES = 64
+Pads = tuple[int, int, int, int]
+"""Padding in pixels: left, right, top, bottom."""
 
 
 class DynamicConvolution(DynamicOperator):
-    """A convolution whose attributes are those of `torch.nn.Conv2d`, which may be changed at any time."""
+    """A convolution with the attributes of `torch.nn.Conv2d`, which can be changed at any time."""
 
     in_channels: int
     out_channels: int
@@ -44,11 +44,11 @@ class DynamicConvolution(DynamicOperator):
     _functions: ClassVar[Mapping[str, Callable[..., Tensor]]] = {}
     """The family's algorithms by name."""
     _exported_algorithm: ClassVar[str] = "kernel"
-    """What ``auto`` means in an exported graph."""
-    _placed: tuple[Geometry, Sides | None]
-    """`geometry`, and the padding that goes before it; None for none."""
-    _chosen: dict[Any, str]
-    """What ``auto`` came to, by the shape of the padded input."""
+    """Algorithm of ``auto`` during export, and under torch.compile if the sizes leave the choice open."""
+    _geometry_and_pads: tuple[Geometry, Pads | None]
+    """`geometry`, and the padding to apply to the input first; None for none."""
+    _algorithm_by_shape: dict[Any, str]
+    """Algorithm that ``auto`` chose, by the shape of the padded input."""
 
     def _set_arguments(
         self,
@@ -61,7 +61,7 @@ class DynamicConvolution(DynamicOperator):
         groups: int,
         padding_mode: str,
     ) -> None:
-        """Check the arguments and keep them.
+        """Check the arguments and store them.
 
         Raises:
             ValueError: one is out of range, or groups does not divide the channels.
@@ -86,7 +86,7 @@ class DynamicConvolution(DynamicOperator):
         return tuple(self._functions)
 
     def algorithm_costs(self, input_shape: tuple[int, int, int, int]) -> dict[str, Cost]:
-        """What each algorithm would cost on an input ``(B, C_in, H, W)``, as ``algorithm="auto"`` sees it."""
+        """Return each algorithm's cost for an input ``(B, C_in, H, W)``, by which ``algorithm="auto"`` chooses."""
         x = torch.empty(input_shape, device="meta")
         self._check_input(x)
         padded = self._padded(x).shape
@@ -94,32 +94,32 @@ class DynamicConvolution(DynamicOperator):
 
     @abstractmethod
     def _costs_of(self, padded: tuple[int, int, int, int]) -> dict[str, Cost]:
-        """What each algorithm would cost on an input of this shape, padded by `_padded`."""
+        """Return each algorithm's cost for an input of this shape, which includes the padding of `_padded`."""
 
     def _choose(self, padded: Tensor) -> str:
-        """The algorithm for this input: the one that was set, or the cheapest, which is worked out once a shape."""
+        """Return the algorithm for this input: the one that was set, or the cheapest, computed once per shape."""
         algorithm: str = self.algorithm
         if algorithm != "auto":
             return algorithm
         if is_exporting():
             return self._exported_algorithm
         shape: Any = padded.shape
-        # Sizes of other kinds of tensors may be symbols.
+        # The sizes of tensor subclasses may be symbolic.
         if type(padded) is not Tensor or torch.compiler.is_compiling():
             return cheapest(self._costs_of(shape), undecided=self._exported_algorithm)
-        found = self._chosen.get(shape)
-        if found is None:
-            if len(self._chosen) >= _REMEMBERED_SHAPES:
-                self._chosen.clear()
-            self._chosen[shape] = found = cheapest(self._costs_of(shape))
-        return found
+        cached = self._algorithm_by_shape.get(shape)
+        if cached is None:
+            if len(self._algorithm_by_shape) >= _MAX_CACHED_SHAPES:
+                self._algorithm_by_shape.clear()
+            self._algorithm_by_shape[shape] = cached = cheapest(self._costs_of(shape))
+        return cached
 
     def sample_bias(self, x: Tensor) -> Tensor | None:
-        """The bias of each sample of ``x``, ``(B, C_out)``, or None when the layer adds none."""
+        """The bias of each sample of ``x``, ``(B, C_out)``, or None if the layer adds no bias."""
         return None if self.bias is None else self.bias.expand(x.shape[0], -1)
 
     def _function(self, padded: Tensor) -> Callable[..., Tensor]:
-        """The algorithm for this input, to be called."""
+        """Return the function of the algorithm for this input."""
         return self._functions[self._choose(padded)]
 
     def _check_input(self, x: Tensor) -> None:
@@ -127,34 +127,34 @@ class DynamicConvolution(DynamicOperator):
             check_images(x, self.in_channels, type(self).__name__)
 
     def _padded(self, x: Tensor) -> Tensor:
-        """``x`` with every padding applied that the algorithms do not do themselves."""
+        """Return ``x`` with the padding that the algorithms do not apply themselves."""
         if not (is_exporting() or torch.compiler.is_compiling()):
-            x = _usual_strides(x)
-        _, sides = self._placed
-        if sides is None:
+            x = _normalise_batch_stride(x)
+        _, pads = self._geometry_and_pads
+        if pads is None:
             return x
-        return F.pad(x, sides, "constant" if self.padding_mode == "zeros" else self.padding_mode)
+        return F.pad(x, pads, "constant" if self.padding_mode == "zeros" else self.padding_mode)
 
     @property
     def geometry(self) -> Geometry:
         """Stride, padding, dilation and groups of the convolution that runs on the padded input."""
-        return self._placed[0]
+        return self._geometry_and_pads[0]
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name in _PLACING and all(map(self.__dict__.__contains__, _PLACING)):
-            # Here rather than when it is needed: a forward pass, which several threads may run, writes nothing.
-            self._placed, self._chosen = self._place(), {}
+        if name in _GEOMETRY_ATTRIBUTES and all(map(self.__dict__.__contains__, _GEOMETRY_ATTRIBUTES)):
+            # Set here and not in the forward pass, because several threads may run the forward pass at once.
+            self._geometry_and_pads, self._algorithm_by_shape = self._make_geometry(), {}
 
-    def _place(self) -> tuple[Geometry, Sides | None]:
-        left, right, top, bottom = sides = self._sides()
-        # Symmetric zeros, which every algorithm does itself.
+    def _make_geometry(self) -> tuple[Geometry, Pads | None]:
+        left, right, top, bottom = pads = self._pads()
+        # Every algorithm applies symmetric zero padding itself.
         simple = self.padding_mode == "zeros" and left == right and top == bottom
         inside = (top, left) if simple else (0, 0)
         geometry = Geometry(self.kernel_size, self.stride, inside, self.dilation, self.groups)
-        return geometry, None if simple or not any(sides) else sides
+        return geometry, None if simple or not any(pads) else pads
 
-    def _sides(self) -> Sides:
+    def _pads(self) -> Pads:
         if self.padding == "valid":
             return (0, 0, 0, 0)
         if self.padding == "same":
@@ -176,7 +176,7 @@ class DynamicConvolution(DynamicOperator):
 
 
 def conv_arguments(conv: Any) -> dict[str, Any]:
-    """What `torch.nn.Conv2d` is called with to make one like this, but for bias, device and dtype."""
+    """Return the arguments of a `torch.nn.Conv2d` like ``conv``, without bias, device and dtype."""
     return {name: getattr(conv, name) for name in CONV2D_ARGUMENTS}
 
 
@@ -189,8 +189,8 @@ def _checked_padding(padding: int | tuple[int, int] | str, stride: tuple[int, in
     return padding
 
 
-def _usual_strides(x: Tensor) -> Tensor:
-    """``x``, copied where it is a single channels_last image whose batch axis has another stride than usual.
+def _normalise_batch_stride(x: Tensor) -> Tensor:
+    """Copy ``x`` if it is a single channels_last image whose batch stride is not the default one.
 
     The stride of an axis of length one has no meaning, but with such strides the weight's gradient of a grouped
     `torch.nn.functional.conv2d` is wrong on the CPU (torch 2.14).

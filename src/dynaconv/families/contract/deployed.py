@@ -1,7 +1,7 @@
-"""A dynamic layer as it is shipped: its tensors, its branch as affine maps and activations, nothing left to fold.
+"""The deployed form of a dynamic layer: frozen tensors, and a branch of affine maps and activations. Norms are folded.
 
-Eager PyTorch runs it, and every backend reads it: the native kernels, ONNX, OpenVINO. Constants are worked out here,
-once, in float64.
+Eager PyTorch runs this form, and every backend starts from it: the native kernels, ONNX, OpenVINO. Its constants are
+computed here once, in float64.
 """
 
 import copy
@@ -12,13 +12,13 @@ from typing import Any, Self
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynaconv.families.contract.affine import fixed, multiply_rows, plus
+from dynaconv.families.contract.affine import frozen_parameter, frozen_sum, multiply_rows
 from dynaconv.families.contract.branch import ACTIVATIONS, BranchLinear, DynamicBranch, context_dtype, inverse_length
 from dynaconv.families.contract.checks import check_choice
 from dynaconv.families.contract.convolution import CONV2D_ARGUMENTS, DynamicConvolution
 from dynaconv.families.contract.norms import NORM_EPSILON, norm_affine
 from dynaconv.families.contract.operator import DynamicOperator
-from dynaconv.families.contract.static import carry_attachments
+from dynaconv.families.contract.static import copy_hooks_and_attributes
 from dynaconv.ops import full_precision
 
 
@@ -35,29 +35,29 @@ class AffineMap(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        self.weight = fixed(weight)
-        self.register_parameter("bias", None if bias is None else fixed(bias))
+        self.weight = frozen_parameter(weight)
+        self.register_parameter("bias", None if bias is None else frozen_parameter(bias))
         self.training = False
 
     @classmethod
     def of(cls, linear: nn.Linear, factor: float = 1.0) -> Self:
-        """What a linear layer computes, times a factor, in float64."""
+        """Return the map of a linear layer times a factor, in float64."""
         weight, bias = _double(linear.weight), linear.bias
         if isinstance(linear, BranchLinear):
-            weight = linear.acting(weight)
+            weight = linear.effective_weight(weight)
         return cls(weight * factor, None if bias is None else _double(bias) * factor)
 
     @property
     def constant(self) -> Tensor:
-        """b, also where it is zero."""
+        """b; zeros if `bias` is None."""
         return self.weight.new_zeros(len(self.weight)) if self.bias is None else self.bias.detach()
 
-    def after(self, scale: Tensor, shift: Tensor) -> "AffineMap":
-        """The map of ``scale * x + shift``."""
+    def fold_input_affine(self, scale: Tensor, shift: Tensor) -> "AffineMap":
+        """Return the map of the input ``scale * x + shift``, with vectors ``(R,)``, as a map of x."""
         return AffineMap(self.weight * scale, self.constant + self.weight @ shift)
 
-    def then(self, scale: Tensor, shift: Tensor) -> "AffineMap":
-        """The map times ``scale``, plus ``shift``, both ``(N,)``."""
+    def fold_output_affine(self, scale: Tensor, shift: Tensor) -> "AffineMap":
+        """Return the map with the output times ``scale`` plus ``shift``, both ``(N,)``."""
         scale, shift = scale.to(self.weight), shift.to(self.weight)
         return AffineMap(scale[:, None] * self.weight, scale * self.constant + shift)
 
@@ -68,18 +68,18 @@ class AffineMap(nn.Module):
 
 
 class DeployedBranch(nn.Module):
-    """From the context of a layer to its coefficients, before what only the family knows.
+    """The branch of a deployed layer, from the context to the logits of the coefficients.
 
-    layer norm (where `normalise`) -> `squeeze` -> `activation` -> unit length (where `unit`) -> one map a head.
+    Layer norm (if `normalise`) -> `squeeze` -> `activation` -> unit length (if `unit`) -> one map per head.
     Computes in float32 (float64 for float64 contexts).
 
     Attributes:
         heads: One affine map of the hidden vector for each kind of coefficient.
-        squeeze: The first map; None where the heads read the context itself.
+        squeeze: The first map; None if the heads read the context.
         gate: F2 of the activation ``gate``, h * hsig(F2 h).
-        activation: Between squeeze and heads.
+        activation: Activation between squeeze and heads.
         unit: Whether the hidden vector is divided by its length.
-        normalise: Whether the context is layer-normalised; other norms of it are part of the first map.
+        normalise: Whether the context is layer-normalised; other context norms are folded into the first map.
     """
 
     squeeze: AffineMap | None
@@ -103,11 +103,11 @@ class DeployedBranch(nn.Module):
 
     @classmethod
     def of(cls, branch: DynamicBranch, context_norm: nn.Module | None, factor: float = 1.0) -> Self:
-        """The deployed form of a branch and the norm of what it reads, all coefficients times a factor."""
+        """Return the deployed form of a branch and its context norm, with the outputs times a factor."""
         heads = {name: AffineMap.of(head, branch.gain * factor) for name, head in branch.heads.items()}  # type: ignore[arg-type]
         return cls(
             heads,
-            squeeze=behind_norm(context_norm, AffineMap.of(branch.squeeze)),
+            squeeze=fold_context_norm(context_norm, AffineMap.of(branch.squeeze)),
             gate=AffineMap.of(branch.gate) if branch.activation == "gate" else None,
             activation=branch.activation,
             unit=branch.unit_hidden,
@@ -115,13 +115,13 @@ class DeployedBranch(nn.Module):
         )
 
     def head(self, name: str) -> AffineMap:
-        """The map of that name."""
-        found = self.heads[name]
-        assert isinstance(found, AffineMap)
-        return found
+        """Return the head with this name."""
+        head = self.heads[name]
+        assert isinstance(head, AffineMap)
+        return head
 
     def hidden(self, context: Tensor) -> Tensor:
-        """What the heads read, of a context ``(B, features)``."""
+        """Return the input of the heads for a context ``(B, features)``."""
         if self.normalise:
             context = F.layer_norm(context, context.shape[1:], eps=NORM_EPSILON)
         if self.squeeze is None:
@@ -134,25 +134,25 @@ class DeployedBranch(nn.Module):
         return hidden * inverse_length(hidden) if self.unit else hidden
 
     def forward(self, context: Tensor) -> dict[str, Tensor]:
-        """Map ``(B, features)`` in float32 or float64 to one ``(B, size)`` tensor a head."""
+        """Map ``(B, features)`` in float32 or float64 to one ``(B, size)`` tensor per head."""
         with full_precision(context.device):
             hidden = self.hidden(context)
             return {name: head(hidden) for name, head in self.heads.items()}
 
     def extra_repr(self) -> str:
-        """What holds no parameters."""
+        """Settings that are not parameters."""
         return f"activation={self.activation!r}, unit={self.unit}, normalise={self.normalise}"
 
 
 class DeployedLayer(DynamicOperator):
-    """A dynamic layer in eval mode, for inference alone; made by `DynamicLayer.deployed`.
+    """A dynamic layer in eval mode, only for inference; made by `DynamicLayer.deployed`.
 
-    A module like any other, so that it can be moved, saved, copied and compiled; its tensors are parameters that need
-    no gradient. A family's subclass says what it stores and how the kernel is put together.
+    It is an ordinary module that can be moved, saved, copied and compiled. Its tensors are parameters without gradient.
+    A family's subclass defines the stored tensors and the computation of the kernel.
 
     Attributes:
-        branch: From context to coefficients.
-        asked: The algorithm that the layer was set to, which backends keep to; ``auto`` leaves the choice to them.
+        branch: Maps the context to the logits of the coefficients.
+        asked: The algorithm that was set on the original layer. Backends use it; ``auto`` lets them choose.
     """
 
     branch: DeployedBranch
@@ -161,7 +161,7 @@ class DeployedLayer(DynamicOperator):
 
     @property
     def algorithm(self) -> str:
-        """What runs in eager PyTorch, ``auto`` or one of `algorithms`; backends do not ask."""
+        """Algorithm in eager PyTorch, ``auto`` or one of `algorithms`; backends ignore it."""
         return self._algorithm
 
     @algorithm.setter
@@ -170,32 +170,32 @@ class DeployedLayer(DynamicOperator):
         self._algorithm = value
 
     def deployed(self) -> Self:
-        """A copy."""
+        """Return a copy."""
         return copy.deepcopy(self)
 
     @abstractmethod
     def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
-        """Make the layer compute ``scale * forward(x) + shift``, so that a fixed norm behind it is no longer needed.
+        """Make the layer compute ``scale * forward(x) + shift``, so that a fixed norm after it can be removed.
 
         Args:
-            scale, shift: One number a channel out, ``(C_out,)``.
+            scale, shift: One value per output channel, ``(C_out,)``.
 
         Raises:
-            ValueError: the family cannot take this scale; the layer is as it was.
+            ValueError: the family cannot absorb this scale; the layer is unchanged.
         """
 
-    def _keep(self, name: str, tensor: Tensor | None) -> None:
-        """Store a tensor as a fixed parameter of that name."""
-        self.register_parameter(name, None if tensor is None else fixed(tensor))
+    def _store_frozen(self, name: str, tensor: Tensor | None) -> None:
+        """Store a tensor as a frozen parameter with this name."""
+        self.register_parameter(name, None if tensor is None else frozen_parameter(tensor))
 
-    def _settle(self, layer: Any) -> None:
-        """Give the branch the type and place of the layer that this one was made of, and take over what hangs on it.
+    def _adopt_settings(self, layer: Any) -> None:
+        """Take over algorithm, hooks and attributes of the original layer, and move the branch to its device and dtype.
 
-        The branch of a half-precision layer, which computes in float32 anyway, holds float32.
+        The branch of a half-precision layer is stored in float32, because it computes in float32.
         """
         self.asked = self._algorithm = layer.algorithm
         self.branch.to(layer.weight.device, context_dtype(layer.weight.dtype))
-        carry_attachments(layer, self)
+        copy_hooks_and_attributes(layer, self)
         self.eval()
 
 
@@ -203,20 +203,20 @@ class DeployedConv2d(DynamicConvolution, DeployedLayer):
     """A deployed convolution, with the attributes of `torch.nn.Conv2d`.
 
     Args:
-        layer: The layer that it is made of.
+        layer: The original layer.
     """
 
     shift: nn.Parameter | None
-    """A part of the bias that no coefficient touches, ``(C_out,)``."""
+    """Part of the bias that does not depend on coefficients, ``(C_out,)``."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
         for name in CONV2D_ARGUMENTS:
             setattr(self, name, getattr(layer, name))
         self.transposed, self.output_padding = layer.transposed, layer.output_padding
-        self._keep("weight", layer.weight)
-        self._keep("bias", layer.bias)
-        self._keep("shift", None)
+        self._store_frozen("weight", layer.weight)
+        self._store_frozen("bias", layer.bias)
+        self._store_frozen("shift", None)
 
     def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
         """Make the layer compute ``scale * forward(x) + shift``; see `DeployedLayer.absorb_affine`."""
@@ -229,14 +229,18 @@ class DeployedConv2d(DynamicConvolution, DeployedLayer):
 
     def _add_fixed(self, shift: Tensor) -> None:
         """Add a vector ``(C_out,)`` to the output of every sample."""
-        self.shift = plus(self.shift, shift, self.weight)
+        self.shift = frozen_sum(self.shift, shift, self.weight)
 
 
-def behind_norm(norm: nn.Module | None, first: AffineMap) -> AffineMap:
-    """A map that takes in the norm of what it reads, where that norm is by fixed statistics."""
-    return first if norm is None or isinstance(norm, nn.LayerNorm | nn.Identity) else first.after(*norm_affine(norm))
+def fold_context_norm(norm: nn.Module | None, first: AffineMap) -> AffineMap:
+    """Return the first map of a branch with its context norm folded in, if the norm has fixed statistics."""
+    return (
+        first
+        if norm is None or isinstance(norm, nn.LayerNorm | nn.Identity)
+        else first.fold_input_affine(*norm_affine(norm))
+    )
 
 
 def _double(tensor: Tensor) -> Tensor:
-    # On the CPU, because not every device has that type.
+    # On the CPU, because not every device supports float64.
     return tensor.detach().cpu().double()

@@ -1,4 +1,4 @@
-"""What CondConv and DY-Conv have in common: K kernels and biases, summed with weights that depend on the input."""
+"""Base classes of CondConv and DY-Conv: K kernels and biases, summed with weights that depend on the input."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -20,28 +20,28 @@ MIXTURE_ALGORITHMS = ("auto", "kernel", "mixed", "grouped")
 
 
 class MixtureCoefficients(NamedTuple):
-    """What the branch of a kernel mixture computes."""
+    """Coefficients of a kernel mixture."""
 
     attention: Tensor
     """Weight of each kernel, ``(B, K)``, in float32 (float64 for float64 inputs)."""
 
 
 class _Mixture(DynamicConvolution):
-    """W(x) = sum_k a_k(x) W_k and its bias mixed alike, given the weights."""
+    """Runs W(x) = sum_k a_k(x) W_k, with the bias mixed in the same way, for given weights a_k(x)."""
 
     num_kernels: int
     _functions: ClassVar = {"kernel": kernel_mixture, "mixed": mixed_mixture, "grouped": grouped_mixture}
 
     @abstractmethod
     def _checked_logits(self, x: Tensor, *, track: bool) -> Tensor:
-        """``(B, K)`` of an input that was checked; ``track`` says whether train mode updates running statistics."""
+        """Return the logits ``(B, K)`` of a checked input; with ``track``, train mode updates running statistics."""
 
     @abstractmethod
     def _attention(self, logits: Tensor) -> Tensor:
-        """Weights of the kernels, ``(B, K)``, of logits."""
+        """Convert logits to weights of the kernels, ``(B, K)``."""
 
     def logits(self, x: Tensor) -> Tensor:
-        """What the branch gives for ``x``, ``(B, C_in, H, W)``, before it becomes attention: ``(B, K)``."""
+        """Return the logits of the attention, ``(B, K)``, for ``x``, ``(B, C_in, H, W)``."""
         self._check_input(x)
         return self._checked_logits(x, track=False)
 
@@ -65,7 +65,7 @@ class _Mixture(DynamicConvolution):
         return add_bias(out, self._mixed_bias(attention))
 
     def _mixed_bias(self, attention: Tensor) -> Tensor | None:
-        """The bias of each sample, ``(B, C_out)``, or of all, ``(C_out,)``."""
+        """Return the bias of each sample, ``(B, C_out)``, or one for all samples, ``(C_out,)``."""
         return None if self.bias is None else mix_kernels(attention, self.bias)
 
     def _costs_of(self, padded: tuple[int, int, int, int]) -> dict[str, Cost]:
@@ -77,37 +77,37 @@ class _Mixture(DynamicConvolution):
 
 
 class KernelMixture2d(_Mixture, DynamicConv2d):
-    """A convolution with W(x) = sum_k a_k(x) W_k, its bias mixed alike; how a_k(x) comes about is the family's.
+    """A convolution with W(x) = sum_k a_k(x) W_k and a bias mixed in the same way; the family defines a_k(x).
 
     ``weight`` holds the K kernels, ``(K, C_out, C_in / groups, k_h, k_w)``, and ``bias`` the biases, ``(K, C_out)``.
-    `from_conv` and a static state dict set their mean, and leave how they differ: equal kernels would get equal
-    gradients for ever.
+    `from_conv` and a static state dict set the mean of the kernels and keep their differences, because equal kernels
+    would always get equal gradients.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
             As for `torch.nn.Conv2d`.
 
     Raises:
-        ValueError: an argument is out of range or does not fit.
+        ValueError: an argument is out of range or does not match the others.
     """
 
     branch: Any
 
-    def _stacks(self, config: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return (self._count(config),), (self._count(config),)
+    def _leading_shapes(self, config: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return (self._kernel_count(config),), (self._kernel_count(config),)
 
     @staticmethod
     @abstractmethod
-    def _count(config: Any) -> int:
-        """K."""
+    def _kernel_count(config: Any) -> int:
+        """Return K."""
 
     def _build(self, config: Any, device: torch.device, dtype: torch.dtype) -> None:
-        self.num_kernels = self._count(config)
+        self.num_kernels = self._kernel_count(config)
         self.context_norm = make_context_norm(config.context_norm, self.in_channels, device, dtype)
 
     @abstractmethod
     def _logits(self, context: Tensor) -> Tensor:
-        """``(B, K)`` of the averaged and normalised input ``(B, C_in)``."""
+        """Return the logits ``(B, K)`` of the averaged and normalised input ``(B, C_in)``."""
 
     def _checked_logits(self, x: Tensor, *, track: bool) -> Tensor:
         with full_precision(x.device):
@@ -116,11 +116,11 @@ class KernelMixture2d(_Mixture, DynamicConv2d):
 
 
 class DeployedMixture2d(_Mixture, DeployedConv2d):
-    """A kernel mixture as it is shipped. Its branch has one head, ``attention``, which holds the temperature.
+    """Deployed form of a kernel mixture. Its branch has one head, ``attention``, which includes the temperature.
 
     Args:
-        layer: The layer that it is made of.
-        branch: Its branch.
+        layer: The original layer.
+        branch: The deployed form of the layer's branch.
         activation: From logits to weights: ``sigmoid``, or ``softmax`` over the kernels.
     """
 
@@ -129,7 +129,7 @@ class DeployedMixture2d(_Mixture, DeployedConv2d):
     ) -> None:
         super().__init__(layer)
         self.num_kernels, self.branch, self.activation = layer.num_kernels, branch, activation
-        self._settle(layer)
+        self._adopt_settings(layer)
 
     def _checked_logits(self, x: Tensor, *, track: bool) -> Tensor:
         logits: Tensor = self.branch(pool_context(x, 1, context_dtype(x.dtype)))["attention"]

@@ -1,4 +1,4 @@
-"""Norms inside dynamic layers: of contexts, and of latent maps."""
+"""Norms inside dynamic layers, for contexts and latent feature maps."""
 
 from typing import Any, Literal
 
@@ -13,9 +13,9 @@ CONTEXT_NORMS = ("layer", "batch", "running", None)
 
 
 class LatentBatchNorm2d(nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d`, except that in train mode a single value a channel is normalised by running statistics.
+    """`torch.nn.BatchNorm2d` that in train mode normalises a single value per channel by the running statistics.
 
-    One sample of 1x1 pixels has no variance; the ordinary layer raises there.
+    One sample of 1x1 pixels has no variance; `torch.nn.BatchNorm2d` raises an error for it.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -28,14 +28,15 @@ class LatentBatchNorm2d(nn.BatchNorm2d):
 class RunningNorm2d(nn.Module):
     """Normalises by the statistics of earlier batches, in train mode too, so that no sample depends on another.
 
-    The statistics are moving averages of the batches seen in train mode, each taken in after it was normalised. The
-    first ones weigh as in a plain average that starts with mean 0 and variance 1. No gradient passes through them.
+    The statistics are moving averages over the batches of train mode; each batch is added after it was normalised. The
+    first batches are weighted as in a plain average that includes an initial mean 0 and variance 1. No gradient passes
+    through the statistics.
 
     Args:
         num_features: Number of channels.
         eps: Added to the variance.
-        momentum: Least weight of a new batch, in (0, 1].
-        device, dtype: Of the statistics.
+        momentum: Minimum weight of a new batch, in (0, 1].
+        device, dtype: Device and dtype of the statistics.
     """
 
     running_mean: Tensor
@@ -58,7 +59,7 @@ class RunningNorm2d(nn.Module):
         self.register_buffer("num_batches_tracked", torch.zeros((), device=device, dtype=torch.long))
 
     def reset_parameters(self) -> None:
-        """Forget the statistics."""
+        """Reset the statistics."""
         nn.init.zeros_(self.running_mean)
         nn.init.ones_(self.running_var)
         nn.init.zeros_(self.num_batches_tracked)
@@ -67,7 +68,7 @@ class RunningNorm2d(nn.Module):
         """Normalise ``(B, C, H, W)`` over all axes but the second."""
         scale, shift = scale_and_shift(self, input.dtype)
         if self.training and torch.compiler.is_compiling():
-            scale = _kept(scale)
+            scale = _saved_for_backward(scale)
         out = input * scale[:, None, None] + shift[:, None, None]
         if self.training:
             self._track(input.detach())
@@ -79,7 +80,7 @@ class RunningNorm2d(nn.Module):
         share = (1 / (self.num_batches_tracked + 1)).clamp(min=self.momentum).to(input.dtype)
         variance, mean = torch.var_mean(input, (0, 2, 3), correction=0)
         before = self.running_mean.to(input.dtype)
-        # The variance of a mixture: the two parts' own, and that of their means.
+        # The variance of a mixture: the weighted mean of both variances plus the variance of both means.
         variance = torch.lerp(self.running_var.to(input.dtype), variance, share)
         variance = variance + share * (1 - share) * (mean - before).square()
         self.running_mean.copy_(torch.lerp(before, mean, share))
@@ -91,32 +92,33 @@ class RunningNorm2d(nn.Module):
 
 
 @torch.library.custom_op("dynaconv::kept", mutates_args=())
-def _kept(tensor: Tensor) -> Tensor:
-    """A copy that torch.compile keeps for the backward pass.
+def _saved_for_backward(tensor: Tensor) -> Tensor:
+    """Return a copy that torch.compile saves for the backward pass.
 
-    It would compute the scale again there, from statistics that have moved since (torch 2.14): a wrong gradient.
+    Without it, the backward pass recomputes the scale from statistics that were updated since (torch 2.14), which gives
+    a wrong gradient.
     """
     return tensor.clone()
 
 
-@_kept.register_fake
-def _kept_fake(tensor: Tensor) -> Tensor:
+@_saved_for_backward.register_fake
+def _saved_for_backward_fake(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor)
 
 
 def make_context_norm(
     kind: str | None, features: int, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> nn.Module | None:
-    """The norm of a context ``(B, features)``, without a scale and a shift of its own.
+    """Return the norm of a context ``(B, features)``, without learnable scale and shift.
 
     ``layer`` normalises each context over its features. ``batch`` normalises each feature over the batch, ``running``
-    by the statistics of earlier batches; both take away what the contexts of all images have in common.
+    by the statistics of earlier batches; both remove the component that the contexts of all images share.
 
     Raises:
-        ValueError: a layer norm of a single number is asked for.
+        ValueError: ``kind`` is ``layer`` and ``features`` is 1.
     """
     if kind == "layer" and features == 1:
-        raise ValueError("context_norm='layer' makes a context of one number zero; use context_norm=None.")
+        raise ValueError("context_norm='layer' would set a context of one feature to zero; use context_norm=None.")
     if kind == "layer":
         return nn.LayerNorm(features, eps=NORM_EPSILON, elementwise_affine=False)
     if kind == "batch":
@@ -125,10 +127,10 @@ def make_context_norm(
 
 
 def normalise(norm: nn.Module | None, values: Tensor, *, track: bool = True) -> Tensor:
-    """Normalise a context or hidden vector ``(B, C)`` in its own type, whatever the norm's.
+    """Normalise a context or hidden vector ``(B, C)`` in its own dtype, also if the norm has another dtype.
 
     Args:
-        norm: One of `make_context_norm`, a batch norm of four axes that another tool put in its place, or None.
+        norm: A norm of `make_context_norm`, a batch norm for 4-D inputs by which another tool replaced it, or None.
         values: ``(B, C)`` in float32 or float64.
         track: Whether train mode updates the running statistics.
     """
@@ -138,15 +140,15 @@ def normalise(norm: nn.Module | None, values: Tensor, *, track: bool = True) -> 
         return torch.layer_norm(values, norm.normalized_shape, eps=norm.eps)
     training = norm.training
     if training and values.shape[0] == 0:
-        # Statistics of nothing would be NaN.
+        # The statistics of an empty batch would be NaN.
         return values
-    # Four axes, as every batch norm takes them that other tools may put here.
+    # All batch norms by which other tools may replace the norm take 4-D inputs.
     images = values[:, :, None, None]
     same_type = all(t.dtype == values.dtype for t in (*norm.parameters(), *norm.buffers()) if t.is_floating_point())
     if same_type and (track or not training):
         return norm(images).flatten(1)  # type: ignore[no-any-return]
     if not training and isinstance(getattr(norm, "running_mean", None), Tensor):
-        # Calls from several threads may not swap the norm's tensors, as below.
+        # `functional_call` below swaps the norm's tensors, which is unsafe if several threads run the layer.
         scale, shift = scale_and_shift(norm, values.dtype)
         return values * scale + shift
     copies = {name: _copy(tensor, values.dtype) for name, tensor in _state(norm).items()}
@@ -159,9 +161,9 @@ def normalise(norm: nn.Module | None, values: Tensor, *, track: bool = True) -> 
 
 
 def scale_and_shift(norm: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The map z -> scale * z + shift that a batch norm is in eval mode, each ``(L,)``.
+    """Return scale and shift, each ``(L,)``, of the map z -> scale * z + shift of a batch norm in eval mode.
 
-    ``norm`` may be what another tool put in place of `LatentBatchNorm2d`, such as a synchronised or a frozen norm.
+    ``norm`` may be a norm by which another tool replaced `LatentBatchNorm2d`, such as a synchronised or a frozen norm.
     """
     parts: Any = norm
     scale = torch.rsqrt(parts.running_var.to(dtype) + parts.eps)
@@ -173,9 +175,9 @@ def scale_and_shift(norm: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor
 
 @torch.no_grad()
 def norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Scale and shift a channel that a norm with running statistics is in eval mode, each ``(C,)`` in float64."""
+    """Return the scale and shift, each ``(C,)`` in float64, of a norm with running statistics in eval mode."""
     parts: Any = norm
-    # On the CPU, because not every device has that type.
+    # On the CPU, because not every device supports float64.
     mean, variance = (part.detach().cpu().double() for part in (parts.running_mean, parts.running_var))
     scale, shift = torch.rsqrt(variance + parts.eps), torch.zeros_like(mean)
     if parts.weight is not None:

@@ -1,4 +1,4 @@
-"""What every operator whose kernel depends on its input answers, whether it is trained or deployed."""
+"""Base class of the operators whose kernel depends on their input, trainable or deployed."""
 
 import copy
 import sys
@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 STATIC_AXES = {"weight": 4, "bias": 1}
-"""What a static convolution's state dict holds, and how many axes each tensor has."""
-_BETWEEN = ("__setattr__", "register_parameter", "deepcopy")
+"""Keys of a static convolution's state dict, and the number of axes of each tensor."""
+_PASS_THROUGH_FUNCTIONS = ("__setattr__", "register_parameter", "deepcopy")
 
 
 class DynamicOperator(nn.Module, ABC):
-    """A convolution or linear map whose kernel is put together anew for each sample.
+    """A convolution or linear map whose kernel is computed for each sample.
 
-    `dynaconv.DynamicLayer` is one that is trained, `DeployedLayer` what `dynaconv.deploy` makes of it. `torch.fx` takes
-    both for one operation, like a layer of `torch.nn`.
+    `dynaconv.DynamicLayer` is the trainable form; `dynaconv.deploy` makes a `DeployedLayer` of it. `torch.fx` records
+    either form as one operation, like a layer of `torch.nn`.
     """
 
     weight: nn.Parameter
@@ -31,11 +31,11 @@ class DynamicOperator(nn.Module, ABC):
     @property
     @abstractmethod
     def algorithm(self) -> Any:
-        """``auto`` or one of `algorithms`; may be set at any time."""
+        """``auto`` or one of `algorithms`; it can be set at any time."""
 
     @abstractmethod
     def coefficients(self, x: Tensor) -> Any:
-        """What the dynamic branch computes for ``x``: a named tuple of tensors, batch first."""
+        """The coefficients that the dynamic branch computes for ``x``: a named tuple of tensors, batch first."""
 
     @abstractmethod
     def kernel(self, x: Tensor) -> Tensor:
@@ -43,19 +43,19 @@ class DynamicOperator(nn.Module, ABC):
 
     @abstractmethod
     def sample_bias(self, x: Tensor) -> Tensor | None:
-        """The bias of each sample of ``x``, ``(B, C_out)``, or None when the layer adds none."""
+        """The bias of each sample of ``x``, ``(B, C_out)``, or None if the layer adds no bias."""
 
     @abstractmethod
     def _check_input(self, x: Tensor) -> None:
-        """Raise ValueError unless the layer takes ``x``."""
+        """Raise ValueError unless ``x`` is a valid input."""
 
     @abstractmethod
     def _compute(self, x: Tensor) -> Tensor:
-        """`forward` for an input that was checked."""
+        """Run `forward` on a checked input."""
 
     @abstractmethod
     def _choose(self, x: Tensor) -> str:
-        """The algorithm for this input: the one that was set, or the cheapest."""
+        """Return the algorithm for this input: the one that was set, or the cheapest."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve each sample of ``(B, C_in, H, W)`` with its own kernel: ``(B, C_out, H_out, W_out)``.
@@ -63,15 +63,15 @@ class DynamicOperator(nn.Module, ABC):
         A linear layer maps ``(..., in_features)`` to ``(..., out_features)``, each row with its own matrix.
 
         Raises:
-            ValueError: the input has another shape or is complex.
+            ValueError: the input has an invalid shape or is complex.
         """
         if isinstance(x, Proxy):
-            return self._recorded(x)
+            return self._record_call(x)
         self._check_input(x)
         return self._compute(x)
 
-    def _recorded(self, x: Proxy) -> Any:
-        """The call of this layer as one node of the graph that `torch.fx` records."""
+    def _record_call(self, x: Proxy) -> Any:
+        """Record the call of this layer as one node of the `torch.fx` graph."""
         tracer: Any = x.tracer
         if tracer.root is self:
             raise TypeError(
@@ -109,17 +109,18 @@ class DynamicOperator(nn.Module, ABC):
         super().register_parameter(name, param)
 
     def _refuse_folding(self) -> None:
-        """Refuse to let another library fold a batch norm into ``weight`` and ``bias``, told by its function's name.
+        """Raise TypeError if a function of another library folds a batch norm into ``weight`` and ``bias``.
 
-        torch's `fuse_conv_bn_eval`, which folds into a copy, ultralytics' `fuse_conv_and_bn` and mmcv's
-        `_fuse_conv_bn` know of no other part of a kernel. The folded layer would compute something else.
+        A function is recognised by "fuse" in its name: torch's `fuse_conv_bn_eval`, which folds into a copy,
+        ultralytics' `fuse_conv_and_bn`, mmcv's `_fuse_conv_bn`. They change no other part of the kernel, so the folded
+        layer would compute another function.
         """
         frame: Any = sys._getframe(2)
-        while frame.f_code.co_name in _BETWEEN:
+        while frame.f_code.co_name in _PASS_THROUGH_FUNCTIONS:
             frame = frame.f_back
         function = frame.f_code.co_name
         if "fuse" in function:
             raise TypeError(
-                f"{function} folds a batch norm into `weight` and `bias` alone, and the kernel of a "
-                f"{type(self).__name__} has other parts; call dynaconv.deploy(network) first, which folds it."
+                f"{function} folds a batch norm only into `weight` and `bias`, but the kernel of a "
+                f"{type(self).__name__} has other parts; call dynaconv.deploy(network) first, which folds batch norms."
             )

@@ -1,4 +1,4 @@
-"""A layer's options are written down once, in its config, from which its signature and docstring follow."""
+"""Options of a layer. Its config defines them once; its signature and docstring are derived from the config."""
 
 import dataclasses
 import inspect
@@ -10,12 +10,12 @@ _MEANING = "meaning"
 
 
 def option(default: Any, meaning: str) -> Any:
-    """A field of a config: its default and what it means, in a sentence for ``help``."""
+    """Return a field of a config with its default and its description, which ``help`` shows."""
     return dataclasses.field(default=default, metadata={_MEANING: meaning})
 
 
 def meanings(config: type) -> dict[str, str]:
-    """What each option of a config means; a field that changes an inherited default alone keeps the meaning."""
+    """Return the description of each option of a config. A field that only changes a default inherits it."""
     found: dict[str, str] = {}
     for kind in config.__mro__:
         for field in getattr(kind, "__dataclass_fields__", {}).values():
@@ -25,12 +25,13 @@ def meanings(config: type) -> dict[str, str]:
 
 
 def describe(layer: type, config: type, without: Collection[str] = ()) -> None:
-    """Give a layer's class the signature and the docstring that name every option.
+    """Set the signature and the docstring of a layer's class such that they name every option.
 
     Args:
-        layer: Its constructor takes ``**options``, which stand for the fields, or spells out arguments of its own.
-        config: The dataclass of its options.
-        without: Options that the layer has no use for.
+        layer: Class of a layer. Its constructor takes ``**options``, which are replaced by the fields, or it names its
+            own arguments and stays unchanged.
+        config: Dataclass of the options.
+        without: Options that the layer does not use.
     """
     own = list(inspect.signature(layer.__init__).parameters.values())[1:]  # type: ignore[misc]
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
@@ -44,8 +45,8 @@ def describe(layer: type, config: type, without: Collection[str] = ()) -> None:
     ]
     layer.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     if "__doc__" in vars(layer) and layer.__doc__ is not None:
-        told = meanings(config)
-        entries = [f"{field.name}: {told[field.name]}" for field in fields]
+        descriptions = meanings(config)
+        entries = [f"{field.name}: {descriptions[field.name]}" for field in fields]
         lines = [textwrap.fill(entry, 108, subsequent_indent="    ") for entry in entries]
         section = textwrap.indent("Options:\n" + textwrap.indent("\n".join(lines), "    ") + "\n\n", "    ")
         before, raises, after = layer.__doc__.partition("    Raises:\n")

@@ -1,4 +1,4 @@
-"""Parameter groups for an optimiser: what decays, and what belongs to a dynamic branch."""
+"""Parameter groups for an optimiser, by weight decay and by membership in a dynamic branch."""
 
 import math
 from typing import Any
@@ -17,24 +17,27 @@ def parameter_groups(
     branch_weight_decay: float | None = None,
     decay_norm_and_bias: bool = False,
 ) -> list[dict[str, Any]]:
-    """Group the trained parameters of a network for any optimiser of torch.
+    """Group the trainable parameters of a network for any torch optimiser.
 
     A branch holds the parameters between the context and the coefficients: ``layer.branch`` of every dynamic layer.
-    What coefficients are applied to, such as W0, P and Q of DCD or the kernels of a mixture, is not part of it.
+    The parameters to which coefficients are applied, such as W0, P and Q of DCD or the kernels of a mixture, are not
+    part of it.
 
     Args:
-        model: Any network. It may exempt further parameters by name, with timm's ``no_weight_decay()``.
+        model: Any network. It can exempt more parameters from weight decay by name, with timm's ``no_weight_decay()``.
         lr: Learning rate.
-        weight_decay: Of tensors with at least two dimensions.
+        weight_decay: Weight decay of parameters with at least two dimensions.
         branch_lr: Learning rate of the branches; by default ``lr``.
         branch_weight_decay: Weight decay of the branches; by default ``weight_decay``.
-        decay_norm_and_bias: Decay norms and biases as well.
+        decay_norm_and_bias: Whether weight decay applies to all parameters, also to norms and biases.
 
     Returns:
-        Groups with the keys ``params``, ``lr``, ``weight_decay`` and ``name``; none is empty. Each parameter is in one.
+        Groups with the keys ``params``, ``lr``, ``weight_decay`` and ``name``. No group is empty, and each parameter is
+        in one group.
 
     Raises:
-        ValueError: A rate or decay is negative or not finite, or one for branches is given and the network has none.
+        ValueError: A rate or decay is negative or not finite, or a value for branches is given and the network has no
+            branch.
 
     Example:
         >>> torch.optim.SGD(dynaconv.parameter_groups(net, lr=0.1, weight_decay=1e-4, branch_lr=0.05), momentum=0.9)

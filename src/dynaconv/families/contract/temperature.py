@@ -1,4 +1,4 @@
-"""The temperature of attention: state of the training schedule, set for a whole network by one call."""
+"""The temperature of attention. It is part of the training schedule and is set for a whole network by one call."""
 
 import math
 import re
@@ -9,47 +9,47 @@ import torch
 from torch import Tensor, nn
 
 _KEY = "temperature"
-_AVERAGING = re.compile(r"E[Mm][Aa](?![a-z])|Averag|SWA")
-"""Class names of what averages the weights of a network: timm's ModelEmaV3, torch's AveragedModel, and others."""
+_AVERAGING_CLASSES = re.compile(r"E[Mm][Aa](?![a-z])|Averag|SWA")
+"""Names of classes that average the weights of a network, such as timm's ModelEmaV3 and torch's AveragedModel."""
 
 
 class _Temperature:
-    """Holds the temperature of one layer outside its buffers, because averages of weights average buffers too.
+    """Holds the temperature of one layer outside its buffers, because weight averaging also averages buffers.
 
-    A copy of the layer has a temperature of its own, except in an average of the weights: that has the temperature of
-    the network it averages, whose schedule goes on after the copy is made.
+    A copy of the layer has its own temperature. The exception is the copy in a class that averages weights: it shares
+    the temperature of the network that it averages, because the network's schedule continues after the copy.
     """
 
     def __init__(self, value: Tensor) -> None:
         self.value = value
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Temperature":
-        return self if _averaging() else _Temperature(self.value.clone())
+        return self if _in_averaging_constructor() else _Temperature(self.value.clone())
 
 
-def _averaging() -> bool:
-    """Whether the constructor of a class that averages weights is running, which copies the network to average."""
+def _in_averaging_constructor() -> bool:
+    """Whether the copy is made in the constructor of a class that averages weights."""
     frame = sys._getframe(2)
     while frame is not None:
-        if frame.f_code.co_name == "__init__" and _AVERAGING.search(type(frame.f_locals.get("self")).__name__):
+        if frame.f_code.co_name == "__init__" and _AVERAGING_CLASSES.search(type(frame.f_locals.get("self")).__name__):
             return True
         frame = frame.f_back  # type: ignore[assignment]
     return False
 
 
 class HasTemperature(nn.Module):
-    """Mixin of a layer whose attention has a temperature; it is saved in the state dict under this name."""
+    """Mixin for layers whose attention has a temperature, which is saved in the state dict as ``temperature``."""
 
     _temperature: _Temperature
 
     def _set_up_temperature(self, value: float, device: torch.device | str | None) -> None:
         held = torch.tensor(check_temperature(value), device=device)
-        # On the meta device the value would be lost.
+        # A meta tensor does not hold the value.
         self._temperature = _Temperature(torch.tensor(value, device="cpu") if held.is_meta else held)
 
     @property
     def temperature(self) -> Tensor:
-        """Divides the logits of the attention: a scalar > 0. `dynaconv.set_temperature` changes it in place."""
+        """Divisor of the attention's logits, a scalar > 0. `dynaconv.set_temperature` changes it in place."""
         return self._temperature.value
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -95,22 +95,22 @@ def set_temperature(model: nn.Module, value: float) -> int:
     """Set the temperature of every layer that has one, in place.
 
     Args:
-        model: A network or a layer. `dynaconv.DYConv2d` and `dynaconv.ODConv2d` have a temperature. An average of its
-            weights (timm's ModelEmaV3, torch's AveragedModel, Lightning's EMAWeightAveraging) has the same one.
-        value: > 0. Large values make attention even, small ones make it choose.
+        model: A network or a layer. `dynaconv.DYConv2d` and `dynaconv.ODConv2d` have a temperature. Averages of the
+            model's weights (timm's ModelEmaV3, torch's AveragedModel, Lightning's EMAWeightAveraging) share it.
+        value: Temperature > 0. Large values make the attention uniform, small ones concentrate it.
 
     Returns:
-        How many layers were set.
+        Number of layers whose temperature was set.
 
     Raises:
-        ValueError: the value is no positive number, or no layer of the model has a temperature.
+        ValueError: the value is not a positive number, or no layer of the model has a temperature.
     """
     value = check_temperature(value)
     temperatures = [module.temperature for module in model.modules() if isinstance(module, HasTemperature)]
     if not temperatures:
         raise ValueError(
-            f"{type(model).__name__} has no layer with a temperature; DYConv2d and ODConv2d have one, so there is "
-            f"nothing to set."
+            f"{type(model).__name__} has no layer with a temperature, so there is nothing to set; DYConv2d and "
+            f"ODConv2d have one."
         )
     for temperature in temperatures:
         temperature.fill_(value)
@@ -118,7 +118,7 @@ def set_temperature(model: nn.Module, value: float) -> int:
 
 
 def has_temperature(module: nn.Module) -> bool:
-    """Whether this very module has a temperature."""
+    """Whether the module itself, not one of its submodules, has a temperature."""
     return isinstance(module, HasTemperature)
 
 

@@ -1,4 +1,4 @@
-"""The hyperparameters of DCD and the sizes they give for a convolution."""
+"""The options of DCD and the sizes that follow from them for a convolution."""
 
 import dataclasses
 import math
@@ -22,12 +22,12 @@ Algorithm = Literal["auto", "kernel", "factored"]
 
 ALGORITHMS = ("auto", "kernel", "factored")
 SMALL_CONTEXT = 4
-"""Numbers of a context up to which the branch keeps its length; see `DCDConfig.keeps_length`."""
+"""Largest number of context features for which the branch keeps the context's length; see `DCDConfig.keeps_length`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DCDConfig(BranchConfig):
-    """Hyperparameters of a DCD layer, beside the convolution's own arguments.
+    """Options of a DCD layer, in addition to the arguments of the convolution.
 
     Raises:
         ValueError: a field has a value outside the range given here.
@@ -48,26 +48,26 @@ class DCDConfig(BranchConfig):
     )
     latent_dim: int | None = option(
         None,
-        "L of one block, at most the larger of its channels in and out; None: floor(C / 2^floor(log2 sqrt C)).",
+        "L of one block, at most the larger of its input and output channels; None: floor(C / 2^floor(log2 sqrt C)).",
     )
     latent_taps: int | None = option(None, "L_k, 1 to k^2, of the joint and depthwise forms; None: floor(k^2 / 2).")
     blocks: int | None = option(
         None,
-        "B, diagonal blocks of the residual, a multiple of groups; None: as many as groups.",
+        "B, the number of diagonal blocks of the residual, a multiple of groups; None: groups.",
     )
     reduction: int = option(
         16,
-        "r: the branch is max(C_in // r, min_hidden_channels) wide; see `keeps_length` for small contexts.",
+        "r: the branch has max(C_in // r, min_hidden_channels) hidden units; see `keeps_length` for small contexts.",
     )
-    hidden_channels: int | None = option(None, "Width of the branch, in place of what `reduction` gives.")
-    min_hidden_channels: int = option(16, "Least width of the branch.")
+    hidden_channels: int | None = option(None, "Number of hidden units; overrides `reduction`.")
+    min_hidden_channels: int = option(16, "Minimum number of hidden units.")
     context_size: Literal[1, 2] = option(1, "The input is averaged over a grid of this many cells along each axis.")
     context_norm: ContextNorm = option(
         "auto",
-        "``layer`` normalises each context over its numbers, ``batch`` each number over the batch, ``running`` by "
-        "the statistics of earlier batches; none has scale and shift. In train mode a kernel under ``batch`` "
-        "depends on the whole batch; one sample alone is normalised by running statistics. ``auto``: ``batch``, "
-        'but None with ``norm="batch"``.',
+        "``layer`` normalises each context over its features, ``batch`` each feature over the batch, ``running`` each "
+        "feature by the statistics of earlier batches; none has scale and shift. With ``batch`` in train mode, a "
+        "kernel depends on the whole batch, and a single sample is normalised by running statistics. ``auto``: "
+        '``batch``, but None with ``norm="batch"``.',
     )
     hidden_norm: HiddenNorm = option(
         "auto",
@@ -77,27 +77,28 @@ class DCDConfig(BranchConfig):
     gain: float = option(1.0, "Factor on the logits of Lambda and on Phi.")
     weight_norm: bool | None = option(
         None,
-        "Divide each row of the heads by sqrt(1 + its squared length), and the residual by the lengths of P's, Q's and "
-        "R's columns, so that coefficients are bounded and weights that grow learn slower, as those in front of a "
-        'batch norm do. None: True, but False with ``norm="batch"``, with which True is refused.',
+        "Divide each row w of a head by sqrt(1 + |w|^2 / b^2), which limits its length to b, and the residual by the "
+        "lengths of P's, Q's and R's columns; b is 1 for Lambda and max(L, L_k)^(-1/2) for Phi. Coefficients are then "
+        "bounded, and the effective learning rate falls as weights grow, as for weights before a batch norm. None: "
+        'True, but False with ``norm="batch"``, which does not allow True.',
     )
     activation: Activation = option(
         "auto",
-        'Of the branch. ``auto``: ``relu``, or with ``norm="batch"`` ``gate``, h * hsig(F2 h).',
+        'Activation of the branch. ``auto``: ``relu``, or ``gate``, h * hsig(F2 h), with ``norm="batch"``.',
     )
     scale_activation: ScaleActivation = option(
         "auto",
-        "How a logit t becomes Lambda, always 1 at t = 0: ``linear`` 1 + t, ``hard_sigmoid`` relu6(t + 3) / 3 in "
+        "Function from a logit t to Lambda, 1 at t = 0: ``linear`` 1 + t, ``hard_sigmoid`` relu6(t + 3) / 3 in "
         "[0, 2], ``sigmoid`` 2 sigmoid(t) in (0, 2), ``tanh`` 1 + tanh(t) in (0, 2). ``auto``: ``sigmoid``, or "
         '``hard_sigmoid`` with ``norm="batch"``.',
     )
     norm: Norm = option(
         None,
-        "``batch`` puts batch norms around Phi and a skip over it, as the published code does (channel form only).",
+        "``batch`` adds batch norms and a skip connection around Phi, as in the published code (channel form only).",
     )
     algorithm: Algorithm = option(
         "auto",
-        "``kernel`` forms W(x), ``factored`` applies its factors to features, ``auto`` asks the cost model.",
+        "``kernel`` forms W(x), ``factored`` applies its factors to feature maps, ``auto`` uses the cost model.",
     )
 
     def __post_init__(self) -> None:
@@ -116,14 +117,16 @@ class DCDConfig(BranchConfig):
         check_choice("norm", self.norm, (None, "batch"))
         check_choice("weight_norm", self.weight_norm, (None, False, True))
         if self.weight_norm and self.norm == "batch":
-            raise ValueError('weight_norm=True bounds what norm="batch" normalises already; leave one of them out.')
+            raise ValueError(
+                'weight_norm=True bounds the residual, which norm="batch" normalises already; leave one of them out.'
+            )
         self._check_variant()
 
     def _check_variant(self) -> None:
-        """No option may be set that the variant has no use for."""
-        idle = {"scale": ("fusion", "latent_dim", "latent_taps", "blocks"), "residual": ("scale_activation",)}
+        """Raise ValueError if an option is set that the variant does not use."""
+        unused = {"scale": ("fusion", "latent_dim", "latent_taps", "blocks"), "residual": ("scale_activation",)}
         missing = {"scale": "residual", "residual": "Lambda"}
-        for name in idle.get(self.variant, ()):
+        for name in unused.get(self.variant, ()):
             if getattr(self, name) not in (None, "auto"):
                 raise ValueError(
                     f"variant={self.variant!r} has no {missing[self.variant]}, so {name} has no meaning; leave it out."
@@ -131,20 +134,21 @@ class DCDConfig(BranchConfig):
 
     @property
     def has_scale(self) -> bool:
-        """Whether Lambda(x) is there."""
+        """Whether W(x) has Lambda(x)."""
         return self.variant != "residual"
 
     @property
     def has_residual(self) -> bool:
-        """Whether P Phi(x) Q^T is there."""
+        """Whether W(x) has the residual P Phi(x) Q^T."""
         return self.variant != "scale"
 
     def keeps_length(self, context_features: int) -> bool:
-        """Whether the branch keeps the length of the context, which unit length of the hidden vector would take away.
+        """Whether the branch keeps the length of the context, which a hidden vector of unit length would remove.
 
-        It does for a context of at most `SMALL_CONTEXT` numbers without a layer norm. One hidden unit is then constant
-        at first and the others come in pairs, w and -w, so that the normalised hidden vector determines the context;
-        the branch is at least ``2 * context_features + 1`` wide unless `hidden_channels` says otherwise.
+        It does for a context of at most `SMALL_CONTEXT` features, with a unit hidden vector and without a layer norm.
+        One hidden unit is then initially constant and the others are initialised in pairs, w and -w, so that the
+        normalised hidden vector determines the context. The branch has at least ``2 * context_features + 1`` hidden
+        units unless `hidden_channels` is set.
         """
         resolved = self.resolved
         small = context_features <= SMALL_CONTEXT
@@ -152,7 +156,7 @@ class DCDConfig(BranchConfig):
 
     @property
     def resolved(self) -> Self:
-        """The same config with every default that depends on `norm` replaced by what it means."""
+        """A copy of the config with every default that depends on `norm` replaced by its value."""
         batch = self.norm == "batch"
 
         def resolve(value: Any, automatic: Any) -> Any:
@@ -171,7 +175,7 @@ class DCDConfig(BranchConfig):
 
 
 class DCDSizes(NamedTuple):
-    """What a config means for one convolution. L and L_k are 0 without a residual."""
+    """Sizes that follow from a config for one convolution. L and L_k are 0 without a residual."""
 
     form: DCDForm
     blocks: int
@@ -182,7 +186,7 @@ class DCDSizes(NamedTuple):
 
     @property
     def fusion_shape(self) -> tuple[int, ...]:
-        """Shape of Phi(x) of one sample, as the algorithms take it."""
+        """Shape of Phi(x) of one sample in the algorithms."""
         if self.form == "depthwise":
             return (self.latent_taps, self.latent_taps)
         if self.form == "joint":
@@ -191,10 +195,10 @@ class DCDSizes(NamedTuple):
 
 
 def dcd_sizes(config: DCDConfig, in_channels: int, out_channels: int, groups: int, num_taps: int) -> DCDSizes:
-    """Sizes of a DCD layer for a convolution.
+    """Return the sizes of a DCD layer for a convolution.
 
     Raises:
-        ValueError: a size does not fit the convolution.
+        ValueError: a size does not match the convolution.
     """
     context = in_channels * config.context_size**2
     least = 2 * context + 1 if config.keeps_length(context) else config.min_hidden_channels

@@ -1,4 +1,4 @@
-"""What all of DCD has in common: how it runs given its factors, and how factors, branch and norms are trained."""
+"""Base classes of DCD: evaluation with given factors, and the trainable factors, branch and norms."""
 
 import math
 from abc import abstractmethod
@@ -22,21 +22,21 @@ from dynaconv.families.dcd.cost import dcd_costs
 from dynaconv.ops import Cost, Geometry, cheapest, is_exporting, pool_context
 
 SMALL_STD = 0.01
-"""Standard deviation of the weights of a fresh branch, gain included, when nothing normalises the residual."""
+"""Standard deviation of `gain` times the initial branch weights, if no norm follows in the residual."""
 
 
 class DCDCoefficients(NamedTuple):
-    """What the dynamic branch of a DCD layer computes. A part is None where the variant lacks it."""
+    """Coefficients of a DCD layer. A field is None if the variant does not have it."""
 
     scale: Tensor | None
     """Diagonal of Lambda(x), ``(B, C_out)``."""
     fusion: Tensor | None
     """Phi(x): ``(B, L, L)``; in the joint form ``(B, L, L, L_k)``, its axes those of Q, P and R; in the depthwise form
-    ``(B, L_k, L_k)``. Several blocks stand in an axis of their own after the batch."""
+    ``(B, L_k, L_k)``. Several blocks form a separate axis after the batch."""
 
 
 class DCDOperator(DynamicOperator):
-    """Runs DCD, trained or deployed, given a context and the factors of W(x)."""
+    """Runs DCD, trainable or deployed, for a given context and given factors of W(x)."""
 
     p: nn.Parameter | None
     q: nn.Parameter | None
@@ -46,29 +46,29 @@ class DCDOperator(DynamicOperator):
 
     @property
     def algorithms(self) -> tuple[str, ...]:
-        """Names of the algorithms: form W(x), or apply its factors to features."""
+        """Names of the algorithms: form W(x), or apply its factors to feature maps."""
         return ALGORITHMS[1:]
 
     @property
     @abstractmethod
     def has_scale(self) -> bool:
-        """Whether Lambda(x) is there."""
+        """Whether W(x) has Lambda(x)."""
 
     @abstractmethod
     def _coefficients(self, context: Tensor) -> DCDCoefficients:
-        """Coefficients of a context ``(B, features)``, Phi in the shape the algorithms take."""
+        """Return the coefficients of a context ``(B, features)``, with Phi in the shape of the algorithms."""
 
     @abstractmethod
     def _factors(self, context: Tensor, weight: Tensor, *, track: bool) -> tuple[DCDFactors, Tensor | None]:
-        """The factors of W(x), fixed latent norms folded in, and the bias of each sample, ``(B, C_out)``.
+        """Return the factors of W(x) with fixed latent norms folded in, and each sample's bias, ``(B, C_out)``.
 
         Args:
             context: ``(B, features)``.
-            weight: W0 as a convolution has it.
+            weight: W0 in the shape of a convolution's weight.
             track: Whether train mode updates running statistics.
         """
 
-    def _public(self, coefficients: DCDCoefficients) -> DCDCoefficients:
+    def _drop_single_block_axis(self, coefficients: DCDCoefficients) -> DCDCoefficients:
         fusion = coefficients.fusion
         if fusion is not None and self.sizes.form != "depthwise" and self.sizes.blocks == 1:
             fusion = fusion.squeeze(1)
@@ -101,19 +101,19 @@ class DCDOnImages(DCDOperator, DynamicConvolution):
     def coefficients(self, x: Tensor) -> DCDCoefficients:
         """Lambda(x) and Phi(x) of each sample of ``x``, ``(B, C_in, H, W)``, in float32 (float64 for float64)."""
         self._check_input(x)
-        return self._public(self._coefficients(self._context(x)))
+        return self._drop_single_block_axis(self._coefficients(self._context(x)))
 
     def kernel(self, x: Tensor) -> Tensor:
         """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``.
 
         Raises:
-            RuntimeError: with ``norm="batch"`` in train mode, where statistics of the batch leave no such kernel.
+            RuntimeError: with ``norm="batch"`` in train mode, because batch statistics define no kernel per sample.
         """
         self._check_input(x)
         return self._kernel_and_bias(self._context(x), self.weight, self.geometry)[0]
 
     def sample_bias(self, x: Tensor) -> Tensor | None:
-        """The bias of each sample, ``(B, C_out)``; with ``norm="batch"`` it holds the shifts of the latent norms."""
+        """The bias of each sample, ``(B, C_out)``; with ``norm="batch"`` it includes shifts of the latent norms."""
         self._check_input(x)
         return self._kernel_and_bias(self._context(x), self.weight, self.geometry)[1]
 
@@ -133,13 +133,13 @@ class DCDOnRows(DCDOperator):
     def coefficients(self, x: Tensor) -> DCDCoefficients:
         """Lambda(x) and Phi(x) of each row of ``x``, ``(N, in_features)``."""
         self._check_input(x)
-        return self._public(self._coefficients(self._rows(x)))
+        return self._drop_single_block_axis(self._coefficients(self._rows(x)))
 
     def kernel(self, x: Tensor) -> Tensor:
         """W(x) of each row of ``x``, ``(N, out_features, in_features)``.
 
         Raises:
-            RuntimeError: with ``norm="batch"`` in train mode, where statistics of the batch leave no such matrix.
+            RuntimeError: with ``norm="batch"`` in train mode, because batch statistics define no matrix per row.
         """
         self._check_input(x)
         return self._kernel_and_bias(self._rows(x), self._weight_4d, _POINT)[0].flatten(2)
@@ -155,7 +155,7 @@ class DCDOnRows(DCDOperator):
         return self._apply_dcd(rows, context, self._weight_4d, _POINT).reshape(*x.shape[:-1], self.out_features)
 
     def algorithm_costs(self, input_shape: Sequence[int]) -> dict[str, Cost]:
-        """What each algorithm would cost on an input ``(..., in_features)``, as ``algorithm="auto"`` sees it."""
+        """Return each algorithm's cost for an input ``(..., in_features)``, by which ``algorithm="auto"`` chooses."""
         return self._costs((math.prod(input_shape[:-1]), self.in_features, 1, 1), _POINT)
 
     def _choose(self, x: Tensor) -> str:
@@ -189,7 +189,7 @@ _POINT = Geometry((1, 1))
 
 
 class DCDCore(DCDOperator, DynamicLayer):
-    """Mixin: builds P, Q, R, the branch and the latent norms beside a static ``weight``."""
+    """Mixin that adds P, Q, R, the branch and the latent norms to a static ``weight``."""
 
     _config: DCDConfig
     _resolved: DCDConfig
@@ -237,11 +237,10 @@ class DCDCore(DCDOperator, DynamicLayer):
         )
 
     def _reset_dynamic(self) -> None:
-        """Start near the static kernel: a small branch, and P, Q, R with columns of about unit length.
+        """Initialise near the static kernel: a small branch, and P, Q, R with columns of about unit length.
 
-        With such columns a step in Phi moves W(x) by as much as the same step in W0 would. Longer columns of P, as
-        unit gain would have them, multiply the residual's learning rate by C_out / L. With latent norms P starts at
-        unit gain.
+        With such columns a step in Phi changes W(x) by as much as the same step in W0. Unit gain would make the columns
+        of P longer and multiply the residual's learning rate by C_out / L. With latent norms, P has unit gain.
         """
         self._reset_branch()
         if self.p is None:
@@ -259,8 +258,8 @@ class DCDCore(DCDOperator, DynamicLayer):
     def _neutralise(self) -> None:
         """Make the layer compute its static kernel exactly: Lambda = 1 and no residual.
 
-        Without norms Phi starts at zero, so P and Q keep their scale and Phi moves first. With norms the skip over Phi
-        would remain, so P starts at zero.
+        Without latent norms, Phi is set to zero, so that P and Q keep their scale and Phi changes first. With latent
+        norms the skip connection would remain, so P is set to zero.
         """
         with torch.no_grad():
             if self.config.has_scale:
@@ -270,7 +269,7 @@ class DCDCore(DCDOperator, DynamicLayer):
 
     @property
     def is_neutral(self) -> bool:
-        """Whether the layer computes what a static one does, whatever its input."""
+        """Whether Lambda is 1 and the residual is zero for every input, so that the layer is a static one."""
         parts = [self._head("scale")] if self.has_scale else []
         if self.p is not None:
             parts.append(self.p if self.config.norm == "batch" else self._head("fusion"))
@@ -282,12 +281,12 @@ class DCDCore(DCDOperator, DynamicLayer):
 
     @property
     def has_scale(self) -> bool:
-        """Whether Lambda(x) is there."""
+        """Whether W(x) has Lambda(x)."""
         return self.config.has_scale
 
     @property
     def config(self) -> DCDConfig:
-        """The options of the layer, as they were given."""
+        """The options of the layer, as they were passed."""
         return self._config
 
     @config.setter
@@ -296,15 +295,15 @@ class DCDCore(DCDOperator, DynamicLayer):
 
     @property
     def resolved(self) -> DCDConfig:
-        """`config` with what its defaults mean for this layer; see `DCDConfig.resolved`."""
+        """`config` with its defaults replaced by their values; see `DCDConfig.resolved`."""
         return self._resolved
 
     def _coefficients(self, context: Tensor) -> DCDCoefficients:
-        """Coefficients of a context ``(B, features)``, Phi in the shape the algorithms take."""
+        """Return the coefficients of a context ``(B, features)``, with Phi in the shape of the algorithms."""
         return self._activated(self._heads(context, track=False))
 
     def _heads(self, context: Tensor, *, track: bool) -> dict[str, Tensor]:
-        """What the branch gives for a context; ``track`` says whether train mode updates running statistics."""
+        """Return the outputs of the branch for a context; with ``track``, train mode updates running statistics."""
         heads: dict[str, Tensor] = self.branch(normalise(self.context_norm, context, track=track))
         return heads
 
@@ -319,20 +318,20 @@ class DCDCore(DCDOperator, DynamicLayer):
         return DCDCoefficients(scale, fusion)
 
     def inverse_lengths(self, like: Tensor) -> Tensor:
-        """1 over the product of the root-mean-square lengths of P's, Q's and R's columns, a block's by themselves.
+        """Return 1 / the product of the root-mean-square lengths of P's, Q's and R's columns.
 
-        Computed in the type and place of ``like``.
+        Each block has columns of its own. Computed in the dtype and on the device of ``like``.
         """
         form, blocks, latent_dim, latent_taps, _, _ = self.sizes
         latent = latent_taps if form == "depthwise" else blocks * latent_dim
         columns = ((self.p, latent), (self.q, latent), (self.r, latent_taps))
         lengths = [factor.to(like).norm() / math.sqrt(count) for factor, count in columns if factor is not None]
-        # A residual of zero, which no length makes longer, stays one.
+        # If a factor is zero, the product is zero, but the residual is zero too and stays zero.
         product: Tensor = math.prod(lengths[1:], start=lengths[0])
         return product.clamp(min=1e-12).reciprocal()
 
     def _normalises_by_batch(self) -> bool:
-        """Whether a latent norm would use statistics of the batch, so that no kernel of one sample exists."""
+        """Whether a latent norm uses batch statistics, so that no kernel of a single sample exists."""
         return self._has_latent_norms and (self.norm1.training or self.norm2.training)
 
     def _factors(self, context: Tensor, weight: Tensor, *, track: bool) -> tuple[DCDFactors, Tensor | None]:
@@ -363,7 +362,7 @@ class DCDCore(DCDOperator, DynamicLayer):
             return super()._apply_dcd(x, context, weight, geometry)
         if self.algorithm == "kernel":
             raise RuntimeError(
-                "algorithm='kernel' cannot run norm='batch' in train mode, where no kernel of one sample exists; "
+                "algorithm='kernel' cannot run norm='batch' in train mode, because no kernel of one sample exists; "
                 "use algorithm='auto' or 'factored', or call eval()."
             )
         factors, bias = self._factors(context, weight, track=True)
@@ -383,7 +382,7 @@ class DCDCore(DCDOperator, DynamicLayer):
 
 
 def activate_scale(logits: Tensor, activation: str) -> Tensor:
-    """Lambda from its logits; 1 at logit 0 for every activation."""
+    """Compute Lambda from its logits; it is 1 at logit 0 for every activation."""
     if activation == "linear":
         return 1 + logits
     if activation == "hard_sigmoid":

@@ -1,4 +1,4 @@
-"""What the two algorithms of DCD cost for a shape, forward; a backward pass doubles each alike."""
+"""Forward costs of the two algorithms of DCD. A backward pass is assumed to double both of them."""
 
 from dynaconv.families.dcd.factors import DCDForm
 from dynaconv.ops.cost import Cost
@@ -14,35 +14,37 @@ def dcd_costs(
     *,
     scaled: bool = True,
 ) -> dict[str, Cost]:
-    """Cost of ``kernel`` and ``factored``, without the dynamic branch, which is the same for both.
+    """Return the costs of ``kernel`` and ``factored``, without the branch, which costs the same for both.
 
     Args:
         form: Form of the residual.
         geometry: Stride, padding, dilation and groups.
         input_shape: ``(B, C_in, H, W)``.
         out_channels: C_out.
-        latent: Blocks, L and L_k; L = 0 when the variant has no residual.
-        scaled: Whether Lambda is there.
+        latent: Blocks, L and L_k; L = 0 if the variant has no residual.
+        scaled: Whether W(x) has Lambda(x).
     """
     batch, in_channels, height, width = input_shape
     out_h, out_w = geometry.output_size(height, width)
-    pixels, seen = batch * out_h * out_w, batch * height * width
+    pixels, input_pixels = batch * out_h * out_w, batch * height * width
     weights = out_channels * (in_channels // geometry.groups) * geometry.num_taps
     dim = latent[1]
-    residual = _residual(form, pixels, seen, in_channels, out_channels, latent, geometry.num_taps) if dim else Cost()
+    residual = (
+        _residual(form, pixels, input_pixels, in_channels, out_channels, latent, geometry.num_taps) if dim else Cost()
+    )
     factored = Cost(dense=pixels * weights, moved=2.0 * pixels * out_channels * (scaled + (dim > 0)), calls=1 + scaled)
     assembly = _assembly(form, in_channels, out_channels, latent, geometry.num_taps) if dim else 0
     kernel = Cost(batched=pixels * weights + batch * assembly, moved=batch * weights * (2.0 + scaled), calls=5)
     if not geometry.pointwise:
-        # The batch folded into groups: B small convolutions, each with its own packed weights.
-        kernel += Cost(moved=2.0 * (seen * in_channels + pixels * out_channels + batch * weights), calls=batch)
+        # The batch is folded into groups: B small convolutions, each with its own packed weights.
+        kernel += Cost(moved=2.0 * (input_pixels * in_channels + pixels * out_channels + batch * weights), calls=batch)
     return {"kernel": kernel, "factored": factored + residual}
 
 
 def _residual(
     form: DCDForm,
     pixels: int,
-    seen: int,
+    input_pixels: int,
     in_channels: int,
     out_channels: int,
     latent: tuple[int, int, int],
@@ -53,7 +55,7 @@ def _residual(
         filters = pixels * in_channels * taps
         return Cost(dense=filters * num_taps, batched=pixels * out_channels * taps, moved=2.0 * filters, calls=5)
     if form == "joint":
-        rows, filters = seen * blocks * dim, pixels * blocks * dim * taps
+        rows, filters = input_pixels * blocks * dim, pixels * blocks * dim * taps
         dense = rows * (in_channels // blocks) + filters * num_taps + pixels * dim * out_channels
         return Cost(dense=dense, batched=filters * dim, moved=2.0 * (rows + filters), calls=6)
     rows = pixels * blocks * dim

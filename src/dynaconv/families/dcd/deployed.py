@@ -1,11 +1,11 @@
-"""DCD as it is shipped: Lambda(x), Phi(x) and the bias of each sample are affine in the branch's hidden vector."""
+"""The deployed form of DCD, whose heads are affine maps of the branch's hidden vector."""
 
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from dynaconv.families.contract.affine import multiply_rows, plus
+from dynaconv.families.contract.affine import frozen_sum, multiply_rows
 from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv2d, DeployedLayer
 from dynaconv.families.contract.norms import norm_affine
 from dynaconv.families.dcd import DCDFactors, fold_latent_norms
@@ -16,16 +16,16 @@ from dynaconv.ops.precision import autocasts
 
 
 class DeployedDCD(DCDOperator, DeployedLayer):
-    """Mixin: what is stored of DCD, on images or on rows.
+    """Mixin that stores the tensors of deployed DCD, for images or rows.
 
-    W(x) = Lambda(x) W0 + P Phi(x) Q^T and the bias ``Lambda(x) scaled_bias + shift(x) + bias``, each where it is there.
-    Latent norms are part of Phi and of the bias.
+    The kernel is W(x) = Lambda(x) W0 + P Phi(x) Q^T and the bias ``Lambda(x) scaled_bias + shift(x) + bias``; a layer
+    may lack some of the terms. Latent norms are folded into Phi and the bias.
 
     Attributes:
-        branch: Its heads are ``scale`` (what `scale_activation` makes Lambda of), ``fusion`` (Phi) and ``shift``.
-        scale_activation: ``affine`` where the head gives Lambda itself; else as the option of `DCDConv2d`.
-        bias: What no coefficient touches, ``(C_out,)``; part of ``shift`` where that is there.
-        scaled_bias: What Lambda multiplies, ``(C_out,)``; part of ``shift`` where Lambda is affine.
+        branch: Its heads are ``scale`` (the input of `scale_activation`), ``fusion`` (Phi) and ``shift``.
+        scale_activation: ``affine`` if the head gives Lambda itself; else as the option of `DCDConv2d`.
+        bias: Constant part of the bias, ``(C_out,)``; included in ``shift`` if that head exists.
+        scaled_bias: Part of the bias that Lambda multiplies, ``(C_out,)``; included in ``shift`` if Lambda is affine.
     """
 
     scaled_bias: nn.Parameter | None
@@ -35,15 +35,15 @@ class DeployedDCD(DCDOperator, DeployedLayer):
     def _take_over(self, layer: DCDCore) -> None:
         self.sizes = layer.sizes
         for name in ("p", "q", "r"):
-            self._keep(name, getattr(layer, name))
+            self._store_frozen(name, getattr(layer, name))
         self.branch = branch = DeployedBranch.of(layer.branch, layer.context_norm)
         if layer.resolved.weight_norm and layer.p is not None:
             fusion = branch.head("fusion")
             lengths = layer.inverse_lengths(fusion.weight)
             branch.heads["fusion"] = AffineMap(fusion.weight * lengths, fusion.constant * lengths)
-        own, factor, shift = layer.bias, None, None
+        bias, scaled_bias, shift = layer.bias, None, None
         if layer.scales_bias:
-            own, factor = factor, own
+            bias, scaled_bias = scaled_bias, bias
         if layer.config.norm == "batch" and layer.p is not None:
             branch.heads["fusion"], shift = self._folded(layer, branch.head("fusion"))
         self.scale_activation = layer.resolved.scale_activation
@@ -51,22 +51,22 @@ class DeployedDCD(DCDOperator, DeployedLayer):
             scale = branch.head("scale")
             branch.heads["scale"] = scale = AffineMap(scale.weight, scale.constant + 1)
             self.scale_activation = "affine"
-            if factor is not None:
-                bias = factor.cpu().double()
-                part = scale.then(bias, torch.zeros_like(bias))
+            if scaled_bias is not None:
+                gain = scaled_bias.cpu().double()
+                part = scale.fold_output_affine(gain, torch.zeros_like(gain))
                 shift = part if shift is None else AffineMap(shift.weight + part.weight, shift.constant + part.constant)
-                factor = None
+                scaled_bias = None
         if shift is not None:
-            if own is not None:
-                shift, own = AffineMap(shift.weight, shift.constant + own.cpu().double()), None
+            if bias is not None:
+                shift, bias = AffineMap(shift.weight, shift.constant + bias.cpu().double()), None
             branch.heads["shift"] = shift
-        self._keep("bias", own)
-        self._keep("scaled_bias", factor)
-        self._settle(layer)
+        self._store_frozen("bias", bias)
+        self._store_frozen("scaled_bias", scaled_bias)
+        self._adopt_settings(layer)
 
     def _folded(self, layer: DCDCore, head: AffineMap) -> tuple[AffineMap, AffineMap]:
-        """The heads of Phi and of the bias with the latent norms, as they are in eval mode, part of them."""
-        # Each column of the map, and nothing at all, is a Phi; folding is affine in Phi.
+        """Return the heads of Phi and of the bias with the latent norms of eval mode folded in."""
+        # Folding is affine in Phi, so it is applied to Phi = 0 and to each column of the map as a Phi.
         columns = head.weight.T.reshape(-1, *self.sizes.fusion_shape)
         phis = torch.cat([torch.zeros_like(columns[:1]), columns])
         assert layer.p is not None
@@ -78,7 +78,7 @@ class DeployedDCD(DCDOperator, DeployedLayer):
 
     @property
     def has_scale(self) -> bool:
-        """Whether Lambda(x) is there."""
+        """Whether W(x) has Lambda(x)."""
         return "scale" in self.branch.heads
 
     def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
@@ -89,9 +89,9 @@ class DeployedDCD(DCDOperator, DeployedLayer):
             if tensor is not None:
                 setattr(self, name, multiply_rows(tensor, scale, axis=axis))
         if "shift" in self.branch.heads:
-            self.branch.heads["shift"] = self.branch.head("shift").then(scale, shift)
+            self.branch.heads["shift"] = self.branch.head("shift").fold_output_affine(scale, shift)
         else:
-            self.bias = plus(self.bias, shift, self.weight)
+            self.bias = frozen_sum(self.bias, shift, self.weight)
 
     def _coefficients(self, context: Tensor) -> DCDCoefficients:
         return self._activated(self.branch(context))
@@ -117,14 +117,14 @@ class DeployedDCD(DCDOperator, DeployedLayer):
 
 
 class DeployedDCDConv2d(DeployedDCD, DCDOnImages, DeployedConv2d):
-    """`dynaconv.DCDConv2d` as it is shipped.
+    """Deployed form of `dynaconv.DCDConv2d`.
 
     Args:
-        layer: The layer that it is made of.
+        layer: The original layer.
     """
 
     prepared: PreparedDCD | None
-    """What runs as the algorithm ``prepared``."""
+    """Module that runs as the algorithm ``prepared``; None if another algorithm is set."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__(layer)
@@ -132,16 +132,16 @@ class DeployedDCDConv2d(DeployedDCD, DCDOnImages, DeployedConv2d):
         self.prepared = None
         self._take_over(layer)
         untyped: Any = super()
-        untyped.register_load_state_dict_post_hook(_prepare_again)
+        untyped.register_load_state_dict_post_hook(_prepare_after_load)
 
     @property
     def algorithms(self) -> tuple[str, ...]:
-        """Those of the layer, and for a 1x1 convolution ``prepared``, from constants worked out beforehand."""
+        """Those of the layer and, for a 1x1 convolution, ``prepared``, which uses precomputed constants."""
         return (*super().algorithms, "prepared") if can_prepare(self) else super().algorithms
 
     @property
     def algorithm(self) -> str:
-        """What runs in eager PyTorch, ``auto`` or one of `algorithms`; ``auto`` does not take ``prepared``."""
+        """Algorithm in eager PyTorch, ``auto`` or one of `algorithms`; ``auto`` does not choose ``prepared``."""
         return self._algorithm
 
     @algorithm.setter
@@ -163,7 +163,7 @@ class DeployedDCDConv2d(DeployedDCD, DCDOnImages, DeployedConv2d):
         self._prepare()
 
     def algorithm_costs(self, input_shape: tuple[int, int, int, int]) -> dict[str, Cost]:
-        """What each algorithm would cost on an input ``(B, C_in, H, W)``."""
+        """Return each algorithm's cost for an input ``(B, C_in, H, W)``."""
         costs = super().algorithm_costs(input_shape)
         if not can_prepare(self):
             return costs
@@ -172,27 +172,27 @@ class DeployedDCDConv2d(DeployedDCD, DCDOnImages, DeployedConv2d):
 
     def _compute(self, x: Tensor) -> Tensor:
         prepared = self.prepared
-        # The branch of half-precision features computes in float32.
+        # With half-precision features the branch computes in float32, which `prepared` does not support.
         if prepared is None or x.dtype != self.weight.dtype or autocasts(x.device):
             return super()._compute(x)
         out: Tensor = prepared(x)
         return out
 
 
-def _prepare_again(module: nn.Module, incompatible_keys: Any) -> None:
+def _prepare_after_load(module: nn.Module, incompatible_keys: Any) -> None:
     assert isinstance(module, DeployedDCDConv2d)
     module._prepare()
 
 
 class DeployedDCDLinear(DeployedDCD, DCDOnRows):
-    """`dynaconv.DCDLinear` as it is shipped.
+    """Deployed form of `dynaconv.DCDLinear`.
 
     Args:
-        layer: The layer that it is made of.
+        layer: The original layer.
     """
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self._keep("weight", layer.weight)
+        self._store_frozen("weight", layer.weight)
         self._take_over(layer)

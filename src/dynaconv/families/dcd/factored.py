@@ -1,4 +1,4 @@
-"""DCD by applying its factors to features: W(x) is never formed."""
+"""DCD by applying its factors to feature maps, without forming W(x)."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dynaconv.families.dcd.factored_step import factored_step_dcd
 from dynaconv.families.dcd.factors import DCDFactors, required, split_rows
-from dynaconv.families.dcd.step import takes_step
+from dynaconv.families.dcd.step import supports_step
 from dynaconv.ops.geometry import Geometry
 from dynaconv.ops.per_sample import grouped_matmul
 from dynaconv.ops.shared import shared_conv2d
@@ -17,10 +17,10 @@ Norm = Callable[[Tensor], Tensor]
 
 
 def factored_dcd(x: Tensor, factors: DCDFactors, geometry: Geometry, norms: tuple[Norm, Norm] | None = None) -> Tensor:
-    """As `reference_dcd`, by one shared convolution with W0 and a detour through the latent space.
+    """As `reference_dcd`, by one shared convolution with W0 and a residual path through the latent space.
 
-    The detour adds about L (C_in + C_out) MACs a pixel out in the channel form; Phi is multiplied into P first, which
-    costs nothing a pixel.
+    In the channel form the residual path adds about L (C_in + C_out) MACs per output pixel. Phi is multiplied into P
+    first, at no cost per pixel.
 
     Args:
         x: Input, ``(B, C_in, H, W)``.
@@ -31,7 +31,7 @@ def factored_dcd(x: Tensor, factors: DCDFactors, geometry: Geometry, norms: tupl
     Returns:
         ``(B, C_out, H_out, W_out)``, without a bias.
     """
-    if norms is None and takes_step(x, factors, geometry):
+    if norms is None and supports_step(x, factors, geometry):
         return factored_step_dcd(x, factors)
     out = shared_conv2d(x, factors.weight, geometry)
     if factors.scale is not None:
@@ -56,7 +56,7 @@ def project(x: Tensor, q: Tensor, blocks: int, stride: tuple[int, int] = (1, 1))
 def _channel_residual(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tensor:
     p, q, fusion = required(factors.p), required(factors.q), required(factors.fusion)
     blocks = factors.num_blocks
-    latent = project(_seen_by_centre(x, geometry), q, blocks, geometry.stride)
+    latent = project(_centre_tap_input(x, geometry), q, blocks, geometry.stride)
     expand = torch.matmul(split_rows(p, blocks), fusion.to(p.dtype)).flatten(1, 2)
     return grouped_matmul(expand.to(latent.dtype), latent, blocks)
 
@@ -64,7 +64,7 @@ def _channel_residual(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Ten
 def _normalised_residual(x: Tensor, factors: DCDFactors, geometry: Geometry, norms: tuple[Norm, Norm]) -> Tensor:
     p, q, fusion = required(factors.p), required(factors.q), required(factors.fusion)
     blocks = factors.num_blocks
-    latent = norms[0](project(_seen_by_centre(x, geometry), q, blocks, geometry.stride))
+    latent = norms[0](project(_centre_tap_input(x, geometry), q, blocks, geometry.stride))
     fused = grouped_matmul(fusion.to(latent.dtype).flatten(1, 2), latent, blocks)
     return shared_conv2d(norms[1](fused) + latent, p[:, :, None, None], Geometry((1, 1), groups=blocks))
 
@@ -73,17 +73,17 @@ def _joint_residual(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tenso
     p, q, r, fusion = map(required, (factors.p, factors.q, factors.r, factors.fusion))
     blocks = factors.num_blocks
     latent = project(x, q, blocks)
-    seen = _filter_each(latent, r, geometry, latent.shape[1])  # (B, blocks * L * L_k, H_out, W_out)
+    filtered = _filter_each(latent, r, geometry, latent.shape[1])  # (B, blocks * L * L_k, H_out, W_out)
     matrix = fusion.permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2)  # (B, blocks * L, L * L_k)
-    fused = grouped_matmul(matrix.to(seen.dtype), seen, blocks)
+    fused = grouped_matmul(matrix.to(filtered.dtype), filtered, blocks)
     return shared_conv2d(fused, p[:, :, None, None], Geometry((1, 1), groups=blocks))
 
 
 def _depthwise_residual(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tensor:
     p, r, fusion = required(factors.p), required(factors.r), required(factors.fusion)
-    seen = _filter_each(x, r, geometry, geometry.groups)  # (B, C_in * L_k, H_out, W_out)
+    filtered = _filter_each(x, r, geometry, geometry.groups)  # (B, C_in * L_k, H_out, W_out)
     mix = torch.matmul(p, fusion.to(p.dtype))  # (B, C_out, L_k)
-    return grouped_matmul(mix.to(seen.dtype), seen, geometry.groups)
+    return grouped_matmul(mix.to(filtered.dtype), filtered, geometry.groups)
 
 
 def _filter_each(x: Tensor, r: Tensor, geometry: Geometry, channels: int) -> Tensor:
@@ -92,8 +92,8 @@ def _filter_each(x: Tensor, r: Tensor, geometry: Geometry, channels: int) -> Ten
     return shared_conv2d(x, filters, geometry._replace(groups=channels))
 
 
-def _seen_by_centre(x: Tensor, geometry: Geometry) -> Tensor:
-    """Shift, crop or zero-pad ``x`` so that a 1x1 convolution with the same stride reads what the centre tap reads."""
+def _centre_tap_input(x: Tensor, geometry: Geometry) -> Tensor:
+    """Shift, crop or zero-pad ``x`` so that a 1x1 convolution of the same stride reads the pixels of the centre tap."""
     offsets = [d * c - p for d, c, p in zip(geometry.dilation, geometry.centre, geometry.padding, strict=True)]
     odd = all(k % 2 == 1 for k in geometry.kernel_size)
     if odd and offsets == [0, 0]:

@@ -1,4 +1,4 @@
-"""A training step through the factors of a 1x1 DCD convolution, as one operator with a backward pass of its own."""
+"""The factored 1x1 DCD convolution in training, as one autograd function with its own backward pass."""
 
 from typing import Any
 
@@ -7,17 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynaconv.families.dcd.factors import DCDFactors, required
-from dynaconv.families.dcd.step import recorded_gradients
+from dynaconv.families.dcd.step import differentiable_gradients
 from dynaconv.ops.per_sample import grouped_matmul, outer_per_sample
 
 _POINT: tuple[list[int], ...] = ([1, 1], [0, 0], [1, 1])
 
 
 def factored_step_dcd(x: Tensor, factors: DCDFactors) -> Tensor:
-    """As `factored_dcd` where `takes_step` says so, with fewer passes over memory.
+    """As `factored_dcd` if `supports_step` holds, with fewer passes over memory.
 
-    W0 and Q^T are one matrix, so that x is read once on the way there and its gradient written once on the way back;
-    Lambda and the sum with the residual are one pass in place. Kept for the backward pass: x, [W0; Q^T] x, Phi Q^T x.
+    W0 and Q^T are one matrix, so that the forward pass reads x once and the backward pass writes its gradient once.
+    Lambda and the sum with the residual are one in-place pass. The backward pass uses x, [W0; Q^T] x and Phi Q^T x.
     """
     scale, fusion, p, q = map(required, (factors.scale, factors.fusion, factors.p, factors.q))
     out: Tensor = _FactoredStep.apply(x, factors.weight, scale, fusion, p, q)
@@ -40,7 +40,7 @@ class _FactoredStep(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale, fusion, p, q, both, mixed = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return recorded_gradients(_plain, (x, weight, scale, fusion, p, q), gradient)
+            return differentiable_gradients(_plain, (x, weight, scale, fusion, p, q), gradient)
         static, latent = _parts(both, len(p))
         to_mixed, to_p = _conv_gradients(gradient, mixed, p[:, :, None, None], True)
         to_both = torch.empty_like(both)
@@ -56,12 +56,12 @@ class _FactoredStep(torch.autograd.Function):
 
 
 def _parts(both: Tensor, out_channels: int) -> tuple[Tensor, Tensor]:
-    """Views of W0 x and of Q^T x."""
+    """Return views of W0 x and of Q^T x."""
     return both[:, :out_channels], both[:, out_channels:]
 
 
 def _conv_gradients(gradient: Tensor, x: Tensor, weight: Tensor, for_x: bool) -> tuple[Tensor, Tensor]:
-    """Gradients of a plain 1x1 convolution, in ``x`` (where asked for) and in its weight."""
+    """Return the gradients of a plain 1x1 convolution with respect to ``x`` (if ``for_x``) and to its weight."""
     to_x, to_weight, _ = torch.ops.aten.convolution_backward(
         gradient, x, weight, None, *_POINT, False, [0, 0], 1, [for_x, True, False]
     )

@@ -1,4 +1,4 @@
-"""The factors of a DCD kernel, as the algorithms take them."""
+"""The factors of a DCD kernel, the input of the algorithms."""
 
 from typing import Literal, NamedTuple
 
@@ -6,12 +6,12 @@ from torch import Tensor
 
 
 def split_rows(matrix: Tensor, blocks: int) -> Tensor:
-    """The rows of each block: ``(C, L)`` to ``(blocks, C / blocks, L)``."""
+    """Split the rows into blocks: ``(C, L)`` to ``(blocks, C / blocks, L)``."""
     return matrix.reshape(blocks, matrix.shape[0] // blocks, matrix.shape[1])
 
 
 def required(part: Tensor | None) -> Tensor:
-    """A factor that the form at hand must have."""
+    """Return a factor that the form has; it is not None."""
     assert part is not None
     return part
 
@@ -20,13 +20,13 @@ DCDForm = Literal["channel", "joint", "depthwise"]
 
 
 class DCDFactors(NamedTuple):
-    """Everything W(x) is made of. A part is None where the variant lacks it.
+    """The factors of W(x). A field is None if the variant does not have it.
 
-    The residual's form says how `p`, `fusion`, `q` and `r` combine:
+    The form of the residual determines how `p`, `fusion`, `q` and `r` combine:
 
     - ``channel``: P_b Phi_b(x) Q_b^T for each block, at the centre tap (for a 1x1 kernel that is the whole kernel);
-      ``fusion`` is ``(B, blocks, L, L)``, its first latent axis the one P reads.
-    - ``joint``: Phi(x) x_1 Q x_2 P x_3 R; ``fusion`` is ``(B, blocks, L, L, L_k)``, its latent axes those of Q, P, R.
+      ``fusion`` is ``(B, blocks, L, L)``; P multiplies its first latent axis.
+    - ``joint``: Phi(x) x_1 Q x_2 P x_3 R; ``fusion`` is ``(B, blocks, L, L, L_k)``, with latent axes of Q, P, R.
     - ``depthwise``: P Phi(x) R^T; ``fusion`` is ``(B, L_k, L_k)``.
     """
 
@@ -38,9 +38,9 @@ class DCDFactors(NamedTuple):
     fusion: Tensor | None = None
     """Phi(x)."""
     p: Tensor | None = None
-    """``(C_out, L)``, the rows of block b those of its channels out; ``(C_out, L_k)`` in the depthwise form."""
+    """``(C_out, L)``, with the rows of a block at its output channels; ``(C_out, L_k)`` in the depthwise form."""
     q: Tensor | None = None
-    """``(C_in, L)``, the rows of block b those of its channels in."""
+    """``(C_in, L)``, with the rows of a block at its input channels."""
     r: Tensor | None = None
     """``(k_h * k_w, L_k)``."""
 

@@ -1,4 +1,4 @@
-"""DCD as the rest of the library knows it."""
+"""Family descriptor of DCD."""
 
 from dynaconv.families.dcd.layer import DCDConv2d, DCDLinear
 from dynaconv.families.dcd.published import published_dcd_options

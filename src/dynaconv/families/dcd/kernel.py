@@ -1,4 +1,4 @@
-"""DCD by forming the kernel of every sample, then convolving with it."""
+"""DCD by forming the kernel of each sample and convolving with it."""
 
 import torch
 import torch.nn.functional as F
@@ -6,21 +6,21 @@ from torch import Tensor
 
 from dynaconv.families.dcd.factors import DCDFactors, required, split_rows
 from dynaconv.families.dcd.kernel_step import kernel_step_dcd
-from dynaconv.families.dcd.step import takes_step
+from dynaconv.families.dcd.step import supports_step
 from dynaconv.ops.geometry import Geometry
 from dynaconv.ops.per_sample import per_sample_conv2d
 from dynaconv.ops.precision import autocasts
 
 
 def kernel_dcd(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tensor:
-    """As `reference_dcd`, all kernels at once: B * C_in * C_out * k^2 numbers are formed, no extra work a pixel."""
-    if takes_step(x, factors, geometry):
+    """As `reference_dcd`, with all kernels formed at once: B * C_in * C_out * k^2 elements, no extra work per pixel."""
+    if supports_step(x, factors, geometry):
         return kernel_step_dcd(x, factors)
     return per_sample_conv2d(x, dcd_kernel(factors, geometry, x.shape[0]), geometry)
 
 
 def dcd_kernel(factors: DCDFactors, geometry: Geometry, batch: int) -> Tensor:
-    """W(x) of every sample, as `reference_dcd_kernel` defines it.
+    """Return W(x) of each sample, as `reference_dcd_kernel` defines it.
 
     Args:
         factors: The factors of W(x).
@@ -41,7 +41,7 @@ def dcd_kernel(factors: DCDFactors, geometry: Geometry, batch: int) -> Tensor:
 
 
 def _is_plain(factors: DCDFactors, geometry: Geometry) -> bool:
-    """Whether this is a 1x1 kernel with one block of a residual, all of one type."""
+    """Whether this is a 1x1 kernel with a residual of one block, all of one dtype."""
     fusion, weight = factors.fusion, factors.weight
     return (
         fusion is not None
@@ -54,7 +54,7 @@ def _is_plain(factors: DCDFactors, geometry: Geometry) -> bool:
 
 
 def _plain_kernel(factors: DCDFactors) -> Tensor:
-    """`dcd_kernel` where `_is_plain` says so: the same operations without axes of length one."""
+    """`dcd_kernel` if `_is_plain` holds: the same operations without axes of length one."""
     _, weight, scale, fusion, p, q, _ = factors
     matrix = weight.flatten(1)
     static = matrix if scale is None else matrix * scale[:, :, None]
@@ -63,7 +63,7 @@ def _plain_kernel(factors: DCDFactors) -> Tensor:
 
 
 def _residual(factors: DCDFactors, geometry: Geometry) -> Tensor:
-    """The dynamic residual, broadcastable to the kernels."""
+    """Return the dynamic residual, broadcastable to the kernels."""
     batch = required(factors.fusion).shape[0]
     if factors.form == "depthwise":
         return _depthwise_residual(factors).reshape(batch, *factors.weight.shape)
@@ -97,7 +97,7 @@ def _joint_residual(factors: DCDFactors, geometry: Geometry) -> Tensor:
 
 
 def _place_blocks(residual: Tensor, groups: int) -> Tensor:
-    """Set ``(B, blocks, C_out / blocks, C_in / blocks, taps)`` as diagonal blocks into the rows of a grouped kernel.
+    """Place ``(B, blocks, C_out / blocks, C_in / blocks, taps)`` as diagonal blocks in the rows of a grouped kernel.
 
     Returns:
         ``(B, C_out, C_in / groups, taps)``.

@@ -1,4 +1,4 @@
-"""A training step through the formed kernels of a 1x1 DCD convolution, as one operator with its own backward pass."""
+"""The 1x1 DCD convolution with formed kernels in training, as one autograd function with its own backward pass."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from dynaconv.families.dcd.factors import DCDFactors, required
-from dynaconv.families.dcd.step import recorded_gradients
+from dynaconv.families.dcd.step import differentiable_gradients
 from dynaconv.ops.per_sample import grouped_matmul, is_channels_last, outer_per_sample
 
 
 def kernel_step_dcd(x: Tensor, factors: DCDFactors) -> Tensor:
-    """As `kernel_dcd` where `takes_step` says so, with fewer passes over W(x) and its gradient.
+    """As `kernel_dcd` if `supports_step` holds, with fewer passes over W(x) and its gradient.
 
-    P and Q are met by one product each for the whole batch. Kept for the backward pass: x, W(x), P Phi(x).
+    P and Q are each applied by one product for the whole batch. The backward pass uses x, W(x) and P Phi(x).
     """
     scale, fusion, p, q = map(required, (factors.scale, factors.fusion, factors.p, factors.q))
     out: Tensor = _KernelStep.apply(x, factors.weight, scale, fusion, p, q)
@@ -33,7 +33,7 @@ class _KernelStep(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale, fusion, p, q, kernel, mixed = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return recorded_gradients(_plain, (x, weight, scale, fusion, p, q), gradient)
+            return differentiable_gradients(_plain, (x, weight, scale, fusion, p, q), gradient)
         to_x = _times_transposed(kernel, gradient, x) if ctx.needs_input_grad[0] else None
         to_kernel = outer_per_sample(gradient, x)  # (B, C_out, C_in)
         rows = to_kernel.flatten(0, 1)
@@ -47,8 +47,8 @@ class _KernelStep(torch.autograd.Function):
 
 
 def _times_transposed(kernel: Tensor, gradient: Tensor, x: Tensor) -> Tensor:
-    """The gradient in ``x``, as a tensor of its own, so that autograd adds the context's gradient to it in place."""
-    # Allocated dense, because `x` may have strides that no view as a matrix exists for.
+    """Return the gradient with respect to ``x`` as a new tensor, to which autograd can add another one in place."""
+    # Allocated dense, because the strides of `x` may not allow a view as a matrix.
     if is_channels_last(x):
         to_x = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         rows = to_x.permute(0, 2, 3, 1).view(len(x), -1, x.shape[1])

@@ -8,7 +8,7 @@ from torch import nn
 
 from dynaconv.families.contract.base import DynamicConv2d, adopt_static
 from dynaconv.families.contract.checks import check_positive, check_real
-from dynaconv.families.contract.static import carry_attachments, check_static
+from dynaconv.families.contract.static import check_static, copy_hooks_and_attributes
 from dynaconv.families.dcd.config import DCDConfig
 from dynaconv.families.dcd.core import DCDCore, DCDOnImages, DCDOnRows
 from dynaconv.families.dcd.deployed import DeployedDCDConv2d, DeployedDCDLinear
@@ -17,27 +17,27 @@ from dynaconv.families.dcd.deployed import DeployedDCDConv2d, DeployedDCDLinear
 class DCDConv2d(DCDCore, DCDOnImages, DynamicConv2d):
     """A convolution whose kernel is W(x) = Lambda(x) W0 + P Phi(x) Q^T.
 
-    Lambda(x) scales the channels out of the static kernel W0. The residual mixes L latent channels with a dynamic
-    L x L matrix Phi(x); for a kxk kernel it sits at the centre tap (``fusion="channel"``), reaches all taps through
+    Lambda(x) scales the output channels of the static kernel W0. The residual mixes L latent channels with a dynamic
+    L x L matrix Phi(x). For a kxk kernel it is added to the centre tap (``fusion="channel"``), covers all taps through
     R (``"joint"``), or, for a depthwise convolution, is P Phi(x) R^T (``"depthwise"``).
 
-    With ``norm=None`` these equations hold exactly, in train mode too. With ``norm="batch"`` batch norms stand around
-    Phi and a skip over it, and Lambda also scales the bias, as in the published code; in eval mode the norms fold into
-    Phi and the layer has a kernel again.
+    With ``norm=None`` these equations hold exactly, also in train mode. With ``norm="batch"`` the residual is
+    P (BN2(Phi(x) z) + z) with z = BN1(Q^T x), and Lambda also scales the bias, as in the published code. In eval mode
+    the norms are folded into Phi, so that the layer has a kernel again.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
             As for `torch.nn.Conv2d`.
 
     Raises:
-        ValueError: an argument is out of range or does not fit the convolution.
+        ValueError: an argument is out of range or does not match the convolution.
 
     Deviations:
         The context is normalised over the batch, the branch has at least 16 hidden units, its hidden vector has unit
-        length, Lambda is a sigmoid, and heads and residual are divided by lengths of their weights (`weight_norm`); the
-        paper asks for none of these. Without gradient clipping the bare branch stays near chance at rates at which the
-        static network trains; with clipping both train (`benchmarks/stability.py`, docs/families/dcd.md). The bare
-        branch is ``context_norm=None, hidden_norm=None, weight_norm=False, scale_activation="linear"``.
+        length, Lambda is a sigmoid, and heads and residual are divided by lengths of their weights (`weight_norm`). The
+        paper has none of these. A branch with ``context_norm=None, hidden_norm=None, weight_norm=False,
+        scale_activation="linear"`` and without gradient clipping stays near chance accuracy at learning rates at which
+        the static network trains; with clipping both train (`benchmarks/stability.py`, docs/families/dcd.md).
 
     Reference: Li et al., ICLR 2021, arXiv:2103.08756v1.
     """
@@ -54,7 +54,7 @@ class DCDConv2d(DCDCore, DCDOnImages, DynamicConv2d):
         self._reset_dynamic()
 
     def deployed(self) -> DeployedDCDConv2d:
-        """What the layer computes in eval mode, as it is shipped."""
+        """Return the deployed form, which computes the layer's function in eval mode."""
         return DeployedDCDConv2d(self)
 
     def extra_repr(self) -> str:
@@ -69,7 +69,7 @@ class DCDLinear(DCDCore, DCDOnRows):
         in_features, out_features, bias, device, dtype: As for `torch.nn.Linear`.
 
     Raises:
-        ValueError: an argument is out of range or does not fit.
+        ValueError: an argument is out of range or does not match the others.
 
     Reference: Li et al., ICLR 2021, arXiv:2103.08756v1; a dynamic classifier is part of the published networks.
     """
@@ -108,11 +108,11 @@ class DCDLinear(DCDCore, DCDOnRows):
 
     @classmethod
     def like(cls, linear: nn.Linear, **hyperparameters: Any) -> Self:
-        """A layer with the sizes, static weights, dtype, device and modes of ``linear``, its dynamic part as fresh.
+        """Return a layer with ``linear``'s sizes, weights, dtype, device and mode, and a new dynamic part.
 
         Raises:
-            TypeError: ``linear`` is no `torch.nn.Linear` or computes something else, or a hyperparameter is unknown.
-            ValueError: a hyperparameter does not fit.
+            TypeError: ``linear`` is not a `torch.nn.Linear` or overrides its computation, or an option is unknown.
+            ValueError: an option is invalid for the layer.
         """
         check_static(linear, nn.Linear, f"{cls.__name__}.from_linear")
         weight = linear.weight
@@ -125,18 +125,18 @@ class DCDLinear(DCDCore, DCDOnRows):
             **hyperparameters,
         )
         adopt_static(layer, linear)
-        carry_attachments(linear, layer)
+        copy_hooks_and_attributes(linear, layer)
         return layer
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, **hyperparameters: Any) -> Self:
-        """A DCD layer that computes what ``linear`` computes until it is trained; see `DCDConv2d.from_conv`."""
+        """Return a layer that computes the function of ``linear`` until it is trained; see `DCDConv2d.from_conv`."""
         layer = cls.like(linear, **hyperparameters)
         layer._neutralise()
         return layer
 
     def deployed(self) -> DeployedDCDLinear:
-        """What the layer computes in eval mode, as it is shipped."""
+        """Return the deployed form, which computes the layer's function in eval mode."""
         return DeployedDCDLinear(self)
 
     def extra_repr(self) -> str:

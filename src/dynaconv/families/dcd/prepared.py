@@ -1,15 +1,16 @@
-"""1x1 DCD with its constants worked out beforehand: fewer and larger operators for the same function.
+"""1x1 DCD with precomputed constants: the same function with fewer and larger operators.
 
-Plain operators of the branch and the factors are some fifteen a layer, each too small to be worth its start; a graph
-runtime cannot fuse what follows a product with a matrix a sample either. What helps, in the order of what it gains:
+The branch and the factors take about fifteen operators per layer, each too small for its overhead, and a graph runtime
+cannot fuse the operators after a product with one matrix per sample. The measures, largest gain first:
 
-- Lambda(x) and Phi(x), and so W(x), are affine in the branch's last hidden vector h. Where R C_in C_out is small, one
-  product with constants gives W(x) = W0 + sum_r h_r D_r at once, in place of the heads, P Phi Q^T and Lambda W0.
-- Where these constants would be many and the output is wider than the input, W(x) is put together from Lambda W0 and
-  [P Phi] Q^T, which costs less than Lambda and a sum on the wide output.
-- Elsewhere W(x) would cost more than it saves: there [P Phi, b] is the affine map, and b costs nothing; or, where that
-  is large, [Phi, 1].
-- A channel, or a hidden unit, that is always the same number carries a bias, or the small term under a root.
+- Lambda(x) and Phi(x), and so W(x), are affine in the branch's last hidden vector h. If R C_in C_out is small, one
+  product with constants gives W(x) = W0 + sum_r h_r D_r, in place of the heads, P Phi Q^T and Lambda W0 (``kernel``).
+- If these constants would be large and the output is wider than the input, W(x) is formed from Lambda W0 and
+  [P Phi] Q^T, which costs less than Lambda and a sum on the wide output (``product``).
+- Otherwise forming W(x) costs more than it saves. Then [P Phi, b] is the affine map, in which b costs nothing
+  (``expand``). If this map is large, [Phi, 1] is the affine map (``mixed``), or Phi if b depends on the sample
+  (``factors``).
+- A constant channel carries a bias, and a constant hidden unit carries the small term under the square root.
 """
 
 from typing import Any
@@ -27,15 +28,16 @@ from dynaconv.ops import Cost, Geometry, pool_context
 from dynaconv.ops.exporting import is_exporting
 from dynaconv.ops.per_sample import grouped_matmul
 
-# Numbers in the affine map of a whole kernel, and of P Phi, up to which reading them costs less than what they replace.
+# The three sizes below were chosen with benchmarks/deploy.py on an x86-64 processor with AVX-512.
+# Largest affine maps of W(x) and of P Phi, in elements, that cost less to read than the operators that they replace.
 _KERNEL_NUMBERS = 150_000
 _EXPAND_NUMBERS = 30_000
-# Entries of W(x) up to which it is put together where its affine map is too large.
+# Largest W(x), in elements, that is formed if its affine map is too large.
 _PRODUCT_NUMBERS = 60_000
 
 
 def can_prepare(layer: Any) -> bool:
-    """Whether a deployed layer is 1x1 DCD in one block, with a residual."""
+    """Whether a deployed layer is 1x1 DCD with a residual of one block, and its branch has the dtype of W0."""
     return bool(
         layer.geometry == Geometry((1, 1))
         and layer.sizes.form == "channel"
@@ -46,7 +48,7 @@ def can_prepare(layer: Any) -> bool:
 
 
 def form_of(layer: Any, *, channels_last: bool = False) -> str:
-    """Which of the forms above a layer gets: ``kernel``, ``product``, ``expand``, ``mixed`` or ``factors``."""
+    """Return the form of a layer, as described above: ``kernel``, ``product``, ``expand``, ``mixed`` or ``factors``."""
     out_channels, in_channels = layer.weight.shape[:2]
     affine = not layer.has_scale or layer.scale_activation == "affine"
     units = len(layer.branch.squeeze.weight) + _has_constant_unit(layer.branch) + 1
@@ -58,11 +60,11 @@ def form_of(layer: Any, *, channels_last: bool = False) -> str:
         return "product"
     if units * out_channels * (layer.p.shape[1] + 1) <= _EXPAND_NUMBERS:
         return "expand"
-    return "factors" if _varies(layer) else "mixed"
+    return "factors" if _has_sample_bias(layer) else "mixed"
 
 
 def prepared_cost(layer: Any, input_shape: tuple[int, int, int, int]) -> Cost:
-    """What a prepared layer costs from the hidden vector on, as `dcd_costs` and `heads_cost` say it of the others."""
+    """Return the cost of a prepared layer after the hidden vector, comparable to `dcd_costs` plus `heads_cost`."""
     batch, in_channels, height, width = input_shape
     out_channels, latent = layer.p.shape
     units, pixels, form = len(layer.branch.squeeze.weight) + 2, batch * height * width, form_of(layer)
@@ -73,30 +75,31 @@ def prepared_cost(layer: Any, input_shape: tuple[int, int, int, int]) -> Cost:
         return by_kernel + Cost(dense=batch * units * entries, moved=units * entries)
     expand = out_channels * (latent + 1)
     if form == "product":
-        made = Cost(dense=batch * units * expand, batched=batch * latent * entries, moved=units * expand, calls=4)
-        return by_kernel + made
+        forming = Cost(dense=batch * units * expand, batched=batch * latent * entries, moved=units * expand, calls=4)
+        return by_kernel + forming
     if form == "expand":
-        made = Cost(dense=batch * units * expand, moved=units * expand)
+        forming = Cost(dense=batch * units * expand, moved=units * expand)
     else:
-        made = Cost(dense=batch * units * latent**2, batched=batch * out_channels * latent**2, calls=1)
-    return by_static + made + Cost(batched=pixels * expand)
+        forming = Cost(dense=batch * units * latent**2, batched=batch * out_channels * latent**2, calls=1)
+    return by_static + forming + Cost(batched=pixels * expand)
 
 
 def heads_cost(layer: Any, batch: int) -> Cost:
-    """What a layer that is not prepared spends beside `dcd_costs` between the hidden vector and its kernel."""
+    """Return the cost of the heads of a layer that is not prepared, which `dcd_costs` does not include."""
     units = len(layer.branch.squeeze.weight)
     rows = sum(len(head.weight) for head in layer.branch.heads.values())
-    # The length of the hidden vector takes three operators more, and coefficients are reshaped.
+    # The length of the hidden vector takes three more operators, and reshaping the coefficients takes one.
     calls = len(layer.branch.heads) + 3 * layer.branch.unit + 1
     return Cost(dense=batch * units * rows, moved=units * rows, calls=calls)
 
 
 class PreparedDCD(nn.Module):
-    """What a deployed 1x1 DCD layer computes, from constants that are no part of its state dict.
+    """Runs a deployed 1x1 DCD layer with precomputed constants, which are not in its state dict.
 
     Args:
         layer: The layer, a `DeployedDCDConv2d` for which `can_prepare` holds.
-        channels_last: Whether a runtime keeps features that way, so that a product over rows of pixels costs no copy.
+        channels_last: Whether the runtime stores feature maps in channels_last format, in which products over pixels
+            need no copy.
     """
 
     static: Tensor
@@ -110,16 +113,18 @@ class PreparedDCD(nn.Module):
         self.context_size = layer.context_size
         self.scale_activation = layer.scale_activation if layer.has_scale else "none"
         self.scaled_bias = layer.scaled_bias is not None
-        parts = _parts(layer)
-        self.branch = _Hidden(layer.branch)
+        parts = _coefficient_maps(layer)
+        self.branch = _HiddenBranch(layer.branch)
         self.channels_last = channels_last
         self.out_channels, self.in_channels = layer.weight.shape[:2]
         self.latent = required(layer.p).shape[1]
         self.form = form_of(layer, channels_last=channels_last)
-        # Where the input is smaller than the output, a channel of ones is cheaper than the sum with a bias; one that is
-        # the same for every sample costs nothing where a convolution follows.
+        # If the output is wider than the input, an input channel of ones is cheaper than the sum with a bias. A bias
+        # that is the same for every sample costs nothing if a convolution follows.
         widens = self.out_channels > self.in_channels
-        self.pads = not channels_last and widens and _varies(layer) and self.form in ("kernel", "product")
+        self.appends_ones = (
+            not channels_last and widens and _has_sample_bias(layer) and self.form in ("kernel", "product")
+        )
         build = {"kernel": self._build_kernel, "product": self._build_product}.get(self.form, self._build_factors)
         dtype = layer.branch.head("fusion").weight.dtype
         for name, value in build(parts, layer).items():
@@ -131,58 +136,58 @@ class PreparedDCD(nn.Module):
                 module.register_buffer(name, parameter.detach(), persistent=False)
 
     def _build_kernel(self, parts: dict[str, Tensor], layer: Any) -> dict[str, Tensor]:
-        """The affine map from h to W(x), with the bias for another column; of h alone, a bias stays as it is."""
+        """Return the affine map from h to W(x); the bias is another column or, without `appends_ones`, another map."""
         weight = layer.weight.detach().double().flatten(1)
         p, q = (required(part).detach().double() for part in (layer.p, layer.q))
         columns = parts["fusion"].T.reshape(-1, self.latent, self.latent)
         kernels = p @ columns @ q.T + parts["scale"].T[:, :, None] * weight
         biases = parts["bias"].T
-        if self.pads:
+        if self.appends_ones:
             kernels = torch.cat((kernels, biases[:, :, None]), 2)
         if self.channels_last:
             kernels = kernels.transpose(1, 2)
-        found = _affine("kernel", kernels.flatten(1).T)
-        return found if self.pads else found | _affine("bias", parts["bias"])
+        constants = _affine("kernel", kernels.flatten(1).T)
+        return constants if self.appends_ones else constants | _affine("bias", parts["bias"])
 
     def _build_product(self, parts: dict[str, Tensor], layer: Any) -> dict[str, Tensor]:
-        """W0, Q^T and the affine maps from h to Lambda and P Phi, the bias for another column of each."""
+        """Return W0, Q^T and the affine maps from h to Lambda and P Phi, with the bias as in `_build_kernel`."""
         weight = layer.weight.detach().double().flatten(1)
         p, q = (required(part).detach().double() for part in (layer.p, layer.q))
-        expand, inward = p @ parts["fusion"].T.reshape(-1, self.latent, self.latent), q.T
-        found = _affine("scale", parts["scale"])
-        if self.pads:
+        expand, q_transposed = p @ parts["fusion"].T.reshape(-1, self.latent, self.latent), q.T
+        constants = _affine("scale", parts["scale"])
+        if self.appends_ones:
             own = torch.zeros(self.out_channels) if not self.scaled_bias else required(layer.scaled_bias).detach()
             weight = torch.cat((weight, own.double()[:, None]), 1)
             expand = torch.cat((expand, parts["bias"].T[:, :, None]), 2)
-            inward = F.pad(inward, (0, 1, 0, 1))
-            inward[-1, -1] = 1
+            q_transposed = F.pad(q_transposed, (0, 1, 0, 1))
+            q_transposed[-1, -1] = 1
         else:
-            found |= _affine("bias", parts["bias"])
+            constants |= _affine("bias", parts["bias"])
             if self.scaled_bias:
-                found["static_bias"] = required(layer.scaled_bias).detach()
-        return found | {"static": weight, "q": inward} | _affine("expand", expand.flatten(1).T)
+                constants["static_bias"] = required(layer.scaled_bias).detach()
+        return constants | {"static": weight, "q": q_transposed} | _affine("expand", expand.flatten(1).T)
 
     def _build_factors(self, parts: dict[str, Tensor], layer: Any) -> dict[str, Tensor]:
-        """W0, Q^T and P for convolutions, and the affine maps from h to Lambda, [P Phi, b], [Phi, 1] or Phi, and b."""
+        """Return W0, Q^T and P, and the affine maps from h to Lambda, to [P Phi, b], [Phi, 1] or Phi, and to b."""
         p, q = (required(part).detach().double() for part in (layer.p, layer.q))
-        found = {"static": layer.weight.detach()} | _affine("scale", parts["scale"])
+        constants = {"static": layer.weight.detach()} | _affine("scale", parts["scale"])
         if self.scaled_bias:
-            found["static_bias"] = required(layer.scaled_bias).detach()
-        inward = q.T[:, :, None, None]
+            constants["static_bias"] = required(layer.scaled_bias).detach()
+        q_transposed = q.T[:, :, None, None]
         fusions = parts["fusion"].T.reshape(-1, self.latent, self.latent)
         if self.form == "factors":
-            found |= {"p": p} | _affine("fusion", parts["fusion"]) | _affine("bias", parts["bias"])
-            return found | {"q": inward}
+            constants |= {"p": p} | _affine("fusion", parts["fusion"]) | _affine("bias", parts["bias"])
+            return constants | {"q": q_transposed}
         if self.form == "expand":
             expand = torch.cat((p @ fusions, parts["bias"].T[:, :, None]), 2)
-            found |= _affine("expand", expand.flatten(1).T)
+            constants |= _affine("expand", expand.flatten(1).T)
         else:
             fusions = F.pad(fusions, (0, 1, 0, 1))
             fusions[-1, -1, -1] = 1
-            found |= {"p": torch.cat((p, parts["bias"][:, -1:]), 1)} | _affine("fusion", fusions.flatten(1).T)
+            constants |= {"p": torch.cat((p, parts["bias"][:, -1:]), 1)} | _affine("fusion", fusions.flatten(1).T)
         one = torch.zeros(self.latent + 1, dtype=q.dtype)
         one[-1] = 1
-        return found | {"q": F.pad(inward, (0, 0, 0, 0, 0, 0, 0, 1)), "q_bias": one}
+        return constants | {"q": F.pad(q_transposed, (0, 0, 0, 0, 0, 0, 0, 1)), "q_bias": one}
 
     def forward(self, x: Tensor) -> Tensor:
         """As `DeployedDCDConv2d.forward`."""
@@ -194,18 +199,18 @@ class PreparedDCD(nn.Module):
         return self._by_factors(x, hidden)
 
     def _by_columns(self, x: Tensor, hidden: Tensor) -> Tensor:
-        if self.pads:
+        if self.appends_ones:
             x = F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)
         scale = None
         if self.form == "kernel":
-            kernel = self._map("kernel", hidden).reshape(-1, self.out_channels, self.in_channels + self.pads)
+            kernel = self._map("kernel", hidden).reshape(-1, self.out_channels, self.in_channels + self.appends_ones)
         else:
             scale = self._scale(hidden)
-            expand = self._map("expand", hidden).reshape(-1, self.out_channels, self.latent + self.pads)
+            expand = self._map("expand", hidden).reshape(-1, self.out_channels, self.latent + self.appends_ones)
             static = self.static if scale is None else self.static * scale[..., None]
             kernel = static + torch.matmul(expand, self.q)
-        out = _times(kernel, x)
-        if self.pads:
+        out = _channel_matmul(kernel, x)
+        if self.appends_ones:
             return out
         bias = self._map("bias", hidden)
         if self.form == "product" and self.scaled_bias:
@@ -227,40 +232,40 @@ class PreparedDCD(nn.Module):
         latent = F.conv2d(x, self.q, None if self.form == "factors" else self.q_bias)
         if self.form == "expand":
             expand = self._map("expand", hidden).reshape(-1, self.out_channels, self.latent + 1)
-            return static + _times(expand, latent)
+            return static + _channel_matmul(expand, latent)
         if self.form == "mixed":
             fusion = self._map("fusion", hidden).reshape(-1, self.latent + 1, self.latent + 1)
             if is_exporting():
-                return static + _times(self.p, _times(fusion, latent))
-            return static + _times(torch.matmul(self.p, fusion), latent)
+                return static + _channel_matmul(self.p, _channel_matmul(fusion, latent))
+            return static + _channel_matmul(torch.matmul(self.p, fusion), latent)
         fusion = self._map("fusion", hidden).reshape(-1, self.latent, self.latent)
         bias = self._map("bias", hidden)
         if not self.channels_last:
-            return add_bias(static + _times(torch.matmul(self.p, fusion), latent), bias)
-        mixed = _times(fusion, latent)
+            return add_bias(static + _channel_matmul(torch.matmul(self.p, fusion), latent), bias)
+        mixed = _channel_matmul(fusion, latent)
         if bias.dim() == 1:
             return F.conv2d(mixed, self.p[:, :, None, None], bias) + static
         return F.conv2d(mixed, self.p[:, :, None, None]) + add_bias(static, bias)
 
     def _scale(self, hidden: Tensor) -> Tensor | None:
-        """Lambda, ``(B, C_out)`` or ``(C_out,)``; None where there is none."""
+        """Return Lambda, ``(B, C_out)`` or ``(C_out,)``; None if W(x) has no Lambda."""
         if self.scale_activation == "none":
             return None
         scale = self._map("scale", hidden)
         return scale if self.scale_activation == "affine" else activate_scale(scale, self.scale_activation)
 
     def _map(self, name: str, hidden: Tensor) -> Tensor:
-        """The affine map of that name, ``(B, R)`` to ``(B, N)``; ``(N,)`` where it is constant."""
+        """Apply the affine map with this name, ``(B, R)`` to ``(B, N)``, or to ``(N,)`` if the map is constant."""
         offset: Tensor = getattr(self, f"{name}_offset")
         matrix = getattr(self, f"{name}_matrix", None)
         return offset if matrix is None else F.linear(hidden, matrix, offset)
 
 
-class _Hidden(DeployedBranch):
-    """The branch of a layer up to its heads, with tensors of its own.
+class _HiddenBranch(DeployedBranch):
+    """A copy of a layer's branch without its heads.
 
     Args:
-        branch: The branch, of which the heads are left out.
+        branch: The branch to copy.
     """
 
     def __init__(self, branch: DeployedBranch) -> None:
@@ -269,7 +274,7 @@ class _Hidden(DeployedBranch):
         weight: Tensor = first.weight
         bias: Tensor | None = first.bias
         if constant:
-            # A unit whose square is the small term of the squared length.
+            # The square of this constant unit is the small term of the squared length.
             weight, bias = F.pad(weight, (0, 0, 0, 1)), F.pad(first.constant, (0, 1), value=LENGTH_EPSILON**0.5)
         super().__init__(
             {},
@@ -290,14 +295,14 @@ class _Hidden(DeployedBranch):
         return hidden / length
 
 
-def _parts(layer: Any) -> dict[str, Tensor]:
-    """Every coefficient as an affine map of the branch's hidden vector: ``(N, units + 1)``, what is constant last."""
+def _coefficient_maps(layer: Any) -> dict[str, Tensor]:
+    """Return each coefficient's affine map of the hidden vector, ``(N, units + 1)``, with the constant term last."""
     branch = layer.branch
     extra = int(_has_constant_unit(branch))
 
     def head(name: str) -> Tensor:
-        found = branch.head(name)
-        return torch.cat((F.pad(found.weight.double(), (0, extra)), found.constant.double()[:, None]), 1)
+        affine = branch.head(name)
+        return torch.cat((F.pad(affine.weight.double(), (0, extra)), affine.constant.double()[:, None]), 1)
 
     fusion = head("fusion")
     scale, bias = (torch.zeros(layer.out_channels, fusion.shape[1], dtype=fusion.dtype) for _ in range(2))
@@ -312,30 +317,30 @@ def _parts(layer: Any) -> dict[str, Tensor]:
 
 
 def _affine(name: str, part: Tensor) -> dict[str, Tensor]:
-    """The constants of `PreparedDCD._map`: no matrix where nothing depends on the hidden vector."""
+    """Return the constants of `PreparedDCD._map`, without a matrix if the map does not depend on the hidden vector."""
     matrix, offset = part[:, :-1], part[:, -1]
-    found = {f"{name}_offset": offset}
-    return found | {f"{name}_matrix": matrix} if matrix.any() else found
+    constants = {f"{name}_offset": offset}
+    return constants | {f"{name}_matrix": matrix} if matrix.any() else constants
 
 
-def _varies(layer: Any) -> bool:
-    """Whether samples have biases of their own."""
+def _has_sample_bias(layer: Any) -> bool:
+    """Whether the bias depends on the sample."""
     heads = layer.branch.heads
     return layer.scaled_bias is not None or ("shift" in heads and bool(heads["shift"].weight.any()))
 
 
 def _has_constant_unit(branch: DeployedBranch) -> bool:
-    """Whether a constant unit can be the small term of the squared length: these activations pass it as it is."""
+    """Whether a constant unit can be the small term of the squared length: the activation must not change it."""
     return branch.unit and branch.activation in ("relu", "relu6")
 
 
-def _times(matrix: Tensor, x: Tensor) -> Tensor:
-    """A matrix, or one a sample, times the channels of each pixel: ``(B, M, N)`` and ``(B, N, H, W)``."""
+def _channel_matmul(matrix: Tensor, x: Tensor) -> Tensor:
+    """Multiply the channels of each pixel by a matrix, shared or per sample: ``(B, M, N)`` and ``(B, N, H, W)``."""
     if not is_exporting():
         return grouped_matmul(matrix, x)
     return torch.matmul(matrix, x.flatten(2)).reshape(-1, matrix.shape[-2], *x.shape[2:])
 
 
 def _pooled(x: Tensor) -> Tensor:
-    """The mean over pixels, ``(B, C)``, by way of an operator that pools in any layout."""
+    """Return the mean over pixels, ``(B, C)``, by an operator that pools in any memory format."""
     return x.mean((2, 3), keepdim=True).flatten(1)

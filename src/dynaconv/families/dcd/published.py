@@ -1,4 +1,4 @@
-"""Sizes and key names of the DCD layers in the published code, as its checkpoints hold them."""
+"""Sizes and state-dict keys of the DCD layers in the published code."""
 
 import math
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ DCD_STEMS = {
     "bn1": "norm1.",
     "bn2": "norm2.",
 }
-"""Published names of a layer's parts to what our keys start with."""
+"""Maps the published name of a layer's part to the prefix of our keys."""
 _Q_KEYS = ("q", "conv_q", "cls_q")
 _P_KEYS = ("p", "conv_p", "cls_p")
 
@@ -28,13 +28,13 @@ _P_KEYS = ("p", "conv_p", "cls_p")
 def published_dcd_options(
     style: PublishedStyle, in_channels: int, out_channels: int, *, fc_squeeze: int = 16
 ) -> dict[str, Any]:
-    """Options of `DCDConv2d` (style ``classifier``: of `DCDLinear`) that give the published layer's sizes.
+    """Return options of `DCDConv2d` (style ``classifier``: of `DCDLinear`) for the published layer's sizes.
 
     Args:
         style: ``basic`` (ResNet-18 and -34, 2x2 context), ``bottleneck`` (ResNet-50 and up, 1x1 context),
             ``mobilenet`` (2x2 context where channels grow), ``classifier``.
-        in_channels, out_channels: Of the convolution.
-        fc_squeeze: Divisor that gives the branch's width in the ``mobilenet`` style.
+        in_channels, out_channels: Channels of the convolution.
+        fc_squeeze: Divisor that determines the number of hidden units in the ``mobilenet`` style.
     """
     check_choice("style", style, ("basic", "bottleneck", "mobilenet", "classifier"))
     if style == "classifier":
@@ -60,13 +60,13 @@ def _mobilenet_sizes(in_channels: int, out_channels: int) -> tuple[int, int]:
 
 
 def published_layer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename one published layer's tensors to the keys, and reshape P and Q to the shapes, of our layers.
+    """Convert the state of one published DCD layer to our keys, and P and Q to our shapes.
 
     Args:
         state: Tensors of one layer under the published names, such as ``fc_phi.weight`` or ``bn1.running_mean``.
 
     Raises:
-        ValueError: a key is no part of a published DCD layer.
+        ValueError: a key does not belong to a published DCD layer.
     """
     renamed = {}
     for key, tensor in state.items():
@@ -79,5 +79,5 @@ def published_layer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             renamed[DCD_STEMS[stem] + leaf] = tensor
         else:
             known = ", ".join((*DCD_STEMS, *_Q_KEYS, *_P_KEYS))
-            raise ValueError(f"{key!r} is no key of a published DCD layer; its parts are {known}.")
+            raise ValueError(f"{key!r} is not a key of a published DCD layer; its parts are {known}.")
     return renamed

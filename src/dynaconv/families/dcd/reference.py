@@ -1,4 +1,4 @@
-"""The equations of DCD, one explicit kernel per sample. Slow, and the definition of every fast algorithm.
+"""The equations of DCD, with one explicit kernel per sample. Slow; they define the result of every fast algorithm.
 
 Reference: Li et al., ICLR 2021, arXiv:2103.08756v1.
 """
@@ -14,7 +14,7 @@ from dynaconv.ops.geometry import Geometry
 
 
 def reference_dcd_kernel(factors: DCDFactors, geometry: Geometry, sample: int) -> Tensor:
-    """W(x) of one sample: Lambda(x) W0 plus the dynamic residual.
+    """Return W(x) of one sample: Lambda(x) W0 plus the dynamic residual.
 
     Returns:
         ``(C_out, C_in / groups, k_h, k_w)``.
@@ -55,9 +55,9 @@ def reference_normalised_dcd(
     geometry: Geometry,
     norms: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]],
 ) -> Tensor:
-    """DCD with batch norms around Phi and a skip over it: y = Lambda W0 x + P (BN2(Phi z) + z), z = BN1(Q^T x).
+    """DCD with batch norms and a skip connection around Phi: y = Lambda W0 x + P (BN2(Phi z) + z), z = BN1(Q^T x).
 
-    Because the norms may use statistics of the batch, the residual is applied to features instead of being formed.
+    The norms may use batch statistics, so the residual is applied to feature maps and its kernel is not formed.
 
     Args:
         x: Input, ``(B, C_in, H, W)``.
@@ -108,7 +108,7 @@ def _blockwise_residual(factors: DCDFactors, phi: Tensor, geometry: Geometry) ->
             one_hot = F.one_hot(torch.tensor(row * geometry.kernel_size[1] + column), geometry.num_taps).to(p)
             block = (p @ phi[b] @ q.T)[:, :, None] * one_hot
         full[b * rows : (b + 1) * rows, b * columns : (b + 1) * columns] = block
-    # A grouped convolution stores, for each channel out, only the columns of its own group.
+    # For each output channel, a grouped convolution stores only the columns of its group.
     per_group = in_channels // groups
     starts = [(o * groups // out_channels) * per_group for o in range(out_channels)]
     return torch.stack([full[o, start : start + per_group] for o, start in enumerate(starts)])

@@ -6,11 +6,11 @@ import math
 def default_latent_dim(channels: float) -> int:
     """L = floor(C / 2^floor(log2 sqrt(C))), at least 1.
 
-    The text asks for L^2 < C, the formula gives L^2 >= C for some C (C = 64 gives 8, C = 96 gives 12); the formula is
-    followed. It keeps L between sqrt(C) and 2 sqrt(C).
+    The paper's text requires L^2 < C, but its formula gives L^2 >= C for some C (C = 64 gives 8, C = 96 gives 12). This
+    function follows the formula, which keeps L between sqrt(C) and 2 sqrt(C).
 
     Args:
-        channels: C, the smaller of the channels in and out of one block; C / L_k when several taps are latent.
+        channels: C, the smaller of the input and output channels of one block; C / L_k if several taps are latent.
 
     Reference: Li et al., ICLR 2021, arXiv:2103.08756v1.
     """

@@ -1,4 +1,4 @@
-"""What the operators of a DCD training step share: where they run, and their second derivative."""
+"""Code that the autograd functions of DCD share: the condition for their use, and second derivatives."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,11 +13,11 @@ from dynaconv.ops.geometry import Geometry
 _transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 
 
-def takes_step(x: Tensor, factors: DCDFactors, geometry: Geometry) -> bool:
-    """Whether this is a 1x1 kernel with both parts, in eager training on the CPU.
+def supports_step(x: Tensor, factors: DCDFactors, geometry: Geometry) -> bool:
+    """Whether this is a 1x1 kernel with Lambda and a residual of one block, in eager training on the CPU.
 
-    Compilers, exporters, functorch and forward-mode differentiation see through plain operators only; autocast chooses
-    a type for each of those.
+    Compilers, exporters, functorch and forward-mode differentiation support only plain operators; autocast chooses a
+    dtype for each plain operator.
     """
     if not torch.is_grad_enabled():
         return False
@@ -36,12 +36,12 @@ def takes_step(x: Tensor, factors: DCDFactors, geometry: Geometry) -> bool:
     )
 
 
-def recorded_gradients(
+def differentiable_gradients(
     run: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of ``run(*inputs)`` by recorded operators, for a second derivative; None where none is needed."""
-    # Views, where the derivative ends: one input (Lambda) may itself have been computed from another (x).
+    """Return differentiable gradients of ``run(*inputs)``, for second derivatives; None if an input needs none."""
+    # Differentiate with respect to views, because one input (Lambda) may depend on another (x).
     views = [tensor.view_as(tensor) for tensor in inputs]
     needed = [tensor for tensor in views if tensor.requires_grad]
-    found = iter(torch.autograd.grad(run(*views), needed, gradient, create_graph=True))
-    return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)
+    gradients = iter(torch.autograd.grad(run(*views), needed, gradient, create_graph=True))
+    return tuple(next(gradients) if tensor.requires_grad else None for tensor in inputs)

@@ -1,4 +1,4 @@
-"""DY-Conv as the rest of the library knows it."""
+"""Family descriptor of DY-Conv."""
 
 from dynaconv.families.dyconv.layer import DYConv2d
 from dynaconv.families.family import Coefficient, Family

@@ -26,28 +26,28 @@ class DYConvConfig(AttentionConfig):
     reduction: int = 4
     algorithm: str = option(
         "auto",
-        "``kernel`` forms W(x) and multiplies, ``mixed`` mixes the outputs of all kernels, ``grouped`` forms W(x) and "
-        "convolves with the batch folded into groups, ``auto`` asks the cost model.",
+        "``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all kernels, "
+        "``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost model.",
     )
 
 
 class DYConv2d(HasTemperature, KernelMixture2d):
-    """A convolution with W(x) = sum_k pi_k(x) W_k, its bias mixed alike, pi(x) a softmax with temperature.
+    """A convolution with W(x) = sum_k pi_k(x) W_k and a bias mixed in the same way; pi(x) is a softmax.
 
     The branch is average pool -> linear to max(C_in // reduction, min_hidden_channels) -> ReLU -> linear with bias to
-    K. The paper trains with a temperature that falls from 30 to 1 over the first ten epochs, so that every kernel
-    learns at first; see `dynaconv.set_temperature` and the callback of ``dynaconv train``.
+    K -> softmax with temperature. The paper's temperature falls from 30 to 1 over the first ten epochs, so that every
+    kernel learns at first; see `dynaconv.set_temperature` and the callback of ``dynaconv train``.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
             As for `torch.nn.Conv2d`.
 
     Raises:
-        ValueError: an argument is out of range or does not fit.
+        ValueError: an argument is out of range or does not match the others.
 
     Deviations:
-        The temperature starts at 1, the plain softmax: a layer that nobody anneals would stay close to the mean of its
-        kernels at 30.
+        The temperature starts at 1, the plain softmax. With an initial temperature of 30 and no schedule, a layer would
+        stay close to the mean of its kernels.
 
     Reference: Chen et al., CVPR 2020, arXiv:1912.03458v2.
     """
@@ -57,7 +57,7 @@ class DYConv2d(HasTemperature, KernelMixture2d):
     config_class = DYConvConfig
 
     @staticmethod
-    def _count(config: DYConvConfig) -> int:
+    def _kernel_count(config: DYConvConfig) -> int:
         return config.num_kernels
 
     def _build(self, config: DYConvConfig, device: torch.device, dtype: torch.dtype) -> None:
@@ -81,7 +81,7 @@ class DYConv2d(HasTemperature, KernelMixture2d):
         return torch.softmax(logits / self.temperature.to(logits.dtype), dim=1)
 
     def deployed(self) -> DeployedMixture2d:
-        """What the layer computes in eval mode, as it is shipped."""
+        """Return the deployed form, which computes the layer's function in eval mode."""
         branch = DeployedBranch.of(self.branch, self.context_norm, 1 / float(self.temperature))
         return DeployedMixture2d(self, branch, "softmax")
 

@@ -1,4 +1,4 @@
-"""The equation of DY-Conv, one explicit kernel per sample. The fast algorithms are those of every mixture.
+"""The equation of DY-Conv, with one explicit kernel per sample. `dynaconv.ops.mixture` has the fast algorithms.
 
 Reference: Chen et al., CVPR 2020, arXiv:1912.03458v2.
 """
@@ -11,7 +11,7 @@ from dynaconv.ops.geometry import Geometry
 
 
 def reference_dyconv_kernel(logits: Tensor, kernels: Tensor, temperature: Tensor, sample: int) -> Tensor:
-    """W(x) of one sample: sum_k pi_k W_k with pi_k = exp(t_k / T) / sum_j exp(t_j / T); of biases likewise."""
+    """Return W(x) of one sample, sum_k pi_k W_k with pi_k = exp(t_k / T) / sum_j exp(t_j / T); also for biases."""
     exponentials = torch.exp((logits[sample] - logits[sample].max()) / temperature)
     total = torch.zeros_like(kernels[0])
     for number, kernel in enumerate(kernels):
@@ -26,7 +26,7 @@ def reference_dyconv(
 
     Args:
         x: Input, ``(B, C_in, H, W)``.
-        logits: What the branch gives before the softmax, ``(B, K)``.
+        logits: Output of the branch, before the softmax, ``(B, K)``.
         kernels: ``(K, C_out, C_in / groups, k_h, k_w)``.
         biases: ``(K, C_out)``, mixed like the kernels, or None.
         temperature: T > 0, a scalar tensor; large values make the kernels' weights equal.

@@ -1,4 +1,4 @@
-"""The four attentions of ODConv, and how they come from logits."""
+"""The four attentions of ODConv and their computation from logits."""
 
 from typing import NamedTuple
 
@@ -7,25 +7,25 @@ from torch import Tensor
 
 
 class ODConvCoefficients(NamedTuple):
-    """One attention along each axis of the stacked kernels, or its logits. A part is None where the axis has none."""
+    """Attentions along the axes of the stacked kernels, or their logits. A field is None if there is no attention."""
 
     channel: Tensor
-    """Of the channels in, ``(B, C_in)``, each in (0, 1)."""
+    """Attention over input channels, ``(B, C_in)``, each in (0, 1)."""
     filter: Tensor | None = None
-    """Of the channels out, ``(B, C_out)``, each in (0, 1); None when each channel out reads one channel in of its own,
-    whose attention says it already."""
+    """Attention over output channels, ``(B, C_out)``, each in (0, 1); None if each output channel reads one input
+    channel of its own, whose attention has the same effect."""
     spatial: Tensor | None = None
-    """Of the kernel's positions, ``(B, k_h, k_w)``, each in (0, 1); None for a single position."""
+    """Attention over kernel positions, ``(B, k_h, k_w)``, each in (0, 1); None for a single position."""
     kernel: Tensor | None = None
-    """Of the K kernels, ``(B, K)``, positive and of sum 1; None for a single kernel."""
+    """Attention over the K kernels, ``(B, K)``, positive with sum 1; None for a single kernel."""
 
 
 def odconv_attention(logits: ODConvCoefficients, temperature: Tensor | None = None) -> ODConvCoefficients:
-    """Attentions of logits: each divided by the temperature, then a sigmoid, or over the kernels a softmax.
+    """Convert logits to attentions: divide by the temperature, then apply a sigmoid, or a softmax over the kernels.
 
     Args:
-        logits: One tensor an axis, or None.
-        temperature: A scalar > 0; large values make sigmoids 1/2 and the kernels' weights equal. None stands for 1.
+        logits: One tensor per axis, or None.
+        temperature: A scalar > 0; large values make the sigmoids 1/2 and the kernels' weights equal. None means 1.
     """
     if temperature is not None:
         logits = ODConvCoefficients(*(None if part is None else part / temperature.to(part.dtype) for part in logits))  # type: ignore[arg-type]

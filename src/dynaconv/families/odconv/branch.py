@@ -15,14 +15,14 @@ from dynaconv.ops import full_precision
 class ODConvBranch(nn.Module):
     """Context -> linear -> batch norm -> ReLU -> one linear map with bias (a head) for each attention.
 
-    Computes in float32 (float64 for float64 contexts) whatever the weights' type and also under autocast. A single
+    Computes in float32 (float64 for float64 contexts), for any dtype of the weights and also under autocast. A single
     context in train mode is normalised by running statistics, because one value has no variance.
 
     Args:
         in_features: Length of the context.
-        hidden_channels: Width between the linear maps.
+        hidden_channels: Number of hidden units.
         heads: Name and number of logits of each attention.
-        device, dtype: Of the weights.
+        device, dtype: Device and dtype of the weights.
     """
 
     def __init__(
@@ -44,30 +44,30 @@ class ODConvBranch(nn.Module):
         )
 
     def reset_parameters(self) -> None:
-        """Draw every weight anew, set every bias to zero and forget the running statistics."""
+        """Initialise every weight, set every bias to zero and reset the running statistics."""
         for module in (self.squeeze, self.norm, *self.heads.values()):
             module.reset_parameters()  # type: ignore[operator]
 
     def shrink_heads(self, factor: float) -> None:
-        """Multiply the weights of every head."""
+        """Multiply the weights of every head by a factor."""
         with torch.no_grad():
             for head in self.heads.values():
                 assert isinstance(head, BranchLinear)
                 head.weight.mul_(factor)
 
     def neutralise(self) -> None:
-        """Make every head give zeros; gradients reach the heads first."""
+        """Set every head to zero. At first, only the heads then get gradients."""
         for head in self.heads.values():
             assert isinstance(head, BranchLinear)
             head.neutralise()
 
     @property
     def is_neutral(self) -> bool:
-        """Whether every head gives zeros."""
+        """Whether the output of every head is zero for every input."""
         return all(head.is_neutral for head in self.heads.values())
 
     def forward(self, context: Tensor, *, track: bool = True) -> dict[str, Tensor]:
-        """Map ``(B, in_features)`` in float32 or float64 to one ``(B, size)`` tensor of logits a head.
+        """Map ``(B, in_features)`` in float32 or float64 to one ``(B, size)`` tensor of logits per head.
 
         Args:
             context: The averaged input.
@@ -79,5 +79,5 @@ class ODConvBranch(nn.Module):
 
 
 def _std(fan_out: int) -> float:
-    """Standard deviation of Kaiming's normal initialisation by fan out, for ReLU."""
+    """Return the standard deviation of Kaiming normal initialisation by fan-out, for ReLU."""
     return math.sqrt(2 / fan_out)

@@ -1,4 +1,4 @@
-"""What the algorithms of ODConv cost for a shape, forward; a backward pass doubles each alike."""
+"""Forward costs of the algorithms of ODConv. A backward pass is assumed to double all of them."""
 
 from dynaconv.ops.cost import Cost
 from dynaconv.ops.geometry import Geometry
@@ -7,7 +7,7 @@ from dynaconv.ops.geometry import Geometry
 def odconv_costs(
     geometry: Geometry, input_shape: tuple[int, int, int, int], out_channels: int, num_kernels: int
 ) -> dict[str, Cost]:
-    """Cost of ``kernel``, ``mixed`` and ``grouped``, without the branch, which is the same for all.
+    """Return the costs of ``kernel``, ``mixed`` and ``grouped``, without the branch, which costs the same for all.
 
     Args:
         geometry: Stride, padding, dilation and groups.
@@ -17,7 +17,7 @@ def odconv_costs(
     """
     batch, in_channels, height, width = input_shape
     out_h, out_w = geometry.output_size(height, width)
-    pixels, seen = batch * out_h * out_w, batch * height * width
+    pixels, input_pixels = batch * out_h * out_w, batch * height * width
     weights = out_channels * (in_channels // geometry.groups) * geometry.num_taps
     several_taps, several_kernels = not geometry.pointwise, num_kernels > 1
     # Each scaling reads and writes the kernel of every sample.
@@ -28,10 +28,10 @@ def odconv_costs(
     copied = pixels * in_channels * geometry.num_taps
     patches = Cost(moved=2.0 * copied, calls=1) if several_taps else Cost()
     blocks = Cost(calls=batch * geometry.groups) if geometry.groups > 1 else Cost()
-    folded = Cost(moved=2.0 * (seen * in_channels + batch * weights), calls=batch)
+    folded = Cost(moved=2.0 * (input_pixels * in_channels + batch * weights), calls=batch)
     outputs = pixels * out_channels
     mixed = Cost(dense=pixels * weights * num_kernels, moved=2.0 * outputs, calls=3)
-    mixed += patches + Cost(moved=2.0 * (copied if several_taps else seen * in_channels), calls=1)
+    mixed += patches + Cost(moved=2.0 * (copied if several_taps else input_pixels * in_channels), calls=1)
     if several_kernels:
         mixed += Cost(batched=outputs * num_kernels, moved=2.0 * outputs * num_kernels, calls=2)
     return {

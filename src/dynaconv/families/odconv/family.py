@@ -1,4 +1,4 @@
-"""ODConv as the rest of the library knows it."""
+"""Family descriptor of ODConv."""
 
 from dynaconv.families.family import Coefficient, Family
 from dynaconv.families.odconv.layer import ODConv2d

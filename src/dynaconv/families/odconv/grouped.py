@@ -1,4 +1,4 @@
-"""ODConv by forming the kernel of every sample and one convolution with the batch folded into its groups."""
+"""ODConv by forming the kernel of each sample and one convolution with the batch folded into groups."""
 
 from torch import Tensor
 
@@ -10,9 +10,9 @@ from dynaconv.ops.per_sample import grouped_per_sample, matmul_per_sample
 
 
 def grouped_odconv(x: Tensor, attention: ODConvCoefficients, kernels: Tensor, geometry: Geometry) -> Tensor:
-    """As `kernel_odconv`, by a convolution with ``B * groups`` groups, whose own blocking suits large images.
+    """As `kernel_odconv`, by one convolution with ``B * groups`` groups, whose blocking suits large images.
 
-    While exporting it is `kernel_odconv` itself: folded into groups, the batch would be frozen in the graph.
+    During export, and for an empty batch, it runs as `kernel_odconv`: folding would fix the batch size in the graph.
     """
     kernel = odconv_kernel(attention, kernels, geometry.groups)
     if is_exporting() or x.shape[0] == 0:

@@ -1,4 +1,4 @@
-"""ODConv by forming the kernel of every sample and multiplying."""
+"""ODConv by forming the kernel of each sample and applying it by matrix products."""
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ from dynaconv.ops.per_sample import matmul_per_sample
 
 
 def kernel_odconv(x: Tensor, attention: ODConvCoefficients, kernels: Tensor, geometry: Geometry) -> Tensor:
-    """Form W(x) of each sample, then multiply it with the patches it sees, sample by sample in one batched product.
+    """Form W(x) of each sample and multiply it by the sample's patches, in one batched product.
 
     Args:
         x: Input, ``(B, C_in, H, W)``.
@@ -24,12 +24,12 @@ def kernel_odconv(x: Tensor, attention: ODConvCoefficients, kernels: Tensor, geo
 
 
 def odconv_kernel(attention: ODConvCoefficients, kernels: Tensor, groups: int) -> Tensor:
-    """W(x) of every sample: the kernels summed with their attention, then scaled along each axis.
+    """Return W(x) of each sample: the kernels summed with their attention, then scaled along each axis.
 
     Args:
         attention: The four attentions.
         kernels: ``(K, C_out, C_in / groups, k_h, k_w)``.
-        groups: Of the convolution.
+        groups: Groups of the convolution.
 
     Returns:
         ``(B, C_out, C_in / groups, k_h, k_w)`` in the dtype of ``kernels``.
@@ -45,7 +45,10 @@ def odconv_kernel(attention: ODConvCoefficients, kernels: Tensor, groups: int) -
 
 
 def _channel_of_each_output(channel: Tensor, out_channels: int, groups: int) -> Tensor:
-    """Attention of the channels that each output reads, ``(B, C_out, C_in / groups)``; C_out = 1 stands for equal."""
+    """Return the attention over the input channels of each output, ``(B, C_out, C_in / groups)``.
+
+    With one group it is the same for all outputs, and the shape is ``(B, 1, C_in)``.
+    """
     if groups == 1:
         return channel[:, None]
     by_group = channel.reshape(channel.shape[0], groups, channel.shape[1] // groups)

@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from dynaconv.families.contract.affine import add_bias, plus
+from dynaconv.families.contract.affine import add_bias, frozen_sum
 from dynaconv.families.contract.base import DynamicConv2d
 from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.config import AttentionConfig
 from dynaconv.families.contract.convolution import DynamicConvolution
-from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv2d, behind_norm
+from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv2d, fold_context_norm
 from dynaconv.families.contract.norms import make_context_norm, norm_affine, normalise
 from dynaconv.families.contract.options import option
 from dynaconv.families.contract.temperature import HasTemperature
@@ -42,22 +42,24 @@ class ODConvConfig(AttentionConfig):
 
     _algorithms = get_args(ODConvAlgorithm)
 
-    num_kernels: int = option(4, "K; 1 keeps the parameters of a static convolution plus the branch.")
+    num_kernels: int = option(
+        4, "K, the number of kernels; 1 needs the parameters of a static convolution plus the branch."
+    )
     min_hidden_channels: int = 16
     algorithm: str = option(
         "auto",
-        "``kernel`` forms W(x) and multiplies, ``mixed`` scales features around one shared convolution with all K "
-        "kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` asks the cost "
-        "model.",
+        "``kernel`` forms W(x) and applies it by matrix products, ``mixed`` scales the input and output of one shared "
+        "convolution with all K kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, "
+        "``auto`` uses the cost model.",
     )
 
 
-# Of a network's heads, relative to the published start.
-_FRESH_HEADS = 0.1
+# Factor on the initial head weights in a network that is trained from scratch, relative to the published ones.
+_INITIAL_HEAD_FACTOR = 0.1
 
 
 class _ODConvolution(DynamicConvolution):
-    """A convolution with four attentions, given their logits."""
+    """Runs ODConv for given logits of its four attentions."""
 
     num_kernels: int
     branch: Any
@@ -65,14 +67,14 @@ class _ODConvolution(DynamicConvolution):
 
     @abstractmethod
     def _heads_of(self, context: Tensor, *, track: bool) -> Mapping[str, Tensor]:
-        """The logits of each attention, ``(B, N)``, of the averaged input ``(B, C_in)``."""
+        """Return the logits of each attention, ``(B, N)``, for the averaged input ``(B, C_in)``."""
 
     @abstractmethod
     def _attention(self, logits: ODConvCoefficients) -> ODConvCoefficients:
-        """Attentions of logits."""
+        """Convert logits to attentions."""
 
     def logits(self, x: Tensor) -> ODConvCoefficients:
-        """What the branch gives for ``x``, ``(B, C_in, H, W)``, before it becomes attention."""
+        """Return the logits of the attentions for ``x``, ``(B, C_in, H, W)``."""
         self._check_input(x)
         return self._logits(x, track=False)
 
@@ -110,33 +112,33 @@ class ODConv2d(HasTemperature, _ODConvolution, DynamicConv2d):
     """A convolution with W(x)[o, i, t] = filter_o(x) channel_i(x) spatial_t(x) sum_k kernel_k(x) W_k[o, i, t].
 
     The branch is average pool -> linear to max(C_in // reduction, min_hidden_channels) -> batch norm -> ReLU -> one
-    linear map with bias for each attention: of channels in, channels out and positions a sigmoid, of the K kernels a
-    softmax, every logit divided by the temperature first. An attention is left out where it would say nothing: over
-    kernels when there is one, over positions when there is one, over channels out when each has one channel in of its
-    own (depthwise with C_out = C_in).
+    linear map with bias for each attention. Every logit is divided by the temperature. The attentions over input
+    channels, output channels and positions are sigmoids, the attention over the K kernels is a softmax. An attention
+    without effect is left out: over kernels if there is one, over positions if there is one, over output channels if
+    each has one input channel of its own (depthwise with C_out = C_in).
 
-    In train mode the branch's batch norm uses the statistics of the batch, so W(x) of a sample depends on the others;
-    `kernel` and `coefficients` do too, and leave the running statistics alone.
+    In train mode the branch's batch norm uses the statistics of the batch, so W(x) of a sample depends on the others.
+    `kernel` and `coefficients` also use them, but do not update the running statistics.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
             As for `torch.nn.Conv2d`.
 
     Raises:
-        ValueError: an argument is out of range or does not fit.
+        ValueError: an argument is out of range or does not match the others.
 
     Deviations:
-        There may be a bias, added after everything; the published layer has none. The temperature starts at 1 and the
-        kernels as `torch.nn.Conv2d` starts; the published code draws them from a normal distribution by fan out. The
-        branch starts as published, but see `fresh_like` for networks. A single sample in train mode is normalised by
-        running statistics.
+        The layer can have a bias, which is added last; the published layer has none. The temperature starts at 1. The
+        kernels are initialised as in `torch.nn.Conv2d`; the published code draws them from a normal distribution by
+        fan-out. The branch is initialised as published, but see `fresh_like` for networks. A single sample in train
+        mode is normalised by running statistics.
 
     Reference: Li et al., ICLR 2022, arXiv:2209.07947v1 (openreview DmpCfq6Mg39).
     """
 
     config_class = ODConvConfig
 
-    def _stacks(self, config: ODConvConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def _leading_shapes(self, config: ODConvConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (config.num_kernels,), ()
 
     def _build(self, config: ODConvConfig, device: torch.device, dtype: torch.dtype) -> None:
@@ -144,30 +146,30 @@ class ODConv2d(HasTemperature, _ODConvolution, DynamicConv2d):
         self.context_norm = make_context_norm(config.context_norm, self.in_channels, device, dtype)
         hidden = max(self.in_channels // config.reduction, config.min_hidden_channels)
         self.branch = ODConvBranch(self.in_channels, hidden, self._heads(), device, dtype)
-        # A sigmoid of logit zero is 1/2; the kernels' softmax is then their mean, which needs no gain.
+        # At zero logits a sigmoid is 1/2, and the softmax gives the mean of the kernels, which needs no gain.
         self.neutral_gain = 0.5 ** sum(name != "kernel" for name in self.branch.heads)
         self._set_up_temperature(config.temperature, device)
 
     @classmethod
     def fresh_like(cls, conv: nn.Conv2d, **hyperparameters: Any) -> Self:
-        """As `like`, for a network that starts anew: kernels as large as ``conv``'s, and heads that start small.
+        """As `DynamicConv2d.fresh_like`, with small initial weights of the heads.
 
-        The branch's batch norm stretches what little the averages of two samples differ. With heads as published and
-        a temperature of 1 each layer passes a gradient on through its attentions larger than it came, and a network
-        of fifty such layers does not train; docs/families/odconv.md has the numbers.
+        The branch's batch norm amplifies the small differences between the averages of samples. With the published head
+        weights and a temperature of 1, the attentions of each layer then amplify the gradient, and a network of fifty
+        such layers does not train; docs/families/odconv.md has the measurements.
 
         Raises:
-            TypeError: ``conv`` is no `torch.nn.Conv2d` or computes something else, or a hyperparameter is unknown.
-            ValueError: a hyperparameter does not fit.
+            TypeError: ``conv`` is not a `torch.nn.Conv2d` or overrides its computation, or an option is unknown.
+            ValueError: an option is invalid for the convolution.
         """
         layer = super().fresh_like(conv, **hyperparameters)
         branch = layer.branch
         assert isinstance(branch, ODConvBranch)
-        branch.shrink_heads(_FRESH_HEADS)
+        branch.shrink_heads(_INITIAL_HEAD_FACTOR)
         return layer
 
     def _heads(self) -> dict[str, int]:
-        """Number of logits of each attention that says something."""
+        """Return the number of logits of each attention that has an effect."""
         taps = self.kernel_size[0] * self.kernel_size[1]
         heads = {"channel": self.in_channels}
         if not self.in_channels == self.out_channels == self.groups:
@@ -186,15 +188,15 @@ class ODConv2d(HasTemperature, _ODConvolution, DynamicConv2d):
         return odconv_attention(logits, self.temperature)
 
     def deployed(self) -> "DeployedODConv2d":
-        """What the layer computes in eval mode, as it is shipped."""
+        """Return the deployed form, which computes the layer's function in eval mode."""
         return DeployedODConv2d(self)
 
 
 class DeployedODConv2d(_ODConvolution, DeployedConv2d):
-    """ODConv as it is shipped. Its branch has a head for each attention, which holds the temperature.
+    """Deployed form of `ODConv2d`. Its branch has a head for each attention, which includes the temperature.
 
     Args:
-        layer: The layer that it is made of.
+        layer: The original layer.
     """
 
     def __init__(self, layer: ODConv2d) -> None:
@@ -203,14 +205,14 @@ class DeployedODConv2d(_ODConvolution, DeployedConv2d):
         branch, norm = layer.branch, layer.context_norm
         squeeze = AffineMap.of(branch.squeeze)
         if not isinstance(branch.norm, nn.Identity):
-            squeeze = squeeze.then(*norm_affine(branch.norm))
+            squeeze = squeeze.fold_output_affine(*norm_affine(branch.norm))
         factor = 1 / float(layer.temperature)
         self.branch = DeployedBranch(
             {name: AffineMap.of(head, factor) for name, head in branch.heads.items()},
-            squeeze=behind_norm(norm, squeeze),
+            squeeze=fold_context_norm(norm, squeeze),
             normalise=isinstance(norm, nn.LayerNorm),
         )
-        self._settle(layer)
+        self._adopt_settings(layer)
 
     def _heads_of(self, context: Tensor, *, track: bool) -> Mapping[str, Tensor]:
         heads: dict[str, Tensor] = self.branch(context)
@@ -220,4 +222,4 @@ class DeployedODConv2d(_ODConvolution, DeployedConv2d):
         return odconv_attention(logits)
 
     def _add_fixed(self, shift: Tensor) -> None:
-        self.bias = plus(self.bias, shift, self.weight)
+        self.bias = frozen_sum(self.bias, shift, self.weight)

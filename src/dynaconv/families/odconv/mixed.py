@@ -1,4 +1,4 @@
-"""ODConv by applying its attentions to features: W(x) is never formed."""
+"""ODConv by applying its attentions to feature maps, without forming W(x)."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,11 +10,12 @@ from dynaconv.ops.shared import shared_conv2d
 
 
 def mixed_odconv(x: Tensor, attention: ODConvCoefficients, kernels: Tensor, geometry: Geometry) -> Tensor:
-    """As `kernel_odconv`, by one shared convolution between scalings.
+    """As `kernel_odconv`, by one shared convolution whose input and output are scaled.
 
-    The channel attention scales what the convolution reads; with several taps that are patches, which the spatial
-    attention scales too. The convolution gives the outputs of all K kernels, which are mixed and scaled by the filter
-    attention. K times the multiply-adds of the static convolution; with one 1x1 kernel it is the static convolution.
+    The channel attention scales the input of the convolution. With several taps this input consists of patches, which
+    the spatial attention scales too. The convolution gives the outputs of all K kernels, which are mixed and scaled by
+    the filter attention. It takes K times the multiply-adds of the static convolution; with one 1x1 kernel, the
+    convolution is the static one.
     """
     if attention.spatial is None:
         read, geometry_read, shared = x * attention.channel.to(x.dtype)[:, :, None, None], geometry, kernels
@@ -29,7 +30,7 @@ def mixed_odconv(x: Tensor, attention: ODConvCoefficients, kernels: Tensor, geom
 
 
 def _scaled_patches(x: Tensor, channel: Tensor, spatial: Tensor, geometry: Geometry) -> Tensor:
-    """What each output pixel reads, scaled: ``(B, C_in * k_h * k_w, H_out, W_out)``, a channel's taps together."""
+    """Return the scaled patches, ``(B, C_in * k_h * k_w, H_out, W_out)``, with adjacent taps of a channel."""
     out_h, out_w = geometry.output_size(x.shape[2], x.shape[3])
     kernel_size, stride, padding, dilation, _ = geometry
     patches = F.unfold(x, kernel_size, dilation, padding, stride)  # (B, C_in * k_h * k_w, H_out * W_out)

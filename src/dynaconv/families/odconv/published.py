@@ -1,4 +1,4 @@
-"""Key names of the ODConv layers in the published code, as its checkpoints hold them."""
+"""Conversion of state-dict keys of the ODConv layers in the published code."""
 
 from collections.abc import Mapping
 
@@ -13,26 +13,26 @@ ODCONV_STEMS = {
     "attention.spatial_fc": "branch.heads.spatial.",
     "attention.kernel_fc": "branch.heads.kernel.",
 }
-"""Published names of a layer's parts to what our keys start with; the kernels, ``weight``, have no stem."""
+"""Maps the published name of a layer's part to the prefix of our keys; the kernels, ``weight``, have no prefix."""
 
 
 def published_odconv_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename one published ODConv layer's tensors to the keys, and reshape its linear maps to the shapes, of ours.
+    """Convert the state of one published ODConv layer to our keys, and its linear maps to our shapes.
 
-    The temperature is no part of the published state: it ends training at 1, which is our layer's default.
+    The published state has no temperature. Training ends at temperature 1, the default of our layer.
 
     Args:
         state: Tensors of one layer under the published names, such as ``attention.fc.weight``, whose linear maps are
             1x1 convolutions.
 
     Raises:
-        ValueError: a key is no part of a published ODConv layer.
+        ValueError: a key does not belong to a published ODConv layer.
     """
     renamed = {}
     for key, tensor in state.items():
         stem, _, leaf = key.rpartition(".")
         if stem not in ODCONV_STEMS or (not stem and leaf != "weight"):
             known = ", ".join(("weight", *(name for name in ODCONV_STEMS if name)))
-            raise ValueError(f"{key!r} is no key of a published ODConv layer; its parts are {known}.")
+            raise ValueError(f"{key!r} is not a key of a published ODConv layer; its parts are {known}.")
         renamed[ODCONV_STEMS[stem] + leaf] = tensor.flatten(1) if stem and tensor.dim() == 4 else tensor
     return renamed

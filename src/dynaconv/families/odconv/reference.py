@@ -1,4 +1,4 @@
-"""The equation of ODConv, one explicit kernel per sample. Slow, and the definition of every fast algorithm.
+"""The equation of ODConv, with one explicit kernel per sample. Slow; it defines the result of every fast algorithm.
 
 Reference: Li et al., ICLR 2022, arXiv:2209.07947v1 (openreview DmpCfq6Mg39).
 """
@@ -14,10 +14,10 @@ from dynaconv.ops.geometry import Geometry
 def reference_odconv_kernel(
     logits: ODConvCoefficients, kernels: Tensor, temperature: Tensor, geometry: Geometry, sample: int
 ) -> Tensor:
-    """W(x) of one sample: W[o, i, t] = filter_o channel_i spatial_t sum_k kernel_k W_k[o, i, t].
+    """Return W(x) of one sample: W[o, i, t] = filter_o channel_i spatial_t sum_k kernel_k W_k[o, i, t].
 
-    Of logits t and a temperature T the first three are sigmoid(t / T), the last exp(t_k / T) / sum_j exp(t_j / T). In
-    a grouped convolution i runs over the channels in of the group of o.
+    With logits t and a temperature T, the first three are sigmoid(t / T), the last exp(t_k / T) / sum_j exp(t_j / T).
+    In a grouped convolution, i runs over the input channels of the group of o.
 
     Returns:
         ``(C_out, C_in / groups, k_h, k_w)``.
@@ -51,7 +51,7 @@ def reference_odconv(
 
     Args:
         x: Input, ``(B, C_in, H, W)``.
-        logits: What the branch gives before temperature, sigmoids and softmax.
+        logits: Output of the branch, before temperature, sigmoids and softmax.
         kernels: ``(K, C_out, C_in / groups, k_h, k_w)``.
         temperature: T > 0, a scalar tensor.
         geometry: Stride, padding, dilation and groups.

@@ -1,4 +1,4 @@
-"""What the two algorithms of a convolution with squeeze-and-excitation cost for a shape, forward."""
+"""Forward costs of the two algorithms of a convolution with squeeze-and-excitation."""
 
 from dynaconv.ops.cost import Cost
 from dynaconv.ops.geometry import Geometry
@@ -7,7 +7,7 @@ from dynaconv.ops.geometry import Geometry
 def squeeze_excite_costs(
     geometry: Geometry, input_shape: tuple[int, int, int, int], out_channels: int
 ) -> dict[str, Cost]:
-    """Cost of ``kernel`` and ``factored``, without the branch, which is the same for both.
+    """Return the costs of ``kernel`` and ``factored``, without the branch, which costs the same for both.
 
     Both run the convolution and average its output, because the scales depend on it.
 
@@ -18,13 +18,13 @@ def squeeze_excite_costs(
     """
     batch, in_channels, height, width = input_shape
     out_h, out_w = geometry.output_size(height, width)
-    pixels, seen = batch * out_h * out_w, batch * height * width
+    pixels, input_pixels = batch * out_h * out_w, batch * height * width
     weights = out_channels * (in_channels // geometry.groups) * geometry.num_taps
     scales = Cost(dense=pixels * weights, moved=pixels * out_channels, calls=2)
     scaling = Cost(moved=2.0 * pixels * out_channels, calls=1)
-    # Products of a sample each pass over the output once more, as scaling does: no shape was found where they won.
+    # The products per sample pass over the output once more, as scaling does. They were faster for no tested shape.
     kernel = scaling + Cost(batched=pixels * weights, moved=2.0 * batch * weights, calls=1)
     if not geometry.pointwise:
-        # The batch folded into groups: B small convolutions, each with its own packed weights.
-        kernel += Cost(moved=2.0 * (seen * in_channels + batch * weights), calls=batch)
+        # The batch is folded into groups: B small convolutions, each with its own packed weights.
+        kernel += Cost(moved=2.0 * (input_pixels * in_channels + batch * weights), calls=batch)
     return {"kernel": scales + kernel, "factored": scales + scaling}

@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation as the rest of the library knows it."""
+"""Family descriptor of squeeze-and-excitation."""
 
 from dynaconv.families.family import Coefficient, Family
 from dynaconv.families.se.layer import SEConv2d

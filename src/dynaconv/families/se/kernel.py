@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation by forming the kernel of every sample, for which the convolution has to run already."""
+"""Squeeze-and-excitation by forming the kernel of each sample, which requires the output of the convolution."""
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from dynaconv.ops.shared import shared_conv2d
 def kernel_squeeze_excite(x: Tensor, weight: Tensor, bias: Tensor | None, excite: Excite, geometry: Geometry) -> Tensor:
     """As `factored_squeeze_excite`, by a second convolution with W(x) = diag(s) W.
 
-    It shows that the layer is a dynamic convolution; scaling the output, which is there by then, is always cheaper.
+    It shows that the layer is a dynamic convolution. Scaling the output, which is computed already, is always cheaper.
     """
     scale = excite(shared_conv2d(x, weight, geometry, bias))
     out = per_sample_conv2d(x, scale_rows(scale, weight), geometry)
@@ -19,7 +19,7 @@ def kernel_squeeze_excite(x: Tensor, weight: Tensor, bias: Tensor | None, excite
 
 
 def scale_rows(scale: Tensor, static: Tensor) -> Tensor:
-    """diag(s) W of every sample, or s * b of a bias.
+    """Return diag(s) W of each sample, or s * b for a bias.
 
     Args:
         scale: ``(B, C_out)``.

@@ -40,20 +40,20 @@ class SEConfig(BranchConfig):
     min_hidden_channels: int = 8
     algorithm: str = option(
         "auto",
-        "``factored`` scales the output, ``kernel`` forms W(x) and convolves once more, ``auto`` asks the cost model, "
-        "which always prefers the former.",
+        "``factored`` scales the output, ``kernel`` forms W(x) and convolves once more, ``auto`` uses the cost model, "
+        "which always chooses ``factored``.",
     )
 
 
 class SECoefficients(NamedTuple):
-    """What squeeze-and-excitation computes."""
+    """Coefficients of squeeze-and-excitation."""
 
     scale: Tensor
     """Factor on each output channel, ``(B, C_out)`` in [0, 1], in float32 (float64 for float64 inputs)."""
 
 
 class _SqueezeExcite(DynamicConvolution):
-    """A convolution whose output is scaled by what `_scales` reads off it."""
+    """A convolution whose output is scaled by the result of `_scales`."""
 
     _functions: ClassVar = {"kernel": kernel_squeeze_excite, "factored": factored_squeeze_excite}
     _exported_algorithm = "factored"
@@ -61,10 +61,10 @@ class _SqueezeExcite(DynamicConvolution):
 
     @abstractmethod
     def _scales(self, out: Tensor, *, track: bool = False) -> Tensor:
-        """The scales ``(B, C_out)`` of the convolution's output, bias included."""
+        """Compute the scales ``(B, C_out)`` from the convolution's output, which includes the bias."""
 
     def coefficients(self, x: Tensor) -> SECoefficients:
-        """The scales for ``x``, ``(B, C_in, H, W)``. Runs the convolution, whose output they depend on."""
+        """The scales for ``x``, ``(B, C_in, H, W)``. Runs the convolution, because they depend on its output."""
         self._check_input(x)
         return SECoefficients(self._scales(shared_conv2d(self._padded(x), self.weight, self.geometry, self.bias)))
 
@@ -97,22 +97,22 @@ class _SqueezeExcite(DynamicConvolution):
 
 
 class SEConv2d(_SqueezeExcite, DynamicConv2d):
-    """A convolution whose output channels are scaled by s = sigmoid(F2 relu(F1 pool(y))), y its own output.
+    """A convolution whose output y is scaled per channel by s = sigmoid(F2 relu(F1 pool(y))).
 
     As a dynamic convolution, W(x) = diag(s) W and the bias is s * bias. Unlike Lambda(x) of `dynaconv.DCDConv2d`, s
-    reads the output: the convolution has to run before its kernel is known. F1 and F2 have biases; F1 maps to
-    max(C_out // reduction, min_hidden_channels) numbers.
+    depends on the output, so the convolution has to run before its kernel is known. F1 and F2 have biases; F1 has
+    max(C_out // reduction, min_hidden_channels) outputs.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
             As for `torch.nn.Conv2d`.
 
     Raises:
-        ValueError: an argument is out of range or does not fit.
+        ValueError: an argument is out of range or does not match the others.
 
     Deviations:
-        The paper scales a residual block's output after its last batch norm. Here the scales stand directly behind a
-        convolution, before any norm, so that networks of all families differ in their convolutions alone.
+        The paper scales a residual block's output after its last batch norm. Here the output of the convolution is
+        scaled directly, before any norm, so that networks of different families differ only in their convolutions.
 
     Reference: Hu et al., CVPR 2018, arXiv:1709.01507v4.
     """
@@ -140,21 +140,21 @@ class SEConv2d(_SqueezeExcite, DynamicConv2d):
         return torch.sigmoid(self.branch(context)["scale"])
 
     def deployed(self) -> "DeployedSEConv2d":
-        """What the layer computes in eval mode, as it is shipped."""
+        """Return the deployed form, which computes the layer's function in eval mode."""
         return DeployedSEConv2d(self)
 
 
 class DeployedSEConv2d(_SqueezeExcite, DeployedConv2d):
-    """A convolution with squeeze-and-excitation as it is shipped. Its branch has one head, the logits of ``scale``.
+    """Deployed form of `SEConv2d`. Its branch has one head, ``scale``, which gives the logits of the scales.
 
     Args:
-        layer: The layer that it is made of.
+        layer: The original layer.
     """
 
     def __init__(self, layer: SEConv2d) -> None:
         super().__init__(layer)
         self.branch = DeployedBranch.of(layer.branch, layer.context_norm)
-        self._settle(layer)
+        self._adopt_settings(layer)
 
     def sample_bias(self, x: Tensor) -> Tensor | None:
         """The scaled bias of each sample, ``(B, C_out)``, or None."""
@@ -166,21 +166,21 @@ class DeployedSEConv2d(_SqueezeExcite, DeployedConv2d):
     def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
         """Make the layer compute ``scale * forward(x) + shift``; see `DeployedLayer.absorb_affine`.
 
-        The branch reads the output, so its first map takes the scale back.
+        The branch reads the output, so its first map is multiplied by the inverse of the scale.
 
         Raises:
-            ValueError: a channel's scale is zero or too small to divide by, or a layer norm stands before the branch;
-                the layer is as it was.
+            ValueError: a channel's scale is zero or too small to divide by, or the branch has a layer norm; the layer
+                is unchanged.
         """
         first = self.branch.squeeze
         assert first is not None
         inverse = 1 / scale.to(first.weight)
         if not torch.isfinite(inverse).all():
-            raise ValueError("a channel's scale is zero, and squeeze-and-excitation reads that channel.")
+            raise ValueError("a channel's scale is zero, but squeeze-and-excitation reads that channel.")
         if self.branch.normalise:
             raise ValueError("a layer norm of the output stands before the branch.")
         super().absorb_affine(scale, shift)
-        self.branch.squeeze = first.after(inverse, torch.zeros_like(inverse))
+        self.branch.squeeze = first.fold_input_affine(inverse, torch.zeros_like(inverse))
 
     def _compute(self, x: Tensor) -> Tensor:
         return add_bias(super()._compute(x), self.shift)

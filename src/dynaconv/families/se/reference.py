@@ -1,4 +1,4 @@
-"""The equation of a convolution with squeeze-and-excitation, one explicit kernel per sample.
+"""The equation of a convolution with squeeze-and-excitation, with one explicit kernel per sample.
 
 Reference: Hu et al., CVPR 2018, arXiv:1709.01507v4.
 """
@@ -28,7 +28,7 @@ class ExciteWeights(NamedTuple):
 def reference_squeeze_excite_kernel(
     sample: Tensor, weight: Tensor, bias: Tensor | None, excite: ExciteWeights, geometry: Geometry
 ) -> tuple[Tensor, Tensor | None]:
-    """Kernel and bias of one sample: diag(s) W and s * b with s = sigmoid(F2 relu(F1 z + b1) + b2).
+    """Return kernel and bias of one sample: diag(s) W and s * b with s = sigmoid(F2 relu(F1 z + b1) + b2).
 
     z is the average over the pixels of ``conv(sample) + bias``.
 
@@ -57,7 +57,7 @@ def reference_squeeze_excite(
         weight, bias, excite, geometry: As for `reference_squeeze_excite_kernel`.
 
     Returns:
-        ``(B, C_out, H_out, W_out)``, the scaled bias included.
+        ``(B, C_out, H_out, W_out)``, including the scaled bias.
     """
     _, stride, padding, dilation, groups = geometry
     outs = []

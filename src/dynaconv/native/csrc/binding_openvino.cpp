@@ -1,4 +1,4 @@
-// The operation as OpenVINO sees it. The only file that knows OpenVINO; with the kernels it makes an extension library.
+// The binding of the operation to OpenVINO, an extension library. The only file that includes OpenVINO headers.
 #include <tbb/parallel_for.h>
 #include <tbb/partitioner.h>
 #include <tbb/task_arena.h>
@@ -15,9 +15,9 @@
 namespace dynaconv {
 namespace {
 
-// OpenVINO calls an operation inside the arena of its stream, which has as many threads as the stream was given.
+// OpenVINO calls an operation inside the task arena of its stream, which has as many threads as the stream.
 void parallel_for(Index n, void (*fn)(Index, Index, void*), void* context) {
-  // The calling thread keeps the first index, which leads, and offers the others.
+  // The calling thread keeps index 0, the main thread of the pool; other threads of the arena can steal the other ones.
   tbb::parallel_for(
       tbb::blocked_range<Index>(0, n, 1), [&](const auto& range) { fn(range.begin(), range.end(), context); },
       tbb::simple_partitioner());
@@ -25,7 +25,7 @@ void parallel_for(Index n, void (*fn)(Index, Index, void*), void* context) {
 
 int count() { return tbb::this_task_arena::max_concurrency(); }
 
-// `dynaconv.NativeProgram`: images (B, C, H, W) and the constants, both float32, to images (B, H', W', C').
+// `dynaconv.NativeProgram`: maps images (B, C, H, W) and the constants, both float32, to images (B, H', W', C').
 class NativeProgram : public ov::op::Op {
  public:
   OPENVINO_OP("NativeProgram", "dynaconv");
@@ -45,8 +45,10 @@ class NativeProgram : public ov::op::Op {
     if (images.rank().is_dynamic())
       return set_output_type(0, ov::element::f32, {-1, -1, -1, out_channels_});
     const Program program = program_of(nullptr, Index(constants[0].get_length()));
-    // The size follows from the steps themselves, so that what is computed always fits.
-    const auto known = [](const ov::Dimension& d, Index other) { return d.is_static() ? Index(d.get_length()) : other; };
+    // The shape is inferred from the steps themselves, so that it always matches the output of `evaluate`.
+    const auto known = [](const ov::Dimension& d, Index otherwise) {
+      return d.is_static() ? Index(d.get_length()) : otherwise;
+    };
     const Index channels = known(images[1], Index(program.steps[0].in_channels));
     const Call call(program, contiguous(nullptr, 0, channels, known(images[2], kUnknown), known(images[3], kUnknown)),
                     out_channels_);

@@ -1,4 +1,5 @@
-// The operator as torch sees it. The only file that knows torch, through its stable interface (torch 2.10 and later).
+// The binding of the operator to torch. The only file that includes torch headers, those of its stable ABI (torch 2.10
+// and later).
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -13,24 +14,24 @@
 #include <vector>
 
 #include "call.h"
-#include "pages.h"
+#include "huge_pages.h"
 
 namespace {
 
 using torch::stable::Tensor;
 
 void parallel_for(dynaconv::Index n, void (*fn)(dynaconv::Index, dynaconv::Index, void*), void* context) {
-  // Torch's C interface would keep of an exception that there was one.
-  std::exception_ptr problem;
+  // Torch's C interface loses the exception itself and reports only that one was thrown.
+  std::exception_ptr exception;
   std::atomic_flag caught;
   torch::stable::parallel_for(0, n, 1, [&](std::int64_t begin, std::int64_t end) {
     try {
       fn(begin, end, context);
     } catch (...) {
-      if (!caught.test_and_set()) problem = std::current_exception();
+      if (!caught.test_and_set()) exception = std::current_exception();
     }
   });
-  if (problem) std::rethrow_exception(problem);
+  if (exception) std::rethrow_exception(exception);
 }
 
 int count() { return int(torch::stable::get_num_threads()); }
@@ -42,14 +43,14 @@ void require(bool holds, const char* message) {
 bool is_float(const Tensor& t) { return t.is_cpu() && t.scalar_type() == torch::headeronly::ScalarType::Float; }
 
 Tensor native_program(const Tensor& x, const Tensor& constants, const Tensor& steps, std::int64_t out_channels,
-                      std::vector<std::int64_t> /* sizes, for the shape of a fake tensor alone */) {
+                      std::vector<std::int64_t> /* sizes; used only for the shape of fake tensors */) {
   require(is_float(x) && x.dim() == 4, "the native program takes float32 images (B, C, H, W) on the CPU.");
   require(is_float(constants) && constants.dim() == 1 && constants.is_contiguous(),
           "the constants of a native program are one contiguous float32 vector on the CPU.");
   require(steps.is_cpu() && steps.scalar_type() == torch::headeronly::ScalarType::Long && steps.is_contiguous() &&
               steps.numel() % dynaconv::kFields == 0,
-          "the steps of a native program are a contiguous int64 tensor of whole steps; build it again with "
-          "deploy(model, backend='native').");
+          "the steps of a native program are one contiguous int64 tensor on the CPU whose length is a multiple of the "
+          "number of fields; build it again with deploy(model, backend='native').");
   const dynaconv::Program program{static_cast<const dynaconv::Step*>(steps.const_data_ptr()),
                                   int(steps.numel() / dynaconv::kFields),
                                   static_cast<const float*>(constants.const_data_ptr()), constants.numel()};
@@ -68,22 +69,23 @@ Tensor native_program(const Tensor& x, const Tensor& constants, const Tensor& st
 
 STABLE_TORCH_LIBRARY_IMPL(dynaconv, CPU, m) { m.impl("native_program", TORCH_BOX(&native_program)); }
 
-// What Python asks when it loads the library: a forced instruction set that cannot run is an error there and then.
+// Python calls this when it loads the library: returns the name of the instruction set, or null and a message in
+// `error` if DYNACONV_ISA names one that cannot run.
 extern "C" __attribute__((visibility("default"))) const char* dynaconv_native_isa(char* error, std::size_t size) {
   try {
     dynaconv::threads = {parallel_for, count};
     return dynaconv::kernels().name;
-  } catch (const std::exception& problem) {
-    const std::string message = problem.what();
+  } catch (const std::exception& exception) {
+    const std::string message = exception.what();
     message.copy(error, size - 1);
     error[std::min(message.size(), size - 1)] = '\0';
     return nullptr;
   }
 }
 
-// For constants that have just been packed, or restored.
+// Python calls this for constants that have just been packed or unpickled.
 extern "C" __attribute__((visibility("default"))) void dynaconv_native_settle(const void* data, std::size_t bytes) {
-  dynaconv::use_large_pages(data, bytes);
+  dynaconv::use_huge_pages(data, bytes);
 }
 
 extern "C" __attribute__((visibility("default"))) int dynaconv_native_fields() { return dynaconv::kFields; }

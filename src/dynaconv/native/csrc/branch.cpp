@@ -1,4 +1,4 @@
-// The dynamic branch: pooled context -> linear -> activation -> heads, as products with one pixel a sample.
+// The dynamic branch: pooled context -> linear -> activation -> heads, as products with one pixel per sample.
 #include <algorithm>
 #include <cmath>
 
@@ -12,7 +12,8 @@ struct Cell {
   Index pixels() const { return (bottom - top) * (right - left); }
 };
 
-// The grid of `adaptive_avg_pool2d`: on odd sides the cells of a 2 x 2 grid share the middle row or column.
+// A cell of the grid of `adaptive_avg_pool2d`. If a side is odd, the cells of a 2 x 2 grid share its middle row or
+// column.
 Cell cell_at(const Images& x, Index size, Index cell) {
   if (size == 1) return {0, x.height, 0, x.width};
   const bool lower = cell / 2, second = cell % 2;
@@ -28,7 +29,7 @@ void for_each_vector(float* context, Index cells, Index channels, Index samples,
       f(context + ((cell * blocks + b) * samples + sample) * kPanel, std::min<Index>(kPanel, channels - b * kPanel));
 }
 
-// Layer norm of each sample's context, without a learned scale. Sums run in 16 lanes, which the compiler vectorises.
+// Layer norm of each sample's context, without a learned scale. Sums have 16 lanes, which the compiler vectorises.
 void normalise(float* context, Index cells, Index channels, Index samples) {
   const float count = float(cells * channels);
   for (Index n = 0; n < samples; ++n) {
@@ -70,7 +71,7 @@ float activated(float t, std::int64_t kind) {
 void activate_hidden(const Step& s, const float* constants, float* hidden, Index samples, const Team& team) {
   const Index blocks = (s.hidden + kPanel - 1) / kPanel;
   if (s.branch_activation == kGate) {
-    float* gate = Workspace::mine().scratch[kGateOut].get(blocks * samples * kPanel);
+    float* gate = Workspace::this_thread().scratch[kGateOut].get(blocks * samples * kPanel);
     multiply(pointwise(hidden, samples * kPanel, s.hidden, constants + s.gate, samples, s.hidden, gate,
                        samples * kPanel),
              team);
@@ -106,17 +107,17 @@ void activate_scale(std::int64_t kind, float* scale, Index channels) {
 
 }  // namespace
 
-void pool(const Images& x, Index size, float* context, const Team& team) {
+void adaptive_avg_pool(const Images& x, Index size, float* context, const Team& team) {
   const Index cells = size * size, per_cell = x.blocks() * x.samples;
-  const auto add = kernels().pool;
-  const bool summed = size == 1 && x.sums;
-  const double work = summed ? 0 : double(x.samples) * double(x.pixels()) * double(x.channels);
-  team.each(cells * per_cell, work, [&](Index begin, Index end) {
+  const auto add = kernels().sum_pixels;
+  const bool has_sums = size == 1 && x.sums;
+  const double work = has_sums ? 0 : double(x.samples) * double(x.pixels()) * double(x.channels);
+  team.parallel_for(cells * per_cell, work, [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
       const Index cell = i / per_cell, rest = i - cell * per_cell;
       const Cell c = cell_at(x, size, cell);
       float* sum = context + i * kPanel;
-      if (summed) {
+      if (has_sums) {
         std::copy_n(x.sums + rest * kPanel, kPanel, sum);
       } else {
         std::fill_n(sum, kPanel, 0.0f);
@@ -138,10 +139,10 @@ Index heads_size(const Step& s) {
 }
 
 Coefficients coefficients(const Step& s, const float* constants, const Images& x, const Team& team) {
-  Workspace& work = Workspace::mine();
+  Workspace& work = Workspace::this_thread();
   const Index cells = s.context_size * s.context_size, samples = x.samples;
   float* context = work.scratch[kContext].get(cells * x.blocks() * samples * kPanel);
-  pool(x, s.context_size, context, team);
+  adaptive_avg_pool(x, s.context_size, context, team);
   if (s.normalise) normalise(context, cells, x.channels, samples);
 
   float* hidden = work.scratch[kHidden].get(round_up(s.hidden, kPanel) * samples);
@@ -151,7 +152,7 @@ Coefficients coefficients(const Step& s, const float* constants, const Images& x
                               samples * kPanel);
   squeeze.tile.taps = taps;
   squeeze.tile.num_taps = int(cells);
-  squeeze.tile.bias = at(constants, s.squeeze_bias);
+  squeeze.tile.bias = constant_at(constants, s.squeeze_bias);
   multiply(squeeze, team);
   activate_hidden(s, constants, hidden, samples, team);
 
@@ -159,7 +160,7 @@ Coefficients coefficients(const Step& s, const float* constants, const Images& x
   float* heads = work.scratch[kHeads].get(size * samples);
   Product out = pointwise(hidden, samples * kPanel, s.hidden, constants + s.heads, samples, size, heads, kPanel);
   out.tile.out_pixel = size;
-  out.tile.bias = at(constants, s.heads_bias);
+  out.tile.bias = constant_at(constants, s.heads_bias);
   multiply(out, team);
 
   Coefficients c;
@@ -171,7 +172,7 @@ Coefficients coefficients(const Step& s, const float* constants, const Images& x
     next += channels;
   }
   if (s.has_shift) {
-    const float* scaled = at(constants, s.scaled_bias);
+    const float* scaled = constant_at(constants, s.scaled_bias);
     for (Index n = 0; scaled && n < samples; ++n)
       for (Index i = 0; i < s.out_channels; ++i) next[n * size + i] += scaled[i] * c.scale[n * size + i];
     c.bias = next;

@@ -8,14 +8,14 @@
 namespace dynaconv {
 namespace {
 
-std::string described(const Input& input) {
+std::string describe(const Input& input) {
   return "a batch of " + std::to_string(input.batch) + " images of " + std::to_string(input.height) + " x " +
          std::to_string(input.width) + " pixels";
 }
 
-// Whether no offset can overflow: an expanded image may have more pixels than any memory, and only a mean of it be
-// wanted. No step's images are larger than the input with all padding, a block of 16 channels for each.
-bool countable(const Program& program, const Input& input) {
+// Returns whether no offset can overflow. An expanded tensor may have more pixels than fit into any memory. The images
+// of a step are at most as large as the input with the padding of all steps; their channels are rounded up to 16.
+bool fits_index(const Program& program, const Input& input) {
   double height = double(input.height), width = double(input.width), channels = double(input.channels);
   for (int i = 0; i < program.num_steps; ++i) {
     const Step& s = program.steps[i];
@@ -34,18 +34,19 @@ Input contiguous(const float* data, Index batch, Index channels, Index height, I
 }
 
 Call::Call(const Program& program, const Input& input, Index out_channels) : program_(program), input_(input) {
-  if (!countable(program, input))
-    throw std::runtime_error(described(input) + " is more than the native program can count.");
+  if (!fits_index(program, input))
+    throw std::runtime_error(describe(input) + " is too large for the native program; give fewer or smaller ones.");
   size_ = check(program, input);
   if (program.steps[program.num_steps - 1].out_channels != out_channels)
-    throw std::runtime_error("the native program is damaged: its output has other channels.");
+    throw std::runtime_error("the native program is damaged: its output does not have " +
+                             std::to_string(out_channels) + " channels.");
 }
 
 void Call::run(float* out) const {
   try {
     if (input_.batch) dynaconv::run(program_, input_, out);
   } catch (const std::bad_alloc&) {
-    throw std::runtime_error("there is no memory for " + described(input_) + "; give fewer or smaller ones.");
+    throw std::runtime_error("there is not enough memory for " + describe(input_) + "; give fewer or smaller ones.");
   }
 }
 

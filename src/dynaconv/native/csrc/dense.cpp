@@ -1,4 +1,4 @@
-// Dense convolution, static or DCD: a matrix product for each tap, its pixels read where they lie.
+// Dense convolution, static or DCD: one matrix product per tap, which reads the image itself, without im2col.
 #include <algorithm>
 #include <vector>
 
@@ -12,12 +12,12 @@ bool is_pointwise(const Step& s) {
          s.pad_top == 0 && s.pad_left == 0 && s.pad_bottom == 0 && s.pad_right == 0;
 }
 
-// Where the taps read: an image, padded where the convolution asks for it, and the way from pixel to pixel.
+// The image that the taps read, or a padded copy of it, with its strides in floats.
 struct View {
   const float* data;
   Index width, sample, block, row, pixel;
   std::vector<Index> taps;
-  Index centre;   // offset of the tap that a channel residual sits at
+  Index centre;   // offset of the centre tap, which the DCD residual reads
 };
 
 View view_of(const Step& s, const Images& x, const Images& out, const Team& team) {
@@ -33,19 +33,19 @@ View view_of(const Step& s, const Images& x, const Images& out, const Team& team
     v.width = need_w;
     v.sample = need_h * need_w * kPanel;
     v.block = x.samples * v.sample;
-    float* padded = Workspace::mine().scratch[kPadded].get(x.blocks() * v.block);
+    float* padded = Workspace::this_thread().scratch[kPadded].get(x.blocks() * v.block);
     v.data = padded;
     const double work = double(x.blocks()) * double(v.block);
-    team.each(x.blocks() * x.samples * need_h, work, [&](Index begin, Index end) {
+    team.parallel_for(x.blocks() * x.samples * need_h, work, [&](Index begin, Index end) {
       for (Index i = begin; i < end; ++i) {
         const Index image = i / need_h, y = i - image * need_h - s.pad_top;
         float* row = padded + i * need_w * kPanel;
         const Index left = std::min<Index>(s.pad_left, need_w);
-        const Index here = y < 0 || y >= x.height ? 0 : std::clamp<Index>(need_w - left, 0, x.width);
-        std::fill_n(row, (here ? left : need_w) * kPanel, 0.0f);
-        if (!here) continue;
-        std::copy_n(x.data + image * x.pixels() * kPanel + y * x.width * kPanel, here * kPanel, row + left * kPanel);
-        std::fill_n(row + (left + here) * kPanel, (need_w - left - here) * kPanel, 0.0f);
+        const Index copied = y < 0 || y >= x.height ? 0 : std::clamp<Index>(need_w - left, 0, x.width);
+        std::fill_n(row, (copied ? left : need_w) * kPanel, 0.0f);
+        if (!copied) continue;
+        std::copy_n(x.data + image * x.pixels() * kPanel + y * x.width * kPanel, copied * kPanel, row + left * kPanel);
+        std::fill_n(row + (left + copied) * kPanel, (need_w - left - copied) * kPanel, 0.0f);
       }
     });
   }
@@ -73,8 +73,8 @@ Product product_of(const View& v, const Images& x, const Images& out, Index chan
   return p;
 }
 
-// Rows that follow one another without a gap become one row, and samples that share everything one sample.
-void join(Product& p, bool shared) {
+// Merges contiguous rows into one row and, if the samples share all operands, contiguous samples into one sample.
+void merge_rows(Product& p, bool shared) {
   if (p.x_row != p.length * kPanel || p.tile.x_pixel != kPanel) return;
   p.length *= p.rows;
   p.rows = 1;
@@ -84,7 +84,7 @@ void join(Product& p, bool shared) {
 }
 
 void set_output(const Step& s, const float* constants, const Images* add, Product& p) {
-  p.tile.bias = at(constants, s.bias);
+  p.tile.bias = constant_at(constants, s.bias);
   p.tile.act = Activation(s.activation);
   if (add) {
     p.tile.add = add->data;
@@ -92,7 +92,8 @@ void set_output(const Step& s, const float* constants, const Images* add, Produc
   }
 }
 
-// Forming W(x) pays off where it costs less than the detour of every pixel through the latent space.
+// Returns whether to form W(x): as the step's algorithm says or, if that is kAuto, if it takes fewer multiply-adds than
+// the latent product at every pixel.
 bool forms_kernel(const Step& s, const Images& out) {
   if (!s.latent || !is_pointwise(s)) return false;
   if (s.algorithm != kAuto) return s.algorithm == kForm;
@@ -102,16 +103,16 @@ bool forms_kernel(const Step& s, const Images& out) {
   return form < double(out.pixels()) * pixel;
 }
 
-// Phi (Q^T x) at every output pixel.
+// z = Phi (Q^T x) at every output pixel.
 const float* latent_features(const Step& s, const float* constants, const View& v, const Coefficients& c,
                              const Images& x, const Images& out, const Team& team) {
-  Workspace& work = Workspace::mine();
+  Workspace& work = Workspace::this_thread();
   const Index block = out.block(), size = (s.latent + kPanel - 1) / kPanel * block;
   float* z = work.scratch[kLatent].get(size);
   Product first = product_of(v, x, out, s.latent, constants + s.q, z, block);
   first.tile.taps = &v.centre;
   first.tile.num_taps = 1;
-  join(first, true);
+  merge_rows(first, true);
   multiply(first, team);
 
   float* mixed = work.scratch[kMixed].get(size);
@@ -123,89 +124,98 @@ const float* latent_features(const Step& s, const float* constants, const View& 
   return mixed;
 }
 
-// A dense convolution and the depthwise one behind it, a panel or a pair of them at a time. W(x) is formed where it is
-// used where `formed` says how, and the depthwise convolution follows in strips of rows.
+// A dense convolution fused with the depthwise convolution after it, one or two panels at a time. Both run on strips of
+// rows. If `formed` is not null, it forms the panels of W(x) when they are needed.
 class Fusion {
  public:
-  Fusion(const Product& product, const Product* formed, const float* constants, const Images& between, const Next& next,
-         Images& out)
-      : product_(product), formed_(formed), s_(next.step), between_(between), out_(out),
-        depthwise_(next.step, constants, between, out), reach_((s_.kernel_h - 1) * s_.dilation_h + 1) {}
+  Fusion(const Product& product, const Product* formed, const float* constants, const Images& intermediate,
+         const Next& next, Images& out)
+      : product_(product), formed_(formed), s_(next.step), intermediate_(intermediate), out_(out),
+        depthwise_(next.step, constants, intermediate, out), reach_((s_.kernel_h - 1) * s_.dilation_h + 1) {}
 
   void run(const Team& team) const {
     const Index samples = out_.samples, blocks = out_.blocks();
-    const double work = double(samples) * double(between_.pixels()) * double(product_.channels) * product_.tile.depth;
-    // Pairs of panels read the pixels half as often; a few single ones are shared out more evenly.
+    const double pixels = double(samples) * double(intermediate_.pixels());
+    const double work = pixels * double(product_.channels) * product_.tile.depth;
+    // Pairs of panels read the pixels half as often. If there are few panels, single ones balance the load better.
+    // Groups that remain after an equal number per thread, or all groups if there are few, are split by rows; rows at
+    // the borders are computed twice. Benchmark of the four constants: benchmarks/native.py --threads 2
+    // (results on Zen 4: docs/native.md).
+    constexpr Index kMinPanels = 8, kMinGroups = 2, kMinRows = 7, kMaxParts = 4;   // the first two per thread
     const Index threads = team.size();
-    const Index most = team.parallel() && blocks < 8 * threads ? 1 : kernels().panels;
-    const Index groups = (blocks + most - 1) / most;
-    // Groups that do not go round, or very few, are cut into parts of the rows: where those meet, some rows are
-    // computed twice.
-    const Index whole = !team.parallel() ? groups : groups < 2 * threads ? 0 : groups - groups % threads;
-    const Index wanted = whole ? threads : (2 * threads + groups - 1) / groups;
-    const Index parts = whole == groups ? 1 : std::clamp<Index>(wanted, 1, std::clamp<Index>(out_.height / 7, 1, 4));
-    const Index tasks = whole + (groups - whole) * parts;
-    float* sums = out_.sums ? Workspace::mine().scratch[kSums].get(blocks * samples * out_.height * kPanel) : nullptr;
+    const Index width = team.is_parallel() && blocks < kMinPanels * threads ? 1 : kernels().panels;
+    const Index groups = (blocks + width - 1) / width;
+    Index unsplit = groups;
+    if (team.is_parallel()) unsplit = groups < kMinGroups * threads ? 0 : groups - groups % threads;
+    const Index wanted = unsplit ? threads : (kMinGroups * threads + groups - 1) / groups;
+    const Index max_parts = std::clamp<Index>(out_.height / kMinRows, 1, kMaxParts);
+    const Index parts = unsplit == groups ? 1 : std::clamp<Index>(wanted, 1, max_parts);
+    const Index tasks = unsplit + (groups - unsplit) * parts;
+    const Index size = blocks * samples * out_.height * kPanel;
+    float* sums = out_.sums ? Workspace::this_thread().scratch[kSums].get(size) : nullptr;
     const auto task = [&](Index begin, Index end) {
       for (Index i = begin; i < end; ++i) {
-        const bool is_whole = i < whole;
-        const Index group = is_whole ? i : whole + (i - whole) / parts;
-        const Index part = is_whole ? 0 : (i - whole) % parts, cut = is_whole ? 1 : parts;
+        const bool is_unsplit = i < unsplit;
+        const Index group = is_unsplit ? i : unsplit + (i - unsplit) / parts;
+        const Index part = is_unsplit ? 0 : (i - unsplit) % parts, num_parts = is_unsplit ? 1 : parts;
         for (Index sample = 0; sample < samples; ++sample)
-          run(sample, group * most, std::min(most, blocks - group * most), part * out_.height / cut,
-              (part + 1) * out_.height / cut, sums,
-              product_.ahead.part(i * samples + sample, i * samples + sample + 1, tasks * samples, 1));
+          run(sample, group * width, std::min(width, blocks - group * width), part * out_.height / num_parts,
+              (part + 1) * out_.height / num_parts, sums,
+              product_.prefetch.part(i * samples + sample, i * samples + sample + 1, tasks * samples, 1));
       }
     };
-    team.each(tasks, work, task);
+    team.parallel_for(tasks, work, task);
     for (Index i = 0; sums && i < blocks * samples; ++i)
-      add_up(sums + i * out_.height * kPanel, out_.height, kPanel, out_.sums + i * kPanel);
+      sum_parts(sums + i * out_.height * kPanel, out_.height, kPanel, out_.sums + i * kPanel);
   }
 
  private:
-  static constexpr Index kStrip = 48 << 10, kHeld = 160 << 10;
+  // Benchmark of both sizes: benchmarks/native.py (results on Zen 4: docs/native.md).
+  static constexpr Index kStripBytes = 48 << 10, kBufferBytes = 160 << 10;
 
-  // Output rows made at a time: what they read, some panels wide, should stay in the first cache.
+  // Number of output rows per strip, so that the rows that they read fit into the L1 cache. `row_bytes` is the size of
+  // one row of all panels of the group.
   Index strip_height(Index row_bytes) const {
-    return std::clamp<Index>((kStrip / row_bytes - reach_) / s_.stride_h + 1, 1, out_.height);
+    return std::clamp<Index>((kStripBytes / row_bytes - reach_) / s_.stride_h + 1, 1, out_.height);
   }
 
-  // Output rows [top, bottom) of some panels. Strips follow one another in a buffer; at its end, what the next strip
-  // reads of the one before moves to the front.
-  void run(Index sample, Index first, Index panels, Index top, Index bottom, float* sums, const Ahead& ahead) const {
-    Workspace& work = Workspace::mine();
-    const Team alone;
-    const Index row = between_.width * kPanel, bytes = row * panels * Index(sizeof(float));
+  // Computes output rows [top, bottom) of `panels` panels from panel `first` on. Strips are written one after another
+  // to a buffer for the L2 cache. If the buffer is full, the rows that the next strip reads again move to its front.
+  void run(Index sample, Index first, Index panels, Index top, Index bottom, float* sums,
+           const Prefetch& prefetch) const {
+    Workspace& work = Workspace::this_thread();
+    const Team serial;
+    const Index row = intermediate_.width * kPanel, bytes = row * panels * Index(sizeof(float));
     const Index height = strip_height(bytes);
-    const Index held = std::max(kHeld / bytes, (height - 1) * s_.stride_h + reach_), block = held * row;
+    const Index capacity = std::max(kBufferBytes / bytes, (height - 1) * s_.stride_h + reach_), block = capacity * row;
     float* buffer = work.scratch[kFused].get(panels * block);
     Product p = columns(product_, sample, first * kPanel, panels * kPanel, buffer, block);
     if (formed_) {
       const Index depth = product_.tile.depth;
       float* w = work.scratch[kFormed].get(panels * kPanel * depth);
-      multiply(columns(*formed_, sample, first * kPanel, panels * kPanel, w, kPanel * depth), alone);
+      multiply(columns(*formed_, sample, first * kPanel, panels * kPanel, w, kPanel * depth), serial);
       p.tile.w = w;
     }
-    const Index start = depthwise_.reads(top, top + 1).from, stop = depthwise_.reads(bottom - 1, bottom).to;
+    const Index start = depthwise_.input_rows(top, top + 1).from, stop = depthwise_.input_rows(bottom - 1, bottom).to;
     Index base = start, done = start;
     for (Index from = top; from < bottom; from += height) {
       const Index to = std::min(from + height, bottom);
-      const auto needed = depthwise_.reads(from, to);
-      // Where kernels reach less far than they step, rows between them are left out.
+      const auto needed = depthwise_.input_rows(from, to);
+      // If the stride is larger than the kernel, the rows between two kernels are skipped.
       done = std::max(done, needed.from);
-      if (needed.to - base > held) {
-        const Index kept = done - needed.from;
-        for (Index b = 0; kept && b < panels; ++b) {
-          float* here = buffer + b * block;
-          std::memmove(here, here + (needed.from - base) * row, std::size_t(kept * row) * sizeof(float));
+      if (needed.to - base > capacity) {
+        const Index overlap = done - needed.from;
+        for (Index b = 0; overlap && b < panels; ++b) {
+          float* front = buffer + b * block;
+          std::memmove(front, front + (needed.from - base) * row, std::size_t(overlap * row) * sizeof(float));
         }
         base = needed.from;
       }
       if (needed.to > done) {
-        Product strip = rows(p, done, needed.to, between_.width);
+        Product strip = rows(p, done, needed.to, intermediate_.width);
         strip.tile.out += (done - base) * row;
-        strip.ahead = ahead.part(done - start, needed.to - start, stop - start, 1);
-        multiply(strip, alone);
+        strip.prefetch = prefetch.part(done - start, needed.to - start, stop - start, 1);
+        multiply(strip, serial);
         done = needed.to;
       }
       for (Index b = 0; b < panels; ++b)
@@ -217,31 +227,31 @@ class Fusion {
   const Product& product_;
   const Product* formed_;
   const Step& s_;
-  const Images& between_;
+  const Images& intermediate_;
   Images& out_;
   DepthwiseBlock depthwise_;
   Index reach_;
 };
 
-// The product, and the sums over each image's pixels where they are wanted: each tile has its own, so that threads need
-// not agree.
-void finish(Product& p, Images& out, const Team& team) {
+// Runs the product and, if `out.sums` is not null, computes the sums over the pixels of each image. Each tile writes
+// its own partial sum, so that threads do not synchronise.
+void multiply_with_sums(Product& p, Images& out, const Team& team) {
   if (!out.sums) return multiply(p, team);
-  const Index size = out.blocks() * kPanel, tiles = tiles_a_sample(p);
-  float* sum = p.tile.sum = Workspace::mine().scratch[kSums].get(out.samples * tiles * size);
+  const Index size = out.blocks() * kPanel, tiles = tiles_per_sample(p);
+  float* sum = p.tile.sum = Workspace::this_thread().scratch[kSums].get(out.samples * tiles * size);
   p.tile.sum_tile = size;
   multiply(p, team);
   for (Index n = 0; n < out.samples; ++n)
     for (Index b = 0; b < out.blocks(); ++b)
-      add_up(sum + n * tiles * size + b * kPanel, tiles, size, out.sums + (b * out.samples + n) * kPanel);
+      sum_parts(sum + n * tiles * size + b * kPanel, tiles, size, out.sums + (b * out.samples + n) * kPanel);
 }
 
 void dense_steps(const Step& s, const float* constants, const Images& x, const Images* add, Images& out,
-                 const Next* next, Images& result, const Ahead& ahead, const Team& team) {
+                 const Next* next, Images& result, const Prefetch& prefetch, const Team& team) {
   const View v = view_of(s, x, out, team);
   Product p = product_of(v, x, out, s.out_channels, constants + s.weight, out.data, out.block());
   set_output(s, constants, add, p);
-  p.ahead = ahead;
+  p.prefetch = prefetch;
   Product formed;
   if (s.dynamic) {
     const Coefficients c = coefficients(s, constants, x, team);
@@ -253,7 +263,7 @@ void dense_steps(const Step& s, const float* constants, const Images& x, const I
       formed = formation(s, constants, c, out.samples, team);
       p.w_sample = formed.out_sample;
       if (!next) {
-        formed.tile.out = Workspace::mine().scratch[kFormed].get(out.samples * formed.out_sample);
+        formed.tile.out = Workspace::this_thread().scratch[kFormed].get(out.samples * formed.out_sample);
         multiply(formed, team);
         p.tile.w = formed.tile.out;
       }
@@ -270,39 +280,42 @@ void dense_steps(const Step& s, const float* constants, const Images& x, const I
       }
     }
   }
-  join(p, !s.dynamic && !next && !out.sums);
+  merge_rows(p, !s.dynamic && !next && !out.sums);
   if (next) {
     Fusion(p, formed.channels ? &formed : nullptr, constants, out, *next, result).run(team);
   } else {
-    finish(p, out, team);
+    multiply_with_sums(p, out, team);
   }
 }
 
 }  // namespace
 
 void dense(const Step& s, const float* constants, const Images& x, const Images* add, Images& out, const Next* next,
-           const Ahead& ahead, const Team& team) {
-  if (!next) return dense_steps(s, constants, x, add, out, nullptr, out, ahead, team);
-  Images between = next->between;
-  dense_steps(s, constants, x, add, between, next, out, ahead, team);
+           const Prefetch& prefetch, const Team& team) {
+  if (!next) return dense_steps(s, constants, x, add, out, nullptr, out, prefetch, team);
+  Images intermediate = next->intermediate;
+  dense_steps(s, constants, x, add, intermediate, next, out, prefetch, team);
 }
 
+// Benchmark of the number of channels: benchmarks/native.py (results on Zen 4: docs/native.md).
 bool reads_input(const Step& s) {
-  return s.kind == kDense && !s.dynamic && s.source == 0 && s.dilation_w == 1 && s.in_channels <= 4;
+  constexpr Index kMaxChannels = 4;
+  return s.kind == kDense && !s.dynamic && s.source == 0 && s.dilation_w == 1 && s.in_channels <= kMaxChannels;
 }
 
-// Few input channels would leave most of a block of 16 empty. A padded copy has channels inside columns instead: what
-// a row of the kernel reads then lies in one piece, so that k_h taps of k_w * C_in inputs remain.
+// With few input channels most of a block of 16 would be empty. This function makes a padded copy instead, with the
+// order (row, column, channel). It holds the inputs of a kernel row contiguously, so the product has k_h taps of
+// k_w * C_in inputs.
 void dense_from(const Step& s, const float* constants, const Input& input, Index first, Images& result,
-                const Next* next, const Ahead& ahead, const Team& team) {
-  const Images& out = next ? next->between : result;
+                const Next* next, const Prefetch& prefetch, const Team& team) {
+  const Images& out = next ? next->intermediate : result;
   const Index channels = s.in_channels, run = s.kernel_w * channels;
   const Index need_h = (out.height - 1) * s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1;
   const Index need_w = (out.width - 1) * s.stride_w + s.kernel_w;
   const Index row_size = need_w * channels;
-  float* padded = Workspace::mine().scratch[kPadded].get(out.samples * need_h * row_size);
+  float* padded = Workspace::this_thread().scratch[kPadded].get(out.samples * need_h * row_size);
   const double copied = double(out.samples) * double(need_h) * double(row_size);
-  team.each(out.samples * need_h, copied, [&](Index begin, Index end) {
+  team.parallel_for(out.samples * need_h, copied, [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
       const Index n = i / need_h, y = i - n * need_h - s.pad_top;
       float* row = padded + i * row_size;
@@ -333,11 +346,11 @@ void dense_from(const Step& s, const float* constants, const Input& input, Index
   p.out_row = out.width * kPanel;
   p.out_sample = out.pixels() * kPanel;
   set_output(s, constants, nullptr, p);
-  p.ahead = ahead;
+  p.prefetch = prefetch;
   if (next) {
     Fusion(p, nullptr, constants, out, *next, result).run(team);
   } else {
-    finish(p, result, team);
+    multiply_with_sums(p, result, team);
   }
 }
 

@@ -1,4 +1,4 @@
-// Depthwise convolution: one channel block of one sample is a task; its rows are cut into runs of at most 7 pixels.
+// Depthwise convolution. A task is one channel block of one sample; rows are cut into runs of at most kMaxRow pixels.
 #include <algorithm>
 
 #include "layers.h"
@@ -12,9 +12,9 @@ DepthwiseBlock::DepthwiseBlock(const Step& s, const DepthwiseWeights& weights, c
 }
 
 DepthwiseBlock::DepthwiseBlock(const Step& s, const float* constants, const Images& x, const Images& out)
-    : DepthwiseBlock(s, DepthwiseWeights{constants + s.weight, 0, at(constants, s.bias), 0}, x, out) {}
+    : DepthwiseBlock(s, DepthwiseWeights{constants + s.weight, 0, constant_at(constants, s.bias), 0}, x, out) {}
 
-DepthwiseBlock::Span DepthwiseBlock::reads(Index from, Index to) const {
+DepthwiseBlock::Span DepthwiseBlock::input_rows(Index from, Index to) const {
   const Index first = from * s_.stride_h - s_.pad_top;
   const Index stop = (to - 1) * s_.stride_h - s_.pad_top + (s_.kernel_h - 1) * s_.dilation_h + 1;
   return {std::clamp<Index>(first, 0, x_.height), std::clamp<Index>(stop, 0, x_.height)};
@@ -25,23 +25,23 @@ void DepthwiseBlock::run(const float* x, Index x_from, Index block, Index sample
   const float* w = weights_.w + sample * weights_.w_sample + block * s_.kernel_h * s_.kernel_w * kPanel;
   const float* bias = weights_.bias ? weights_.bias + sample * weights_.bias_sample + block * kPanel : nullptr;
   float* out = out_.data + block * out_.block() + sample * out_.pixels() * kPanel;
-  const Index parts = (out_.width + kMaxRow - 1) / kMaxRow, small = out_.width / parts;
-  const Index longer = out_.width - parts * small;
+  const Index num_runs = (out_.width + kMaxRow - 1) / kMaxRow, small = out_.width / num_runs;
+  const Index longer = out_.width - num_runs * small;
   for (Index oy = from; oy < to; ++oy) {
     const Index y = oy * s_.stride_h - s_.pad_top;
-    const Inside rows = inside(y, s_.kernel_h, s_.dilation_h, x_.height);
+    const TapRange rows = taps_inside(y, s_.kernel_h, s_.dilation_h, x_.height);
     const float* row = x + (y + rows.first * s_.dilation_h - x_from) * x_.width * kPanel;
     float* sum = sums ? sums + oy * kPanel : nullptr;
     if (sum) std::fill_n(sum, kPanel, 0.0f);
-    // Runs of two lengths, the longer ones first.
-    part(row, rows, 0, longer, small + 1, w, bias, out + oy * out_.width * kPanel, sum);
-    part(row, rows, longer * (small + 1), parts - longer, small, w, bias,
-         out + (oy * out_.width + longer * (small + 1)) * kPanel, sum);
+    // Runs have two lengths; the longer ones come first.
+    run_part(row, rows, 0, longer, small + 1, w, bias, out + oy * out_.width * kPanel, sum);
+    run_part(row, rows, longer * (small + 1), num_runs - longer, small, w, bias,
+             out + (oy * out_.width + longer * (small + 1)) * kPanel, sum);
   }
 }
 
-void DepthwiseBlock::part(const float* row, Inside rows, Index begin, Index count, Index length, const float* w,
-                          const float* bias, float* out, float* sum) const {
+void DepthwiseBlock::run_part(const float* row, TapRange rows, Index begin, Index count, Index length, const float* w,
+                              const float* bias, float* out, float* sum) const {
   if (!count) return;
   const Kernels& k = kernels();
   const Index end = begin + count * length;
@@ -59,7 +59,7 @@ void DepthwiseBlock::part(const float* row, Inside rows, Index begin, Index coun
   }
   for (Index ox = begin; ox < end; ++ox, out += kPanel) {
     const Index from = ox * s_.stride_w - s_.pad_left;
-    const Inside columns = inside(from, s_.kernel_w, s_.dilation_w, x_.width);
+    const TapRange columns = taps_inside(from, s_.kernel_w, s_.dilation_w, x_.width);
     k.point(row + (from + columns.first * s_.dilation_w) * kPanel, x_row, s_.dilation_w * kPanel, int(rows.count),
             int(columns.count), first + columns.first * kPanel, int(s_.kernel_w), bias, act, out, sum);
   }
@@ -78,7 +78,7 @@ void scale_taps(const float* weight, const float* scale, Index blocks, Index tap
 DepthwiseWeights dynamic_weights(const Step& s, const float* constants, const Images& x, const Team& team) {
   const Coefficients c = coefficients(s, constants, x, team);
   const Index taps = s.kernel_h * s.kernel_w, size = round_up(s.out_channels, kPanel) * taps;
-  float* w = Workspace::mine().scratch[kFormed].get(x.samples * size);
+  float* w = Workspace::this_thread().scratch[kFormed].get(x.samples * size);
   if (s.latent) {
     Product formed = formation(s, constants, c, x.samples, team);
     formed.tile.out = w;
@@ -88,7 +88,7 @@ DepthwiseWeights dynamic_weights(const Step& s, const float* constants, const Im
       scale_taps(constants + s.weight, c.scale + n * c.sample, x.blocks(), taps, w + n * size);
   }
   if (c.bias) return {w, size, c.bias, c.sample};
-  return {w, size, at(constants, s.bias), 0};
+  return {w, size, constant_at(constants, s.bias), 0};
 }
 
 }  // namespace
@@ -97,12 +97,12 @@ void depthwise(const Step& s, const float* constants, const Images& x, Images& o
   const DepthwiseBlock block = s.dynamic ? DepthwiseBlock(s, dynamic_weights(s, constants, x, team), x, out)
                                          : DepthwiseBlock(s, constants, x, out);
   const double work = double(out.samples) * double(out.pixels()) * double(out.channels * s.kernel_h * s.kernel_w);
-  team.each(out.blocks() * out.samples, work, [&](Index begin, Index end) {
+  team.parallel_for(out.blocks() * out.samples, work, [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
       const Index b = i / out.samples, n = i - b * out.samples;
-      float* sums = out.sums ? Workspace::mine().scratch[kSums].get(out.height * kPanel) : nullptr;
+      float* sums = out.sums ? Workspace::this_thread().scratch[kSums].get(out.height * kPanel) : nullptr;
       block.run(x.data + b * x.block() + n * x.pixels() * kPanel, 0, b, n, 0, out.height, sums);
-      if (sums) add_up(sums, out.height, kPanel, out.sums + i * kPanel);
+      if (sums) sum_parts(sums, out.height, kPanel, out.sums + i * kPanel);
     }
   });
 }

@@ -1,4 +1,4 @@
-// Which table of kernels runs: the best that the processor has, or the one named in DYNACONV_ISA.
+// Selects the table of kernels: the best one that the processor can run, or the one that DYNACONV_ISA names.
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
@@ -23,28 +23,28 @@ bool processor_has(const char* name) {
   return !std::strcmp(name, "portable");
 }
 
-const Kernels* built(const char* name) {
+const Kernels* compiled_table(const char* name) {
   if (!std::strcmp(name, "avx512")) return kernels_avx512();
   if (!std::strcmp(name, "avx2")) return kernels_avx2();
   if (!std::strcmp(name, "portable")) return kernels_portable();
-  throw std::runtime_error(std::string("DYNACONV_ISA is 'avx512', 'avx2' or 'portable'; got '") + name + "'.");
+  throw std::runtime_error(std::string("DYNACONV_ISA must be 'avx512', 'avx2' or 'portable'; got '") + name + "'.");
 }
 
 const Kernels& choose() {
   const char* forced = std::getenv("DYNACONV_ISA");
   if (forced && *forced) return kernels_named(forced);
   for (const char* name : {"avx512", "avx2"})
-    if (processor_has(name) && built(name)) return *built(name);
+    if (processor_has(name) && compiled_table(name)) return *compiled_table(name);
   return *kernels_portable();
 }
 
 }  // namespace
 
 const Kernels& kernels_named(const char* name) {
-  const Kernels* table = built(name);
+  const Kernels* table = compiled_table(name);
   if (!table || !processor_has(name))
     throw std::runtime_error(std::string("DYNACONV_ISA='") + name +
-                             "' asks for instructions that this processor or build lacks; unset it.");
+                             "' needs instructions that this processor or build does not have; unset it.");
   return *table;
 }
 

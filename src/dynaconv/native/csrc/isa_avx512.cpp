@@ -1,5 +1,7 @@
 #ifdef __AVX512F__
 #define VL 16
+// The 14 x 2 accumulators of a tile fill 28 of 32 registers. Benchmark: benchmarks/native.py
+// (results on Zen 4: docs/native.md).
 #define TILE_PIXELS 14
 #define TILE_PANELS 2
 #include "kernels_impl.h"

@@ -1,10 +1,10 @@
-// What an instruction set offers: one table of functions, filled in by kernels_impl.h.
+// The kernels of one instruction set: a table of functions, filled by kernels_impl.h.
 //
-// Layout of images ("blocked"): channels in blocks of 16, pixels inside, so that element (c, pixel) lies at
-// (c / 16) * block + pixel * 16 + c % 16. The distance `block` between channel blocks is 16 times the pixels held.
+// Layout of images ("blocked"): blocks of 16 channels. Element (c, pixel) is at (c / 16) * block + pixel * 16 + c % 16;
+// the distance `block` between channel blocks is 16 times the number of pixels.
 //
-// Layout of matrices ("panels"): output channels in panels of 16, inputs inside, so that weight (o, k) lies at
-// panel(o / 16) + k * 16 + o % 16. A last panel of at most 8 channels is 8 wide: panel + k * 8 + o % 16.
+// Layout of matrices ("panels"): panels of 16 output channels. Weight (o, k) is at panel(o / 16) + k * 16 + o % 16. A
+// last panel of at most 8 channels is 8 wide: panel + k * 8 + o % 16.
 #pragma once
 
 #include <cstddef>
@@ -18,62 +18,62 @@ constexpr int kHalf = 8;
 
 enum class Activation : int { kNone = 0, kRelu = 1, kRelu6 = 2 };
 
-// Memory that is read soon, to be fetched into the second cache beside other work: a few lines of 64 bytes at a time,
-// in the time that products leave. What lies far away would else be waited for.
-struct Ahead {
+// Memory that is read soon. Products prefetch it into the L2 cache, a few cache lines of 64 bytes at a time, to hide
+// the latency of main memory.
+struct Prefetch {
   const char* from = nullptr;
   const char* to = nullptr;
-  int lines = 0;        // at a time
+  int lines = 0;        // per prefetch
 
   Index count() const { return (to - from) / 64; }
-  // The part that goes with pieces [begin, end) of `pieces` equal ones, in which lines can be fetched `times` times.
-  Ahead part(Index begin, Index end, Index pieces, Index times) const {
-    const Index n = count(), first = n * begin / pieces, last = n * end / pieces;
+  // The part for tasks [begin, end) of `tasks` equal ones, which prefetch `times` times in all.
+  Prefetch part(Index begin, Index end, Index tasks, Index times) const {
+    const Index n = count(), first = n * begin / tasks, last = n * end / tasks;
     return {from + first * 64, from + last * 64, int((last - first + times - 1) / times)};
   }
 };
 
-// Register tiles of out = act(scale * (W x) + P z + bias + add), `count` of them side by side; parts with a null
-// pointer are left out.
+// `count` adjacent register tiles of out = act(scale * (W x) + P z + bias + add). Terms with a null pointer are
+// skipped. Distances are in floats.
 struct Tile {
   Index count;
   const float* x;       // first pixel at tap offset 0
-  Index x_pixel;        // floats from one pixel to the next
-  Index x_block;        // floats from one channel block to the next
-  const Index* taps;    // offset of each tap of the convolution, in floats
+  Index x_pixel;        // from one pixel to the next
+  Index x_block;        // from one channel block to the next
+  const Index* taps;    // offset of each tap of the convolution
   int num_taps;
-  int depth;            // input channels of a tap
-  const float* w;       // first panel: taps outside, inputs inside
-  Index w_panel;        // floats to the second panel
+  int depth;            // input channels per tap
+  const float* w;       // first panel, (taps, inputs, 16)
+  Index w_panel;        // to the second panel
   const float* z;       // latent features, blocked, at the same output pixels
   Index z_block;
   const float* p;
   Index p_panel;
   int latent;
-  const float* scale;   // one a channel of the tile
+  const float* scale;   // one per channel of the tile
   const float* bias;
   const float* add;
   Index add_pixel, add_block;
-  bool scales_add;      // scale multiplies `add` instead of W x; forms the kernel Lambda W0 + P T
+  bool scales_add;      // scale multiplies `add` instead of W x, to form the kernel Lambda W0 + P T
   float* out;
   Index out_pixel, out_block;
   Activation act;
-  float* sum;           // where the sums over each tile's pixels go
-  Index sum_tile;       // floats from one tile's to the next one's
-  Ahead next_panels, next_step;
+  float* sum;           // output: the sum over the pixels of each tile
+  Index sum_tile;       // from the sums of one tile to those of the next
+  Prefetch next_panels, next_step;
 };
 
 using TileFn = void (*)(const Tile&);
 
-// Output pixels of one row of a depthwise convolution, 16 channels, in `count` runs side by side. Taps outside the
-// image are left out.
+// Output pixels of one row of a depthwise convolution, 16 channels, in `count` adjacent runs. Taps outside the image
+// are skipped.
 struct Row {
   Index count;
-  const float* x;       // where tap (first row, column 0) of the first pixel would lie
-  Index x_row;          // floats from one image row to the next (times the dilation)
+  const float* x;       // tap (first row, column 0) of the first pixel; may point outside the image
+  Index x_row;          // floats from one image row to the next, times the dilation
   int rows;             // kernel rows inside the image
-  const float* w;       // weights of the first of them, 16 a tap
-  int left, right;      // columns of the first pixel's, and the very last one's, taps outside the image
+  const float* w;       // weights of the first of these rows, 16 per tap
+  int left, right;      // tap columns outside the image, of the first pixel of the row and of the last one
   const float* bias;
   float* out;
   Activation act;
@@ -82,6 +82,8 @@ struct Row {
 using RowFn = void (*)(const Row&, float* sum);
 
 constexpr int kMaxPixels = 14;
+// Most pixels of a depthwise run: their accumulators fit into registers. Benchmark:
+// benchmarks/native.py (results on Zen 4: docs/native.md).
 constexpr int kMaxRow = 7;
 
 enum Width { kWidthHalf = 0, kWidthOne = 1, kWidthTwo = 2 };
@@ -89,26 +91,26 @@ enum Stride { kStride16 = 0, kStride32 = 1, kStrideAny = 2 };
 
 struct Kernels {
   const char* name;
-  int pixels;      // most pixels of a tile
-  int panels;      // most panels of a tile
+  int pixels;      // maximum of a tile
+  int panels;      // maximum of a tile
   TileFn tile[3][3][kMaxPixels];   // [Width][Stride][pixels - 1]
   RowFn row[2][2][kMaxRow];        // [3x3, 5x5][stride 1, 2][pixels - 1]
-  // A single pixel of any depthwise convolution: `rows` x `columns` taps lie inside the image.
+  // One pixel of any depthwise convolution; `rows` x `columns` taps are inside the image.
   void (*point)(const float* x, Index x_row, Index x_column, int rows, int columns, const float* w, int w_row,
                 const float* bias, Activation act, float* out, float* sum);
-  // The largest of `rows` x `columns` pixels, 16 channels each; NaN where one of them is.
-  void (*largest)(const float* x, Index x_row, Index x_column, Index rows, Index columns, float* out);
-  // Adds 16 channels of `pixels` pixels to `sum`.
-  void (*pool)(const float* x, Index pixels, float* sum);
+  // Maximum over `rows` x `columns` pixels of each of 16 channels; NaN if one of the pixels is NaN.
+  void (*max_pool)(const float* x, Index x_row, Index x_column, Index rows, Index columns, float* out);
+  // Adds the sum over `pixels` pixels of each of 16 channels to `sum`.
+  void (*sum_pixels)(const float* x, Index pixels, float* sum);
 };
 
-// Null where this build has no code for the instruction set.
+// Null if this build has no code for the instruction set.
 const Kernels* kernels_avx512();
 const Kernels* kernels_avx2();
 const Kernels* kernels_portable();
 
-// The table for this processor, or for the set named in DYNACONV_ISA. Throws std::runtime_error with a message for
-// the user when that name is unknown or the processor lacks the set.
+// Returns the table for this processor, or for the instruction set that DYNACONV_ISA names. Throws std::runtime_error
+// with a message for the user if the name is unknown or the processor lacks the set.
 const Kernels& kernels();
 const Kernels& kernels_named(const char* name);
 

@@ -1,8 +1,8 @@
 // The kernels, for vectors of VL floats; included once by each isa_*.cpp, which sets VL, TILE_PIXELS and TILE_PANELS.
 //
-// GCC's vector extensions are used, and intrinsics where a compiler makes two instructions of one. Everything is in an
-// unnamed namespace: two instruction sets must never share an inline function, or the linker could keep the copy that
-// the processor cannot run.
+// The code uses GCC's vector extensions, and intrinsics where a compiler would otherwise generate two instructions for
+// one. Everything is in an unnamed namespace: if two instruction sets shared an inline function, the linker could keep
+// the copy that the processor cannot run.
 #include <utility>
 
 #if defined(__AVX__)
@@ -31,9 +31,9 @@ template <class V>
   __builtin_memcpy(p, &v, sizeof v);
 }
 
-// The larger and the smaller of two; the second where one of them is NaN, as x86 has it.
+// Maximum and minimum of two vectors; `b` if one of the two is NaN, as the x86 instructions do.
 template <class V>
-[[gnu::always_inline]] inline V larger(V a, V b) {
+[[gnu::always_inline]] inline V vector_max(V a, V b) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(V) == 64) return V(_mm512_max_ps(__m512(a), __m512(b)));
 #endif
@@ -44,7 +44,7 @@ template <class V>
 }
 
 template <class V>
-[[gnu::always_inline]] inline V smaller(V a, V b) {
+[[gnu::always_inline]] inline V vector_min(V a, V b) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(V) == 64) return V(_mm512_min_ps(__m512(a), __m512(b)));
 #endif
@@ -54,30 +54,30 @@ template <class V>
   return a < b ? a : b;
 }
 
-// NaN stays NaN.
+// Applies an activation; NaN stays NaN.
 template <Activation ACT, class V>
 [[gnu::always_inline]] inline V activate(V v) {
   if constexpr (ACT == Activation::kNone) return v;
   const V zero = {};
-  v = larger(zero, v);
-  return ACT == Activation::kRelu6 ? smaller(zero + 6.0f, v) : v;
+  v = vector_max(zero, v);
+  return ACT == Activation::kRelu6 ? vector_min(zero + 6.0f, v) : v;
 }
 
-[[gnu::always_inline]] inline void fetch(Ahead& a) {
-  if (a.from >= a.to) return;
-  for (int line = 0; line < a.lines; ++line, a.from += 64) __builtin_prefetch(a.from, 0, 2);
+[[gnu::always_inline]] inline void prefetch_lines(Prefetch& p) {
+  if (p.from >= p.to) return;
+  for (int line = 0; line < p.lines; ++line, p.from += 64) __builtin_prefetch(p.from, 0, 2);
 }
 
-// acc[pixel][vector] += x[pixel][k] * w[k][vector] for `depth` inputs, which lie 16 a block.
+// acc[pixel][vector] += x[pixel][k] * w[k][vector] for `depth` inputs, in blocks of 16.
 template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
 [[gnu::always_inline]] inline void multiply(V (&acc)[PIXELS][PANELS * PER_PANEL], const float* x, Index x_pixel,
                                             Index x_block, int depth, const float*& w, Index w_panel,
-                                            Ahead& first, Ahead& second) {
+                                            Prefetch& first, Prefetch& second) {
   constexpr int kWide = N * PER_PANEL;
   for (int k = 0; k < depth; k += kPanel, x += x_block) {
     const int end = depth - k < kPanel ? depth - k : kPanel;
-    fetch(first);
-    fetch(second);
+    prefetch_lines(first);
+    prefetch_lines(second);
     const float* xk = x;
     for (int i = 0; i < end; ++i, ++xk, w += kWide) {
       V wv[PANELS * PER_PANEL];
@@ -96,9 +96,9 @@ template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
   }
 }
 
-// Adds what lies at `add`, times a scale for each channel.
+// Adds `add`, times a scale per channel if SCALES.
 template <bool SCALES, class V, int N, int PIXELS, int PANELS, int PER_PANEL>
-[[gnu::always_inline]] inline void join(V (&acc)[PIXELS][PANELS * PER_PANEL], const float* add, Index add_pixel,
+[[gnu::always_inline]] inline void accumulate(V (&acc)[PIXELS][PANELS * PER_PANEL], const float* add, Index add_pixel,
                                         Index add_block, const float* scale) {
 #pragma GCC unroll 8
   for (int v = 0; v < PANELS * PER_PANEL; ++v) {
@@ -109,14 +109,14 @@ template <bool SCALES, class V, int N, int PIXELS, int PANELS, int PER_PANEL>
   }
 }
 
-// Activates and stores a tile, and stores the sums over its pixels.
+// Applies the activation to a tile and stores it; with SUMS also stores the sums over its pixels.
 template <Activation ACT, bool SUMS, class V, int N, int PIXELS, int PANELS, int PER_PANEL>
-[[gnu::always_inline]] inline void finish(V (&acc)[PIXELS][PANELS * PER_PANEL], float* out, Index out_pixel,
+[[gnu::always_inline]] inline void epilogue(V (&acc)[PIXELS][PANELS * PER_PANEL], float* out, Index out_pixel,
                                           Index out_block, float* sum) {
 #pragma GCC unroll 8
   for (int v = 0; v < PANELS * PER_PANEL; ++v) {
     float* o = out + (v / PER_PANEL) * out_block + (v % PER_PANEL) * N;
-    // Two sums: one chain of additions would wait for each.
+    // Two accumulators: in one chain each addition would wait for the previous one.
     V total[2] = {};
 #pragma GCC unroll 16
     for (int m = 0; m < PIXELS; ++m) {
@@ -128,28 +128,29 @@ template <Activation ACT, bool SUMS, class V, int N, int PIXELS, int PANELS, int
   }
 }
 
-// Asks for the activation once: a store might change what is asked, as far as a compiler knows.
+// Branches on the activation once. The compiler cannot hoist the branch out of the loop: it must assume that a store
+// changes `t.act`.
 template <bool SUMS, class V, int N, int PIXELS, int PANELS, int PER_PANEL>
-[[gnu::always_inline]] inline void finish(Activation act, V (&acc)[PIXELS][PANELS * PER_PANEL], float* out,
+[[gnu::always_inline]] inline void epilogue(Activation act, V (&acc)[PIXELS][PANELS * PER_PANEL], float* out,
                                           Index out_pixel, Index out_block, float* sum) {
   if (act == Activation::kRelu6)
-    finish<Activation::kRelu6, SUMS, V, N, PIXELS, PANELS, PER_PANEL>(acc, out, out_pixel, out_block, sum);
+    epilogue<Activation::kRelu6, SUMS, V, N, PIXELS, PANELS, PER_PANEL>(acc, out, out_pixel, out_block, sum);
   else if (act == Activation::kRelu)
-    finish<Activation::kRelu, SUMS, V, N, PIXELS, PANELS, PER_PANEL>(acc, out, out_pixel, out_block, sum);
+    epilogue<Activation::kRelu, SUMS, V, N, PIXELS, PANELS, PER_PANEL>(acc, out, out_pixel, out_block, sum);
   else
-    finish<Activation::kNone, SUMS, V, N, PIXELS, PANELS, PER_PANEL>(acc, out, out_pixel, out_block, sum);
+    epilogue<Activation::kNone, SUMS, V, N, PIXELS, PANELS, PER_PANEL>(acc, out, out_pixel, out_block, sum);
 }
 
 template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
-[[gnu::always_inline]] inline void one_tile(const Tile& t, const float* x, const float* z, const float* add, float* out,
-                                            float* sum, Ahead& next_panels, Ahead& next_step) {
+[[gnu::always_inline]] inline void compute_tile(const Tile& t, const float* x, const float* z, const float* add,
+                                                float* out, float* sum, Prefetch& next_panels, Prefetch& next_step) {
   constexpr int kVectors = PANELS * PER_PANEL;
-  // Where nothing scales the product, it starts from the bias.
-  const bool starts = t.bias && !(t.scale && !t.scales_add);
+  // A product that is not scaled starts from the bias.
+  const bool starts_from_bias = t.bias && !(t.scale && !t.scales_add);
   V acc[PIXELS][kVectors];
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v) {
-    const V b = starts ? load<V>(t.bias + v * N) : V{};
+    const V b = starts_from_bias ? load<V>(t.bias + v * N) : V{};
 #pragma GCC unroll 16
     for (int m = 0; m < PIXELS; ++m) acc[m][v] = b;
   }
@@ -170,7 +171,7 @@ template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
     multiply<V, N, PIXELS, PANELS, PER_PANEL, kPanel>(acc, z, kPanel, t.z_block, t.latent, p, t.p_panel,
                                                     next_panels, next_step);
   }
-  if (t.bias && !starts) {
+  if (t.bias && !starts_from_bias) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       const V b = load<V>(t.bias + v * N);
@@ -179,23 +180,23 @@ template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
     }
   }
   if (add && t.scales_add && t.scale)
-    join<true, V, N, PIXELS, PANELS, PER_PANEL>(acc, add, t.add_pixel, t.add_block, t.scale);
+    accumulate<true, V, N, PIXELS, PANELS, PER_PANEL>(acc, add, t.add_pixel, t.add_block, t.scale);
   else if (add)
-    join<false, V, N, PIXELS, PANELS, PER_PANEL>(acc, add, t.add_pixel, t.add_block, nullptr);
+    accumulate<false, V, N, PIXELS, PANELS, PER_PANEL>(acc, add, t.add_pixel, t.add_block, nullptr);
   if (sum)
-    finish<true, V, N, PIXELS, PANELS, PER_PANEL>(t.act, acc, out, t.out_pixel, t.out_block, sum);
+    epilogue<true, V, N, PIXELS, PANELS, PER_PANEL>(t.act, acc, out, t.out_pixel, t.out_block, sum);
   else
-    finish<false, V, N, PIXELS, PANELS, PER_PANEL>(t.act, acc, out, t.out_pixel, t.out_block, sum);
+    epilogue<false, V, N, PIXELS, PANELS, PER_PANEL>(t.act, acc, out, t.out_pixel, t.out_block, sum);
 }
 
-// The loop over tiles stands here, since what a call and its arguments cost shows beside few inputs.
+// The loop over tiles is inside the kernel: the overhead of a call per tile would be significant for few inputs.
 template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
 void tile(const Tile& t) {
   const float *x = t.x, *z = t.z, *add = t.add;
   float *out = t.out, *sum = t.sum;
-  Ahead next_panels = t.next_panels, next_step = t.next_step;
+  Prefetch next_panels = t.next_panels, next_step = t.next_step;
   for (Index i = 0; i < t.count; ++i) {
-    one_tile<V, N, PIXELS, PANELS, PER_PANEL, XS>(t, x, z, add, out, sum, next_panels, next_step);
+    compute_tile<V, N, PIXELS, PANELS, PER_PANEL, XS>(t, x, z, add, out, sum, next_panels, next_step);
     x += PIXELS * (XS ? XS : t.x_pixel);
     out += PIXELS * t.out_pixel;
     if (z) z += PIXELS * kPanel;
@@ -205,7 +206,7 @@ void tile(const Tile& t) {
 }
 
 template <Activation ACT, class V, int PIXELS>
-[[gnu::always_inline]] inline void finish(V (&acc)[PIXELS], float* out) {
+[[gnu::always_inline]] inline void epilogue(V (&acc)[PIXELS], float* out) {
 #pragma GCC unroll 8
   for (int m = 0; m < PIXELS; ++m) {
     acc[m] = activate<ACT>(acc[m]);
@@ -213,8 +214,8 @@ template <Activation ACT, class V, int PIXELS>
   }
 }
 
-// Depthwise rows: PIXELS outputs of one image row. Only the outermost taps can leave the image, so a check stands at
-// those alone and the rest has none.
+// Depthwise runs of PIXELS outputs of one image row. Only the outermost taps can be outside the image, so only those
+// are checked.
 template <int K, int STRIDE, int PIXELS>
 void row(const Row& r, float* sum) {
   using V = typename Vec<VL>::type;
@@ -247,13 +248,13 @@ void row(const Row& r, float* sum) {
     }
     float* out = r.out + i * PIXELS * kPanel + lane;
     if (r.act == Activation::kRelu6)
-      finish<Activation::kRelu6>(acc, out);
+      epilogue<Activation::kRelu6>(acc, out);
     else if (r.act == Activation::kRelu)
-      finish<Activation::kRelu>(acc, out);
+      epilogue<Activation::kRelu>(acc, out);
     else
-      finish<Activation::kNone>(acc, out);
+      epilogue<Activation::kNone>(acc, out);
     if (sum) {
-      // A tree, as above.
+      // A tree, so that additions do not wait for each other.
 #pragma GCC unroll 4
       for (int width = 1; width < PIXELS; width *= 2)
 #pragma GCC unroll 8
@@ -280,7 +281,7 @@ void point(const float* x, Index x_row, Index x_column, int rows, int columns, c
   }
 }
 
-void largest(const float* x, Index x_row, Index x_column, Index rows, Index columns, float* out) {
+void max_pool(const float* x, Index x_row, Index x_column, Index rows, Index columns, float* out) {
   using V = typename Vec<VL>::type;
   for (int lane = 0; lane < kPanel; lane += VL) {
     V acc = V{} - __builtin_inff();
@@ -288,7 +289,7 @@ void largest(const float* x, Index x_row, Index x_column, Index rows, Index colu
       const float* from = x + ky * x_row + lane;
       for (Index kx = 0; kx < columns; ++kx, from += x_column) {
         const V value = load<V>(from);
-        // A NaN of the pixel is taken over, and kept.
+        // A NaN replaces the maximum and stays.
         acc = (acc >= value) | (acc != acc) ? acc : value;
       }
     }
@@ -296,7 +297,7 @@ void largest(const float* x, Index x_row, Index x_column, Index rows, Index colu
   }
 }
 
-void pool(const float* x, Index pixels, float* sum) {
+void sum_pixels(const float* x, Index pixels, float* sum) {
   using V = typename Vec<VL>::type;
   constexpr int kLanes = kPanel / VL;
   V acc[4][kLanes] = {};
@@ -354,8 +355,8 @@ Kernels table(const char* name) {
   fill_rows<5, 1>(k.row[1][0], Pixels{});
   fill_rows<5, 2>(k.row[1][1], Pixels{});
   k.point = &point;
-  k.largest = &largest;
-  k.pool = &pool;
+  k.max_pool = &max_pool;
+  k.sum_pixels = &sum_pixels;
   return k;
 }
 

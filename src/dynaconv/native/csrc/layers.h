@@ -1,4 +1,4 @@
-// The steps of a program, each in a file of its own.
+// The layers that the steps of a program run, each in its own file.
 #pragma once
 
 #include <algorithm>
@@ -7,11 +7,11 @@
 
 namespace dynaconv {
 
-// The images of a group of samples, blocked: channel blocks outside, samples, rows and columns inside.
+// The images of a group of samples in the blocked layout: (channel block, sample, row, column, 16).
 struct Images {
   float* data = nullptr;
   Index samples = 0, channels = 0, height = 0, width = 0;
-  // Sums over each image's pixels, (channel block, sample, 16), where the step that made the images took them.
+  // Sums over the pixels of each image, (channel block, sample, 16); null if the step did not compute them.
   float* sums = nullptr;
 
   Index pixels() const { return height * width; }
@@ -19,19 +19,19 @@ struct Images {
   Index blocks() const { return (channels + kPanel - 1) / kPanel; }
 };
 
-// The sum of `count` parts of a sum, 16 channels each. Parts are rows or tiles, never what a thread happened to do, so
-// that results are the same to the last bit however many threads there are.
-inline void add_up(const float* parts, Index count, Index distance, float* sum) {
+// Adds `count` partial sums of 16 channels. A partial sum belongs to a row or a tile, never to a thread, so that
+// results are bitwise equal for every number of threads.
+inline void sum_parts(const float* parts, Index count, Index distance, float* sum) {
   std::fill_n(sum, kPanel, 0.0f);
   for (Index i = 0; i < count; ++i)
     for (int lane = 0; lane < kPanel; ++lane) sum[lane] += parts[i * distance + lane];
 }
 
-// The taps of one axis that lie inside an image, for an output whose first tap reads position `from`.
-struct Inside {
+// The taps of one axis that are inside an image, for an output whose first tap reads position `from`.
+struct TapRange {
   Index first, count;
 };
-inline Inside inside(Index from, Index taps, Index dilation, Index size) {
+inline TapRange taps_inside(Index from, Index taps, Index dilation, Index size) {
   const Index first = std::min(taps, from >= 0 ? 0 : (-from + dilation - 1) / dilation);
   const Index last = from >= size ? 0 : std::min(taps, (size - 1 - from) / dilation + 1);
   return {first, std::max<Index>(0, last - first)};
@@ -39,7 +39,8 @@ inline Inside inside(Index from, Index taps, Index dilation, Index size) {
 
 Size output_size(const Step& step, Index height, Index width);
 
-// What the branch computes for each sample: Lambda, the bias and Phi in panels, at these places of a sample's row.
+// The branch's result for sample 0: Lambda, the bias, and Phi in panels. `sample` is the distance to the next sample
+// in floats.
 struct Coefficients {
   const float* scale = nullptr;
   const float* bias = nullptr;
@@ -48,34 +49,34 @@ struct Coefficients {
 };
 
 Coefficients coefficients(const Step& step, const float* constants, const Images& x, const Team& team);
-// Floats that the heads give for one sample.
+// Number of floats that the heads compute per sample.
 Index heads_size(const Step& step);
 
-// The product that forms W(x) of every sample in the order of W0: it lacks but `tile.out`, from sample to sample
-// `out_sample` floats apart. Phi, which there must be, is multiplied here, with the smaller of P and Q or R.
+// Returns the product that forms W(x) of every sample in the layout of W0. The caller sets `tile.out`; samples are
+// `out_sample` floats apart. The step must have a Phi, which is multiplied here with the smaller one of P and Q (or R).
 Product formation(const Step& step, const float* constants, const Coefficients& c, Index samples, const Team& team);
 
-// Fills `out`, whose data, size and channels are set; `add` (or null) has the same shape. With `next`, a static
-// depthwise step, each panel of the result goes through it while it is in the cache: `out` is then the depthwise
-// result.
+// Computes `out`, whose data, size and channels are set; `add`, which may be null, has the same shape. With `next`, a
+// static depthwise step, each panel of the result is the input of that step while it is in the cache, and `out` is the
+// result of the depthwise step.
 struct Next {
   const Step& step;
-  const Images& between;   // the shape of what lies between the two
+  const Images& intermediate;   // the shape of the images between the two steps
 };
 void dense(const Step& step, const float* constants, const Images& x, const Images* add, Images& out, const Next* next,
-           const Ahead& ahead, const Team& team);
-// A static convolution of few input channels, read where the caller has them: samples from `first` on.
+           const Prefetch& prefetch, const Team& team);
+// A static convolution with few input channels, which reads the program's input itself, from sample `first` on.
 void dense_from(const Step& step, const float* constants, const Input& input, Index first, Images& out,
-                const Next* next, const Ahead& ahead, const Team& team);
+                const Next* next, const Prefetch& prefetch, const Team& team);
 bool reads_input(const Step& step);
 
-// The largest value under the kernel, and the mean of the whole image, of each channel.
+// The maximum over each window, and the mean over the whole image, of each channel.
 void max_pool(const Step& step, const Images& x, Images& out, const Team& team);
 void mean(const Images& x, Images& out, const Team& team);
-// Means over a grid of size x size cells, (cell, channel block, sample, 16).
-void pool(const Images& x, Index size, float* context, const Team& team);
+// Means over the cells of a size x size grid, (cell, channel block, sample, 16).
+void adaptive_avg_pool(const Images& x, Index size, float* context, const Team& team);
 
-// Weights of a depthwise convolution, one set for all samples or one each.
+// Weights of a depthwise convolution: one set for all samples, or one per sample.
 struct DepthwiseWeights {
   const float* w;
   Index w_sample;
@@ -88,19 +89,19 @@ class DepthwiseBlock {
  public:
   DepthwiseBlock(const Step& step, const DepthwiseWeights& weights, const Images& x, const Images& out);
   DepthwiseBlock(const Step& step, const float* constants, const Images& x, const Images& out);
-  // Output rows [from, to), where `x` starts with image row `x_from`. The result goes where `out` has it, and the sum
-  // of row i to `sums` + 16 i, if that is not null.
+  // Computes output rows [from, to) into `out`; `x` starts with image row `x_from`. Writes the sum of row i to
+  // `sums` + 16 i if `sums` is not null.
   void run(const float* x, Index x_from, Index block, Index sample, Index from, Index to, float* sums) const;
   // The image rows that output rows [from, to) read.
   struct Span {
     Index from, to;
   };
-  Span reads(Index from, Index to) const;
+  Span input_rows(Index from, Index to) const;
 
  private:
   // `count` runs of `length` output pixels each, from column `begin` on.
-  void part(const float* row, Inside rows, Index begin, Index count, Index length, const float* w, const float* bias,
-            float* out, float* sum) const;
+  void run_part(const float* row, TapRange rows, Index begin, Index count, Index length, const float* w,
+                const float* bias, float* out, float* sum) const;
 
   const Step& s_;
   const DepthwiseWeights weights_;
@@ -111,7 +112,7 @@ class DepthwiseBlock {
 
 void depthwise(const Step& step, const float* constants, const Images& x, Images& out, const Team& team);
 
-inline const float* at(const float* constants, std::int64_t offset) {
+inline const float* constant_at(const float* constants, std::int64_t offset) {
   return offset < 0 ? nullptr : constants + offset;
 }
 

@@ -1,6 +1,6 @@
-// The part of ONNX Runtime's C interface that a custom operator needs. Its layout is fixed for good: later versions only
-// append to it. Stated here because the Python package brings no headers. Source: ONNX Runtime's documentation of
-// `OrtApi` and `OrtCustomOp`, version 17 of the interface (ONNX Runtime 1.17).
+// The part of ONNX Runtime's C API that a custom operator needs. Its layout never changes: later versions only append
+// to it. It is declared here because ONNX Runtime's Python package has no headers. Source: ONNX Runtime's documentation
+// of `OrtApi` and `OrtCustomOp`, version 17 of the API (ONNX Runtime 1.17).
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,8 @@
 namespace dynaconv::ort {
 
 constexpr std::uint32_t kVersion = 17;
-constexpr int kFloat = 1;          // of element types
-constexpr int kFail = 1;           // of error codes
+constexpr int kFloat = 1;          // an element type
+constexpr int kFail = 1;           // an error code
 
 struct Status;
 struct KernelInfo;
@@ -20,8 +20,8 @@ struct TensorInfo;
 struct SessionOptions;
 struct Domain;
 
-// A table of functions, here by their places in it. All but the first and those that release give a status, null where
-// nothing went wrong.
+// A table of functions, called by their index. All functions except `create_status` and `release` return a status,
+// which is null on success.
 class Api {
  public:
   Status* create_status(int code, const char* message) const {
@@ -71,19 +71,19 @@ class Api {
 
  private:
   template <class F>
-  F* at(int place) const {
-    return reinterpret_cast<F*>(functions_[place]);
+  F* at(int index) const {
+    return reinterpret_cast<F*>(functions_[index]);
   }
 
   void (*functions_[275])();
 };
 
 struct ApiBase {
-  const Api* (*get)(std::uint32_t version);   // null where the runtime is older
+  const Api* (*get)(std::uint32_t version);   // null if the runtime is older
   const char* (*version)();
 };
 
-// An operator as the runtime sees it. Null where an operator has nothing to say.
+// The functions that an operator gives to the runtime; optional ones may be null.
 struct CustomOp {
   using Self = const CustomOp*;
   std::uint32_t version;
@@ -98,7 +98,7 @@ struct CustomOp {
   void (*destroy)(void*);
   int (*input_presence)(Self, std::size_t);     // 0: required
   int (*output_presence)(Self, std::size_t);
-  int (*input_memory)(Self, std::size_t);       // 0: where the operator runs
+  int (*input_memory)(Self, std::size_t);       // 0: memory of the device that the operator runs on
   int (*variadic_inputs)(Self);
   int (*homogeneous_inputs)(Self);
   int (*variadic_outputs)(Self);

@@ -8,7 +8,7 @@ namespace {
 
 const Index kNoOffset = 0;
 
-// Channels of the output taken at a time: pairs of panels where the registers hold them, a half panel at the end.
+// Output channels of one tile: two panels if the registers hold them, a half panel at the end.
 struct Columns {
   int width;
   Index step;
@@ -21,52 +21,54 @@ Columns columns_at(const Product& p, Index channel, int panels) {
   return {kWidthOne, kPanel};
 }
 
-Index tiles_a_row(const Product& p, const Kernels& k) { return (p.length + k.pixels - 1) / k.pixels; }
+Index tiles_per_row(const Product& p, const Kernels& k) { return (p.length + k.pixels - 1) / k.pixels; }
 
 class Tiles {
  public:
   Tiles(const Product& p, const Kernels& k) : p_(p), k_(k) {
-    per_row_ = tiles_a_row(p, k);
+    per_row_ = tiles_per_row(p, k);
     tiles_ = p.samples * p.rows * per_row_;
     groups_ = (p.channels + k.panels * kPanel - 1) / (k.panels * kPanel);
     const Tile& t = p.tile;
     depth_ = Index(t.num_taps) * t.depth;
-    // Large matrices are read once: all pixels for one panel before the next. Small ones stay in the cache, so the
-    // pixels are read once, a strip that fits beside the panels at a time.
+    // A large matrix is read once: each panel is multiplied with all pixels. A small one stays in the cache, so the
+    // pixels are read once: each strip of pixels, which fits beside the panels, is multiplied with all panels.
+    // Benchmark of both sizes: benchmarks/native.py, also with --network resnet18 (results on Zen 4: docs/native.md).
+    constexpr Index kStripBytes = 64 << 10, kLargeMatrixBytes = 256 << 10;
     const Index bytes = p.channels * depth_ * Index(sizeof(float));
-    const Index strip = std::max<Index>(1, (64 << 10) / (Index(k.pixels) * depth_ * Index(sizeof(float))));
-    strip_ = bytes > (256 << 10) && p.w_sample == 0 ? tiles_ : std::min(strip, tiles_);
-    // Where each panel is read but once, the processor sees for itself what comes next.
-    streams_ = strip_ == tiles_ && tiles_ > 1 && bytes > (256 << 10);
+    const Index strip = std::max<Index>(1, kStripBytes / (Index(k.pixels) * depth_ * Index(sizeof(float))));
+    strip_ = bytes > kLargeMatrixBytes && p.w_sample == 0 ? tiles_ : std::min(strip, tiles_);
+    // With one tile, panels are read in sequence, which the hardware prefetcher recognises.
+    prefetches_panels_ = strip_ == tiles_ && tiles_ > 1 && bytes > kLargeMatrixBytes;
     blocks_ = Index(t.num_taps) * ((t.depth + kPanel - 1) / kPanel);
     stride_ = t.x_pixel == 16 ? kStride16 : t.x_pixel == 32 ? kStride32 : kStrideAny;
   }
 
   Index count() const { return tiles_ * groups_; }
 
-  // Tiles [begin, end) in the order: strips outside, then columns, then the tiles of the strip.
+  // Runs tiles [begin, end); the order is strips (outermost), groups of panels, tiles of the strip.
   void run(Index begin, Index end) const {
     const Index full = strip_ * groups_;
     while (begin < end) {
-      const Index strip = begin / full, within = begin - strip * full;
-      const Index here = std::min(strip_, tiles_ - strip * strip_);
-      const Index group = within / here, first = within - group * here;
-      const Index n = std::min(end - begin, here - first);
+      const Index strip = begin / full, in_strip = begin - strip * full;
+      const Index strip_tiles = std::min(strip_, tiles_ - strip * strip_);
+      const Index group = in_strip / strip_tiles, first = in_strip - group * strip_tiles;
+      const Index n = std::min(end - begin, strip_tiles - first);
       run_group(strip * strip_ + first, n, group * k_.panels * kPanel);
       begin += n;
     }
   }
 
  private:
-  // What tiles [tile, tile + n) fetch of a group of panels, where the matrix is read once, from far away.
-  Ahead ahead(Index group, Index tile, Index n) const {
-    if (!streams_ || group >= groups_) return {};
+  // The part of a group of panels that tiles [tile, tile + n) prefetch, if a large matrix is read once.
+  Prefetch prefetch_panels(Index group, Index tile, Index n) const {
+    if (!prefetches_panels_ || group >= groups_) return {};
     const Index width = k_.panels * kPanel, channels = std::min(width, p_.channels - group * width);
     const char* from = reinterpret_cast<const char*>(p_.tile.w + group * width * depth_);
-    return Ahead{from, from + channels * depth_ * Index(sizeof(float))}.part(tile, tile + n, tiles_, n * blocks_);
+    return Prefetch{from, from + channels * depth_ * Index(sizeof(float))}.part(tile, tile + n, tiles_, n * blocks_);
   }
 
-  // Tiles [tile, tile + n) of the columns from `channel` on. Those of a row are of two sizes, the larger ones first.
+  // Runs tiles [tile, tile + n) of the panels from `channel` on. A row has tiles of two sizes, the larger ones first.
   void run_group(Index tile, Index n, Index channel) const {
     const Index small = p_.length / per_row_, larger = p_.length - small * per_row_;
     while (n > 0) {
@@ -82,9 +84,9 @@ class Tiles {
 
   void run_columns(Index index, Index sample, Index row, Index begin, Index pixels, Index count, Index channel) const {
     const Index group = channel / (k_.panels * kPanel), first = group * tiles_ + index;
-    Ahead next_panels = ahead(group + 1, index, count);
-    Ahead next_step = p_.ahead.part(first, first + count, this->count(), count * blocks_);
-    // The last columns may be one panel and a half where two panels are the rule.
+    Prefetch next_panels = prefetch_panels(group + 1, index, count);
+    Prefetch next_step = p_.prefetch.part(first, first + count, this->count(), count * blocks_);
+    // The last group may have one panel and a half instead of two panels.
     for (Index stop = channel + k_.panels * kPanel; channel < stop && channel < p_.channels;) {
       const Columns columns = columns_at(p_, channel, k_.panels);
       Tile t = p_.tile;
@@ -115,8 +117,8 @@ class Tiles {
   const Product& p_;
   const Kernels& k_;
   Index per_row_, tiles_, groups_, depth_, strip_;
-  Index blocks_;   // of 16 inputs
-  bool streams_;
+  Index blocks_;   // blocks of 16 inputs of all taps
+  bool prefetches_panels_;
   int stride_;
 };
 
@@ -128,12 +130,12 @@ void multiply(const Product& product, const Team& team) {
   const Tile& t = product.tile;
   const double work = double(product.samples) * double(product.rows) * double(product.length) *
                       double(product.channels) * (double(t.num_taps) * t.depth + t.latent);
-  team.each(tiles.count(), work, [&](Index begin, Index end) {
+  team.parallel_for(tiles.count(), work, [&](Index begin, Index end) {
     tiles.run(begin, end);
   });
 }
 
-Index tiles_a_sample(const Product& product) { return product.rows * tiles_a_row(product, kernels()); }
+Index tiles_per_sample(const Product& product) { return product.rows * tiles_per_row(product, kernels()); }
 
 Product columns(const Product& product, Index sample, Index first, Index channels, float* out, Index out_block) {
   Product p = product;
@@ -156,11 +158,11 @@ Product columns(const Product& product, Index sample, Index first, Index channel
 
 Product rows(const Product& product, Index from, Index to, Index width) {
   Product p = product;
-  // Rows without a gap between them are one row of the product.
-  const bool joined = p.rows == 1 && p.length != width;
-  p.tile.x += joined ? from * width * p.tile.x_pixel : from * p.x_row;
-  if (p.tile.latent) p.tile.z += joined ? from * width * kPanel : from * p.z_row;
-  (joined ? p.length : p.rows) = (to - from) * (joined ? width : 1);
+  // `merge_rows` makes contiguous rows one row of the product.
+  const bool merged = p.rows == 1 && p.length != width;
+  p.tile.x += merged ? from * width * p.tile.x_pixel : from * p.x_row;
+  if (p.tile.latent) p.tile.z += merged ? from * width * kPanel : from * p.z_row;
+  (merged ? p.length : p.rows) = (to - from) * (merged ? width : 1);
   return p;
 }
 

@@ -10,99 +10,102 @@
 
 namespace dynaconv {
 
-constinit Threads threads{[](Index n, void (*fn)(Index, Index, void*), void* context) { fn(0, n, context); }, [] { return 1; }};
+constinit Threads threads{[](Index n, void (*fn)(Index, Index, void*), void* context) { fn(0, n, context); },
+                          [] { return 1; }};
 
 namespace {
 
-[[noreturn]] void broken(int step, const std::string& what) {
+[[noreturn]] void throw_damaged(int step, const std::string& what) {
   throw std::runtime_error("the native program is damaged: step " + std::to_string(step) + " has " + what + ".");
 }
 
-// Every constant of a step, with its size, has to lie inside the constants.
-class Bounds {
+// Checks the fields of a step: every constant must be inside the vector of constants.
+class StepChecker {
  public:
-  Bounds(const Program& p, int step) : constants_(p.num_constants), step_(step) {}
+  StepChecker(const Program& p, int step) : constants_(p.num_constants), step_(step) {}
 
-  // As many floats as the product of `factors` lie at `offset`.
-  void need(std::int64_t offset, std::initializer_list<std::int64_t> factors, const char* name) const {
+  // The product of `factors` is the number of floats that must be at `offset`.
+  void require(std::int64_t offset, std::initializer_list<std::int64_t> factors, const char* name) const {
     std::int64_t floats = 1;
     bool overflows = false;
     for (const std::int64_t factor : factors) overflows |= __builtin_mul_overflow(floats, factor, &floats);
-    if (overflows || offset < 0 || offset > constants_ - floats) broken(step_, std::string("no ") + name);
+    if (overflows || offset < 0 || offset > constants_ - floats) throw_damaged(step_, std::string("no ") + name);
   }
-  void allow(std::int64_t offset, std::int64_t floats, const char* name) const {
-    if (offset >= 0) need(offset, {floats}, name);
+  void require_if_present(std::int64_t offset, std::int64_t floats, const char* name) const {
+    if (offset >= 0) require(offset, {floats}, name);
   }
-  void in(std::int64_t value, std::int64_t low, std::int64_t high, const char* name) const {
-    if (value < low || value > high) broken(step_, std::string("a wrong ") + name);
+  void require_range(std::int64_t value, std::int64_t low, std::int64_t high, const char* name) const {
+    if (value < low || value > high) throw_damaged(step_, std::string("a wrong ") + name);
   }
-  [[noreturn]] void fail(const char* what) const { broken(step_, what); }
+  [[noreturn]] void fail(const char* what) const { throw_damaged(step_, what); }
 
  private:
   Index constants_;
   int step_;
 };
 
-constexpr std::int64_t kMost = 1 << 20;
+constexpr std::int64_t kMaxSize = 1 << 20;
 
-void check_dynamic(const Step& s, const Bounds& b) {
-  b.in(s.algorithm, kAuto, kFactors, "algorithm");
-  b.in(s.latent, 0, kMost, "latent size");
-  b.in(s.context_size, 1, 2, "context size");
-  b.in(s.hidden, 1, kMost, "hidden size");
-  b.in(s.branch_activation, kReluB, kGate, "branch activation");
-  b.in(s.scale_activation, kAffine, kTanh, "scale activation");
+void check_dynamic(const Step& s, const StepChecker& checker) {
+  checker.require_range(s.algorithm, kAuto, kFactors, "algorithm");
+  checker.require_range(s.latent, 0, kMaxSize, "latent size");
+  checker.require_range(s.context_size, 1, 2, "context size");
+  checker.require_range(s.hidden, 1, kMaxSize, "hidden size");
+  checker.require_range(s.branch_activation, kReluB, kGate, "branch activation");
+  checker.require_range(s.scale_activation, kAffine, kTanh, "scale activation");
   const Index channels = round_up(s.out_channels, kPanel), hidden = round_up(s.hidden, kPanel);
-  b.need(s.squeeze, {panel_width(s.hidden), s.in_channels, s.context_size, s.context_size}, "squeeze");
-  b.allow(s.squeeze_bias, hidden, "squeeze bias");
-  if (s.branch_activation == kGate) b.need(s.gate, {panel_width(s.hidden), s.hidden}, "gate");
-  b.need(s.heads, {heads_size(s), s.hidden}, "heads");
-  b.allow(s.heads_bias, heads_size(s), "heads' bias");
-  b.allow(s.scaled_bias, channels, "scaled bias");
-  if (s.scaled_bias >= 0 && !(s.has_shift && s.has_scale)) b.fail("a scaled bias without its heads");
-  if (s.kind == kDepthwise && !s.latent && !s.has_scale) b.fail("neither Lambda nor a residual");
+  checker.require(s.squeeze, {panel_width(s.hidden), s.in_channels, s.context_size, s.context_size}, "squeeze");
+  checker.require_if_present(s.squeeze_bias, hidden, "squeeze bias");
+  if (s.branch_activation == kGate) checker.require(s.gate, {panel_width(s.hidden), s.hidden}, "gate");
+  checker.require(s.heads, {heads_size(s), s.hidden}, "heads");
+  checker.require_if_present(s.heads_bias, heads_size(s), "heads' bias");
+  checker.require_if_present(s.scaled_bias, channels, "scaled bias");
+  if (s.scaled_bias >= 0 && !(s.has_shift && s.has_scale)) checker.fail("a scaled bias without its heads");
+  if (s.kind == kDepthwise && !s.latent && !s.has_scale) checker.fail("neither Lambda nor a residual");
   if (!s.latent) return;
-  b.need(s.p, {panel_width(s.out_channels), s.latent}, "P");
+  checker.require(s.p, {panel_width(s.out_channels), s.latent}, "P");
   if (s.kind == kDepthwise) {
-    b.need(s.q_rows, {round_up(s.latent, kPanel), s.kernel_h, s.kernel_w}, "R by rows");
+    checker.require(s.q_rows, {round_up(s.latent, kPanel), s.kernel_h, s.kernel_w}, "R by rows");
     return;
   }
-  b.need(s.q, {panel_width(s.latent), s.in_channels}, "Q");
-  b.need(s.q_rows, {round_up(s.latent, kPanel), s.in_channels}, "Q by rows");
+  checker.require(s.q, {panel_width(s.latent), s.in_channels}, "Q");
+  checker.require(s.q_rows, {round_up(s.latent, kPanel), s.in_channels}, "Q by rows");
 }
 
 void check_step(const Program& p, int index) {
   const Step& s = p.steps[index];
-  const Bounds b(p, index);
-  b.in(s.kind, kDense, kMean, "kind");
-  for (auto slot : {s.source, s.target}) b.in(slot, 0, p.num_steps, "slot");
-  b.in(s.residual, -1, p.num_steps, "slot");
+  const StepChecker checker(p, index);
+  checker.require_range(s.kind, kDense, kMean, "kind");
+  for (auto slot : {s.source, s.target}) checker.require_range(slot, 0, p.num_steps, "slot");
+  checker.require_range(s.residual, -1, p.num_steps, "slot");
   for (auto size : {s.in_channels, s.out_channels, s.kernel_h, s.kernel_w, s.stride_h, s.stride_w, s.dilation_h,
                     s.dilation_w})
-    b.in(size, 1, kMost, "size");
-  for (auto pad : {s.pad_top, s.pad_left, s.pad_bottom, s.pad_right}) b.in(pad, 0, kMost, "padding");
-  b.in(s.activation, 0, 2, "activation");
-  if (s.target == s.source || s.target == s.residual || s.target == 0) broken(index, "a target that is also read");
+    checker.require_range(size, 1, kMaxSize, "size");
+  for (auto pad : {s.pad_top, s.pad_left, s.pad_bottom, s.pad_right})
+    checker.require_range(pad, 0, kMaxSize, "padding");
+  checker.require_range(s.activation, 0, 2, "activation");
+  if (s.target == s.source || s.target == s.residual || s.target == 0)
+    throw_damaged(index, "a target that is also read");
   const Index channels = round_up(s.out_channels, kPanel);
-  b.allow(s.bias, channels, "bias");
+  checker.require_if_present(s.bias, channels, "bias");
   const bool has_no_branch = s.kind != kDense && s.kind != kDepthwise;
   if (s.kind != kDense &&
       (s.in_channels != s.out_channels || s.residual >= 0 || s.fused || (s.dynamic && has_no_branch)))
-    broken(index, "parts that its kind has not");
+    throw_damaged(index, "fields that its kind does not allow");
   if (s.kind == kMaxPool || s.kind == kMean) return;
   if (s.fused) {
     const Step* next = index + 1 < p.num_steps ? &s + 1 : nullptr;
     if (!next || next->kind != kDepthwise || next->dynamic || next->source != s.target || s.residual >= 0 ||
         next->target == s.source)
-      broken(index, "no static depthwise step behind it");
+      throw_damaged(index, "no static depthwise step after it, although it is fused");
   }
   if (s.kind == kDepthwise) {
-    b.need(s.weight, {channels, s.kernel_h, s.kernel_w}, "weight");
-    if (s.dynamic) check_dynamic(s, b);
+    checker.require(s.weight, {channels, s.kernel_h, s.kernel_w}, "weight");
+    if (s.dynamic) check_dynamic(s, checker);
     return;
   }
-  b.need(s.weight, {panel_width(s.out_channels), s.in_channels, s.kernel_h, s.kernel_w}, "weight");
-  if (s.dynamic) check_dynamic(s, b);
+  checker.require(s.weight, {panel_width(s.out_channels), s.in_channels, s.kernel_h, s.kernel_w}, "weight");
+  if (s.dynamic) check_dynamic(s, checker);
 }
 
 Images shape_after(const Step& s, const Images& x) {
@@ -124,7 +127,7 @@ bool needs_sums(const Program& p, int index) {
 
 void import_images(const Input& input, Index first, Images& x, const Team& team) {
   const Index rows = x.blocks() * x.samples * x.height;
-  team.each(rows, double(x.blocks()) * double(x.block()), [&](Index begin, Index end) {
+  team.parallel_for(rows, double(x.blocks()) * double(x.block()), [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
       const Index image = i / x.height, y = i - image * x.height;
       const Index b = image / x.samples, n = image - b * x.samples;
@@ -144,7 +147,7 @@ void import_images(const Input& input, Index first, Images& x, const Team& team)
 
 void export_images(const Images& x, float* out, const Team& team) {
   const Index pixels = x.samples * x.pixels();
-  team.each(pixels, double(x.blocks()) * double(x.block()), [&](Index begin, Index end) {
+  team.parallel_for(pixels, double(x.blocks()) * double(x.block()), [&](Index begin, Index end) {
     for (Index b = 0; b < x.blocks(); ++b) {
       const Index channels = std::min<Index>(kPanel, x.channels - b * kPanel);
       const float* from = x.data + b * x.block();
@@ -166,7 +169,7 @@ class Runner {
 
   // Runs samples [first_sample, first_sample + samples) on the threads of `team`.
   void run(Index first_sample, Index samples, float* out, const Team& team) const {
-    Workspace& work = Workspace::mine();
+    Workspace& work = Workspace::this_thread();
     const std::size_t slots = std::size_t(p_.num_steps) + 1;
     if (work.slots.size() < slots) {
       work.slots.resize(slots);
@@ -188,8 +191,9 @@ class Runner {
       }
       Images& y = images[std::size_t(s.target)];
       y = shape_after(s, x);
-      if (s.fused) continue;   // the next step computes both
-      const Ahead ahead = ahead_of(i + 1, team);
+      // The next step computes both.
+      if (s.fused) continue;
+      const Prefetch prefetch = prefetch_constants(i + 1, team);
       y.data = work.slots[std::size_t(s.target)].get(y.blocks() * y.block());
       if (needs_sums(p_, i)) y.sums = work.sums[std::size_t(s.target)].get(y.blocks() * samples * kPanel);
       if (s.kind == kMaxPool) {
@@ -200,16 +204,17 @@ class Runner {
         const Step& first = *(&s - 1);
         const Next next{s, x};
         if (reads_input(first)) {
-          dense_from(first, p_.constants, input_, first_sample, y, &next, ahead, team);
+          dense_from(first, p_.constants, input_, first_sample, y, &next, prefetch, team);
         } else {
-          dense(first, p_.constants, images[std::size_t(first.source)], nullptr, y, &next, ahead, team);
+          dense(first, p_.constants, images[std::size_t(first.source)], nullptr, y, &next, prefetch, team);
         }
       } else if (s.kind == kDepthwise) {
         depthwise(s, p_.constants, x, y, team);
       } else if (direct) {
-        dense_from(s, p_.constants, input_, first_sample, y, nullptr, ahead, team);
+        dense_from(s, p_.constants, input_, first_sample, y, nullptr, prefetch, team);
       } else {
-        dense(s, p_.constants, x, s.residual < 0 ? nullptr : &images[std::size_t(s.residual)], y, nullptr, ahead, team);
+        const Images* residual = s.residual < 0 ? nullptr : &images[std::size_t(s.residual)];
+        dense(s, p_.constants, x, residual, y, nullptr, prefetch, team);
       }
     }
     const Images& last = images[std::size_t(p_.steps[p_.num_steps - 1].target)];
@@ -217,24 +222,25 @@ class Runner {
   }
 
  private:
-  // The constants of a step, with those of a fused one behind it, as far as the second caches hold them. They lie in
-  // the order in which they are read.
-  Ahead ahead_of(int step, const Team& team) const {
-    constexpr Index kHeld = (512 << 10) / sizeof(float);
+  // The constants of a step, and those of the next one if the two are fused, in the order in which they are read; at
+  // most kMaxFloats per thread, so that they fit into the L2 caches. Benchmark of kMaxFloats: benchmarks/native.py
+  // (results on Zen 4: docs/native.md).
+  Prefetch prefetch_constants(int step, const Team& team) const {
+    constexpr Index kMaxFloats = (512 << 10) / sizeof(float);
     const Index begin = first_constant(step);
-    const bool two = step < p_.num_steps && p_.steps[step].fused;
-    const Index end = std::min(first_constant(step + 1 + two), begin + kHeld * team.size());
+    const bool fused = step < p_.num_steps && p_.steps[step].fused;
+    const Index end = std::min(first_constant(step + 1 + fused), begin + kMaxFloats * team.size());
     return {reinterpret_cast<const char*>(p_.constants + begin), reinterpret_cast<const char*>(p_.constants + end)};
   }
 
-  // Where the constants of a step begin: no later than its weight.
+  // Offset of the first constant of `step`, or of the next step that has constants.
   Index first_constant(int step) const {
     for (; step < p_.num_steps; ++step) {
       const Step& s = p_.steps[step];
-      Index least = p_.num_constants;
+      Index first = p_.num_constants;
       for (const std::int64_t offset : {s.weight, s.bias, s.p, s.squeeze})
-        if (offset >= 0) least = std::min<Index>(least, offset);
-      if (least < p_.num_constants) return least;
+        if (offset >= 0) first = std::min<Index>(first, offset);
+      if (first < p_.num_constants) return first;
     }
     return p_.num_constants;
   }
@@ -243,20 +249,22 @@ class Runner {
   const Input& input_;
 };
 
-// Samples that one thread takes through the program together: several where images are small and the weights, read
-// once for all of them, are what costs; one where a group's images would leave the cache.
+// Number of samples that run through the program together. Several if images are small: reading the weights, once per
+// group, takes most of the time then. One if the images of a group would not fit into the cache. Benchmark of both
+// numbers: benchmarks/native.py --batch 16 (results on Zen 4: docs/native.md).
 Index group_size(const Program& p, const Input& input) {
   Images x;
   x.height = input.height;
   x.width = input.width;
   std::vector<Images> images(std::size_t(p.num_steps) + 1, x);
-  Index most = 0;
+  constexpr Index kMaxImageBytes = 320 << 10, kGroup = 4;
+  Index image_bytes = 0;
   for (int i = 0; i < p.num_steps; ++i) {
     const Step& s = p.steps[i];
     Images& y = images[std::size_t(s.target)] = shape_after(s, images[std::size_t(s.source)]);
-    if (!s.fused) most = std::max(most, y.blocks() * y.pixels() * kPanel * Index(sizeof(float)));
+    if (!s.fused) image_bytes = std::max(image_bytes, y.blocks() * y.pixels() * kPanel * Index(sizeof(float)));
   }
-  return most <= (320 << 10) ? 4 : 1;
+  return image_bytes <= kMaxImageBytes ? kGroup : 1;
 }
 
 }  // namespace
@@ -282,7 +290,7 @@ Size check(const Program& p, const Input& input) {
     if (x.channels != s.in_channels && s.source == 0)
       throw std::runtime_error("the images have " + std::to_string(x.channels) + " channels; this network takes " +
                                std::to_string(s.in_channels) + ".");
-    if (x.channels != s.in_channels) broken(i, "a source of other channels");
+    if (x.channels != s.in_channels) throw_damaged(i, "a source with the wrong number of channels");
     const Size reach{s.dilation_h * (s.kernel_h - 1) + 1, s.dilation_w * (s.kernel_w - 1) + 1};
     if ((x.height != kUnknown && x.height + s.pad_top + s.pad_bottom < reach.height) ||
         (x.width != kUnknown && x.width + s.pad_left + s.pad_right < reach.width))
@@ -292,10 +300,10 @@ Size check(const Program& p, const Input& input) {
     if (s.residual >= 0) {
       const Images& r = images[std::size_t(s.residual)];
       if (r.channels != y.channels || r.height != y.height || r.width != y.width)
-        broken(i, "a residual of another shape");
+        throw_damaged(i, "a residual of the wrong shape");
     }
     images[std::size_t(s.target)] = y;
-    // What a fused pair makes between its steps is never whole, so nobody may read it.
+    // The images between the steps of a fused pair never exist as a whole, so no later step may read them.
     if (i > 0 && p.steps[i - 1].fused) images[std::size_t(s.source)] = Images();
   }
   const Images& last = images[std::size_t(p.steps[p.num_steps - 1].target)];
@@ -304,20 +312,25 @@ Size check(const Program& p, const Input& input) {
 
 void run(const Program& p, const Input& input, float* out) {
   const Runner runner(p, input);
-  const Index count = threads.count(), batch = input.batch, most = group_size(p, input);
-  if (count == 1 || (batch < count && Crew::is_scarce())) {
-    for (Index first = 0; first < batch; first += most) runner.run(first, std::min(most, batch - first), out, Team());
+  const Index count = threads.count(), batch = input.batch, max_group = group_size(p, input);
+  if (count == 1 || (batch < count && ThreadPool::is_oversubscribed())) {
+    for (Index first = 0; first < batch; first += max_group)
+      runner.run(first, std::min(max_group, batch - first), out, Team());
     return;
   }
-  Crew::run([&](Crew& crew) {
-    const Team team(crew);
-    // Whole samples are shared out where that keeps all threads busy: no thread then waits for another.
-    if (batch < count || (batch % count && batch < 4 * count)) {
-      for (Index first = 0; first < batch; first += most) runner.run(first, std::min(most, batch - first), out, team);
+  ThreadPool::run([&](ThreadPool& pool) {
+    const Team team(pool);
+    // Threads take whole samples, and wait for no other thread, if that keeps all of them busy: if the batch is a
+    // multiple of their number, or has at least kMinSamples samples per thread. Otherwise they share the loops of each
+    // step. Benchmark of kMinSamples: benchmarks/native.py --batch 7 --threads 2.
+    constexpr Index kMinSamples = 4;
+    if (batch < count || (batch % count && batch < kMinSamples * count)) {
+      for (Index first = 0; first < batch; first += max_group)
+        runner.run(first, std::min(max_group, batch - first), out, team);
       return;
     }
-    const Index group = std::max<Index>(1, std::min(most, batch / count)), groups = (batch + group - 1) / group;
-    team.each(groups, 1e9, [&](Index begin, Index end) {
+    const Index group = std::max<Index>(1, std::min(max_group, batch / count)), groups = (batch + group - 1) / group;
+    team.parallel_for(groups, 1e9, [&](Index begin, Index end) {
       for (Index i = begin; i < end; ++i) runner.run(i * group, std::min(group, batch - i * group), out, Team());
     });
   });

@@ -1,4 +1,4 @@
-// A program: a list of convolution steps over numbered image slots, run on groups of samples.
+// A program: a list of steps, such as convolutions, over numbered image slots. It runs on groups of samples.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace dynaconv {
 
-// One step as it stands in the int64 tensor that Python writes (native/steps.py has the same names in the same order).
+// One step in the int64 tensor that Python writes; native/steps.py has the same names in the same order.
 // Offsets count floats in the constants; -1 means that the part is absent.
 struct Step {
   std::int64_t kind, source, target, residual;
@@ -15,7 +15,7 @@ struct Step {
   std::int64_t pad_top, pad_left, pad_bottom, pad_right;
   // `fused`: the next step is a static depthwise convolution, and the only one that reads this one's target.
   std::int64_t activation, fused, weight, bias;
-  // The dynamic part; everything after `dynamic` is unused where that is 0. In a depthwise step `latent` is L_k,
+  // The dynamic part; if `dynamic` is 0, all fields after it are unused. In a depthwise step `latent` is L_k,
   // `q_rows` is R by rows, and `q` is absent.
   std::int64_t dynamic, algorithm, latent, p, q, q_rows, scaled_bias;
   std::int64_t context_size, normalise, hidden, squeeze, squeeze_bias, branch_activation, gate, unit;
@@ -24,11 +24,11 @@ struct Step {
 
 constexpr int kFields = sizeof(Step) / sizeof(std::int64_t);
 
-// Of programs in files. Raise it with every change of the steps or of the order of constants, here and in steps.py: a
-// file of another format is refused.
+// Format of programs in files. Raise it here and in steps.py with every change of the steps or of the order of the
+// constants: a file of another format is refused.
 constexpr int kFormat = 1;
 
-// What is added to a variance, and to a squared length; the same numbers stand in families/contract.
+// Epsilons added to a variance and to a squared length; families/contract has the same numbers.
 constexpr float kNormEpsilon = 1e-5f, kLengthEpsilon = 1e-4f;
 
 enum StepKind { kDense = 0, kDepthwise = 1, kMaxPool = 2, kMean = 3 };
@@ -56,14 +56,15 @@ struct Input {
   Index stride_n, stride_c, stride_h, stride_w;
 };
 
-// Throws std::runtime_error where the program and its constants do not fit together, or the images do not fit. Returns
-// the size of the output's images. The image may be of unknown size, and then so may be the output.
+// Returns the size of the output images; kUnknown if it depends on an unknown size of the input. Throws
+// std::runtime_error if the program does not match its constants or the images do not match the program.
 Size check(const Program& program, const Input& input);
 
-// Runs the program; `out` is (batch, height, width, channels), contiguous. Call `check` first.
+// Runs the program. `out` is (batch, height, width, channels), contiguous. Call `check` first.
 void run(const Program& program, const Input& input, float* out);
 
-// How work is spread over threads: calls fn on ranges that cover [0, n). Set once, before the first run.
+// The host's threads. `parallel_for` calls fn on ranges that cover [0, n); `count` returns the number of threads. Set
+// once, before the first run.
 using ParallelFor = void (*)(Index n, void (*fn)(Index begin, Index end, void* context), void* context);
 struct Threads {
   ParallelFor parallel_for;

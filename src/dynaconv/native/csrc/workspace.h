@@ -1,4 +1,4 @@
-// Memory that a thread keeps from one call to the next, and the spreading of loops over threads.
+// Buffers that a thread keeps between calls, and parallel loops.
 #pragma once
 
 #include <cstdlib>
@@ -7,12 +7,12 @@
 #include <memory>
 #include <new>
 
-#include "crew.h"
-#include "pages.h"
+#include "thread_pool.h"
+#include "huge_pages.h"
 
 namespace dynaconv {
 
-// Grows when asked for more and never shrinks. Fresh memory is zero, so that padding lanes hold ordinary numbers.
+// A buffer that grows on demand and never shrinks. New memory is zero, so that padding lanes hold finite numbers.
 class Buffer {
  public:
   float* get(Index floats) {
@@ -21,7 +21,7 @@ class Buffer {
       memory_.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
       size_ = memory_ ? floats : 0;
       if (!memory_) throw std::bad_alloc();
-      use_large_pages(memory_.get(), bytes);
+      use_huge_pages(memory_.get(), bytes);
       std::memset(memory_.get(), 0, bytes);
     }
     return memory_.get();
@@ -41,41 +41,43 @@ struct Workspace {
   std::deque<Buffer> slots, sums;
   Buffer scratch[kNumScratch];
 
-  static Workspace& mine() {
+  static Workspace& this_thread() {
     thread_local Workspace workspace;
     return workspace;
   }
 };
 
-// Runs loops with the whole crew, or on the calling thread alone.
+// The threads that run a loop: those of a pool, or the calling thread alone.
 class Team {
  public:
   Team() = default;
-  explicit Team(Crew& crew) : crew_(&crew), threads_(threads.count()) {}
+  explicit Team(ThreadPool& pool) : pool_(&pool), num_threads_(threads.count()) {}
 
-  // Calls f(begin, end) on ranges that cover [0, n). `work` is a rough count of multiply-adds: below some ten thousand
-  // telling another thread costs more than it brings.
+  // Calls f(begin, end) on ranges that cover [0, n). `work` is a rough number of multiply-adds; the calling thread runs
+  // a loop of less than kMinWork alone, because waking another thread costs more than it saves. Benchmark of kMinWork:
+  // benchmarks/native.py --threads 2 (results on Zen 4: docs/native.md).
   template <class F>
-  void each(Index n, double work, const F& f) const {
-    if (!crew_ || n < 2 || work < 2e4) {
+  void parallel_for(Index n, double work, const F& f) const {
+    constexpr double kMinWork = 2e4;
+    if (!pool_ || n < 2 || work < kMinWork) {
       if (n > 0) f(Index(0), n);
       return;
     }
-    crew_->each(
+    pool_->parallel_for(
         n, [](Index begin, Index end, void* context) { (*static_cast<const F*>(context))(begin, end); },
         const_cast<void*>(static_cast<const void*>(&f)));
   }
 
-  bool parallel() const { return crew_ != nullptr; }
-  Index size() const { return threads_; }
+  bool is_parallel() const { return pool_ != nullptr; }
+  Index size() const { return num_threads_; }
 
  private:
-  Crew* crew_ = nullptr;
-  Index threads_ = 1;
+  ThreadPool* pool_ = nullptr;
+  Index num_threads_ = 1;
 };
 
 inline Index round_up(Index n, Index to) { return (n + to - 1) / to * to; }
-// Floats of one input's row in the panels of `channels` outputs.
+// Floats per input in the panels of `channels` output channels.
 inline Index panel_width(Index channels) {
   const Index rest = channels % kPanel;
   return channels - rest + (rest == 0 ? 0 : rest <= kHalf ? kHalf : kPanel);

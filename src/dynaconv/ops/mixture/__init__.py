@@ -1,4 +1,4 @@
-"""Convolution with a weighted sum of K kernels, W(x) = sum_k a_k(x) W_k, whatever gives the weights."""
+"""Convolution with a weighted sum of K kernels, W(x) = sum_k a_k(x) W_k, for given weights a_k(x)."""
 
 from dynaconv.ops.mixture.cost import mixture_costs
 from dynaconv.ops.mixture.grouped import grouped_mixture

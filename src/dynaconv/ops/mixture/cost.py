@@ -1,18 +1,18 @@
-"""What the algorithms of a kernel mixture cost for a shape, forward; a backward pass doubles each alike."""
+"""Forward costs of the algorithms of a kernel mixture. A backward pass is assumed to double all of them."""
 
-from dynaconv.ops.cost import Cost, known
+from dynaconv.ops.cost import Cost, statically_true
 from dynaconv.ops.geometry import Geometry
 
-_KEPT = 2**23
-"""Numbers in the largest block that an allocator keeps for the next call: 32 MiB of float32 with glibc."""
-_FRESH = 4.0
-"""Passes that it costs to get a larger block, page by page, from the system; measured between 5 and 7 on one."""
+_MAX_CACHED_BLOCK = 2**23
+"""Elements of the largest memory block that the allocator reuses for the next call: 32 MiB of float32 with glibc."""
+_PAGE_FAULT_PASSES = 4.0
+"""Cost of the page faults of a larger block, in passes over it; `benchmarks/algorithms.py` checks the choices."""
 
 
 def mixture_costs(
     geometry: Geometry, input_shape: tuple[int, int, int, int], out_channels: int, num_kernels: int
 ) -> dict[str, Cost]:
-    """Cost of ``kernel``, ``mixed`` and ``grouped``, without the branch, which is the same for all.
+    """Return the costs of ``kernel``, ``mixed`` and ``grouped``, without the branch, which costs the same for all.
 
     Args:
         geometry: Stride, padding, dilation and groups.
@@ -22,7 +22,7 @@ def mixture_costs(
     """
     batch, in_channels, height, width = input_shape
     out_h, out_w = geometry.output_size(height, width)
-    pixels, seen = batch * out_h * out_w, batch * height * width
+    pixels, input_pixels = batch * out_h * out_w, batch * height * width
     weights = out_channels * (in_channels // geometry.groups) * geometry.num_taps
     outputs = pixels * out_channels
     forming = Cost(batched=num_kernels * batch * weights, calls=2) + _block(batch * weights, 2)
@@ -31,12 +31,12 @@ def mixture_costs(
         patches, convolution = Cost(), product
     else:
         patches = Cost(calls=1) + _block(pixels * in_channels * geometry.num_taps, 2)
-        # With several taps a convolution reuses what it loads, whichever sample it is from.
+        # A convolution with several taps reuses the values that it loads, also with one kernel per sample.
         convolution = Cost(dense=pixels * weights, calls=1) + _block(outputs, 1)
     if geometry.groups > 1:
-        # One small product a sample and group.
+        # One small product per sample and group.
         patches += Cost(calls=batch * geometry.groups)
-    folded = Cost(calls=batch) + _block(seen * in_channels, 2) + _block(batch * weights, 2)
+    folded = Cost(calls=batch) + _block(input_pixels * in_channels, 2) + _block(batch * weights, 2)
     stacked = num_kernels * outputs
     shared = Cost(dense=pixels * weights * num_kernels, batched=stacked, calls=3)
     return {
@@ -47,5 +47,7 @@ def mixture_costs(
 
 
 def _block(numbers: int, passes: int) -> Cost:
-    """Going over a fresh block of memory a number of times."""
-    return Cost(moved=numbers * (passes + (_FRESH if known(numbers > _KEPT) else 0.0)))
+    """Return the cost of a number of passes over a newly allocated block."""
+    return Cost(
+        moved=numbers * (passes + (_PAGE_FAULT_PASSES if statically_true(numbers > _MAX_CACHED_BLOCK) else 0.0))
+    )

@@ -1,4 +1,4 @@
-"""A mixture by forming the kernel of every sample and one convolution with the batch folded into its groups."""
+"""Kernel mixture that forms each sample's kernel and runs one convolution with the batch folded into groups."""
 
 from torch import Tensor
 
@@ -9,9 +9,9 @@ from dynaconv.ops.per_sample import grouped_per_sample, matmul_per_sample
 
 
 def grouped_mixture(x: Tensor, attention: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
-    """As `kernel_mixture`, by a convolution with ``B * groups`` groups, whose own blocking suits large images.
+    """As `kernel_mixture`, by one convolution with ``B * groups`` groups, whose blocking suits large images.
 
-    While exporting it is `kernel_mixture` itself: folded into groups, the batch would be frozen in the graph.
+    During export, and for an empty batch, it runs as `kernel_mixture`: folding would fix the batch size in the graph.
     """
     kernel = mix_kernels(attention, kernels)
     if is_exporting() or x.shape[0] == 0:

@@ -1,4 +1,4 @@
-"""A mixture by forming the kernel of every sample and multiplying."""
+"""Kernel mixture that forms each sample's kernel and applies it by matrix products."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ _CHANNELS_FIRST = (0, 1, 4, 2, 3)
 
 
 def kernel_mixture(x: Tensor, attention: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
-    """Form W(x) of each sample, then multiply it with the patches it sees, sample by sample in one batched product.
+    """Form W(x) of each sample and multiply it by the sample's patches, in one batched product.
 
     Args:
         x: Input, ``(B, C_in, H, W)``.
@@ -34,12 +34,12 @@ def mix_kernels(attention: Tensor, kernels: Tensor) -> Tensor:
         kernels: ``(K, ...)``.
 
     Returns:
-        ``(B, ...)`` in the dtype of ``kernels``, also under autocast: the sum is small beside the convolution.
+        ``(B, ...)`` in the dtype of ``kernels``, also under autocast: the sum costs little compared to the convolution.
     """
     rows = kernels
     permuted = not kernels.is_contiguous() and kernels.dim() == 5
     if taps_before_channels := permuted and kernels.permute(_CHANNELS_LAST).is_contiguous():
-        # As channels_last left them; joined in the usual order, all K kernels would be copied first.
+        # Flatten channels_last kernels in their memory order; in the default order, all K kernels would be copied.
         rows = kernels.permute(_CHANNELS_LAST)
     with full_precision(kernels.device):
         mixed = torch.matmul(attention.to(kernels.dtype), rows.flatten(1))

@@ -1,4 +1,4 @@
-"""A mixture by applying all K kernels and mixing their outputs."""
+"""Kernel mixture that applies all K kernels and mixes their outputs."""
 
 import torch
 from torch import Tensor
@@ -8,14 +8,15 @@ from dynaconv.ops.shared import shared_conv2d
 
 
 def mixed_mixture(x: Tensor, attention: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
-    """As `kernel_mixture`, without forming W(x): one shared convolution with K * C_out outputs, then their sum.
+    """As `kernel_mixture`, without forming W(x): a shared convolution with K * C_out outputs, then a weighted sum.
 
-    K times the multiply-adds of the static convolution, at the speed of a static one; no kernel a sample.
+    It takes K times the multiply-adds of the static convolution, at the rate of a static convolution.
     """
     num_kernels, out_channels = kernels.shape[:2]
     groups = geometry.groups
     batch, per_group = x.shape[0], out_channels // groups
-    # A group's outputs stand together, so within each group the K kernels follow one another.
+    # The output channels of a group are adjacent, so the weight holds all K kernels of the first group, then those of
+    # the next.
     by_group = kernels.reshape(num_kernels, groups, per_group, *kernels.shape[2:]).transpose(0, 1)
     weight = by_group.reshape(num_kernels * out_channels, *kernels.shape[2:])
     outputs = shared_conv2d(x, weight, geometry)

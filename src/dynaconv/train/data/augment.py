@@ -1,7 +1,7 @@
-"""Strong augmentation of whole batches: every image is warped, recoloured and disturbed from its own key.
+"""Strong augmentation of whole batches: position, contrast and noise of every image depend on its own key.
 
-What an image becomes is a function of the image and its key, whatever shares the batch with it: positions are computed
-by elementwise operations, not by a matrix product, whose rounding depends on the number of rows.
+The result depends only on the image and its key, not on the other images of the batch. Positions are therefore computed
+by elementwise operations: the rounding of a matrix product depends on its number of rows.
 """
 
 import math
@@ -22,30 +22,30 @@ _NOISE_SEED = 2**33
 
 @cache
 def _noise_table() -> Tensor:
-    """Fixed numbers of N(0, 1), ``float32``, by the Box-Muller transform."""
+    """Return fixed numbers from N(0, 1), ``float32``, by the Box-Muller transform."""
     radius, angle = uniform(image_keys(_NOISE_SEED, 0, range(_NOISE_TABLE // 2)), 2)
     radius = (-2 * (1 - radius).log()).sqrt()
     angle = 2 * math.pi * angle
     return torch.cat([radius * angle.cos(), radius * angle.sin()])
 
 
-def white_noise(start: Tensor, sign: Tensor, count: int) -> Tensor:
-    """Return noise of N(0, 1) for each image, read from a fixed table at a place of its own.
+def white_noise(offset: Tensor, sign: Tensor, count: int) -> Tensor:
+    """Return noise from N(0, 1) for each image, read from a fixed table at an offset of the image.
 
-    A table costs a tenth of drawing every number.
+    The table takes a tenth of the time of drawing every number.
 
     Args:
-        start: Where in the table, ``(B,)`` in [0, 1).
-        sign: The lower half negates the numbers, ``(B,)`` in [0, 1).
-        count: Numbers an image, at most 32,768.
+        offset: Offset in the table as a fraction, ``(B,)`` in [0, 1).
+        sign: Values below 0.5 negate the numbers, ``(B,)`` in [0, 1).
+        count: Numbers per image, at most 32,768.
 
     Returns:
         ``float32``, ``(B, count)``.
     """
     table = _noise_table()
     if count > len(table) // 2:
-        raise DataError(f"noise is drawn for at most {len(table) // 2} pixels; got {count}: use a smaller image_size.")
-    first = (start * (len(table) - count)).long()
+        raise DataError(f"noise is drawn for at most {len(table) // 2} pixels; got {count}; use a smaller image_size.")
+    first = (offset * (len(table) - count)).long()
     numbers = table[first[:, None] + torch.arange(count)]
     return numbers * torch.where(sign < 0.5, -1.0, 1.0)[:, None]
 
@@ -56,17 +56,17 @@ def between(low: float, high: float, random: Tensor) -> Tensor:
 
 
 def log_between(low: float, high: float, random: Tensor) -> Tensor:
-    """Map numbers in [0, 1) to [low, high), uniform in the logarithm; both are positive."""
+    """Map numbers in [0, 1) to [low, high), uniform in the logarithm; both bounds are positive."""
     return torch.exp(between(math.log(low), math.log(high), random))
 
 
 def sample_affine(images: Tensor, matrix: tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
-    """Sample images at affinely moved positions, bilinear, 0 outside.
+    """Sample images at affinely transformed positions, bilinearly, with 0 outside.
 
     Args:
         images: ``float32``, ``(B, C, h, w)``.
-        matrix: ``(xx, xy, x0, yx, yy, y0)``, each ``(B,)``: the output position (x, y), in [-1, 1], takes what the
-            image has at (xx x + xy y + x0, yx x + yy y + y0).
+        matrix: ``(xx, xy, x0, yx, yy, y0)``, each ``(B,)``: the output at (x, y), in [-1, 1], is the image at
+            (xx x + xy y + x0, yx x + yy y + y0).
         size: Height H and width W of the output.
 
     Returns:
@@ -84,22 +84,22 @@ def sample_affine(images: Tensor, matrix: tuple[Tensor, ...], size: tuple[int, i
 class PictureAugment:
     """Random position, stroke, contrast, background and noise for light shapes on black.
 
-    Every range is drawn from uniformly, the scale uniformly in its logarithm.
+    Values are drawn uniformly from their ranges, scale and stretch uniformly in the logarithm.
 
     Attributes:
         size: Side length of the result.
-        rotation: Largest angle to either side, in degrees.
+        rotation: Largest rotation to either side, in degrees.
         scale: Range of the shape's size; at 1 the whole stored image fills the result.
         stretch: Largest ratio of width to height, or of height to width; at least 1.
-        shear: Largest horizontal shift of a pixel by its height above the middle, as a share of that height.
-        shift: Largest move of the middle to either side, as a share of the side.
-        blur: Range of the share of a 3 x 3 average in the shape.
-        gain: Range of a factor on the shape, which is clipped at 1: above 1 blurred strokes become thicker.
-        contrast: Range of the difference of shape and background, as a share of the range of grey.
-        invert: Share of images with a dark shape on a light background.
-        gradient: Largest change of the background from one side of the image to the other, as a share of the range of
-            grey, in each direction.
-        noise: Range of the standard deviation of white noise, as a share of the range of grey.
+        shear: Largest horizontal shift of a pixel, as a fraction of its height above the centre.
+        shift: Largest shift of the centre to either side, as a fraction of the side.
+        blur: Range of the weight of a 3 x 3 average in the shape.
+        gain: Range of the factor on the shape, which is clipped at 1; above 1 blurred strokes become thicker.
+        contrast: Range of the difference between shape and background, as a fraction of the grey range.
+        invert: Probability of a dark shape on a light background.
+        gradient: Largest change of the background from one side of the image to the other, as a fraction of the grey
+            range, in each direction.
+        noise: Range of the standard deviation of white noise, as a fraction of the grey range.
     """
 
     size: int
@@ -120,7 +120,7 @@ class PictureAugment:
 
         Args:
             images: ``uint8``, ``(B, 1, h, w)``, the shape light on black.
-            keys: What each picture follows from, ``int64`` ``(B,)``.
+            keys: Random key of each picture, ``int64`` ``(B,)``.
 
         Returns:
             ``uint8``, ``(B, 1, size, size)``.
@@ -149,7 +149,7 @@ class PictureAugment:
         stretch = log_between(1 / self.stretch, self.stretch, next(draw)).sqrt()
         shear = between(-self.shear, self.shear, next(draw))
         right, down = (between(-2 * self.shift, 2 * self.shift, next(draw)) for _ in range(2))
-        # The inverse of: shear, stretch and scale, rotate, move.
+        # The inverse of: shear, stretch and scale, rotate, shift.
         cos, sin = angle.cos(), angle.sin()
         wide, tall = scale * stretch, scale / stretch
         yx, yy = -sin / tall, cos / tall
@@ -158,5 +158,5 @@ class PictureAugment:
 
 
 def each(values: Tensor) -> Tensor:
-    """One number an image, to go with ``(B, C, H, W)``."""
+    """Reshape one value per image for broadcasting with ``(B, C, H, W)``."""
     return values[:, None, None, None]

@@ -1,4 +1,4 @@
-"""What was rendered or synthesised once, kept on disk: whole files, checked when read, bounded in size."""
+"""A cache on disk for rendered or synthesised images: files are written atomically, and checked when read."""
 
 import hashlib
 import json
@@ -17,18 +17,18 @@ from torch import Tensor
 from dynaconv.files import replacing
 
 MOST_BYTES = 2 * 1024**3
-"""Size of all banks on disk together; the ones used least recently are removed first."""
+"""Largest total size of the banks on disk; the least recently used ones are removed first."""
 _FORMAT = 1
 _ABANDONED_SECONDS = 3600
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bank:
-    """Images and facts about them.
+    """Images and further values.
 
     Attributes:
         images: ``uint8``.
-        facts: What JSON holds.
+        facts: Values that JSON can store.
     """
 
     images: Tensor
@@ -36,20 +36,20 @@ class Bank:
 
 
 def cache_folder() -> Path:
-    """Return the folder of this library in the user's cache, which need not exist."""
+    """Return dynaconv's folder in the user's cache, which may not exist."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynaconv"
 
 
 def cached_bank(name: str, key: Mapping[str, Any], make: Callable[[], Bank]) -> Bank:
-    """Return a bank from the user's cache, or make it and keep it there.
+    """Return a bank from the user's cache, or make it and store it there.
 
-    A file that is damaged is made again. Processes that ask for one bank at the same time make it once. Where the cache
-    cannot be written, the bank is made each time.
+    The bank is made again if its file is damaged, and each time if the cache is not writable. If several processes need
+    a bank at the same time, one of them makes it.
 
     Args:
         name: Beginning of the file's name.
-        key: Everything that the bank follows from, as JSON holds it: options, checksums of files, versions.
-        make: Makes it.
+        key: JSON values that determine the bank: options, checksums of files, versions.
+        make: Makes the bank.
     """
     text = json.dumps({"format": _FORMAT, **key}, sort_keys=True)
     folder = cache_folder() / "banks"
@@ -96,7 +96,7 @@ def _write(path: Path, bank: Bank) -> None:
         with replacing(path) as temporary:
             save_file({"images": bank.images.contiguous()}, str(temporary), metadata=metadata)
     except (OSError, SafetensorError):
-        # A disk that is full or read-only costs the time to make it again.
+        # On a full or read-only disk the bank is not stored.
         return
     _remove_oldest(path.parent, keep=path)
 
@@ -111,7 +111,7 @@ def _remove_oldest(folder: Path, *, keep: Path) -> None:
         if path.suffix == ".safetensors":
             found.append((status.st_mtime, status.st_size, path))
         elif path.suffix == ".tmp" and time.time() - status.st_mtime > _ABANDONED_SECONDS:
-            # A killed process left it.
+            # Left by a killed process.
             path.unlink(missing_ok=True)
     total = sum(size for _, size, _ in found)
     for _, size, path in sorted(found):

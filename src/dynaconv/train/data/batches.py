@@ -1,4 +1,4 @@
-"""Data sets that hand a loader whole batches, and a sampler whose order depends on seed and epoch alone."""
+"""Data sets that return whole batches, and a sampler whose order depends only on seed and epoch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class _Augmented(Dataset[Any]):
-    """Images whose augmentation follows from seed, epoch and position alone, once `set_epoch` told the epoch."""
+    """Images whose augmentation depends only on seed, epoch and position, once `set_epoch` has been called."""
 
     split: Any
     corrupt: CorruptImages | None = None
@@ -31,14 +31,14 @@ class _Augmented(Dataset[Any]):
         return len(self.split)
 
     def set_epoch(self, seed: int, epoch: int) -> None:
-        """Augment from now on as in this epoch of a run with this seed."""
+        """Set the seed and the epoch that determine the augmentation."""
         self._seed_and_epoch = (seed, epoch)
 
     def _keys(self, indices: Sequence[int]) -> Tensor | None:
         return None if self._seed_and_epoch is None else image_keys(*self._seed_and_epoch, indices)
 
     def _read(self, index: int) -> tuple[Image.Image, int]:
-        """Open an image; for one that is corrupt, while the run allows that, the next one that is not."""
+        """Open an image. The next valid one replaces a corrupt image that the run tolerates."""
         for step in range(len(self.split)):
             try:
                 image, target = self.split[(index + step) % len(self.split)]
@@ -52,7 +52,7 @@ class _Augmented(Dataset[Any]):
 
 
 class SmallImages(_Augmented):
-    """Small images, augmented a batch at a time, which costs a tenth of doing it one by one."""
+    """Small images that are augmented per batch, which takes a tenth of the time of augmenting one at a time."""
 
     def __init__(self, split: TensorImages | ImageSet, transform: BatchTransform, image_size: int) -> None:
         if isinstance(split, TensorImages):
@@ -98,13 +98,14 @@ class Photographs(_Augmented):
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """Shuffles by seed and epoch, so that a resumed run sees what an uninterrupted one would have seen.
+    """Shuffles by seed and epoch, so that a resumed run uses the same images as an uninterrupted one.
 
-    Lightning calls `set_epoch` at the start of each epoch. The augmentation follows, and so does the generator of the
-    loader, from which its workers get their seeds. A global step sees the same images for any number of processes.
+    Lightning calls `set_epoch` at the start of each epoch. It also sets the epoch of the augmentation, and seeds the
+    generator of the loader, from which the workers get their seeds. A global step has the same images for any number of
+    processes.
 
     Attributes:
-        start: Epoch, from 0, and how many images of it this process passes over without opening them.
+        start: Epoch, from 0, and number of its images that this process skips without opening them.
     """
 
     def __init__(self, dataset: Dataset[Any], *, num_replicas: int, rank: int, seed: int, drop_last: bool) -> None:
@@ -119,13 +120,13 @@ class EpochSampler(DistributedSampler[Any]):
             self.dataset.set_epoch(self.seed, epoch)
 
     def __iter__(self) -> Iterator[Any]:
-        epoch, passed = self.start
-        return islice(super().__iter__(), passed if self.epoch == epoch else 0, None)
+        epoch, skipped = self.start
+        return islice(super().__iter__(), skipped if self.epoch == epoch else 0, None)
 
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Shorten a `DataError` that a loader's worker process raised: it arrives with that process's traceback."""
+    """Shorten a `DataError` of a loader's worker process, whose message contains the traceback of that process."""
     try:
         yield
     except DataError as error:
@@ -136,12 +137,12 @@ def one_sentence() -> Iterator[None]:
 
 
 def already_collated(batch: Any) -> Any:
-    """Leave a batch as the data set made it."""
+    """Return a batch unchanged."""
     return batch
 
 
 def make_loader(dataset: Any, *, sampler: EpochSampler | None, **options: Any) -> DataLoader[Any]:
-    """Build a loader; a `SmallImages` already returns whole batches."""
+    """Build a loader. Batches of `SmallImages` are not collated, because it returns whole ones."""
     if isinstance(dataset, SmallImages):
         options["collate_fn"] = already_collated
     if sampler is not None:

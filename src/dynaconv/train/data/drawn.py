@@ -1,4 +1,4 @@
-"""Images that are drawn anew from a bank whenever they are asked for, so that no two of a run are the same."""
+"""Images that are drawn anew from a bank at each access, so that a run never uses the same one twice."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,8 +16,8 @@ from dynaconv.train.data.source import Source, TensorImages
 from dynaconv.train.data.transforms import BatchTransform
 
 Draw = Callable[[Tensor, Tensor], Tensor]
-"""``uint8`` images ``(B, C, h, w)`` of the bank and ``int64`` keys ``(B,)`` to ``uint8`` pictures ``(B, C, H, W)``."""
-# Keys of pictures that are the same in every run. A run's seed has 32 bits, so it draws other ones.
+"""Draws ``uint8`` pictures ``(B, C, H, W)`` of ``uint8`` bank images ``(B, C, h, w)`` by ``int64`` keys ``(B,)``."""
+# Seeds of pictures that are the same in every run. The seed of a run has 32 bits, so it cannot be one of these.
 _DISTINCT, _VALIDATION, _TEST, _AS_EVALUATED = (2**32 + number for number in range(4))
 _ITEM_STREAM = 0x5851F42D4C957F2D
 _CHUNK = 1024
@@ -25,18 +25,17 @@ _CHUNK = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnImages:
-    """Training images drawn from a bank: picture i of an epoch follows from the run's seed, the epoch and i alone.
+    """Training images drawn from a bank. Picture i of an epoch depends only on the run's seed, the epoch and i.
 
-    Picture i is of class i modulo the number of classes, so an epoch has as many of each. Which image of the bank it
-    shows is drawn too.
+    Picture i has the class i modulo the number of classes, so the classes of an epoch are balanced. The image of the
+    bank that it shows is drawn at random.
 
     Attributes:
         bank: ``uint8``, ``(N, C, h, w)``, sorted by class.
         bank_targets: ``int64``, ``(N,)``, ascending; every class from 0 on has an image.
-        draw: Makes pictures of them.
-        length: Pictures an epoch takes.
-        distinct: Where it is not ``None``, that many pictures are drawn, the same in every run, and come again and
-            again.
+        draw: Draws pictures of images of the bank.
+        length: Pictures per epoch.
+        distinct: If not ``None``, only that many different pictures are drawn, the same in every run, repeatedly.
 
     Raises:
         DataError: ``length`` or ``distinct`` is not positive.
@@ -50,9 +49,9 @@ class DrawnImages:
 
     def __post_init__(self) -> None:
         if self.length < 1:
-            raise DataError(f"data.epoch_size counts pictures, at least 1; got {self.length}.")
+            raise DataError(f"data.epoch_size must be at least 1 picture; got {self.length}.")
         if self.distinct is not None and self.distinct < 1:
-            raise DataError(f"data.options.distinct counts pictures, at least 1; got {self.distinct}.")
+            raise DataError(f"data.options.distinct must be at least 1 picture; got {self.distinct}.")
 
     def __len__(self) -> int:
         return self.length
@@ -63,14 +62,14 @@ class DrawnImages:
         return self._classes(self._numbers(0, torch.arange(self.length)))
 
     def with_length(self, length: int) -> "DrawnImages":
-        """Return the same with another number of pictures an epoch."""
+        """Return a copy with another number of pictures per epoch."""
         return replace(self, length=length)
 
     def pictures(self, seed: int, epoch: int, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
         """Draw pictures of an epoch.
 
         Args:
-            seed: The run's; ignored with ``distinct``.
+            seed: The run's seed; ignored with ``distinct``.
             epoch: From 0.
             indices: Positions in the epoch, ``(B,)``.
 
@@ -93,16 +92,16 @@ class DrawnImages:
 
     @cached_property
     def _classes_in_bank(self) -> tuple[Tensor, Tensor]:
-        """Where the images of each class begin, and how many there are."""
+        """Return the index of the first image of each class, and the number of its images."""
         counts = torch.bincount(self.bank_targets)
         return counts.cumsum(0) - counts, counts
 
 
 class DrawnBatches(SmallImages):
-    """Whole batches of a `DrawnImages`; without an epoch, the fixed pictures that an evaluation of them sees."""
+    """Returns whole batches of a `DrawnImages`; if no epoch is set, the fixed pictures for an evaluation of them."""
 
     def __init__(self, split: DrawnImages, transform: BatchTransform, image_size: int) -> None:
-        # Not resized as images in memory are: they are drawn at this size.
+        # Does not call the base class, which resizes images in memory: these are drawn at the right size.
         self.split: Any = split
         self.transform = transform
         self.image_size = image_size
@@ -110,21 +109,21 @@ class DrawnBatches(SmallImages):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         images, targets = self.split.pictures(*(self._seed_and_epoch or (_AS_EVALUATED, 0)), indices)
         keys = self._keys(indices)
-        # Other numbers than the pictures were drawn from.
+        # Keys other than those that the pictures were drawn with.
         return self.transform(images, None if keys is None else scramble(keys)), targets
 
 
 def sorted_by_class(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn pictures of every class by every maker, a face or a voice, into a bank sorted by class.
+    """Turn pictures of every class in every face or voice into a bank sorted by class.
 
     Args:
-        pictures: ``uint8``, ``(makers, classes, h, w)``.
+        pictures: ``uint8``, ``(styles, classes, h, w)``; a style is a face or a voice.
 
     Returns:
-        ``uint8``, ``(makers * classes, 1, h, w)``, and classes, ``int64``.
+        ``uint8``, ``(styles * classes, 1, h, w)``, and classes, ``int64``.
     """
-    makers, classes = pictures.shape[:2]
-    targets = torch.arange(classes).repeat_interleave(makers)
+    styles, classes = pictures.shape[:2]
+    targets = torch.arange(classes).repeat_interleave(styles)
     return pictures.transpose(0, 1).flatten(0, 1).unsqueeze(1).contiguous(), targets
 
 
@@ -144,11 +143,11 @@ def drawn_source(
     image_size: int,
     note: str = "",
 ) -> Source:
-    """A grey data set whose training pictures are drawn anew, and whose other pictures are drawn once.
+    """Return a greyscale data set whose training pictures are drawn anew, and whose other pictures are drawn once.
 
     Args:
-        name: The source's.
-        draw: Makes pictures of the images of a bank.
+        name: Name of the source.
+        draw: Draws pictures of images of a bank.
         train, validation, test: Banks: images, ``uint8`` ``(N, 1, h, w)``, and classes, ``int64`` ``(N,)``; that of
             training is sorted by class.
         length, distinct: As for `DrawnImages`.
@@ -174,14 +173,14 @@ def drawn_source(
 def fixed_pictures(
     bank: Tensor, targets: Tensor, draw: Draw, *, role: Literal["validation", "test"], at_least: int = 2000
 ) -> TensorImages:
-    """Draw each image of a bank equally often, with keys of the role's own: the same pictures in every run.
+    """Draw each image of a bank equally often. The keys depend only on the role, so all runs have the same pictures.
 
     Args:
         bank: ``uint8``, ``(N, C, h, w)``.
         targets: Their classes, ``int64`` ``(N,)``.
-        draw: Makes pictures of them.
-        role: What the pictures are for.
-        at_least: Each image is drawn as often as it takes for so many pictures.
+        draw: Draws pictures of images of the bank.
+        role: Split that the pictures are for.
+        at_least: Smallest number of pictures; each image is drawn ceil(at_least / N) times.
     """
     views = math.ceil(at_least / len(bank))
     seed = _VALIDATION if role == "validation" else _TEST

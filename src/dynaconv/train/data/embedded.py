@@ -1,4 +1,4 @@
-"""Small data sets held in memory: scikit-learn's digits, and Fashion-MNIST."""
+"""Small data sets in memory: scikit-learn's digits and Fashion-MNIST."""
 
 from pathlib import Path
 
@@ -31,11 +31,11 @@ _IDX_STEMS = (
 
 
 def digits() -> Source:
-    """Scikit-learn's 1,797 handwritten digits of 8x8 pixels; a fixed quarter of each class is the test set."""
+    """Return scikit-learn's 1,797 handwritten digits of 8x8 pixels; a fixed quarter of each class is the test set."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    # The pixels are whole numbers from 0 to 16.
+    # The pixels are integers from 0 to 16.
     images = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
     everything = TensorImages(images=images, targets=torch.from_numpy(bunch.target).long())
     train, test = stratified_split(everything.targets, _DIGITS_TEST_FRACTION, seed=_DIGITS_SPLIT_SEED)
@@ -54,14 +54,14 @@ def digits() -> Source:
 
 
 def fashion_mnist(data_dir: Path | None) -> Source:
-    """Fashion-MNIST: 60,000 training and 10,000 test images of 28x28 pixels.
+    """Return Fashion-MNIST: 60,000 training and 10,000 test images of 28x28 pixels.
 
     Args:
-        data_dir: Folder with the four IDX files. Without it, the folder of Debian's package is used, else the files
-            are downloaded into the user's cache.
+        data_dir: Folder with the four IDX files. By default the folder of Debian's package; without that the files are
+            downloaded to the user's cache.
 
     Raises:
-        DataError: The files are not there and cannot be downloaded, or do not fit together.
+        DataError: The files do not exist and cannot be downloaded, or do not match each other.
     """
     folder = _fashion_folder(data_dir)
     train, test = (_read_pair(folder, images, labels) for images, labels in _IDX_STEMS)
@@ -92,9 +92,9 @@ def _fashion_folder(data_dir: Path | None) -> Path:
         raw = data_dir / "FashionMNIST" / "raw"
         folder = raw if raw.is_dir() else data_dir
         if not folder.is_dir():
-            raise DataError(f"data_dir={str(data_dir)!r} is not a folder; give the folder with the four IDX files.")
+            raise DataError(f"data_dir={str(data_dir)!r} is not a folder; pass the folder with the four IDX files.")
         if missing := _missing(folder):
-            raise DataError(f"the folder {folder} has no {missing[0]}; Fashion-MNIST is four files, {_all_names()}.")
+            raise DataError(f"the folder {folder} has no {missing[0]}; Fashion-MNIST has four files, {_all_names()}.")
         return folder
     if not _missing(DEBIAN_FASHION_MNIST):
         return DEBIAN_FASHION_MNIST
@@ -129,7 +129,7 @@ def _read_pair(folder: Path, images_stem: str, labels_stem: str) -> TensorImages
     images, labels = read_idx(images_path), read_idx(labels_path)
     if images.dim() != 3 or labels.dim() != 1 or len(images) != len(labels):
         raise DataError(
-            f"{images_path} holds {tuple(images.shape)} and {labels_path} {tuple(labels.shape)}; "
+            f"{images_path} has the shape {tuple(images.shape)} and {labels_path} {tuple(labels.shape)}; "
             f"they must be N images and N labels."
         )
     if len(labels) == 0 or int(labels.max()) >= len(FASHION_CLASSES):

@@ -1,4 +1,4 @@
-"""Fashion-MNIST under strong augmentation: hard enough that a network of 8 to 64 channels underfits."""
+"""Fashion-MNIST with augmentation so strong that a network of 8 to 64 channels underfits."""
 
 from pathlib import Path
 
@@ -17,17 +17,17 @@ _MEAN, _STD = (0.5,), (0.33,)
 
 
 def fashion_mnist_hard(options: DrawnOptions, *, data_dir: Path | None, image_size: int | None) -> Source:
-    """Fashion-MNIST whose images are turned, scaled, sheared, moved, recoloured and disturbed.
+    """Return Fashion-MNIST with random rotation, scale, shear, shift, contrast, background and noise.
 
-    A tenth of the training images validates; these and the test images are drawn once.
+    A tenth of the training images is the validation set. It and the test images are augmented once.
 
     Args:
-        options: How many different pictures.
+        options: The number of different pictures.
         data_dir: As for `fashion_mnist`.
         image_size: Side length of the pictures; by default 32.
 
     Raises:
-        DataError: As `fashion_mnist`.
+        DataError: As for `fashion_mnist`.
     """
     plain = fashion_mnist(data_dir)
     size = image_size or IMAGE_SIZE

@@ -1,4 +1,4 @@
-"""What identifies a data set, so that a resumed run goes on with the one it began with."""
+"""Fingerprints of data sets, with which a resumed run checks that its data set is the same."""
 
 import hashlib
 import os
@@ -13,22 +13,22 @@ _SPLITS = (("train", "training"), ("val", "validation"), ("test", "test"))
 
 
 def fingerprint(class_names: tuple[str, ...], splits: Mapping[str, Split | None]) -> dict[str, Any]:
-    """Return what a checkpoint keeps of its data.
+    """Return the fingerprint of a data set, which is stored in checkpoints.
 
     Args:
-        class_names: In the order of the class indices.
-        splits: ``"train"``, ``"val"`` and ``"test"``.
+        class_names: The names, in the order of the class indices.
+        splits: The splits by their names ``"train"``, ``"val"`` and ``"test"``.
 
     Returns:
         ``class_names``, and for each split its number of ``images`` and a ``digest``: of pixels and classes for images
         in memory (for drawn ones, of those in their bank), of file names and classes for a folder, else ``None``. Files
-        are not read, so one that was overwritten is not noticed, and neither is a folder that was moved.
+        are not read, so an overwritten one does not change the digest. A moved folder does not change it either.
     """
-    found: dict[str, Any] = {"class_names": list(class_names)}
+    result: dict[str, Any] = {"class_names": list(class_names)}
     for name, _ in _SPLITS:
         split = splits.get(name)
-        found[name] = {"images": length_of(split), "digest": _digest(split)}
-    return found
+        result[name] = {"images": length_of(split), "digest": _digest(split)}
+    return result
 
 
 def _digest(split: Split | None) -> str | None:
@@ -50,16 +50,16 @@ def _digest(split: Split | None) -> str | None:
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Say what of a data set changed between two fingerprints; ``None`` when nothing did."""
+    """Return a clause that says how two fingerprints differ, or ``None`` if they are equal."""
     old, new = before["class_names"], now["class_names"]
     if len(old) != len(new):
         return f"it had {len(old)} classes and now has {len(new)}"
-    unlike = next(((a, b) for a, b in zip(old, new, strict=True) if a != b), None)
-    if unlike is not None:
-        return f"the class {unlike[0]!r} is now called {unlike[1]!r}"
+    renamed = next(((a, b) for a, b in zip(old, new, strict=True) if a != b), None)
+    if renamed is not None:
+        return f"the class {renamed[0]!r} is now called {renamed[1]!r}"
     for name, word in _SPLITS:
         if before[name]["images"] != now[name]["images"]:
             return f"it had {before[name]['images']} {word} images and now has {now[name]['images']}"
         if before[name]["digest"] != now[name]["digest"]:
-            return f"its {before[name]['images']} {word} images are other ones, or have other classes"
+            return f"its {before[name]['images']} {word} images, or their classes, are different"
     return None

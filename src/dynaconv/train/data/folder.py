@@ -1,4 +1,4 @@
-"""A folder of images with one sub-folder a class."""
+"""Reads a folder of images with one sub-folder per class."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,25 +40,25 @@ class FolderImages:
 def image_folder(
     folder: Path, *, channels: int | None, image_size: int | None, test_fraction: float, split_seed: int
 ) -> Source:
-    """A folder of images: ``train/`` beside ``test/`` or ``val/``, or one folder that a seed splits.
+    """Return the data set in a folder: ``train/`` with ``test/`` or ``val/``, or class folders split at random.
 
     Args:
-        folder: As `find_layout` takes it. With both a ``test/`` and a ``val/`` the second is used for validation.
+        folder: A folder that `find_layout` accepts. If it has both ``test/`` and ``val/``, ``val/`` is for validation.
         channels: 1 to read the images as greyscale, 3 (or ``None``) as colour.
-        image_size: Side length of the network's input; decides the default augmentation.
-        test_fraction: Share of each class that is held out when the folder defines no test set.
+        image_size: Side length of the network's input; it determines the default augmentation.
+        test_fraction: Fraction of each class that is held out if the folder has no test set.
         split_seed: Seed of that split.
 
     Returns:
-        The images; ``note`` tells how they were understood, and which files and folders are left out.
+        The images; ``note`` says how they were read, and which files and folders are left out.
 
     Raises:
-        DataError: The folder is missing or empty, or its splits do not hold the same classes.
+        DataError: The folder is missing or empty, or a held-out split has a class that ``train/`` lacks.
     """
     if folder.is_file():
-        raise DataError(f"{folder} is a file; an image folder has one sub-folder a class.")
+        raise DataError(f"{folder} is a file; an image folder has one sub-folder per class.")
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}; an image folder has one sub-folder a class.")
+        raise DataError(f"there is no folder {folder}; an image folder has one sub-folder per class.")
     mode: Mode = "L" if channels == 1 else "RGB"
     left_out = LeftOut()
     layout = find_layout(folder, left_out)
@@ -83,7 +83,7 @@ def image_folder(
         everything = _read(layout.classes, names, mode, left_out)
         first, second = stratified_split(everything.targets, test_fraction, seed=split_seed)
         if not second:
-            raise DataError(f"{folder} has one image a class, too few to hold any out for testing; add images.")
+            raise DataError(f"{folder} has one image per class, too few to hold any out for the test; add images.")
         train, test = everything.subset(first), everything.subset(second)
     grey = mode == "L"
     size = image_size or 224
@@ -99,30 +99,30 @@ def image_folder(
         std=(sum(IMAGENET_STD) / 3,) if grey else IMAGENET_STD,
         image_size=size,
         style="small" if size <= _SMALL_SIDE else "photo",
-        note=_told(names, counts, str(left_out)) + remark,
+        note=_describe(names, counts, str(left_out)) + remark,
     )
 
 
-def _told(names: Sequence[str], counts: Sequence[tuple[int, str]], left_out: str) -> str:
+def _describe(names: Sequence[str], counts: Sequence[tuple[int, str]], left_out: str) -> str:
     images = listed((f"{count:,} {word}" for count, word in counts), quote=False)
-    what = f"{len(names):,} classes ({abbreviated(names)}), {images} images"
-    return f"{what}; left out: {left_out}." if left_out else f"{what}."
+    summary = f"{len(names):,} classes ({abbreviated(names)}), {images} images"
+    return f"{summary}; left out: {left_out}." if left_out else f"{summary}."
 
 
 def _checked_names(classes: Mapping[str, Path], folder: Path) -> tuple[str, ...]:
     if len(classes) < 2:
         found = f"only {next(iter(classes))!r}" if classes else "none"
-        raise DataError(f"{folder} must hold one sub-folder of images for each of at least two classes; found {found}.")
+        raise DataError(f"{folder} must have one sub-folder of images for each of at least two classes; found {found}.")
     return tuple(classes)
 
 
 def _read_held_out(folder: Path, names: Sequence[str], mode: Mode, left_out: LeftOut) -> FolderImages:
     classes = class_folders(folder, left_out)
     if unknown := [name for name in classes if name not in names]:
-        raise DataError(f"{folder} holds the class {unknown[0]!r}, which the training folder does not have.")
+        raise DataError(f"{folder} has the class {unknown[0]!r}, which the training folder does not have.")
     found = _read(classes, names, mode, left_out, all_classes=False)
     if not found.paths:
-        raise DataError(f"{folder} holds no image in any of its class folders; add images or remove the folder.")
+        raise DataError(f"{folder} has no image in any of its class folders; add images or remove the folder.")
     return found
 
 
@@ -135,7 +135,7 @@ def _read(
         images = images_below(classes[name], left_out) if name in classes else []
         if not images and all_classes:
             suffixes = ", ".join(filter(is_readable, IMAGE_SUFFIXES))
-            raise DataError(f"the class folder {classes[name]} holds no image ({suffixes}).")
+            raise DataError(f"the class folder {classes[name]} has no image ({suffixes}).")
         paths += images
         targets += [target] * len(images)
     return FolderImages(paths=tuple(paths), targets=tuple(targets), mode=mode)

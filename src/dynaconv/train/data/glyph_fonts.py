@@ -1,4 +1,4 @@
-"""Font files: which there are, what they can draw, and which belong together."""
+"""Finds and reads font files, draws their characters, and groups fonts of one design."""
 
 import fnmatch
 import hashlib
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from dynaconv.errors import DataError, listed, nearest_names
-from dynaconv.log_levels import quiet_loggers
+from dynaconv.log_levels import raised_log_levels
 
 FONT_SUFFIXES = frozenset({".ttf", ".otf", ".ttc", ".otc"})
 _WEIGHTS = re.compile(
@@ -26,9 +26,9 @@ _WEIGHTS = re.compile(
     r"condensed|narrow|display)$",
     re.IGNORECASE,
 )
-# More characters than this drawn by one glyph make it a placeholder, as in a last-resort font. Latin, Greek and
-# Cyrillic letters of one shape share a glyph by right.
-_MOST_SHARING = 4
+# A glyph that more characters than this share is a placeholder, as in a last-resort font. Latin, Greek and Cyrillic
+# letters of one shape may share a glyph.
+_MAX_SHARING = 4
 
 Pictures = npt.NDArray[np.uint8]
 
@@ -39,9 +39,9 @@ class Face:
 
     Attributes:
         path: The file.
-        index: Of the face, in a collection of several.
-        family: Its name without weight and slant, by which faces are held out together.
-        sha256: Of the file.
+        index: Index of the face, in a file with several.
+        family: Name of the family without weight and slant; the faces of a family are held out together.
+        sha256: SHA-256 of the file, in hexadecimal.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class Face:
 
 
 def file_sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal; a file that was not changed is read once in a process."""
+    """Return a file's SHA-256 in hexadecimal; each process reads an unchanged file once."""
     status = path.stat()
     return _sha256(path, status.st_size, status.st_mtime_ns)
 
@@ -63,21 +63,21 @@ def _sha256(path: Path, size: int, modified: int) -> str:
 
 
 def font_files(folder: Path) -> list[Path]:
-    """Return every font file in a folder and the folders in it, sorted; of equal files the first alone.
+    """Return all font files in a folder and its subfolders, sorted; of identical files only the first.
 
     Raises:
-        DataError: The folder is missing or has none.
+        DataError: The folder does not exist or has no font file.
     """
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}; give a folder of fonts ({_suffixes()}).")
+        raise DataError(f"there is no folder {folder}; pass a folder of fonts ({_suffixes()}).")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in FONT_SUFFIXES and path.is_file())
     if not found:
-        raise DataError(f"{folder} holds no font file ({_suffixes()}); give a folder of fonts.")
+        raise DataError(f"{folder} has no font file ({_suffixes()}); pass a folder of fonts.")
     return list({file_sha256(path): path for path in reversed(found)}.values())[::-1]
 
 
 def package_fonts(packages: Sequence[str]) -> list[Path]:
-    """Return the font files of installed Debian packages, sorted; of equal files the first alone.
+    """Return the font files of installed Debian packages, sorted; of identical files only the first.
 
     Raises:
         DataError: A package is not installed or has no font file.
@@ -88,14 +88,14 @@ def package_fonts(packages: Sequence[str]) -> list[Path]:
             run = subprocess.run(["dpkg-query", "-L", package], capture_output=True, text=True, check=False)
         except FileNotFoundError as error:
             raise DataError(
-                f"packages={list(packages)} needs Debian's dpkg; give data_dir, a folder of fonts."
+                f"packages={list(packages)} needs Debian's dpkg; pass data_dir, a folder of fonts."
             ) from error
         if run.returncode:
             raise DataError(f"the package {package!r} is not installed; run `apt-get install {package}`.")
         paths = [Path(line) for line in run.stdout.splitlines()]
         fonts = sorted(path for path in paths if path.suffix.lower() in FONT_SUFFIXES and path.is_file())
         if not fonts:
-            raise DataError(f"the package {package!r} holds no font file ({_suffixes()}); name packages of fonts.")
+            raise DataError(f"the package {package!r} has no font file ({_suffixes()}); name packages of fonts.")
         for path in fonts:
             found.setdefault(file_sha256(path), path)
     return sorted(found.values())
@@ -106,23 +106,23 @@ def _suffixes() -> str:
 
 
 def read_face(path: Path, index: int = 0) -> tuple[Face, dict[int, str]]:
-    """Read one face: what it is, and the glyph of each code point it has one for.
+    """Return one face, and the name of its glyph for each code point that it has one for.
 
     Raises:
         DataError: The file is damaged or not a font.
     """
     from fontTools.ttLib import TTFont
 
-    # It logs what it can repair.
-    with quiet_loggers("fontTools", level=logging.CRITICAL):
+    # fontTools logs the faults that it can repair.
+    with raised_log_levels("fontTools", level=logging.CRITICAL):
         try:
-            # Given a name, fontTools leaves a damaged file open.
+            # If fontTools opens a damaged file itself, it does not close it.
             with path.open("rb") as file, TTFont(file, fontNumber=index, lazy=True) as font:
                 glyphs: dict[int, str] = font.getBestCmap() or {}
                 first = font.getGlyphOrder()[0]
                 names = font["name"]
                 family = names.getDebugName(16) or names.getDebugName(1) or path.stem
-        # Whatever a damaged table leads to.
+        # A damaged table may raise any exception.
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(f"{path} is damaged or not a font ({reason}); remove it from the fonts.") from error
@@ -139,19 +139,19 @@ def plain_family(name: str) -> str:
 
 
 def drawable(glyphs: dict[int, str]) -> set[str]:
-    """Return the letters and digits that a face has a glyph of its own for."""
+    """Return the letters and digits that a face has a glyph for, other than a placeholder."""
     shared = Counter(glyphs.values())
     return {
         chr(code)
         for code, glyph in glyphs.items()
-        if shared[glyph] <= _MOST_SHARING and unicodedata.category(chr(code))[0] in "LN"
+        if shared[glyph] <= _MAX_SHARING and unicodedata.category(chr(code))[0] in "LN"
     }
 
 
 def lacking(glyphs: dict[int, str], characters: Sequence[str]) -> str | None:
-    """Return the first of ``characters`` that a face has no glyph for, or only a placeholder."""
+    """Return the first of ``characters`` for which a face has no glyph or only a placeholder, or ``None``."""
     shared = Counter(glyphs[ord(c)] for c in characters if ord(c) in glyphs)
-    return next((c for c in characters if ord(c) not in glyphs or shared[glyphs[ord(c)]] > _MOST_SHARING), None)
+    return next((c for c in characters if ord(c) not in glyphs or shared[glyphs[ord(c)]] > _MAX_SHARING), None)
 
 
 @cache
@@ -169,7 +169,7 @@ def _blocks() -> dict[str, str]:
 
 
 def of_script(characters: Iterable[str], script: str) -> set[str]:
-    """Return those of the characters that belong to a script or Unicode block, such as ``"Greek"``.
+    """Return the characters that belong to a Unicode script or block, such as ``"Greek"``.
 
     Raises:
         DataError: There is no such script or block.
@@ -187,20 +187,20 @@ def of_script(characters: Iterable[str], script: str) -> set[str]:
 
 
 def render(face: Face, characters: Sequence[str], side: int, fill: float = 0.95) -> Pictures | str:
-    """Draw characters light on black, each with its ink in the middle, all at one size.
+    """Draw characters light on black, at one size, each with its ink in the centre.
 
-    The size is chosen so that 95 % of them fit into ``fill`` of the side; the others are shrunk.
+    The size is chosen so that 95 % of the characters fit into the fraction ``fill`` of the side; the others are shrunk.
 
     Returns:
-        ``uint8``, ``(len(characters), side, side)``; or the first character that comes out blank or as the face's
-        sign for a missing glyph.
+        ``uint8``, ``(len(characters), side, side)``; or the first character that is drawn blank or as the missing-glyph
+        sign of the face.
 
     Raises:
-        DataError: FreeType cannot draw with this file.
+        DataError: FreeType cannot draw the file.
     """
     try:
         font = ImageFont.truetype(face.path, side, index=face.index, layout_engine=ImageFont.Layout.BASIC)
-        # The box of the ink; `getbbox` of the font includes the space to the next character.
+        # Bounding boxes of the ink; `getbbox` of the font includes the space to the next character.
         boxes = [font.getmask(character, "L").getbbox() or (0, 0, 0, 0) for character in characters]
         extents = sorted(max(right - left, bottom - top) for left, top, right, bottom in boxes)
         extent = extents[math.ceil(0.95 * len(extents)) - 1]
@@ -212,9 +212,9 @@ def render(face: Face, characters: Sequence[str], side: int, fill: float = 0.95)
     except OSError as error:
         raise DataError(f"{face.path} cannot be drawn ({error}); remove it from the fonts.") from error
     ink = pictures.sum((1, 2), dtype=np.int64)
-    # Hinting draws one shape a little differently for different scripts.
-    apart = np.abs(pictures.astype(np.int64) - missing).sum((1, 2))
-    bad = np.flatnonzero((ink == 0) | (apart <= 0.02 * ink))
+    # Hinting may draw one shape slightly differently for different scripts.
+    difference = np.abs(pictures.astype(np.int64) - missing).sum((1, 2))
+    bad = np.flatnonzero((ink == 0) | (difference <= 0.02 * ink))
     return characters[bad[0]] if len(bad) else pictures
 
 
@@ -233,7 +233,7 @@ def _centred(font: ImageFont.FreeTypeFont, character: str, side: int) -> Picture
 
 
 def same_design(one: Pictures, other: Pictures) -> bool:
-    """Whether two faces draw the same shapes: the median correlation of their pictures is above 0.9.
+    """Return whether two faces draw the same shapes: the median correlation of their pictures is above 0.9.
 
     Args:
         one, other: Pictures of the same characters, ``(N, side, side)``.
@@ -245,13 +245,13 @@ SAME_DESIGN = 0.9
 
 
 def design_groups(faces: Sequence[Face], pictures: Sequence[Pictures]) -> list[int]:
-    """Return a number for each face; faces of one family, or that draw the same shapes, share it.
+    """Return a group number for each face; faces of one family, or that draw the same shapes, share it.
 
-    Many free fonts take their characters from another one, under a new name.
+    Many free fonts contain the characters of another font under a new name.
 
     Args:
         faces: The faces.
-        pictures: Of each face, of the same characters, ``(N, side, side)``.
+        pictures: For each face, pictures of the same characters, ``(N, side, side)``.
     """
     flat = np.stack([_normalised(one) for one in pictures])  # faces x characters x pixels
     alike = np.median(np.einsum("fcp,gcp->fgc", flat, flat, optimize=True), axis=2) > SAME_DESIGN
@@ -266,7 +266,7 @@ def design_groups(faces: Sequence[Face], pictures: Sequence[Pictures]) -> list[i
 
 
 def _normalised(pictures: Pictures) -> npt.NDArray[np.float32]:
-    # Strokes two pixels apart still overlap a little at a quarter of the size.
+    # At a reduced size, strokes that are two pixels apart still overlap.
     count, side, _ = pictures.shape
     step = max(side // 24, 1)
     trimmed = pictures[:, : side // step * step, : side // step * step].astype(np.float32)
@@ -277,10 +277,10 @@ def _normalised(pictures: Pictures) -> npt.NDArray[np.float32]:
 
 
 def matching(patterns: Sequence[str], families: Iterable[str], option: str) -> set[str]:
-    """Return the families that any of the patterns names, with ``*`` and ``?``.
+    """Return the families that match any of the patterns, which may contain ``*`` and ``?``.
 
     Raises:
-        DataError: A pattern names none; the message has the nearest names.
+        DataError: A pattern matches no family; the message has the nearest names.
     """
     known = sorted(set(families))
     found: set[str] = set()
@@ -288,8 +288,6 @@ def matching(patterns: Sequence[str], families: Iterable[str], option: str) -> s
         hits = fnmatch.filter(known, pattern)
         if not hits:
             near = listed(nearest_names(pattern, known))
-            raise DataError(
-                f"{option} names {pattern!r}, which no font family is called; the nearest names are {near}."
-            )
+            raise DataError(f"{option} has {pattern!r}, which matches no font family; the nearest names are {near}.")
         found.update(hits)
     return found

@@ -1,4 +1,4 @@
-"""Characters of many fonts, drawn in ever new ways; whole font families are held out for validation and test."""
+"""The data sets of characters in many fonts, augmented anew every time; whole font families are held out."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,15 @@ from dynaconv.train.data.source_options import DrawnOptions
 
 IMAGE_SIZE = 32
 EPOCH = 100_000
-"""Pictures of an epoch; the set itself has no end."""
+"""Default number of pictures per epoch; the set itself is unlimited."""
 _BANK_SCALE = 1.5
 _MEAN, _STD = (0.5,), (0.33,)
 MINI_CHARACTERS = (
     "23456789ABCDEFGHJKLMNPQRSTUVWXYZabdefghjmnqrty"
-    "ΓΔΘΛΞΠΣΦΨΩαβγδεζηθλμξπστφψω"  # these are the letters that are meant
+    "ΓΔΘΛΞΠΣΦΨΩαβγδεζηθλμξπστφψω"  # Greek letters, not Latin ones
     "БДЖИЛЦЧШЩЪЫЭЮЯ"
 )
-"""Latin, Greek and Cyrillic letters and digits without those that look like another one."""
+"""Latin, Greek and Cyrillic letters and digits, without those that look like another one."""
 _MINI_FAMILIES = {
     "train": ("DejaVuSans.ttf", "DejaVuSans-*.ttf", "DejaVuSerif.ttf", "DejaVuSerif-*.ttf"),
     "val": ("DejaVuSansMono*.ttf",),
@@ -36,19 +36,19 @@ _MINI_FAMILIES = {
 
 
 def glyphs(options: GlyphOptions, *, data_dir: Path | None, image_size: int | None) -> Source:
-    """Characters in the fonts of the standard set, of other Debian packages, or of a folder.
+    """Return the data set of characters in the fonts of the standard set, of other Debian packages, or of a folder.
 
     Args:
-        options: What is drawn, and what is held out.
-        data_dir: A folder of fonts; in place of the standard set's.
+        options: The characters, the fonts, and the families that are held out.
+        data_dir: A folder of fonts that replaces the standard set.
         image_size: Side length of the pictures; by default 32.
 
     Raises:
-        DataError: Fonts are missing, changed, damaged or without the characters, or the families that are held out
-            leave nothing.
+        DataError: Fonts are missing, changed, damaged or without the characters, or no family is left for training,
+            validation or test.
     """
     if data_dir is not None and options.packages is not None:
-        raise DataError(f"give fonts by data_dir={str(data_dir)!r} or by data.options.packages, not by both.")
+        raise DataError(f"pass fonts by data_dir={str(data_dir)!r} or by data.options.packages, not by both.")
     size = image_size or IMAGE_SIZE
     if data_dir is None and options.packages is None:
         files = standard_files()
@@ -64,12 +64,12 @@ def glyphs(options: GlyphOptions, *, data_dir: Path | None, image_size: int | No
 
 
 def glyphs_mini(options: DrawnOptions, *, image_size: int | None) -> Source:
-    """Latin, Greek and Cyrillic letters in the fonts that come with matplotlib.
+    """Return the data set of Latin, Greek and Cyrillic letters and digits in the fonts that come with matplotlib.
 
-    The upright and slanted faces of DejaVu Sans and Serif train, DejaVu Sans Mono validates, STIX tests.
+    DejaVu Sans and Serif, upright and slanted, are for training, DejaVu Sans Mono for validation, STIX for the test.
 
     Args:
-        options: How many different pictures.
+        options: The number of different pictures.
         image_size: Side length of the pictures; by default 32.
     """
     import matplotlib
@@ -87,13 +87,13 @@ def glyphs_mini(options: DrawnOptions, *, image_size: int | None) -> Source:
 
 
 def bank_side(image_size: int) -> int:
-    """Side length of the stored pictures, which are drawn larger than the result."""
+    """Return the side length of the stored pictures, which are larger than the augmented ones."""
     return round(_BANK_SCALE * image_size)
 
 
 @cache
 def manifest() -> Mapping[str, Any]:
-    """Return the standard set: characters, packages with versions and licences, faces with roles and checksums."""
+    """Return the manifest of the standard set: characters; packages, versions, licences; faces, roles, checksums."""
     found: dict[str, Any] = json.loads((resources.files(__package__) / "glyphs.json").read_text(encoding="utf-8"))
     return found
 
@@ -102,7 +102,7 @@ def standard_files() -> dict[tuple[Path, int], str]:
     """Return the role of each face of the standard set, by file and index.
 
     Raises:
-        DataError: A file is missing or is another version's; the message has the command that installs it.
+        DataError: A file is missing or from another version; the message has the command that installs it.
     """
     versions = {name: package["version"] for name, package in manifest()["packages"].items()}
     missing: list[str] = []

@@ -24,7 +24,7 @@ def read_idx(path: Path) -> Tensor:
         A ``uint8`` tensor with the dimensions that the file's header states.
 
     Raises:
-        DataError: The file is missing, damaged, cut short, or holds another element type.
+        DataError: The file is missing, damaged or truncated, or has another element type.
     """
     try:
         raw = path.read_bytes()
@@ -36,7 +36,7 @@ def read_idx(path: Path) -> Tensor:
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != _UNSIGNED_BYTE:
         raise DataError(
             f"{path} is not an IDX file of unsigned bytes: it starts with {raw[:4].hex() or 'nothing'}, "
-            f"an IDX file starts with 0000 08 and the number of dimensions."
+            f"but an IDX file starts with 0000 08 and the number of dimensions."
         )
     num_dims = raw[3]
     header = 4 + 4 * num_dims
@@ -45,7 +45,7 @@ def read_idx(path: Path) -> Tensor:
     shape = struct.unpack(f">{num_dims}I", raw[4:header])
     if len(raw) - header != math.prod(shape):
         raise DataError(
-            f"the IDX file {path} states {shape} and so {math.prod(shape)} bytes, but holds {len(raw) - header}; "
+            f"the IDX file {path} states the shape {shape} of {math.prod(shape)} bytes, but has {len(raw) - header}; "
             f"fetch the file again."
         )
     return torch.frombuffer(bytearray(raw[header:]), dtype=torch.uint8).reshape(shape)

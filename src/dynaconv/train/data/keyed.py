@@ -1,8 +1,8 @@
-"""Random numbers that are a function of the run's seed, the epoch and the image, and of nothing else.
+"""Random numbers that depend only on the run's seed, the epoch and the image.
 
-How many processes load the images, and which images share a batch, then changes nothing, and a run that starts again
-in the middle of an epoch draws what it would have drawn. The generator is splitmix64: a counter, scrambled. Integers
-wrap around in ``int64``, which is arithmetic modulo 2^64.
+They do not depend on the number of loader processes or on the batch of an image, and a run that is resumed inside an
+epoch draws the same numbers as an uninterrupted one. The generator is splitmix64, a hash of a counter. ``int64`` wraps
+around on overflow, so its arithmetic is modulo 2^64.
 """
 
 import random
@@ -13,34 +13,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_STEP = 0x9E3779B97F4A7C15
-_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_INCREMENT = 0x9E3779B97F4A7C15
+_FACTOR_1, _FACTOR_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def _signed(value: int) -> int:
-    """The ``int64`` with the low 64 bits of ``value``."""
+    """Return the ``int64`` with the low 64 bits of ``value``."""
     return (value + 2**63) % 2**64 - 2**63
 
 
-def _shifted(values: Tensor, bits: int) -> Tensor:
-    # A right shift of int64 copies the sign.
+def _shift_unsigned(values: Tensor, bits: int) -> Tensor:
+    # A right shift of int64 copies the sign bit; the mask clears the copies.
     shifted: Tensor = (values >> bits) & (2 ** (64 - bits) - 1)
     return shifted
 
 
 def scramble(values: Tensor) -> Tensor:
-    """Map ``int64`` to ``int64``, one to one, so that neighbours have nothing in common (splitmix64's output)."""
-    values = values + _signed(_STEP)
-    values = (values ^ _shifted(values, 30)) * _signed(_FIRST)
-    values = (values ^ _shifted(values, 27)) * _signed(_SECOND)
-    return values ^ _shifted(values, 31)
+    """Map ``int64`` to ``int64``, one to one, by splitmix64's output function, which decorrelates neighbours."""
+    values = values + _signed(_INCREMENT)
+    values = (values ^ _shift_unsigned(values, 30)) * _signed(_FACTOR_1)
+    values = (values ^ _shift_unsigned(values, 27)) * _signed(_FACTOR_2)
+    return values ^ _shift_unsigned(values, 31)
 
 
 def image_keys(seed: int, epoch: int, indices: Sequence[int] | Tensor) -> Tensor:
-    """Return one key for each image.
+    """Return a random key for each image.
 
     Args:
-        seed: The run's, in [0, 2^32).
+        seed: The run's seed, in [0, 2^32).
         epoch: From 0.
         indices: Positions of the images in the training set, ``(B,)``.
 
@@ -52,27 +52,27 @@ def image_keys(seed: int, epoch: int, indices: Sequence[int] | Tensor) -> Tensor
 
 
 def uniform(keys: Tensor, count: int) -> Tensor:
-    """Return ``count`` numbers in [0, 1) for each key; a larger count leaves the first ones as they are.
+    """Return ``count`` uniform numbers in [0, 1) for each key; a larger count does not change the first ones.
 
     Args:
         keys: ``int64``, ``(B,)``.
-        count: Numbers an image.
+        count: Numbers per key.
 
     Returns:
         ``float32``, ``(count, B)``, multiples of 2^-24.
     """
-    streams = torch.arange(1, count + 1) * _signed(_STEP)
-    return _shifted(scramble(keys + streams[:, None]), 40).float() * 2.0**-24
+    streams = torch.arange(1, count + 1) * _signed(_INCREMENT)
+    return _shift_unsigned(scramble(keys + streams[:, None]), 40).float() * 2.0**-24
 
 
 def fresh_keys(count: int) -> Tensor:
-    """Draw keys from torch's global generator, for images without a number; ``int64``, ``(count,)``."""
+    """Draw keys from torch's global generator, for images without an index; ``int64``, ``(count,)``."""
     return torch.randint(2**62, (count,))
 
 
 @contextmanager
 def generators_seeded(key: int) -> Iterator[None]:
-    """Seed the global generators of Python, numpy and torch's CPU inside the block; then they are as before."""
+    """Seed the global generators of Python, numpy and torch's CPU inside the block, and restore them after it."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(key)
     np.random.seed(key % 2**32)

@@ -30,12 +30,12 @@ _MAX_AUTO_WORKERS = 8
 
 
 class ImageDataModule(LightningDataModule):
-    """Images and their classes, from any source, as normalised batches.
+    """Loads images and their classes from any source as normalised batches.
 
     Attributes:
-        num_classes, class_names, in_channels, image_size, mean, std: What a network needs to know about the data.
-        start: Epoch, from 0, that a resumed run starts in, and how many batches of it were trained on before.
-        corrupt: The training images that were found corrupt.
+        num_classes, class_names, in_channels, image_size, mean, std: Properties of the data that a network needs.
+        start: Epoch, from 0, that a resumed run starts in, and number of its batches that are done already.
+        corrupt: The corrupt training images found so far.
     """
 
     def __init__(
@@ -67,40 +67,41 @@ class ImageDataModule(LightningDataModule):
         seed: int = 0,
         options: dict[str, Any] | None = None,
     ) -> None:
-        """Find the data and split it; images of a folder are opened later, one at a time.
+        """Find and split the data. The images of a folder are opened later, one at a time.
 
         Args:
             name: "digits", "fashion-mnist", "glyphs", "glyphs-mini", "spoken-words", "fashion-mnist-hard", "folder"
                 (with data_dir), a path to an image folder, or a timm data set name ("hfds/...", "wds/...",
                 "torch/...", "tfds/...").
-            data_dir: Where the data lies; "fashion-mnist" finds Debian's package without it. For "wds/..." also a URL,
+            data_dir: Folder of the data; "fashion-mnist" finds Debian's package without it. For "wds/..." also a URL,
                 or a command "pipe:... {} ...".
             classes: Number of classes, for timm data sets that do not list them.
             channels: 1 reads images as greyscale, 3 as colour; by default the source decides.
             image_size: Side length of the network's input; by default the source decides.
-            batch_size: Images a training step, on each device.
-            eval_batch_size: Images an evaluation step; by default twice batch_size.
-            num_workers: Loader processes; by default 0 for images in memory, else one a core, at most 8.
-            val_fraction: Share of each class held out of the training set to choose the best checkpoint by. 0
-                trains on everything, and the last checkpoint is the one that is tested. Of shards whole ones.
-            test_fraction: Share held out of an image folder that defines no test set.
+            batch_size: Images per training step, on each device.
+            eval_batch_size: Images per evaluation step; by default twice batch_size.
+            num_workers: Number of loader processes; by default 0 for images in memory, else one per core, at most 8.
+            val_fraction: Fraction of each class held out of the training set to select the best checkpoint. With 0 the
+                run trains on all images and tests the last checkpoint. Of shards, whole ones are held out.
+            test_fraction: Fraction held out of an image folder that has no test set.
             split_seed: Seed of both splits; independent of the run's seed, so that runs are comparable.
-            train_limit: Train on this many images only, as many of each class as there are.
-            epoch_size: Images an epoch takes of the shards of "wds/...", by default all, or of a data set whose images
-                are drawn anew.
-            shuffle_buffer: Images that each loader process mixes while it reads shards, still encoded.
-            augment: "small" pads and crops, "photo" is timm's ImageNet pipeline, "none" normalises alone.
-            padding: Border for "small"; by default an eighth of the side.
-            flip: Mirror half of the images; by default unless that changes the class (digits).
-            erase_prob: Share of images that get a random rectangle erased.
+            train_limit: Train on only this many images, balanced over the classes as far as possible.
+            epoch_size: Images per epoch, for the shards of "wds/..." (by default all) or a data set whose images are
+                drawn anew.
+            shuffle_buffer: Encoded images that each loader process shuffles while it reads shards.
+            augment: "small" pads and crops, "photo" is timm's ImageNet pipeline, "none" only normalises. "auto" leaves
+                the choice to the source.
+            padding: Border in pixels for "small"; by default an eighth of the side, or 0 for images drawn anew.
+            flip: Mirror half of the images; by default on, unless that changes the class (digits).
+            erase_prob: Probability that a random rectangle of an image is erased.
             rand_augment: A RandAugment or AutoAugment policy in timm's notation, such as "rand-m9-mstd0.5"; "photo"
                 only.
             color_jitter: Strength of the jitter of brightness, contrast and saturation; "photo" only.
-            crop_scale: Range of the cropped area's share; "photo" only.
-            crop_pct: Share of the side that evaluation's centre crop keeps; "photo" only.
-            interpolation: Of resizing; "photo" only.
-            max_corrupt: Training images that may be corrupt: in the place of each comes the next one in the data set.
-                One more ends the run.
+            crop_scale: Range of the cropped area as a fraction of the image; "photo" only.
+            crop_pct: Fraction of the side that the centre crop of evaluation keeps; "photo" only.
+            interpolation: Interpolation of the resizing; "photo" only.
+            max_corrupt: Number of corrupt training images that are tolerated; the next one in the data set replaces
+                each. One more ends the run.
             seed: Seed of the order of the training images and of their augmentation; the run's seed.
             options: Options of a data set whose images are drawn anew ("glyphs" and others, see docs/drawn-data.md).
         """
@@ -109,7 +110,7 @@ class ImageDataModule(LightningDataModule):
         if num_workers is not None and num_workers < 0:
             raise DataError(f"num_workers counts processes, at least 0; got {num_workers}.")
         if max_corrupt < 0:
-            raise DataError(f"max_corrupt counts images, at least 0; got {max_corrupt}.")
+            raise DataError(f"max_corrupt must be at least 0 images; got {max_corrupt}.")
         source = load_source(
             name,
             data_dir=data_dir,
@@ -139,7 +140,9 @@ class ImageDataModule(LightningDataModule):
         if train_limit is not None:
             self.train_split = _limit(self.train_split, train_limit, split_seed)
         if isinstance(self.train_split, DrawnImages) and augment not in ("auto", "small"):
-            raise DataError(f"augment={augment!r} does not go with {name}, whose images are drawn anew; leave it out.")
+            raise DataError(
+                f"augment={augment!r} cannot be used with {name}, whose images are drawn anew; leave it out."
+            )
         if epoch_size is not None and isinstance(self.train_split, DrawnImages):
             self.train_split = self.train_split.with_length(epoch_size)
         elif epoch_size is not None and not isinstance(self.train_split, ShardSet):
@@ -147,13 +150,13 @@ class ImageDataModule(LightningDataModule):
         self.epoch_size, self.shuffle_buffer = epoch_size, shuffle_buffer
         flip = source.flip if flip is None else flip
         if self.style == "small" and rand_augment is not None:
-            raise DataError(f"rand_augment={rand_augment!r} needs augment='photo'; {name} is augmented as 'small'.")
+            raise DataError(f"rand_augment={rand_augment!r} needs augment='photo', but {name} is augmented as 'small'.")
         self._small_options: dict[str, Any] = {}
         self._photo_options: dict[str, Any] | None = None
         if augment != "none":
             border = self.image_size // 8 if padding is None else padding
             if padding is None and isinstance(self.train_split, DrawnImages):
-                # Its pictures are moved about already.
+                # Drawn pictures are shifted at random already.
                 border = 0
             self._small_options = {"padding": border, "flip": flip, "erase_prob": erase_prob}
             self._photo_options = {
@@ -178,34 +181,34 @@ class ImageDataModule(LightningDataModule):
         padding: int | None,
     ) -> None:
         if batch_size < 1 or (eval_batch_size is not None and eval_batch_size < 1):
-            raise DataError(f"batch sizes are at least 1; got batch_size={batch_size}, {eval_batch_size=}.")
+            raise DataError(f"batch sizes must be at least 1; got batch_size={batch_size}, {eval_batch_size=}.")
         if not 0 <= val_fraction < 1:
-            raise DataError(f"val_fraction is a share in [0, 1); got {val_fraction}.")
+            raise DataError(f"val_fraction must be in [0, 1); got {val_fraction}.")
         if not 0 < test_fraction < 1:
-            raise DataError(f"test_fraction is a share in (0, 1); got {test_fraction}.")
+            raise DataError(f"test_fraction must be in (0, 1); got {test_fraction}.")
         if not 0 <= erase_prob <= 1:
-            raise DataError(f"erase_prob is a probability; got {erase_prob}.")
+            raise DataError(f"erase_prob must be a probability in [0, 1]; got {erase_prob}.")
         if padding is not None and padding < 0:
-            raise DataError(f"padding counts pixels, at least 0; got {padding}.")
+            raise DataError(f"padding must be at least 0 pixels; got {padding}.")
         if image_size is not None and image_size < 4:
-            raise DataError(f"image_size is a side length of at least 4 pixels; got {image_size}.")
+            raise DataError(f"image_size must be at least 4 pixels; got {image_size}.")
 
     def _check_photo_options(self, rand_augment: str | None) -> None:
-        """Build the pipeline once, so that a policy that does not exist is found before the run starts."""
+        """Build the pipeline once, so that an unknown policy raises an error before the run starts."""
         try:
             self._photo_transform(training=True)
-        # timm asserts, and looks names up, deep inside its policies.
+        # timm's policies raise these from assertions and look-ups.
         except (AssertionError, KeyError, ValueError, TypeError) as error:
             reason = str(error) or type(error).__name__
-            raise DataError(f"timm does not take {rand_augment=} with {self._photo_options}: {reason}") from error
+            raise DataError(f"timm rejects {rand_augment=} with {self._photo_options}: {reason}") from error
 
     @property
     def has_validation(self) -> bool:
-        """Whether there are validation images to choose the best checkpoint by."""
+        """Whether there are validation images to select the best checkpoint by."""
         return self.val_split is not None
 
     def eval_dataset(self, split: Split) -> Any:
-        """Wrap images for evaluation: resized and normalised, nothing random."""
+        """Return the data set of a split for evaluation: resized and normalised, with nothing random."""
         return self._dataset(split, training=False)
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -215,10 +218,10 @@ class ImageDataModule(LightningDataModule):
         trainer = self.trainer
         sampler, drop_last = None, True
         if not isinstance(dataset, IterableDataset):
-            world, rank = self._place()
+            world, rank = self._world_and_rank()
             drop_last = self._fills_a_batch(len(dataset), world)
             sampler = EpochSampler(dataset, num_replicas=world, rank=rank, seed=self.seed, drop_last=drop_last)
-            # Lightning starts the workers of a resumed run's first epoch before it has restored the epoch.
+            # In a resumed run, Lightning starts the workers of the first epoch before it restores the epoch's number.
             epoch, batches = self.start
             sampler.start = (epoch, batches * self.batch_size)
             sampler.set_epoch(max(trainer.current_epoch if trainer is not None else 0, epoch))
@@ -234,11 +237,11 @@ class ImageDataModule(LightningDataModule):
         return self.eval_loader(self.source.test)
 
     def eval_loader(self, split: Split) -> DataLoader[Any]:
-        """Return a loader over ``split`` in its own order, nothing dropped."""
+        """Return a loader over all images of ``split`` in their own order."""
         if isinstance(split, ShardSet):
             return self._stream_loader(split, training=False)
         dataset = self.eval_dataset(split)
-        world, rank = self._place()
+        world, rank = self._world_and_rank()
         if world == 1 or isinstance(dataset, IterableDataset):
             return self._loader(dataset, None, batch_size=self.eval_batch_size)
         share = EvaluationShare(len(dataset), world=world, rank=rank)
@@ -252,34 +255,34 @@ class ImageDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _place(self) -> tuple[int, int]:
-        """How many processes there are, and which this is."""
+    def _world_and_rank(self) -> tuple[int, int]:
+        """Return the number of processes and the rank of this one."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
 
     def check_scale(self, processes: int) -> None:
-        """Refuse shards that do not go round, before any further process starts; see `ShardStream`."""
+        """Raise an error, before other processes start, if there are too few shards or images for ``processes``."""
         if isinstance(self.train_split, ShardSet):
             self._stream(self.train_split, training=True, world=processes, rank=0)
             self._stream_workers(self.train_split, training=True, world=processes)
 
     def left_out(self, processes: int) -> int:
-        """Return how many training images an epoch over ``processes`` leaves out: they do not fill a batch in each."""
+        """Return the number of training images that each epoch leaves out, as they do not fill a batch everywhere."""
         length = self.epoch_size or length_of(self.train_split) or 0
         return length % (processes * self.batch_size) if self._fills_a_batch(length, processes) else 0
 
     def smallest_batch(self, processes: int) -> int:
-        """Return how many images the smallest training step has on each of ``processes`` devices."""
+        """Return the number of images per device in the smallest training step on ``processes`` devices."""
         length = length_of(self.train_split)
         if not length or self._fills_a_batch(length, processes):
             return self.batch_size
         return -(-length // processes)
 
     def _fills_a_batch(self, length: int, processes: int) -> bool:
-        """Whether so many images make a batch on each device; fewer make one smaller batch, and none is left out."""
+        """Return whether the images fill a batch on each device. Fewer form one smaller batch, and none is left out."""
         return length // processes >= self.batch_size
 
     def _stream_loader(self, shards: ShardSet, *, training: bool) -> StreamLoader:
-        world, rank = self._place()
+        world, rank = self._world_and_rank()
         stream = self._stream(shards, training=training, world=world, rank=rank)
         if training:
             stream.start, stream.corrupt = self.start, self.corrupt
@@ -287,11 +290,11 @@ class ImageDataModule(LightningDataModule):
         return StreamLoader(stream, epoch=self._epoch, num_workers=workers, pin_memory=torch.cuda.is_available())
 
     def _stream_workers(self, shards: ShardSet, *, training: bool, world: int) -> int:
-        most = min(os.cpu_count() or 1, _MAX_AUTO_WORKERS)
+        max_workers = min(os.cpu_count() or 1, _MAX_AUTO_WORKERS)
         if training:
-            return check_workers(shards, world, self.num_workers, most)
-        # Where several read one shard, each only skips more of it.
-        return min(most if self.num_workers is None else self.num_workers, len(shards.files))
+            return check_workers(shards, world, self.num_workers, max_workers)
+        # If several workers read one shard, each of them reads past the samples of the others.
+        return min(max_workers if self.num_workers is None else self.num_workers, len(shards.files))
 
     def _stream(self, shards: ShardSet, *, training: bool, world: int, rank: int) -> ShardStream:
         return ShardStream(
@@ -307,7 +310,7 @@ class ImageDataModule(LightningDataModule):
         )
 
     def _epoch(self) -> int:
-        # Lightning starts the workers of a resumed run's first epoch before it has restored the epoch.
+        # In a resumed run, Lightning starts the workers of the first epoch before it restores the epoch's number.
         return max(self.trainer.current_epoch if self.trainer is not None else 0, self.start[0])
 
     def _dataset(self, split: Split, *, training: bool) -> Any:
@@ -318,7 +321,7 @@ class ImageDataModule(LightningDataModule):
             if self.style != "small":
                 each = self._photo_transform(training=training)
             streamed: Any = split
-            streamed.transform = partial(_converted, mode="L" if self.in_channels == 1 else "RGB", transform=each)
+            streamed.transform = partial(_convert, mode="L" if self.in_channels == 1 else "RGB", transform=each)
             return streamed
         if isinstance(split, DrawnImages):
             return DrawnBatches(split, small, self.image_size)
@@ -353,7 +356,7 @@ class ImageDataModule(LightningDataModule):
         return 0 if in_memory else min(os.cpu_count() or 1, _MAX_AUTO_WORKERS)
 
 
-def _converted(image: Image.Image, mode: Mode, transform: Callable[[Image.Image], Tensor]) -> Tensor:
+def _convert(image: Image.Image, mode: Mode, transform: Callable[[Image.Image], Tensor]) -> Tensor:
     with named_in_errors("an image of the stream", "repair the data set"):
         return transform(convert_image(image, mode))
 
@@ -377,13 +380,13 @@ def _subset(split: Split, indices: list[int]) -> Split:
 
 
 def _hold_out(train: Split, validation: Split | None, fraction: float, seed: int) -> tuple[Split, Split | None]:
-    """Return training and validation images; a validation set of the source's own wins."""
+    """Return training and validation images; a validation set that the source defines is used as it is."""
     if validation is not None or fraction == 0:
         return train, validation
     if isinstance(train, ShardSet):
         return hold_out_shards(train, fraction, seed)
     if isinstance(train, IterableDataset):
-        raise DataError("a streamed data set cannot be split; pass val_fraction=0, or a validation set of its own.")
+        raise DataError("a streamed data set cannot be split; pass val_fraction=0, or use one with a validation set.")
     return _split(train, fraction, seed)
 
 
@@ -397,7 +400,7 @@ def _split(train: Split, fraction: float, seed: int) -> tuple[Split, Split | Non
         first, second = stratified_split(targets, fraction, seed=seed)
     if not first or not second:
         raise DataError(
-            f"val_fraction={fraction} cannot be held out of {len(train)} training images of as many classes; "
+            f"val_fraction={fraction} does not divide {len(train)} training images into two sets; "
             f"pass val_fraction=0 or add images."
         )
     return _subset(train, first), _subset(train, second)
@@ -405,22 +408,26 @@ def _split(train: Split, fraction: float, seed: int) -> tuple[Split, Split | Non
 
 def _limit(train: Split, limit: int, seed: int) -> Split:
     if isinstance(train, DrawnImages):
-        raise DataError(f"train_limit={limit} does not work on images that are drawn anew; use data.options.distinct.")
+        raise DataError(
+            f"train_limit={limit} cannot be used with images that are drawn anew; use data.options.distinct."
+        )
     if isinstance(train, ShardSet):
-        raise DataError(f"train_limit={limit} does not work on shards; use data.epoch_size.")
+        raise DataError(f"train_limit={limit} cannot be used with shards; use data.epoch_size.")
     if isinstance(train, IterableDataset):
-        raise DataError(f"train_limit={limit} does not work on a streamed data set; use trainer.limit_train_batches.")
+        raise DataError(
+            f"train_limit={limit} cannot be used with a streamed data set; use trainer.limit_train_batches."
+        )
     if not 1 <= limit <= len(train):
-        raise DataError(f"train_limit={limit} does not fit a training set of {len(train)} images.")
+        raise DataError(f"train_limit={limit} must be from 1 to {len(train)}, the number of training images.")
     targets = _targets(train)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
     if targets is not None:
         # The first image of every class, then the second of every class, and so on.
-        turn: Counter[int] = Counter()
-        turns: dict[int, int] = {}
+        counts: Counter[int] = Counter()
+        ranks: dict[int, int] = {}
         for index in order:
             label = int(targets[index])
-            turns[index] = turn[label]
-            turn[label] += 1
-        order.sort(key=turns.__getitem__)
+            ranks[index] = counts[label]
+            counts[label] += 1
+        order.sort(key=ranks.__getitem__)
     return _subset(train, sorted(order[:limit]))

@@ -1,4 +1,4 @@
-"""Packs an image folder into tar shards, and counts what shards hold."""
+"""Packs an image folder into tar shards, and writes the index of shards."""
 
 import json
 import random
@@ -16,21 +16,21 @@ from dynaconv.train.data.tree import LeftOut, find_layout, split_word
 
 DEFAULT_SHARD_SIZE = 100_000_000
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-# tar rounds a file up to blocks of 512 bytes and puts a header before it; a sample has three files.
+# tar pads a file to blocks of 512 bytes and adds a header block; a sample has three files.
 _BLOCK = 512
 _SPLIT_NAME = re.compile(r"(?:^|[-_])([A-Za-z]+)[-_]?\d*$")
 
 
 def parse_size(text: str) -> int:
-    """Read a size such as ``100MB``, in bytes.
+    """Return the number of bytes of a size such as ``100MB``.
 
     Raises:
-        DataError: It is not a number of at least one with a unit.
+        DataError: The text is not a number with a unit, or the size is below one byte.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
     unit = _UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None or float(match[1]) * unit < 1:
-        raise DataError(f"a shard's size is a number with kB, MB or GB, such as 100MB; got {text!r}.")
+        raise DataError(f"the size of a shard must be a number with kB, MB or GB, such as 100MB; got {text!r}.")
     return int(float(match[1]) * unit)
 
 
@@ -48,34 +48,34 @@ def pack_folder(
 ) -> dict[str, Any]:
     """Pack an image folder into shards of about one size, in random order, with an index.
 
-    The files go in as they are; nothing is decoded or compressed again.
+    The files are stored unchanged; no image is compressed again.
 
     Args:
-        folder: As `image_folder` takes it.
-        out: An empty folder or none; it is made.
+        folder: A folder that `image_folder` accepts.
+        out: Folder for the shards, which must be empty or not exist.
         shard_size: Bytes after which a shard ends.
-        shard_images: Images after which a shard ends, if that is sooner.
-        test_fraction: Share held out where the folder defines no test set.
-        seed: Of that split and of the order.
-        verify: Decode every image first, rather than look at its header.
-        report: Called with the split, the images packed so far and how many there will be.
-        say: Called once with a sentence on how the folder was understood and what is left out.
+        shard_images: Images after which a shard ends, if that comes first.
+        test_fraction: Fraction held out if the folder has no test set.
+        seed: Seed of that split and of the order.
+        verify: Decode every image first, instead of checking its header.
+        report: Called with the split, the number of images packed so far and their total number.
+        say: Called once with a sentence about the splits and classes of the folder and the files that are left out.
 
     Returns:
         The index, as it was written.
 
     Raises:
-        DataError: The folder is not one of images, an image is corrupt, or ``out`` holds something.
+        DataError: The folder is not an image folder, an image is corrupt, or ``out`` is not empty.
     """
     source = image_folder(folder, channels=None, image_size=None, test_fraction=test_fraction, split_seed=seed)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} exists and is not an empty folder; name another for the shards.")
+        raise DataError(f"{out} exists and is not an empty folder; name another one for the shards.")
     if shard_images is not None and shard_images < 1:
-        raise DataError(f"a shard holds at least 1 image; got {shard_images}.")
+        raise DataError(f"a shard must have at least 1 image; got {shard_images}.")
     out.mkdir(parents=True, exist_ok=True)
     if say is not None:
         say(source.note)
-    # timm's name for the set that ImageNet has beside its training set.
+    # The held-out set of a folder without test/ is called "validation", as timm calls it for ImageNet.
     held_out = {"test": source.test, "validation": source.validation}
     if "test" not in (find_layout(folder, LeftOut()).splits or held_out):
         held_out = {"validation": source.test}
@@ -107,7 +107,7 @@ def _pack_split(
     size, writer = 0, None
     try:
         for number, index in enumerate(order):
-            sample = _sample(folder, images, index, f"{split}-{number:09d}", verify)
+            sample = _make_sample(folder, images, index, f"{split}-{number:09d}", verify)
             if writer is None or size >= limit[0] or counts[-1] >= limit[1]:
                 if writer is not None:
                     writer.close()
@@ -126,50 +126,51 @@ def _pack_split(
     return {"name": split, "num_samples": sum(counts), "filenames": files, "shard_lengths": counts}
 
 
-def _sample(folder: Path, images: Any, index: int, key: str, verify: bool) -> Sample:
+def _make_sample(folder: Path, images: Any, index: int, key: str, verify: bool) -> Sample:
     path, target = images.paths[index], images.targets[index]
     if verify:
         open_image(path, images.mode)
     check_image(path)
     data = path.read_bytes()
-    about = {"filename": str(path.relative_to(folder)), "label": target}
+    description = {"filename": str(path.relative_to(folder)), "label": target}
     return {
         "__key__": key,
         path.suffix[1:].lower(): data,
         "cls": str(target).encode(),
-        "json": json.dumps(about).encode(),
+        "json": json.dumps(description).encode(),
     }
 
 
 def index_shards(
     folder: Path, *, classes: Sequence[str] | None = None, report: Callable[[str, int, int], None] | None = None
 ) -> dict[str, Any]:
-    """Count the images of shards, which may be another tool's, and write their index beside them.
+    """Count the images of shards, which another tool may have written, and write an index to their folder.
 
-    What an index that is there already says of the classes, and of whether the images were mixed, is kept.
+    If there is an index already, its class names and its flag ``shuffled`` are kept.
 
     Args:
-        folder: Holds ``*.tar`` files; the last word of a name before its number is its split, as in
+        folder: Folder of ``*.tar`` files; the last word of a name before its number is its split, as in
             ``imagenet-train-0001.tar``.
-        classes: Names of the classes, in the order of their indices; by default as before, or else "class 0", ...
-        report: Called with the file, the shards done and how many there are.
+        classes: Names of the classes, in the order of their indices; by default those of the previous index, or else
+            "class 0", ...
+        report: Called with the file, the number of shards done and their total number.
 
     Returns:
         The index, as it was written.
 
     Raises:
-        DataError: There are no shards, a name tells no split, or an image has no class.
+        DataError: There are no shards, a name has no split, or an image has no class.
     """
     files = sorted(path.name for path in folder.glob("*.tar"))
     if not files:
-        raise DataError(f"{folder} holds no .tar file.")
+        raise DataError(f"{folder} has no .tar file.")
     before = read_index(str(folder)) if (folder / INDEX_FILE).is_file() else {"splits": {}}
     splits: dict[str, Any] = {}
     largest = -1
     for done, file in enumerate(files, 1):
         match = _SPLIT_NAME.search(Path(file).stem)
         if match is None:
-            raise DataError(f"the name of {folder / file} tells no split; call it like train-000000.tar.")
+            raise DataError(f"the name of {folder / file} has no split; rename it like train-000000.tar.")
         split = split_word(match[1]) or match[1].lower()
         label_key = before["splits"].get(split, {}).get("alt_label") or ""
         targets = _classes_of(folder, file, label_key)
@@ -181,15 +182,15 @@ def index_shards(
             "shard_lengths": [],
             "alt_label": label_key,
         }
-        held = splits.setdefault(split, empty)
-        held["filenames"].append(file)
-        held["shard_lengths"].append(len(targets))
-        held["num_samples"] += len(targets)
+        entry = splits.setdefault(split, empty)
+        entry["filenames"].append(file)
+        entry["shard_lengths"].append(len(targets))
+        entry["num_samples"] += len(targets)
         if report is not None:
             report(file, done, len(files))
     names = classes or before.get("classes") or [f"class {index}" for index in range(largest + 1)]
     if len(names) <= largest:
-        raise DataError(f"the shards in {folder} hold the class index {largest}, and there are {len(names)} names.")
+        raise DataError(f"the shards in {folder} have the class index {largest}, but there are {len(names)} names.")
     index = {**before, "name": before.get("name", folder.name), "splits": splits, "classes": list(names)}
     write_json(folder / INDEX_FILE, index)
     return index
@@ -198,5 +199,5 @@ def index_shards(
 def _classes_of(folder: Path, file: str, label_key: str) -> list[int]:
     found = [sample_class(sample, label_key) for sample in all_samples(str(folder / file))]
     if not found:
-        raise DataError(f"the shard {folder / file} holds no image; remove it.")
+        raise DataError(f"the shard {folder / file} has no image; remove it.")
     return found

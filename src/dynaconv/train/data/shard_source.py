@@ -1,4 +1,4 @@
-"""A data source of tar shards, ``wds/...``, by the index that lies beside them."""
+"""The data source ``wds/...``: tar shards with an index in the same folder."""
 
 import random
 from typing import Any
@@ -13,12 +13,14 @@ from dynaconv.train.data.source import Source
 def shard_source(
     name: str, location: str, *, classes: int | None, channels: int | None, image_size: int | None
 ) -> Source:
-    """Read the index at ``location``; its split "train" trains, "test" or else "validation" tests.
+    """Return the data set that the index at ``location`` describes.
+
+    The split "train" is for training. The split "test", or else "validation", is the test set.
 
     Args:
-        name: What the source is called.
+        name: Name of the source.
         location: Folder, URL, or a command ``pipe:...{}...``.
-        classes: Number of classes, needed where the index does not list them.
+        classes: Number of classes, needed if the index does not list them.
         channels: 1 for greyscale, 3 (or ``None``) for colour.
         image_size: Side length of the network's input.
 
@@ -55,20 +57,20 @@ def _class_names(index: dict[str, Any], classes: int | None, location: str) -> t
             raise DataError(f"classes={classes}, but the shards at {location} have {len(names)} classes.")
         return tuple(str(name) for name in names)
     if classes is None:
-        raise DataError(f"the shards at {location} do not list their classes; pass their number as data.classes.")
+        raise DataError(f"the shards at {location} do not list their classes; pass data.classes, their number.")
     return tuple(f"class {number}" for number in range(classes))
 
 
 def hold_out_shards(shards: ShardSet, fraction: float, seed: int) -> tuple[ShardSet, ShardSet]:
-    """Divide shards into two sets by a seed, the second with about a ``fraction`` of the images.
+    """Divide shards at random into two sets, the second with about a ``fraction`` of the images.
 
     Raises:
-        DataError: The images were not mixed before they were packed, or there is one shard only.
+        DataError: The images were not shuffled before they were packed, or there is only one shard.
     """
     if not shards.shuffled:
         raise DataError(
-            "the shards do not say that their images were mixed, so none can be held out; pass --data.val_fraction 0, "
-            "or pack them with `dynaconv shard`."
+            "the index of the shards does not say that the images were shuffled, so none can be held out; pass "
+            "--data.val_fraction 0, or pack the images with `dynaconv shard`."
         )
     number = len(shards.files)
     if number < 2:

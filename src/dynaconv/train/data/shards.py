@@ -1,4 +1,4 @@
-"""Images in tar shards (WebDataset), on disk or behind a URL, and the index that says how many each shard holds."""
+"""Reads images from tar shards (WebDataset), on disk or at a URL, and the index with the number of images in each."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from dynaconv.errors import DataError, listed
 from dynaconv.train.data.image_file import IMAGE_SUFFIXES, Mode
 
 INDEX_FILE = "_info.json"
-"""Name that timm gives the index too; timm's own fields are kept, ``classes`` and ``shuffled`` are ours."""
+"""Name of the index, as in timm; its fields are timm's, plus our ``classes`` and ``shuffled``."""
 _IMAGE_KEYS = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _SHARDS_PREFIX = "wds/"
 Sample = dict[str, Any]
@@ -23,12 +23,12 @@ class ShardSet:
     """The shards of one split.
 
     Attributes:
-        location: Folder, URL, or a command ``pipe:...{}...`` whose braces take the file's name.
-        files: Names of the shards.
-        counts: Images in each.
-        mode: What the images are converted to.
-        label_key: Field of each sample's JSON that holds its class; empty where a ``.cls`` file does.
-        shuffled: Whether the images were mixed before they were packed, so that each shard is a fair sample.
+        location: Folder, URL, or a command ``pipe:...{}...`` in which the file's name replaces the braces.
+        files: File names of the shards.
+        counts: Number of images in each shard.
+        mode: Mode that the images are converted to.
+        label_key: Field of each sample's JSON that contains its class; empty if a ``.cls`` file contains it.
+        shuffled: Whether the images were shuffled before they were packed, so that each shard is a random sample.
     """
 
     location: str
@@ -42,17 +42,17 @@ class ShardSet:
         return sum(self.counts)
 
     def take(self, shards: Sequence[int]) -> "ShardSet":
-        """Return the set of some of the shards."""
+        """Return a set with only the given shards."""
         return replace(self, files=tuple(self.files[i] for i in shards), counts=tuple(self.counts[i] for i in shards))
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is a URL or a command rather than a path."""
+    """Return whether a location is a URL or a command and not a path."""
     return "://" in location or location.startswith("pipe:")
 
 
 def shard_location(name: str, data_dir: str | None) -> str:
-    """Return where the shards of ``wds/...`` lie: ``data_dir``, or else what follows in the name."""
+    """Return the location of the shards of ``wds/...``: ``data_dir``, or else the rest of the name."""
     return data_dir if data_dir is not None else name.removeprefix(_SHARDS_PREFIX)
 
 
@@ -61,22 +61,22 @@ def url_of(location: str, file: str) -> str:
     if "{}" in location:
         return location.replace("{}", file)
     url = f"{location.rstrip('/')}/{file}"
-    # webdataset knows the other stores by their URLs.
+    # webdataset itself supports the URLs of other stores.
     return f"pipe:aws s3 cp {shlex.quote(url)} -" if url.startswith("s3://") else url
 
 
 def _reason(error: Exception) -> str:
-    """Say in a few words why something could not be read; webdataset tells a whole call where a command failed."""
+    """Return a short reason for a read error; webdataset's message about a failed command contains the whole call."""
     text = str(getattr(error, "strerror", None) or (error.args[0] if error.args else "") or type(error).__name__)
     failed = re.search(r"exit (-?\d+) \(", text)
     return f"the command that reads it ended with {failed[1]}" if failed else " ".join(text.split()).rstrip(".")
 
 
 def read_index(location: str) -> dict[str, Any]:
-    """Read a location's index.
+    """Read the index at a location.
 
     Raises:
-        DataError: There is none, or it cannot be read.
+        DataError: There is no index, or it cannot be read.
     """
     from webdataset.gopen import gopen
 
@@ -85,10 +85,12 @@ def read_index(location: str) -> dict[str, Any]:
     url = url_of(location, INDEX_FILE)
     if not is_remote(location):
         if not Path(location).is_dir():
-            raise DataError(f"there is no folder {location}; `dynaconv shard IMAGES {location}` makes one of shards.")
+            raise DataError(
+                f"there is no folder {location}; create one of shards with `dynaconv shard IMAGES {location}`."
+            )
         if not Path(url).is_file():
             raise DataError(
-                f"{location} has no index {INDEX_FILE}; where it holds shards, `dynaconv shard {location}` makes one."
+                f"{location} has no index {INDEX_FILE}; if it has shards, create one with `dynaconv shard {location}`."
             )
     try:
         with gopen(url) as stream:
@@ -96,21 +98,21 @@ def read_index(location: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read the index {url}: {_reason(error)}.") from error
     if not isinstance(index, dict) or not isinstance(index.get("splits"), dict):
-        raise DataError(f"the index {url} has no splits; `dynaconv shard` makes one.")
+        raise DataError(f"the index {url} has no splits; create one with `dynaconv shard`.")
     return index
 
 
 def shards_of(index: dict[str, Any], split: str, location: str, mode: Mode) -> ShardSet:
-    """Return one split of an index.
+    """Return the shards of one split of an index.
 
     Raises:
-        DataError: The split is not there or contradicts itself, or a shard on disk is missing.
+        DataError: The split does not exist or is inconsistent, or a shard on disk is missing.
     """
     url = url_of(location, INDEX_FILE)
     try:
-        held = index["splits"][split]
-        files, counts = tuple(held["filenames"]), tuple(int(count) for count in held["shard_lengths"])
-        total = int(held["num_samples"])
+        entry = index["splits"][split]
+        files, counts = tuple(entry["filenames"]), tuple(int(count) for count in entry["shard_lengths"])
+        total = int(entry["num_samples"])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"the index {url} does not describe the split {split!r}; its splits are {listed(index['splits'])}, each "
@@ -118,22 +120,22 @@ def shards_of(index: dict[str, Any], split: str, location: str, mode: Mode) -> S
         ) from error
     if len(files) != len(counts) or sum(counts) != total or len(set(files)) != len(files) or min(counts, default=0) < 1:
         raise DataError(
-            f"the index {url} contradicts itself: {split} has {len(files)} files, {len(counts)} shard_lengths of "
-            f"{sum(counts)} images in all, and num_samples {total}; make it again with `dynaconv shard`."
+            f"the index {url} is inconsistent: {split} has {len(files)} files, {len(counts)} shard_lengths of "
+            f"{sum(counts)} images in total, but num_samples {total}; create it again with `dynaconv shard`."
         )
     if not is_remote(location):
-        gone = [file for file in files if not (Path(location) / file).is_file()]
-        if gone:
+        missing = [file for file in files if not (Path(location) / file).is_file()]
+        if missing:
             raise DataError(
-                f"there is no shard {Path(location) / gone[0]}, which the index names; {len(gone)} of {len(files)} are "
-                f"missing."
+                f"there is no shard {Path(location) / missing[0]}, which the index names; {len(missing)} of "
+                f"{len(files)} are missing."
             )
     return ShardSet(
         location=location,
         files=files,
         counts=counts,
         mode=mode,
-        label_key=str(held.get("alt_label") or ""),
+        label_key=str(entry.get("alt_label") or ""),
         shuffled=bool(index.get("shuffled", False)),
     )
 
@@ -142,11 +144,11 @@ def read_samples(shards: ShardSet, shard: int, start: int, stop: int) -> Iterato
     """Read the samples ``start`` to ``stop`` of one shard, in its order.
 
     Yields:
-        webdataset's dictionaries: ``__key__``, ``__url__``, and the bytes of each file by its suffix; and
-        ``__number__``, from 0 over all shards.
+        webdataset's dictionaries with ``__key__``, ``__url__`` and the bytes of each file by its suffix, and with
+        ``__number__``, the number of the sample, from 0 over all shards.
 
     Raises:
-        DataError: The shard cannot be read, or holds more or fewer samples than the index says.
+        DataError: The shard cannot be read, or has more or fewer samples than the index says.
     """
     url, count = url_of(shards.location, shards.files[shard]), shards.counts[shard]
     before, position = sum(shards.counts[:shard]), -1
@@ -155,19 +157,19 @@ def read_samples(shards: ShardSet, shard: int, start: int, stop: int) -> Iterato
             break
         if start <= position < stop:
             yield {**sample, "__number__": before + position}
-        # Read on past the last sample only where that tells whether the shard ends there.
+        # Read past the requested samples only at the end of the shard, to check that it ends there.
         if position == stop - 1 < count - 1:
             return
     if position != count - 1:
-        found = "more" if position >= count else f"{position + 1:,}"
+        found = f"more than {count:,}" if position >= count else f"{position + 1:,}"
         raise DataError(
-            f"the shard {url} holds {found} images where the index says {count:,}; make the index again with "
+            f"the shard {url} has {found} images, but the index says {count:,}; create the index again with "
             f"`dynaconv shard`."
         )
 
 
 def all_samples(url: str) -> Iterator[Sample]:
-    """Read every sample of the shard at a path or URL; DataError where that fails."""
+    """Yield every sample of the shard at a path or URL; raises `DataError` if it cannot be read."""
     import tarfile
 
     from webdataset.gopen import gopen
@@ -183,7 +185,7 @@ def all_samples(url: str) -> Iterator[Sample]:
 
 
 def sample_image(sample: Sample) -> bytes:
-    """Return the encoded image of a sample; DataError where it has none."""
+    """Return the encoded image of a sample; raises `DataError` if it has none."""
     for key in _IMAGE_KEYS:
         if key in sample:
             data = sample[key]
@@ -193,16 +195,16 @@ def sample_image(sample: Sample) -> bytes:
 
 
 def sample_class(sample: Sample, label_key: str) -> int:
-    """Return the class index of a sample; DataError where it has none."""
+    """Return the class index of a sample; raises `DataError` if it has none."""
     try:
         return int(json.loads(sample["json"])[label_key]) if label_key else int(sample["cls"])
     except (KeyError, TypeError, ValueError) as error:
-        where = f"a JSON file with the field {label_key!r}" if label_key else "a .cls file"
-        raise DataError(f"{describe(sample)} has no class: {where} with a whole number.") from error
+        source = f"a JSON file with the field {label_key!r}" if label_key else "a .cls file"
+        raise DataError(f"{describe(sample)} has no class; it needs {source} with an integer.") from error
 
 
 def describe(sample: Sample) -> str:
-    """Name a sample for a message, with the name its file had before it was packed."""
+    """Return the name of a sample for a message, with the name of its file before packing."""
     try:
         original = f" ({json.loads(sample['json'])['filename']})"
     except (KeyError, TypeError, ValueError):

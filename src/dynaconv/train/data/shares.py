@@ -1,4 +1,4 @@
-"""Evaluation divided over processes: every image once, and the same number of batches everywhere."""
+"""Divides an evaluation among processes: each image is evaluated once, in equally many batches per process."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,13 +8,13 @@ from torch.utils.data import Dataset, Sampler, default_collate
 from dynaconv.train.data.batches import Batch
 
 PADDING = -1
-"""Class of an image that only fills a batch up; it counts nowhere."""
+"""Class of an image that only pads a batch; metrics ignore it."""
 
 
 class EvaluationShare(Sampler[int]):
-    """Every ``world``-th image from ``rank`` on, then `PADDING` until all processes have as many.
+    """Samples every ``world``-th image from ``rank`` on, padded with `PADDING` to the same length in all processes.
 
-    Processes that take part in one forward, as under DDP, must take part in the same number of them.
+    Under DDP every process takes part in each forward pass, so all processes need the same number of batches.
     """
 
     def __init__(self, length: int, *, world: int, rank: int) -> None:
@@ -29,7 +29,7 @@ class EvaluationShare(Sampler[int]):
 
 
 class PaddedImages(Dataset[Any]):
-    """Gives whole batches of another data set, in which the index `PADDING` is its first image, of class `PADDING`."""
+    """Returns whole batches of another data set; the index `PADDING` gives its first image with the class `PADDING`."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner

@@ -1,4 +1,4 @@
-"""What every data source gives: map-style sets of (image, class), and what is known about them."""
+"""The interface of data sources: map-style sets of (image, class) pairs, and properties of the data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,20 +44,20 @@ Split = TensorImages | Any
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One data set: its splits and what training needs to know about it.
+    """One data set: its splits and the properties that training needs.
 
     Attributes:
-        name: The name it was asked for by.
+        name: Name of the data set, as it was given to `load_source`.
         train: Training images; part of it may be held out for validation.
-        validation: A validation set the source itself defines, else ``None``.
-        test: Held-out images, never used to choose anything.
-        class_names: One name a class, in the order of the class indices.
+        validation: Validation set that the source defines, else ``None``.
+        test: Test images, which are never used to select anything.
+        class_names: One name per class, in the order of the class indices.
         channels: 1 for greyscale, 3 for colour.
-        mean, std: Of the pixel values in [0, 1], one a channel.
-        image_size: Side length that suits the source.
-        style: Which augmentation suits: ``"small"`` (pad and crop) or ``"photo"`` (random resized crop).
+        mean, std: Mean and standard deviation of the pixel values in [0, 1], one per channel.
+        image_size: Default side length of the network's input.
+        style: Default augmentation: ``"small"`` (pad and crop) or ``"photo"`` (random resized crop).
         flip: Whether a mirrored image keeps its class.
-        note: What a user should hear about how the data was understood; mostly nothing.
+        note: Message for the user about how the data was read; usually empty.
     """
 
     name: str
@@ -75,17 +75,17 @@ class Source:
 
 
 def length_of(split: Any) -> int | None:
-    """Number of images; ``None`` for a stream that does not tell, and where there is no such split."""
+    """Return the number of images; ``None`` for a stream of unknown length or a missing split."""
     return len(split) if hasattr(split, "__len__") else None
 
 
 def stratified_split(targets: Sequence[int] | Tensor, fraction: float, *, seed: int) -> tuple[list[int], list[int]]:
-    """Split indices so that every class gives the same share to the second part.
+    """Split indices so that the second part has the same fraction of every class.
 
     Args:
         targets: Class of each example.
-        fraction: Share of the second part, in (0, 1). A class with at least two examples gives at least one and
-            keeps at least one.
+        fraction: Fraction of the second part, in (0, 1). A class with at least two examples has at least one in each
+            part.
         seed: The same seed and targets give the same split on every machine.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Options of one data source, from the dictionary that a recipe holds."""
+"""Builds the options of a data source from the dictionary in a recipe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -11,13 +11,13 @@ Options = TypeVar("Options")
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnOptions:
-    """What every data set takes whose images are drawn anew.
+    """Options of all data sets whose images are drawn anew.
 
     Attributes:
-        distinct: Where it is not ``None``, training sees that many different pictures, again and again.
+        distinct: If not ``None``, training uses only that many different pictures, repeatedly.
 
     Raises:
-        DataError: It is not a whole number of at least 1.
+        DataError: ``distinct`` is not an integer of at least 1.
     """
 
     distinct: int | None = None
@@ -27,27 +27,27 @@ class DrawnOptions:
 
 
 def check_count(name: str, value: Any) -> None:
-    """Refuse anything but ``None`` and whole numbers of at least 1."""
+    """Raise `DataError` unless a value is ``None`` or an integer of at least 1."""
     if value is not None and (type(value) is not int or value < 1):
-        raise DataError(f"data.options.{name} is a whole number of at least 1; got {value!r}.")
+        raise DataError(f"data.options.{name} must be an integer of at least 1; got {value!r}.")
 
 
 def read_options(kind: type[Options], given: Mapping[str, Any] | None, source: str) -> Options:
-    """Build a source's options.
+    """Build the options of a source.
 
     Args:
-        kind: Their dataclass.
-        given: Names and values; ``None`` leaves all at their defaults.
+        kind: Dataclass of the options.
+        given: Names and values; ``None`` gives the defaults.
         source: The source's name, for messages.
 
     Raises:
-        DataError: A name is unknown, or a value does not fit.
+        DataError: A name is unknown, or a value is invalid.
     """
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     for name in given or {}:
         if name not in known:
             near = listed(nearest_names(str(name), known, count=1))
             raise DataError(
-                f"{source} has no option {name!r}; data.options takes {listed(known)}, and the nearest is {near}."
+                f"{source} has no option {name!r}; data.options takes {listed(known)}; the nearest is {near}."
             )
     return kind(**dict(given or {}))

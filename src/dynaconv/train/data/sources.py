@@ -1,4 +1,4 @@
-"""From a name to a data source."""
+"""Finds a data source by its name."""
 
 import os
 from collections.abc import Mapping
@@ -19,20 +19,20 @@ from dynaconv.train.data.spoken import SpokenOptions, spoken_words
 from dynaconv.train.data.timm_source import TIMM_PREFIXES, timm_dataset
 
 DRAWN_SOURCES = ("glyphs", "glyphs-mini", "spoken-words", "fashion-mnist-hard")
-"""Their training images are drawn anew each time; their options are in ``data.options``."""
+"""Sources whose training images are drawn anew every time; ``data.options`` has their options."""
 GREY_SOURCES = ("digits", "fashion-mnist", *DRAWN_SOURCES)
 SOURCE_NAMES = (*GREY_SOURCES, "folder")
 SHARDS_PREFIX = "wds/"
 
 
 def is_folder_name(name: str) -> bool:
-    """Whether `load_source` takes ``name`` for a path to an image folder."""
+    """Return whether `load_source` reads ``name`` as a path to an image folder."""
     known = name in SOURCE_NAMES or name.startswith(TIMM_PREFIXES)
     return not known and ("/" in name or Path(name).expanduser().is_dir())
 
 
 def absolute_location(name: str, data_dir: str | None) -> tuple[str, str | None]:
-    """Return ``name`` and ``data_dir`` with their paths made absolute, so that they hold in any working directory."""
+    """Return ``name`` and ``data_dir`` with absolute paths, which are valid in any working directory."""
     if is_folder_name(name):
         name = str(_absolute(name))
     elif name.startswith(SHARDS_PREFIX) and data_dir is None and not is_remote(shard_location(name, None)):
@@ -45,7 +45,7 @@ def _absolute(path: str) -> Path:
 
 
 def missing_folder(name: str, data_dir: str | None) -> str | None:
-    """Return the folder that this data source reads, when it is not there."""
+    """Return the folder that a data source reads if it does not exist, else ``None``."""
     folder = name if is_folder_name(name) else data_dir
     if name.startswith(SHARDS_PREFIX):
         folder = shard_location(name, data_dir)
@@ -55,17 +55,17 @@ def missing_folder(name: str, data_dir: str | None) -> str | None:
 
 
 def check_source_name(name: str) -> None:
-    """Refuse a name that is no data source's and no folder's.
+    """Check that a name is that of a data source or a folder.
 
     Raises:
         DataError: It is neither; the message has the nearest names.
     """
     if name in SOURCE_NAMES or name.startswith(TIMM_PREFIXES) or is_folder_name(name):
         return
-    what = "it is a file" if Path(name).is_file() else "there is no such folder"
+    reason = "it is a file" if Path(name).is_file() else "there is no such folder"
     raise DataError(
         f"unknown data set {name!r}; the nearest names are {listed(nearest_names(name, SOURCE_NAMES))}. "
-        f"A path to an image folder works too, but {what}; so do timm names "
+        f"A path to an image folder is accepted too, but {reason}; so are timm names "
         f"({', '.join(f'{p}...' for p in TIMM_PREFIXES)})."
     )
 
@@ -86,12 +86,12 @@ def load_source(
     Args:
         name: ``"digits"``, ``"fashion-mnist"``, ``"glyphs"``, ``"glyphs-mini"``, ``"spoken-words"``,
             ``"fashion-mnist-hard"``, ``"folder"`` (with ``data_dir``), a path to an image folder, or a timm data set
-            name such as ``"torch/cifar10"``. ``"wds/..."`` is read by us, by timm's own index.
-        data_dir: Where the data lies, for the sources that need it; for shards also a URL or command.
+            name such as ``"torch/cifar10"``. dynaconv itself reads ``"wds/..."``, with timm's index.
+        data_dir: Folder of the data, for the sources that need it; for shards also a URL or command.
         classes: Number of classes, for timm data sets that do not list them.
         channels: 1 to read images as greyscale, 3 as colour; ``None`` leaves it to the source.
         image_size: Side length of the network's input; ``None`` leaves it to the source.
-        test_fraction: Share held out of an image folder that defines no test set.
+        test_fraction: Fraction held out of an image folder that has no test set.
         split_seed: Seed of that split.
         options: Further options of the sources whose images are drawn anew.
 
@@ -114,7 +114,7 @@ def load_source(
         )
     if data_dir is not None and is_remote(str(data_dir)):
         raise DataError(
-            f"data_dir={str(data_dir)!r} is not a folder; of the data sets only wds/... reads from elsewhere."
+            f"data_dir={str(data_dir)!r} is not a folder; only the data sets wds/... read from a URL or command."
         )
     data_dir = None if data_dir is None else Path(data_dir).expanduser()
     if name in GREY_SOURCES:
@@ -127,7 +127,7 @@ def load_source(
         return timm_dataset(name, data_dir=data_dir, classes=classes, channels=channels, image_size=image_size)
     if name == "folder":
         if data_dir is None:
-            raise DataError("the data source 'folder' needs data_dir, a folder with one sub-folder a class.")
+            raise DataError("the data source 'folder' needs data_dir, a folder with one sub-folder per class.")
         folder = data_dir
     else:
         folder = Path(name).expanduser()
@@ -145,7 +145,7 @@ def _drawn_source(
         drawn = read_options(DrawnOptions, options, name)
         return fashion_mnist_hard(drawn, data_dir=data_dir, image_size=image_size)
     if data_dir is not None:
-        raise DataError(f"{name} is made on this machine; leave data_dir={str(data_dir)!r} out.")
+        raise DataError(f"{name} is generated on this machine; leave data_dir={str(data_dir)!r} out.")
     if name == "glyphs-mini":
         return glyphs_mini(read_options(DrawnOptions, options, name), image_size=image_size)
     return spoken_words(read_options(SpokenOptions, options, name), image_size=image_size)

@@ -1,4 +1,4 @@
-"""Words spoken by synthesizers that Debian packages, as pictures of their spectrum."""
+"""Speaks words with speech synthesizers of Debian, and computes their spectrograms."""
 
 import io
 import os
@@ -21,7 +21,7 @@ from dynaconv.errors import DataError
 RATE = 16_000
 BANDS, FRAMES = 40, 128
 HOP, WINDOW = 160, 512
-"""In samples: a frame each 10 ms, of 32 ms."""
+"""Hop and length of a frame, in samples: one frame of 32 ms every 10 ms."""
 RANGE_DB = 80.0
 _LOWEST, _HIGHEST = 60.0, 7600.0
 
@@ -34,7 +34,7 @@ class Voice:
 
     Attributes:
         program: The synthesizer.
-        name: What it calls the voice.
+        name: Name of the voice in the synthesizer.
     """
 
     program: Literal["espeak-ng", "flite"]
@@ -43,11 +43,11 @@ class Voice:
 
 @dataclass(frozen=True, kw_only=True)
 class Take:
-    """One way to speak.
+    """A variation of a voice.
 
     Attributes:
-        tempo: Factor on the voice's own speed.
-        pitch: Factor on its own pitch.
+        tempo: Factor on the default speed of the voice.
+        pitch: Factor on its default pitch.
     """
 
     tempo: float
@@ -55,10 +55,10 @@ class Take:
 
 
 def program_version(program: str) -> str:
-    """Return what a synthesizer says of its version.
+    """Return the version of a synthesizer, as it prints it.
 
     Raises:
-        DataError: It is not installed; the message has the command that installs it.
+        DataError: The synthesizer is not installed; the message has the command that installs it.
     """
     if shutil.which(program) is None:
         raise DataError(
@@ -94,7 +94,7 @@ def speak(voice: Voice, word: str, take: Take) -> Audio:
 
 def _command(voice: Voice, word: str, take: Take, file: Path) -> list[str]:
     if voice.program == "espeak-ng":
-        # Its pitch goes from 0 to 99 about a middle of 50.
+        # The pitch of espeak-ng is from 0 to 99; 50 is the default.
         pitch, speed = round(50 * take.pitch), round(160 * take.tempo)
         return ["espeak-ng", "-v", voice.name, "-s", str(speed), "-p", str(pitch), "-w", str(file), word]
     stretch = ["--setf", f"duration_stretch={1 / take.tempo:.3f}"]
@@ -103,7 +103,7 @@ def _command(voice: Voice, word: str, take: Take, file: Path) -> list[str]:
 
 
 def read_wave(raw: bytes) -> Audio:
-    """Read a WAV file of one channel and 16 bits as samples in [-1, 1] at 16 kHz."""
+    """Read a WAV file with one channel and 16 bits as samples in [-1, 1], resampled to 16 kHz."""
     from scipy.signal import resample_poly
 
     with wave.open(io.BytesIO(raw)) as file:
@@ -115,7 +115,7 @@ def read_wave(raw: bytes) -> Audio:
 
 
 def trimmed(samples: Audio, threshold_db: float = -40.0) -> Audio:
-    """Cut off what lies before and after the samples that are above a threshold, relative to the loudest one."""
+    """Trim leading and trailing samples that are below a threshold relative to the loudest sample."""
     loud = np.flatnonzero(np.abs(samples) > np.abs(samples).max(initial=0) * 10 ** (threshold_db / 20))
     return samples[loud[0] : loud[-1] + 1] if len(loud) else samples
 
@@ -133,7 +133,7 @@ def mel_filters() -> npt.NDArray[np.float32]:
     rising = (frequencies - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - frequencies) / (edges[2:] - edges[1:-1])[:, None]
     triangles = np.clip(np.minimum(rising, falling), 0, None)
-    # The lowest bands are narrower than the distance of two frequencies.
+    # The lowest bands are narrower than the distance between two frequencies, and could be empty.
     nearest = np.abs(frequencies - edges[1:-1, None]).argmin(1)
     triangles[np.arange(BANDS), nearest] += 1e-3
     filters: npt.NDArray[np.float32] = (triangles / triangles.sum(1, keepdims=True)).astype(np.float32)
@@ -141,23 +141,23 @@ def mel_filters() -> npt.NDArray[np.float32]:
 
 
 def log_mel(samples: Audio) -> npt.NDArray[np.uint8]:
-    """Return a word's spectrum over time.
+    """Return the log-mel spectrogram of a word.
 
     Args:
-        samples: At 16 kHz.
+        samples: Samples at 16 kHz.
 
     Returns:
         ``uint8``, ``(BANDS, FRAMES)``, low frequencies first, the word in the middle; 255 is its loudest point, and 0
-        is 80 dB below that. What is longer than 1.28 s is cut off at both ends.
+        is 80 dB below that. A word longer than 1.28 s is cropped at both ends.
     """
-    # The usual pre-emphasis: speech is weaker at high frequencies, which tell consonants apart.
+    # Pre-emphasis: speech is weaker at high frequencies, which distinguish consonants.
     emphasised = np.append(samples[:1], samples[1:] - 0.97 * samples[:-1])
     padded = np.pad(emphasised, WINDOW // 2)
     count = max(1 + (len(padded) - WINDOW) // HOP, 1)
     padded = np.pad(padded, (0, max(0, (count - 1) * HOP + WINDOW - len(padded))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][:count] * np.hanning(WINDOW)
     spectrum = np.abs(np.fft.rfft(frames, axis=1)) ** 2
-    # Not a matrix product: BLAS would start threads in each of the threads that call this.
+    # Not a matrix product, because BLAS would start threads in each thread that calls this.
     power = np.einsum("tf,bf->tb", spectrum, mel_filters())
     decibel = 10 * np.log10(np.maximum(power / max(power.max(), 1e-12), 1e-12)).T
     picture = np.clip((decibel + RANGE_DB) * (255 / RANGE_DB), 0, 255).round().astype(np.uint8)
@@ -169,13 +169,13 @@ def log_mel(samples: Audio) -> npt.NDArray[np.uint8]:
 
 
 def spoken_bank(voices: Sequence[Voice], words: Sequence[str], takes: Sequence[Take]) -> npt.NDArray[np.uint8]:
-    """Speak every word with every voice, as many at a time as there are cores.
+    """Speak every word with every voice, in one thread per core.
 
     Returns:
         ``uint8``, ``(voices, takes, words, BANDS, FRAMES)``.
 
     Raises:
-        DataError: As `speak`.
+        DataError: As for `speak`.
     """
     jobs = [(voice, word, take) for voice in voices for take in takes for word in words]
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -1,4 +1,4 @@
-"""Spoken words as pictures of their spectrum, drawn in ever new ways; whole speakers are held out."""
+"""The data set of spoken words: spectrograms that are augmented anew every time; whole speakers are held out."""
 
 import math
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ _WORDS = """
 WORDS = tuple(_WORDS.split())
 TAKES = (Take(tempo=0.85, pitch=0.8), Take(tempo=1.2, pitch=1.25))
 _ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-029", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc")
-# Variants of espeak-ng, and voices of flite, which are recorded speakers.
+# Voice variants of espeak-ng. The voices of flite below are those of recorded speakers.
 _VARIANTS = {
     "train": (
         "m1 m2 m3 m4 m5 m7 f1 f2 f3 f4 adam Alex Alicia Andrea Andy Annie antonio aunty belinda benjamin boris caleb "
@@ -38,8 +38,8 @@ _VARIANTS = {
     "test": "m8 Mario max Mike Nguyen pablo paul pedro quincy rob Steph victor zac anika grandma shelby",
 }
 _RECORDED = {"train": ("awb", "kal16"), "val": ("rms",), "test": ("slt",)}
-_SPECTRUM = 1
-"""Changes with what `speech.log_mel` computes, so that older banks in the cache are not used."""
+_SPECTRUM_VERSION = 1
+"""Version of `speech.log_mel`; a new one for new spectrograms, so that older banks in the cache are not used."""
 _MEAN, _STD = (0.55,), (0.18,)
 
 
@@ -48,11 +48,11 @@ class SpokenOptions(DrawnOptions):
     """Options of the data set ``spoken-words``.
 
     Attributes:
-        words: English words of letters alone, each a class, in place of the 80 that are built in.
-        distinct: Where it is not ``None``, training sees that many different pictures, again and again.
+        words: English words of letters only, one class each; they replace the 80 built-in words.
+        distinct: If not ``None``, training uses only that many different pictures, repeatedly.
 
     Raises:
-        DataError: A value does not fit.
+        DataError: A value is invalid.
     """
 
     words: Sequence[str] | None = None
@@ -65,27 +65,27 @@ class SpokenOptions(DrawnOptions):
         if isinstance(words, str) or not all(
             isinstance(word, str) and word.isascii() and word.isalpha() for word in words
         ):
-            raise DataError(f"data.options.words is a list of words of the letters a to z; got {words!r}.")
+            raise DataError(f"data.options.words must be a list of words of the letters a to z; got {words!r}.")
         if len(set(words)) < max(len(words), 2):
-            raise DataError(f"data.options.words needs two or more different words; got {list(words)!r}.")
+            raise DataError(f"data.options.words must have two or more words and none twice; got {list(words)!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpokenAugment:
-    """Random tempo, pitch, position, loudness, filter and noise for spectra in decibels.
+    """Random tempo, pitch, position, loudness, filter and noise for spectrograms in decibels.
 
     Attributes:
         size: Side length of the result.
-        seconds: Length of the window that the result shows, before the tempo changes it.
-        tempo: Range of a factor on the duration.
-        pitch: Largest shift along the mel scale, as a share of its range.
-        stretch: Largest ratio by which the mel scale is stretched or squeezed; at least 1.
-        shift: Largest move in time, as a share of the window.
-        gain: Range of the loudness, in decibels.
+        seconds: Length of the time window of the result, before the tempo changes it.
+        tempo: Range of the factor on the duration.
+        pitch: Largest shift along the mel scale, as a fraction of its range.
+        stretch: Largest factor by which the mel scale is stretched or compressed; at least 1.
+        shift: Largest shift in time, as a fraction of the window.
+        gain: Range of the gain, in decibels.
         tilt: Largest change of the gain from the middle of the mel scale to its ends, in decibels.
-        noise: Range of the noise's level against the loudest point of the word, in decibels.
-        noise_tilt: Largest change of the noise from the middle of the mel scale to its ends, in decibels.
-        flicker: Standard deviation of the noise's level from point to point, in decibels.
+        noise: Range of the noise level relative to the loudest point of the word, in decibels.
+        noise_tilt: Largest change of the noise level from the middle of the mel scale to its ends, in decibels.
+        flicker: Standard deviation of the noise level from point to point, in decibels.
     """
 
     size: int
@@ -104,8 +104,8 @@ class SpokenAugment:
         """Draw one picture of each word.
 
         Args:
-            images: ``uint8``, ``(B, 1, BANDS, FRAMES)``, as `speech.log_mel` gives them.
-            keys: What each picture follows from, ``int64`` ``(B,)``.
+            images: ``uint8``, ``(B, 1, BANDS, FRAMES)``, as `speech.log_mel` returns them.
+            keys: Random key of each picture, ``int64`` ``(B,)``.
 
         Returns:
             ``uint8``, ``(B, 1, size, size)``, low frequencies at the bottom.
@@ -124,30 +124,30 @@ class SpokenAugment:
         flicker = white_noise(next(draw), next(draw), self.size**2).view(-1, 1, self.size, self.size)
         level = between(*self.noise, next(draw)), between(-self.noise_tilt, self.noise_tilt, next(draw))
         noise = each(level[0]) + each(level[1]) * height + self.flicker * flicker
-        # Powers add up.
+        # The powers of word and noise add up.
         nepers = math.log(10) / 10
         both = torch.logaddexp(word * nepers, noise * nepers) / nepers + each(between(*self.gain, next(draw)))
         return both.add_(RANGE_DB).mul_(255 / RANGE_DB).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def voices(role: str) -> list[Voice]:
-    """Return the voices that train, validate or test.
+    """Return the voices of a role.
 
     Args:
         role: ``"train"``, ``"val"`` or ``"test"``.
     """
-    found = [
+    synthetic = [
         Voice(program="espeak-ng", name=f"{_ACCENTS[number % len(_ACCENTS)]}+{variant}")
         for number, variant in enumerate(_VARIANTS[role].split())
     ]
-    return found + [Voice(program="flite", name=name) for name in _RECORDED[role]]
+    return synthetic + [Voice(program="flite", name=name) for name in _RECORDED[role]]
 
 
 def spoken_words(options: SpokenOptions, *, image_size: int | None) -> Source:
-    """Words that espeak-ng and flite speak, in 64 voices.
+    """Return the data set of words that espeak-ng and flite speak, in 64 voices.
 
     Args:
-        options: Which words, and how many different pictures.
+        options: The words, and the number of different pictures.
         image_size: Side length of the pictures; by default 40.
 
     Raises:
@@ -172,11 +172,11 @@ def spoken_words(options: SpokenOptions, *, image_size: int | None) -> Source:
 
 
 def _bank(role: str, words: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    """Return the pictures of a role's voices, sorted by word."""
+    """Return the spectrograms of a role's voices and their classes, sorted by word."""
     speakers = voices(role)
     key = {
         "voices": [(voice.program, voice.name) for voice in speakers],
-        "spectrum": _SPECTRUM,
+        "spectrum": _SPECTRUM_VERSION,
         "takes": [(take.tempo, take.pitch) for take in TAKES],
         "words": words,
         "versions": [program_version(program) for program in ("espeak-ng", "flite")],

@@ -1,9 +1,9 @@
-"""Batches streamed from shards: each image once an epoch over all processes and workers, and as many steps everywhere.
+"""Streams batches from shards: each image at most once per epoch over all processes, with equal steps in each.
 
-The shards of an epoch, in an order that seed and epoch decide, are laid end to end. Each process takes a stretch of
-equal length, each of its workers a whole number of batches of that stretch. A stretch may begin or end inside a shard,
-so nothing depends on how many images a shard holds. What does not fill a batch in every process stays at the end of
-that order and is left out; in another epoch it is other images.
+The shards of an epoch are concatenated in an order that depends on seed and epoch. Each process reads a range of equal
+length, and each of its workers an integral number of batches of it. A range may begin or end inside a shard, so the
+number of images per shard does not matter. Images that do not fill a batch in every process are at the end of that
+order and are left out; in another epoch they are others.
 """
 
 import random
@@ -25,39 +25,39 @@ from dynaconv.train.stopping import start_loader_process
 
 Wrap = Callable[[Any], Any]
 Span = tuple[int, int, int]
-"""Number of a shard, and its first and one past its last sample."""
+"""A range of samples: number of the shard, first sample, and one past the last sample."""
 
 
 def spans(counts: Sequence[int], order: Sequence[int], start: int, stop: int) -> list[Span]:
-    """Return which parts of which shards make the positions ``start`` to ``stop`` of the shards laid end to end."""
-    found: list[Span] = []
+    """Return the ranges that make up the positions ``start`` to ``stop`` of the concatenated shards."""
+    ranges: list[Span] = []
     position = 0
     for shard in order:
         first, last = max(start - position, 0), min(stop - position, counts[shard])
         if first < last:
-            found.append((shard, first, last))
+            ranges.append((shard, first, last))
         position += counts[shard]
-    return found
+    return ranges
 
 
 def shuffled(samples: Iterator[Sample], size: int, generator: random.Random) -> Iterator[Sample]:
-    """Give samples in random order, as far as a buffer of ``size`` of them reaches; each exactly once."""
+    """Yield each sample once, shuffled by a buffer of ``size`` samples."""
     buffer = list(islice(samples, size))
     for sample in samples:
-        place = generator.randrange(len(buffer))
-        buffer[place], sample = sample, buffer[place]
+        index = generator.randrange(len(buffer))
+        buffer[index], sample = sample, buffer[index]
         yield sample
     generator.shuffle(buffer)
     yield from buffer
 
 
 class ShardStream(IterableDataset[Batch]):
-    """Whole batches of a `ShardSet`, for one process.
+    """Yields whole batches of a `ShardSet`, for one process.
 
     Attributes:
-        epoch: Decides the order, with the seed; set before the workers start.
-        corrupt: Counts the corrupt images of training, up to its limit; None refuses the first.
-        start: Epoch, from 0, and how many batches of it are read past without being decoded.
+        epoch: Determines the order, with the seed; set it before the workers start.
+        corrupt: Counts the corrupt training images up to its limit; with None the first one is an error.
+        start: Epoch, from 0, and number of its batches that are skipped without being decoded.
     """
 
     def __init__(
@@ -76,18 +76,18 @@ class ShardStream(IterableDataset[Batch]):
         """Plan an epoch.
 
         Args:
-            shards: Where the images are.
-            wrap: Makes a map-style data set, such as `Photographs`, of decoded images and classes.
-            batch_size: Images a batch.
-            world, rank: Processes, and which of them this is.
-            training: Shuffles and leaves the remainder out. Without it nothing is shuffled or left out, and processes
-                that have fewer images fill their batches up with images of class `PADDING`.
-            seed: Of the order.
-            buffer: Encoded images that each worker mixes; 1 or less reads the shards in their own order.
-            epoch_size: Images an epoch; by default all.
+            shards: The shards.
+            wrap: Returns a map-style data set, such as `Photographs`, of decoded images and classes.
+            batch_size: Images per batch.
+            world, rank: Number of processes, and rank of this one.
+            training: Shuffle, and leave out the images that do not fill a batch. Without it nothing is shuffled or left
+                out, and processes with fewer images pad their batches with images of class `PADDING`.
+            seed: Seed of the order.
+            buffer: Number of encoded images that each worker shuffles; with 1 or less it reads shards in their order.
+            epoch_size: Images per epoch; by default all.
 
         Raises:
-            DataError: The images do not make one batch for each process.
+            DataError: The images do not fill one batch for each process, or there are fewer than ``epoch_size``.
         """
         self.shards, self.wrap = shards, wrap
         self.batch_size, self.world, self.rank = batch_size, world, rank
@@ -97,14 +97,14 @@ class ShardStream(IterableDataset[Batch]):
         self.corrupt: CorruptImages | None = None
         used = len(shards) if epoch_size is None else epoch_size
         if not 1 <= used <= len(shards):
-            raise DataError(f"epoch_size={used} does not fit {len(shards):,} images in the shards.")
+            raise DataError(f"epoch_size={used} must be from 1 to {len(shards):,}, the number of images in the shards.")
         if training:
             self.steps = used // (batch_size * world)
             self.share = self.steps * batch_size
             self.left_out = used - world * self.share
             if not self.steps:
                 raise DataError(
-                    f"an epoch of {used:,} images does not make one batch of {batch_size} on each of {world} devices; "
+                    f"an epoch of {used:,} images does not fill one batch of {batch_size} on each of {world} devices; "
                     f"lower data.batch_size."
                 )
         else:
@@ -118,7 +118,7 @@ class ShardStream(IterableDataset[Batch]):
         return self.steps
 
     def order(self) -> list[int]:
-        """Return the shards in this epoch's order, the same in every process."""
+        """Return the order of the shards in this epoch, which is the same in every process."""
         number = len(self.shards.files)
         if not self.training:
             return list(range(number))
@@ -127,24 +127,24 @@ class ShardStream(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
         number, workers = (info.id, info.num_workers) if info is not None else (0, 1)
-        passed = self.start[1] if self.epoch == self.start[0] else 0
-        # A loader turns to its first worker first, wherever in the epoch it starts.
-        worker = (number + passed) % workers
+        skipped = self.start[1] if self.epoch == self.start[0] else 0
+        # A loader takes its first batch from its first worker, wherever in the epoch it starts.
+        worker = (number + skipped) % workers
         samples = self.samples(worker, workers)
-        done = passed // workers + (worker < passed % workers)
+        done = skipped // workers + (worker < skipped % workers)
         for _ in islice(samples, done * self.batch_size):
             pass
         for _ in range(self._batches(worker, workers) - done):
             yield self._batch(list(islice(samples, self.batch_size)))
-        # Lets the reader notice a shard that goes on where it should end.
+        # Makes the reader check that the last shard ends where it should.
         next(samples, None)
 
     def _batches(self, worker: int, workers: int) -> int:
-        """A loader takes one batch from each worker by turns, so the first ones make one more."""
+        """Return a worker's number of batches. The workers take turns, so the first ones may have one more."""
         return self.steps // workers + (worker < self.steps % workers)
 
     def samples(self, worker: int, workers: int) -> Iterator[Sample]:
-        """Read the samples of one of this process's ``workers``."""
+        """Return the samples of a worker of this process, which has ``workers`` of them."""
         first = self.begin + self.batch_size * sum(self._batches(before, workers) for before in range(worker))
         last = min(first + self.batch_size * self._batches(worker, workers), self.end)
         parts = spans(self.shards.counts, self.order(), first, last)
@@ -171,32 +171,32 @@ class ShardStream(IterableDataset[Batch]):
         return collated[0], collated[1]
 
     def _decoded(self, samples: Sequence[Sample]) -> list[tuple[Image.Image, int]]:
-        """Decode a batch; where the run allows a corrupt image, the next of the batch that is not stands for it."""
-        found: list[tuple[Image.Image, int] | None] = []
+        """Decode a batch. The next valid image, or else the first, replaces a corrupt one that the run tolerates."""
+        decoded: list[tuple[Image.Image, int] | None] = []
         for sample in samples:
             try:
-                found.append(decode(sample, self.shards.mode, self.shards.label_key))
+                decoded.append(decode(sample, self.shards.mode, self.shards.label_key))
             except CorruptImageError as error:
                 if self.corrupt is None:
                     raise
                 self.corrupt.add(error)
-                found.append(None)
-        standing = next((pair for pair in found if pair is not None), None)
-        if standing is None:
+                decoded.append(None)
+        replacement = next((pair for pair in decoded if pair is not None), None)
+        if replacement is None:
             if samples:
                 raise DataError(
-                    f"every image of a batch is corrupt, from {describe(samples[0])} on; pack the shards again."
+                    f"all images of a batch are corrupt, from {describe(samples[0])} on; pack the shards again."
                 )
             return []
         filled = []
-        for pair in reversed(found):
-            standing = pair or standing
-            filled.append(standing)
+        for pair in reversed(decoded):
+            replacement = pair or replacement
+            filled.append(replacement)
         return filled[::-1]
 
 
 class _Decoded:
-    """The images of one batch under their numbers in the whole training set, from which their augmentation follows."""
+    """The images of one batch by their numbers in the whole training set, which determine their augmentation."""
 
     def __init__(self, pairs: Mapping[int, tuple[Image.Image, int]], length: int) -> None:
         self.pairs = pairs
@@ -213,7 +213,7 @@ def decode(sample: Sample, mode: Mode, label_key: str) -> tuple[Image.Image, int
     """Decode one sample.
 
     Raises:
-        DataError: It has no image or class.
+        DataError: The sample has no image or class.
         CorruptImageError: The image is corrupt.
     """
     data, target = sample_image(sample), sample_class(sample, label_key)
@@ -222,7 +222,7 @@ def decode(sample: Sample, mode: Mode, label_key: str) -> tuple[Image.Image, int
 
 
 class StreamLoader(DataLoader[Any]):
-    """A loader that tells its stream the epoch, and seeds its workers by it, before they start."""
+    """A loader that sets the epoch of its stream and the seed of its workers before they start."""
 
     def __init__(self, stream: ShardStream, *, epoch: Callable[[], int], num_workers: int, pin_memory: bool) -> None:
         self._epoch = epoch
@@ -245,16 +245,16 @@ class StreamLoader(DataLoader[Any]):
 
 
 def check_workers(shards: ShardSet, world: int, workers: int | None, most: int) -> int:
-    """Return how many loader processes a training stream takes on each device.
+    """Return the number of loader processes per device for a training stream.
 
     Args:
-        shards: Where the images are.
-        world: Devices.
-        workers: As the user said it; ``None`` for up to ``most``.
-        most: Of a number that nobody chose.
+        shards: The shards.
+        world: Number of devices.
+        workers: Number that the user has set; ``None`` for up to ``most``.
+        most: Largest number if the user has set none.
 
     Raises:
-        DataError: There are fewer shards than devices, or than the workers asked for: several would read one shard.
+        DataError: There are fewer shards than devices or requested workers, so that several would read one shard.
     """
     number = len(shards.files)
     if number < world:

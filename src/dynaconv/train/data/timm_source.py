@@ -1,4 +1,4 @@
-"""Data sets that timm's factory knows by a prefixed name: ``hfds/...``, ``wds/...``, ``torch/...``, ``tfds/...``."""
+"""Data sets that timm's factory creates by a prefixed name: ``hfds/...``, ``wds/...``, ``torch/...``, ``tfds/...``."""
 
 import io
 from contextlib import redirect_stdout
@@ -21,7 +21,7 @@ _TRAIN, _TEST = "train", "validation"
 
 @dataclass(frozen=True, kw_only=True)
 class TimmImages:
-    """A map-style data set of timm, its images converted to one mode."""
+    """A map-style data set of timm, with its images converted to one mode."""
 
     dataset: Any
     mode: Mode
@@ -42,17 +42,17 @@ def _open(path: str, mode: Mode) -> Image.Image:
 def timm_dataset(
     name: str, *, data_dir: Path | None, classes: int | None, channels: int | None, image_size: int | None
 ) -> Source:
-    """Ask timm's data set factory for ``name``; its "train" split trains and its "validation" split tests.
+    """Return the data set that timm's factory creates for ``name``; its split "validation" is the test set.
 
     Args:
         name: A name with one of timm's prefixes.
-        data_dir: The folder that timm calls ``root``.
-        classes: Number of classes, needed where the data set does not list them.
+        data_dir: Folder, which is passed to timm as ``root``.
+        classes: Number of classes, needed if the data set does not list them.
         channels: 1 for greyscale, 3 (or ``None``) for colour.
         image_size: Side length of the network's input.
 
     Raises:
-        DataError: timm cannot make this data set.
+        DataError: timm cannot create this data set.
     """
     from timm.data.dataset_factory import create_dataset
 
@@ -60,7 +60,7 @@ def timm_dataset(
     splits = []
     for split, is_training in ((_TRAIN, True), (_TEST, False)):
         try:
-            # Its readers print what the error says as well.
+            # timm's readers also print the message of the error.
             with redirect_stdout(io.StringIO()):
                 made = create_dataset(
                     name,
@@ -68,16 +68,16 @@ def timm_dataset(
                     split=split,
                     is_training=is_training,
                     download=True,
-                    # TensorFlow's decoder needs the mode; the other images come as they are, to be converted here.
+                    # TensorFlow's decoder needs the mode; other images are converted here.
                     input_img_mode=mode if name.startswith("tfds/") else "",
                 )
         except DynaconvError:
             raise
-        # The factory asserts, and reaches into several optional packages; whatever fails is about this one name.
+        # The factory has assertions and calls several optional packages, so any exception is possible.
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise DataError(f"timm cannot make the data set {name!r} (split {split!r}): {reason}") from error
-        # torchvision's folders, whose own loader knows neither EXIF nor 16 bits.
+            raise DataError(f"timm cannot create the data set {name!r} (split {split!r}): {reason}") from error
+        # torchvision's data sets of folders have a loader that supports neither EXIF orientation nor 16 bits.
         if hasattr(made, "loader"):
             made.loader = partial(_open, mode=mode)
         splits.append(made if isinstance(made, IterableDataset) else TimmImages(dataset=made, mode=mode))
@@ -105,5 +105,5 @@ def _class_names(split: Any, classes: int | None, name: str) -> tuple[str, ...]:
             raise DataError(f"classes={classes}, but the data set {name!r} lists {len(found)} classes.")
         return tuple(found)
     if classes is None:
-        raise DataError(f"the data set {name!r} does not list its classes; pass their number as data.classes.")
+        raise DataError(f"the data set {name!r} does not list its classes; pass data.classes, their number.")
     return tuple(f"class {index}" for index in range(classes))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dynaconv.train.data.keyed import fresh_keys, uniform
 
-# Which of an image's random numbers are for what; a number more at the end leaves the others as they are.
+# Positions of an image's random numbers by use. A number can be added at the end without changing the others.
 _FLIP, _CROP, _ERASE, _NUMBERS = 0, slice(1, 3), slice(3, 8), 8
 
 
@@ -20,10 +20,10 @@ class BatchTransform:
     """Augment and normalise a batch of small images at once; every image draws its own random numbers.
 
     Attributes:
-        mean, std: Of the pixel values in [0, 1], one a channel.
-        padding: Pixels of black border added before a random crop back to the size; 0 switches it off.
+        mean, std: Mean and standard deviation of the pixel values in [0, 1], one per channel.
+        padding: Width of a black border that is added before a random crop to the original size; 0 turns it off.
         flip: Whether half of the images are mirrored.
-        erase_prob: Share of images that get a random rectangle set to the mean.
+        erase_prob: Probability that a random rectangle of an image is set to the mean.
     """
 
     mean: tuple[float, ...]
@@ -37,7 +37,7 @@ class BatchTransform:
 
         Args:
             images: ``(B, C, H, W)``.
-            keys: What each image's random numbers follow from, ``int64`` ``(B,)``; by default drawn afresh.
+            keys: Random key of each image, ``int64`` ``(B,)``; by default new ones.
         """
         random = None
         if self.padding or self.flip or self.erase_prob:
@@ -65,7 +65,7 @@ def _random_crop(images: Tensor, padding: int, random: Tensor) -> Tensor:
 
 
 def _random_erase(images: Tensor, probability: float, random: Tensor) -> Tensor:
-    """Zero, the mean of normalised pixels, in a rectangle of 2 to 33 % of the area and aspect 0.3 to 3.3."""
+    """Set a rectangle of 2 to 33 % of the area and aspect ratio 0.3 to 3.3 to zero, the mean of normalised pixels."""
     _, _, height, width = images.shape
     choice, size, shape, down, right = random
     chosen = choice < probability
@@ -91,7 +91,7 @@ def resize_batch(images: Tensor, size: int) -> Tensor:
 
 
 def image_to_tensor(image: Image.Image, size: int) -> Tensor:
-    """Turn a PIL image of mode L or RGB into ``uint8`` ``(C, size, size)``; the aspect ratio is not kept."""
+    """Convert a PIL image of mode L or RGB to ``uint8`` ``(C, size, size)``; the aspect ratio is not kept."""
     from torchvision.transforms.functional import pil_to_tensor
 
     tensor: Tensor = pil_to_tensor(image)
@@ -100,7 +100,7 @@ def image_to_tensor(image: Image.Image, size: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class SmallTransform:
-    """A `BatchTransform` for one PIL image, where images arrive one at a time."""
+    """Applies a `BatchTransform` to one PIL image."""
 
     transform: BatchTransform
     image_size: int
@@ -120,13 +120,13 @@ def photo_transform(
     interpolation: str,
     options: dict[str, Any],
 ) -> Callable[[Image.Image], Tensor]:
-    """timm's ImageNet-style pipeline for one photograph.
+    """Return timm's ImageNet pipeline for one photograph.
 
     Args:
         training: Random resized crop and the augmentations in ``options``, else resize and centre crop.
         image_size: Side length of the result.
-        mean, std: Of the pixel values in [0, 1], one a channel.
-        crop_pct: Share of the resized side that the centre crop of evaluation keeps.
+        mean, std: Mean and standard deviation of the pixel values in [0, 1], one per channel.
+        crop_pct: Fraction of the resized side that the centre crop of evaluation keeps.
         interpolation: ``"bilinear"``, ``"bicubic"`` or, in training, ``"random"``.
         options: Further arguments of `timm.data.create_transform` for training.
     """

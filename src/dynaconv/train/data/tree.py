@@ -1,4 +1,4 @@
-"""Finds the images in a folder tree: where its splits are, which folders are classes, and what is left out."""
+"""Finds the images in a folder tree: its splits, its class folders, and the files that are left out."""
 
 import os
 from collections import Counter
@@ -17,8 +17,8 @@ _SPLITS: dict[str, SplitWord] = {
     **dict.fromkeys(("val", "valid", "validation", "eval", "evaluation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-# What file managers, network storage and archives leave, besides names that begin with a dot; in lower case.
-_LITTER = frozenset(
+# Names in lower case that file managers, network storage and archives create, without those that start with a dot.
+_SYSTEM_NAMES = frozenset(
     {"__macosx", "__pycache__", "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin"}
     | {"lost+found", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"}
 )
@@ -27,17 +27,17 @@ _RUNS = "with runs of dynaconv"
 
 
 def split_word(name: str) -> SplitWord | None:
-    """The split that a name stands for, in any case, such as ``"validation"`` for ``Val``; ``None`` for other names."""
+    """Return the split that a name means, in any case, such as ``"validation"`` for ``Val``, or ``None``."""
     return _SPLITS.get(name.lower())
 
 
 @dataclass
 class LeftOut:
-    """What of a data set is not read.
+    """Files and folders of a data set that are not read.
 
     Attributes:
-        files: How many files, by the reason.
-        folders: Folders, each as a message names it.
+        files: Number of files by reason.
+        folders: Folders, as a message names them.
     """
 
     files: Counter[str] = field(default_factory=Counter)
@@ -54,13 +54,13 @@ class LeftOut:
 
 
 def abbreviated(names: Sequence[str], *, most: int = 5) -> str:
-    """The first names of a list, and how many more there are."""
+    """Return the first names of a list and the number of the others."""
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Listing:
-    """One folder: its sub-folders and images by name, in order, and how many other files there are by the reason."""
+    """Content of a folder: subfolders and images, sorted by name, and the number of other files by reason."""
 
     folders: Mapping[str, Path]
     images: Sequence[Path]
@@ -79,7 +79,7 @@ def _list(folder: Path) -> _Listing:
     others: Counter[str] = Counter()
     for entry in entries:
         suffix = os.path.splitext(entry.name)[1].lower()
-        if entry.name.startswith(".") or entry.name.lower() in _LITTER:
+        if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_NAMES:
             others[_HIDDEN] += _files_in(entry)
         elif (kind := _kind(entry)) == "folder":
             folders[entry.name] = folder / entry.name
@@ -101,10 +101,10 @@ def _kind(entry: os.DirEntry[str]) -> str:
             return "folder"
         if entry.is_file():
             return "file"
-    # Links in a ring.
+    # A loop of symbolic links.
     except OSError:
         pass
-    return "linked to nothing" if entry.is_symlink() else "of no ordinary kind"
+    return "linked to nothing" if entry.is_symlink() else "of a special type"
 
 
 def _files_in(entry: os.DirEntry[str]) -> int:
@@ -115,12 +115,12 @@ def _files_in(entry: os.DirEntry[str]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where the images of a data set are.
+    """Layout of an image folder.
 
     Attributes:
-        folder: The folder that was given, or one in it.
+        folder: The given folder, or a subfolder that contains the splits or classes.
         splits: Folder of each split in ``folder``.
-        classes: Folders of the classes, where ``folder`` has no splits.
+        classes: Folders of the classes, if ``folder`` has no splits.
     """
 
     folder: Path
@@ -129,31 +129,31 @@ class Layout:
 
 
 def find_layout(folder: Path, left_out: LeftOut) -> Layout:
-    """Find out how a folder of images is organised.
+    """Return the layout of an image folder.
 
     Args:
-        folder: Holds ``train/CLASS`` beside ``test/CLASS`` or ``val/CLASS``, by any usual name in any case, or
-            ``CLASS`` alone, or one folder that holds either.
-        left_out: Gets what is not read.
+        folder: Contains ``train/CLASS`` and ``test/CLASS`` or ``val/CLASS``, with any usual names of the splits in any
+            case, or ``CLASS`` only, or one folder with either.
+        left_out: Collects the files and folders that are not read.
 
     Raises:
-        DataError: A split is missing or there twice, is inside the classes, or two folders have splits.
+        DataError: A split is missing or exists twice, splits are inside the classes, or two folders have splits.
     """
-    folders = _outer_folders(folder, left_out)
+    folders = _subfolders(folder, left_out)
     splits = _splits(folder, folders)
     if not splits:
-        runs = [name for name, path in folders.items() if _holds_runs(path)]
+        runs = [name for name, path in folders.items() if _contains_runs(path)]
         left_out.folders += [f"{name} ({_RUNS})" for name in runs]
         folders = {name: path for name, path in folders.items() if name not in runs}
         inside = [name for name, path in folders.items() if _splits(path, _list(path).folders)]
         if len(inside) > 1:
-            raise DataError(f"{folder} has splits in {listed(inside)}; pass the folder of one of them.")
+            raise DataError(f"{folder} has splits in {listed(inside)}; pass one of these folders.")
         if not inside and len(folders) == 1:
             inside = [name for name, path in folders.items() if len(_list(path).folders) > 1]
         if inside:
             left_out.folders += [name for name in folders if name not in inside]
             folder = folders[inside[0]]
-            folders = _outer_folders(folder, left_out)
+            folders = _subfolders(folder, left_out)
             splits = _splits(folder, folders)
     if splits:
         left_out.folders += [name for name, path in folders.items() if path not in splits.values()]
@@ -162,28 +162,28 @@ def find_layout(folder: Path, left_out: LeftOut) -> Layout:
         words = {split_word(inner): inner for inner in _list(path).folders}
         if "train" in words and words.keys() & {"validation", "test"}:
             raise DataError(
-                f"{folder} has splits inside its classes, such as {name}/{words['train']}; put the classes into the "
-                f"splits."
+                f"{folder} has splits inside its classes, such as {name}/{words['train']}; move the classes into "
+                f"the splits."
             )
     return Layout(folder=folder, classes=folders)
 
 
 def class_folders(split: Path, left_out: LeftOut) -> Mapping[str, Path]:
-    """Return the folders of a split's classes by their names, in order."""
-    return _outer_folders(split, left_out)
+    """Return the class folders of a split by name, sorted."""
+    return _subfolders(split, left_out)
 
 
 def images_below(folder: Path, left_out: LeftOut) -> list[Path]:
-    """Return the images in a class folder and the folders in it, in order; links are followed.
+    """Return the images in a class folder and its subfolders, sorted; symbolic links are followed.
 
     Raises:
         DataError: A folder cannot be read.
     """
-    around = frozenset(_identity(path) for path in (folder, *folder.absolute().parents))
-    return sorted(_walk(folder, around, left_out))
+    ancestors = frozenset(_identity(path) for path in (folder, *folder.absolute().parents))
+    return sorted(_walk(folder, ancestors, left_out))
 
 
-def _walk(folder: Path, around: frozenset[tuple[int, int]], left_out: LeftOut) -> Iterable[Path]:
+def _walk(folder: Path, ancestors: frozenset[tuple[int, int]], left_out: LeftOut) -> Iterable[Path]:
     listing = _list(folder)
     if listing.is_run:
         left_out.folders.append(f"{folder.name} ({_RUNS})")
@@ -192,10 +192,10 @@ def _walk(folder: Path, around: frozenset[tuple[int, int]], left_out: LeftOut) -
     yield from listing.images
     for path in listing.folders.values():
         identity = _identity(path)
-        if identity in around:
+        if identity in ancestors:
             left_out.files["linked to a folder around it"] += 1
         else:
-            yield from _walk(path, around | {identity}, left_out)
+            yield from _walk(path, ancestors | {identity}, left_out)
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -203,8 +203,8 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _outer_folders(folder: Path, left_out: LeftOut) -> Mapping[str, Path]:
-    """The sub-folders of one that holds classes or splits, where nothing else is read."""
+def _subfolders(folder: Path, left_out: LeftOut) -> Mapping[str, Path]:
+    """Return the subfolders of a folder that contains classes or splits; its files are left out."""
     listing = _list(folder)
     left_out.files += listing.others
     if listing.images:
@@ -213,7 +213,7 @@ def _outer_folders(folder: Path, left_out: LeftOut) -> Mapping[str, Path]:
 
 
 def _splits(folder: Path, folders: Mapping[str, Path]) -> dict[SplitWord, Path]:
-    """The splits among sub-folders. A split holds class folders, so that a class may be called ``train``."""
+    """Return the splits among subfolders. A folder without subfolders is no split, but may be a class ``train``."""
     found: dict[SplitWord, Path] = {}
     for name, path in folders.items():
         word = split_word(name)
@@ -224,11 +224,11 @@ def _splits(folder: Path, folders: Mapping[str, Path]) -> dict[SplitWord, Path]:
         found[word] = path
     if found and "train" not in found:
         held = listed((f"{path.name}/" for path in found.values()), quote=False)
-        raise DataError(f"{folder} has {held} but no train/; add it, or rename the folder where that is a class.")
+        raise DataError(f"{folder} has {held} but no train/; add it, or rename the folder if it is a class.")
     if len(found) == 1:
-        raise DataError(f"{folder} has {found['train'].name}/ but none of test/ and val/; add one.")
+        raise DataError(f"{folder} has {found['train'].name}/ but neither test/ nor val/; add one.")
     return found
 
 
-def _holds_runs(folder: Path) -> bool:
+def _contains_runs(folder: Path) -> bool:
     return any(is_run_folder([*folders, *files]) for _, folders, files in os.walk(folder))

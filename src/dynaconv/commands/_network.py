@@ -1,4 +1,4 @@
-"""A network named on the command line: a timm name or a trained run."""
+"""Loads a network that is named on the command line: a timm name or a trained run."""
 
 import os
 from collections.abc import Mapping
@@ -11,23 +11,23 @@ from dynaconv.errors import RunError
 if TYPE_CHECKING:
     from torch import nn
 
-# What only a dynamic network takes.
+# Options that only dynamic networks have.
 _DYNAMIC_OPTIONS = ("family_options", "dynamic_depthwise", "dynamic_downsample", "fc_squeeze")
-# What every network takes, another library's too.
+# Options that every network has, also those of other libraries.
 _COMMON_OPTIONS = ("num_classes", "in_chans")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
-    """A network and where it comes from.
+class LoadedNetwork:
+    """A network, with its name and options.
 
     Attributes:
-        title: What it is called in the output.
+        title: Name of the network in the output.
         model: The network.
         name: Its timm name.
-        options: What it was built with, ``num_classes`` and ``in_chans`` always among it.
-        size: (C, H, W) that it is made for.
-        metadata: What the checkpoint of a run says; None for a network built by name.
+        options: Arguments it was built with, always including ``num_classes`` and ``in_chans``.
+        size: Its input size, (C, H, W).
+        metadata: Metadata of a run's checkpoint; None for a network built by name.
     """
 
     title: str
@@ -38,35 +38,35 @@ class Subject:
     metadata: dict[str, Any] | None = None
 
 
-def load_subject(given: str, size: tuple[int, int, int] | None, options: Mapping[str, Any]) -> Subject:
-    """Build the network of a name, or load that of a run folder or checkpoint file.
+def load_network(given: str, size: tuple[int, int, int] | None, options: Mapping[str, Any]) -> LoadedNetwork:
+    """Build a network by name, or load the network of a run folder or checkpoint file.
 
     Args:
-        given: What stands on the command line.
-        size: (C, H, W) it will be given; a network built by name takes as many channels.
+        given: The argument from the command line.
+        size: (C, H, W) of the input; a network built by name gets that number of channels.
         options: Arguments of a network built by name.
 
     Raises:
-        RunError: The name is unknown, it does not take the options, or options are given for a run.
+        RunError: The name is unknown, the network lacks an option, or options are given for a run.
         CheckpointError: The run cannot be loaded.
     """
     path = Path(given).expanduser()
     if not (path.exists() or os.sep in given or given.endswith((".safetensors", ".ckpt"))):
         return _built(given, size, options)
     if options.keys() - set(_COMMON_OPTIONS):
-        raise RunError(f"{given} is a trained run, which has its own options; leave --option.")
+        raise RunError(f"{given} is a trained run, which has its own options; leave --option out.")
     from dynaconv.train.checkpoint import load_trained
 
     model, facts = load_trained(path)
     side, channels = int(facts["image_size"]), int(facts["in_channels"])
     own = {**(facts.get("model_options") or {}), "num_classes": facts["num_classes"], "in_chans": channels}
     title = f"{facts['model']} of {given}"
-    return Subject(
+    return LoadedNetwork(
         title=title, model=model, name=facts["model"], options=own, size=(channels, side, side), metadata=facts
     )
 
 
-def _built(name: str, size: tuple[int, int, int] | None, options: Mapping[str, Any]) -> Subject:
+def _built(name: str, size: tuple[int, int, int] | None, options: Mapping[str, Any]) -> LoadedNetwork:
     import timm
 
     import dynaconv.models  # noqa: F401  # registers the names
@@ -82,16 +82,16 @@ def _built(name: str, size: tuple[int, int, int] | None, options: Mapping[str, A
     for key, least in (("num_classes", 0), ("in_chans", 1)):
         value = given[key]
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise RunError(f"{key} of {name} is a whole number of at least {least}; got {value!r}.")
+            raise RunError(f"{key} of {name} must be an integer of at least {least}; got {value!r}.")
     further = {key: value for key, value in given.items() if key not in _COMMON_OPTIONS}
     model = create_network(name, num_classes=given["num_classes"], in_channels=given["in_chans"], options=further)
-    return Subject(
+    return LoadedNetwork(
         title=name, model=model, name=name, options=given, size=(given["in_chans"], own_size[1], own_size[2])
     )
 
 
 def static_twin(name: str) -> str | None:
-    """Name of the static network of the same structure; None for a static network and another library's."""
+    """Return the name of the static network of the same structure; None for static or other libraries' networks."""
     from dynaconv.families import families
     from dynaconv.models import STATIC
     from dynaconv.train.factory import is_own_model
@@ -104,10 +104,10 @@ def static_twin(name: str) -> str | None:
     return f"{STATIC}_{name.removeprefix(f'{family}_').removesuffix('_published')}"
 
 
-def carried_options(subject: Subject, name: str) -> dict[str, Any]:
-    """The options of a network that one to compare it with takes as well; those of the structure between our own."""
+def shared_options(network: LoadedNetwork, name: str) -> dict[str, Any]:
+    """Return the options that a network shares with ``name``: between dynaconv's networks, all that are not dynamic."""
     from dynaconv.train.factory import is_own_model
 
-    if not (is_own_model(subject.name) and is_own_model(name)):
-        return {key: subject.options[key] for key in _COMMON_OPTIONS}
-    return {key: value for key, value in subject.options.items() if key not in _DYNAMIC_OPTIONS}
+    if not (is_own_model(network.name) and is_own_model(name)):
+        return {key: network.options[key] for key in _COMMON_OPTIONS}
+    return {key: value for key, value in network.options.items() if key not in _DYNAMIC_OPTIONS}
