@@ -50,7 +50,7 @@ mobile: env
 litert:
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[models,litert]' pytest hypothesis
-	$(BIN)/pytest tests/export/test_litert.py
+	$(BIN)/pytest -p no:anyio tests/export/test_litert.py
 
 # All checks above, for a maintainer before a release: about two hours. Writes docs/results/full.md.
 full:

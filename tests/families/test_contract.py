@@ -7,7 +7,7 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynaconv.families import DynamicConv2d, get_family
 from dynaconv.ops import pool_context
@@ -193,18 +193,28 @@ def test_export_with_a_free_image_size(name: str, algorithm: str) -> None:
     torch.testing.assert_close(program(x), layer(x), **TOLERANCE["float64"])
 
 
+class _Halves(nn.Module):
+    """The identity, after which that exporter does not know the number of channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat(x.chunk(2, 1), 1)
+
+
 @pytest.mark.export
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:Constant folding:UserWarning")
-@pytest.mark.parametrize("name", ["dcd-channel", "dcd-depthwise", "condconv-grouped", "odconv-square", "dyconv-square"])
-def test_older_onnx_exporter_keeps_the_batch_free(name: str) -> None:
-    """Other libraries still call it for their users; joint fusion it cannot take."""
+@pytest.mark.parametrize("context_norm", ["layer", "batch", "running"])
+@pytest.mark.parametrize(
+    "name", ["dcd-channel", "dcd-depthwise", "condconv-grouped", "odconv-square", "dyconv-square", "se-pointwise"]
+)
+def test_older_onnx_exporter_keeps_sizes_free(name: str, context_norm: str) -> None:
+    """Other libraries still call it for their users; it does not support joint fusion."""
     onnxruntime = pytest.importorskip("onnxruntime")
-    layer, file = make(name).eval(), io.BytesIO()
-    axes = {"x": {0: "batch"}, "y": {0: "batch"}}
+    network, file = nn.Sequential(_Halves(), make(name, context_norm=context_norm)).eval(), io.BytesIO()
+    axes = {key: {0: "batch", 2: f"height of {key}", 3: f"width of {key}"} for key in ("x", "y")}
     with torch.no_grad():
         torch.onnx.export(
-            layer,
+            network,
             (images(3, dtype=torch.float32),),
             file,
             dynamo=False,
@@ -214,7 +224,7 @@ def test_older_onnx_exporter_keeps_the_batch_free(name: str) -> None:
             output_names=["y"],
         )
         session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
-        for batch in (1, 2, 5):
-            x = images(batch, dtype=torch.float32)
+        for batch, size in ((1, (9, 7)), (2, (11, 12)), (5, (8, 8))):
+            x = images(batch, size, dtype=torch.float32)
             (got,) = session.run(None, {"x": x.numpy()})
-            torch.testing.assert_close(torch.from_numpy(got), layer(x), **TOLERANCE["float32"])
+            torch.testing.assert_close(torch.from_numpy(got), network(x), **TOLERANCE["float32"])

@@ -145,9 +145,12 @@ def normalise(norm: nn.Module | None, values: Tensor, *, track: bool = True) -> 
     # All batch norms by which other tools may replace the norm take 4-D inputs.
     images = values[:, :, None, None]
     same_type = all(t.dtype == values.dtype for t in (*norm.parameters(), *norm.buffers()) if t.is_floating_point())
-    if same_type and (track or not training):
+    affine = not training and isinstance(getattr(norm, "running_mean", None), Tensor)
+    # torch.onnx.export(dynamo=False) refuses a batch norm if it does not know the number of channels.
+    traced = affine and torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+    if same_type and (track or not training) and not traced:
         return norm(images).flatten(1)  # type: ignore[no-any-return]
-    if not training and isinstance(getattr(norm, "running_mean", None), Tensor):
+    if affine:
         # `functional_call` below swaps the norm's tensors, which is unsafe if several threads run the layer.
         scale, shift = scale_and_shift(norm, values.dtype)
         return values * scale + shift
