@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dynaconv.ops.compiling import saved_for_backward
 from dynaconv.ops.cost import statically_true
 from dynaconv.ops.exporting import is_exporting
 from dynaconv.ops.geometry import Geometry
@@ -32,5 +33,6 @@ def shared_conv2d(x: Tensor, weight: Tensor, geometry: Geometry, bias: Tensor | 
         dynamic = not (statically_true(x.shape[0] < _SMALL_BATCH) or statically_true(x.shape[0] >= _SMALL_BATCH))
         if dynamic and stride == dilation == (1, 1):
             volumes, kernels = x.unsqueeze(2), weight.unsqueeze(2)
-            return F.conv3d(volumes, kernels, bias, (2, 1, 1), (0, *padding), 1, groups).squeeze(2)
+            out = F.conv3d(volumes, kernels, bias, (2, 1, 1), (0, *padding), 1, groups)
+            return saved_for_backward(out.squeeze(2))
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)

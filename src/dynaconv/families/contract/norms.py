@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynaconv.ops.compiling import saved_for_backward
+
 ContextNorm = Literal["layer", "batch", "running"] | None
 NORM_EPSILON = 1e-5
 """Added to the variance of a context."""
@@ -67,8 +69,9 @@ class RunningNorm2d(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise ``(B, C, H, W)`` over all axes but the second."""
         scale, shift = scale_and_shift(self, input.dtype)
-        if self.training and torch.compiler.is_compiling():
-            scale = _saved_for_backward(scale)
+        if self.training:
+            # Computed again in the backward pass, it would use the statistics that `_track` has changed.
+            scale = saved_for_backward(scale)
         out = input * scale[:, None, None] + shift[:, None, None]
         if self.training:
             self._track(input.detach())
@@ -89,21 +92,6 @@ class RunningNorm2d(nn.Module):
     def extra_repr(self) -> str:
         """The constructor's arguments."""
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}"
-
-
-@torch.library.custom_op("dynaconv::kept", mutates_args=())
-def _saved_for_backward(tensor: Tensor) -> Tensor:
-    """Return a copy that torch.compile saves for the backward pass.
-
-    Without it, the backward pass recomputes the scale from statistics that were updated since (torch 2.14), which gives
-    a wrong gradient.
-    """
-    return tensor.clone()
-
-
-@_saved_for_backward.register_fake
-def _saved_for_backward_fake(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor)
 
 
 def make_context_norm(
@@ -147,7 +135,7 @@ def normalise(norm: nn.Module | None, values: Tensor, *, track: bool = True) -> 
     same_type = all(t.dtype == values.dtype for t in (*norm.parameters(), *norm.buffers()) if t.is_floating_point())
     affine = not training and isinstance(getattr(norm, "running_mean", None), Tensor)
     # torch.onnx.export(dynamo=False) refuses a batch norm if it does not know the number of channels.
-    traced = affine and torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+    traced = affine and torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
     if same_type and (track or not training) and not traced:
         return norm(images).flatten(1)  # type: ignore[no-any-return]
     if affine:

@@ -9,6 +9,7 @@ from torch import Tensor
 from dynaconv.families.dcd.factored_step import factored_step_dcd
 from dynaconv.families.dcd.factors import DCDFactors, required, split_rows
 from dynaconv.families.dcd.step import supports_step
+from dynaconv.ops.compiling import saved_for_backward
 from dynaconv.ops.geometry import Geometry
 from dynaconv.ops.per_sample import grouped_matmul
 from dynaconv.ops.shared import shared_conv2d
@@ -65,7 +66,7 @@ def _normalised_residual(x: Tensor, factors: DCDFactors, geometry: Geometry, nor
     p, q, fusion = required(factors.p), required(factors.q), required(factors.fusion)
     blocks = factors.num_blocks
     latent = norms[0](project(_centre_tap_input(x, geometry), q, blocks, geometry.stride))
-    fused = grouped_matmul(fusion.to(latent.dtype).flatten(1, 2), latent, blocks)
+    fused = saved_for_backward(grouped_matmul(fusion.to(latent.dtype).flatten(1, 2), latent, blocks))
     return shared_conv2d(norms[1](fused) + latent, p[:, :, None, None], Geometry((1, 1), groups=blocks))
 
 
@@ -75,7 +76,7 @@ def _joint_residual(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tenso
     latent = project(x, q, blocks)
     filtered = _filter_each(latent, r, geometry, latent.shape[1])  # (B, blocks * L * L_k, H_out, W_out)
     matrix = fusion.permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2)  # (B, blocks * L, L * L_k)
-    fused = grouped_matmul(matrix.to(filtered.dtype), filtered, blocks)
+    fused = saved_for_backward(grouped_matmul(matrix.to(filtered.dtype), filtered, blocks))
     return shared_conv2d(fused, p[:, :, None, None], Geometry((1, 1), groups=blocks))
 
 
