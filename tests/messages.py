@@ -65,7 +65,8 @@ def without_causes(error: BaseException) -> str:
             for text in (" ".join(str(cause).split()), str(cause).partition("\n")[0]):
                 message = message.replace(text.rstrip(" .:;,"), "<cause>") if text else message
         cause = cause.__cause__
-    return message
+    # Python 3.13 adds a suggestion to the error of an unknown argument.
+    return re.sub(r"\. Did you mean '\w+'\?", "", message)
 
 
 def written(entries: Mapping[str, list[str]]) -> str:

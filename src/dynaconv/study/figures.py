@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 from dynaconv.analysis.figures import COLOURS, colour_cycle
 from dynaconv.study import definition
@@ -137,6 +137,9 @@ def _frontier(figure: definition.Figure, results: Results) -> Figure | None:
                 title = shown[0].title.rpartition(", ")[0]
                 axes.errorbar(at, means, yerr=errors, fmt="o-", color=colour, label=title, markersize=4, capsize=3)
         axes.set(xscale="log", xlabel=label)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
         _style(axes)
     if not panels[1].containers:
         return None
