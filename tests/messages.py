@@ -66,7 +66,7 @@ def without_causes(error: BaseException) -> str:
                 message = message.replace(text.rstrip(" .:;,"), "<cause>") if text else message
         cause = cause.__cause__
     # Python 3.13 adds a suggestion to the error of an unknown argument.
-    return re.sub(r"\. Did you mean '\w+'\?", "", message)
+    return re.sub(r"(unexpected keyword argument '\w+')\. Did you mean '\w+'\?", r"\1", message)
 
 
 def written(entries: Mapping[str, list[str]]) -> str:
