@@ -55,7 +55,7 @@ def run(check: str, python: str, folder: Path, environment: str) -> str:
 def main() -> int:
     """Run the checks named, all by default, one after another; rows of other checks stay on the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checks", nargs="*", choices=[*CHECKS, []], help="targets of the Makefile; all by default")
+    parser.add_argument("checks", nargs="*", choices=[*CHECKS, []], metavar="CHECK", help="a target of the Makefile")
     parser.add_argument("--python", default="python3", help="interpreter for new environments")
     args = parser.parse_args()
     folder = ROOT / "runs" / "full"

@@ -157,6 +157,16 @@ def test_a_sweep_is_drawn_and_a_diverged_run_with_it(tmp_path: Path) -> None:
     assert "| a higher rate | 70.00 | 0 of 1, 1 diverged |" in page
 
 
+def test_a_family_may_lack_the_first_value_of_a_sweep(tmp_path: Path) -> None:
+    sweep = {"key": "model.lr", "values": [0.1, 1.0]}
+    variants = {"slow": {}, "late": {"title": "late", "at": {0.1: None}}}
+    file = write_study(tmp_path / "s.yaml", sweep=sweep, variants=variants, seeds=1, reference="slow@0.1")
+    folder = StudyFolder(tmp_path / "f")
+    finish(folder, "late@1.0", 0, 0.5)
+    page = write_report(read_results(load_study(file), folder), tmp_path / "out").read_text()
+    assert "| late |  | 50.00 |" in page
+
+
 def test_pairs_of_a_sweep_are_compared_drawn_and_written(tmp_path: Path) -> None:
     figures = {"gain": {"kind": "gain"}, "frontier": {"kind": "frontier"}}
     contrasts = {"rate": {"title": "higher against lower", "variant": "fast", "against": "slow"}}

@@ -128,7 +128,8 @@ def _sweep_table(table: Table, results: Results) -> str:
     pairs = [name.rpartition("@") for name in table.variants]
     families = list(dict.fromkeys(family for family, _, _ in pairs))
     values = list(dict.fromkeys(value for _, _, value in pairs))
-    titles = {family: results.variants[f"{family}@{values[0]}"].title for family in families}
+    # A family need not have every value.
+    titles = {family: results.variants[name].title for name, (family, _, _) in zip(table.variants, pairs, strict=True)}
     swept = titles[families[0]].rpartition(", ")[2].rpartition(" ")[0]
 
     def table_of(metric: str, mean: Callable[[VariantResults], Interval | None]) -> str:
