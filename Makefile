@@ -52,7 +52,7 @@ litert:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[models,litert]' pytest hypothesis
 	$(BIN)/pytest -p no:anyio tests/export/test_litert.py
 
-# All checks above, for a maintainer before a release: about two hours. Writes docs/results/full.md.
+# All checks above, for a maintainer before a release: some hours, most of them for `slow`. Writes docs/results/full.md.
 full:
 	$(PYTHON) tools/full_check.py --python $(PYTHON) $(FULL)
 
