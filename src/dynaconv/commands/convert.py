@@ -122,15 +122,12 @@ def _load(arguments: argparse.Namespace) -> LoadedNetwork:
 
 
 def _load_static(model: "nn.Module", file: Path) -> None:
-    from dynaconv.conversion.checkpoint_file import read_checkpoint
+    from dynaconv.conversion.checkpoint_file import mismatches, read_checkpoint
 
     state = read_checkpoint(file).state
-    own = model.state_dict()
-    mismatched = [key for key in own if key not in state or state[key].shape != own[key].shape]
-    mismatched += [key for key in state if key not in own]
-    if mismatched:
+    if mismatched := mismatches(model, state):
         raise CheckpointError(
-            f"{file} does not fit the network: {len(mismatched)} entries differ, the first is {mismatched[0]!r}."
+            f"{file} does not fit the network: {len(mismatched)} entries differ, the first is {mismatched[0].key!r}."
         )
     model.load_state_dict(state)
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -157,3 +157,22 @@ def _strip_wrapper_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if prefix is None:
             return state
         state = {key.removeprefix(prefix): state[key] for key in keys}
+
+
+class Mismatch(NamedTuple):
+    """A tensor that keeps a state dict from fitting a network, with both shapes; ``"nothing"`` if there is none."""
+
+    key: str
+    given: tuple[int, ...] | str
+    expected: tuple[int, ...] | str
+
+
+def mismatches(network: nn.Module, state: Mapping[str, Tensor]) -> list[Mismatch]:
+    """Return the tensors that are missing from ``state``, have another shape in it, or are not part of the network."""
+    own = network.state_dict()
+    keys = [key for key in own if key not in state or state[key].shape != own[key].shape]
+    keys += [key for key in state if key not in own]
+    return [
+        Mismatch(key, *(tuple(tensors[key].shape) if key in tensors else "nothing" for tensors in (state, own)))
+        for key in keys
+    ]

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dynaconv.conversion import apply_conversion, conversion_of
+from dynaconv.conversion.checkpoint_file import mismatches
 from dynaconv.conversion.example import eval_mode
 from dynaconv.errors import CheckpointError, DynaconvError, counted, with_article
 from dynaconv.hub.config import HubConfig
@@ -66,16 +67,11 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: str) -
     Raises:
         CheckpointError: A tensor is missing, is unexpected or has another shape; nothing is loaded then.
     """
-    own = network.state_dict()
-    mismatched = [key for key in own if key not in state or state[key].shape != own[key].shape]
-    mismatched += [key for key in state if key not in own]
-    if mismatched:
-        key = mismatched[0]
-        given = tuple(state[key].shape) if key in state else "nothing"
-        expected_shape = tuple(own[key].shape) if key in own else "nothing"
+    if mismatched := mismatches(network, state):
+        first = mismatched[0]
         raise CheckpointError(
             f"{source} does not fit the network: {counted(len(mismatched), 'tensor')} cannot be loaded, the first is "
-            f"{key!r} (weights: {given}, network: {expected_shape})."
+            f"{first.key!r} (weights: {first.given}, network: {first.expected})."
         )
     network.load_state_dict(dict(state))
 

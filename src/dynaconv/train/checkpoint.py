@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dynaconv.conversion.checkpoint_file import mismatches
 from dynaconv.errors import CheckpointError, DynaconvError
 from dynaconv.files import replacing
 from dynaconv.train.callbacks import BEST, LAST
@@ -168,15 +169,10 @@ def evaluated_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _load_state(network: nn.Module, state: Mapping[str, Tensor], file: Path, name: str) -> None:
-    own = network.state_dict()
-    mismatched = [key for key in own if key not in state or state[key].shape != own[key].shape]
-    mismatched += [key for key in state if key not in own]
-    if mismatched:
-        key = mismatched[0]
-        found = tuple(state[key].shape) if key in state else "nothing"
-        expected = tuple(own[key].shape) if key in own else "nothing"
+    if mismatched := mismatches(network, state):
+        first = mismatched[0]
         raise CheckpointError(
-            f"the checkpoint {file} does not fit {name}: {len(mismatched)} entries differ, the first is {key!r} "
-            f"(checkpoint: {found}, model: {expected})."
+            f"the checkpoint {file} does not fit {name}: {len(mismatched)} entries differ, the first is {first.key!r} "
+            f"(checkpoint: {first.given}, model: {first.expected})."
         )
     network.load_state_dict(dict(state))
