@@ -14,6 +14,7 @@ from dynaconv.study.folder import COSTS_FILE
 from dynaconv.study.record import PAGE_FILE, RESULTS_FILE, write_record
 from dynaconv.study.results import Results, VariantResults
 from dynaconv.study.statistics import Interval
+from dynaconv.train.run import DEFAULT_EPOCHS
 
 COLUMNS = (
     "variant",
@@ -36,7 +37,11 @@ COLUMNS = (
 
 CONTRASTS_FILE = "contrasts.csv"
 _RATIOS = ("parameters", "madds", "native_seconds", "step_seconds")
-CONTRAST_COLUMNS = ("contrast", "title", "variant", "against", "seeds", "difference", "half_width", *_RATIOS)
+CONTRAST_COLUMNS = (
+    *("contrast", "title", "variant", "against", "seeds", "difference", "half_width"),
+    *_RATIOS,
+    "training_seconds",
+)
 
 
 def write_report(results: Results, out: Path) -> Path:
@@ -166,10 +171,11 @@ def contrast_rows(results: Results) -> Iterator[dict[str, Any]]:
             }
             if difference is not None:
                 row |= {"seeds": difference.count, "difference": difference.mean, "half_width": difference.half_width}
-            yield {
-                key: float(f"{value:.6g}") if isinstance(value, float) else value
-                for key, value in (row | {name: _ratio(variant, against, name) for name in _RATIOS}).items()
-            }
+            row |= {name: _ratio(variant, against, name) for name in _RATIOS}
+            epochs = [results.study.variants[name].config.trainer.get("max_epochs", DEFAULT_EPOCHS) for name in names]
+            step = row["step_seconds"]
+            row["training_seconds"] = None if step is None else step * epochs[0] / epochs[1]
+            yield {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in row.items()}
 
 
 def _ratio(variant: VariantResults, against: VariantResults, name: str) -> float | None:
@@ -179,7 +185,8 @@ def _ratio(variant: VariantResults, against: VariantResults, name: str) -> float
 
 
 def _contrasts(results: Results) -> str:
-    names = ("compared", "variant", "against", "seeds", "points", "parameters", "MAdds", "native latency", "step")
+    costs = ("parameters", "MAdds", "native latency", "step", "training")
+    names = ("compared", "variant", "against", "seeds", "points", *costs)
     rows = []
     for row in contrast_rows(results):
         if "difference" not in row:
@@ -187,9 +194,10 @@ def _contrasts(results: Results) -> str:
             continue
         titles = [results.variants[row[key]].title for key in ("variant", "against")]
         shown = Interval(mean=row["difference"], half_width=row["half_width"], count=row["seeds"])
-        ratios = ["" if row[name] is None else f"{row[name]:.2f}" for name in _RATIOS]
+        ratios = ["" if row[name] is None else f"{row[name]:.2f}" for name in (*_RATIOS, "training_seconds")]
         rows.append([row["title"], *titles, str(row["seeds"]), _percent(shown, sign="+"), *ratios])
-    intro = "Points of test accuracy, paired by seed, with the 95 % interval; the rest are ratios, variant to against."
+    intro = "Points of test accuracy, paired by seed, with the 95 % interval; the rest are ratios, variant to against; "
+    intro += "training is the ratio of all steps together."
     return f"## Like with like\n\n{intro}\n\n" + markdown_table(names, rows)
 
 
