@@ -325,7 +325,11 @@ class DCDCore(DCDOperator, DynamicLayer):
         form, blocks, latent_dim, latent_taps, _, _ = self.sizes
         latent = latent_taps if form == "depthwise" else blocks * latent_dim
         columns = ((self.p, latent), (self.q, latent), (self.r, latent_taps))
-        lengths = [factor.to(like).norm() / math.sqrt(count) for factor, count in columns if factor is not None]
+        lengths = [
+            torch.linalg.vector_norm(factor.to(like)) / math.sqrt(count)
+            for factor, count in columns
+            if factor is not None
+        ]
         # If a factor is zero, the product is zero, but the residual is zero too and stays zero.
         product: Tensor = math.prod(lengths[1:], start=lengths[0])
         return product.clamp(min=1e-12).reciprocal()
