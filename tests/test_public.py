@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -34,6 +35,11 @@ def test_public_names_change_on_purpose_only() -> None:
     assert set(dynaconv.__all__) <= set(dir(dynaconv))
     for name in dynaconv.__all__:
         assert getattr(dynaconv, name).__doc__
+
+
+def test_editors_know_every_option() -> None:
+    generator = runpy.run_path(str(ROOT / "tools" / "write_stubs.py"))
+    assert generator["STUB"].read_text() == generator["stub"](), "run python tools/write_stubs.py"
 
 
 def loaded(code: str) -> set[str]:

@@ -50,8 +50,8 @@ def layers(count: int) -> Iterator[tuple[str, nn.Module, Tensor]]:
         yield f"depthwise-dcd{seed}", dynamic, torch.randn(batch, 3, height, width)
         if seed % 2:
             arguments = {"kernel_size": 1}
-        algorithm = draw.choice(["auto", "kernel", "factored"])
-        dcd = DCDConv2d(c_in, c_out, **arguments, algorithm=algorithm, hidden_channels=draw.choice([3, 20]))
+        arguments["algorithm"] = draw.choice(["auto", "kernel", "factored"])
+        dcd = DCDConv2d(c_in, c_out, **arguments, hidden_channels=draw.choice([3, 20]))
         yield f"dcd{seed}", dcd, torch.randn(batch, c_in, height, width)
     for name in ("dcd_mobilenetv2_035", "dcd_resnet10"):
         yield name, timm.create_model(name, num_classes=10), torch.randn(2, 3, 64, 64)

@@ -1,0 +1,400 @@
+"""Written by tools/write_stubs.py."""
+
+from typing import Literal
+
+import torch
+
+from dynaconv.families.condconv.layer import CondConv2d as _CondConv2d
+from dynaconv.families.contract.base import DynamicConv2d as DynamicConv2d
+from dynaconv.families.contract.base import DynamicLayer as DynamicLayer
+from dynaconv.families.contract.deployed import DeployedLayer as DeployedLayer
+from dynaconv.families.contract.mixture import KernelMixture2d as KernelMixture2d
+from dynaconv.families.contract.mixture import MixtureCoefficients as MixtureCoefficients
+from dynaconv.families.contract.parameters import parameter_groups as parameter_groups
+from dynaconv.families.contract.temperature import set_temperature as set_temperature
+from dynaconv.families.dcd.config import DCDConfig as DCDConfig
+from dynaconv.families.dcd.core import DCDCoefficients as DCDCoefficients
+from dynaconv.families.dcd.layer import DCDConv2d as _DCDConv2d
+from dynaconv.families.dcd.layer import DCDLinear as _DCDLinear
+from dynaconv.families.dyconv.layer import DYConv2d as _DYConv2d
+from dynaconv.families.family import Coefficient as Coefficient
+from dynaconv.families.family import Family as Family
+from dynaconv.families.family import families as families
+from dynaconv.families.family import family_of as family_of
+from dynaconv.families.family import get_family as get_family
+from dynaconv.families.family import register_family as register_family
+from dynaconv.families.odconv import ODConvCoefficients as ODConvCoefficients
+from dynaconv.families.odconv.layer import ODConv2d as _ODConv2d
+from dynaconv.families.se.layer import SECoefficients as SECoefficients
+from dynaconv.families.se.layer import SEConv2d as _SEConv2d
+
+class CondConv2d(_CondConv2d):
+    """A convolution with W(x) = sum_k sigmoid(r_k(x)) W_k and a bias mixed in the same way.
+
+    The routing r(x) is a linear map with bias of the averaged input; each layer has its own. The weights are
+    independent of one another and need not sum to one; at zero logits each is 1/2.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            As for `torch.nn.Conv2d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
+            kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
+            model.
+        num_experts: K, the number of kernels.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+
+    Reference: Yang et al., NeurIPS 2019, arXiv:1904.04971v3."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        num_experts: int = 8,
+    ) -> None: ...
+
+class DCDConv2d(_DCDConv2d):
+    """A convolution whose kernel is W(x) = Lambda(x) W0 + P Phi(x) Q^T.
+
+    Lambda(x) scales the output channels of the static kernel W0. The residual mixes L latent channels with a dynamic
+    L x L matrix Phi(x). For a kxk kernel it is added to the centre tap (``fusion="channel"``), covers all taps through
+    R (``"joint"``), or, for a depthwise convolution, is P Phi(x) R^T (``"depthwise"``).
+
+    With ``norm=None`` these equations hold exactly, also in train mode. With ``norm="batch"`` the residual is
+    P (BN2(Phi(x) z) + z) with z = BN1(Q^T x), and Lambda also scales the bias, as in the published code. In eval mode
+    the norms are folded into Phi, so that the layer has a kernel again.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            As for `torch.nn.Conv2d`.
+
+    Options:
+        context_norm: ``layer`` normalises each context over its features, ``batch`` each feature over the batch,
+            ``running`` each feature by the statistics of earlier batches; none has scale and shift. With ``batch``
+            in train mode, a kernel depends on the whole batch, and a single sample is normalised by running
+            statistics. ``auto``: ``batch``, but None with ``norm="batch"``.
+        algorithm: ``kernel`` forms W(x), ``factored`` applies its factors to feature maps, ``auto`` uses the cost
+            model.
+        reduction: r: the branch has max(C_in // r, min_hidden_channels) hidden units; see `keeps_length` for small
+            contexts.
+        min_hidden_channels: Minimum number of hidden units.
+        variant: ``full`` is Lambda W0 + P Phi Q^T, ``scale`` Lambda W0 alone, ``residual`` W0 + P Phi Q^T.
+        fusion: Form of the residual. ``auto``: ``depthwise`` for a depthwise convolution, else ``channel``.
+        latent_dim: L of one block, at most the larger of its input and output channels; None: floor(C /
+            2^floor(log2 sqrt C)).
+        latent_taps: L_k, 1 to k^2, of the joint and depthwise forms; None: floor(k^2 / 2).
+        blocks: B, the number of diagonal blocks of the residual, a multiple of groups; None: groups.
+        hidden_channels: Number of hidden units; overrides `reduction`.
+        context_size: The input is averaged over a grid of this many cells along each axis.
+        hidden_norm: ``unit`` divides the branch's hidden vector by its length. ``auto``: ``unit``, but None with
+            ``norm="batch"``.
+        gain: Factor on the logits of Lambda and on Phi.
+        weight_norm: Divide each row w of a head by sqrt(1 + |w|^2 / b^2), which limits its length to b, and the
+            residual by the lengths of P's, Q's and R's columns; b is 1 for Lambda and max(L, L_k)^(-1/2) for Phi.
+            Coefficients are then bounded, and the effective learning rate falls as weights grow, as for weights
+            before a batch norm. None: True, but False with ``norm="batch"``, which does not allow True.
+        activation: Activation of the branch. ``auto``: ``relu``, or ``gate``, h * hsig(F2 h), with
+            ``norm="batch"``.
+        scale_activation: Function from a logit t to Lambda, 1 at t = 0: ``linear`` 1 + t, ``hard_sigmoid`` relu6(t
+            + 3) / 3 in [0, 2], ``sigmoid`` 2 sigmoid(t) in (0, 2), ``tanh`` 1 + tanh(t) in (0, 2). ``auto``:
+            ``sigmoid``, or ``hard_sigmoid`` with ``norm="batch"``.
+        norm: ``batch`` adds batch norms and a skip connection around Phi, as in the published code (channel form
+            only).
+
+    Raises:
+        ValueError: an argument is out of range or does not match the convolution.
+
+    Deviations:
+        The context is normalised over the batch, the branch has at least 16 hidden units, its hidden vector has unit
+        length, Lambda is a sigmoid, and heads and residual are divided by lengths of their weights (`weight_norm`). The
+        paper has none of these. A branch with ``context_norm=None, hidden_norm=None, weight_norm=False,
+        scale_activation="linear"`` and without gradient clipping stays near chance accuracy at learning rates at which
+        the static network trains; with clipping both train (`benchmarks/stability.py`, docs/families/dcd.md).
+
+    Reference: Li et al., ICLR 2021, arXiv:2103.08756v1."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: Literal["auto", "layer", "batch", "running"] | None = "auto",
+        algorithm: Literal["auto", "kernel", "factored"] = "auto",
+        reduction: int = 16,
+        min_hidden_channels: int = 16,
+        variant: Literal["full", "scale", "residual"] = "full",
+        fusion: Literal["auto", "channel", "joint", "depthwise"] = "auto",
+        latent_dim: int | None = None,
+        latent_taps: int | None = None,
+        blocks: int | None = None,
+        hidden_channels: int | None = None,
+        context_size: Literal[1, 2] = 1,
+        hidden_norm: Literal["auto", "unit"] | None = "auto",
+        gain: float = 1.0,
+        weight_norm: bool | None = None,
+        activation: Literal["auto", "relu", "relu6", "silu", "gelu", "hardswish", "gate"] = "auto",
+        scale_activation: Literal["auto", "linear", "hard_sigmoid", "sigmoid", "tanh"] = "auto",
+        norm: Literal["batch"] | None = None,
+    ) -> None: ...
+
+class DCDLinear(_DCDLinear):
+    """A linear layer whose matrix is W(x) = Lambda(x) W0 + P Phi(x) Q^T; the context is the input vector itself.
+
+    Args:
+        in_features, out_features, bias, device, dtype: As for `torch.nn.Linear`.
+
+    Options:
+        context_norm: ``layer`` normalises each context over its features, ``batch`` each feature over the batch,
+            ``running`` each feature by the statistics of earlier batches; none has scale and shift. With ``batch``
+            in train mode, a kernel depends on the whole batch, and a single sample is normalised by running
+            statistics. ``auto``: ``batch``, but None with ``norm="batch"``.
+        algorithm: ``kernel`` forms W(x), ``factored`` applies its factors to feature maps, ``auto`` uses the cost
+            model.
+        reduction: r: the branch has max(C_in // r, min_hidden_channels) hidden units; see `keeps_length` for small
+            contexts.
+        min_hidden_channels: Minimum number of hidden units.
+        variant: ``full`` is Lambda W0 + P Phi Q^T, ``scale`` Lambda W0 alone, ``residual`` W0 + P Phi Q^T.
+        latent_dim: L of one block, at most the larger of its input and output channels; None: floor(C /
+            2^floor(log2 sqrt C)).
+        blocks: B, the number of diagonal blocks of the residual, a multiple of groups; None: groups.
+        hidden_channels: Number of hidden units; overrides `reduction`.
+        hidden_norm: ``unit`` divides the branch's hidden vector by its length. ``auto``: ``unit``, but None with
+            ``norm="batch"``.
+        gain: Factor on the logits of Lambda and on Phi.
+        weight_norm: Divide each row w of a head by sqrt(1 + |w|^2 / b^2), which limits its length to b, and the
+            residual by the lengths of P's, Q's and R's columns; b is 1 for Lambda and max(L, L_k)^(-1/2) for Phi.
+            Coefficients are then bounded, and the effective learning rate falls as weights grow, as for weights
+            before a batch norm. None: True, but False with ``norm="batch"``, which does not allow True.
+        activation: Activation of the branch. ``auto``: ``relu``, or ``gate``, h * hsig(F2 h), with
+            ``norm="batch"``.
+        scale_activation: Function from a logit t to Lambda, 1 at t = 0: ``linear`` 1 + t, ``hard_sigmoid`` relu6(t
+            + 3) / 3 in [0, 2], ``sigmoid`` 2 sigmoid(t) in (0, 2), ``tanh`` 1 + tanh(t) in (0, 2). ``auto``:
+            ``sigmoid``, or ``hard_sigmoid`` with ``norm="batch"``.
+        norm: ``batch`` adds batch norms and a skip connection around Phi, as in the published code (channel form
+            only).
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+
+    Reference: Li et al., ICLR 2021, arXiv:2103.08756v1; a dynamic classifier is part of the published networks."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: Literal["auto", "layer", "batch", "running"] | None = "auto",
+        algorithm: Literal["auto", "kernel", "factored"] = "auto",
+        reduction: int = 16,
+        min_hidden_channels: int = 16,
+        variant: Literal["full", "scale", "residual"] = "full",
+        latent_dim: int | None = None,
+        blocks: int | None = None,
+        hidden_channels: int | None = None,
+        hidden_norm: Literal["auto", "unit"] | None = "auto",
+        gain: float = 1.0,
+        weight_norm: bool | None = None,
+        activation: Literal["auto", "relu", "relu6", "silu", "gelu", "hardswish", "gate"] = "auto",
+        scale_activation: Literal["auto", "linear", "hard_sigmoid", "sigmoid", "tanh"] = "auto",
+        norm: Literal["batch"] | None = None,
+    ) -> None: ...
+
+class DYConv2d(_DYConv2d):
+    """A convolution with W(x) = sum_k pi_k(x) W_k and a bias mixed in the same way; pi(x) is a softmax.
+
+    The branch is average pool -> linear to max(C_in // reduction, min_hidden_channels) -> ReLU -> linear with bias to
+    K -> softmax with temperature. The paper's temperature falls from 30 to 1 over the first ten epochs, so that every
+    kernel learns at first; see `dynaconv.set_temperature` and the callback of ``dynaconv train``.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            As for `torch.nn.Conv2d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
+            kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
+            model.
+        reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
+        min_hidden_channels: Minimum number of hidden units.
+        num_kernels: K, the number of kernels.
+        temperature: Initial temperature, > 0, which divides the logits of the attention; `set_temperature` changes
+            it later. It is saved in the state dict and never averaged with the weights.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+
+    Deviations:
+        The temperature starts at 1, the plain softmax. With an initial temperature of 30 and no schedule, a layer would
+        stay close to the mean of its kernels.
+
+    Reference: Chen et al., CVPR 2020, arXiv:1912.03458v2."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        reduction: int = 4,
+        min_hidden_channels: int = 4,
+        num_kernels: int = 4,
+        temperature: float = 1.0,
+    ) -> None: ...
+
+class ODConv2d(_ODConv2d):
+    """A convolution with W(x)[o, i, t] = filter_o(x) channel_i(x) spatial_t(x) sum_k kernel_k(x) W_k[o, i, t].
+
+    The branch is average pool -> linear to max(C_in // reduction, min_hidden_channels) -> batch norm -> ReLU -> one
+    linear map with bias for each attention. Every logit is divided by the temperature. The attentions over input
+    channels, output channels and positions are sigmoids, the attention over the K kernels is a softmax. An attention
+    without effect is left out: over kernels if there is one, over positions if there is one, over output channels if
+    each has one input channel of its own (depthwise with C_out = C_in).
+
+    In train mode the branch's batch norm uses the statistics of the batch, so W(x) of a sample depends on the others.
+    `kernel` and `coefficients` also use them, but do not update the running statistics.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            As for `torch.nn.Conv2d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` scales the input and output of
+            one shared convolution with all K kernels, ``grouped`` forms W(x) and convolves with the batch folded
+            into groups, ``auto`` uses the cost model.
+        reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
+        min_hidden_channels: Minimum number of hidden units.
+        num_kernels: K, the number of kernels; 1 needs the parameters of a static convolution plus the branch.
+        temperature: Initial temperature, > 0, which divides the logits of the attention; `set_temperature` changes
+            it later. It is saved in the state dict and never averaged with the weights.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+
+    Deviations:
+        The layer can have a bias, which is added last; the published layer has none. The temperature starts at 1. The
+        kernels are initialised as in `torch.nn.Conv2d`; the published code draws them from a normal distribution by
+        fan-out. The branch is initialised as published, but see `fresh_like` for networks. A single sample in train
+        mode is normalised by running statistics.
+
+    Reference: Li et al., ICLR 2022, arXiv:2209.07947v1 (openreview DmpCfq6Mg39)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        reduction: int = 16,
+        min_hidden_channels: int = 16,
+        num_kernels: int = 4,
+        temperature: float = 1.0,
+    ) -> None: ...
+
+class SEConv2d(_SEConv2d):
+    """A convolution whose output y is scaled per channel by s = sigmoid(F2 relu(F1 pool(y))).
+
+    As a dynamic convolution, W(x) = diag(s) W and the bias is s * bias. Unlike Lambda(x) of `dynaconv.DCDConv2d`, s
+    depends on the output, so the convolution has to run before its kernel is known. F1 and F2 have biases; F1 has
+    max(C_out // reduction, min_hidden_channels) outputs.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            As for `torch.nn.Conv2d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``factored`` scales the output, ``kernel`` forms W(x) and convolves once more, ``auto`` uses the
+            cost model, which always chooses ``factored``.
+        reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
+        min_hidden_channels: Minimum number of hidden units.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+
+    Deviations:
+        The paper scales a residual block's output after its last batch norm. Here the output of the convolution is
+        scaled directly, before any norm, so that networks of different families differ only in their convolutions.
+
+    Reference: Hu et al., CVPR 2018, arXiv:1709.01507v4."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        reduction: int = 16,
+        min_hidden_channels: int = 8,
+    ) -> None: ...
