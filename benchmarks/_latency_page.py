@@ -285,7 +285,7 @@ def ratio_figure(results: Results, path: Path) -> Path | None:
     """Dots: a panel an architecture and batch, a line a network, a colour a runtime."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    from dynaconv.analysis.figures import COLOURS, _figure, save
+    from dynaconv.explain.figures import COLOURS, _figure, save
 
     networks = results.some("network", DYNAMIC)
     panels = {}
@@ -343,7 +343,7 @@ def growth_figure(results: Results, path: Path) -> Path | None:
     """A panel an axis: measured times, and dashed what is in proportion to the multiply-adds."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    from dynaconv.analysis.figures import COLOURS, _figure, save
+    from dynaconv.explain.figures import COLOURS, _figure, save
 
     panels = {axis: curves for axis in AXES if (curves := _curves(results, axis))}
     if not panels:

@@ -15,7 +15,7 @@ import time
 import torch
 from torch import Tensor
 
-from dynaconv.analysis.dcd_fit import fit_dcd
+from dynaconv.explain.dcd_fit import fit_dcd
 
 RECOVERED = 1e-6
 

@@ -17,8 +17,8 @@ import timm
 import torch
 
 import dynaconv.models  # noqa: F401  # registers the networks with timm
-from dynaconv.analysis.latency import measure_latency
 from dynaconv.deployment import deploy
+from dynaconv.measure.latency import measure_latency
 
 NETWORKS = (
     "dcd_mobilenetv2_050",

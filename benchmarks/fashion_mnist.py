@@ -14,9 +14,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from dynaconv.analysis.figures import read_metrics, save, training_curves
-from dynaconv.analysis.profile import profile
+from dynaconv.explain.figures import read_metrics, save, training_curves
 from dynaconv.files import write_csv, write_text
+from dynaconv.measure.profile import profile
 from dynaconv.train.checkpoint import load_trained
 
 COLUMNS = ("run", "parameters", "MAdds", "seconds", "test accuracy", "test loss", "epoch kept")

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynaconv.analysis.latency import Latency, measure_latency
 from dynaconv.deployment import deploy
 from dynaconv.export.int8_onnx import quantize_onnx
 from dynaconv.export.int8_openvino import quantize_openvino
@@ -23,6 +22,7 @@ from dynaconv.export.int8_report import Int8Report
 from dynaconv.export.onnx import export_onnx
 from dynaconv.export.openvino import export_openvino
 from dynaconv.files import write_json, write_text
+from dynaconv.measure.latency import Latency, measure_latency
 from dynaconv.train.checkpoint import load_trained
 from dynaconv.train.checkpoint_evaluation import checkpoint_data, choose_split
 from dynaconv.train.evaluate import evaluate

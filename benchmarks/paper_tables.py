@@ -19,10 +19,10 @@ from torch import nn
 
 import dynaconv
 import dynaconv.models  # registers the networks with timm
-from dynaconv.analysis.multiply_adds import WorkRecorder
 from dynaconv.errors import listed
 from dynaconv.families import CondConv2d, DynamicConv2d
 from dynaconv.files import write_text
+from dynaconv.measure.multiply_adds import WorkRecorder
 
 FIGURES = Path(__file__).parents[1] / "docs" / "data" / "published-figures.csv"
 NETWORKS = {

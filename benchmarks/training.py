@@ -30,8 +30,8 @@ from torch import nn
 
 import dynaconv
 import dynaconv.models  # noqa: F401  # registers the networks with timm
-from dynaconv.analysis.memory import saved_bytes
 from dynaconv.files import write_text
+from dynaconv.measure.memory import saved_bytes
 
 
 def _plain(name: str, **options: Any) -> Callable[[str], nn.Module]:

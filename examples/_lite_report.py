@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
-from dynaconv.analysis.figures import COLOURS, save
+from dynaconv.explain.figures import COLOURS, save
 from dynaconv.files import write_csv, write_json, write_text
 
 Record = Mapping[str, Any]

@@ -20,9 +20,9 @@ from _lite_weights import likeliest, load_lite0, load_pictures
 from torch import Tensor, nn
 
 from dynaconv import convert, plan_conversion, profile
-from dynaconv.analysis.latency import measure_latency
 from dynaconv.errors import DynaconvError, RunError
 from dynaconv.files import replacing, write_text
+from dynaconv.measure.latency import measure_latency
 
 
 def compare_predictions() -> float:

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from torch import nn
 
 import dynaconv.models  # noqa: F401  # registers the networks with timm
+from tests.toy import ToyDynamic
 
 pytest_plugins = ["tests.messages"]
 
@@ -44,3 +46,9 @@ def own_environment() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def toy() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(ToyDynamic(4), nn.ReLU(), ToyDynamic(4))

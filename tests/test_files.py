@@ -49,7 +49,7 @@ def _curves(path: Path) -> None:
 def _figure(path: Path) -> None:
     from matplotlib.figure import Figure
 
-    from dynaconv.analysis.figures import save
+    from dynaconv.explain.figures import save
 
     save(Figure(), path)
 

@@ -18,7 +18,7 @@ from torch import nn
 
 import dynaconv.models  # noqa: F401  # registers the networks with timm
 from dynaconv import deploy, profile
-from dynaconv.analysis.latency import measure_latency
+from dynaconv.measure.latency import measure_latency
 
 FACTORS = [1 + step / 64 for step in range(49)]
 """Candidates are up to three quarters wider than the dynamic network."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from dynaconv._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from dynaconv.analysis.profile import profile as profile
     from dynaconv.conversion import apply_conversion as apply_conversion
     from dynaconv.conversion import conversion_of as conversion_of
     from dynaconv.conversion import convert as convert
@@ -34,9 +33,10 @@ if TYPE_CHECKING:
     from dynaconv.families import parameter_groups as parameter_groups
     from dynaconv.families import register_family as register_family
     from dynaconv.families import set_temperature as set_temperature
+    from dynaconv.measure.profile import profile as profile
 
 _NAMES = {
-    "dynaconv.analysis.profile": ("profile",),
+    "dynaconv.measure.profile": ("profile",),
     "dynaconv.conversion": (
         "apply_conversion",
         "conversion_of",

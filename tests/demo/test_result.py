@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dynaconv.analysis.latency import ModelLatency
 from dynaconv.demo.result import COLUMNS, DemoResult, NetworkResult, rich_table, write_table
+from dynaconv.measure.latency import ModelLatency
 
 
 def _network(title: str, correct: list[bool], *, scale: int = 1, native: bool = True) -> NetworkResult:

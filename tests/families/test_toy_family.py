@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv import convert, deploy, export_onnx, plan_deployment, profile
-from dynaconv.analysis.statistics import collect_statistics
 from dynaconv.conversion import apply_conversion, conversion_of
+from dynaconv.explain.statistics import collect_statistics
 from dynaconv.families import DynamicConv2d, Family, register_family
 from dynaconv.families import family as registry
 from dynaconv.families.contract.affine import add_bias

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import nn
 
-    from dynaconv.analysis.analyze.result import NetworkAnalysis
+    from dynaconv.explain.analyze.result import NetworkAnalysis
 
 SEED = 0
 """Seed of the choice of images."""
@@ -65,8 +65,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _check_dynamic(model: "nn.Module", name: str, layer: str | None) -> None:
-    from dynaconv.analysis._modules import is_dynamic
     from dynaconv.errors import nearest_names
+    from dynaconv.measure.modules import is_dynamic
 
     names = [path for path, module in model.named_modules() if is_dynamic(module)]
     if not names:
@@ -89,7 +89,7 @@ def _titles(runs: list[tuple[str, str]]) -> list[str]:
 def _analyze(
     arguments: argparse.Namespace, title: str, model: "nn.Module", metadata: dict[str, Any]
 ) -> "NetworkAnalysis":
-    from dynaconv.analysis.analyze.result import analyze_network
+    from dynaconv.explain.analyze.result import analyze_network
     from dynaconv.train.evaluate import evaluate
 
     device = next(model.parameters()).device
@@ -148,7 +148,7 @@ def _batches(arguments: argparse.Namespace, metadata: dict[str, Any]) -> _Limite
 
 
 def _write(arguments: argparse.Namespace, found: "list[NetworkAnalysis]", facts: dict[str, str]) -> None:
-    from dynaconv.analysis.analyze.report import report_html
+    from dynaconv.explain.analyze.report import report_html
     from dynaconv.files import write_json, write_text
 
     write_text(arguments.out, report_html(found, facts))
@@ -160,7 +160,7 @@ def _print_summary(console: "Console", found: "list[NetworkAnalysis]") -> None:
     """Print the summary of the report, one column per network."""
     from rich.table import Table
 
-    from dynaconv.analysis.analyze.report import SUMMARY, summary_cells
+    from dynaconv.explain.analyze.report import SUMMARY, summary_cells
 
     table = Table("", *[network.title for network in found])
     columns = [summary_cells(network)[1:] for network in found]

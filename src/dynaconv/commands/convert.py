@@ -135,7 +135,7 @@ def _load_static(model: "nn.Module", file: Path) -> None:
 def _print_costs(network: LoadedNetwork, dynamic: "nn.Module", plan: "ConversionPlan") -> None:
     import torch
 
-    from dynaconv.analysis.profile import profile
+    from dynaconv.measure.profile import profile
 
     size = (1, *network.size)
     static = network.model.eval()

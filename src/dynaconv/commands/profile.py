@@ -12,8 +12,8 @@ from dynaconv.errors import RunError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dynaconv.analysis.latency import Latency
-    from dynaconv.analysis.profile import Profile
+    from dynaconv.measure.latency import Latency
+    from dynaconv.measure.profile import Profile
 
 _EPILOG = (
     "Sizes are channels, height and width: `--size 3 224 224` or `--size 1x28x28`. Options are arguments of the model, "
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         models[other.title] = other.model
     latency = None
     if arguments.latency:
-        from dynaconv.analysis.latency import measure_latency
+        from dynaconv.measure.latency import measure_latency
 
         latency = measure_latency(models, input_size, rounds=arguments.rounds)
     _print_totals(console, profiles, latency)
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _print_totals(console: "Console", profiles: "Mapping[str, Profile]", latency: "Latency | None") -> None:
-    from dynaconv.analysis.profile_table import comparison_table
+    from dynaconv.measure.profile_table import comparison_table
 
     times = None if latency is None else {entry.name: entry.median_ms for entry in latency.models}
     console.print(comparison_table(profiles, times))
@@ -98,7 +98,7 @@ def _print_totals(console: "Console", profiles: "Mapping[str, Profile]", latency
 
 
 def _profile(network: LoadedNetwork, input_size: tuple[int, ...], **latency: Any) -> "Profile":
-    from dynaconv.analysis.profile import profile
+    from dynaconv.measure.profile import profile
 
     try:
         return profile(network.model, input_size, **latency)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dynaconv.analysis.coefficients import LayerCoefficients
-from dynaconv.analysis.figures import choose_layer
-from dynaconv.analysis.report import (
+from dynaconv.demo.result import COLUMNS, DemoResult, NetworkResult
+from dynaconv.explain.coefficients import LayerCoefficients
+from dynaconv.explain.figures import choose_layer
+from dynaconv.explain.report import (
     Html,
     Section,
     code_block,
@@ -26,7 +27,6 @@ from dynaconv.analysis.report import (
     table,
     text,
 )
-from dynaconv.demo.result import COLUMNS, DemoResult, NetworkResult
 from dynaconv.files import write_text
 from dynaconv.train.config import load_recipe
 

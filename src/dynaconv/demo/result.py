@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynaconv.analysis.latency import ModelLatency
 from dynaconv.files import write_csv
+from dynaconv.measure.latency import ModelLatency
 from dynaconv.study.statistics import paired_shares
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class DemoResult:
         folder: Run folder, with `table.csv`, `curves.png`, `coefficients.png`, `report.html` and a folder per network.
         static: The network with ordinary convolutions.
         dynamic: Its twin with DCD.
-        movement: Relative standard deviation of each dynamic layer's kernel, see `dynaconv.analysis.movement`.
+        movement: Relative standard deviation of each dynamic layer's kernel, see `dynaconv.explain.movement`.
     """
 
     folder: Path

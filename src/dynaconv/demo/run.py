@@ -17,17 +17,17 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from dynaconv.analysis.coefficients import collect_coefficients
-from dynaconv.analysis.figures import class_coefficients, read_metrics, save, training_curves
-from dynaconv.analysis.latency import Latency, measure_latency
-from dynaconv.analysis.movement import kernel_movement
-from dynaconv.analysis.profile import profile
 from dynaconv.console import make_console
 from dynaconv.demo.progress import TwinProgress
 from dynaconv.demo.report import Pictures, write_report
 from dynaconv.demo.result import DemoResult, NetworkResult, rich_table, write_table
 from dynaconv.deployment import deploy
 from dynaconv.errors import RunError, counted
+from dynaconv.explain.coefficients import collect_coefficients
+from dynaconv.explain.figures import class_coefficients, read_metrics, save, training_curves
+from dynaconv.explain.movement import kernel_movement
+from dynaconv.measure.latency import Latency, measure_latency
+from dynaconv.measure.profile import profile
 from dynaconv.native import ready
 from dynaconv.train.config import TrainConfig, check_seed, load_recipe
 from dynaconv.train.data.module import ImageDataModule

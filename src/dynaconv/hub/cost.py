@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dynaconv.analysis.profile import profile
 from dynaconv.hub.build import build_network
 from dynaconv.hub.config import HubConfig
+from dynaconv.measure.profile import profile
 from dynaconv.models import STATIC
 from dynaconv.train.factory import is_own_model
 

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv import __version__
-from dynaconv.analysis._timing import time_interleaved
-from dynaconv.analysis.memory import MemoryRecorder
-from dynaconv.analysis.profile import profile
 from dynaconv.conversion.example import eval_mode
 from dynaconv.deployment import deploy
+from dynaconv.measure.memory import MemoryRecorder
+from dynaconv.measure.profile import profile
+from dynaconv.measure.timing import time_interleaved
 from dynaconv.native import ready
 from dynaconv.study.definition import Study, Variant
 from dynaconv.train.config import make_parser, resolve

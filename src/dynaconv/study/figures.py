@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
-from dynaconv.analysis.figures import COLOURS, colour_cycle
+from dynaconv.explain.figures import COLOURS, colour_cycle
 from dynaconv.study import definition
 from dynaconv.study.results import Results
 

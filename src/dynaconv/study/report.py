@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynaconv.analysis.figures import save
+from dynaconv.explain.figures import save
 from dynaconv.files import write_csv, write_text
 from dynaconv.study.claims import judge
 from dynaconv.study.definition import Figure, Table
