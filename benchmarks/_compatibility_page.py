@@ -10,7 +10,9 @@ import torch
 from _compatibility_checks import BATCHES, LIMIT, WHOLE, Outcome
 from _compatibility_networks import Network
 
-from dynaconv.files import write_csv, write_text
+from dynaconv.files import write_csv
+from dynaconv.markdown import markdown_table
+from dynaconv.markdown import write_page as write_blocks
 
 FAMILIES = {
     "dcd": "DCD",
@@ -77,7 +79,7 @@ def write_page(
         _failures(shown, results),
         _conditions(given, shown, results),
     ]
-    write_text(page, "\n\n".join(parts) + "\n")
+    write_blocks(page, parts)
     table.parent.mkdir(parents=True, exist_ok=True)
     _write_values(table, shown, results)
 
@@ -141,22 +143,19 @@ def _summary(networks: Sequence[Network], results: _Results) -> str:
         "every layer reached and varying": lambda each: each.reached == each.varying == each.converted,
         **{label: _runs_in(name) for name, label in _RUNTIMES.items()},
     }
-    lines = [
-        "## Summary",
-        "",
-        "Networks for which it holds, of those that were tried.",
-        "",
-        _row(["family", *columns]),
-        _row(["---"] * (1 + len(columns))),
-    ]
+    rows = []
     for family, label in FAMILIES.items():
         tried = [results[each.key, family] for each in networks if (each.key, family) in results]
         cells = []
         for holds in columns.values():
             answers = [answer for answer in map(holds, tried) if answer is not None]
             cells.append(f"{sum(answers)} of {len(answers)}" if answers else _NOT_RUN)
-        lines.append(_row([label, *cells]))
-    return "\n".join(lines)
+        rows.append([label, *cells])
+    return _section("Summary", "Networks for which it holds, of those that were tried.", ["family", *columns], rows)
+
+
+def _section(title: str, text: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return f"## {title}\n\n{text}\n\n" + "\n".join(markdown_table(columns, rows))
 
 
 def _runs_in(name: str) -> Callable[[Outcome], bool | None]:
@@ -170,32 +169,25 @@ def _runs_in(name: str) -> Callable[[Outcome], bool | None]:
 
 
 def _conversions(networks: Sequence[Network], results: _Results) -> str:
-    lines = [
-        "## Conversion and training",
-        "",
-        "Under a family: convolutions converted. The differences are the largest over the families.",
-        "",
-        _row(["network", "input", "convolutions", *FAMILIES.values(), "float32", "own rounding", "float64", "trained"]),
-        _row(["---"] * (7 + len(FAMILIES))),
-    ]
+    rows = []
     for network in networks:
         found = {family: results.get((network.key, family)) for family in FAMILIES}
         ran = [each for each in found.values() if each is not None]
-        lines.append(
-            _row(
-                [
-                    _name(network),
-                    f"{network.size}x{network.size}",
-                    str(max((each.convolutions or 0 for each in ran), default=0)),
-                    *(_converted(each) for each in found.values()),
-                    _largest([each.difference for each in ran]),
-                    _largest([each.static_rounding for each in ran]),
-                    _largest([each.exact_difference for each in ran]),
-                    _trained(found),
-                ]
-            )
+        rows.append(
+            [
+                _name(network),
+                f"{network.size}x{network.size}",
+                str(max((each.convolutions or 0 for each in ran), default=0)),
+                *(_converted(each) for each in found.values()),
+                _largest([each.difference for each in ran]),
+                _largest([each.static_rounding for each in ran]),
+                _largest([each.exact_difference for each in ran]),
+                _trained(found),
+            ]
         )
-    return "\n".join(lines)
+    text = "Under a family: convolutions converted. The differences are the largest over the families."
+    columns = ["network", "input", "convolutions", *FAMILIES.values(), "float32", "own rounding", "float64", "trained"]
+    return _section("Conversion and training", text, columns, rows)
 
 
 def _largest(values: Sequence[float | None]) -> str:
@@ -223,19 +215,13 @@ def _trained(found: dict[str, Outcome | None]) -> str:
 
 
 def _runtimes(networks: Sequence[Network], results: _Results) -> str:
-    lines = [
-        "## Runtimes",
-        "",
-        f"Largest difference at batch sizes {', '.join(map(str, BATCHES))}: ONNX Runtime / OpenVINO.",
-        "",
-        _row(["network", *FAMILIES.values()]),
-        _row(["---"] * (1 + len(FAMILIES))),
+    rows = [
+        [_name(network), *(_runtime_cell(results.get((network.key, family))) for family in FAMILIES)]
+        for network in networks
     ]
-    for network in networks:
-        cells = [_runtime_cell(results.get((network.key, family))) for family in FAMILIES]
-        lines.append(_row([_name(network), *cells]))
     notes = [f"- {_name(each)}: {each.note}." for each in networks if each.note]
-    return "\n".join([*lines, "", *notes])
+    text = f"Largest difference at batch sizes {', '.join(map(str, BATCHES))}: ONNX Runtime / OpenVINO."
+    return "\n".join([_section("Runtimes", text, ["network", *FAMILIES.values()], rows), "", *notes])
 
 
 def _runtime_cell(outcome: Outcome | None) -> str:
@@ -320,7 +306,3 @@ contrast.{rate}"""
 
 def _name(network: Network) -> str:
     return f"{network.library} {network.name}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

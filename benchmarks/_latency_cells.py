@@ -10,15 +10,14 @@ import os
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from _runtimes import SUFFIXES, built, compiled, exported, file_bytes, no_fallback, session, timm_name, weight_bytes
-from _turns import settle
+from _turns import burst
 
 NETWORKS = {
     "static": "static",
@@ -253,10 +252,10 @@ def growth_case(growth: Growth, network: str, value: float) -> tuple[tuple[int, 
     return (batch, 3, side, side), options
 
 
-def write_once(pipe: Connection, load: Callable[[], Any], args: argparse.Namespace) -> None:
+def write_once(load: Callable[[], Any]) -> Generator[Any, Any, None]:
     """For processes that only leave files behind."""
     load()
-    pipe.send("done")
+    yield "done"
 
 
 def compile_once(cell: Cell, folder: Path) -> None:
@@ -271,10 +270,10 @@ def compiled_mark(cell: Cell, folder: Path) -> Path:
     return folder / f"{name}_{cell.side}_batch{cell.batch}_threads{cell.threads}.compiled"
 
 
-def serve_turns(pipe: Connection, load: Callable[[], Loaded], args: argparse.Namespace) -> None:
-    """Time a burst of calls of what is named by a key, whenever one comes."""
+def serve_turns(load: Callable[[], Loaded], calls: int, *, compiling: bool) -> Generator[Any, str, None]:
+    """Answer each key with a `Turn`: a burst of calls of what it names."""
     loaded = load()
-    if args.compiling:
+    if compiling:
         for run in loaded.runs.values():
             run()
     _trim()
@@ -282,22 +281,17 @@ def serve_turns(pipe: Connection, load: Callable[[], Loaded], args: argparse.Nam
     reset_peak()
     for run in loaded.runs.values():
         run()
-    pipe.send({"size": loaded.size, "imported": loaded.imported, "loaded": held, "macs": loaded.macs})
+    key = yield {"size": loaded.size, "imported": loaded.imported, "loaded": held, "macs": loaded.macs}
     processor, clock = time.process_time(), time.perf_counter()
-    while key := pipe.recv():
+    while True:
         # A pool may spin for some milliseconds after its last call; what it does later is what others would feel.
         idle = (time.process_time() - processor) / max(time.perf_counter() - clock, 1e-9)
         own, start_of_turn, everybody = time.process_time(), time.perf_counter(), busy_seconds()
-        settle(loaded.runs[key])
-        times: list[float] = []
-        while not times or (len(times) < args.burst and sum(times) < BURST_SECONDS):
-            start = time.perf_counter()
-            loaded.runs[key]()
-            times.append(time.perf_counter() - start)
+        ms = burst(loaded.runs[key], calls=calls, seconds=BURST_SECONDS)
         processor, clock = time.process_time(), time.perf_counter()
         others = busy_seconds() - everybody - (processor - own)
         others = max(0.0, others) / (clock - start_of_turn) / (os.cpu_count() or 1)
-        pipe.send(Turn(ms=statistics.median(times) * 1e3, peak=peak(), idle=idle, others=others))
+        key = yield Turn(ms=ms, peak=peak(), idle=idle, others=others)
 
 
 BURST_SECONDS = 0.3

@@ -12,6 +12,7 @@ from _latency_store import Row
 
 from dynaconv.errors import counted
 from dynaconv.files import write_text
+from dynaconv.markdown import markdown_table, replace_between, write_page
 
 MARKS = ("<!-- results: python benchmarks/latency.py --page -->", "<!-- end of results -->")
 DYNAMIC = tuple(name for name in NETWORKS if name != "static")
@@ -59,45 +60,38 @@ def write(data: dict[str, Any], out: Path, page: Path | None) -> list[Path]:
         for name, draw in (("ratios", ratio_figure), ("growth", growth_figure))
         if (path := draw(results, out / f"{name}.png")) is not None
     }
+    target = out / "results.md" if page is None else page
+    made = blocks(results, figures, target.parent)
     if page is None:
-        target = out / "results.md"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_text(target, "\n".join(lines(results, figures, out)) + "\n")
+        write_page(target, made)
     else:
-        target = page
-        text = page.read_text(encoding="utf-8")
-        if [text.count(mark) for mark in MARKS] != [1, 1]:
-            raise ValueError(f"{page} needs the lines {MARKS[0]} and {MARKS[1]} once each; the tables go between them.")
-        before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
-        body = "\n".join([MARKS[0], "", *lines(results, figures, page.parent), "", MARKS[1]])
-        write_text(page, before + body + after)
+        write_text(page, replace_between(page.read_text(encoding="utf-8"), MARKS, "\n\n".join(made)))
     return [target, *figures.values()]
 
 
-def lines(results: Results, figures: dict[str, Path], folder: Path) -> list[str]:
-    """Markdown; figures are linked as seen from the folder."""
-    found = ["## Overview", "", *overview(results)]
-    if "ratios" in figures:
-        found += ["", f"![Time relative to the static twin]({os.path.relpath(figures['ratios'], folder)})"]
-    found += ["", "## Milliseconds, and time relative to the static twin in the same runtime"]
+def blocks(results: Results, figures: dict[str, Path], folder: Path) -> list[str]:
+    """Blocks of Markdown; figures are linked as seen from the folder."""
+    links = {
+        name: [f"![{title}]({os.path.relpath(figures[name], folder)})"] if name in figures else []
+        for name, title in (("ratios", "Time relative to the static twin"), ("growth", "How the time grows"))
+    }
+    found = ["## Overview", *overview(results), *links["ratios"]]
+    found += ["## Milliseconds, and time relative to the static twin in the same runtime"]
     for architecture in results.architectures:
-        found += ["", f"### {ARCHITECTURES[architecture]}", "", *times(results, architecture)]
-    found += ["", "## Against the static network in ONNX Runtime", "", *fastest(results)]
-    found += ["", "## Memory and size", "", *memory(results)]
+        found += [f"### {ARCHITECTURES[architecture]}", times(results, architecture)]
+    found += ["## Against the static network in ONNX Runtime", *fastest(results)]
+    found += ["## Memory and size", *memory(results)]
     if results.growth:
-        found += ["", "## Growth", "", *growth(results)]
-        if "growth" in figures:
-            found += ["", f"![How the time grows]({os.path.relpath(figures['growth'], folder)})"]
+        found += ["## Growth", *growth(results), *links["growth"]]
     failed = failures(results)
     if failed:
-        found += ["", "## What could not be measured", "", *failed]
-    return [*found, "", "## Conditions", "", *conditions(results)]
+        found += ["## What could not be measured", "\n".join(failed)]
+    return [*found, "## Conditions", "\n".join(conditions(results))]
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int) -> list[str]:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int) -> str:
     """A Markdown table whose first columns are texts and the others numbers."""
-    marks = ["---"] * texts + ["--:"] * (len(head) - texts)
-    return [f"| {' | '.join(cells)} |" for cells in (head, marks, *rows)]
+    return "\n".join(markdown_table(head, rows, "l" * texts + "r"))
 
 
 def overview(results: Results) -> list[str]:
@@ -119,10 +113,10 @@ def overview(results: Results) -> list[str]:
         "Time relative to the static twin in the same runtime: the median over architectures, batches and threads, and "
         "the least and the greatest. Above 1.00 the dynamic network is slower."
     )
-    return [text, "", *table(["network", *(RUNTIMES[name] for name in runtimes)], rows, 1)]
+    return [text, table(["network", *(RUNTIMES[name] for name in runtimes)], rows, 1)]
 
 
-def times(results: Results, architecture: str) -> list[str]:
+def times(results: Results, architecture: str) -> str:
     """One row a situation and network."""
     mine = [row for row in results.cells if row["architecture"] == architecture]
     runtimes = [name for name in RUNTIMES if any(row["runtime"] == name for row in mine)]
@@ -164,7 +158,7 @@ def fastest(results: Results) -> list[str]:
                 rows.append([ARCHITECTURES[architecture], str(batch), str(threads), *cells])
     text = "Each network in the runtime where it is fastest: its time relative to the static network in ONNX Runtime."
     head = ["architecture", "batch", "threads", *(NETWORKS[name] for name in networks)]
-    return [text, "", *table(head, rows, 3)]
+    return [text, table(head, rows, 3)]
 
 
 def memory(results: Results) -> list[str]:
@@ -188,7 +182,7 @@ def memory(results: Results) -> list[str]:
                     start = [ARCHITECTURES[architecture], str(batch), NETWORKS[network], size]
                     rows.append([*start, *map(_peak, found)])
     head = ["architecture", "batch", "network", "size", *(RUNTIMES[name] for name in runtimes)]
-    return [text, "", *table(head, rows, 3)]
+    return [text, table(head, rows, 3)]
 
 
 def _peak(row: Row | None) -> str:
@@ -231,7 +225,7 @@ def growth(results: Results) -> list[str]:
         "(`dynaconv.profile`). The last two columns say how many times as much the last value takes as the first."
     )
     head = ["growth with", "network", "from, to", "ms", "slope", "predicted", "last / first", "predicted"]
-    return [text, "", *table(head, rows, 3)]
+    return [text, table(head, rows, 3)]
 
 
 def failures(results: Results) -> list[str]:
@@ -275,17 +269,11 @@ def conditions(results: Results) -> list[str]:
     return said
 
 
-def _style(axes: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
 def ratio_figure(results: Results, path: Path) -> Path | None:
     """Dots: a panel an architecture and batch, a line a network, a colour a runtime."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    from dynaconv.explain.figures import COLOURS, _figure, save
+    from dynaconv.explain.figures import COLOURS, light_grid, new_figure, save
 
     networks = results.some("network", DYNAMIC)
     panels = {}
@@ -297,7 +285,7 @@ def ratio_figure(results: Results, path: Path) -> Path | None:
     batches = batches or sorted({batch for _, each in panels.values() for batch in each})[:1]
     if not networks or not batches:
         return None
-    figure = _figure(max(3.0 * len(panels) + 1.6, 8.0), (0.42 * len(networks) + 0.9) * len(batches) + 0.7)
+    figure = new_figure(max(3.0 * len(panels) + 1.6, 8.0), (0.42 * len(networks) + 0.9) * len(batches) + 0.7)
     grid = figure.subplots(len(batches), len(panels), sharex=True, sharey=True, squeeze=False)
     looks = dict(zip(RUNTIMES, zip(COLOURS, "osD^v", strict=False), strict=False))
     shown = results.some("runtime", RUNTIMES)
@@ -315,7 +303,7 @@ def ratio_figure(results: Results, path: Path) -> Path | None:
             axes.axvline(1, color="0.3", linewidth=1.2)
             said = f"{ARCHITECTURES[architecture]}, batch {batch}, {counted(threads, 'thread')}"
             axes.set_title(said, loc="left", fontsize=10)
-            _style(axes)
+            light_grid(axes)
             axes.grid(False, axis="y")
             for place in range(1, len(networks)):
                 axes.axhline(place - 0.5, color="0.92", linewidth=0.8)
@@ -343,13 +331,13 @@ def growth_figure(results: Results, path: Path) -> Path | None:
     """A panel an axis: measured times, and dashed what is in proportion to the multiply-adds."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    from dynaconv.explain.figures import COLOURS, _figure, save
+    from dynaconv.explain.figures import COLOURS, light_grid, new_figure, save
 
     panels = {axis: curves for axis in AXES if (curves := _curves(results, axis))}
     if not panels:
         return None
     columns = min(2, len(panels))
-    figure = _figure(5.2 * columns, 4.1 * math.ceil(len(panels) / columns))
+    figure = new_figure(5.2 * columns, 4.1 * math.ceil(len(panels) / columns))
     grid = figure.subplots(math.ceil(len(panels) / columns), columns, squeeze=False).flatten()
     looks = dict(zip(NETWORKS, zip(("0.25", *COLOURS), "oosD^v", strict=False), strict=False))
     plain = FuncFormatter(lambda value, _: f"{value:g}")
@@ -381,7 +369,7 @@ def growth_figure(results: Results, path: Path) -> Path | None:
         axes.set_title(f"Growth with {AXES[axis]}", loc="left", fontsize=11)
         axes.set_xlabel(f"{AXIS_LABELS[axis]} (dashed: multiply-adds as executed)")
         axes.set_ylabel("milliseconds")
-        _style(axes)
+        light_grid(axes)
         axes.legend(loc="upper left" if axis in ("batch", "side") else "lower left", fontsize=8, frameon=False)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)

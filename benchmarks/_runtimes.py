@@ -62,6 +62,11 @@ def no_fallback() -> Iterator[None]:
         yield
 
 
+def processors() -> str:
+    """The number of processors and their load, for the conditions of a measurement."""
+    return f"{os.cpu_count()} CPUs, load {', '.join(f'{value:.1f}' for value in os.getloadavg())}"
+
+
 def timm_name(network: str, architecture: str) -> str:
     """Such as `dcd_mobilenetv2_100_published` for the network `dcd_published`."""
     family, _, published = network.partition("_")
@@ -79,7 +84,7 @@ def built(name: str, **options: Any) -> "nn.Module":
     return timm.create_model(name, **options).eval()
 
 
-def warm_up(network: "nn.Module", example: "Tensor") -> None:
+def warm_up(network: "nn.Module", example: "Tensor", batch: int = WARM_UP_BATCH) -> None:
     """Make the running statistics those of images like the example.
 
     Fresh ones let the published structure multiply rounding errors up, so that no export can be checked.
@@ -94,16 +99,17 @@ def warm_up(network: "nn.Module", example: "Tensor") -> None:
     network.train()
     with torch.no_grad():
         for number in range(WARM_UP_PASSES):
-            network(*random_inputs(example, WARM_UP_BATCH, seed=100 + number))
+            network(*random_inputs(example, batch, seed=100 + number))
     network.eval()
 
 
-def exported(folder: Path, runtime: str, name: str, side: int) -> Path:
+def exported(folder: Path, runtime: str, name: str, side: int, form: str = "") -> Path:
     """The file of a deployed network, written where it is not there yet; its batch is free.
 
     DCD has another form for OpenVINO than for ONNX Runtime. For the others OpenVINO's file is made of the ONNX file.
+    `form` is `as_it_stands` for a network that is not rewritten, `native` for one operator of the native kernels.
     """
-    path = exported_path(folder, runtime, name, side)
+    path = exported_path(folder, runtime, name, side, form)
     if path.exists():
         return path
     import torch
@@ -119,7 +125,8 @@ def exported(folder: Path, runtime: str, name: str, side: int) -> Path:
     example = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     warm_up(network, example)
     write = export_onnx if runtime == "ort" else export_openvino
-    write(deploy(network, inplace=True), path, example, free_size=False)
+    options = {"rewrite": form != "as_it_stands", "native": form == "native"}
+    write(deploy(network, inplace=True), path, example, free_size=False, **options)
     return path
 
 
@@ -134,9 +141,9 @@ def kept(folder: Path | None) -> Iterator[Path]:
         yield folder
 
 
-def exported_path(folder: Path, runtime: str, name: str, side: int) -> Path:
-    """Where the file of a network lies."""
-    return folder / f"{name}_{side}{SUFFIXES[runtime]}"
+def exported_path(folder: Path, runtime: str, name: str, side: int, form: str = "") -> Path:
+    """Return the path of a network's file."""
+    return folder / f"{'_'.join(filter(None, (name, str(side), form)))}{SUFFIXES[runtime]}"
 
 
 def file_bytes(path: Path) -> int:

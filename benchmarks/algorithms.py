@@ -5,7 +5,7 @@
     python benchmarks/algorithms.py --fit            # and the rates of a Machine that fit these medians best
     python benchmarks/algorithms.py --train --batch 1 32
 
-The candidates of a shape take turns, in a new order each time. Ratios are to the static convolution of the same shape.
+The candidates of a shape take turns. Ratios are to the static convolution of the same shape.
 On one thread the time is the processor's, which other programs on the machine lengthen little.
 """
 
@@ -13,7 +13,6 @@ import argparse
 import itertools
 import os
 import platform
-import random
 import statistics
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from scipy.optimize import nnls
 from torch import nn
 
 from dynaconv.families import get_family
+from dynaconv.measure.timing import time_in_turns
 from dynaconv.ops import DEFAULT_MACHINE, Cost, Machine, cheapest
 
 
@@ -73,20 +73,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
-def median_seconds(
-    candidates: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float]
-) -> dict[str, float]:
-    """Median time of each candidate; all are called once a round, the first round is dropped."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(repeats + 1):
-        for name in random.sample(list(candidates), len(candidates)):
-            start = clock()
-            candidates[name]()
-            if turn:
-                times[name].append(clock() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def step(layer: nn.Module, x: torch.Tensor, train: bool) -> Callable[[], object]:
     """A forward pass, or with ``train`` a forward and a backward pass."""
 
@@ -114,7 +100,9 @@ def measure(
         layers[name] = get_family(family).layer.from_conv(static, algorithm=name, **FAMILIES[family])
     calls = {name: step(each.to(memory_format=layout), x, args.train) for name, each in layers.items()}
     clock = time.process_time if args.threads == 1 else time.perf_counter
-    return median_seconds(calls, args.repeats, clock), layer.algorithm_costs((batch, c_in, side, side))
+    times = time_in_turns(calls, args.repeats, warmup=1, clock=clock)
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+    return medians, layer.algorithm_costs((batch, c_in, side, side))
 
 
 def fit(rows: list[tuple[Cost, float]]) -> Machine:

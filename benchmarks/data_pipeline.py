@@ -28,6 +28,7 @@ from PIL import Image
 
 from dynaconv.files import write_json
 from dynaconv.train.config import load_recipe
+from dynaconv.train.data.augmentation import Photo
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.pack import pack_folder
 from dynaconv.train.factory import create_network
@@ -150,7 +151,7 @@ def jpegs(images: int, size: int, **timing: Any) -> dict[str, list[float]]:
             num_workers=0,
             val_fraction=0,
             shuffle_buffer=200,
-            augment="photo",
+            augment=Photo(),
         )
         load, batch = loader_step(module)
         steps = {"loader": load}

@@ -9,15 +9,17 @@ turns. On one thread the time is the processor's, which other programs lengthen 
 """
 
 import argparse
-import os
+import itertools
 import platform
 import time
 
 import timm
 import torch
+from _runtimes import processors
 
 import dynaconv.models  # noqa: F401  # registers the networks with timm
 from dynaconv.deployment import deploy
+from dynaconv.markdown import markdown_table
 from dynaconv.measure.latency import measure_latency
 
 NETWORKS = (
@@ -34,7 +36,7 @@ def static_twin(name: str) -> str:
     return "static_" + name.split("_", 1)[1].removesuffix("_published")
 
 
-def row(name: str, batch: int, args: argparse.Namespace) -> str:
+def row(name: str, batch: int, args: argparse.Namespace) -> list[object]:
     """One line of the table: milliseconds of each candidate, and what deployment and dynamic kernels cost."""
     size = (batch, 3, args.side, args.side)
     dynamic = timm.create_model(name).eval()
@@ -51,7 +53,7 @@ def row(name: str, batch: int, args: argparse.Namespace) -> str:
     cells = [f"{found[key].median_ms:.1f}" for key in models]
     gain = found["deployed for the size"].ratio
     over = found["deployed for the size"].median_ms / found["static deployed"].median_ms
-    return f"| {name} | {batch} | {' | '.join(cells)} | {gain:.2f} | {over:.2f} |"
+    return [name, batch, *cells, f"{gain:.2f}", f"{over:.2f}"]
 
 
 def main() -> None:
@@ -64,18 +66,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(
-        "| network | batch | dynamic ms | deployed | deployed for the size | static | static deployed | "
-        "deployed / dynamic | deployed / static deployed |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name in args.networks:
-        for batch in args.batch:
-            print(row(name, batch, args), flush=True)
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    columns = ["network", "batch", "dynamic ms", "deployed", "deployed for the size", "static", "static deployed"]
+    columns += ["deployed / dynamic", "deployed / static deployed"]
+    rows = (row(name, batch, args) for name, batch in itertools.product(args.networks, args.batch))
+    for line in markdown_table(columns, rows):
+        print(line, flush=True)
     print(
         f"\n{args.side} pixels, {args.threads} thread(s), median of {args.rounds} alternating rounds, torch "
-        f"{torch.__version__}, {platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, load {load}"
+        f"{torch.__version__}, {platform.processor() or platform.machine()}, {processors()}"
     )
 
 

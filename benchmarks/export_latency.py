@@ -12,44 +12,32 @@ the files for the next time.
 
 import argparse
 import collections
+import itertools
 import json
-import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _runtimes import kept, session
+from _runtimes import exported, kept, processors, session
 from _turns import measure
+
+from dynaconv.markdown import markdown_table
+from dynaconv.measure.timing import median_ratio
 
 RUNTIMES = {"ort": "ONNX Runtime", "openvino": "OpenVINO"}
 CANDIDATES = {
-    "static": ("static", "rewritten"),
+    "static": ("static", ""),
     "DCD as it stands": ("dcd", "as_it_stands"),
-    "DCD": ("dcd", "rewritten"),
+    "DCD": ("dcd", ""),
     "DCD, native kernels": ("dcd", "native"),
 }
 
 
-def exported(folder: Path, runtime: str, family: str, form: str, args: argparse.Namespace) -> Path:
-    """The file of a candidate, written where it is not there yet."""
-    suffix = ".onnx" if runtime == "ort" else ".xml"
-    path = folder / f"{family}_{args.network}_{args.side}_{form}{suffix}"
-    if not path.exists():
-        import timm
-        import torch
-
-        import dynaconv.models  # noqa: F401  # registers the networks with timm
-        from dynaconv import deploy, export_onnx, export_openvino
-
-        torch.manual_seed(0)
-        network = deploy(timm.create_model(f"{family}_{args.network}").eval())
-        example = torch.randn(1, 3, args.side, args.side)
-        write = export_onnx if runtime == "ort" else export_openvino
-        options = {"rewrite": form != "as_it_stands", "native": form == "native"}
-        write(network, path, example, free_size=False, **options)
-    return path
+def file(folder: Path, runtime: str, family: str, form: str, args: argparse.Namespace) -> Path:
+    """The file of a candidate."""
+    return exported(folder, runtime, f"{family}_{args.network}", args.side, form)
 
 
 def opened(path: Path, runtime: str, size: tuple[int, ...], threads: int) -> Callable[[], Any]:
@@ -80,39 +68,39 @@ def by_operator(path: Path, runtime: str, size: tuple[int, ...], threads: int) -
     return found
 
 
-def print_latencies(folder: Path, args: argparse.Namespace) -> None:
-    """A line for each runtime, batch and number of threads."""
-    ratios = [f"{name} / static" for name in CANDIDATES if name != "static"]
-    print(f"| runtime | batch | threads | {' | '.join([*CANDIDATES, *ratios])} |")
-    print(f"|{' --- |' * (3 + len(CANDIDATES) + len(ratios))}")
-    for runtime in args.runtimes:
-        files = {name: exported(folder, runtime, *which, args) for name, which in CANDIDATES.items()}
-        for batch in args.batch:
-            for threads in args.threads:
+def latencies(folder: Path, args: argparse.Namespace) -> Iterator[str]:
+    """Lines of a table: a row for each runtime, batch and number of threads."""
+
+    def rows() -> Iterator[list[object]]:
+        for runtime in args.runtimes:
+            files = {name: file(folder, runtime, *which, args) for name, which in CANDIDATES.items()}
+            for batch, threads in itertools.product(args.batch, args.threads):
                 size = (batch, 3, args.side, args.side)
                 loads = {name: partial(opened, path, runtime, size, threads) for name, path in files.items()}
-                found = measure(loads, args)
-                cells = [f"{statistics.median(times):.2f}" for times in found.values()]
-                for name in CANDIDATES:
-                    if name != "static":
-                        pairs = zip(found[name], found["static"], strict=True)
-                        cells.append(f"{statistics.median(a / b for a, b in pairs):.2f}")
-                print(f"| {RUNTIMES[runtime]} | {batch} | {threads} | {' | '.join(cells)} |", flush=True)
+                found = measure(loads, args.rounds, calls=args.burst)
+                medians = [f"{statistics.median(times):.2f}" for times in found.values()]
+                ratios = [f"{median_ratio(found[name, 0], found['static', 0]):.2f}" for name in dynamic]
+                yield [RUNTIMES[runtime], batch, threads, *medians, *ratios]
+
+    dynamic = [name for name in CANDIDATES if name != "static"]
+    columns = ["runtime", "batch", "threads", *CANDIDATES, *(f"{name} / static" for name in dynamic)]
+    yield from markdown_table(columns, rows())
 
 
-def print_profiles(folder: Path, args: argparse.Namespace) -> None:
-    """For each runtime a table of kinds of operators."""
+def profiles(folder: Path, args: argparse.Namespace) -> Iterator[str]:
+    """Lines of a table of kinds of operators for each runtime."""
     size = (args.batch[0], 3, args.side, args.side)
     for runtime in args.runtimes:
         columns = {
-            name: by_operator(exported(folder, runtime, *which, args), runtime, size, args.threads[0])
+            name: by_operator(file(folder, runtime, *which, args), runtime, size, args.threads[0])
             for name, which in CANDIDATES.items()
         }
         kinds = {kind for each in columns.values() for kind in each}
-        print(f"\n| {RUNTIMES[runtime]} | {' | '.join(columns)} |\n|{' --- |' * (1 + len(columns))}")
-        for kind in sorted(kinds, key=lambda kind: -columns["DCD"].get(kind, (0, 0.0))[1]):
-            cells = [f"{each[kind][0]}: {each[kind][1]:.0f}" if kind in each else "" for each in columns.values()]
-            print(f"| {kind} | {' | '.join(cells)} |")
+        ordered = sorted(kinds, key=lambda kind: -columns["DCD"].get(kind, (0, 0.0))[1])
+        found = [[each.get(kind) for each in columns.values()] for kind in ordered]
+        cells = [["" if one is None else f"{one[0]}: {one[1]:.0f}" for one in row] for row in found]
+        rows = [[kind, *row] for kind, row in zip(ordered, cells, strict=True)]
+        yield from ("", *markdown_table([RUNTIMES[runtime], *columns], rows))
 
 
 def main() -> None:
@@ -129,15 +117,15 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="operators at the first batch and number of threads")
     args = parser.parse_args()
     with kept(args.folder) as folder:
-        (print_profiles if args.profile else print_latencies)(folder, args)
+        for line in (profiles if args.profile else latencies)(folder, args):
+            print(line, flush=True)
     import onnxruntime
     import openvino
 
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(
         f"\n{args.network}, {args.side} pixels, milliseconds (profiles: operators, microseconds), "
         f"{args.rounds} rounds, ONNX Runtime {onnxruntime.__version__}, OpenVINO {openvino.__version__}, "
-        f"{os.cpu_count()} CPUs, load {load}"
+        f"{processors()}"
     )
 
 

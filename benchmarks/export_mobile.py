@@ -30,6 +30,7 @@ from dynaconv.errors import ExportError
 from dynaconv.families import DynamicConv2d, get_family
 from dynaconv.families import families as known
 from dynaconv.files import write_text
+from dynaconv.markdown import markdown_table
 
 SIDE = 64
 NETWORKS = ("dcd_mobilenetv2_050", "dcd_resnet18")
@@ -134,21 +135,27 @@ def measure(form: str, work: Path) -> None:
 
 def table(work: Path) -> str:
     """Both formats as Markdown: what the branches contribute, the difference, the file's size, seconds."""
-    head = "| network | format | batches | moved by the branches | largest difference | MB (float32 weights) | s |"
-    lines = [head, "| --- " * 7 + "|"]
+    rows: list[list[object]] = []
     for form, label in (("executorch", "ExecuTorch"), ("litert", "LiteRT")):
         file = work / f"{form}.json"
         for name, found in (json.loads(file.read_text()) if file.is_file() else {}).items():
             if "refused" in found:
-                lines.append(f"| {name} | {label} | | | refused: {found['refused']} | | |")
+                rows.append([name, label, "", "", f"refused: {found['refused']}"])
                 continue
             batches = ", ".join(map(str, found["batches"]))
             size = f"{found['size'] / 1e6:.2f} ({found['weights'] / 1e6:.2f})"
-            lines.append(
-                f"| {name} | {label} | {batches} | {found['share']:.1%} | {found['difference']:.1e} | {size} | "
-                f"{found['seconds']:.0f} |"
-            )
-    return "\n".join(lines)
+            values = [f"{found['share']:.1%}", f"{found['difference']:.1e}", size, f"{found['seconds']:.0f}"]
+            rows.append([name, label, batches, *values])
+    columns = [
+        "network",
+        "format",
+        "batches",
+        "moved by the branches",
+        "largest difference",
+        "MB (float32 weights)",
+        "s",
+    ]
+    return "\n".join(markdown_table(columns, rows, "lllr"))
 
 
 def main() -> None:

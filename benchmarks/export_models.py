@@ -20,7 +20,7 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from _runtimes import WARM_UP_PASSES, built, warm_up
 
 import dynaconv.models  # noqa: F401  # registers the networks with timm
 from dynaconv.deployment import deploy
@@ -28,32 +28,21 @@ from dynaconv.errors import DynaconvError
 from dynaconv.export import export_onnx, verify
 from dynaconv.export.onnx import load_onnx
 from dynaconv.export.openvino import convert_onnx_file, load_openvino
-from dynaconv.export.verify import LIMIT, random_inputs
+from dynaconv.export.verify import LIMIT
 from dynaconv.files import write_text
+from dynaconv.markdown import markdown_table, write_page
 
 SIDE = 64
 BATCHES = (1, 3, 16)
-WARM_UP_PASSES = 10
+WARM_UP_BATCH = 16
 RUNTIMES = {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
-
-
-def warmed_up(name: str, example: Tensor) -> nn.Module:
-    """The network in eval mode, its running statistics the mean over some passes of random images."""
-    torch.manual_seed(0)
-    model = timm.create_model(name)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = None
-    with torch.no_grad():
-        for number in range(WARM_UP_PASSES):
-            model(*random_inputs(example, 16, seed=100 + number))
-    return model.eval()
 
 
 def export_and_check(name: str) -> dict[str, Any]:
     """Export one network and compare both files with it; a row for the table."""
     example = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    model = warmed_up(name, example)
+    model = built(name)
+    warm_up(model, example, WARM_UP_BATCH)
     row: dict[str, Any] = {"name": name, "params": sum(each.numel() for each in model.parameters())}
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
@@ -81,47 +70,42 @@ def export_and_check(name: str) -> dict[str, Any]:
     return row
 
 
-def page(rows: list[dict[str, Any]], names: list[str]) -> str:
-    """The table of what was run, of all ``names``, and how it came about, as Markdown."""
+def page(rows: list[dict[str, Any]], names: list[str]) -> list[str]:
+    """The table of what was run, of all ``names``, and how it came about, as blocks of Markdown."""
     failed = [row for row in rows if "failure" in row]
     checks = [check for row in rows if row not in failed for found in row["checks"].values() for check in found]
     worst = max((check["difference"] for check in checks), default=float("nan"))
     again = sum(check["redrawn"] for check in checks)
     versions = ", ".join(f"{runtime} {metadata.version(package)}" for runtime, package in RUNTIMES.items())
-    header = [f"{runtime}, batch {batch}" for runtime in RUNTIMES for batch in BATCHES]
-    lines = [
+    table = []
+    for row in rows:
+        table.append([f"`{row['name']}`", f"{row['params']:,}"])
+        if row in failed:
+            table[-1].append(f"failed: {row['failure']}")
+            continue
+        table[-1] += [f"{check['difference']:.1e}" for runtime in RUNTIMES for check in row["checks"][runtime]]
+        table[-1] += [f"{row['bytes'][runtime] / 1e6:.1f} MB" for runtime in RUNTIMES]
+    columns = ["network", "parameters", *(f"{runtime}, batch {batch}" for runtime in RUNTIMES for batch in BATCHES)]
+    blocks = [
         "# Every DCD network in ONNX Runtime and OpenVINO",
-        "",
         "Written by `benchmarks/export_models.py`. Each network, 1000 classes, random weights, was warmed up by "
-        f"{WARM_UP_PASSES} batches of 16 random images, deployed, exported to ONNX with a free batch size from an "
-        f"example of {SIDE}x{SIDE} pixels, and that file turned into OpenVINO's. The numbers are the largest "
+        f"{WARM_UP_PASSES} batches of {WARM_UP_BATCH} random images, deployed, exported to ONNX with a free batch size "
+        f"from an example of {SIDE}x{SIDE} pixels, and that file turned into OpenVINO's. The numbers are the largest "
         "differences `max|runtime - PyTorch| / max|PyTorch|` from the network before it was deployed, in float32, on "
         "random images.",
-        "",
         f"{len(rows) - len(failed)} of {len(rows)} networks passed the limit of {LIMIT:.0e} at every batch size in "
         f"both runtimes; the largest difference is {worst:.1e}. In {again} of {len(checks)} checks the images were "
         "drawn again, because on the first ones the network's own rounding errors, float32 beside "
         f"float64 in PyTorch, were above {LIMIT / 4:.1e} (a batch norm inside a dynamic branch of an untrained network "
         "does that to an unusual image).",
-        "",
         f"PyTorch {torch.__version__.partition('+')[0]}, {versions}, Python {platform.python_version()}, "
         f"{platform.machine()}, {os.cpu_count()} processors.",
-        "",
-        f"| network | parameters | {' | '.join(header)} | .onnx | .xml + .bin |",
-        f"| --- | {'---: | ' * (len(header) + 3)}".rstrip(),
+        "\n".join(markdown_table([*columns, ".onnx", ".xml + .bin"], table)),
     ]
-    for row in rows:
-        start = f"| `{row['name']}` | {row['params']:,} |"
-        if row in failed:
-            lines.append(f"{start} failed: {row['failure']} |{' |' * (len(header) + 1)}")
-            continue
-        found = [f"{check['difference']:.1e}" for runtime in RUNTIMES for check in row["checks"][runtime]]
-        sizes = [f"{row['bytes'][runtime] / 1e6:.1f} MB" for runtime in RUNTIMES]
-        lines.append(f"{start} {' | '.join(found + sizes)} |")
     done = {row["name"] for row in rows}
     if missing := [f"`{name}`" for name in names if name not in done]:
-        lines += ["", f"Not run: {', '.join(missing)}."]
-    return "\n".join(lines) + "\n"
+        blocks.append(f"Not run: {', '.join(missing)}.")
+    return blocks
 
 
 def main() -> None:
@@ -142,7 +126,7 @@ def main() -> None:
     if args.page:
         files = [args.work / f"{name}.json" for name in registered]
         rows = [json.loads(file.read_text()) for file in files if file.exists()]
-        write_text(args.page, page(rows, registered))
+        write_page(args.page, page(rows, registered))
 
 
 if __name__ == "__main__":

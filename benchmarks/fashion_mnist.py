@@ -1,7 +1,7 @@
 """The table, curves and log of the twins on Fashion-MNIST, from finished runs.
 
     for seed in 0 1 2; do for family in static dcd; do
-        OMP_NUM_THREADS=1 dynaconv train --recipe fashion-mnist --model ${family}_resnet10 --seed $seed \\
+        OMP_NUM_THREADS=1 dynaconv train --config fashion-mnist --model ${family}_resnet10 --seed $seed \\
             --out runs/fashion-mnist/$family-$seed
     done; done
     python benchmarks/fashion_mnist.py runs/fashion-mnist docs/results/fashion-mnist
@@ -16,6 +16,7 @@ from typing import Any
 
 from dynaconv.explain.figures import read_metrics, save, training_curves
 from dynaconv.files import write_csv, write_text
+from dynaconv.markdown import markdown_table
 from dynaconv.measure.profile import profile
 from dynaconv.train.checkpoint import load_trained
 
@@ -41,12 +42,11 @@ def read(run: Path) -> dict[str, Any]:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table, and means over seeds."""
-    lines = [f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}"]
+    cells = []
     for row in rows:
-        cells = [row["run"], f"{row['parameters']:,}", f"{row['MAdds'] / 1e6:.1f} M", f"{row['seconds']:,}"]
-        cells += [f"{row['test accuracy']:.2%}", f"{row['test loss']:.4f}", str(row["epoch kept"])]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines.append("")
+        cells.append([row["run"], f"{row['parameters']:,}", f"{row['MAdds'] / 1e6:.1f} M", f"{row['seconds']:,}"])
+        cells[-1] += [f"{row['test accuracy']:.2%}", f"{row['test loss']:.4f}", row["epoch kept"]]
+    lines = [*markdown_table(COLUMNS, cells), ""]
     families = sorted({row["run"].rsplit("-", 1)[0] for row in rows}, reverse=True)
     means = {}
     for family in families:

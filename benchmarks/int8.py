@@ -1,6 +1,6 @@
 """What int8 costs in accuracy and gives in size and time, for a trained network in two runtimes.
 
-    dynaconv train --recipe fashion-mnist --model dcd_mobilenetv2_050 --epochs 5 --out runs/int8
+    dynaconv train --config fashion-mnist --model dcd_mobilenetv2_050 --epochs 5 --out runs/int8
     python benchmarks/int8.py runs/int8 --out docs/results/int8
 
 Ranges are taken from training images, accuracy is measured on every test image, latency in alternating rounds.
@@ -22,6 +22,7 @@ from dynaconv.export.int8_report import Int8Report
 from dynaconv.export.onnx import export_onnx
 from dynaconv.export.openvino import export_openvino
 from dynaconv.files import write_json, write_text
+from dynaconv.markdown import markdown_table
 from dynaconv.measure.latency import Latency, measure_latency
 from dynaconv.train.checkpoint import load_trained
 from dynaconv.train.checkpoint_evaluation import checkpoint_data, choose_split
@@ -109,9 +110,7 @@ def markdown(table: list[list[str]], times: list[Latency], conditions: list[str]
     """The table and the conditions it holds under."""
     columns = ["network", "accuracy %", "points", "error", "MB", "products in int8"]
     columns += [f"batch {latency.input_size[0]}, ms" for latency in times]
-    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-    lines += [f"| {' | '.join(row)} |" for row in table]
-    return "\n".join([*lines, "", *(f"- {each}" for each in conditions), ""])
+    return "\n".join([*markdown_table(columns, table), "", *(f"- {each}" for each in conditions), ""])
 
 
 def main() -> None:

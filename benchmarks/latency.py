@@ -7,8 +7,8 @@
 
 `make bench` is the first, `make bench BENCH="--quick"` the second. Results go to OUT/latency.json after every group,
 tables to OUT/results.md, figures beside it. Everything of a group (an architecture, a batch, a number of threads) is in
-a process of its own, all are alive at once and take turns, in an order drawn anew each round; what counts are medians
-over rounds, and of the ratios of one round. torch.compile, which compiles for minutes, comes as groups of its own.
+a process of its own, all are alive at once and take turns; what counts are medians over rounds, and of the ratios of
+one round. torch.compile, which compiles for minutes, comes as groups of its own.
 Networks have their initial weights, which change no time: every operation is dense, and takes as long for any numbers.
 Exported and compiled files stay in the folder; delete it after a change of the export.
 """
@@ -16,24 +16,23 @@ Exported and compiled files stay in the folder; delete it after a change of the 
 import argparse
 import itertools
 import os
-import random
 import signal
 import statistics
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import _latency_cells as cells
-from _latency_cells import RUNTIMES, Cell, Group, Growth, Turn
+from _latency_cells import RUNTIMES, Cell, Group, Growth
 from _latency_store import Row, Store, here
 from _runtimes import exported, exported_path, timm_name
-from _turns import Failed, ask, started
+from _turns import LEAST_ROUNDS, started, take_turns
 
-LEAST_ROUNDS = 3
+from dynaconv.measure.timing import median_ratio, quartiles
+
 QUICK: dict[str, Any] = {
     "architectures": ["mobilenetv2_050"],
     "networks": ["static", "dcd", "dyconv"],
@@ -63,7 +62,8 @@ class Bench:
         self.store.check_processor()
         self.end: float = time.monotonic() + 60 * args.minutes
         self.failures: dict[tuple[Any, ...], str] = {}
-        args.folder.mkdir(parents=True, exist_ok=True)
+        for folder in (args.out, args.folder):
+            folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def over(self) -> bool:
@@ -119,8 +119,9 @@ class Bench:
                     return False
                 some = {key: loads[key] for key in keys[start : start + self.args.jobs]}
                 print(f"  preparing {', '.join(' for '.join(key[:2]) for key in some)}", flush=True)
-                with started(some, self.args, cells.write_once, self.args.jobs) as (_, words):
-                    self.failures |= {key: word.reason for key, word in words.items() if isinstance(word, Failed)}
+                servers = {key: partial(cells.write_once, load) for key, load in some.items()}
+                with started(servers, self.args.jobs) as (_, _, failures):
+                    self.failures |= failures
         return True
 
     def file(self, cell: Cell) -> Path:
@@ -133,18 +134,21 @@ class Bench:
     def measured_cells(self, wanted: list[Cell], others: list[Cell]) -> list[Row]:
         """Rows of the wanted cells; the others take their turns beside them."""
         everything = {cell.which: cell for cell in [*others, *wanted]}
-        loads = {which: partial(cells.load_cell, cell, self.args.folder) for which, cell in everything.items()}
-        self.args.compiling = any(cell.runtime == "compile" for cell in wanted)
-        failed: dict[tuple[str, str], str] = {}
-        for which, cell in everything.items():
-            if file_key(cell) in self.failures:
-                failed[which] = self.failures[file_key(cell)]
-                del loads[which]
+        failed = {
+            which: self.failures[file_key(cell)]
+            for which, cell in everything.items()
+            if file_key(cell) in self.failures
+        }
+        loads = {
+            which: partial(cells.load_cell, cell, self.args.folder)
+            for which, cell in everything.items()
+            if which not in failed
+        }
+        compiling = any(cell.runtime == "compile" for cell in wanted)
         session = here()
-        with started(loads, self.args, cells.serve_turns, self.args.jobs) as (pipes, words):
-            failed |= {which: word.reason for which, word in words.items() if isinstance(word, Failed)}
-            turns, broken = self.take_turns(pipes, [(which, "run") for which in pipes])
-        failed |= {which: reason for (which, _), reason in broken.items()}
+        with self.processes(loads, compiling=compiling) as (pipes, words, failures):
+            turns, broken = take_turns(pipes, [(which, "run") for which in pipes], self.args.rounds, self.args.seconds)
+        failed |= failures | {which: reason for (which, _), reason in broken.items()}
         times = {which: [turn.ms for turn in each] for (which, _), each in turns.items() if which not in failed}
         rows = []
         for cell in wanted:
@@ -162,22 +166,13 @@ class Bench:
         self.store.add(session, cells=rows)
         return rows
 
-    def take_turns(self, pipes: Mapping[Any, Any], keys: list[tuple[Any, str]]) -> tuple[dict[Any, list[Turn]], Any]:
-        """Every turn of every key, by key, round by round; and why those failed that did."""
-        found: dict[tuple[Any, str], list[Turn]] = {key: [] for key in keys}
-        broken: dict[tuple[Any, str], str] = {}
-        end = time.monotonic() + self.args.seconds
-        for turn in range(self.args.rounds):
-            if turn >= LEAST_ROUNDS and time.monotonic() > end:
-                break
-            for key in random.sample(keys, len(keys)):
-                if key not in broken:
-                    answer = ask(pipes[key[0]], key[1])
-                    if isinstance(answer, Failed):
-                        broken[key] = answer.reason
-                    else:
-                        found[key].append(answer)
-        return found, broken
+    def processes(self, loads: dict[Any, Any], *, compiling: bool = False) -> Any:
+        """As `_turns.started`, for networks."""
+        servers = {
+            label: partial(cells.serve_turns, load, self.args.burst, compiling=compiling)
+            for label, load in loads.items()
+        }
+        return started(servers, self.args.jobs)
 
     def growth(self, growth: Growth) -> bool:
         """Measure how the cost grows with one quantity, unless that is known."""
@@ -189,14 +184,12 @@ class Bench:
             return True
         print(f"\n{growth.title}", flush=True)
         loads = {network: partial(cells.load_growth, growth, network) for network in networks}
-        self.args.compiling = False
         session = here()
-        with started(loads, self.args, cells.serve_turns, self.args.jobs) as (pipes, words):
-            for network, word in words.items():
-                if isinstance(word, Failed):
-                    print(f"  {cells.NETWORKS[network]}: {word.reason}", flush=True)
+        with self.processes(loads) as (pipes, words, failures):
+            for network, reason in failures.items():
+                print(f"  {cells.NETWORKS[network]}: {reason}", flush=True)
             keys = [(network, str(value)) for network in pipes for value in growth.values[network]]
-            turns, broken = self.take_turns(pipes, keys)
+            turns, broken = take_turns(pipes, keys, self.args.rounds, self.args.seconds)
         rows = []
         for network, value in itertools.chain.from_iterable(((n, v) for v in growth.values[n]) for n in pipes):
             key = (network, str(value))
@@ -221,16 +214,15 @@ def _others(cell: Cell) -> dict[str, tuple[str, str]]:
     return {"ratio": ("static", cell.runtime), "ratio_to_static_ort": cells.BASELINE}
 
 
-def _ratio(times: Mapping[Any, list[float]], one: Any, other: Any) -> float | None:
+def _ratio(times: dict[Any, list[float]], one: Any, other: Any) -> float | None:
     if other not in times:
         return None
-    return round(statistics.median(a / b for a, b in zip(times[one], times[other], strict=True)), 4)
+    return round(median_ratio(times[one], times[other]), 4)
 
 
 def summary(times: list[float]) -> Row:
     """Median and quartiles in milliseconds."""
-    quartiles = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else [times[0]] * 3
-    low, median, high = (round(value, 4) for value in quartiles)
+    low, median, high = (round(value, 4) for value in quartiles(times))
     return {"ms": median, "quartiles": [low, high], "rounds": len(times)}
 
 

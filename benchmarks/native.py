@@ -2,25 +2,30 @@
 
     python benchmarks/native.py                                 # the table of docs/native.md
     python benchmarks/native.py --batch 1 --threads 1 --rounds 100 --only ort native --folder runs/exported
+    python benchmarks/native.py --busy 1 2 --burst 60 --only "static ORT" "DCD native"     # beside other work
 
 Each candidate has a process of its own, since the thread pools of two runtimes in one process take each other's
-processor. They take turns: a round is one burst of calls for each, in an order drawn anew, and its median counts.
+processor. They take turns: a round is one burst of calls for each, of which the median counts.
 Initial weights change no timing. The native kernels take images in channels_last and give such ones, ONNX Runtime and
 OpenVINO contiguous ones, as each likes them best. Wall-clock time; a machine that others use makes all of it longer,
-and the ratios, which are medians over rounds of one candidate's time by another's in the same round, less so.
+and the ratios, which are medians over rounds of one candidate's time by another's in the same round, less so. With
+`--busy` the candidates also take turns beside processes that compute without end, each bound to a processor.
 """
 
 import argparse
 import itertools
 import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _runtimes import SUFFIXES, built, exported, kept, no_fallback, session
+from _runtimes import SUFFIXES, built, exported, kept, no_fallback, processors, session
 from _turns import measure
+
+from dynaconv.markdown import markdown_table
+from dynaconv.measure.timing import median_ratio
 
 CANDIDATES = {
     "static ORT": ("static", "ort"),
@@ -52,6 +57,26 @@ def runner(
     return lambda: run(images)
 
 
+def table(args: argparse.Namespace) -> Iterator[str]:
+    """The lines of the table, as they are measured."""
+    labels = [label for label in CANDIDATES if any(part.lower() in label.lower() for part in args.only)]
+    cases = [(label, count) for count in (0, *args.busy) for label in labels]
+    ratios = [((one, 0), (other, 0)) for one, other in RATIOS if {one, other} <= set(labels)]
+    ratios += [((label, count), (label, 0)) for label, count in cases if count]
+
+    def rows() -> Iterator[list[object]]:
+        for batch, threads in itertools.product(args.batch, args.threads):
+            size = (batch, 3, args.side, args.side)
+            loads = {label: partial(runner, *CANDIDATES[label], size, threads, args) for label in labels}
+            found = measure(loads, args.rounds, processes=args.processes, busy=args.busy, calls=args.burst)
+            medians = [f"{statistics.median(found[case]):.2f}" for case in cases]
+            yield [batch, threads, *medians, *(f"{median_ratio(found[a], found[b]):.3f}" for a, b in ratios)]
+
+    titles = {(label, count): f"{label} beside {count} busy" if count else label for label, count in cases}
+    heads = [*titles.values(), *(f"{titles[one]} / {titles[other]}" for one, other in ratios)]
+    yield from markdown_table(["batch", "threads", *heads], rows(), "r")
+
+
 def main() -> None:
     """Print the table and where it was taken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -62,33 +87,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12, help="of each set of processes")
     parser.add_argument("--processes", type=int, default=3, help="sets of processes, one after another")
     parser.add_argument("--burst", type=int, default=5, help="calls in a row, of which the median counts")
+    parser.add_argument("--busy", type=int, nargs="+", default=[], help="processors that other processes keep busy")
     parser.add_argument("--folder", type=Path, help="where exported files are kept for the next time")
     parser.add_argument("--only", nargs="+", default=[""], help="candidates whose name has one of these in it")
     args = parser.parse_args()
-    labels = [label for label in CANDIDATES if any(part.lower() in label.lower() for part in args.only)]
-    ratios = [pair for pair in RATIOS if set(pair) <= set(labels)]
-    heads = [*labels, *(f"{one} / {other}" for one, other in ratios)]
-    print(f"| batch | threads | {' | '.join(heads)} |\n|{' --- |' * (len(heads) + 2)}", flush=True)
+    if not all(1 <= count <= (os.cpu_count() or 1) for count in args.busy):
+        parser.error(f"--busy is a number of processors, 1 to {os.cpu_count()}.")
     with kept(args.folder) as args.folder:
-        for batch, threads in itertools.product(args.batch, args.threads):
-            size = (batch, 3, args.side, args.side)
-            loads = {label: partial(runner, *CANDIDATES[label], size, threads, args) for label in labels}
-            # Where the system happens to put a process's memory moves its times by some per cent.
-            runs = [measure(loads, args) for _ in range(args.processes)]
-            found = {label: [time for run in runs for time in run[label]] for label in labels}
-            cells = [f"{statistics.median(found[label]):.2f}" for label in labels]
-            for one, other in ratios:
-                pairs = zip(found[one], found[other], strict=True)
-                cells.append(f"{statistics.median(a / b for a, b in pairs):.3f}")
-            print(f"| {batch} | {threads} | {' | '.join(cells)} |", flush=True)
+        for line in table(args):
+            print(line, flush=True)
     import torch
 
     from dynaconv.native import instruction_set
 
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(
         f"\n{args.network}, {args.side} pixels, milliseconds, medians of {args.processes} x {args.rounds} alternating "
-        f"rounds, torch {torch.__version__}, {instruction_set()}, {os.cpu_count()} CPUs, load {load}"
+        f"rounds, torch {torch.__version__}, {instruction_set()}, {processors()}"
     )
 
 

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from dynaconv.families import DynamicConv2d, ODConv2d, set_temperature
+from dynaconv.markdown import markdown_table
 from dynaconv.study.load import load_study
 from dynaconv.train.config import make_parser, resolve
-from dynaconv.train.module import make_optimizer
 
 BLOCKS = (0, 2, 4, 6)
 WARM_UP = 94
@@ -92,7 +92,7 @@ def turns(model: nn.Module) -> dict[int, float]:
     return {block: statistics.median(values) for block, values in by_block.items()}
 
 
-def show_start(case: Case) -> str:
+def start(case: Case) -> list[str]:
     """A row: the gradient of the first batch."""
     built = build(case)
     model = built.model.model
@@ -102,14 +102,14 @@ def show_start(case: Case) -> str:
     F.cross_entropy(model(images), targets).backward()
     norm = float(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
     found = turns(model)
-    return f"| {case.title} | {norm:.1f} | " + " | ".join(f"{found[block]:.2g}" for block in BLOCKS) + " |"
+    return [case.title, f"{norm:.1f}", *(f"{found[block]:.2g}" for block in BLOCKS)]
 
 
-def train(case: Case, steps: int) -> str:
+def train(case: Case, steps: int) -> list[str]:
     """A row: the mean loss of the last 50 steps, and accuracy on the first test images."""
     built = build(case)
     model, options = built.model.model, built.model.hparams
-    optimizer, losses = make_optimizer(model, options, options["lr"]), []
+    optimizer, losses = built.model.make_optimizer(options["lr"]), []
     loader = built.data.train_dataloader()
     batches = iter(loader)
     for step in range(steps):
@@ -138,7 +138,7 @@ def train(case: Case, steps: int) -> str:
             right, count = right + int((out.argmax(1) == targets).sum()), count + len(targets)
             if count >= TESTED:
                 break
-    return f"| {case.title} | {statistics.mean(losses[-50:]):.2f} | {right / count:.1%} |"
+    return [case.title, f"{statistics.mean(losses[-50:]):.2f}", f"{right / count:.1%}"]
 
 
 def main() -> None:
@@ -147,14 +147,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.steps is None:
-        print("| network | all | " + " | ".join(f"turn, block {block}" for block in BLOCKS) + " |")
-        print("| --- |" + " ---: |" * (1 + len(BLOCKS)))
-        for case in STARTS:
-            print(show_start(case), flush=True)
-        return
-    print("| network | loss | accuracy |\n| --- | ---: | ---: |")
-    for case in TRAININGS:
-        print(train(case, arguments.steps), flush=True)
+        lines = markdown_table(["network", "all", *(f"turn, block {block}" for block in BLOCKS)], map(start, STARTS))
+    else:
+        rows = (train(case, arguments.steps) for case in TRAININGS)
+        lines = markdown_table(["network", "loss", "accuracy"], rows)
+    for line in lines:
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

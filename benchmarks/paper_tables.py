@@ -22,6 +22,7 @@ import dynaconv.models  # registers the networks with timm
 from dynaconv.errors import listed
 from dynaconv.families import CondConv2d, DynamicConv2d
 from dynaconv.files import write_text
+from dynaconv.markdown import markdown_table, replace_between
 from dynaconv.measure.multiply_adds import WorkRecorder
 
 FIGURES = Path(__file__).parents[1] / "docs" / "data" / "published-figures.csv"
@@ -154,17 +155,14 @@ def difference(ours: float, figure: str) -> float | None:
     return ours / float(figure) - 1 if figure else None
 
 
-def table(rows: Iterable[tuple[Case, int, Work]]) -> list[str]:
-    """Lines of a Markdown table.
+def table(results: Iterable[tuple[Case, int, Work]]) -> str:
+    """A Markdown table.
 
     Raises:
         ValueError: a difference is beyond `CLEAR` and the row has no note.
     """
-    lines = [
-        "| network | parameters | published | | MAdds | executed | fewest | published | | top-1, published | notes |",
-        "| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --- |",
-    ]
-    for case, own, done in rows:
+    rows = []
+    for case, own, done in results:
         figure, unit = case.figure, UNITS[case.figure["unit"]]
         gaps = (difference(own / unit, figure["params"]), difference(done.convention / 1e6, figure["madds"]))
         notes = figure["notes"].split()
@@ -183,8 +181,9 @@ def table(rows: Iterable[tuple[Case, int, Work]]) -> list[str]:
             f"{figure['top1']} [{figure['source']}]" if figure["top1"] else "",
             ", ".join(f"[{note}](#{note})" for note in notes),
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        rows.append(cells)
+    columns = ("network", "parameters", "published", "", "MAdds", "executed", "fewest", "published", "")
+    return "\n".join(markdown_table((*columns, "top-1, published", "notes"), rows, "lrrrrrrrrrl"))
 
 
 def _percent(gap: float | None) -> str:
@@ -197,13 +196,10 @@ def with_tables(text: str, results: Iterable[tuple[Case, int, Work]]) -> str:
     Raises:
         ValueError: the page does not have each mark once.
     """
-    if [text.count(mark) for mark in MARKS] != [1, 1]:
-        raise ValueError(f"the page needs the lines {MARKS[0]} and {MARKS[1]} once each; the tables go between them.")
-    rows, lines = list(results), []
+    rows, blocks = list(results), []
     for network, title in NETWORKS.items():
-        lines += [f"### {title}", "", *table(row for row in rows if row[0].network == network), ""]
-    before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
-    return before + "\n".join([MARKS[0], "", *lines, MARKS[1]]) + after
+        blocks += [f"### {title}", table(row for row in rows if row[0].network == network)]
+    return replace_between(text, MARKS, "\n\n".join(blocks))
 
 
 def main() -> None:

@@ -6,16 +6,16 @@
     python benchmarks/training.py --size resnet18 --case 16 128
 
 One step is a forward pass, cross entropy over 1,000 classes, a backward pass and SGD with momentum, on random images.
-All candidates of a case are built first and take turns, in a new order each round. Every network is taken in
-contiguous and in channels_last memory format; ratios are to the better of the static network's two.
+All candidates of a case are built first and take turns. Every network is taken in contiguous and in channels_last
+memory format; ratios are to the better of the static network's two.
 """
 
 import argparse
 import contextlib
 import ctypes
 import json
-import os
 import platform
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,13 +25,16 @@ import timm
 import torch
 import torch.nn.functional as F
 from _literal import literal_condconv, literal_dcd
-from algorithms import FORMATS, median_seconds
+from _runtimes import processors
+from algorithms import FORMATS
 from torch import nn
 
 import dynaconv
 import dynaconv.models  # noqa: F401  # registers the networks with timm
 from dynaconv.files import write_text
+from dynaconv.markdown import markdown_table
 from dynaconv.measure.memory import saved_bytes
+from dynaconv.measure.timing import time_in_turns
 
 
 def _plain(name: str, **options: Any) -> Callable[[str], nn.Module]:
@@ -101,7 +104,8 @@ def measure(args: argparse.Namespace, batch: int, side: int) -> list[dict[str, A
         step.optimizer.zero_grad()
         _give_back_memory()
     clock = time.process_time if args.threads == 1 else time.perf_counter
-    seconds = median_seconds(dict(steps), args.rounds, clock)
+    times = time_in_turns(dict(steps), args.rounds, warmup=1, clock=clock)
+    seconds = {key: statistics.median(each) for key, each in times.items()}
     rows = []
     for key, second in seconds.items():
         name, layout, mode = key.split("|")
@@ -124,16 +128,13 @@ def measure(args: argparse.Namespace, batch: int, side: int) -> list[dict[str, A
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: each network in its better format first."""
-    lines = [
-        "| network | format | mode | ms a step | ratio | kept, MiB | ratio |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+    columns = ("network", "format", "mode", "ms a step", "ratio", "kept, MiB", "ratio")
+    forms = {"milliseconds": ".0f", "ratio": ".2f", "saved_mib": ".0f", "saved_ratio": ".2f"}
+    cells = [
+        [row["network"], row["layout"], row["mode"], *(format(row[key], form) for key, form in forms.items())]
+        for row in rows
     ]
-    for row in rows:
-        lines.append(
-            f"| {row['network']} | {row['layout']} | {row['mode']} | {row['milliseconds']:.0f} | {row['ratio']:.2f} "
-            f"| {row['saved_mib']:.0f} | {row['saved_ratio']:.2f} |"
-        )
-    return "\n".join(lines)
+    return "\n".join(markdown_table(columns, cells, "lllr"))
 
 
 def main() -> None:
@@ -153,14 +154,13 @@ def main() -> None:
     conditions = (
         f"{args.size}, {args.threads} thread(s), {'processor' if args.threads == 1 else 'wall-clock'} time, medians of "
         f"{args.rounds} alternating rounds, torch {torch.__version__}, timm {timm.__version__}, "
-        f"{platform.machine()}, {os.cpu_count()} cores"
+        f"{platform.machine()}"
     )
     print(conditions)
     rows = []
     for batch, side in args.case or [(32, 128), (8, 224)]:
         found = measure(args, batch, side)
-        load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-        print(f"\nbatch {batch}, {side} pixels (load {load})\n\n{table(found)}", flush=True)
+        print(f"\nbatch {batch}, {side} pixels ({processors()})\n\n{table(found)}", flush=True)
         rows += found
     if args.json:
         write_text(args.json, json.dumps({"conditions": conditions, "rows": rows}, indent=1) + "\n")

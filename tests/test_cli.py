@@ -24,38 +24,73 @@ TINY = [
     "--trainer.logger=false",
     "--epochs=1",
 ]
+DATA = ("--data", "--data-dir")
 
 
-def flags_of(command: str) -> set[str]:
-    parser = cli.make_parser()
-    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    return {flag or a.dest for a in commands.choices[command]._actions for flag in a.option_strings or [a.dest]}
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command by its name."""
+    (commands,) = (a for a in cli.make_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(commands.choices)
 
 
 @pytest.mark.parametrize(
     ("command", "flags"),
     [
-        ("demo", {"--out", "--epochs", "--seed"}),
+        ("demo", {"-o", "--out", "--epochs", "--seed"}),
         (
             "train",
-            {"--recipe", "--out", "--resume", "--data", "--data-dir", "--model", "--epochs", "--batch-size", "--lr"}
+            {
+                "--config",
+                "-o",
+                "--out",
+                "--resume",
+                "--data",
+                "--data-dir",
+                "--model",
+                "--epochs",
+                "--batch-size",
+                "--lr",
+            }
             | {"--seed", "--list-recipes", "--help-all", "--checkpoint-every-steps"},
         ),
         (
             "study",
             {"study", "--folder", "--only", "--seeds", "--jobs", "--retry", "--keep-checkpoints", "--list"}
-            | {"--list-studies", "--costs", "--rounds", "--report", "--out", "--adopt"},
+            | {"--list-studies", "--costs", "--rounds", "--report", "-o", "--out", "--overwrite", "--adopt"},
         ),
-        ("eval", {"checkpoint", "--data", "--data-dir", "--split", "--batch-size", "--device", "--json"}),
-        ("predict", {"images", "--checkpoint", "--top", "--json"}),
+        ("eval", {"checkpoint", *DATA, "--split", "--batch-size", "--device", "--json", "--overwrite"}),
+        ("predict", {"checkpoint", "images", "--top", "--json", "--overwrite"}),
         (
             "profile",
-            {"model", "--size", "--batch", "--latency", "--rounds", "--option", "--csv", "--json", "--compare"},
+            {"checkpoint", "--size", "--batch-size", "--latency", "--rounds", "--option", "--csv", "--json"}
+            | {"--overwrite", "--compare"},
+        ),
+        (
+            "analyze",
+            {"checkpoints", "-o", "--out", "--overwrite", *DATA, "--split", "--images", "--batch-size", "--layer"}
+            | {"--device", "--json"},
+        ),
+        (
+            "convert",
+            {"checkpoint", "--family", "--include", "--exclude", "--kinds", "--kernel-sizes", "--min-channels"}
+            | {"--max-channels", "--first", "--last", "--again", "--family-option", "--option", "--weights"}
+            | {"--pretrained", "-o", "--out", "--overwrite"},
+        ),
+        (
+            "export",
+            {"checkpoint", "--format", "-o", "--out", "--overwrite", "--size", "--fixed-batch", "--fixed-size"}
+            | {"--max-batch", "--batches", "--native", "--option", "--int8", *DATA, "--images", "--max-drop"},
+        ),
+        (
+            "shard",
+            {"folder", "-o", "--out", "--overwrite", "--shard-size", "--shard-images", "--test-fraction", "--seed"}
+            | {"--verify"},
         ),
     ],
 )
 def test_flags_change_on_purpose_only(command: str, flags: set[str]) -> None:
-    assert flags_of(command) == flags | {"-h", "--help", "--debug"}
+    found = {flag for action in parsers()[command]._actions for flag in action.option_strings or [action.dest]}
+    assert found == flags | {"-h", "--help", "--debug"}
 
 
 def test_every_argument_of_data_and_module_is_a_flag() -> None:
@@ -63,12 +98,11 @@ def test_every_argument_of_data_and_module_is_a_flag() -> None:
 
     flags = {f for a in make_parser()._actions for f in a.option_strings if f.startswith(("--data.", "--model."))}
     data = "name data_dir classes channels image_size batch_size eval_batch_size num_workers val_fraction test_fraction"
-    data += " split_seed train_limit augment padding flip erase_prob rand_augment color_jitter crop_scale crop_pct"
+    data += " split_seed train_limit augment crop_pct"
     data += " interpolation epoch_size shuffle_buffer max_corrupt options"
-    model = "name model_options classifier_std optimizer lr weight_decay decay_norm_and_bias momentum nesterov betas"
-    model += " schedule warmup_epochs min_lr step_epochs step_gamma label_smoothing mixup cutmix mixup_prob"
-    model += " mixup_switch_prob mixup_ramp_epochs ema_decay channels_last temperature temperature_epochs weights"
-    model += " lr_reference_batch nonfinite nonfinite_limit branch_lr branch_weight_decay"
+    model = "name model_options classifier_std optimizer lr weight_decay decay_norm_and_bias schedule"
+    model += " label_smoothing mix ema_decay channels_last temperature weights lr_reference_batch skip_nonfinite"
+    model += " branch_lr branch_weight_decay"
     plain = {f for f in flags if not f.endswith(("+", ".help"))}
     assert plain == {f"--data.{key}" for key in data.split()} | {f"--model.{key}" for key in model.split()}
 
@@ -87,7 +121,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    assert main(["train", "--recipe", "digits", *TINY, "--out", str(folder)]) == 0
+    assert main(["train", "--config", "digits", *TINY, "--out", str(folder)]) == 0
     return folder
 
 
@@ -121,7 +155,7 @@ def test_predict_prints_five_classes_an_image(
     run_folder: Path, images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "result.json"
-    assert main(["predict", *images, "--checkpoint", str(run_folder), "--json", str(file)]) == 0
+    assert main(["predict", str(run_folder), *images, "--json", str(file)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 12
     assert lines[0] == images[0]
@@ -131,32 +165,23 @@ def test_predict_prints_five_classes_an_image(
     assert all(len(p["top"]) == 5 for p in predictions)
 
 
-def test_predict_takes_the_newest_run(
-    run_folder: Path, images: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_predict_goes_on_after_a_file_that_it_cannot_read(
+    run_folder: Path, images: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(predict, "RUNS", run_folder.parent)
-    assert main(["predict", images[0]]) == 0
-    assert str(run_folder) in capsys.readouterr().err
-
-
-def test_every_file_that_a_command_writes_may_be_standard_output() -> None:
-    parser = cli.make_parser()
-    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    found = set()
-    for name, command in commands.choices.items():
-        files = {a.dest for a in command._actions if a.metavar == "FILE" and a.dest != "weights"}
-        outputs = set(command.get_default("outputs"))
-        found |= {(name, each) for each in outputs}
-        # The files of networks have endings, which `-` has not.
-        assert files - outputs <= ({"out"} if name in ("convert", "export") else set()), name
-    assert found == {
-        ("analyze", "json"),
-        ("analyze", "out"),
-        ("eval", "json"),
-        ("predict", "json"),
-        ("profile", "csv"),
-        ("profile", "json"),
-    }
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    file = tmp_path / "result.json"
+    folders = [str(tmp_path), str(tmp_path / "1*.png"), str(tmp_path / "empty"), str(tmp_path / "*.jpg")]
+    assert main(["predict", str(run_folder), *folders, f"{tmp_path}/none.png", "--json", str(file)]) == 1
+    captured = capsys.readouterr()
+    printed = [line for line in captured.out.splitlines() if not line.startswith(" ")]
+    assert printed == [images[0], images[1], images[0]]
+    errors = ["no image file in the folder", "no image file that matches", "broken.png is corrupt", "none.png"]
+    assert captured.err.count("dynaconv: ") == captured.err.count("\n") == len(errors)
+    written = json.loads(file.read_text())
+    assert all(any(error in sentence for sentence in written["errors"]) for error in errors)
+    assert [prediction["image"] for prediction in written["predictions"]] == printed
 
 
 @pytest.mark.parametrize("given", ["-", "/dev/stdout", "/proc/self/fd/1"])
@@ -166,7 +191,7 @@ def test_a_file_on_standard_output_stands_there_alone(
     size = ["--size", "1x16x16", "--compare", "none"]
     cases = {
         "likeliest five": ["eval", str(run_folder), "--device", "cpu", "--json", given],
-        "%": ["predict", *images, "--checkpoint", str(run_folder), "--json", given],
+        "%": ["predict", str(run_folder), *images, "--json", given],
         "MAdds": ["profile", "test_resnet", *size, "--json", given],
         "published": ["profile", "test_resnet", *size, "--csv", given],
     }
@@ -207,7 +232,7 @@ def test_profile_compares_with_the_static_twin_and_writes_files(
 ) -> None:
     files = [tmp_path / "layers.csv", tmp_path / "all.json"]
     options = ["--option", "num_classes=7", "--option", "stem_stride=1", "--option", "family_options.reduction=8"]
-    argv = ["profile", "dcd_mobilenetv2_035", "--size", "1x14x10", "--batch", "2", *options]
+    argv = ["profile", "dcd_mobilenetv2_035", "--size", "1x14x10", "--batch-size", "2", *options]
     assert main([*argv, "--csv", str(files[0]), "--json", str(files[1]), "--latency", "--rounds", "1"]) == 0
     printed = capsys.readouterr().out
     facts = json.loads(files[1].read_text())
@@ -229,12 +254,13 @@ def test_profile_takes_a_run_and_its_size(run_folder: Path, tmp_path: Path, caps
     assert main(["profile", str(run_folder), "--json", str(file)]) == 0
     facts = json.loads(file.read_text())
     assert (facts["model"], facts["options"]["num_classes"], facts["input_size"]) == ("test_resnet", 10, [1, 1, 16, 16])
-    assert "may need --batch 2" in " ".join(capsys.readouterr().out.split())
+    assert "may need --batch-size 2" in " ".join(capsys.readouterr().out.split())
     assert "compared" not in facts
     assert main(["profile", "dcd_resnet10", "--size", "1x16x16", "--compare", str(run_folder)]) == 0
     assert "test_resnet of" in capsys.readouterr().out
-    assert "to have 1 channels, but got 3" in refused(capsys, "profile", str(run_folder), "--size", "3x28x28")
-    assert "leave --option" in refused(capsys, "profile", str(run_folder), "--option", "stem_stride=1")
+    assert "takes images of 1 channels, not 3." in refused(capsys, "profile", str(run_folder), "--size", "3x28x28")
+    for option in ("stem_stride=1", "num_classes=3"):
+        assert "leave --option" in refused(capsys, "profile", str(run_folder), "--option", option)
 
 
 def test_demo_calls_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -248,51 +274,56 @@ def test_demo_calls_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["bogus"], "invalid choice: 'bogus'"),
-        (["train"], "pass --recipe NAME (digits"),
-        (["train", "--recipe", "digitz"], "the nearest names are 'digits'"),
+        (["bogus"], "unknown command 'bogus'; see `dynaconv --help`."),
+        (["predcit"], "unknown command 'predcit', did you mean predict;"),
+        (["--hlep"], "unknown option --hlep, did you mean --help;"),
+        (["train"], "pass --config NAME (digits"),
+        (["train", "--config", "digitz"], "the nearest names are 'digits'"),
         (
-            ["train", "--recipe", "digits", "--model", "dcd_mobilnetv2_035"],
+            ["train", "--config", "digits", "--model", "dcd_mobilnetv2_035"],
             "the nearest names are 'dcd_mobilenetv2_035'",
         ),
         (
-            ["train", "--recipe", "digits", "--data", "digitts"],
+            ["train", "--config", "digits", "--data", "digitts"],
             "unknown data set 'digitts'; the nearest names are 'digits'",
         ),
-        (["train", "--recipe", "digits", "--data", "/nowhere/at/all"], "there is no folder /nowhere/at/all"),
-        (["train", "--recipe", "digits", "--model.lrr", "3"], "did you mean --model.lr,"),
-        (["train", "--recipe", "digits", "--epoch", "1"], "unknown option --epoch; did you mean --epochs"),
-        (["train", "--recipe", "digits", "--epoch=1"], "unknown option --epoch; did you mean --epochs"),
-        (["train", "--recipe", "digits", "--lr", "0.1", "extra"], "unknown argument 'extra'"),
-        (["train", "--recipe", "digits", "--epochs", "0"], "--epochs is at least 1; got 0."),
-        (["train", "--recipe", "digits", "--epochs", "-1"], "--epochs is at least 1; got -1."),
-        (["train", "--recipe", "digits", "--seed", "-1"], "--seed is between 0 and"),
-        (["train", "--recipe", "digits", "--data.num_workers", "-1"], "num_workers counts processes, at least 0"),
-        (["train", "--recipe", "digits", "--out", ""], "got an empty name"),
+        (["train", "--config", "digits", "--data", "/nowhere/at/all"], "there is no folder /nowhere/at/all"),
+        (["train", "--config", "digits", "--model.lrr", "3"], "did you mean --model.lr,"),
+        (["train", "--config", "digits", "--epoch", "1"], "unknown option --epoch; did you mean --epochs"),
+        (["train", "--config", "digits", "--epoch=1"], "unknown option --epoch; did you mean --epochs"),
+        (["train", "--config", "digits", "--lr", "0.1", "extra"], "unknown argument 'extra'"),
+        (["train", "--config", "digits", "--epochs", "0"], "--epochs is at least 1; got 0."),
+        (["train", "--config", "digits", "--epochs", "-1"], "--epochs is at least 1; got -1."),
+        (["train", "--config", "digits", "--seed", "-1"], "--seed is between 0 and"),
+        (["train", "--config", "digits", "--data.num_workers", "-1"], "data.num_workers must be at least 0; got -1."),
+        (["train", "--config", "digits", "--out", ""], "-o/--out must not be empty"),
         (["train", "--data", "digitz"], "unknown data set 'digitz'; the nearest names are 'digits'"),
         (["train", "--data", "torch/image_folder"], "the run lacks 'model.name'; pass --model NAME"),
-        (["demo", "--seed", "-1"], "--seed is between 0 and"),
-        (["train", "--recipe", "digits", "--epochs", "x"], "trainer.max_epochs takes int or null; got 'x'"),
-        (["train", "--recipe", "digits", "--trainer.devices", "0"], "the Trainer does not take its options"),
+        (["demo", "--seed", "-1"], "--seed must be an integer from 0 to 4294967295; got '-1'"),
+        (["train", "--config", "digits", "--epochs", "x"], "trainer.max_epochs must be an integer or null; got x."),
+        (["train", "--config", "digits", "--trainer.devices", "0"], "the Trainer does not take its options"),
         (["train", "--resume", "/nowhere"], "is not a run folder"),
         (["train", "--resume", "x", "--out", "y"], "continues a run in its own folder; leave --out out"),
         (["eval"], "the following arguments are required: CHECKPOINT"),
         (["eval", "/nowhere"], "there is no checkpoint /nowhere"),
-        (["eval", "x", "--bogus"], "unknown argument '--bogus'"),
+        (["eval", "x", "--bogus"], "unknown option --bogus; see `dynaconv eval --help`."),
+        (["eval", "x", "--batch=4"], "unknown option --batch, did you mean --batch-size;"),
+        (["eval", "x", "y"], "unknown argument 'y'"),
+        (["eval", "x", "--split", "all"], "--split must be train, val or test; got 'all'"),
         (["eval", "x", "--json", "/nowhere/x.json"], "there is no folder /nowhere"),
         (["eval", "x", "--json", "."], "it is a folder; name a file"),
-        (["predict", "x.png", "--json", "."], "it is a folder; name a file"),
-        (["predict"], "the following arguments are required: IMAGE"),
-        (["predict", "x.png", "--top", "0"], "at least 1; got 0"),
-        (["predict", "x.png", "--checkpoint", "/nowhere"], "there is no checkpoint /nowhere"),
-        (["profile"], "the following arguments are required: MODEL"),
+        (["predict", "x", "x.png", "--json", "."], "it is a folder; name a file"),
+        (["predict", "x"], "the following arguments are required: IMAGE"),
+        (["predict", "x", "x.png", "--top", "0"], "--top must be an integer from 1 to 2147483647; got '0'"),
+        (["predict", "/nowhere", "x.png"], "there is no checkpoint /nowhere"),
+        (["profile"], "the following arguments are required: CHECKPOINT"),
         (["profile", "dcd_resnet81"], "the nearest names are 'dcd_resnet"),
         (["profile", "runs/none"], "there is no checkpoint runs/none"),
-        (["profile", "test_resnet", "--size", "3", "8"], "such as 3 224 224 or 1x28x28; got '3 8'"),
-        (["profile", "test_resnet", "--size", "3x0x8"], "such as 3 224 224 or 1x28x28; got '3x0x8'"),
+        (["profile", "test_resnet", "--size", "3x8"], "--size must be CHANNELSxHEIGHTxWIDTH or SIDE"),
+        (["profile", "test_resnet", "--size", "3x0x8"], "3x224x224 or 224; got '3x0x8'"),
+        (["profile", "vgg11", "--size", "1x28x28"], "vgg11: VGG does not accept an input of size (1, 1, 28, 28)"),
+        (["profile", "vit_tiny_patch16_224", "--size", "28"], "does not accept an input of size (1, 3, 28, 28)"),
         (["profile", "test_vit", "--size", "3x33x33"], "test_vit: VisionTransformer does not accept an input of size"),
-        (["profile", "test_resnet", "--batch", "0"], "--batch is at least 1; got 0."),
-        (["profile", "test_resnet", "--rounds", "0"], "--rounds is at least 1; got 0."),
         (["profile", "test_resnet", "--option", "num_classes"], "--option takes KEY=VALUE"),
         (["profile", "test_resnet", "--option", "num_classes=x"], "num_classes of test_resnet must be an integer"),
         (["profile", "test_resnet", "--option", "a=1", "--option", "a.b=1"], "another --option gives a value"),
@@ -328,7 +359,7 @@ def test_a_dynamic_option_that_does_not_fit_is_one_sentence(
     options: str, word: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     given = ["--model", "dcd_mobilenetv2_035", "--model.model_options", options, "--out", str(tmp_path / "run")]
-    assert word in refused(capsys, "train", "--recipe", "digits", *given)
+    assert word in refused(capsys, "train", "--config", "digits", *given)
     assert not (tmp_path / "run").exists()
 
 
@@ -351,7 +382,7 @@ def test_a_run_by_a_data_sets_name_takes_another_librarys_model(
 def test_a_reader_that_goes_away_ends_the_command_quietly(run_folder: Path, images: list[str]) -> None:
     commands = (
         ["eval", str(run_folder), "--device", "cpu"],
-        ["predict", *images, "--checkpoint", str(run_folder)],
+        ["predict", str(run_folder), *images],
     )
     for argv in commands:
         with subprocess.Popen(
@@ -376,16 +407,13 @@ def test_empty_folder_and_corrupt_images_are_one_sentence(
     from tests.train.helpers import write_folder
 
     (tmp_path / "empty").mkdir()
-    assert "found none" in refused(capsys, "train", "--recipe", "digits", "--data", str(tmp_path / "empty"))
+    assert "found none" in refused(capsys, "train", "--config", "digits", "--data", str(tmp_path / "empty"))
     folder = write_folder(tmp_path / "images")
     broken = folder / "train" / "light" / "0.png"
     broken.write_bytes(b"broken")
     options = [*TINY, "--data.train_limit=null", "--data", str(folder), "--data.image_size=32", "--batch-size=2"]
     options += ["--data.num_workers=1", "--out", str(tmp_path / "run"), "--data.val_fraction=0"]
-    assert f"the image {broken} is corrupt" in refused(capsys, "train", "--recipe", "digits", *options)
-    checkpoint = ["--checkpoint", str(run_folder)]
-    assert f"the image {broken} is corrupt" in refused(capsys, "predict", str(broken), *checkpoint)
-    assert "there is no image file" in refused(capsys, "predict", str(tmp_path / "none.png"), *checkpoint)
+    assert f"the image {broken} is corrupt" in refused(capsys, "train", "--config", "digits", *options)
 
 
 def test_checkpoints_that_do_not_fit_are_one_sentence(
@@ -401,13 +429,13 @@ def test_checkpoints_that_do_not_fit_are_one_sentence(
 
 
 def test_a_run_is_never_written_over(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sentence = refused(capsys, "train", "--recipe", "digits", *TINY, "--out", str(run_folder))
+    sentence = refused(capsys, "train", "--config", "digits", *TINY, "--out", str(run_folder))
     assert f"use {run_folder}-2" in sentence
     assert "is finished" in refused(capsys, "train", "--resume", str(run_folder))
 
 
 def test_a_diverged_run_exits_with_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    argv = ["train", "--recipe", "digits", *TINY, "--lr", "1e30", "--out", str(tmp_path / "run")]
+    argv = ["train", "--config", "digits", *TINY, "--lr", "1e30", "--out", str(tmp_path / "run")]
     assert main(argv) == 1
     error = capsys.readouterr().err
     assert "lower the learning rate" in error
@@ -416,7 +444,7 @@ def test_a_diverged_run_exits_with_1(capsys: pytest.CaptureFixture[str], tmp_pat
 
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     with refuses(ValueError):
-        main(["train", "--recipe", "nonsense", "--debug"])
+        main(["train", "--config", "nonsense", "--debug"])
 
 
 def test_an_interrupt_exits_with_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,7 +452,7 @@ def test_an_interrupt_exits_with_130(capsys: pytest.CaptureFixture[str], monkeyp
         raise KeyboardInterrupt
 
     monkeypatch.setattr(predict, "run", interrupt)
-    assert main(["predict", "x.png"]) == 130
+    assert main(["predict", "x", "x.png"]) == 130
 
 
 def test_a_missing_extra_is_one_sentence(
@@ -437,16 +465,10 @@ def test_a_missing_extra_is_one_sentence(
     assert 'pip install "dynaconv[train]"' in refused(capsys, "train")
 
 
-def test_help_and_version_import_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
-    for argv, word in ((["--help"], "predict"), (["--version"], "dynaconv 0."), (["train", "--help"], "--recipe")):
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, word in ((["--help"], "predict"), (["--version"], "dynaconv 0."), (["train", "--help"], "--config")):
         with pytest.raises(SystemExit) as caught:
             main(argv)
         assert caught.value.code == 0
         assert word in capsys.readouterr().out
-    code = (
-        "import sys; from dynaconv.cli import make_parser; make_parser().format_help();"
-        "sys.exit(' '.join({'timm', 'lightning', 'torchvision', 'rich', 'matplotlib'} & set(sys.modules)) or 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
     assert main([]) == 2

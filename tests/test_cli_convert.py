@@ -26,7 +26,7 @@ def static(tmp_path: Path) -> Path:
 
 
 def test_plan_alone_writes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["convert", NAME, "--family", "odconv", "--last", "2", "--layer", "num_kernels=1"]) == 0
+    assert main(["convert", NAME, "--family", "odconv", "--last", "2", "--family-option", "num_kernels=1"]) == 0
     out = capsys.readouterr().out
     assert "odconv, num_kernels=1: 2 of 14 convolutions become dynamic" in out
     assert "million multiply-adds at 3x176x176" in out
@@ -56,7 +56,7 @@ def test_training_goes_on_from_it(static: Path, tmp_path: Path, capsys: pytest.C
     file = tmp_path / "dynamic.safetensors"
     assert main(["convert", NAME, *FEW, "--weights", str(static), "-o", str(file)]) == 0
     options = [f"--model.name={NAME}", f"--model.weights={file}", "--trainer.max_epochs=1"]
-    options += ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]
+    options += ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"]
     result = fit(load_recipe("digits"), out=tmp_path / "run", overrides=options)
     model, metadata = load_trained(tmp_path / "run")
     assert metadata["num_classes"] == 10
@@ -74,10 +74,10 @@ def test_training_goes_on_from_it(static: Path, tmp_path: Path, capsys: pytest.C
         (["--include", "layer7.*"], "no module matches include='layer7.*'"),
         (["--kinds", "depthwise"], "there is nothing to convert to dcd"),
         (["--family", "dxd"], "the nearest name is 'dcd'"),
-        (["--layer", "latent=3"], "DCDConv2d has no hyperparameter 'latent'"),
-        (["--layer", "latent_dim"], "--layer takes KEY=VALUE"),
-        (["--first", "0"], "--first is at least 1"),
-        (["--first", "1", "--last", "1"], "exclude one another"),
+        (["--family-option", "latent=3"], "DCDConv2d has no hyperparameter 'latent'"),
+        (["--family-option", "latent_dim"], "--family-option takes KEY=VALUE"),
+        (["--first", "0"], "--first must be an integer from 1 to"),
+        (["--first", "1", "--last", "1"], "not allowed with argument --first"),
         (["-o", "net.pt"], "is written as .safetensors"),
         (["-o", "nowhere/net.safetensors"], "there is no folder nowhere"),
         (["--weights", "nothing.pth"], "nothing.pth"),

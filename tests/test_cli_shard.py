@@ -10,7 +10,7 @@ from tests.train.helpers import write_folder
 
 def test_a_folder_is_packed_and_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, out = write_folder(tmp_path / "images", ("train", "val"), images=12), tmp_path / "shards"
-    assert main(["shard", str(folder), str(out), "--shard-images", "5", "--verify"]) == 0
+    assert main(["shard", str(folder), "-o", str(out), "--shard-images", "5", "--verify"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"2 classes (dark, light), 24 training and 24 test images. {folder} has no test/: val/ is the test set.",
         "train: 24 images in 5 shards",
@@ -37,16 +37,34 @@ def test_a_folder_is_packed_and_trained_on(tmp_path: Path, capsys: pytest.Captur
     assert "3 training images are left out of each epoch" in said
 
 
+def test_a_failure_leaves_nothing_that_blocks_the_next_try(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = write_folder(tmp_path / "images", images=12), tmp_path / "shards"
+    broken = folder / "train" / "light" / "0.png"
+    whole = broken.read_bytes()
+    argv = ["shard", str(folder), "-o", str(out), "--shard-images", "9"]
+    for overwrite in ([], ["--overwrite"]):
+        before = {path.name: path.read_bytes() for path in out.glob("*")}
+        broken.write_bytes(b"broken")
+        assert main([*argv, *overwrite]) == 2
+        assert f"the image {broken} is corrupt" in capsys.readouterr().err
+        assert {path.name for path in tmp_path.iterdir()} <= {"images", "shards"}
+        assert {path.name: path.read_bytes() for path in out.glob("*")} == before
+        broken.write_bytes(whole)
+        assert main([*argv, *overwrite]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["images"], "holds no .tar file; to pack an image folder name OUT as well"),
-        (["images", "--seed", "1"], "--seed is for packing, which needs OUT"),
-        (["images", "images"], "is not an empty folder"),
-        (["nowhere", "out"], "there is no folder"),
-        (["images", "out", "--shard-size", "huge"], "such as 100MB; got 'huge'"),
-        (["images", "out", "--shard-images", "0"], "at least 1 image; got 0"),
-        (["images", "out", "--test-fraction", "1.5"], "a share between 0 and 1; got 1.5"),
+        (["images"], "holds no .tar file; to pack an image folder pass --out DIR"),
+        (["images", "--seed", "1"], "--seed is for packing, which needs --out"),
+        (["images", "-o", "images"], "images exists; pass --overwrite to replace it"),
+        (["images", "-o", "images", "--overwrite"], "is not a folder of shards alone"),
+        (["images", "-o", "images/train/dark/0.png"], "it is a file; name a folder"),
+        (["nowhere", "-o", "out"], "there is no folder"),
+        (["images", "-o", "out", "--shard-size", "huge"], "such as 100MB; got 'huge'"),
+        (["images", "-o", "out", "--shard-images", "0"], "--shard-images must be an integer from 1 to"),
+        (["images", "-o", "out", "--test-fraction", "1.5"], "--test-fraction must be a number from 1e-06 to"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(

@@ -40,12 +40,6 @@ def _weights(path: Path) -> None:
     write_weights(path, NET.state_dict(), {})
 
 
-def _curves(path: Path) -> None:
-    from dynaconv.train.curves import draw_curves
-
-    draw_curves(path, [{"epoch": 1, "train_loss": 1.0}], title="x")
-
-
 def _figure(path: Path) -> None:
     from matplotlib.figure import Figure
 
@@ -68,7 +62,6 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "trained network": _trained,
     "checkpoint": _checkpoint,
     "weights": _weights,
-    "curves": _curves,
     "figure": _figure,
     "exported network": _export,
 }

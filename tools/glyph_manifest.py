@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dynaconv.markdown import markdown_table
 from dynaconv.train.data.glyph_fonts import design_groups, file_sha256, lacking, read_face, render
 from dynaconv.train.data.glyphs import bank_side
 
@@ -179,7 +180,7 @@ def build() -> dict[str, Any]:
 
 def table(manifest: dict[str, Any]) -> str:
     """The packages, their licences, and which faces have which role."""
-    lines = ["| package | version | licence | train | validation | test |", "| --- | --- | --- | --- | --- | --- |"]
+    rows = []
     for name, package in manifest["packages"].items():
         cells = [
             ", ".join(
@@ -187,8 +188,8 @@ def table(manifest: dict[str, Any]) -> str:
             )
             for role in ("train", "val", "test")
         ]
-        lines.append(f"| {name} | {package['version']} | {package['licence']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([name, package["version"], package["licence"], *cells])
+    return "\n".join(markdown_table(("package", "version", "licence", "train", "validation", "test"), rows, "l"))
 
 
 def main() -> None:

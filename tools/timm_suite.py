@@ -20,6 +20,7 @@ import pytest
 import timm
 
 import dynaconv.models
+from dynaconv.markdown import markdown_table
 
 
 class Report:
@@ -49,12 +50,11 @@ class Report:
 
     def table(self) -> str:
         """A Markdown table: test, networks that passed, failed and were skipped, reasons."""
-        lines = ["| test | passed | failed | skipped | reasons |", "| --- | ---: | ---: | ---: | --- |"]
+        rows = []
         for test, outcomes in self.outcomes.items():
             reasons = "; ".join(f"{reason} ({count})" for reason, count in self.reasons[test].items())
-            numbers = " | ".join(str(outcomes[outcome]) for outcome in ("passed", "failed", "skipped"))
-            lines.append(f"| `{test}` | {numbers} | {reasons} |")
-        return "\n".join(lines)
+            rows.append([f"`{test}`", *(outcomes[outcome] for outcome in ("passed", "failed", "skipped")), reasons])
+        return "\n".join(markdown_table(("test", "passed", "failed", "skipped", "reasons"), rows, "lrrrl"))
 
 
 def _ours(name: Any) -> bool:

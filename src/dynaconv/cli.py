@@ -1,21 +1,21 @@
 """The command line: ``dynaconv demo|train|study|eval|predict|profile|analyze|convert|export|shard``.
 
 Each command imports the heavy packages that it needs. An error that the user can correct is reported as one sentence on
-standard error, with exit code 2. Exit code 1 means that a run or a system call failed, 130 that the command was
-interrupted, 141 that the reader of the output closed the pipe.
+standard error, with exit code 2. docs/command-line.md lists the exit codes.
 """
 
-import argparse
 import atexit
+import errno
+import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
 
+from dynaconv._version import __version__
 from dynaconv.commands import analyze, convert, demo, eval, export, predict, profile, shard, study, train
 from dynaconv.commands._shared import Parser, prepared_outputs
-from dynaconv.errors import DynaconvError, RunError, RunsFailedError, TrainingDivergedError
+from dynaconv.errors import DynaconvError
 from dynaconv.interrupts import propagating_interrupts
 
 # Import name of a package -> the extra that installs it.
@@ -28,6 +28,7 @@ _EXTRAS = {
     "torchmetrics": "train",
     "tensorboard": "train",
     "rich": "train",
+    "jinja2": "train",
     "matplotlib": "train",
     "sklearn": "train",
     "scipy": "train",
@@ -46,17 +47,6 @@ _EXTRAS = {
 }
 
 
-class _Version(argparse.Action):
-    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
-        super().__init__(option_strings, dest=argparse.SUPPRESS, nargs=0, help="print the version and exit")
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        from dynaconv import __version__
-
-        print(f"dynaconv {__version__}")
-        parser.exit()
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -64,9 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; by default those of this process.
 
     Returns:
-        The exit code: 0, 1 (a run or a system call failed), 2 (invalid arguments or inputs), 130
+        The exit code: 0, 1 (something failed, or the disk is full), 2 (invalid arguments or inputs), 130
         (interrupted) or 141 (the reader of the output closed the pipe, as ``| head`` does).
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # An encoding such as ASCII lacks characters of the tables and of file names.
+        sys.stdout.reconfigure(errors="replace")
     given = list(sys.argv[1:] if argv is None else argv)
     try:
         with propagating_interrupts():
@@ -121,7 +114,8 @@ def _explain(error: Exception) -> tuple[str | None, int]:
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
         return f"the system refused: {str(error.strerror or error).rstrip('.')}{where}.", 1
-    return str(error), 1 if isinstance(error, (TrainingDivergedError, RunsFailedError)) else 2
+    disk_full = any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT))
+    return str(error), 1 if disk_full or not isinstance(error, DynaconvError) else error.exit_code
 
 
 def _run(given: list[str]) -> int:
@@ -129,23 +123,24 @@ def _run(given: list[str]) -> int:
     if not given:
         parser.print_help(sys.stderr)
         return 2
+    if given[0].startswith("-") and given[0] not in parser._option_string_actions:
+        parser.refuse(given[0])
     arguments, rest = parser.parse_known_args(given)
     if rest and not arguments.passes_on:
-        raise RunError(f"unknown argument {rest[0]!r}; see `dynaconv {arguments.command} --help`.")
-    command: Callable[[argparse.Namespace, list[str]], None] = arguments.run
+        arguments.parser.refuse(rest[0])
     with prepared_outputs(arguments):
-        command(arguments, rest)
-    return 0
+        return arguments.run(arguments, rest) or 0
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Return the parser of all commands; a test pins its flags."""
     parser = Parser(
         prog="dynaconv",
         description="Convolutional networks whose kernels depend on the input.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action=_Version)
+    version = f"dynaconv {__version__}"
+    parser.add_argument("--version", action="version", version=version, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for command in (demo, train, study, eval, predict, profile, analyze, convert, export, shard):
         command.add(commands)

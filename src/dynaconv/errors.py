@@ -2,10 +2,14 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class DynaconvError(ValueError):
     """Base class of errors in the caller's input. The message states the error, the value received and the remedy."""
+
+    exit_code: ClassVar[int] = 2
+    """Exit code of the command line: 2 for a wrong input, 1 for a failure that a correct input does not exclude."""
 
     def __init__(self, message: str) -> None:
         # torch raises an error of a data loader process again, with that process's traceback before the message.
@@ -41,9 +45,13 @@ class RunError(DynaconvError):
 class TrainingDivergedError(DynaconvError):
     """The loss became NaN or infinite. The last checkpoint before that is kept."""
 
+    exit_code = 1
+
 
 class RunsFailedError(DynaconvError):
     """Some runs, such as runs of a study, failed or were stopped. The others have finished."""
+
+    exit_code = 1
 
 
 def nearest_names(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:

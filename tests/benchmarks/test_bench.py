@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,6 +83,15 @@ def test_files_of_other_runtimes_are_written_and_kept(tmp_path: Path) -> None:
     data = run(tmp_path, "--networks", "static", "--runtimes", "ort", "openvino", "--growth")
     assert [cell.get("failure") for cell in data["cells"]] == [None, None]
     assert sorted(path.suffix for path in (tmp_path / "files").iterdir()) == [".bin", ".onnx", ".xml"]
+
+
+def test_candidates_take_turns_also_beside_busy_processors(script: SimpleNamespace) -> None:
+    measure = importlib.import_module("_turns").measure
+    # What loads a candidate is pickled into its process, and returns what runs it.
+    found = measure({"a": partial(partial, len, "ab")}, 2, busy=(1,), calls=3)
+    assert {case: len(times) for case, times in found.items()} == {("a", 0): 2, ("a", 1): 2}
+    with pytest.raises(RuntimeError, match="b fails: ValueError: invalid literal"):
+        measure({"b": partial(int, "x")}, 1)
 
 
 def test_the_most_interesting_comes_first(script: SimpleNamespace) -> None:

@@ -1,5 +1,6 @@
 """Files with operators for the native kernels, in ONNX Runtime and OpenVINO."""
 
+import ctypes
 import subprocess
 import sys
 import threading
@@ -204,6 +205,34 @@ def test_neither_torch_nor_dynaconv_is_needed_to_run_it(runtime: str, tmp_path: 
     subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)], check=True, cwd=tmp_path)
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / "y.npy")), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_an_onnxruntime_without_the_functions_is_refused() -> None:
+    """The runtime is a table of functions that has no newer version of the interface than the first."""
+    messages: list[bytes] = []
+    asked: list[int] = []
+    create_status = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)(
+        lambda code, message: messages.append(message) or code
+    )
+    functions = (ctypes.c_void_p * 1)(ctypes.cast(create_status, ctypes.c_void_p))
+
+    def get(version: int) -> int | None:
+        asked.append(version)
+        return ctypes.addressof(functions) if version == 1 else None
+
+    class Base(ctypes.Structure):
+        _fields_ = [
+            ("get", ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)),
+            ("version", ctypes.CFUNCTYPE(ctypes.c_void_p)),
+        ]
+
+    text = ctypes.create_string_buffer(b"1.16.3")
+    base = Base(Base._fields_[0][1](get), Base._fields_[1][1](lambda: ctypes.addressof(text)))
+    register = ctypes.CDLL(str(extension("onnxruntime"))).RegisterCustomOps
+    register.restype = ctypes.c_void_p
+    assert register(None, ctypes.byref(base))
+    assert asked == [17, 1]
+    assert messages == [b"dynaconv's operators need ONNX Runtime 1.17 or newer; this is version 1.16.3."]
 
 
 def session(file: Path, threads: int = 1) -> Any:

@@ -31,14 +31,14 @@ AWAY: dict[str, list[dict[str, Any]]] = {
         {"context_norm": "layer", "hidden_norm": None, "weight_norm": False},
     ],
     "dyconv": [
-        {"num_kernels": 3, "reduction": 2, "min_hidden_channels": 3, "temperature": 0.5, "algorithm": "mixed"},
-        {"context_norm": "running"},
+        {"num_kernels": 3, "reduction": 2, "temperature": 0.5, "algorithm": "mixed"},
+        {"context_norm": "running", "min_hidden_channels": 17},
     ],
     "odconv": [
-        {"num_kernels": 2, "reduction": 2, "min_hidden_channels": 3, "temperature": 2.5, "algorithm": "mixed"},
-        {"context_norm": "batch"},
+        {"num_kernels": 2, "reduction": 2, "temperature": 2.5, "algorithm": "mixed"},
+        {"context_norm": "batch", "min_hidden_channels": 17},
     ],
-    "se": [{"reduction": 2, "min_hidden_channels": 3, "context_norm": "batch", "algorithm": "kernel"}],
+    "se": [{"reduction": 2, "context_norm": "batch", "algorithm": "kernel"}, {"min_hidden_channels": 9}],
 }
 CASES = [(family, options) for family, several in AWAY.items() for options in several]
 
@@ -78,6 +78,25 @@ def test_constructor_from_conv_and_record_agree(family: str, options: dict[str, 
     again.load_state_dict(network.state_dict())
     x = torch.randn(2, 8, 6, 7)
     torch.testing.assert_close(again(x), network(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("family", "options"), CASES)
+def test_every_option_acts(family: str, options: dict[str, Any]) -> None:
+    def facts(chosen: dict[str, Any]) -> tuple[Any, ...]:
+        torch.manual_seed(0)
+        layer = LAYERS[family](64, 32, 3, **chosen)
+        enlarge(layer)
+        shapes = {name: value.shape for name, value in layer.state_dict().items()}
+        x = torch.randn(2, 64, 5, 5, generator=torch.Generator().manual_seed(1)) + 0.5
+        return shapes, layer.algorithm, layer(x).tolist()
+
+    for name in options:
+        try:
+            without = facts({key: value for key, value in options.items() if key != name})
+        except ValueError:
+            # The others need it.
+            continue
+        assert facts(options) != without, name
 
 
 @pytest.mark.parametrize("family", LAYERS)

@@ -162,7 +162,7 @@ def test_averages_of_the_weights_have_the_temperature_of_the_network() -> None:
 def test_lightnings_average_of_the_weights() -> None:
     lightning = pytest.importorskip("lightning.pytorch")
     callbacks = pytest.importorskip("lightning.pytorch.callbacks")
-    from dynaconv.train.temperature import AnnealTemperature
+    from dynaconv.train.temperature import AnnealTemperature, TemperatureSchedule
 
     class Module(lightning.LightningModule):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
@@ -179,7 +179,7 @@ def test_lightnings_average_of_the_weights() -> None:
     average = callbacks.EMAWeightAveraging(decay=0.99)
     trainer = lightning.Trainer(
         max_epochs=2,
-        callbacks=[average, AnnealTemperature(30, 1, epochs=1)],
+        callbacks=[average, AnnealTemperature(TemperatureSchedule(epochs=1))],
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,

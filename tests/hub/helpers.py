@@ -72,7 +72,8 @@ def make_run(folder: Path, *, model: str = MODEL, options: dict[str, Any] | None
         "command": "dynaconv train --data /home/ada/pets",
     }
     (folder / "summary.json").write_text(json.dumps(summary))
-    (folder / "config.yaml").write_text("model:\n  optimizer: sgd\n  lr: 0.05\ntrainer:\n  max_epochs: 5\n")
+    sgd = "{class_path: dynaconv.train.options.SGD, init_args: {momentum: 0.9}}"
+    (folder / "config.yaml").write_text(f"model:\n  optimizer: {sgd}\n  lr: 0.05\ntrainer:\n  max_epochs: 5\n")
     return network
 
 

@@ -35,7 +35,7 @@ def test_the_card_of_a_run(saved: Path, model: DynaconvModel) -> None:
         "| accuracy on 3,000 validation images, best epoch | 90.83% |",
         "| fox | 75.0% |",
         "| weights of epoch | 4, moving average of the weights |",
-        "| optimizer | sgd |",
+        "| optimizer | SGD(momentum=0.9) |",
         "mean (0.3) and standard deviation (0.4)",
         "resized to 20 x 20 pixels",
         "arxiv.org/abs/2103.08756",
@@ -70,6 +70,7 @@ def test_the_card_of_a_converted_network(tmp_path: Path) -> None:
     assert "made dynamic" in card.text
     assert "omni-dimensional" in card.text
     assert "Mine." in card.text
+    assert "the shorter side is resized so that a centre crop of 32 x 32 pixels keeps 0.95 of the side" in card.text
     assert "Omni-Dimensional Dynamic Convolution" in card.text
     assert f"| test_resnet, its static twin | {count(static):,} |" in card.text
     # Nothing is known of its training, and timm cannot load it.

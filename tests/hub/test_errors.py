@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -78,9 +79,10 @@ def test_a_repositorys_name_is_no_architecture(folder: Path) -> None:
 
 
 def test_a_config_that_is_no_json_is_refused(folder: Path) -> None:
-    (folder / "config.json").write_text("{")
-    with refuses(CheckpointError):
-        DynaconvModel.from_pretrained(folder)
+    for content in ("{", "[]"):
+        (folder / "config.json").write_text(content)
+        with refuses(CheckpointError, "config.json"):
+            DynaconvModel.from_pretrained(folder)
     (folder / "config.json").unlink()
     with refuses(CheckpointError, "config.json"):
         DynaconvModel.from_pretrained(folder)
@@ -138,6 +140,22 @@ def test_without_huggingface_hub_the_import_says_what_to_install(monkeypatch: py
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with refuses(ModuleNotFoundError, "dynaconv[hub]"):
         importlib.import_module("dynaconv.hub")
+
+
+def test_the_extra_hub_is_enough(saved: Path, tmp_path: Path) -> None:
+    packages = ("lightning", "jsonargparse", "torchmetrics", "rich", "matplotlib", "sklearn", "scipy", "fontTools")
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({packages}))
+from PIL import Image
+from dynaconv.hub import DynaconvModel
+model = DynaconvModel.from_pretrained({str(saved)!r})
+print(len(model.classify(Image.new("L", (9, 9)), top=2)))
+model.save_pretrained({str(tmp_path)!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "2\n", done.stderr
+    assert (tmp_path / "README.md").read_text() == (saved / "README.md").read_text()
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "README.md"])

@@ -14,6 +14,7 @@ from dynaconv import convert
 from dynaconv.conversion import conversion_of
 from dynaconv.errors import CheckpointError, DataError
 from dynaconv.hub import DynaconvModel, HubConfig
+from dynaconv.train.checkpoint import MODEL_FILE, save_trained
 from dynaconv.train.predict import predict
 from tests.hub.helpers import CLASSES, MODEL, OPTIONS, dynamic_layers, images, make_run, trained
 from tests.messages import refuses
@@ -99,6 +100,23 @@ def test_a_converted_network_comes_back(tmp_path: Path, family: str) -> None:
     torch.testing.assert_close(again(x), network(x), rtol=0, atol=0)
     assert conversion_of(again.network) == conversion_of(network) != {}
     assert len(dynamic_layers(again)) == len(dynamic_layers(network))
+
+
+def test_a_run_of_a_converted_network_comes_back(tmp_path: Path) -> None:
+    network = trained(convert(timm.create_model("test_resnet", num_classes=7, in_chans=1), kernel_sizes=3))
+    facts: dict[str, Any] = {
+        "model": "test_resnet",
+        "num_classes": 7,
+        "class_names": list(CLASSES),
+        "in_channels": 1,
+        "image_size": 20,
+    }
+    facts |= {"mean": [0.3], "std": [0.4], "conversion": conversion_of(network)}
+    save_trained(tmp_path / MODEL_FILE, network, facts)
+    model = DynaconvModel.from_run(tmp_path)
+    model.save_pretrained(tmp_path / "saved")
+    x = images(1, 20)
+    torch.testing.assert_close(DynaconvModel.from_pretrained(tmp_path / "saved")(x), network(x), rtol=0, atol=0)
 
 
 def test_a_dynamic_network_converted_further_comes_back(tmp_path: Path) -> None:
@@ -187,7 +205,7 @@ def test_a_run_says_nothing_of_the_machine(saved: Path) -> None:
     assert written["dynaconv"]["training"]["settings"] == {
         "batch_size": 64,
         "augment": "auto",
-        "optimizer": "sgd",
+        "optimizer": "SGD(momentum=0.9)",
         "lr": 0.05,
     }
 

@@ -66,6 +66,13 @@ def test_a_card_edited_on_the_hub_stays(model: DynaconvModel, hub: FakeHub) -> N
     assert b"New." in hub.repositories["ada/pets"]["README.md"]
 
 
+def test_a_network_that_cannot_be_rebuilt_creates_no_repository(model: DynaconvModel, hub: FakeHub) -> None:
+    model.network.bn1.eps = 10.0
+    with refuses(CheckpointError):
+        model.push_to_hub("ada/pets", token=TOKEN)
+    assert hub.repositories == {}
+
+
 def test_what_was_fetched_once_loads_offline(
     saved: Path, hub: FakeHub, model: DynaconvModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ def test_models_alternate_and_run_in_inference_mode() -> None:
     inference: list[bool] = []
     models = {name: _Spy(name, calls, inference).train() for name in "ab"}
     measure_latency(models, (1, 4, 4), rounds=4, warmup=1)
-    assert "".join(calls) == "ab" + "ab" + "ba" + "ab" + "ba"
+    assert "".join(calls) == "ba" + "ab" + "ba" + "ab" + "ba"
     assert all(inference)
     assert all(model.training for model in models.values())
 

@@ -35,7 +35,7 @@ def test_trained_on_fashion_mnist(name: str, images: int, tmp_path: Path) -> Non
         "data__train_limit": images,
         "data__val_fraction": 0.01,
         "model__name": name,
-        "model__optimizer": "adamw",
+        "model__optimizer": "AdamW",
         "model__lr": 3e-3,
         "trainer__max_epochs": 2,
         "trainer__logger": False,

@@ -9,7 +9,7 @@ import yaml
 TINY: dict[str, Any] = {
     "title": "Tiny",
     "base": {
-        "data": {"name": "digits", "batch_size": 32, "train_limit": 96, "image_size": 8, "padding": 1},
+        "data": {"name": "digits", "batch_size": 32, "train_limit": 96, "image_size": 8},
         "model": {"name": "test_resnet", "lr": 0.05},
         "trainer": {"max_epochs": 1, "accelerator": "cpu", "limit_val_batches": 0},
     },

@@ -46,7 +46,7 @@ def test_a_failed_run_is_exit_code_1_after_the_others(tmp_path: Path, capsys: py
     ("arguments", "sentence"),
     [
         ((), "name a study: "),
-        (("mobilenetv2", "--jobs", "0"), "--jobs is at least 1; got 0"),
+        (("mobilenetv2", "--jobs", "0"), "--jobs must be an integer from 1 to 1024; got '0'"),
         (("mobilenetv2", "--only", "ddc"), "has no such variant; the nearest are 'dcd'"),
         (("mobilenetv2", "--seeds", "7"), "--seeds 7: the study mobilenetv2 has the seeds 0, 1, 2, 3 and 4."),
         (("mobilenetv", "--list"), "unknown study 'mobilenetv'"),

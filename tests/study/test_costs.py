@@ -8,20 +8,10 @@ import torch
 from torch import nn
 
 from dynaconv.native import ready
-from dynaconv.study.costs import _interleaved_seconds, _TrainableNetwork, measure_costs, step_peak_bytes
+from dynaconv.study.costs import _TrainableNetwork, measure_costs, step_peak_bytes
 from dynaconv.study.load import load_study
 from tests.helpers import count
 from tests.study.helpers import write_study
-
-
-def test_turns_go_there_and_back() -> None:
-    seen: list[str] = []
-    ticks = iter(range(100))
-    work = {name: (lambda name=name: seen.append(name)) for name in "abc"}
-    times = _interleaved_seconds(work, 2, lambda: float(next(ticks)))
-    # The round that warms up, and two that count.
-    assert "".join(seen) == "cba" + "abc" + "cba"
-    assert times == {"a": [1.0, 1.0], "b": [1.0, 1.0], "c": [1.0, 1.0]}
 
 
 def test_the_peak_of_a_step_by_hand() -> None:

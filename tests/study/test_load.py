@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from dynaconv.errors import RunError
+from dynaconv.study import STUDIES
 from dynaconv.study.folder import RunKey, run_keys
-from dynaconv.study.load import load_study, study_names
+from dynaconv.study.load import load_study
 from dynaconv.study.runner import check_recipes
 from dynaconv.train.factory import create_network
 from tests.messages import refuses, spelled
@@ -102,7 +103,7 @@ def test_the_documented_study_fits(tmp_path: Path) -> None:
     check_recipes(study)
 
 
-@pytest.mark.parametrize("name", study_names())
+@pytest.mark.parametrize("name", STUDIES.names())
 def test_shipped_studies_fit(name: str) -> None:
     study = load_study(name)
     assert study.title != name

@@ -198,9 +198,9 @@ def test_each_run_has_the_threads_the_study_says(tmp_path: Path, folder: StudyFo
 
 def test_a_changed_recipe_over_runs_is_refused_key_by_key(tmp_path: Path, study: Study, folder: StudyFolder) -> None:
     run_study(study, folder, RunOptions(only=("fast",), seeds=(0,)), say=quiet)
-    variants = TINY["variants"] | {"fast": {"change": {"model.lr": 0.2, "model.momentum": 0.5}}}
+    variants = TINY["variants"] | {"fast": {"change": {"model.lr": 0.2, "model.weight_decay": 0.5}}}
     changed = load_study(write_study(tmp_path / "tiny.yaml", variants=variants))
-    with refuses(RunError, "model.lr", "model.momentum"):
+    with refuses(RunError, "model.lr", "model.weight_decay"):
         run_study(changed, folder, RunOptions(), say=quiet)
     # A variant without runs may change, and others may be added.
     variants = TINY["variants"] | {"slow": {"change": {"model.lr": 0.01}}, "new": {}}

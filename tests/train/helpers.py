@@ -12,12 +12,15 @@ from dynaconv.train.config import TrainConfig
 TINY_MODEL = "test_resnet"
 
 
+_SMALL = {"class_path": "Small", "init_args": {"padding": 1}}
+
+
 def tiny_config(**changes: Any) -> TrainConfig:
     """Two epochs of a tiny network on a few digits."""
     config = TrainConfig(
         seed=3,
-        data={"name": "digits", "batch_size": 32, "train_limit": 160, "image_size": 16, "padding": 1},
-        model={"name": TINY_MODEL, "lr": 0.05, "warmup_epochs": 0.5},
+        data={"name": "digits", "batch_size": 32, "train_limit": 160, "image_size": 16, "augment": _SMALL},
+        model={"name": TINY_MODEL, "lr": 0.05, "schedule": {"warmup_epochs": 0.5}},
         trainer={"max_epochs": 2, "accelerator": "cpu", "devices": 1, "logger": False},
     )
     return config.with_changes(**changes)

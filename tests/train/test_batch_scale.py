@@ -10,11 +10,12 @@ import torch
 from lightning.pytorch import seed_everything
 
 from dynaconv.errors import RunError
-from dynaconv.train.batch_scale import GlobalBatch, lr_scale
+from dynaconv.train.batch_scale import GlobalBatch
 from dynaconv.train.config import TrainConfig, make_parser, resolve
 from dynaconv.train.folders import is_first_process
+from dynaconv.train.options import SGD, AdamW
 from dynaconv.train.run import fit
-from dynaconv.train.torchrun import started_by_torchrun
+from dynaconv.train.torchrun import placed_by_torchrun
 from tests.helpers import LAYERS
 from tests.messages import refuses, spelled
 from tests.train.distributed_run import FixedNorms, LossCurve
@@ -24,10 +25,8 @@ pytestmark = pytest.mark.usefixtures("own_environment")
 
 
 def test_the_rate_grows_with_the_batch_or_its_square_root() -> None:
-    assert lr_scale(1024, 256, "sgd") == 4
-    assert lr_scale(1024, 256, "adamw") == 2
-    assert lr_scale(64, 256, "sgd") == 0.25
-    assert lr_scale(64, None, "sgd") == 1
+    assert [SGD().lr_scale(ratio) for ratio in (4, 0.25)] == [4, 0.25]
+    assert [AdamW().lr_scale(ratio) for ratio in (4, 0.25)] == [2, 0.5]
 
 
 def test_a_batch_says_what_it_is_made_of() -> None:
@@ -37,10 +36,10 @@ def test_a_batch_says_what_it_is_made_of() -> None:
     assert str(GlobalBatch(batch_size=64, devices=1, nodes=1, accumulation=1)) == "64 images an update"
 
 
-@pytest.mark.parametrize(("optimizer", "factor"), [("sgd", 4.0), ("adamw", 2.0)])
+@pytest.mark.parametrize(("optimizer", "factor"), [("SGD", 4.0), ("AdamW", 2.0)])
 def test_a_run_scales_its_rate_and_says_so(tmp_path: Path, optimizer: str, factor: float) -> None:
     notes: list[str] = []
-    changes = {"model__lr": 0.01, "model__min_lr": 0.001, "model__optimizer": optimizer, "model__warmup_epochs": 0}
+    changes = {"model__lr": 0.01, "model__schedule": {"end_factor": 0.1}, "model__optimizer": optimizer}
     config = tiny_config(
         model__lr_reference_batch=16, trainer__accumulate_grad_batches=2, trainer__max_epochs=1, **changes
     )
@@ -61,7 +60,7 @@ def test_accumulated_steps_equal_one_of_their_images(tmp_path: Path) -> None:
     for batch_size, steps in ((32, 1), (16, 2)):
         config = tiny_config(
             data__batch_size=batch_size,
-            data__augment="none",
+            data__augment="Off",
             trainer__accumulate_grad_batches=steps,
             trainer__precision="64-true",
         )
@@ -93,7 +92,7 @@ def test_every_family_trains_in_mixed_precision_with_accumulated_gradients(tmp_p
         model__name=f"{name}_mobilenetv2_035",
         model__model_options={"stem_stride": 1},
         model__lr=0.002,
-        model__warmup_epochs=0,
+        model__schedule="Cosine",
         trainer__max_epochs=1,
         trainer__precision="bf16-mixed",
         trainer__accumulate_grad_batches=2,
@@ -112,19 +111,20 @@ def test_a_reference_batch_counts_images(tmp_path: Path, changes: dict[str, Any]
         fit(tiny_config(**changes), out=tmp_path / "run")
 
 
-def test_torchrun_gives_the_numbers_of_devices_and_nodes() -> None:
-    assert started_by_torchrun({"devices": "auto", "num_nodes": 1}, 8, 4) == {
-        "devices": 8,
-        "num_nodes": 4,
-        "strategy": "ddp",
-    }
+def test_torchrun_gives_the_numbers_of_devices_and_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert placed_by_torchrun({"devices": "auto"}) == {"devices": "auto"}
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    placed = {"devices": 2, "num_nodes": 4, "strategy": "ddp"}
+    assert placed_by_torchrun({"devices": "auto", "num_nodes": 1}) == placed
     for devices in ([0, 1], "0,1", "2", 2):
         given = {"devices": devices, "num_nodes": 4, "strategy": "fsdp2"}
-        assert started_by_torchrun(given, 2, 4) == given
+        assert placed_by_torchrun(given) == given
     with refuses(RunError, "trainer.devices"):
-        started_by_torchrun({"devices": 4}, 8, 1)
+        placed_by_torchrun({"devices": 4})
     with refuses(RunError, "trainer.num_nodes"):
-        started_by_torchrun({"num_nodes": 2}, 8, 4)
+        placed_by_torchrun({"num_nodes": 2})
 
 
 @pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"])

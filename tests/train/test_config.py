@@ -6,11 +6,12 @@ import pytest
 import yaml
 
 from dynaconv.errors import RunError
-from dynaconv.train.config import TrainConfig, load_recipe, recipe_names, resolve, to_yaml
+from dynaconv.train import RECIPES
+from dynaconv.train.config import TrainConfig, load_recipe, resolve, to_yaml
 from tests.messages import refuses
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", RECIPES.names())
 def test_every_shipped_recipe_resolves(name: str) -> None:
     resolved = resolve(load_recipe(name))
     assert resolved.trainer.max_epochs > 0
@@ -19,18 +20,30 @@ def test_every_shipped_recipe_resolves(name: str) -> None:
 
 def test_the_papers_recipes_have_the_papers_figures() -> None:
     mobile, residual = (resolve(load_recipe(f"imagenet-{name}")) for name in ("mobilenetv2", "resnet"))
-    wanted = {"lr": 0.1, "schedule": "cosine", "weight_decay": 2e-5, "label_smoothing": 0.1, "mixup": 0.2}
+    wanted = {"lr": 0.1, "weight_decay": 2e-5, "label_smoothing": 0.1}
     assert {key: mobile.model[key] for key in wanted} == wanted
-    assert (mobile.model.mixup_ramp_epochs, mobile.trainer.max_epochs, mobile.data.batch_size) == (100, 300, 512)
+    assert mobile.model.schedule.class_path.endswith(".Cosine")
+    assert mobile.model.mix.init_args.alpha == 0.2
+    assert (mobile.model.mix.init_args.ramp_epochs, mobile.trainer.max_epochs, mobile.data.batch_size) == (
+        100,
+        300,
+        512,
+    )
     assert mobile.model.model_options["drop_rate"] == 0.2
-    wanted = {"lr": 0.1, "schedule": "step", "weight_decay": 1e-4, "label_smoothing": 0.1, "mixup": 0.2}
+    wanted = {"lr": 0.1, "weight_decay": 1e-4, "label_smoothing": 0.1}
     assert {key: residual.model[key] for key in wanted} == wanted
+    step = residual.model.schedule
+    assert (step.class_path.rpartition(".")[2], step.init_args.step_epochs, step.init_args.gamma) == ("Step", 30, 0.1)
+    assert residual.model.mix.init_args.alpha == 0.2
     assert (residual.trainer.max_epochs, residual.data.batch_size) == (120, 256)
     assert residual.model.model_options["drop_rate"] == 0.1
 
 
 def test_what_is_written_resolves_to_the_same(tmp_path: Path) -> None:
-    resolved = resolve(load_recipe("digits"), ["--trainer.max_epochs=3", "--model.betas=[0.8,0.9]"])
+    resolved = resolve(
+        load_recipe("digits"),
+        ["--trainer.max_epochs=3", "--model.optimizer", "AdamW", "--model.optimizer.betas=[0.8,0.9]"],
+    )
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(resolved))
     assert resolve(load_recipe(path)).as_dict() == resolved.as_dict()
@@ -47,7 +60,11 @@ def test_flags_win_over_the_recipe() -> None:
     [
         "--model.lrr=1",
         "--trainer.max_epoch=1",
-        "--model.optimizer=adam",
+        "--model.optimizer=Adam",
+        "--model.optimizer.betas=[0.8,0.9]",
+        "--model.mix.alpha=0.3",
+        "--model.schedule.warmup_epochs=-1",
+        "--data.augment=Large",
         "--trainer.max_epochs=many",
     ],
 )
@@ -60,7 +77,7 @@ def test_a_flag_that_does_not_fit_is_one_sentence(override: str) -> None:
     "text",
     [
         "data: {nmae: digits}\nmodel: {name: x}",
-        "optimiser: sgd",
+        "optimiser: SGD",
         "- a\n- b",
         "data: [",
         "data: 3",

@@ -1,5 +1,6 @@
 """Loaders: what they hold, in which order, and that it depends on seed and epoch alone."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from dynaconv.errors import DataError
+from dynaconv.train.data.augmentation import Augmentation, Off, Photo, Small
 from dynaconv.train.data.module import ImageDataModule
 from tests.messages import refuses, spelled
 from tests.train.helpers import write_folder
@@ -45,7 +47,7 @@ def test_order_and_augmentation_depend_on_seed_and_epoch() -> None:
     assert not torch.equal(batch(0, 1), batch(1, 1))
 
 
-@pytest.mark.parametrize("augment", ["small", "photo"])
+@pytest.mark.parametrize("augment", [Small(), Photo()], ids=spelled)
 def test_worker_processes_repeat_the_epoch_they_are_set_to(augment: Any) -> None:
     def batches() -> list[torch.Tensor]:
         data = ImageDataModule("digits", batch_size=16, augment=augment, num_workers=2, train_limit=40, seed=2)
@@ -70,9 +72,10 @@ def test_training_set_smaller_than_a_batch_still_trains() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("augment", ["small", "photo", "none"])
+@pytest.mark.parametrize(
+    "augment", [Small(erase_prob=0.5), Photo(rand_augment="rand-m9-mstd0.5", erase_prob=0.5), Off()], ids=spelled
+)
 def test_image_folders_become_batches(tmp_path: Path, augment: Any, channels: int) -> None:
-    policy = "rand-m9-mstd0.5" if augment == "photo" else None
     data = ImageDataModule(
         str(write_folder(tmp_path)),
         channels=channels,
@@ -80,8 +83,6 @@ def test_image_folders_become_batches(tmp_path: Path, augment: Any, channels: in
         batch_size=4,
         num_workers=0,
         augment=augment,
-        rand_augment=policy,
-        erase_prob=0.5,
         val_fraction=0.25,
     )
     images, _ = next(iter(data.train_dataloader()))
@@ -91,7 +92,7 @@ def test_image_folders_become_batches(tmp_path: Path, augment: Any, channels: in
 
 
 def test_photographs_in_memory_can_use_timms_pipeline() -> None:
-    data = ImageDataModule("digits", augment="photo", image_size=16, batch_size=8, num_workers=0)
+    data = ImageDataModule("digits", augment=Photo(), image_size=16, batch_size=8, num_workers=0)
     assert next(iter(data.train_dataloader()))[0].shape == (8, 1, 16, 16)
 
 
@@ -122,18 +123,39 @@ def test_a_corrupt_image_in_a_worker_is_one_sentence(tmp_path: Path) -> None:
     [
         {"batch_size": 0},
         {"val_fraction": 1.0},
-        {"erase_prob": 2.0},
         {"image_size": 1},
         {"train_limit": 10**6},
-        {"rand_augment": "rand-m9"},
-        {"padding": -1},
-        {"augment": "photo", "rand_augment": "nonsense"},
+        {"augment": Photo(rand_augment="nonsense")},
+        {"test_fraction": 0.5},
+        {"classes": 10},
+        {"data_dir": "."},
+        {"shuffle_buffer": 5},
+        {"max_corrupt": 1},
+        {"crop_pct": 0.9},
+        {"interpolation": "bilinear"},
+        {"val_fraction": 0, "split_seed": 1},
     ],
     ids=spelled,
 )
 def test_options_that_do_not_fit_are_named(options: dict[str, Any]) -> None:
     with refuses(DataError, next(reversed(options))):
         ImageDataModule("digits", **options)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Small(padding=-1),
+        lambda: Small(erase_prob=2.0),
+        lambda: Photo(erase_prob=-0.1),
+        lambda: Photo(color_jitter=-1),
+        lambda: Photo(color_jitter=0.1, rand_augment="rand-m9"),
+        lambda: Photo(crop_scale=(0.5, 0.2)),
+    ],
+)
+def test_an_augmentation_refuses_values_out_of_range(make: Callable[[], Augmentation]) -> None:
+    with refuses(DataError):
+        make()
 
 
 class Stream(torch.utils.data.IterableDataset[Any]):
@@ -148,7 +170,7 @@ class Stream(torch.utils.data.IterableDataset[Any]):
             yield self.transform(Image.new("RGB", (20, 14), (index * 20,) * 3)), index % 2
 
 
-@pytest.mark.parametrize("augment", ["small", "photo"])
+@pytest.mark.parametrize("augment", ["Small", "Photo"])
 def test_streamed_data_sets_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, augment: str) -> None:
     from dynaconv.errors import RunError
     from dynaconv.train.run import fit

@@ -28,11 +28,11 @@ def config(batch_size: int, **trainer: Any) -> TrainConfig:
     """Two epochs of three steps; the network has batch norms of its own, of torch and in the latent space."""
     return TrainConfig(
         seed=3,
-        data={"name": "digits", "batch_size": batch_size, "train_limit": 96, "image_size": 16, "augment": "none"},
+        data={"name": "digits", "batch_size": batch_size, "train_limit": 96, "image_size": 16, "augment": "Off"},
         model={
             "name": "dcd_resnet10",
             "lr": 0.05,
-            "warmup_epochs": 0.5,
+            "schedule": {"warmup_epochs": 0.5},
             "model_options": {"stem_stride": 1, "family_options": {"norm": "batch"}},
         },
         trainer={"max_epochs": 2, "accelerator": "cpu", "logger": False, **trainer},

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dynaconv.errors import DataError, RunError
+from dynaconv.train.data.augmentation import Off, Photo, Small
 from dynaconv.train.data.drawn import DrawnBatches, DrawnImages, fixed_pictures
 from dynaconv.train.data.fingerprint import fingerprint
 from dynaconv.train.data.keyed import uniform
@@ -141,7 +142,9 @@ def test_the_module_holds_out_fonts_and_adds_no_crop() -> None:
     assert torch.equal(targets, classes)
     assert torch.equal((images * data.std[0] + data.mean[0]).mul(255).round().to(torch.uint8), pictures)
     moved = (
-        ImageDataModule("glyphs-mini", epoch_size=64, padding=2).train_dataloader().dataset.__getitems__(range(64))[0]
+        ImageDataModule("glyphs-mini", epoch_size=64, augment=Small(padding=2))
+        .train_dataloader()
+        .dataset.__getitems__(range(64))[0]
     )
     assert not torch.equal(moved, images)
 
@@ -167,9 +170,9 @@ def test_options_reach_the_data_and_others_refuse_them() -> None:
             load_source(name, options=options)
     with refuses(DataError, "distinct"):
         ImageDataModule("glyphs-mini", train_limit=5)
-    for augment in ("none", "photo"):
-        with refuses(DataError, augment):
-            ImageDataModule("glyphs-mini", augment=augment)  # type: ignore[arg-type]
+    for augment in (Off(), Photo()):
+        with refuses(DataError, type(augment).__name__):
+            ImageDataModule("glyphs-mini", augment=augment)
     with refuses(DataError):
         ImageDataModule("glyphs-mini", epoch_size=0)
     with refuses(DataError, "data_dir"):

@@ -91,7 +91,7 @@ def test_the_command_says_how_to_go_on(
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps(tiny_config().to_dict()))
     folder = tmp_path / "run"
-    assert main(["train", "--recipe", str(recipe), "--out", str(folder)]) == 0
+    assert main(["train", "--config", str(recipe), "--out", str(folder)]) == 0
     said = f"dynaconv: stopped by SIGTERM after step 3; continue with `dynaconv train --resume {folder}`\n"
     assert capsys.readouterr().err == said
     terminated.undo()
@@ -134,7 +134,7 @@ def test_a_moved_run_keeps_its_best_score(tmp_path: Path, whole: dict[str, Any])
 @pytest.mark.parametrize("changes", [{"accumulate_grad_batches": 2}, {"val_check_interval": 0.6}, {"max_steps": 8}])
 def test_the_options_of_an_epoch_leave_a_resumed_run_exact(tmp_path: Path, changes: dict[str, Any]) -> None:
     config = tiny_config(checkpoint={"every_steps": 1}, **{f"trainer__{key}": value for key, value in changes.items()})
-    config = config.with_changes(model__mixup=0.3)
+    config = config.with_changes(model__mix={"class_path": "Mixup", "init_args": {"alpha": 0.3}})
     fit(config, out=tmp_path / "whole")
     with pytest.raises(OSError, match="power cut"):
         fit(config, out=tmp_path / "run", callbacks=[At(5, _fail(OSError("power cut")))])
@@ -197,7 +197,7 @@ def test_a_step_that_is_skipped_changes_no_weight(tmp_path: Path, where: str) ->
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
             states.append({key: value.clone() for key, value in pl_module.model.state_dict().items()})
 
-    config = tiny_config(model__nonfinite="skip")
+    config = tiny_config(model__skip_nonfinite=10)
     result = fit(config, out=tmp_path / "run", callbacks=[Poison("layer2.0.conv1", where), Record()])
     assert result.summary["skipped_steps"] == 1
     # The seventh step, whose batch was the second of its epoch.
@@ -207,7 +207,7 @@ def test_a_step_that_is_skipped_changes_no_weight(tmp_path: Path, where: str) ->
 
 
 def test_skipped_steps_are_counted_over_a_resumed_run_and_end_it_in_a_row(tmp_path: Path) -> None:
-    config = tiny_config(model__nonfinite="skip", model__nonfinite_limit=3)
+    config = tiny_config(model__skip_nonfinite=3)
     with pytest.raises(RunStopped):
         fit(config, out=tmp_path / "run", callbacks=[Poison("fc", "output", step=1), At(7, send(signal.SIGTERM))])
     assert resume(tmp_path / "run").summary["skipped_steps"] == 1
@@ -251,6 +251,11 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: py
         write(self, bytes(data)[:1000])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
 
+    disk_full = At(1, lambda *_: monkeypatch.setattr(Path, "write_bytes", full))
+    with refuses(CheckpointError, "last.ckpt"):
+        fit(config, out=tmp_path / "run", callbacks=[disk_full])
+    assert not (tmp_path / "run").exists()
+    monkeypatch.undo()
     disk_full = At(3, lambda *_: monkeypatch.setattr(Path, "write_bytes", full))
     with refuses(CheckpointError, "last.ckpt"):
         fit(config, out=tmp_path / "run", callbacks=[disk_full])
@@ -314,7 +319,7 @@ def test_several_dead_loaders_are_one_sentence(tmp_path: Path, monkeypatch: pyte
     try:
         with (
             refuses(DataError),
-            explained(tmp_path, tmp_path / "l", processes=1),
+            explained(tmp_path / "checkpoints" / "last.ckpt", processes=1),
         ):
             raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
         assert signal.getsignal(signal.SIGCHLD) is told

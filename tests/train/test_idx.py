@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dynaconv.errors import DataError
-from dynaconv.train.data.idx import read_idx
+from dynaconv.train.data.embedded import read_idx
 from tests.messages import refuses
 
 

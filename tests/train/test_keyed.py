@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from dynaconv.train.data.augmentation import Photo, Small
 from dynaconv.train.data.keyed import generators_seeded, image_keys, scramble, uniform
 from dynaconv.train.data.module import ImageDataModule
+from tests.messages import spelled
 from tests.train.helpers import write_folder
 
 
@@ -64,7 +66,9 @@ def test_seeding_the_generators_leaves_them_as_they_were() -> None:
         assert draw() == first != wanted
 
 
-@pytest.mark.parametrize("augment", ["small", "photo"])
+@pytest.mark.parametrize(
+    "augment", [Small(erase_prob=0.5), Photo(erase_prob=0.5, rand_augment="rand-m9-mstd0.5")], ids=spelled
+)
 def test_an_image_is_augmented_alike_whatever_loads_it(tmp_path: Path, augment: Any) -> None:
     folder = write_folder(tmp_path, images=8)
 
@@ -73,10 +77,8 @@ def test_an_image_is_augmented_alike_whatever_loads_it(tmp_path: Path, augment: 
             str(folder),
             image_size=16,
             augment=augment,
-            erase_prob=0.5,
             val_fraction=0,
             seed=3,
-            rand_augment="rand-m9-mstd0.5" if augment == "photo" else None,
             **options,
         )
         loader = data.train_dataloader()

@@ -16,7 +16,13 @@ pytestmark = pytest.mark.slow
 COMMAND = ["-m", "dynaconv", "train"]
 # Dropout, mixup and the sums of the metrics differ between the processes.
 CONFIG = tiny_config(
-    model={"name": "test_resnet", "lr": 0.02, "mixup": 0.3, "ema_decay": 0.9, "model_options": {"drop_rate": 0.3}},
+    model={
+        "name": "test_resnet",
+        "lr": 0.02,
+        "mix": {"class_path": "Mixup", "init_args": {"alpha": 0.3}},
+        "ema_decay": 0.9,
+        "model_options": {"drop_rate": 0.3},
+    },
     checkpoint={"every_steps": 1},
 ).with_changes(data__batch_size=8, trainer__devices=2, trainer__strategy="ddp")
 
@@ -32,7 +38,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("whole")
     log = folder / "log"
-    assert start([*COMMAND, "--recipe", str(recipe), "--out", str(folder / "run")], log).wait(300) == 0, log.read_text()
+    assert start([*COMMAND, "--config", str(recipe), "--out", str(folder / "run")], log).wait(300) == 0, log.read_text()
     return left_by(folder / "run")
 
 
@@ -55,7 +61,7 @@ def test_two_processes_go_on_as_if_nothing_had_been(
     recipe: Path, whole: dict[str, Any], tmp_path: Path, what: str
 ) -> None:
     folder, log = tmp_path / "run", tmp_path / "log"
-    process = start([*COMMAND, "--recipe", str(recipe), "--out", str(folder)], log)
+    process = start([*COMMAND, "--config", str(recipe), "--out", str(folder)], log)
     while not (folder / "checkpoints" / "last.ckpt").is_file():
         assert process.poll() is None, log.read_text()
         time.sleep(0.02)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynaconv.errors import RunError
-from dynaconv.train.module import ClassificationModule, make_optimizer
+from dynaconv.train.module import ClassificationModule
+from dynaconv.train.options import SGD, AdamW, Constant, Cosine, CutMix, Mix, Mixup, MixupOrCutMix, Step
 from tests.messages import refuses, spelled
 from tests.train.helpers import TINY_MODEL
 
@@ -23,7 +25,7 @@ def module(**options: Any) -> ClassificationModule:
 def test_branches_have_rate_and_decay_of_their_own() -> None:
     options = {"lr": 0.4, "lr_reference_batch": 64, "branch_lr": 0.1, "branch_weight_decay": 0.0}
     trained = ClassificationModule("dcd_mobilenetv2_035", num_classes=10, in_channels=1, **options)
-    optimizer = make_optimizer(trained.model, trained.hparams, lr=0.8)
+    optimizer = trained.make_optimizer(0.8)
     groups = {group["name"]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
     assert groups == {"decayed": (0.8, 1e-4), "not_decayed": (0.8, 0.0), "branch_decayed": (pytest.approx(0.2), 0.0)}
 
@@ -37,8 +39,8 @@ def test_rates_and_decays_that_cannot_act_are_refused(options: dict[str, float])
 
 
 def test_cosine_warms_up_and_ends_at_the_floor() -> None:
-    trained = module(lr=0.2, schedule="cosine", warmup_epochs=2, min_lr=0.02)
-    factors = [trained._lr_factor(step, total=100, steps_per_epoch=10) for step in range(101)]
+    schedule = Cosine(warmup_epochs=2, end_factor=0.1)
+    factors = [schedule.factor(step, total=100, steps_per_epoch=10) for step in range(101)]
     assert factors[0] == pytest.approx(1 / 21)
     assert factors[20] == pytest.approx(1.0)
     assert factors[60] == pytest.approx(0.1 + 0.9 * 0.5)
@@ -49,31 +51,30 @@ def test_cosine_warms_up_and_ends_at_the_floor() -> None:
 
 @pytest.mark.parametrize(("epochs", "first"), [(0.0, 1.0), (0.1, 0.5), (0.6, 0.5), (2.0, 1 / 3)])
 def test_a_warm_up_of_part_of_a_step_takes_one(epochs: float, first: float) -> None:
-    trained = module(schedule="constant", warmup_epochs=epochs)
-    assert trained._lr_factor(0, total=9, steps_per_epoch=1) == pytest.approx(first)
+    assert Constant(warmup_epochs=epochs).factor(0, total=9, steps_per_epoch=1) == pytest.approx(first)
 
 
 def test_step_schedule_counts_epochs() -> None:
-    trained = module(schedule="step", step_epochs=3, step_gamma=0.1)
-    factors = [trained._lr_factor(step, total=90, steps_per_epoch=10) for step in (0, 29, 30, 59, 60)]
+    schedule = Step(step_epochs=3, gamma=0.1)
+    factors = [schedule.factor(step, total=90, steps_per_epoch=10) for step in (0, 29, 30, 59, 60)]
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01])
 
 
 def test_mixing_grows_over_its_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = module(mixup=0.2, cutmix=1.0, mixup_ramp_epochs=4)
+    trained = module(mix=MixupOrCutMix(mixup_alpha=0.2, cutmix_alpha=1.0, ramp_epochs=4))
     for epoch, share in ((0, 0.25), (1, 0.5), (3, 1.0), (9, 1.0)):
         monkeypatch.setattr(ClassificationModule, "current_epoch", epoch)
         trained.on_train_epoch_start()
-        assert trained.mix.mixup_alpha == pytest.approx(0.2 * share)
-        assert trained.mix.cutmix_alpha == pytest.approx(1.0 * share)
+        assert trained._mixer.mixup_alpha == pytest.approx(0.2 * share)
+        assert trained._mixer.cutmix_alpha == pytest.approx(1.0 * share)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 8, 9])
-@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+@pytest.mark.parametrize("mix", [Mixup(alpha=1.0), CutMix(alpha=1.0)], ids=spelled)
 def test_every_image_of_a_batch_is_mixed_with_another_one(
-    monkeypatch: pytest.MonkeyPatch, kind: str, batch: int
+    monkeypatch: pytest.MonkeyPatch, mix: Mix, batch: int
 ) -> None:
-    trained = module(label_smoothing=0.1, **{kind: 1.0})
+    trained = module(label_smoothing=0.1, mix=mix)
     seen: list[Tensor] = []
     monkeypatch.setattr(trained.model, "forward", lambda images: seen.append(images) or torch.zeros(len(images), 10))
     # Each pixel of an image is its class.
@@ -94,11 +95,11 @@ def test_every_image_of_a_batch_is_mixed_with_another_one(
 
 
 def test_an_even_batch_is_mixed_as_timm_mixes_it() -> None:
-    trained = module(mixup=0.5, cutmix=0.5)
+    trained = module(mix=MixupOrCutMix(mixup_alpha=0.5, cutmix_alpha=0.5))
     images, targets = torch.randn(6, 1, 8, 8), torch.arange(6)
     for seed in range(4):
         np.random.seed(seed)
-        want = trained.mix(images.clone(), targets)
+        want = trained._mixer(images.clone(), targets)
         np.random.seed(seed)
         got = trained._mix_batch(images.clone(), targets)
         assert all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
@@ -139,9 +140,7 @@ def test_the_classifier_can_start_small(std: float) -> None:
         {"lr": 0.0},
         {"ema_decay": 1.5},
         {"classifier_std": -1.0},
-        {"mixup": -0.1},
-        {"mixup": 0.2, "mixup_prob": 1.5},
-        {"mixup": 0.2, "mixup_switch_prob": -1.0},
+        {"skip_nonfinite": 0},
         {"model_options": {"num_classes": 3}},
         {"model_options": {"no_such_option": 3}},
     ],
@@ -150,6 +149,29 @@ def test_the_classifier_can_start_small(std: float) -> None:
 def test_options_that_do_not_fit_are_named(options: dict[str, Any]) -> None:
     with refuses(RunError):
         module(**options)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SGD(momentum=1.0),
+        lambda: SGD(momentum=0.0),
+        lambda: AdamW(betas=(0.9, 1.0)),
+        lambda: Cosine(warmup_epochs=-1),
+        lambda: Cosine(end_factor=1.0),
+        lambda: Step(step_epochs=0),
+        lambda: Step(gamma=1.5),
+        lambda: Mixup(alpha=0),
+        lambda: Mixup(prob=1.5),
+        lambda: CutMix(alpha=5),
+        lambda: MixupOrCutMix(switch_prob=1.0),
+        lambda: Mixup(ramp_epochs=-1),
+        lambda: Constant(warmup_epochs=math.nan),
+    ],
+)
+def test_a_choice_refuses_values_out_of_range(make: Callable[[], object]) -> None:
+    with refuses(RunError):
+        make()
 
 
 def test_an_unknown_model_lists_the_nearest() -> None:

@@ -1,6 +1,7 @@
 """Whole runs: what they leave, resuming, and what happens when they go wrong."""
 
 import csv
+import io
 import json
 import shutil
 import signal
@@ -10,13 +11,16 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from rich.console import Console
 from safetensors import safe_open
 
 from dynaconv.errors import CheckpointError, DataError, RunError, TrainingDivergedError
-from dynaconv.train.callbacks import ProgressEvent
+from dynaconv.files import write_csv
+from dynaconv.train.callbacks import COLUMNS, EpochTable
 from dynaconv.train.checkpoint import load_trained
 from dynaconv.train.config import resolve
 from dynaconv.train.folders import RUN_VARIABLE
+from dynaconv.train.progress import RunProgress
 from dynaconv.train.run import RunResult, _check_and_complete, _without_foreign_options, fit, resume
 from tests.messages import refuses, spelled
 from tests.train.helpers import tiny_config, write_folder
@@ -102,8 +106,16 @@ def test_the_same_seed_gives_the_same_weights(finished: RunResult, tmp_path: Pat
     "changes",
     [
         {},
-        {"model__mixup": 0.3, "model__mixup_ramp_epochs": 3, "model__ema_decay": 0.9, "data__num_workers": 1},
-        {"model__optimizer": "adamw", "model__schedule": "step", "model__step_epochs": 1, "data__val_fraction": 0},
+        {
+            "model__mix": {"class_path": "Mixup", "init_args": {"ramp_epochs": 3}},
+            "model__ema_decay": 0.9,
+            "data__num_workers": 1,
+        },
+        {
+            "model__optimizer": "AdamW",
+            "model__schedule": {"class_path": "Step", "init_args": {"step_epochs": 1}},
+            "data__val_fraction": 0,
+        },
     ],
     ids=["plain", "mixup-ema-worker", "adamw-step-no-validation"],
 )
@@ -186,14 +198,21 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_no_folder(tmp_path:
 )
 def test_mixing_the_images_of_steps_of_one_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     with refuses(RunError, "data.batch_size"):
-        fit(tiny_config(model__cutmix=0.5, **changes), out=tmp_path / "run")
+        fit(tiny_config(model__mix="CutMix", **changes), out=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["vgg11", "vit_tiny_patch16_224"])
+def test_a_network_for_larger_images_is_refused(tmp_path: Path, name: str) -> None:
+    with refuses(RunError, name, "--data.image_size"):
+        fit(tiny_config(model__name=name), out=tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("batch", "left_out"), [(33, 28), (32, 0), (161, 0)])
 def test_images_that_no_step_of_an_epoch_sees_are_told(tmp_path: Path, batch: int, left_out: int) -> None:
     notes: list[str] = []
-    config = tiny_config(data__batch_size=batch, model__mixup=0.8, trainer__max_epochs=1)
+    config = tiny_config(data__batch_size=batch, model__mix="Mixup", trainer__max_epochs=1)
     fit(config, out=tmp_path / "run", on_start=lambda _, facts: notes.extend(facts["notes"]))
     assert [note.partition(" training images are left out")[0] for note in notes] == [str(left_out)] * bool(left_out)
 
@@ -206,11 +225,11 @@ def test_a_run_without_a_length_has_a_default_one(tmp_path: Path) -> None:
 
 
 def test_the_length_may_be_counted_in_steps(tmp_path: Path) -> None:
-    events: list[ProgressEvent] = []
+    stream = io.StringIO()
     config = tiny_config(trainer__max_epochs=None, trainer__max_steps=7)
-    result = fit(config, out=tmp_path / "run", report=events.append)
+    result = fit(config, out=tmp_path / "run", callbacks=[RunProgress(Console(file=stream))])
     assert [row["step"] for row in rows_of(tmp_path / "run")] == ["5", "7"]
-    assert {event.epochs for event in events} == {2}
+    assert "epoch 2/2" in stream.getvalue()
     assert result.summary["epochs"] == 2
 
 
@@ -315,19 +334,48 @@ def test_the_moving_average_is_what_is_kept(tmp_path: Path) -> None:
     assert not torch.equal(kept, checkpoint["state_dict"][f"model.{key}"])
 
 
-def test_progress_is_reported(tmp_path: Path) -> None:
-    events: list[ProgressEvent] = []
-    started: list[tuple[Path, dict[str, Any]]] = []
-    result = fit(
-        tiny_config(), out=tmp_path / "run", report=events.append, on_start=lambda *given: started.append(given)
-    )
-    assert [(e.kind, e.epoch, e.batch) for e in events] == [
-        (kind, epoch, batch) for epoch in (1, 2) for kind, batch in [*(("batch", n) for n in range(1, 6)), ("epoch", 5)]
-    ]
-    assert {(e.epochs, e.batches) for e in events} == {(2, 5)}
-    assert events[-1].metrics["val_acc"] == float(rows_of(result.directory)[-1]["val_acc"])
-    assert started[0][0] == result.directory
-    assert started[0][1]["train_images"] == 160
+@pytest.mark.parametrize("logger", [True, "lightning.pytorch.loggers.WandbLogger"])
+def test_a_logger_whose_package_is_missing_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logger: Any
+) -> None:
+    for name in ("tensorboard._TENSORBOARD_AVAILABLE", "tensorboard._TENSORBOARDX_AVAILABLE"):
+        monkeypatch.setattr(f"lightning.fabric.loggers.{name}", False)
+    with refuses(RunError, "trainer.logger"):
+        fit(tiny_config(trainer__logger=logger), out=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+class Score(Callback):
+    """Replaces the validation accuracy and loss of each epoch in the metrics table."""
+
+    def __init__(self, *scores: tuple[float, float]) -> None:
+        self.scores = scores
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        table = next(callback for callback in trainer.callbacks if isinstance(callback, EpochTable))
+        table.rows[-1].update(zip(("val_acc", "val_loss"), self.scores[trainer.current_epoch], strict=True))
+        write_csv(table.path, COLUMNS, table.rows)
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([(0.5, 1.0), (0.5, 0.9), (0.4, 0.1)], 2),
+        ([(0.5, 0.9), (0.5, 1.0), (0.5, 0.9)], 3),
+        ([(0.5, 0.9), (0.4, 0.8), (0.5, 1.0)], 1),
+        ([(0.0, 1.0), (0.0, 1.0), (0.0, 2.0)], 2),
+    ],
+    ids=["lower loss", "same loss", "lower loss before", "no hits"],
+)
+def test_of_equally_accurate_epochs_the_one_of_the_lowest_loss_is_kept(
+    tmp_path: Path, scores: list[tuple[float, float]], best: int
+) -> None:
+    config = tiny_config(trainer__max_epochs=3)
+    with pytest.raises(OSError, match="power cut"):
+        fit(config, out=tmp_path / "run", callbacks=[Score(*scores), StopAfter(2, OSError("power cut"))])
+    result = resume(tmp_path / "run", callbacks=[Score(*scores)])
+    assert result.summary["weights"]["epoch"] == best
+    assert result.summary["val_accuracy"] == scores[best - 1][0]
 
 
 def test_a_corrupt_image_ends_the_run_with_its_name(tmp_path: Path) -> None:

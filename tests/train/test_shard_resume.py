@@ -43,7 +43,7 @@ def pack(root: Path) -> str:
 
 # By images of one size, augmented as a batch, and as photographs one by one.
 @pytest.mark.parametrize(
-    ("augment", "workers"), [("small", 0), ("photo", 0), pytest.param("photo", 2, marks=pytest.mark.slow)]
+    ("augment", "workers"), [("Small", 0), ("Photo", 0), pytest.param("Photo", 2, marks=pytest.mark.slow)]
 )
 def test_a_run_on_shards_goes_on_inside_an_epoch(tmp_path: Path, augment: str, workers: int) -> None:
     data = {"name": f"wds/{pack(tmp_path)}", "batch_size": 8, "image_size": 32, "val_fraction": 0}

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from dynaconv.errors import DataError
+from dynaconv.train.data.augmentation import Off, Small
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.pack import index_shards, pack_folder, parse_size
-from dynaconv.train.data.shards import INDEX_FILE, ShardSet, read_index, read_samples, shards_of, url_of
-from dynaconv.train.data.shares import PADDING, EvaluationShare
-from dynaconv.train.data.stream import ShardStream, StreamLoader, shuffled, spans
+from dynaconv.train.data.shards import INDEX_FILE, ShardSet, read_index, read_range, shards_of, url_of
+from dynaconv.train.data.shares import PADDING, evaluation_share
+from dynaconv.train.data.stream import ShardStream, StreamLoader
 from tests.messages import refuses
 
 TRAIN, TEST = 112, 13
@@ -50,13 +51,15 @@ class numbers:  # noqa: N801  # stands for a function that makes a data set
     def __init__(self, pairs: list[tuple[Image.Image, int]]) -> None:
         self.pairs = pairs
 
+    def set_epoch(self, *_: Any) -> None: ...
+
     def __getitems__(self, indices: Any) -> tuple[torch.Tensor, torch.Tensor]:
         values = [np.asarray(self.pairs[i][0])[0, 0, 0] for i in indices]
         return torch.tensor(np.array(values)), torch.tensor([self.pairs[i][1] for i in indices])
 
 
 def load(stream: ShardStream, workers: int, epoch: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return list(StreamLoader(stream, epoch=lambda: epoch, num_workers=workers, pin_memory=False))
+    return list(StreamLoader(stream, epoch=lambda: epoch, num_workers=workers))
 
 
 def test_packing_keeps_every_file_as_it_is(packed: Path) -> None:
@@ -101,7 +104,6 @@ def test_two_ranks_and_their_workers_see_every_image_once(packed: Path, workers:
     assert len(keys) == used
     assert set(keys.values()) == {1}
     assert {len(stream) for stream in ranks} == {used // (2 * batch_size)}
-    assert {stream.left_out for stream in ranks} == {TRAIN % (2 * batch_size)}
 
 
 def test_the_loaders_processes_lose_and_repeat_nothing(packed: Path) -> None:
@@ -138,7 +140,7 @@ def test_evaluation_sees_every_image_once_in_equal_steps(
 
 @pytest.mark.parametrize(("length", "world"), [(10, 1), (10, 3), (2, 4)])
 def test_evaluation_of_a_map_style_set_is_divided_the_same_way(length: int, world: int) -> None:
-    shares = [list(EvaluationShare(length, world=world, rank=rank)) for rank in range(world)]
+    shares = [evaluation_share(length, world=world, rank=rank) for rank in range(world)]
     assert len({len(share) for share in shares}) == 1
     assert sorted(i for share in shares for i in share if i != PADDING) == list(range(length))
 
@@ -150,19 +152,6 @@ def test_places_of_files() -> None:
     assert url_of("s3://bucket/a b", "a.tar") == "pipe:aws s3 cp 's3://bucket/a b/a.tar' -"
 
 
-def test_spans_cut_inside_shards() -> None:
-    assert spans([3, 4, 2], [2, 0, 1], 1, 6) == [(2, 1, 2), (0, 0, 3), (1, 0, 1)]
-    assert spans([3, 4, 2], [0, 1, 2], 4, 4) == []
-
-
-def test_the_buffer_mixes_and_keeps_all() -> None:
-    import random
-
-    order = list(shuffled(({"__key__": i} for i in range(50)), 8, random.Random(0)))
-    assert sorted(sample["__key__"] for sample in order) == list(range(50))
-    assert [sample["__key__"] for sample in order] != list(range(50))
-
-
 @pytest.fixture
 def copy(packed: Path, tmp_path: Path) -> Path:
     import shutil
@@ -171,14 +160,14 @@ def copy(packed: Path, tmp_path: Path) -> Path:
 
 
 def module_of(folder: Path, **options: Any) -> ImageDataModule:
-    defaults = {"image_size": 8, "batch_size": 4, "num_workers": 0, "augment": "none"}
+    defaults = {"image_size": 8, "batch_size": 4, "num_workers": 0, "augment": Off()}
     return ImageDataModule(name="wds/mine", data_dir=str(folder), **{**defaults, **options})
 
 
 def test_the_data_module_streams_shards_from_disk_and_through_a_command(packed: Path) -> None:
     for location in (str(packed), f"pipe:cat {packed}/{{}}", f"file://{packed}"):
         module = ImageDataModule(
-            name="wds/mine", data_dir=location, image_size=8, batch_size=4, num_workers=0, augment="none"
+            name="wds/mine", data_dir=location, image_size=8, batch_size=4, num_workers=0, augment=Off()
         )
         assert (module.class_names, module.num_classes) == (("even", "odd"), 2)
         # Two of the sixteen shards are about a tenth.
@@ -244,7 +233,7 @@ def test_a_broken_shard_and_a_corrupt_image_are_named(copy: Path) -> None:
     whole = (copy / "train-000000.tar").read_bytes()
     (copy / "train-000000.tar").write_bytes(whole[: len(whole) // 2])
     with refuses(DataError, "train-000000.tar"):
-        list(stream_of(copy).shards and read_samples(stream_of(copy).shards, 0, 0, 7))
+        list(read_range(stream_of(copy).shards, [0], 0, 7))
     (copy / "train-000000.tar").write_bytes(whole.replace(b"\x89PNG", b"\x89PNK"))
     with refuses(DataError):
         load(stream_of(copy, world=1), 0)
@@ -308,7 +297,7 @@ def test_a_data_set_of_hugging_face_is_read_by_index(tmp_path: Path, monkeypatch
     # What timm asks for by name, which would otherwise come from the network.
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split=None, **_: whole[split])
     monkeypatch.setattr("timm.data.readers.reader_hfds.datasets.load_dataset", lambda *_, split, **__: whole[split])
-    module = ImageDataModule(name="hfds/mine", image_size=8, batch_size=4, num_workers=0, augment="none")
+    module = ImageDataModule(name="hfds/mine", image_size=8, batch_size=4, num_workers=0, augment=Off())
     assert module.class_names == ("even", "odd")
     assert (len(module.train_split), len(module.val_split)) == (18, 2)
     mean, std = torch.tensor(module.mean)[:, None, None], torch.tensor(module.std)[:, None, None]
@@ -335,7 +324,7 @@ def test_a_stream_goes_on_inside_an_epoch(packed: Path, workers: int) -> None:
 def test_augmentation_follows_the_image_not_its_place(packed: Path) -> None:
     def loaded(**options: Any) -> dict[int, torch.Tensor]:
         module = ImageDataModule(
-            name=f"wds/{packed}", image_size=8, val_fraction=0, num_workers=0, augment="small", **options
+            name=f"wds/{packed}", image_size=8, val_fraction=0, num_workers=0, augment=Small(), **options
         )
         images, _ = next(iter(module.train_dataloader()))
         # Every pixel of an image but the black border that the crop brings in holds the image's number.

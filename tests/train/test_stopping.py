@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from matplotlib.figure import Figure
 
 import dynaconv.files
 import dynaconv.train.run
@@ -22,7 +23,7 @@ from dynaconv.cli import main
 from dynaconv.train.config import TrainConfig
 from dynaconv.train.evaluate import Evaluation
 from dynaconv.train.run import fit, resume
-from dynaconv.train.saving import SaveLast
+from dynaconv.train.saving import SaveRun
 from dynaconv.train.stopping import RunStopped, start_loader_process
 from tests.messages import refuses
 from tests.train.helpers import tiny_config, write_folder
@@ -168,7 +169,7 @@ def test_a_signal_that_comes_too_late_is_passed_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     got: list[int] = []
-    monkeypatch.setattr(dynaconv.train.run, "draw_curves", lambda *_, **__: send(number))
+    monkeypatch.setattr(dynaconv.train.run, "training_curves", lambda *_: send(number) or Figure())
     before = signal.signal(number, lambda number, _: got.append(number))
     try:
         fit(tiny_config(), out=tmp_path / "run")
@@ -191,8 +192,8 @@ def test_a_stream_that_cannot_be_saved_inside_an_epoch_says_what_is_kept(
     with monkeypatch.context() as patch:
         patch.setattr(
             dynaconv.train.run,
-            "SaveLast",
-            lambda *args, inside_epochs: SaveLast(*args, inside_epochs=False),
+            "SaveRun",
+            lambda *args, inside_epochs: SaveRun(*args, inside_epochs=False),
         )
         stop = When("on_train_batch_end", step, partial(send, number))
         with refuses(RunStopped, number.name):
@@ -304,7 +305,7 @@ def in_terminal(folder: Path) -> tuple[int, int, bytes]:
         os.execv(sys.executable, [sys.executable, *PROGRAM, str(folder)])
     deadline = time.monotonic() + 120
     shown = b""
-    while not (folder / "metrics.csv").is_file():
+    while not (folder / "checkpoints" / "last.ckpt").is_file():
         assert time.monotonic() < deadline
         shown += os.read(terminal, 1 << 16)
     return child, terminal, shown

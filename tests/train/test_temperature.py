@@ -9,7 +9,7 @@ from dynaconv.errors import RunError
 from dynaconv.families import DYConv2d
 from dynaconv.train.lightning_messages import quiet_lightning
 from dynaconv.train.module import ClassificationModule
-from dynaconv.train.temperature import AnnealTemperature
+from dynaconv.train.temperature import AnnealTemperature, TemperatureSchedule
 from tests.messages import refuses, spelled
 
 
@@ -53,41 +53,49 @@ def _train(module: Recorder, callback: AnnealTemperature, tmp_path, epochs: int,
 
 
 def test_it_falls_in_equal_steps_and_stays(tmp_path) -> None:
-    module = train(AnnealTemperature(30, 1, epochs=2), tmp_path, epochs=3)
+    module = train(AnnealTemperature(TemperatureSchedule(epochs=2)), tmp_path, epochs=3)
     assert module.seen == pytest.approx([30 - 29 * step / 8 for step in range(8)] + [1.0] * 4)
     assert float(module.layer.temperature) == 1
 
 
 def test_a_short_run_anneals_over_its_first_third(tmp_path) -> None:
-    module = train(AnnealTemperature(), tmp_path, epochs=3)
+    module = train(AnnealTemperature(TemperatureSchedule()), tmp_path, epochs=3)
     assert module.seen == pytest.approx([30, 22.75, 15.5, 8.25] + [1.0] * 8)
 
 
 def test_the_end_is_reached_when_the_whole_run_anneals(tmp_path) -> None:
-    assert float(train(AnnealTemperature(10, 2, epochs=1), tmp_path, epochs=1).layer.temperature) == 2
+    assert (
+        float(
+            train(
+                AnnealTemperature(TemperatureSchedule(start=10, end=2, epochs=1)), tmp_path, epochs=1
+            ).layer.temperature
+        )
+        == 2
+    )
 
 
 def test_a_resumed_run_goes_on(tmp_path) -> None:
-    train(AnnealTemperature(30, 1, epochs=2), tmp_path, epochs=1)
-    resumed = train(AnnealTemperature(30, 1, epochs=2), tmp_path, epochs=2, checkpoint=tmp_path / "last.ckpt")
+    schedule = TemperatureSchedule(epochs=2)
+    train(AnnealTemperature(schedule), tmp_path, epochs=1)
+    resumed = train(AnnealTemperature(schedule), tmp_path, epochs=2, checkpoint=tmp_path / "last.ckpt")
     assert resumed.seen == pytest.approx([30 - 29 * step / 8 for step in range(4, 8)])
 
 
 @pytest.mark.parametrize("options", [{"start": 0}, {"end": -1.0}, {"epochs": 0}], ids=spelled)
 def test_what_is_not_positive_is_refused(options: dict[str, float]) -> None:
     with refuses(RunError, next(iter(options))):
-        AnnealTemperature(**options)
+        TemperatureSchedule(**options)
 
 
 def test_a_network_with_a_temperature_brings_the_callback() -> None:
-    module = ClassificationModule("dyconv_resnet10", {"stem_stride": 2}, temperature=(20, 2), temperature_epochs=0.5)
+    schedule = TemperatureSchedule(start=20, end=2, epochs=0.5)
+    module = ClassificationModule("dyconv_resnet10", {"stem_stride": 2}, temperature=schedule)
     (callback,) = module.configure_callbacks()
     assert isinstance(callback, AnnealTemperature)
-    assert (callback.start, callback.end, callback.epochs) == (20, 2, 0.5)
+    assert callback.schedule is schedule
 
 
-@pytest.mark.parametrize("options", [{"temperature": (30, 1)}, {"temperature_epochs": 3}], ids=spelled)
-def test_a_network_without_one_refuses_its_options(options: dict[str, object]) -> None:
+def test_a_network_without_one_refuses_its_options() -> None:
     assert not ClassificationModule("static_resnet10", {"stem_stride": 2}).configure_callbacks()
     with refuses(RunError, "static_resnet10"):
-        ClassificationModule("static_resnet10", {"stem_stride": 2}, **options)
+        ClassificationModule("static_resnet10", {"stem_stride": 2}, temperature=TemperatureSchedule())

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynaconv.commands._arguments import add_data, integer, real
 from dynaconv.commands._network import LoadedNetwork
 from dynaconv.errors import RunError
 
@@ -22,12 +23,16 @@ _FLAGS = ("data", "data_dir", "images", "max_drop")
 def add_flags(command: argparse.ArgumentParser) -> None:
     """Add ``--int8`` and the flags that belong to it."""
     command.add_argument("--int8", action="store_true", help="onnx and openvino: quantise a trained run")
-    command.add_argument("--data", metavar="NAME", help="int8: a data set; by default the one it was trained on")
-    command.add_argument("--data-dir", metavar="DIR", help="int8: folder of the data")
+    add_data(command, "int8: ")
     command.add_argument(
-        "--images", metavar="N", type=int, help=f"int8: number of training images for calibration ({_DEFAULT_IMAGES})"
+        "--images",
+        metavar="N",
+        type=integer(1),
+        help=f"int8: number of training images for calibration ({_DEFAULT_IMAGES})",
     )
-    command.add_argument("--max-drop", metavar="POINTS", type=float, help="int8: largest accepted loss of accuracy")
+    command.add_argument(
+        "--max-drop", metavar="POINTS", type=real(0, 100), help="int8: largest accepted loss of accuracy"
+    )
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
@@ -44,8 +49,6 @@ def check_flags(arguments: argparse.Namespace) -> None:
             raise RunError(f"--{name.replace('_', '-')} does not go with --int8: the data sets the size.")
     if arguments.native:
         raise RunError("--native does not go with --int8: the native kernels compute in float32.")
-    if arguments.images is not None and arguments.images < 1:
-        raise RunError(f"--images is at least 1; got {arguments.images}.")
 
 
 def export_int8(arguments: argparse.Namespace, network: LoadedNetwork, out: Path) -> "Int8Report":
@@ -82,16 +85,8 @@ def _loaders(
     metadata: dict[str, Any], data: str | None, data_dir: str | None, images: int
 ) -> tuple[Iterable[Any], Iterable[Any]]:
     """Return loaders of random training images, prepared as for a test, and of all test images."""
-    import torch
-    from torch.utils.data import IterableDataset, Subset
-
-    from dynaconv.train.checkpoint_evaluation import check_classes, checkpoint_data, choose_split
+    from dynaconv.train.checkpoint_evaluation import checkpoint_data, choose_split, random_images
 
     module = checkpoint_data(metadata, data, data_dir, _BATCH_SIZE, None)
-    check_classes(module, metadata)
-    split: Any = choose_split(module, "train")
-    if not isinstance(split, IterableDataset):
-        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(SEED))
-        indices = sorted(order[:images].tolist())
-        split = split.subset(indices) if hasattr(split, "subset") else Subset(split, indices)
+    split = random_images(module, "train", images, seed=SEED)
     return module.eval_loader(split), module.eval_loader(choose_split(module, "test"))

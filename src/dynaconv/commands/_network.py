@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynaconv.commands._arguments import Size
 from dynaconv.errors import RunError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class LoadedNetwork:
         model: The network.
         name: Its timm name.
         options: Arguments it was built with, always including ``num_classes`` and ``in_chans``.
-        size: Its input size, (C, H, W).
+        size: The requested input size or else its own, (C, H, W).
         metadata: Metadata of a run's checkpoint; None for a network built by name.
     """
 
@@ -38,35 +39,42 @@ class LoadedNetwork:
     metadata: dict[str, Any] | None = None
 
 
-def load_network(given: str, size: tuple[int, int, int] | None, options: Mapping[str, Any]) -> LoadedNetwork:
+def is_run(given: str) -> bool:
+    """Return whether an argument is a path of a run folder or checkpoint file, not a timm name."""
+    return Path(given).expanduser().exists() or os.sep in given or given.endswith((".safetensors", ".ckpt"))
+
+
+def load_network(given: str, size: Size | None, options: Mapping[str, Any]) -> LoadedNetwork:
     """Build a network by name, or load the network of a run folder or checkpoint file.
 
     Args:
         given: The argument from the command line.
-        size: (C, H, W) of the input; a network built by name gets that number of channels.
+        size: Requested input size; a network built by name gets that number of channels.
         options: Arguments of a network built by name.
 
     Raises:
-        RunError: The name is unknown, the network lacks an option, or options are given for a run.
+        RunError: The name is unknown, the network lacks an option, or options or other channels are given for a run.
         CheckpointError: The run cannot be loaded.
     """
-    path = Path(given).expanduser()
-    if not (path.exists() or os.sep in given or given.endswith((".safetensors", ".ckpt"))):
+    if not is_run(given):
         return _built(given, size, options)
-    if options.keys() - set(_COMMON_OPTIONS):
+    if options:
         raise RunError(f"{given} is a trained run, which has its own options; leave --option out.")
     from dynaconv.train.checkpoint import load_trained
 
-    model, facts = load_trained(path)
-    side, channels = int(facts["image_size"]), int(facts["in_channels"])
+    model, facts = load_trained(given)
+    channels = int(facts["in_channels"])
+    wanted, *sides = size or (None, int(facts["image_size"]), int(facts["image_size"]))
+    if wanted not in (None, channels):
+        raise RunError(f"{given} takes images of {channels} channels, not {wanted}.")
     own = {**(facts.get("model_options") or {}), "num_classes": facts["num_classes"], "in_chans": channels}
     title = f"{facts['model']} of {given}"
     return LoadedNetwork(
-        title=title, model=model, name=facts["model"], options=own, size=(channels, side, side), metadata=facts
+        title=title, model=model, name=facts["model"], options=own, size=(channels, sides[0], sides[1]), metadata=facts
     )
 
 
-def _built(name: str, size: tuple[int, int, int] | None, options: Mapping[str, Any]) -> LoadedNetwork:
+def _built(name: str, size: Size | None, options: Mapping[str, Any]) -> LoadedNetwork:
     import timm
 
     import dynaconv.models  # noqa: F401  # registers the names
@@ -76,7 +84,7 @@ def _built(name: str, size: tuple[int, int, int] | None, options: Mapping[str, A
     own_size = known.input_size if known is not None else (3, 224, 224)
     given = {
         "num_classes": known.num_classes if known is not None else 1000,
-        "in_chans": size[0] if size is not None else own_size[0],
+        "in_chans": (size and size[0]) or own_size[0],
         **options,
     }
     for key, least in (("num_classes", 0), ("in_chans", 1)):
@@ -85,9 +93,8 @@ def _built(name: str, size: tuple[int, int, int] | None, options: Mapping[str, A
             raise RunError(f"{key} of {name} must be an integer of at least {least}; got {value!r}.")
     further = {key: value for key, value in given.items() if key not in _COMMON_OPTIONS}
     model = create_network(name, num_classes=given["num_classes"], in_channels=given["in_chans"], options=further)
-    return LoadedNetwork(
-        title=name, model=model, name=name, options=given, size=(given["in_chans"], own_size[1], own_size[2])
-    )
+    _, height, width = size or own_size
+    return LoadedNetwork(title=name, model=model, name=name, options=given, size=(given["in_chans"], height, width))
 
 
 def static_twin(name: str) -> str | None:

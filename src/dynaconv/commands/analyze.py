@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynaconv.commands._shared import add_command, add_output
-from dynaconv.commands.eval import find_device
+from dynaconv.commands import _arguments as shared
+from dynaconv.commands._shared import add_command
 from dynaconv.errors import DynaconvError, RunError
 
 if TYPE_CHECKING:
@@ -27,29 +27,27 @@ SEED = 0
 def add(commands: Any) -> None:
     """Add ``dynaconv analyze``."""
     command = add_command(commands, "analyze", "show what trained dynamic networks compute, as an HTML report", run)
-    command.add_argument("checkpoints", metavar="CHECKPOINT", nargs="+", help="run folders, model.safetensors or .ckpt")
-    add_output(command, "--out", "the report to write, an HTML file", required=True)
-    command.add_argument("--data", metavar="NAME", help="a data set; by default the one it was trained on")
-    command.add_argument("--data-dir", metavar="DIR", help="folder of the data")
-    command.add_argument("--split", choices=("train", "val", "test"), default="test", help="which part of the data")
-    command.add_argument("--images", metavar="N", type=int, default=1024, help="number of images, drawn at random")
-    command.add_argument("--batch-size", metavar="N", type=int, default=128, help="images per step")
+    shared.add_checkpoint(command, several=True)
+    shared.add_out(command, "the report to write, an HTML file; - for standard output", required=True)
+    shared.add_data(command)
+    shared.add_split(command)
+    command.add_argument(
+        "--images", metavar="N", type=shared.integer(1), default=1024, help="number of images, drawn at random"
+    )
+    shared.add_batch_size(command, 128)
     command.add_argument(
         "--layer", metavar="NAME", help="layer to show in detail; by default the one where classes differ most"
     )
-    command.add_argument("--device", default="auto", help="cpu, cuda, ...; by default cuda if available, else cpu")
-    add_output(command, "--json", "also write every number as JSON")
+    shared.add_device(command)
+    shared.add_json(command, "every number")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Analyse one or several networks, and write the report."""
-    for flag, value in (("--images", arguments.images), ("--batch-size", arguments.batch_size)):
-        if value < 1:
-            raise RunError(f"{flag} is at least 1; got {value}.")
     from dynaconv.console import make_console
     from dynaconv.train.checkpoint import load_trained
 
-    device = find_device(arguments.device)
+    device = shared.find_device(arguments.device)
     loaded = [(path, *load_trained(path)) for path in arguments.checkpoints]
     for _, model, metadata in loaded:
         _check_dynamic(model, str(metadata["model"]), arguments.layer)
@@ -131,19 +129,10 @@ class _LimitedBatches:
 
 
 def _batches(arguments: argparse.Namespace, metadata: dict[str, Any]) -> _LimitedBatches:
-    """Draw images of the split at random, because folders are sorted by class; a stream is read from its start."""
-    import torch
-    from torch.utils.data import IterableDataset, Subset
-
-    from dynaconv.train.checkpoint_evaluation import check_classes, checkpoint_data, choose_split
+    from dynaconv.train.checkpoint_evaluation import checkpoint_data, random_images
 
     module = checkpoint_data(metadata, arguments.data, arguments.data_dir, arguments.batch_size, None)
-    check_classes(module, metadata)
-    split: Any = choose_split(module, arguments.split)
-    if not isinstance(split, IterableDataset):
-        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(SEED))
-        indices = sorted(order[: arguments.images].tolist())
-        split = split.subset(indices) if hasattr(split, "subset") else Subset(split, indices)
+    split = random_images(module, arguments.split, arguments.images, seed=SEED)
     return _LimitedBatches(module.eval_loader(split), arguments.images)
 
 

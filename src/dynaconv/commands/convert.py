@@ -1,12 +1,13 @@
 """``dynaconv convert``: make a network with its weights dynamic without changing its function."""
 
 import argparse
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynaconv.commands._network import LoadedNetwork, load_network
-from dynaconv.commands._options import parse_options
-from dynaconv.commands._shared import add_command, check_output
+from dynaconv.commands import _arguments as shared
+from dynaconv.commands._network import LoadedNetwork, is_run, load_network
+from dynaconv.commands._shared import add_command
 from dynaconv.errors import CheckpointError, RunError
 
 if TYPE_CHECKING:
@@ -23,40 +24,38 @@ _EPILOG = (
 
 def add(commands: Any) -> None:
     """Add ``dynaconv convert``."""
+    count = shared.integer(1)
     command = add_command(commands, "convert", "make a network dynamic without changing its function", run, _EPILOG)
-    command.add_argument("model", metavar="MODEL", help="a timm name, or a trained run")
-    command.add_argument("--family", default="dcd", help="dcd, condconv, dyconv, odconv or se (dcd)")
+    shared.add_checkpoint(command, names=True)
+    command.add_argument("--family", default="dcd", help=f"{', '.join(_own_families())}, or a registered one (dcd)")
     command.add_argument("--include", metavar="PATTERN", nargs="+", help="names of convolutions to convert")
     command.add_argument("--exclude", metavar="PATTERN", nargs="+", help="names of convolutions to keep static")
     command.add_argument("--kinds", metavar="KIND", nargs="+", help="pointwise, depthwise, grouped, spatial")
     command.add_argument(
-        "--kernel-sizes", metavar="N", nargs="+", type=int, help="side lengths of the kernels to convert"
+        "--kernel-sizes", metavar="N", nargs="+", type=count, help="side lengths of the kernels to convert"
     )
-    command.add_argument("--min-channels", metavar="N", type=int, help="convert only layers of at least N channels")
-    command.add_argument("--max-channels", metavar="N", type=int, help="convert only layers of at most N channels")
-    command.add_argument("--first", metavar="N", type=int, help="of these, only the first N")
-    command.add_argument("--last", metavar="N", type=int, help="of these, only the last N")
+    command.add_argument("--min-channels", metavar="N", type=count, help="convert only layers of at least N channels")
+    command.add_argument("--max-channels", metavar="N", type=count, help="convert only layers of at most N channels")
+    position = command.add_mutually_exclusive_group()
+    position.add_argument("--first", metavar="N", type=count, help="of these, only the first N")
+    position.add_argument("--last", metavar="N", type=count, help="of these, only the last N")
     command.add_argument(
         "--again", action="store_true", help="accept a network with dynamic layers, and convert more of it"
     )
-    command.add_argument(
-        "--layer", metavar="KEY=VALUE", action="append", default=[], help="a hyperparameter of the layers"
-    )
-    command.add_argument("--option", metavar="KEY=VALUE", action="append", default=[], help="an argument of the model")
+    shared.add_option(command, "--family-option", "a hyperparameter of the layers")
+    shared.add_option(command, "--option", "an argument of the model")
     weights = command.add_mutually_exclusive_group()
     weights.add_argument("--weights", metavar="FILE", type=Path, help="a checkpoint of the static network")
     weights.add_argument("--pretrained", action="store_true", help="download and load timm's weights")
-    command.add_argument(
-        "-o", "--out", metavar="FILE", type=Path, help="write the dynamic network to a .safetensors file"
-    )
-    command.add_argument("--overwrite", action="store_true", help="replace the file if there is one")
+    shared.add_out(command, "write the dynamic network to a .safetensors file")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Print the plan and its cost, and write the network if ``--out`` is given."""
     from dynaconv.conversion import plan_conversion
 
-    _check_target(arguments.out, overwrite=arguments.overwrite)
+    if arguments.out is not None and arguments.out.suffix != ".safetensors":
+        raise RunError(f"the dynamic network is written as .safetensors; got {arguments.out}.")
     network = _load(arguments)
     plan = plan_conversion(
         network.model,
@@ -69,7 +68,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         max_channels=arguments.max_channels,
         position=_position(arguments),
         again=arguments.again,
-        **parse_options(arguments.layer, "--layer"),
+        **shared.parse_options(arguments.family_option, "--family-option"),
     )
     print(plan)
     dynamic = plan.apply(network.model)
@@ -82,39 +81,29 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         print(f"written to {arguments.out} ({arguments.out.stat().st_size / 2**20:.1f} MiB)")
 
 
-def _check_target(out: Path | None, *, overwrite: bool) -> None:
-    if out is None:
-        return
-    check_output(out)
-    if out.suffix != ".safetensors":
-        raise RunError(f"the dynamic network is written as .safetensors; got {out}.")
-    if out.exists() and not overwrite:
-        raise RunError(f"{out} exists; pass --overwrite to replace it.")
+def _own_families() -> list[str]:
+    """Return the names of dynaconv's families, without importing them."""
+    folder = resources.files("dynaconv") / "families"
+    return sorted(entry.name for entry in folder.iterdir() if (entry / "family.py").is_file())
 
 
 def _position(arguments: argparse.Namespace) -> slice | None:
-    first, last = arguments.first, arguments.last
-    for flag, value in (("--first", first), ("--last", last)):
-        if value is not None and value < 1:
-            raise RunError(f"{flag} is at least 1; got {value}.")
-    if first is not None and last is not None:
-        raise RunError("--first and --last exclude one another.")
-    if first is not None:
-        return slice(0, first)
-    return None if last is None else slice(-last, None)
+    if arguments.first is not None:
+        return slice(0, arguments.first)
+    return None if arguments.last is None else slice(-arguments.last, None)
 
 
 def _load(arguments: argparse.Namespace) -> LoadedNetwork:
-    options = parse_options(arguments.option)
+    given, options = arguments.checkpoint, shared.parse_options(arguments.option)
     if arguments.pretrained:
-        if Path(arguments.model).exists():
-            raise RunError(f"{arguments.model} is a trained run, which has its own weights; leave --pretrained out.")
+        if is_run(given):
+            raise RunError(f"{given} is a trained run, which has its own weights; leave --pretrained out.")
         options["pretrained"] = True
-    network = load_network(arguments.model, None, options)
+    network = load_network(given, None, options)
     network.options.pop("pretrained", None)
     if arguments.weights is not None:
         if network.metadata is not None:
-            raise RunError(f"{arguments.model} is a trained run, which has its own weights; leave --weights out.")
+            raise RunError(f"{given} is a trained run, which has its own weights; leave --weights out.")
         _load_static(network.model, arguments.weights)
     elif network.metadata is None and not arguments.pretrained:
         print(f"{network.name} has random weights; pass --weights or --pretrained for others.")

@@ -1,9 +1,9 @@
 """``dynaconv demo``: train a static network and its dynamic twin on drawn letters, and compare them."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from dynaconv.commands._arguments import add_out, add_seed, integer
 from dynaconv.commands._shared import add_command
 from dynaconv.errors import RunsFailedError
 
@@ -13,9 +13,11 @@ def add(commands: Any) -> None:
     demo = add_command(
         commands, "demo", "train a static network and its dynamic twin on drawn letters and compare", run
     )
-    demo.add_argument("--out", metavar="DIR", type=Path, help="run folder; by default a new one under runs/")
-    demo.add_argument("--epochs", metavar="N", type=int, help="number of epochs of both runs; by default the recipe's")
-    demo.add_argument("--seed", metavar="N", type=int, default=0, help="seed of both runs")
+    add_out(demo, "folder of both runs; by default a new one under runs/", metavar="DIR", overwrite=False)
+    demo.add_argument(
+        "--epochs", metavar="N", type=integer(1), help="number of epochs of both runs; by default the recipe's"
+    )
+    add_seed(demo, "seed of both runs")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:

@@ -3,8 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from dynaconv.commands._shared import add_command, add_output
-from dynaconv.errors import RunError
+from dynaconv.commands import _arguments as shared
+from dynaconv.commands._shared import add_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,13 +15,12 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     """Add ``dynaconv eval``."""
     command = add_command(commands, "eval", "test a trained network", run)
-    command.add_argument("checkpoint", metavar="CHECKPOINT", help="a run folder, model.safetensors or .ckpt")
-    command.add_argument("--data", metavar="NAME", help="a data set; by default the one it was trained on")
-    command.add_argument("--data-dir", metavar="DIR", help="folder of the data")
-    command.add_argument("--split", choices=("train", "val", "test"), default="test", help="which part of the data")
-    command.add_argument("--batch-size", metavar="N", type=int, default=256, help="images per step")
-    command.add_argument("--device", default="auto", help="cpu, cuda, ...; by default cuda if available, else cpu")
-    add_output(command, "--json", "also write the result as JSON")
+    shared.add_checkpoint(command)
+    shared.add_data(command)
+    shared.add_split(command)
+    shared.add_batch_size(command, 256)
+    shared.add_device(command)
+    shared.add_json(command, "the result")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
@@ -38,7 +37,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         data_dir=arguments.data_dir,
         split=arguments.split,
         batch_size=arguments.batch_size,
-        device=find_device(arguments.device),
+        device=shared.find_device(arguments.device),
     )
     data = arguments.data or metadata["data"]["name"]
     _print_evaluation(make_console(), result, f"{metadata['model']} on {data}, {arguments.split} images")
@@ -47,19 +46,6 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
         facts = {"checkpoint": arguments.checkpoint, "model": metadata["model"], "data": data}
         write_json(arguments.json, {**facts, "split": arguments.split, **result.to_dict()})
-
-
-def find_device(name: str) -> Any:
-    """Return the device of that name; ``auto`` is cuda if available, else cpu. Raise RunError if there is none."""
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        # torch checks whether a device exists only when it is used.
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise RunError(f"there is no device {name!r} here; pass --device cpu.") from error
 
 
 def _print_evaluation(console: "Console", result: "Evaluation", title: str) -> None:

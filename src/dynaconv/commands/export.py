@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynaconv.commands import _arguments as shared
 from dynaconv.commands._int8 import add_flags, check_flags, export_int8
 from dynaconv.commands._network import LoadedNetwork, load_network
-from dynaconv.commands._options import parse_options
 from dynaconv.commands._shared import add_command, check_output
-from dynaconv.commands.profile import parse_size
 from dynaconv.errors import RunError, listed
 
 if TYPE_CHECKING:
@@ -46,25 +45,20 @@ _FORMATS = {
 def add(commands: Any) -> None:
     """Add ``dynaconv export``."""
     command = add_command(commands, "export", "write a network for another runtime", run, _EPILOG)
-    command.add_argument("model", metavar="MODEL", help="a run folder, a checkpoint file or a timm name")
+    shared.add_checkpoint(command, names=True)
     command.add_argument("--format", choices=tuple(_FORMATS), required=True, help="format of the file")
-    command.add_argument(
-        "-o",
-        "--out",
-        metavar="FILE",
-        type=Path,
-        help="file to write; by default the model's name, in the current folder",
-    )
-    command.add_argument("--size", metavar="N", nargs="+", help="channels, height and width; by default the model's")
+    shared.add_out(command, "file to write; by default the model's name, in the current folder")
+    shared.add_size(command)
     command.add_argument("--fixed-batch", action="store_true", help="fix the batch size at 1")
     command.add_argument("--fixed-size", action="store_true", help="fix height and width")
     command.add_argument("--native", action="store_true", help="write operators of the native kernels (docs/native.md)")
-    command.add_argument("--max-batch", metavar="N", type=int, help="executorch: the largest batch size (8)")
     command.add_argument(
-        "--batches", metavar="N", type=int, nargs="+", help="litert: batch sizes, one signature each (1)"
+        "--max-batch", metavar="N", type=shared.integer(1), help="executorch: the largest batch size (8)"
     )
-    command.add_argument("--option", metavar="KEY=VALUE", action="append", default=[], help="an argument of the model")
-    command.add_argument("--overwrite", action="store_true", help="replace the file if there is one")
+    command.add_argument(
+        "--batches", metavar="N", type=shared.integer(1), nargs="+", help="litert: batch sizes, one signature each (1)"
+    )
+    shared.add_option(command, "--option", "an argument of the model")
     add_flags(command)
 
 
@@ -76,11 +70,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     check_flags(arguments)
     if arguments.out is not None:
         _check_target(arguments.out, arguments.format, overwrite=arguments.overwrite)
-    size = parse_size(arguments.size)
-    options = parse_options(arguments.option)
-    network = load_network(arguments.model, size, options)
-    if size is not None and size[0] != network.size[0]:
-        raise RunError(f"{network.title} takes images of {network.size[0]} channels; --size has {size[0]}.")
+    options = shared.parse_options(arguments.option)
+    network = load_network(arguments.checkpoint, arguments.size, options)
     out = arguments.out
     if out is None:
         # torch.export and AOTInductor write files with the same suffix.
@@ -93,9 +84,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         return
     if network.metadata is None and not options.get("pretrained"):
         console.print(f"{network.name} has random weights; give a trained run for trained ones.", markup=False)
-    report = _export(
-        arguments.format, network, out, size or network.size, overwrite=arguments.overwrite, **format_options
-    )
+    report = _export(arguments.format, network, out, overwrite=arguments.overwrite, **format_options)
     console.print(str(report), markup=False)
 
 
@@ -115,20 +104,17 @@ def _format_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_target(out: Path, form: str, *, overwrite: bool) -> None:
-    check_output(out)
     first, *others = _FORMATS[form].suffixes
     if out.suffix != first:
         raise RunError(f"{form} files end in {first}; got {out}.")
-    for file in (out, *(out.with_suffix(suffix) for suffix in others)):
-        if file.exists() and not overwrite:
-            raise RunError(f"{file} exists; pass --overwrite to replace it.")
+    for suffix in (first, *others):
+        check_output(out.with_suffix(suffix), overwrite)
 
 
 def _export(
     form: str,
     network: LoadedNetwork,
     out: Path,
-    size: tuple[int, int, int],
     *,
     overwrite: bool,
     fixed_batch: bool = False,
@@ -140,7 +126,7 @@ def _export(
     import torch
 
     # Values like those of normalised images. A fixed batch size is that of the example.
-    example = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+    example = torch.randn(1, *network.size, generator=torch.Generator().manual_seed(0))
     if form == "executorch":
         from dynaconv.export.executorch import export_executorch
 

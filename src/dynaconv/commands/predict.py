@@ -2,39 +2,36 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from dynaconv.commands._shared import add_command, add_output
-from dynaconv.errors import RunError
-
-RUNS = Path("runs")
-"""Folder that is searched for the newest run."""
+from dynaconv.commands._arguments import add_checkpoint, add_json, integer
+from dynaconv.commands._shared import add_command
 
 
 def add(commands: Any) -> None:
     """Add ``dynaconv predict``."""
     command = add_command(commands, "predict", "classify image files with a trained network", run)
-    command.add_argument("images", metavar="IMAGE", nargs="+", help="image files")
-    command.add_argument(
-        "--checkpoint",
-        metavar="RUN",
-        help="a run folder, model.safetensors or .ckpt; by default the newest finished run under runs/",
-    )
-    command.add_argument("--top", metavar="N", type=int, default=5, help="number of classes to print")
-    add_output(command, "--json", "also write the result as JSON")
+    add_checkpoint(command)
+    command.add_argument("images", metavar="IMAGE", nargs="+", help="image files, folders, or quoted patterns")
+    command.add_argument("--top", metavar="N", type=integer(1), default=5, help="number of classes to print (5)")
+    add_json(command, "the result")
 
 
-def run(arguments: argparse.Namespace, rest: list[str]) -> None:
-    """Print the most likely classes of each image."""
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """Print the most likely classes of each image, and return 1 if an image cannot be read."""
+    from dynaconv.errors import DataError
     from dynaconv.train.checkpoint import load_trained
-    from dynaconv.train.predict import predict
+    from dynaconv.train.predict import find_images, predict
 
-    if arguments.top < 1:
-        raise RunError(f"--top is a number of classes, at least 1; got {arguments.top}.")
-    checkpoint = arguments.checkpoint or _newest_run()
-    model, metadata = load_trained(checkpoint)
-    predictions = predict(model, metadata, arguments.images, top=arguments.top)
+    failures: list[str] = []
+
+    def note(error: DataError) -> None:
+        failures.append(str(error))
+        print(f"dynaconv: {error}", file=sys.stderr)
+
+    model, metadata = load_trained(arguments.checkpoint)
+    images = find_images(arguments.images, on_error=note)
+    predictions = predict(model, metadata, images, top=arguments.top, on_error=note)
     for prediction in predictions:
         print(prediction.image)
         for name, probability in prediction.classes:
@@ -42,14 +39,6 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     if arguments.json is not None:
         from dynaconv.files import write_json
 
-        facts = {"checkpoint": str(checkpoint), "model": metadata["model"]}
+        facts = {"checkpoint": arguments.checkpoint, "model": metadata["model"], "errors": failures}
         write_json(arguments.json, {**facts, "predictions": [prediction.to_dict() for prediction in predictions]})
-
-
-def _newest_run() -> Path:
-    finished = sorted(RUNS.glob("**/model.safetensors"), key=lambda path: path.stat().st_mtime)
-    if not finished:
-        raise RunError(f"there is no finished run under {RUNS}/; pass --checkpoint RUN.")
-    newest = finished[-1].parent
-    print(f"using the newest run, {newest}", file=sys.stderr)
-    return newest
+    return 1 if failures else 0

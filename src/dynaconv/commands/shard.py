@@ -4,12 +4,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from dynaconv.commands._arguments import add_out, add_seed, integer, real
 from dynaconv.commands._shared import add_command
 from dynaconv.errors import RunError
 
 _EPILOG = (
-    "FOLDER is an image folder as for `dynaconv train`. Without OUT, FOLDER holds .tar files, of dynaconv or another "
-    "tool, and only their index is written. Train on shards with `dynaconv train --data wds/OUT`; see docs/scale.md."
+    "FOLDER is an image folder as for `dynaconv train`. Without --out, FOLDER holds .tar files, of dynaconv or another "
+    "tool, and only their index is written. Train on shards with `dynaconv train --data wds/DIR`; see docs/scale.md."
 )
 
 
@@ -17,15 +18,18 @@ def add(commands: Any) -> None:
     """Add ``dynaconv shard``."""
     command = add_command(commands, "shard", "pack an image folder into tar shards", run, _EPILOG)
     command.add_argument("folder", metavar="FOLDER", type=Path, help="an image folder, or a folder of .tar files")
-    command.add_argument("out", metavar="OUT", type=Path, nargs="?", help="folder for the shards, new or empty")
+    add_out(command, "folder for the shards, new or empty", metavar="DIR")
     command.add_argument("--shard-size", metavar="SIZE", help="size after which a shard ends, such as 100MB (100MB)")
     command.add_argument(
-        "--shard-images", metavar="N", type=int, help="number of images after which a shard ends, if sooner"
+        "--shard-images", metavar="N", type=integer(1), help="number of images after which a shard ends, if sooner"
     )
     command.add_argument(
-        "--test-fraction", metavar="SHARE", type=float, help="share of images to hold out if there is no test set (0.2)"
+        "--test-fraction",
+        metavar="FRACTION",
+        type=real(1e-6, 1 - 1e-6),
+        help="fraction of images to hold out if there is no test set (0.2)",
     )
-    command.add_argument("--seed", metavar="N", type=int, help="seed of the image order and of that split (0)")
+    add_seed(command, "seed of the image order and of that split", default=None)
     command.add_argument("--verify", action="store_true", help="decode every image first, to find corrupt ones")
 
 
@@ -52,9 +56,9 @@ def _refuse_packing_options(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name) is not None
     ] + ["--verify"] * arguments.verify
     if given:
-        raise RunError(f"{given[0]} is for packing, which needs OUT; name a folder for the shards.")
+        raise RunError(f"{given[0]} is for packing, which needs --out; name a folder for the shards.")
     if not any(arguments.folder.glob("*.tar")):
-        raise RunError(f"{arguments.folder} holds no .tar file; to pack an image folder name OUT as well.")
+        raise RunError(f"{arguments.folder} holds no .tar file; to pack an image folder pass --out DIR.")
 
 
 def _pack(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -63,10 +67,6 @@ def _pack(arguments: argparse.Namespace) -> dict[str, Any]:
     from dynaconv.console import make_console
     from dynaconv.train.data.pack import DEFAULT_SHARD_SIZE, pack_folder, parse_size
 
-    seed = arguments.seed or 0
-    fraction = 0.2 if arguments.test_fraction is None else arguments.test_fraction
-    if not 0 < fraction < 1:
-        raise RunError(f"--test-fraction is a share between 0 and 1; got {fraction}.")
     console = make_console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks: dict[str, Any] = {}
@@ -81,9 +81,10 @@ def _pack(arguments: argparse.Namespace) -> dict[str, Any]:
             arguments.out,
             shard_size=DEFAULT_SHARD_SIZE if arguments.shard_size is None else parse_size(arguments.shard_size),
             shard_images=arguments.shard_images,
-            test_fraction=fraction,
-            seed=seed,
+            test_fraction=arguments.test_fraction,
+            seed=arguments.seed or 0,
             verify=arguments.verify,
+            overwrite=arguments.overwrite,
             report=report,
             say=lambda line: console.print(line, markup=False, soft_wrap=True),
         )

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynaconv.commands._arguments import add_out, integer
 from dynaconv.commands._shared import add_command
 from dynaconv.errors import RunError, RunsFailedError, listed, nearest_names
 
@@ -31,41 +32,44 @@ def add(commands: Any) -> None:
         default=[],
         help="run only these variants; in a sweep, VARIANT also stands for all its values",
     )
-    command.add_argument("--seeds", metavar="N", nargs="+", type=int, default=[], help="run only these seeds")
+    command.add_argument("--seeds", metavar="N", nargs="+", type=integer(0), default=[], help="run only these seeds")
     command.add_argument(
         "--adopt", metavar="DIR", type=Path, help="first copy the ended runs of a report's folder into the study"
     )
     command.add_argument(
-        "--jobs", metavar="N", type=int, default=1, help="number of runs in parallel, each in its own process"
+        "--jobs",
+        metavar="N",
+        type=integer(1, 1024),
+        default=1,
+        help="number of runs in parallel, each in its own process",
     )
     command.add_argument("--retry", action="store_true", help="repeat runs that diverged or failed")
     command.add_argument("--keep-checkpoints", action="store_true", help="keep checkpoints and weights of ended runs")
     command.add_argument("--costs", action="store_true", help="measure steps, inference and memory, and exit")
     command.add_argument(
-        "--rounds", metavar="N", type=int, default=11, help="with --costs, timed steps of each variant"
+        "--rounds", metavar="N", type=integer(1), default=11, help="with --costs, timed steps of each variant"
     )
     command.add_argument("--report", action="store_true", help="write tables and figures of the results, and exit")
-    command.add_argument("--out", metavar="DIR", type=Path, help="the report's folder; by default FOLDER/report")
+    add_out(command, "folder of the report, empty or new; by default FOLDER/report, which is renewed", metavar="DIR")
     command.add_argument("--list", action="store_true", help="print the state of each run, and exit")
     command.add_argument("--list-studies", action="store_true", help="print the names of the shipped studies and exit")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Run a study's open runs, or measure its costs, write its report or list its runs."""
+    from dynaconv.study import STUDIES
+
+    if arguments.list_studies:
+        print("\n".join(STUDIES.names()))
+        return
+    if arguments.study is None:
+        raise RunError(f"name a study: {', '.join(STUDIES.names())}, or a file.")
     from dynaconv.study.folder import StudyFolder
-    from dynaconv.study.load import load_study, study_names
+    from dynaconv.study.load import load_study
     from dynaconv.study.record import adopt
     from dynaconv.study.runner import RunOptions, run_in_processes, run_study
     from dynaconv.train.stopping import RunStopped
 
-    if arguments.list_studies:
-        print("\n".join(study_names()))
-        return
-    if arguments.study is None:
-        raise RunError(f"name a study: {', '.join(study_names())}, or a file.")
-    for name in ("jobs", "rounds"):
-        if getattr(arguments, name) < 1:
-            raise RunError(f"--{name} is at least 1; got {getattr(arguments, name)}.")
     if arguments.out is not None and not arguments.report:
         raise RunError("--out is the folder of the report and needs --report; the folder of the runs is --folder.")
     study = load_study(arguments.study)

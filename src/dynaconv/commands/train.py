@@ -1,12 +1,14 @@
 """``dynaconv train``: train a network with a recipe, or continue an interrupted run."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynaconv.commands._shared import add_command
 from dynaconv.errors import RunError
+from dynaconv.train import RECIPES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,8 +43,8 @@ def add(commands: Any) -> None:
     """Add ``dynaconv train``."""
     train = add_command(commands, "train", "train a network with a recipe", run, _EPILOG)
     train.set_defaults(passes_on=True)
-    train.add_argument("--recipe", metavar="NAME|FILE.yaml", help="a shipped recipe's name, or a file")
-    train.add_argument("--out", metavar="DIR", help="run folder; by default a new one under runs/")
+    train.add_argument("--config", metavar="NAME|FILE.yaml", help="a shipped recipe's name, or a file")
+    train.add_argument("-o", "--out", metavar="DIR", help="run folder; by default a new one under runs/")
     train.add_argument("--resume", metavar="RUN", help="continue an interrupted run in its folder")
     for flag, (target, metavar, text) in SHORT_FLAGS.items():
         train.add_argument(flag, dest=target, metavar=metavar, help=text)
@@ -52,93 +54,75 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Train or resume, or print the available recipes or arguments."""
-    from dynaconv.train.config import TrainConfig, load_recipe, make_parser, recipe_names
+    if arguments.list_recipes:
+        print("\n".join(RECIPES.names()))
+        return
+    # Set before torch is imported. With the default, OpenMP's threads spin between parallel loops, which makes a step
+    # about ten times slower if another process computes on the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from dynaconv.train.config import TrainConfig, load_recipe, make_parser, parse_overrides
     from dynaconv.train.data.sources import check_source_name
 
     if arguments.help_all:
         make_parser().print_help()
         return
-    if arguments.list_recipes:
-        print("\n".join(recipe_names()))
-        return
     short = [(key, getattr(arguments, key)) for key, _, _ in SHORT_FLAGS.values()]
-    _check_rest(rest)
-    if arguments.out == "":
-        raise RunError("--out is a folder; got an empty name.")
+    parse_overrides(rest, short=SHORT_FLAGS)
     overrides = [f"--{key}={value}" for key, value in short if value is not None] + rest
     if arguments.resume:
         if arguments.out:
             raise RunError("--resume continues a run in its own folder; leave --out out.")
-        config = load_recipe(arguments.recipe) if arguments.recipe else None
-    elif arguments.recipe:
-        config = load_recipe(arguments.recipe)
+        config = load_recipe(arguments.config) if arguments.config else None
+    elif arguments.config:
+        config = load_recipe(arguments.config)
     else:
         data = getattr(arguments, "data.name")
         if data is None and not rest:
-            raise RunError(f"pass --recipe NAME ({', '.join(recipe_names())}) or a file, or --data and --model.")
+            raise RunError(f"pass --config NAME ({', '.join(RECIPES.names())}) or a file, or --data and --model.")
         if data is not None:
             check_source_name(data)
-        config = load_recipe(data) if data in recipe_names() else TrainConfig()
+        config = load_recipe(data) if data in RECIPES.names() else TrainConfig()
     _train_with(config, arguments, overrides)
 
 
-def _check_rest(rest: list[str]) -> None:
-    """Check that all flags exist and all words belong to one. The configuration checks the values."""
-    from dynaconv.train.config import make_parser, unknown_flag
-
-    known = {flag for action in make_parser()._actions for flag in action.option_strings}
-    # Any other known key may hold a dictionary or class with further keys, such as --model.model_options.drop_rate.
-    open_keys = known - {"--data", "--model", "--trainer"}
-    takes_value = False
-    for word in rest:
-        flag, given, _ = word.partition("=")
-        if flag.startswith("--"):
-            parts = flag.split(".")
-            above = {".".join(parts[:count]) for count in range(1, len(parts))}
-            if flag not in known and not above & open_keys:
-                raise RunError(unknown_flag(flag, [*SHORT_FLAGS, "--recipe", "--out", "--resume"]))
-            takes_value = not given
-        elif takes_value:
-            takes_value = False
-        else:
-            raise RunError(f"unknown argument {word!r}; see `dynaconv train --help`.")
-
-
 def _train_with(config: Any, arguments: argparse.Namespace, overrides: list[str]) -> None:
-    from dynaconv.train.console import ConsoleReport
     from dynaconv.train.folders import is_first_process
+    from dynaconv.train.progress import RunProgress
     from dynaconv.train.run import fit, resume
     from dynaconv.train.stopping import RunStopped
     from dynaconv.train.strategy import leave_processes
+    from dynaconv.train.threads import limit_threads
 
     folders: list[Path] = []
-    with ConsoleReport() as report:
+    progress = RunProgress()
 
-        def start(folder: Path, facts: dict[str, Any]) -> None:
-            folders.append(folder)
-            report.start(folder, facts)
+    def start(folder: Path, facts: dict[str, Any]) -> None:
+        folders.append(folder)
+        progress.start(folder, facts)
 
-        try:
-            if arguments.resume:
-                result = resume(arguments.resume, config=config, overrides=overrides, report=report, on_start=start)
-            else:
-                result = fit(config, out=arguments.out, overrides=overrides, report=report, on_start=start)
-        except RunStopped as stopped:
-            if not is_first_process():
-                return
-            message = f"{str(stopped).rstrip('.')}; continue with `dynaconv train --resume {stopped.directory}`"
-            if stopped.signal == "SIGINT":
-                raise KeyboardInterrupt(message) from None
-            print(f"dynaconv: {message}", file=sys.stderr)
+    limit_threads()
+    options: dict[str, Any] = {"overrides": overrides, "on_start": start, "callbacks": [progress]}
+    try:
+        if arguments.resume:
+            result = resume(arguments.resume, config=config, **options)
+        else:
+            result = fit(config, out=arguments.out, **options)
+    except RunStopped as stopped:
+        if not is_first_process():
             return
-        except KeyboardInterrupt:
-            if folders and is_first_process() and (folders[0] / "checkpoints" / "last.ckpt").is_file():
-                message = f"interrupted; continue with `dynaconv train --resume {folders[0]}`"
-                raise KeyboardInterrupt(message) from None
-            raise
+        message = f"{str(stopped).rstrip('.')}; continue with `dynaconv train --resume {stopped.directory}`"
+        if stopped.signal == "SIGINT":
+            raise KeyboardInterrupt(message) from None
+        print(f"dynaconv: {message}", file=sys.stderr)
+        return
+    except KeyboardInterrupt:
+        if folders and is_first_process() and (folders[0] / "checkpoints" / "last.ckpt").is_file():
+            message = f"interrupted; continue with `dynaconv train --resume {folders[0]}`"
+            raise KeyboardInterrupt(message) from None
+        raise
     leave_processes()
     if is_first_process():
-        _print_summary(report.console, result)
+        _print_summary(progress.console, result)
 
 
 def _print_summary(console: "Console", result: "RunResult") -> None:

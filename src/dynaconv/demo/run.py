@@ -18,7 +18,6 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from dynaconv.console import make_console
-from dynaconv.demo.progress import TwinProgress
 from dynaconv.demo.report import Pictures, write_report
 from dynaconv.demo.result import DemoResult, NetworkResult, rich_table, write_table
 from dynaconv.deployment import deploy
@@ -33,6 +32,7 @@ from dynaconv.train.config import TrainConfig, check_seed, load_recipe
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.source import TensorImages
 from dynaconv.train.folders import make_free_folder
+from dynaconv.train.progress import RunProgress
 from dynaconv.train.run import RunResult, fit
 
 RECIPE = "glyphs-mini"
@@ -119,17 +119,16 @@ def _train_twins(recipe: TrainConfig, folder: Path, console: Console) -> dict[st
         f"Training {' and '.join(MODELS.values())} on {recipe.data['name']}: the same recipe, seed {recipe.seed}.",
         soft_wrap=True,
     )
-    with TwinProgress(console, list(MODELS)) as progress:
-        for title, name in MODELS.items():
-            progress.start(title)
-            options = dict(recipe.model["model_options"])
-            if name.startswith("dcd"):
-                options["family_options"] = DCD_OPTIONS
-            trained[title] = fit(
-                recipe.with_changes(model__name=name, model__model_options=options),
-                out=folder / FOLDERS[title],
-                report=lambda event, title=title: progress.update(title, event),  # type: ignore[misc]
-            )
+    width = max(map(len, MODELS))
+    for title, name in MODELS.items():
+        options = dict(recipe.model["model_options"])
+        if name.startswith("dcd"):
+            options["family_options"] = DCD_OPTIONS
+        trained[title] = fit(
+            recipe.with_changes(model__name=name, model__model_options=options),
+            out=folder / FOLDERS[title],
+            callbacks=[RunProgress(console, title=f"{title:{width}}  ")],
+        )
     return trained
 
 
@@ -184,7 +183,7 @@ def _facts(recipe: TrainConfig, command: str, seconds: float, data: ImageDataMod
         + ", ".join(f"{key}={value!r}" for key, value in DCD_OPTIONS.items()),
         "Recipe": (
             f"{RECIPE}: {recipe.trainer['max_epochs']} epochs, batch {recipe.data['batch_size']}, "
-            f"{model['optimizer']}, learning rate {model['lr']:g} ({model['schedule']}), "
+            f"SGD with momentum, learning rate {model['lr']:g} (cosine), "
             f"weight decay {model['weight_decay']:g}, label smoothing {smoothing:g}"
         ),
         "Weights": "of the epoch with the best validation accuracy; the held-out pictures are not used for any choice",

@@ -22,7 +22,7 @@ from dynaconv.explain.decomposition_spectrum import (
     directions_for_energy,
     effective_rank,
 )
-from dynaconv.explain.figures import _TITLE, COLOURS, _figure, _style
+from dynaconv.explain.figures import COLOURS, TITLE_STYLE, new_figure, style_axes
 
 MARKED_SHARES = (0.9, 0.99)
 """Shares of the energy that the spectrum figure marks."""
@@ -44,7 +44,7 @@ def spectrum_figure(spectrum: ResidualSpectrum) -> Figure:
     The joint curves are those of the output and input directions of all residuals together. If they rise as fast as
     the curve of a single kernel, the kernels share their directions, and one P and Q of DCD can represent them.
     """
-    figure = _figure(10.5, 4.6)
+    figure = new_figure(10.5, 4.6)
     values, energy = figure.subplots(1, 2)
     for index, kernel in enumerate(spectrum.per_kernel):
         label = f"each of the {len(spectrum.per_kernel)} kernels" if index == 0 else None
@@ -66,14 +66,14 @@ def spectrum_figure(spectrum: ResidualSpectrum) -> Figure:
         for axes in (values, energy):
             axes.text(0.5, 0.5, "the kernels are equal: no residual", transform=axes.transAxes, ha="center")
     ranks = f"{effective_rank(spectrum.outputs):.1f} outputs, {effective_rank(spectrum.inputs):.1f} inputs"
-    _style(
+    style_axes(
         values,
         f"Singular values of the residuals\neffective rank: {ranks}",
         "relative to the largest",
         "direction, largest first",
     )
     needed = "\n".join(_energy_text(spectrum, share) for share in MARKED_SHARES)
-    _style(energy, needed, "share of the energy", "number of directions, largest first")
+    style_axes(energy, needed, "share of the energy", "number of directions, largest first")
     for axes in (values, energy):
         axes.set_xlim(0, longest + 1)
         axes.set_ylim(0, 1.04)
@@ -102,7 +102,7 @@ def error_curve_figure(curves: Sequence[DCDErrorCurve], default_latent_dim: int)
     static = curves[0].static_error
     if any(abs(curve.static_error - static) > 1e-9 for curve in curves):
         raise ValueError("`curves` are of different mixtures: their static errors differ; pass curves of one mixture.")
-    figure = _figure(8.5, 5)
+    figure = new_figure(8.5, 5)
     axes = figure.subplots()
     band_curve = max(curves, key=lambda entry: entry.scale)
     for curve in sorted(curves, key=lambda entry: entry.scale):
@@ -119,7 +119,7 @@ def error_curve_figure(curves: Sequence[DCDErrorCurve], default_latent_dim: int)
             )
     axes.axhline(static, **_GREY, label="mean kernel alone")
     axes.axvline(default_latent_dim, color="0.75", linewidth=7, alpha=0.5, zorder=0, label="the paper's default L")
-    _style(axes, _error_title(curves, default_latent_dim), "error relative to W(x)", "latent size L")
+    style_axes(axes, _error_title(curves, default_latent_dim), "error relative to W(x)", "latent size L")
     axes.set_ylim(0, max(axes.get_ylim()[1], MIN_ERROR_LIMIT))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if axes.get_ylim()[1] > 0.05 else None))
     if static > CONSTANT_TOLERANCE:
@@ -137,14 +137,14 @@ def residual_figure(form: ResidualForm, attention: Tensor) -> Figure:
         form: Result of `residual_form`.
         attention: Attention of the samples, (B, K).
     """
-    figure = _figure(10.5, 4.6)
+    figure = new_figure(10.5, 4.6)
     shares, cosines = figure.subplots(1, 2, width_ratios=(1.2, 1))
     energy = form.energy_share(attention).double().sort().values
     median = float(energy.median())
     position = torch.arange(1, len(energy) + 1) / len(energy)
     shares.plot(energy.tolist(), position.tolist(), drawstyle="steps-post", color=COLOURS[0], linewidth=2)
     shares.axvline(median, **_GREY)
-    _style(
+    style_axes(
         shares,
         f"The residual has {percent(median)} of |W(x)|²\nmedian of {len(energy)} samples, dashed",
         "share of the samples with at most this much",
@@ -196,7 +196,7 @@ def _cosine_map(figure: Figure, axes: Axes, cosines: Tensor) -> None:
         subtitle = (
             f"from {float(apart.min()):.2f} to {float(apart.max()):.2f}; around {-1 / (count - 1):.2f} if unrelated"
         )
-    axes.set_title(f"Cosines between the kernels' residuals\n{subtitle}", **_TITLE)
+    axes.set_title(f"Cosines between the kernels' residuals\n{subtitle}", **TITLE_STYLE)
     axes.set_xlabel("kernel")
     axes.set_ylabel("kernel")
     names = [str(k + 1) for k in range(count)]

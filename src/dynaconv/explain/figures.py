@@ -6,6 +6,7 @@ Each function returns a `matplotlib.figure.Figure` without a window or pyplot st
 from __future__ import annotations
 
 import csv
+import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -31,11 +32,18 @@ MAX_CHANNELS = 128
 DPI = 144
 
 
+def png_bytes(figure: Figure) -> bytes:
+    """Return the figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
+    return buffer.getvalue()
+
+
 def save(figure: Figure, path: Path) -> Path:
     """Write the figure as PNG and return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI, facecolor="white")
+        temporary.write_bytes(png_bytes(figure))
     return path
 
 
@@ -55,7 +63,7 @@ def training_curves(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure
         runs: Results of `read_metrics` by name, with the columns `epoch`, `train_loss`, `val_loss`, `train_acc` and
             `val_acc` (0 to 1). The `val_` columns of a run without validation images have no numbers.
     """
-    figure = _figure(10, 4.5)
+    figure = new_figure(10, 4.5)
     loss, accuracy = figure.subplots(1, 2)
     best: list[str] = []
     for (name, columns), colour in zip(runs.items(), colour_cycle(len(runs)), strict=True):
@@ -77,8 +85,8 @@ def training_curves(runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure
                 axes.plot(epochs, validation, color=colour, linewidth=2, marker=marker, label=f"{name}, validation")
         known = [value for value in columns.get("val_acc", []) if not math.isnan(value)]
         best += [f"{name} {max(known):.1%}"] if known else []
-    _style(loss, "Loss", "cross-entropy")
-    _style(accuracy, f"Accuracy (best validation: {', '.join(best)})" if best else "Accuracy", "accuracy")
+    style_axes(loss, "Loss", "cross-entropy")
+    style_axes(accuracy, f"Accuracy (best validation: {', '.join(best)})" if best else "Accuracy", "accuracy")
     loss.set_ylim(0, _loss_limit(runs))
     accuracy.set_ylim(_accuracy_floor(runs), 1.01)
     if max(len(columns["epoch"]) for columns in runs.values()) == 1:
@@ -133,7 +141,7 @@ def class_coefficients(
         1.3 + 0.22 * len(classes) if part.mean.dim() == 1 else 0.6 + 2.0 * map_rows for part in shown.parts.values()
     ]
     heights += [3.0]
-    figure = _figure(10.5, sum(heights))
+    figure = new_figure(10.5, sum(heights))
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     panels = [figure.add_subfigure(grid[row]) for row in range(len(heights))]
     head = panels.pop(0)
@@ -163,7 +171,7 @@ def choose_layer(layers: Sequence[LayerCoefficients], name: str | None = None) -
     return max((entry for entry in layers if len(entry.parts) == most), key=lambda entry: entry.share_between)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure, size in inches, with a margin."""
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
 
@@ -190,7 +198,7 @@ def _vector_heat_map(
     image = axes.imshow(
         deviations.numpy(), aspect="auto", interpolation="nearest", cmap="RdBu_r", norm=_symmetric(deviations)
     )
-    axes.set_title(f"{_subject(shown, name)}: class mean minus average over classes", **_TITLE)
+    axes.set_title(f"{_subject(shown, name)}: class mean minus average over classes", **TITLE_STYLE)
     axes.set_ylabel("class")
     axes.set_yticks(range(len(class_names)), class_names)
     if element == "kernel":
@@ -264,7 +272,7 @@ def _share_by_depth(panel: SubFigure, layers: Sequence[LayerCoefficients], shown
     chance = next(iter(shown.parts.values())).share_by_chance
     axes.axhline(chance, color="0.45", linestyle=(0, (4, 3)), linewidth=1, label="if classes made no difference")
     axes.axvline(1 + list(layers).index(shown), color="0.75", linewidth=7, alpha=0.5, zorder=0, label="layer above")
-    _style(
+    style_axes(
         axes,
         "Share of the variance between classes, by depth",
         "share",
@@ -346,14 +354,20 @@ def colour_cycle(count: int) -> list[str]:
     return [COLOURS[index % len(COLOURS)] for index in range(count)]
 
 
-_TITLE: dict[str, Any] = {"loc": "left", "fontsize": 11}
+TITLE_STYLE: dict[str, Any] = {"loc": "left", "fontsize": 11}
 
 
-def _style(axes: Axes, title: str, ylabel: str, xlabel: str = "epoch") -> None:
+def style_axes(axes: Axes, title: str, ylabel: str, xlabel: str = "epoch") -> None:
     """Set title, labels and grid in the common style."""
-    axes.set_title(title, **_TITLE)
+    axes.set_title(title, **TITLE_STYLE)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    light_grid(axes)
+
+
+def light_grid(axes: Axes) -> None:
+    """Draw a light grid behind the data, and no frame at the top and the right."""
     axes.grid(True, color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -21,6 +21,7 @@ from dynaconv.explain.coefficients import (
 )
 from dynaconv.explain.statistics_measures import gate_limit, measure, normalised_entropy, role_of
 from dynaconv.families.family import Role
+from dynaconv.files import csv_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -196,9 +197,9 @@ class NetworkStatistics:
 
     def to_csv(self) -> str:
         """Return `rows` as CSV text with a header."""
-        from dynaconv.explain.statistics_table import csv_text
+        from dynaconv.explain.statistics_table import COLUMNS, class_rows
 
-        return csv_text(self)
+        return csv_text(COLUMNS, class_rows(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from torch import Tensor
 
 from dynaconv.explain.coefficients import symbol
-from dynaconv.explain.figures import _TITLE, COLOURS, _figure, _style
+from dynaconv.explain.figures import COLOURS, TITLE_STYLE, new_figure, style_axes
 from dynaconv.explain.statistics import QUANTILE_LEVELS, LayerStatistics, NetworkStatistics
 from dynaconv.explain.suppression import Columns, LayerSuppression, Suppression
 
@@ -36,7 +36,7 @@ def kernel_usage(statistics: NetworkStatistics) -> Figure:
         raise ValueError(
             "no layer mixes several kernels; this figure is for networks with CondConv, DY-Conv or ODConv layers."
         )
-    figure = _figure(10.5, 1.9 + 0.3 * len(layer_uses))
+    figure = new_figure(10.5, 1.9 + 0.3 * len(layer_uses))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[1.15, 1])
     width = max(len(use.usage) for _, use in layer_uses)
     shares = torch.full((len(layer_uses), width), math.nan)
@@ -44,7 +44,7 @@ def kernel_usage(statistics: NetworkStatistics) -> Figure:
         shares[row, : len(use.usage)] = use.usage
     image = left.imshow(shares.numpy(), aspect="auto", cmap="cividis", vmin=0, vmax=float(shares.nan_to_num().max()))
     _write_cells(left, shares)
-    left.set_title("Mean share of each kernel", **_TITLE)
+    left.set_title("Mean share of each kernel", **TITLE_STYLE)
     left.set_xlabel("kernel")
     left.set_xticks(range(width), [str(k + 1) for k in range(width)])
     left.set_yticks(range(len(layer_uses)), [layer.name or layer.kind for layer, _ in layer_uses])
@@ -59,7 +59,7 @@ def kernel_usage(statistics: NetworkStatistics) -> Figure:
     )
     right.plot([use.entropy for _, use in layer_uses], rows, "o", color=COLOURS[0], label="of one image, averaged")
     right.plot([use.usage_entropy for _, use in layer_uses], rows, "D", color=COLOURS[1], label="of the average image")
-    right.set_title("Entropy of the shares / log K", **_TITLE)
+    right.set_title("Entropy of the shares / log K", **TITLE_STYLE)
     right.set_xlabel(
         "0: one kernel has all the weight, 1: equal shares\ndifference of the two: dependence on the input"
     )
@@ -88,7 +88,7 @@ def coefficients_by_depth(statistics: NetworkStatistics) -> Figure:
     """
     layers = statistics.layers
     names = list(dict.fromkeys(name for layer in layers for name in layer.parts))
-    figure = _figure(10.5, 2.7 * len(names) + 0.4)
+    figure = new_figure(10.5, 2.7 * len(names) + 0.4)
     grid = figure.subplots(len(names), 1, squeeze=False)
     for axes, name in zip(grid[:, 0], names, strict=True):
         if any(name in layer.parts and layer.parts[name].role == "matrix" for layer in layers):
@@ -110,7 +110,7 @@ def _quantiles(axes: Axes, layers: Sequence[LayerStatistics], name: str) -> None
     kind = next(layer.kind for layer in layers if name in layer.parts)
     letter = symbol(name, kind)
     title = f"{letter}: all values" if len(letter) == 1 else f"Attention to {letter}: all values"
-    _style(axes, f"{title}, over images and elements", letter if len(letter) == 1 else "attention", _DEPTH)
+    style_axes(axes, f"{title}, over images and elements", letter if len(letter) == 1 else "attention", _DEPTH)
     _legend_beside(axes)
 
 
@@ -123,7 +123,7 @@ def _norms(axes: Axes, layers: Sequence[LayerStatistics], name: str) -> None:
         at, means, yerr=spread, fmt="o", color=COLOURS[1], capsize=3, label="mean, and standard\ndeviation over images"
     )
     letter = symbol(name, next(layer.kind for layer in layers if name in layer.parts))
-    _style(axes, f"{letter}: Frobenius norm", f"‖{letter}‖", _DEPTH)
+    style_axes(axes, f"{letter}: Frobenius norm", f"‖{letter}‖", _DEPTH)
     axes.set_ylim(bottom=0)
     _legend_beside(axes)
 
@@ -156,7 +156,7 @@ def suppression_scatter(networks: Mapping[str, Suppression]) -> Figure:
         raise ValueError("`networks` is empty; pass at least one result of `measure_suppression`.")
     columns = min(len(panels), 3)
     rows = math.ceil(len(panels) / columns)
-    figure = _figure(0.6 + 4.3 * max(columns, 2), 0.4 + 4.2 * rows)
+    figure = new_figure(0.6 + 4.3 * max(columns, 2), 0.4 + 4.2 * rows)
     grid = figure.subplots(rows, max(columns, 2) if len(panels) == 1 else columns, squeeze=False)
     used = list(grid.flat)[: len(panels)]
     for axes in list(grid.flat)[len(panels) :]:
@@ -178,7 +178,7 @@ def _scatter(axes: Axes, title: str, suppression: Suppression, whole_row: bool, 
             axes.plot(x, y, "o", markersize=3, alpha=0.55, markeredgewidth=0, color=shades(depth(number)))
     correlation = suppression.average("correlation" if whole_row else "own_correlation")
     value = "not defined" if correlation is None else f"{correlation:+.2f}"
-    _style(
+    style_axes(
         axes, f"{title}\nrank correlation {value}", "gradient at the column", _axis_label(suppression.layers, whole_row)
     )
     if any(len(line.get_xdata()) for line in axes.get_lines()):  # type: ignore[arg-type]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -111,15 +109,6 @@ def _class_row(part: PartReport, index: int) -> dict[str, Any]:
     for key in MEASURES:
         row[key] = float(part.measures[key].class_means[index].mean()) if key in part.measures else None
     return row
-
-
-def csv_text(statistics: NetworkStatistics) -> str:
-    """Return `NetworkStatistics.to_csv`."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(class_rows(statistics))
-    return buffer.getvalue()
 
 
 def plain(statistics: NetworkStatistics) -> dict[str, Any]:

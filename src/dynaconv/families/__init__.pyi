@@ -103,7 +103,7 @@ class DCDConv2d(_DCDConv2d):
             2^floor(log2 sqrt C)).
         latent_taps: L_k, 1 to k^2, of the joint and depthwise forms; None: floor(k^2 / 2).
         blocks: B, the number of diagonal blocks of the residual, a multiple of groups; None: groups.
-        hidden_channels: Number of hidden units; overrides `reduction`.
+        hidden_channels: Number of hidden units, in place of `reduction` and `min_hidden_channels`.
         context_size: The input is averaged over a grid of this many cells along each axis.
         hidden_norm: ``unit`` divides the branch's hidden vector by its length. ``auto``: ``unit``, but None with
             ``norm="batch"``.
@@ -185,7 +185,7 @@ class DCDLinear(_DCDLinear):
         latent_dim: L of one block, at most the larger of its input and output channels; None: floor(C /
             2^floor(log2 sqrt C)).
         blocks: B, the number of diagonal blocks of the residual, a multiple of groups; None: groups.
-        hidden_channels: Number of hidden units; overrides `reduction`.
+        hidden_channels: Number of hidden units, in place of `reduction` and `min_hidden_channels`.
         hidden_norm: ``unit`` divides the branch's hidden vector by its length. ``auto``: ``unit``, but None with
             ``norm="batch"``.
         gain: Factor on the logits of Lambda and on Phi.

@@ -1,47 +1,32 @@
 """Describes networks for the Hub, from a training run or from a network in memory."""
 
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from torch import nn
 
+from dynaconv.conversion import conversion_of
 from dynaconv.errors import CheckpointError
-from dynaconv.hub.config import PHOTO, SMALL, WEIGHT_OPTIONS, HubConfig
+from dynaconv.hub.build import build_network
+from dynaconv.hub.config import HubConfig, creation_options, pretrained_fields
+from dynaconv.train.checkpoint import MODEL_FILE, load_trained
+from dynaconv.train.folders import CONFIG_FILE, SUMMARY_FILE
 
-_SUMMARY_FILE, _SETTINGS_FILE = "summary.json", "config.yaml"
-_RESULT_KEYS = (
-    "train_images",
-    "val_images",
-    "test_images",
-    "epochs",
-    "test_accuracy",
-    "test_top5",
-    "test_loss",
-    "val_accuracy",
-    "per_class",
-    "weights",
-    "seed",
-    "train_seconds",
-    "device",
-    "versions",
+_RESULTS = (
+    *("train_images", "val_images", "test_images", "epochs", "test_accuracy", "test_top5", "test_loss"),
+    *("val_accuracy", "per_class", "weights", "seed", "train_seconds", "device", "versions"),
 )
-_SETTING_KEYS = {
-    "data": ("batch_size", "augment", "padding", "flip", "erase_prob", "rand_augment"),
-    "model": (
-        "optimizer",
-        "lr",
-        "momentum",
-        "weight_decay",
-        "schedule",
-        "warmup_epochs",
-        "label_smoothing",
-        "mixup",
-        "cutmix",
-    ),
+_SETTINGS = {
+    "data": ("batch_size", "augment"),
+    "model": ("optimizer", "lr", "weight_decay", "schedule", "label_smoothing", "mix"),
     "trainer": ("gradient_clip_val", "precision"),
 }
+# timm's settings for resizing the whole image.
+_SMALL = {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"}
 
 
 def load_run(path: str | Path, license: str | None) -> tuple[nn.Module, HubConfig]:
@@ -54,106 +39,71 @@ def load_run(path: str | Path, license: str | None) -> tuple[nn.Module, HubConfi
     Raises:
         CheckpointError: The checkpoint does not exist or is damaged.
     """
-    try:
-        from dynaconv.train.checkpoint import load_trained
-    except ModuleNotFoundError as error:
-        raise CheckpointError(
-            f'reading a run needs {error.name}, which is not installed; pip install "dynaconv[train]".'
-        ) from error
     network, metadata = load_trained(path)
-    own = _pretrained_cfg(network)
-    small = metadata.get("style", SMALL) == SMALL
-    interpolation = metadata.get("interpolation", "bicubic")
-    config = HubConfig(
+    small = metadata.get("style", "small") == "small"
+    settings = {**(getattr(network, "pretrained_cfg", None) or {}), "crop_mode": "center", **metadata}
+    settings |= {"license": license} if license else {}
+    settings |= _SMALL if small else {}
+    # "random" is an option for training; evaluation then uses bicubic.
+    if settings.get("interpolation") == "random":
+        settings["interpolation"] = "bicubic"
+    return network, HubConfig(
         model=metadata["model"].split(".", 1)[0],
-        model_options=_without_reserved(metadata.get("model_options") or {}),
+        model_options=creation_options(metadata.get("model_options")),
         num_classes=metadata["num_classes"],
         in_channels=metadata["in_channels"],
         class_names=tuple(map(str, metadata["class_names"])),
         image_size=metadata["image_size"],
-        mean=tuple(metadata["mean"]),
-        std=tuple(metadata["std"]),
-        style=SMALL if small else PHOTO,
-        crop_pct=1.0 if small else metadata["crop_pct"],
-        crop_mode="squash" if small else "center",
-        # "random" is an option for training; evaluation then uses bicubic.
-        interpolation="bilinear" if small else "bicubic" if interpolation == "random" else interpolation,
-        first_conv=own.get("first_conv"),
-        classifier=own.get("classifier"),
-        license=license or own.get("license"),
+        style="small" if small else "photo",
+        conversion=metadata.get("conversion"),
         training=_training(Path(path).expanduser(), metadata),
+        **pretrained_fields(settings),
     )
-    return network, config
 
 
 def describe_network(
-    network: nn.Module,
-    *,
-    model: str | None,
-    model_options: Mapping[str, Any] | None,
-    class_names: Sequence[str] | None,
-    image_size: int | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    license: str | None,
+    network: nn.Module, given: Mapping[str, Any], model_options: Mapping[str, Any] | None, image_size: int | None
 ) -> HubConfig:
     """Describe a timm network in memory. Arguments that are None are read from the attributes that timm sets on it.
+
+    Args:
+        network: The network.
+        given: Entries that replace those of its ``pretrained_cfg``.
+        model_options, image_size: As for `HubConfig`.
 
     Raises:
         CheckpointError: The network lacks an attribute for an argument that is None, or the values do not agree.
     """
-    own, arguments = _pretrained_cfg(network), dict(getattr(network, "_model_args", {}))
-    name = model or own.get("architecture")
+    own: dict[str, Any] = dict(getattr(network, "pretrained_cfg", None) or {})
+    own |= {key: value for key, value in given.items() if value is not None}
+    arguments = getattr(network, "_model_args", {})
+    name, names = own.get("architecture"), own.get("label_names")
     if not name:
         raise CheckpointError(
             f"this {type(network).__name__} has no attribute with its timm name; pass model='...', "
             f"the name for timm.create_model."
         )
-    classes = getattr(network, "num_classes", None) or arguments.get("num_classes")
-    if not classes:
-        raise CheckpointError(
-            f"{name} has no classifier (num_classes is {classes!r}); a network for the hub needs one."
-        )
-    channels = arguments.get("in_chans") or _input_channels(network, own)
-    height, width = own.get("input_size", (3, 224, 224))[1:]
+    channels, height, width = own.get("input_size", (3, 224, 224))
     if image_size is None and height != width:
         raise CheckpointError(
             f"{name} takes {height} x {width} pixels; pass image_size=..., the side length of a square."
         )
-    options = arguments if model_options is None else dict(model_options)
-    given_names = class_names if class_names is not None else own.get("label_names")
-    return HubConfig(
+    first = network.state_dict().get(f"{own.get('first_conv')}.weight")
+    config = HubConfig(
         model=name.split(".", 1)[0],
-        model_options=_without_reserved(options),
-        num_classes=classes,
-        in_channels=channels,
-        class_names=None if given_names is None else tuple(map(str, given_names)),
+        model_options=creation_options(arguments if model_options is None else model_options),
+        num_classes=getattr(network, "num_classes", 0),
+        in_channels=arguments.get("in_chans", channels) if first is None else first.shape[1],
+        class_names=None if names is None else tuple(map(str, names)),
         image_size=height if image_size is None else image_size,
-        mean=tuple(mean if mean is not None else own.get("mean", ())),
-        std=tuple(std if std is not None else own.get("std", ())),
-        style=PHOTO,
-        crop_pct=own.get("crop_pct", 0.875),
-        crop_mode=own.get("crop_mode", "center"),
-        interpolation=own.get("interpolation", "bicubic"),
-        first_conv=own.get("first_conv"),
-        classifier=own.get("classifier"),
-        license=license or own.get("license"),
+        style="photo",
+        **pretrained_fields(own),
     )
-
-
-def _pretrained_cfg(network: nn.Module) -> dict[str, Any]:
-    return dict(getattr(network, "pretrained_cfg", None) or {})
-
-
-def _without_reserved(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove options that would load other weights, and those that have an attribute of their own."""
-    return {key: value for key, value in options.items() if key not in (*WEIGHT_OPTIONS, "num_classes", "in_chans")}
-
-
-def _input_channels(network: nn.Module, own: Mapping[str, Any]) -> int:
-    first = own.get("first_conv")
-    weight = network.state_dict().get(f"{first}.weight") if isinstance(first, str) else None
-    return int(own.get("input_size", (3,))[0]) if weight is None else weight.shape[1]
+    record = conversion_of(network)
+    # Layers that the timm model has by itself are not part of the conversion.
+    for layer in record and conversion_of(build_network(config)):
+        record.pop(layer, None)
+    return dataclasses.replace(config, conversion=json.loads(json.dumps(record))) if record else config
 
 
 def _training(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,41 +112,36 @@ def _training(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {"data": _data_name(data), **(metadata.get("metrics") or {})}
     folder = path if path.is_dir() else path.parent
     # A single file may be in any folder. Other files of that folder belong to its run only if it has this name.
-    if path.is_dir() or path.name == "model.safetensors":
-        summary = _summary(folder / _SUMMARY_FILE)
+    if path.is_dir() or path.name == MODEL_FILE:
+        summary = _read(folder / SUMMARY_FILE, json.loads)
         if summary.get("model") == metadata["model"]:
-            facts |= {key: summary[key] for key in _RESULT_KEYS if summary.get(key) is not None}
-    settings = _settings(folder / _SETTINGS_FILE) if path.is_dir() else {}
-    settings.setdefault("data", data)
-    selected = {
-        key: settings[section][key]
-        for section, keys in _SETTING_KEYS.items()
+            facts |= {key: summary[key] for key in _RESULTS if summary.get(key) is not None}
+    settings = {"data": data, **(_read(folder / CONFIG_FILE, yaml.safe_load) if path.is_dir() else {})}
+    facts["settings"] = {
+        key: _as_text(settings[section][key])
+        for section, keys in _SETTINGS.items()
         for key in keys
         if isinstance(settings.get(section), dict) and settings[section].get(key) is not None
     }
-    return {**facts, "settings": selected}
+    return facts
 
 
-def _summary(file: Path) -> dict[str, Any]:
+def _read(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     try:
-        summary = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}.") from error
-    return summary if isinstance(summary, dict) else {}
-
-
-def _settings(file: Path) -> dict[str, Any]:
-    import yaml  # type: ignore[import-untyped]
-
-    try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = parse(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"{file} cannot be read: {' '.join(str(error).split())}.") from error
-    return settings if isinstance(settings, dict) else {}
+    return content if isinstance(content, dict) else {}
+
+
+def _as_text(value: Any) -> Any:
+    """Write a choice that has options as ``SGD(momentum=0.9)``; return other values as they are."""
+    if not isinstance(value, dict) or "class_path" not in value:
+        return value
+    options = [f"{key}={option}" for key, option in (value.get("init_args") or {}).items() if option is not None]
+    return f"{value['class_path'].rpartition('.')[2]}({', '.join(options)})"
 
 
 def _data_name(data: Mapping[str, Any]) -> str | None:

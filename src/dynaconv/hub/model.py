@@ -1,33 +1,28 @@
 """A trained network with its description, as a folder or a repository of the Hugging Face Hub."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Self
 
-from huggingface_hub import HfApi, ModelCard, ModelHubMixin
+import torch
+from huggingface_hub import HfApi, ModelCard, ModelHubMixin, hf_hub_download
+from PIL import Image
 from torch import Tensor, nn
 
-from dynaconv import __version__
+from dynaconv.conversion.checkpoint_file import read_file
 from dynaconv.errors import CheckpointError
 from dynaconv.files import write_json, write_text
-from dynaconv.hub.build import (
-    build_network,
-    check_rebuilds,
-    cpu_state,
-    load_weights,
-    read_weights,
-    with_conversion,
-)
+from dynaconv.hub.build import build_network, check_rebuilds
 from dynaconv.hub.card import MARK, make_card
-from dynaconv.hub.config import HubConfig, read_config
+from dynaconv.hub.config import HubConfig
 from dynaconv.hub.describe import describe_network, load_run
-from dynaconv.hub.fetch import CONFIG_FILE, WEIGHTS_FILE, fetch
-from dynaconv.hub.images import image_transform, prepare_image, top_classes
-from dynaconv.hub.push import full_name, has_custom_card, push_errors
-from dynaconv.train.checkpoint import write_weights
+from dynaconv.hub.errors import hub_errors
+from dynaconv.hub.images import prepare_image
+from dynaconv.train.checkpoint import load_state, save_trained
+from dynaconv.train.predict import input_transform
 
-CARD_FILE = "README.md"
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 
 
 class DynaconvModel(nn.Module, ModelHubMixin, library_name="dynaconv"):
@@ -95,54 +90,42 @@ class DynaconvModel(nn.Module, ModelHubMixin, library_name="dynaconv"):
         Raises:
             CheckpointError: The network lacks an attribute for an argument that is left out, or it cannot be rebuilt.
         """
-        config = describe_network(
-            network,
-            model=model,
-            model_options=model_options,
-            class_names=class_names,
-            image_size=image_size,
-            mean=mean,
-            std=std,
-            license=license,
-        )
-        config = with_conversion(config, network)
-        check_rebuilds(network, config, cpu_state(network))
-        return cls(network, config)
+        given = {"architecture": model, "label_names": class_names, "mean": mean, "std": std, "license": license}
+        description = describe_network(network, given, model_options, image_size)
+        check_rebuilds(network, description)
+        return cls(network, description)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # takes no arguments for the constructor
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        force_download: bool = False,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        revision: str | None = None,
-    ) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
         """Load a network, in eval mode and on the CPU.
 
         Args:
             pretrained_model_name_or_path: A folder written by `save_pretrained`, or a repository ``user/name``.
-            force_download, token, cache_dir, local_files_only, revision: As for `huggingface_hub.hf_hub_download`.
+            **options: ``revision``, ``cache_dir``, ``token``, ``force_download`` and ``local_files_only`` of
+                `huggingface_hub.hf_hub_download`.
 
         Raises:
             CheckpointError: The folder or repository does not exist, cannot be reached or is damaged, or its config and
                 weights do not fit.
         """
-        folder = fetch(
-            pretrained_model_name_or_path,
-            revision=revision,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-            token=token,
-        )
-        config = read_config(folder / CONFIG_FILE)
-        state = read_weights(folder / WEIGHTS_FILE)
-        network = build_network(config)
-        load_weights(network, state, str(folder / WEIGHTS_FILE))
-        return cls(network.eval(), config).eval()
+        name = str(Path(pretrained_model_name_or_path).expanduser())
+        revision = f" at revision {options['revision']}" if options.get("revision") else ""
+        try:
+            with hub_errors(f"load {name}{revision}"):
+                return super().from_pretrained(name, **options)
+        # The mixin reads the configuration with json.load, and takes it for a dictionary.
+        except (AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{CONFIG_FILE} of {name} cannot be read as a JSON object: {error}.") from error
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, config: Any = None, **download: Any) -> Self:
+        folder = Path(model_id)
+        file = folder / WEIGHTS_FILE if folder.is_dir() else Path(hf_hub_download(model_id, WEIGHTS_FILE, **download))
+        state = read_file(file)
+        description = HubConfig.from_json(config, file.with_name(CONFIG_FILE))
+        network = build_network(description)
+        load_state(network, state, str(file), description.model)
+        return cls(network, description).eval()
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -150,16 +133,17 @@ class DynaconvModel(nn.Module, ModelHubMixin, library_name="dynaconv"):
         return self.description.class_names
 
     @property
-    def transform(self) -> Callable[[Any], Tensor]:
+    def transform(self) -> Callable[[Image.Image], Tensor]:
         """The transform from a PIL image (mode L for one channel, else RGB) to the network's input, ``(C, H, W)``."""
-        return image_transform(self.description)
+        return input_transform(vars(self.description))
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits of normalised images."""
         logits: Tensor = self.network(x)
         return logits
 
-    def classify(self, image: Any, *, top: int = 5) -> list[tuple[str, float]]:
+    @torch.inference_mode()
+    def classify(self, image: str | Path | Image.Image, *, top: int = 5) -> list[tuple[str, float]]:
         """Return the most likely classes of one image with their probabilities, the most likely first.
 
         Args:
@@ -169,7 +153,11 @@ class DynaconvModel(nn.Module, ModelHubMixin, library_name="dynaconv"):
         Raises:
             DataError: The file does not exist or is not an image.
         """
-        return top_classes(self.network, self.description, prepare_image(self.description, image), top)
+        parameter = next(self.parameters())
+        x = prepare_image(self.description, image).to(parameter.device, parameter.dtype)
+        names = self.class_names or tuple(map(str, range(self.description.num_classes)))
+        values, indices = self(x).float().softmax(1)[0].topk(min(top, len(names)))
+        return [(names[index], value) for index, value in zip(indices.tolist(), values.tolist(), strict=True)]
 
     def save_pretrained(  # type: ignore[override]  # the mixin takes any further keyword for push_to_hub
         self,
@@ -190,7 +178,7 @@ class DynaconvModel(nn.Module, ModelHubMixin, library_name="dynaconv"):
             save_directory: The folder; it is created if it does not exist.
             config: Not supported, because the network has its own description.
             repo_id: Name of the repository, for the card and for ``push_to_hub``.
-            push_to_hub: Also upload the files. Further keywords are passed to `push_to_hub`.
+            push_to_hub: Also upload the files, with ``push_to_hub_kwargs``.
             model_card_kwargs: Arguments of `generate_model_card`, such as ``{"notes": "..."}``.
 
         Returns:
@@ -201,39 +189,31 @@ class DynaconvModel(nn.Module, ModelHubMixin, library_name="dynaconv"):
         """
         if config is not None:
             raise TypeError("`config` is not supported: the network has its own description; leave `config` out.")
+        check_rebuilds(self.network, self.description)
         folder = Path(save_directory).expanduser()
-        given = dict(model_card_kwargs or {})
-        if repo_id is not None:
-            given.setdefault("repo_id", repo_id)
-        check_rebuilds(self.network, self.description, cpu_state(self.network))
+        card = folder / CARD_FILE
+        # The mixin's method removes config.json before it writes the weights; a full disk would lose it.
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            card = folder / CARD_FILE
-            self._save_pretrained(folder)
+            save_trained(folder / WEIGHTS_FILE, self.network, {})
+            write_json(folder / CONFIG_FILE, self.description.to_json())
             if not card.is_file() or MARK in card.read_text(encoding="utf-8"):
-                write_text(card, str(self.generate_model_card(**given)))
-        except (FileExistsError, NotADirectoryError) as error:
-            raise CheckpointError(f"{folder} is a file or inside a file; give a folder.") from error
+                write_text(card, str(self.generate_model_card(**{"repo_id": repo_id, **(model_card_kwargs or {})})))
         except OSError as error:
-            raise CheckpointError(f"cannot write {folder}: {error.strerror or error}.") from error
+            raise CheckpointError(f"cannot write the folder {folder}: {error.strerror or error}.") from error
         if not push_to_hub:
             return None
         return self.push_to_hub(repo_id or folder.name, model_card_kwargs=model_card_kwargs, **push_to_hub_kwargs)
 
-    def push_to_hub(  # type: ignore[override]  # takes no config
+    def push_to_hub(
         self,
         repo_id: str,
         *,
-        config: None = None,
-        commit_message: str = "Upload a network of dynaconv",
-        private: bool | None = None,
         token: str | None = None,
         branch: str | None = None,
-        create_pr: bool | None = None,
-        allow_patterns: list[str] | str | None = None,
         ignore_patterns: list[str] | str | None = None,
-        delete_patterns: list[str] | str | None = None,
         model_card_kwargs: dict[str, Any] | None = None,
+        **options: Any,
     ) -> str:
         """Upload the files of `save_pretrained` in one commit. The repository is created if it does not exist.
 
@@ -241,9 +221,7 @@ class DynaconvModel(nn.Module, ModelHubMixin, library_name="dynaconv"):
 
         Args:
             repo_id: ``user/name``, or ``name`` for the logged-in user.
-            config: Not supported, because the network has its own description.
-            commit_message, private, token, branch, create_pr, allow_patterns, ignore_patterns, delete_patterns: As for
-                `huggingface_hub.ModelHubMixin.push_to_hub`.
+            token, branch, ignore_patterns, **options: As for `huggingface_hub.ModelHubMixin.push_to_hub`.
             model_card_kwargs: Arguments of `generate_model_card`, such as ``{"notes": "..."}``.
 
         Returns:
@@ -253,31 +231,24 @@ class DynaconvModel(nn.Module, ModelHubMixin, library_name="dynaconv"):
             CheckpointError: The Hub cannot be reached or refuses the upload, or the network cannot be rebuilt from its
                 description; nothing is uploaded then.
         """
-        if config is not None:
-            raise TypeError("`config` is not supported: the network has its own description; leave `config` out.")
-        api = HfApi(token=token, library_name="dynaconv", library_version=__version__)
-        with push_errors(repo_id), TemporaryDirectory() as folder:
-            repo_id = full_name(api, repo_id)
-            self.save_pretrained(folder, model_card_kwargs={"repo_id": repo_id, **(model_card_kwargs or {})})
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            ignored = [ignore_patterns] if isinstance(ignore_patterns, str) else list(ignore_patterns or [])
-            if has_custom_card(api, repo_id, branch, MARK):
-                ignored.append(CARD_FILE)
-            commit = api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                commit_message=commit_message,
-                revision=branch,
-                create_pr=create_pr,
-                allow_patterns=allow_patterns,
-                ignore_patterns=ignored or None,
-                delete_patterns=delete_patterns,
+        # The mixin creates the repository before it calls save_pretrained.
+        check_rebuilds(self.network, self.description)
+        ignored = [ignore_patterns] if isinstance(ignore_patterns, str) else list(ignore_patterns or [])
+        with hub_errors(f"upload {repo_id}"):
+            api = HfApi(token=token)
+            repo_id = repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
+            if api.file_exists(repo_id, CARD_FILE, revision=branch):
+                page = api.hf_hub_download(repo_id, CARD_FILE, revision=branch)
+                ignored += [] if MARK in Path(page).read_text(encoding="utf-8") else [CARD_FILE]
+            commit = super().push_to_hub(
+                repo_id,
+                token=token,
+                branch=branch,
+                ignore_patterns=ignored,
+                model_card_kwargs={"repo_id": repo_id, **(model_card_kwargs or {})},
+                **options,
             )
         return str(commit)
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        write_weights(save_directory / WEIGHTS_FILE, cpu_state(self.network), {})
-        write_json(save_directory / CONFIG_FILE, self.description.to_json())
 
     def generate_model_card(self, *, repo_id: str | None = None, notes: str | None = None) -> ModelCard:
         """Return the model card: results, cost compared with the static twin, use, preprocessing, training, citation.

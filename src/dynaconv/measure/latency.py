@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,7 +14,7 @@ from torch import nn
 
 from dynaconv.conversion.example import eval_mode
 from dynaconv.measure.modules import checked_size
-from dynaconv.measure.timing import conditions, synchronised_time, time_interleaved
+from dynaconv.measure.timing import conditions, median_ratio, quartiles, time_in_turns
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -110,14 +109,10 @@ def measure_latency(
             stack.enter_context(eval_mode(model))
         stack.enter_context(torch.inference_mode())
         passes = {name: partial(model, x) for name, model in models.items()}
-        for _ in range(warmup):
-            for one_pass in passes.values():
-                one_pass()
-        seconds = time_interleaved(passes, rounds, partial(synchronised_time, device, clock))
-    times = {name: [1e3 * second for second in durations] for name, durations in seconds.items()}
-    first = next(iter(times.values()))
+        seconds = time_in_turns(passes, rounds, warmup=warmup, clock=clock, device=device)
+    first = next(iter(seconds.values()))
     return Latency(
-        models=tuple(_summary(name, durations, first) for name, durations in times.items()),
+        models=tuple(_summary(name, durations, first) for name, durations in seconds.items()),
         input_size=size,
         rounds=rounds,
         threads=torch.get_num_threads(),
@@ -126,11 +121,6 @@ def measure_latency(
     )
 
 
-def _summary(name: str, durations: list[float], first: list[float]) -> ModelLatency:
-    quartiles = statistics.quantiles(durations, n=4, method="inclusive") if len(durations) > 1 else [durations[0]] * 3
-    return ModelLatency(
-        name=name,
-        median_ms=statistics.median(durations),
-        spread_ms=(quartiles[2] - quartiles[0]) / 2,
-        ratio=statistics.median(own / base for own, base in zip(durations, first, strict=True)),
-    )
+def _summary(name: str, seconds: list[float], first: list[float]) -> ModelLatency:
+    low, median, high = (1e3 * value for value in quartiles(seconds))
+    return ModelLatency(name=name, median_ms=median, spread_ms=(high - low) / 2, ratio=median_ratio(seconds, first))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dynaconv.conversion.example import eval_mode
-from dynaconv.measure.timing import conditions, synchronised_time
+from dynaconv.measure.modules import call_hooks
+from dynaconv.measure.timing import conditions, synchronised_time, time_in_turns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,56 +65,35 @@ def measure_layer_latency(
         raise ValueError(
             "latency cannot be measured on the meta device, which computes nothing; use a network on another device."
         )
-    timer = _LayerTimer(names, x.device, clock)
-    totals: list[float] = []
     layers: dict[str, list[float]] = {}
+
+    def run_by_layer() -> None:
+        with _timed_calls(names, partial(synchronised_time, x.device, clock)) as durations:
+            model(x)
+        for name, duration in durations.items():
+            layers.setdefault(name, []).append(duration)
+
+    passes: dict[str, Callable[[], object]] = {"whole": partial(model, x), "by layer": run_by_layer}
     with eval_mode(model), torch.inference_mode():
-        for index in range(-warmup, rounds):
-            for hooked in (False, True) if index % 2 == 0 else (True, False):
-                if hooked:
-                    with timer:
-                        model(x)
-                    durations = timer.durations_ms
-                else:
-                    start = synchronised_time(x.device, clock)
-                    model(x)
-                    total = (synchronised_time(x.device, clock) - start) * 1e3
-            if index >= 0:
-                totals.append(total)
-                for name, duration in durations.items():
-                    layers.setdefault(name, []).append(duration)
+        seconds = time_in_turns(passes, rounds, warmup=warmup, clock=clock, device=x.device)
     return LayerLatency(
-        total_ms=statistics.median(totals),
-        layers_ms={name: statistics.median(times) for name, times in layers.items()},
+        total_ms=1e3 * statistics.median(seconds["whole"]),
+        layers_ms={name: 1e3 * statistics.median(times[-rounds:]) for name, times in layers.items()},
         conditions=conditions(x.shape, x.device.type, torch.get_num_threads(), torch.__version__, rounds),
     )
 
 
-class _LayerTimer:
-    """Context manager that times each call of the layers inside it; `durations_ms` is of the last use."""
+@contextmanager
+def _timed_calls(names: Mapping[nn.Module, str], clock: Callable[[], float]) -> Iterator[Mapping[str, float]]:
+    """Yield the seconds of each layer's calls in the block, by name."""
+    durations: defaultdict[str, float] = defaultdict(float)
+    starts: list[float] = []
 
-    def __init__(self, names: Mapping[nn.Module, str], device: torch.device, clock: Callable[[], float]) -> None:
-        self.durations_ms: dict[str, float] = {}
-        self._names = names
-        self._device = device
-        self._clock = clock
-        self._starts: list[float] = []
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+    def before(module: nn.Module, args: Any) -> None:
+        starts.append(clock())
 
-    def _before(self, module: nn.Module, args: Any) -> None:
-        self._starts.append(synchronised_time(self._device, self._clock))
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        durations[names[module]] += clock() - starts.pop()
 
-    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
-        duration = (synchronised_time(self._device, self._clock) - self._starts.pop()) * 1e3
-        name = self._names[module]
-        self.durations_ms[name] = self.durations_ms.get(name, 0.0) + duration
-
-    def __enter__(self) -> None:
-        self.durations_ms = {}
-        for module in self._names:
-            self._handles.append(module.register_forward_pre_hook(self._before))
-            self._handles.append(module.register_forward_hook(self._after))
-
-    def __exit__(self, *exc: Any) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+    with call_hooks(names, before, after):
+        yield durations

@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dynaconv.measure.modules import train_mode
+from dynaconv.measure.modules import call_hooks, train_mode
 
 
 class MemoryRecorder:
@@ -42,7 +42,7 @@ class MemoryRecorder:
         self._live_bytes = 0
         self._layer_calls: list[_LayerCall] = []
         self._mode = _OutputMode(self._add)
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._hooks = call_hooks(names, self._before, self._after)
 
     def _add(self, tensor: Tensor) -> None:
         key = _storage_key(tensor)
@@ -69,16 +69,13 @@ class MemoryRecorder:
         self.layer_peaks[layer.name] = max(self.layer_peaks.get(layer.name, 0), layer.peak_bytes - layer.start_bytes)
 
     def __enter__(self) -> MemoryRecorder:
-        for module in self._names:
-            self._handles.append(module.register_forward_pre_hook(self._before))
-            self._handles.append(module.register_forward_hook(self._after))
+        self._hooks.__enter__()
         self._mode.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *exc: Any) -> None:
         self._mode.__exit__(*exc)  # type: ignore[no-untyped-call]
-        for handle in self._handles:
-            handle.remove()
+        self._hooks.__exit__(*exc)
 
 
 class _LayerCall:

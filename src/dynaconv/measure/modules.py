@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,18 @@ def _has_tensors(module: nn.Module, recurse: bool = True) -> bool:
 
 
 @contextmanager
+def call_hooks(
+    layers: Iterable[nn.Module], before: Callable[[nn.Module, Any], None], after: Callable[[nn.Module, Any, Any], None]
+) -> Iterator[None]:
+    """Call `before(layer, args)` and `after(layer, args, output)` around every call of the layers in the block."""
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(layer.register_forward_pre_hook(before).remove)
+            stack.callback(layer.register_forward_hook(after).remove)
+        yield
+
+
+@contextmanager
 def train_mode(model: nn.Module) -> Iterator[None]:
     """Run the block in train mode, then restore modes, buffers and random state.
 
@@ -84,10 +97,12 @@ def _unchanged(value: Tensor, copy: Tensor) -> bool:
 
 def checked_size(input_size: Sequence[int]) -> tuple[int, int, int, int]:
     """Return (B, C, H, W) for a size with or without a batch; B defaults to 1. Raise ValueError for any other size."""
-    all_positive = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in input_size)
-    size = tuple(input_size)
+    size = tuple(input_size) if isinstance(input_size, Iterable) else ()
+    all_positive = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in size)
     if len(size) not in (3, 4) or not all_positive:
-        raise ValueError(f"`input_size` must be (C, H, W) or (B, C, H, W) with positive integers; got {size}.")
+        raise ValueError(
+            f"`input_size` must be (C, H, W) or (B, C, H, W) with positive integers; got {size or input_size}."
+        )
     batch, channels, height, width = (1, *size) if len(size) == 3 else size
     return batch, channels, height, width
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dynaconv.measure.modules import example_input, is_dynamic
+from dynaconv.measure.modules import call_hooks, example_input, is_dynamic
 from dynaconv.ops import cheapest
 
 
@@ -51,7 +51,7 @@ class WorkRecorder:
         self._names = names
         self._counter = FlopCounterMode(display=False)
         self._starts: list[int] = []
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._hooks = call_hooks(names, self._before, self._after)
 
     @property
     def macs(self) -> int:
@@ -72,14 +72,11 @@ class WorkRecorder:
 
     def __enter__(self) -> WorkRecorder:
         self._counter.__enter__()  # type: ignore[no-untyped-call]
-        for module in self._names:
-            self._handles.append(module.register_forward_pre_hook(self._before))
-            self._handles.append(module.register_forward_hook(self._after))
+        self._hooks.__enter__()
         return self
 
     def __exit__(self, *exc: Any) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._hooks.__exit__(*exc)
         self._counter.__exit__(*exc)  # type: ignore[no-untyped-call]
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.conversion.example import eval_mode
+from dynaconv.files import write_csv, write_json
 from dynaconv.measure.layer_latency import LayerLatency, measure_layer_latency
 from dynaconv.measure.memory import MemoryRecorder, saved_bytes
 from dynaconv.measure.modules import checked_size, example_input, leaf_layers, preserved_rng_state
@@ -104,15 +105,13 @@ class Profile:
 
     def to_json(self, path: str | Path) -> None:
         """Write `to_dict` to a file."""
-        from dynaconv.measure.profile_export import write_json
-
-        write_json(self, Path(path))
+        write_json(Path(path), self.to_dict())
 
     def to_csv(self, path: str | Path) -> None:
         """Write one row per layer, one for work outside any layer if there is any, and the totals."""
-        from dynaconv.measure.profile_export import write_csv
+        from dynaconv.measure.profile_export import COLUMNS, csv_rows
 
-        write_csv(self, Path(path))
+        write_csv(Path(path), COLUMNS, csv_rows(self))
 
 
 def profile(model: nn.Module, input_size: Sequence[int], *, latency: bool = False, rounds: int = 20) -> Profile:

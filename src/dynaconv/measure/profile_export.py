@@ -1,12 +1,9 @@
-"""Export of a profile as rows of exact numbers, as JSON and as CSV."""
+"""Export of a profile as rows of exact numbers and as plain values."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from dynaconv import files
 
 if TYPE_CHECKING:
     from dynaconv.measure.profile import Profile
@@ -15,7 +12,7 @@ OUTSIDE = "(outside any layer)"
 TOTAL = "total"
 # Columns whose total can include work outside the layers.
 _SUMS = ("params", "macs", "published_macs", "latency_ms")
-_COLUMNS = (
+COLUMNS = (
     "name",
     "kind",
     "algorithm",
@@ -59,16 +56,11 @@ def profile_dict(profile: Profile) -> dict[str, Any]:
     }
 
 
-def write_json(profile: Profile, path: Path) -> None:
-    """Write `profile_dict` as indented JSON."""
-    files.write_json(path, profile_dict(profile))
-
-
-def write_csv(profile: Profile, path: Path) -> None:
-    """Write one row per layer, one for work outside any layer if there is any, and the totals."""
+def csv_rows(profile: Profile) -> list[dict[str, Any]]:
+    """Return one row per layer, one for work outside any layer if there is any, and the totals."""
     rows = [dataclasses.asdict(layer) for layer in profile.layers]
     rows += [row for row in (outside_row(profile), total_row(profile)) if row]
-    files.write_csv(path, _COLUMNS, [{**row, "output_shape": dimensions(row.get("output_shape"))} for row in rows])
+    return [{**row, "output_shape": dimensions(row.get("output_shape"))} for row in rows]
 
 
 def dimensions(shape: tuple[int, ...] | None) -> str:

@@ -11,7 +11,6 @@ import os
 import platform
 import shlex
 import shutil
-import struct
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 
 from dynaconv.errors import DynaconvError
+from dynaconv.files import replacing
 
 SOURCES = Path(__file__).parent / "csrc"
 FLAGS = ("-O3", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
@@ -104,15 +104,15 @@ def build(host: Host | None = None, *, verbose: bool = False) -> Path:
 
 
 def _cached(digest: str, name: str, make: Callable[[Path], Path]) -> Path:
-    """Return a file of the cache; make it if it is missing or incomplete."""
+    """Return a file of the cache; make it if it is missing."""
     folder = _cache() / digest
     file = folder / name
-    if not is_complete_elf(file):
+    if not file.is_file():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                # The move is atomic, so that another process never loads an incomplete library.
-                make(Path(scratch)).replace(file)
+            # Loading an incomplete library ends the process, so another process, or one after a power cut, finds none.
+            with tempfile.TemporaryDirectory(dir=folder) as scratch, replacing(file) as temporary:
+                make(Path(scratch)).replace(temporary)
         except OSError as error:
             raise BuildError(
                 f"{folder} cannot be written ({error.strerror}); set DYNACONV_CACHE to a writable folder."
@@ -142,7 +142,7 @@ def prebuilt_library(host: str) -> Path | None:
     oldest supported one on. If DYNACONV_CXXFLAGS is set, it is not used, since it was built without these flags.
     """
     library = SOURCES.parent / prebuilt_name(host)
-    return library if is_complete_elf(library) and not os.environ.get("DYNACONV_CXXFLAGS") else None
+    return library if library.is_file() and not os.environ.get("DYNACONV_CXXFLAGS") else None
 
 
 def prebuilt_name(host: str) -> str:
@@ -167,21 +167,6 @@ def compile_for_wheel(folder: Path) -> list[Path]:
 
 def _label(host: str) -> str:
     return "native" if host == "torch" else host
-
-
-def is_complete_elf(library: Path) -> bool:
-    """Return whether a file is an ELF file as long as its header says; loading a truncated one ends the process."""
-    try:
-        with library.open("rb") as file:
-            head = file.read(64)
-        if len(head) < 64 or head[:6] != b"\x7fELF\x02\x01":
-            return False
-        # The section header table is the last part of the file.
-        (offset,) = struct.unpack_from("<Q", head, 40)
-        size, count = struct.unpack_from("<HH", head, 58)
-        return bool(library.stat().st_size >= offset + size * count > 64)
-    except OSError:
-        return False
 
 
 def _command() -> list[str]:

@@ -1,10 +1,10 @@
 """Compares published claims with the results of a study."""
 
-import statistics
 from dataclasses import dataclass
 from typing import Literal
 
 from dynaconv.errors import counted
+from dynaconv.measure.timing import quartiles
 from dynaconv.study.definition import Claim
 from dynaconv.study.results import Results, VariantResults
 
@@ -55,7 +55,7 @@ def _judge_times(claim: Claim, left: VariantResults, right: VariantResults) -> F
     assert right.cost is not None
     key = _ROUNDS[claim.metric]
     ratios = [mine / theirs for mine, theirs in zip(left.cost[key], right.cost[key], strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    low, middle, high = quartiles(ratios)
     sign = 1 if low > 1 else -1 if high < 1 else 0
     found = f"{middle:.2f} of the time (quartiles {low:.2f} to {high:.2f})"
     return Finding(claim=claim, verdict=_verdict(claim, sign), found=found)

@@ -3,7 +3,7 @@
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,14 +18,13 @@ from dynaconv.conversion.example import eval_mode
 from dynaconv.deployment import deploy
 from dynaconv.measure.memory import MemoryRecorder
 from dynaconv.measure.profile import profile
-from dynaconv.measure.timing import time_interleaved
+from dynaconv.measure.timing import time_in_turns
 from dynaconv.native import ready
 from dynaconv.study.definition import Study, Variant
 from dynaconv.train.config import make_parser, resolve
-from dynaconv.train.module import make_optimizer
 
 # Options of the recipe that can change the cost of a step.
-_COST_OPTIONS = ("name", "model_options", "channels_last", "optimizer", "momentum", "nesterov")
+_COST_OPTIONS = ("name", "model_options", "channels_last", "optimizer")
 # An inference pass of one image is much shorter than a training step, so more rounds are affordable.
 _MIN_INFERENCE_ROUNDS = 31
 # Native passes per round. One pass is so short that cold caches would dominate its time.
@@ -110,11 +109,11 @@ def _trainable_network(variant: Variant) -> _TrainableNetwork:
     resolved = resolve(variant.config)
     torch.manual_seed(0)
     built = make_parser().instantiate(resolved)
-    module, options = built.model, built.model.hparams
+    module = built.model
     # With a learning rate of zero, a step does its full work, but the weights do not change over the rounds.
-    optimizer = make_optimizer(module.model, options, 0.0)
+    optimizer = module.make_optimizer(0.0)
     images, targets = next(iter(built.data.train_dataloader()))
-    if options["channels_last"]:
+    if module.hparams["channels_last"]:
         images = images.contiguous(memory_format=torch.channels_last)
     return _TrainableNetwork(module.model.train(), optimizer, images, targets, resolved.trainer.gradient_clip_val)
 
@@ -151,41 +150,29 @@ def step_peak_bytes(subject: _TrainableNetwork) -> int:
 def _measure_times(
     subjects: dict[str, _TrainableNetwork], costs: dict[str, dict[str, Any]], rounds: int, clock: Callable[[], float]
 ) -> None:
-    steps = _interleaved_seconds({name: subject.step for name, subject in subjects.items()}, rounds, clock)
+    time_series = partial(time_in_turns, warmup=1, clock=clock)
+    steps = time_series({name: subject.step for name, subject in subjects.items()}, rounds)
     with ExitStack() as stack:
         for subject in subjects.values():
             stack.enter_context(eval_mode(subject.model))
         stack.enter_context(torch.inference_mode())
         passes = {name: partial(subject.model, subject.images[:1]) for name, subject in subjects.items()}
-        inference = _interleaved_seconds(passes, max(rounds, _MIN_INFERENCE_ROUNDS), clock)
+        inference = time_series(passes, max(rounds, _MIN_INFERENCE_ROUNDS))
         native = {}
         if ready():
             for name, subject in subjects.items():
                 native[name] = partial(_repeat, deploy(subject.model, backend="native"), subject.images[:1])
-        compiled = _interleaved_seconds(native, max(rounds, _MIN_INFERENCE_ROUNDS), clock)
-    for name, times in compiled.items():
-        passes_seconds = [seconds / _NATIVE_PASSES for seconds in times]
-        costs[name]["native_seconds"] = statistics.median(passes_seconds)
-        costs[name]["native_rounds"] = [float(f"{seconds:.4g}") for seconds in passes_seconds]
-    for name, cost in costs.items():
-        cost["step_seconds"] = statistics.median(steps[name])
-        cost["latency_seconds"] = statistics.median(inference[name])
-        cost["step_rounds"] = [float(f"{seconds:.4g}") for seconds in steps[name]]
-        cost["latency_rounds"] = [float(f"{seconds:.4g}") for seconds in inference[name]]
+        compiled = time_series(native, max(rounds, _MIN_INFERENCE_ROUNDS))
+    per_pass = {name: [seconds / _NATIVE_PASSES for seconds in times] for name, times in compiled.items()}
+    for kind, series in (("step", steps), ("latency", inference), ("native", per_pass)):
+        for name, times in series.items():
+            costs[name][f"{kind}_seconds"] = statistics.median(times)
+            costs[name][f"{kind}_rounds"] = [float(f"{seconds:.4g}") for seconds in times]
 
 
 def _repeat(network: nn.Module, images: Tensor) -> None:
     for _ in range(_NATIVE_PASSES):
         network(images)
-
-
-def _interleaved_seconds(
-    work: Mapping[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]
-) -> dict[str, list[float]]:
-    """Return the seconds of each function in each round, after one warm-up round."""
-    for do in reversed(list(work.values())):
-        do()
-    return time_interleaved(work, rounds, clock)
 
 
 def _conditions(subject: _TrainableNetwork, rounds: int) -> dict[str, Any]:

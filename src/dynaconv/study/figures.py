@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
-from dynaconv.explain.figures import COLOURS, colour_cycle
+from dynaconv.explain.figures import COLOURS, colour_cycle, light_grid, new_figure
 from dynaconv.study import definition
 from dynaconv.study.results import Results
 
@@ -33,16 +33,11 @@ def draw(figure: definition.Figure, results: Results) -> Figure | None:
 
 
 def _figure(width: float, height: float, title: str) -> tuple[Figure, Any]:
-    canvas = Figure(figsize=(width, height), layout="constrained")
+    canvas = new_figure(width, height)
     axes = canvas.subplots()
     axes.set_title(title, loc="left")
-    _style(axes)
+    light_grid(axes)
     return canvas, axes
-
-
-def _style(axes: Any) -> None:
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _accuracy(figure: definition.Figure, results: Results) -> Figure | None:
@@ -121,7 +116,7 @@ def _gain(figure: definition.Figure, results: Results) -> Figure | None:
 def _frontier(figure: definition.Figure, results: Results) -> Figure | None:
     """Draw mean accuracy and its 95 % interval over native latency, parameters and multiply-adds, by family."""
     families = list(dict.fromkeys(definition.stem(name) for name in figure.variants))
-    canvas = Figure(figsize=(12, 4.2), layout="constrained")
+    canvas = new_figure(12, 4.2)
     canvas.suptitle(figure.title, x=0.01, ha="left")
     panels = canvas.subplots(1, 3, sharey=True)
     for axes, (cost, unit, label) in zip(panels, _COSTS, strict=True):
@@ -140,7 +135,7 @@ def _frontier(figure: definition.Figure, results: Results) -> Figure | None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
-        _style(axes)
+        light_grid(axes)
     if not panels[1].containers:
         return None
     panels[0].set_ylabel("test accuracy")

@@ -13,9 +13,8 @@ from filelock import FileLock, Timeout
 from dynaconv.errors import RunError
 from dynaconv.files import write_json
 from dynaconv.study.definition import Study, Variant
-from dynaconv.train.callbacks import LAST
 from dynaconv.train.checkpoint import MODEL_FILE
-from dynaconv.train.folders import CHECKPOINT_FOLDER, SUMMARY_FILE
+from dynaconv.train.folders import CHECKPOINT_FOLDER, LAST, SUMMARY_FILE
 
 STUDY_FILE, OUTCOME_FILE, TRACE_FILE, COSTS_FILE = "study.json", "outcome.json", "trace.csv", "costs.json"
 State = Literal["done", "diverged", "failed", "running", "interrupted", "open"]

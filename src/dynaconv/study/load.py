@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dynaconv.errors import RunError, listed, nearest_names
+from dynaconv.study import STUDIES
 from dynaconv.study.definition import (
     CLAIM_METRICS,
     FIGURE_KINDS,
@@ -21,8 +22,8 @@ from dynaconv.study.definition import (
     stem,
     with_dotted_changes,
 )
-from dynaconv.train.config import TrainConfig, load_recipe, recipe_names
-from dynaconv.train.named_yaml import ShippedYaml
+from dynaconv.train import RECIPES
+from dynaconv.train.config import TrainConfig, load_recipe
 
 _KEYS = (
     "title",
@@ -41,14 +42,6 @@ _KEYS = (
 )
 
 
-_STUDIES = ShippedYaml("study", "dynaconv.study", "studies", suggestions=3)
-
-
-def study_names() -> list[str]:
-    """Return the names of the studies that come with the package."""
-    return _STUDIES.names()
-
-
 def load_study(study: str | Path) -> Study:
     """Read a study by name or from a YAML file.
 
@@ -60,7 +53,7 @@ def load_study(study: str | Path) -> Study:
 
 
 def _read(study: str | Path) -> tuple[str, dict[str, Any]]:
-    return Path(study).stem, check_keys(_STUDIES.load(study), _KEYS, f"the study {study}")
+    return Path(study).stem, check_keys(STUDIES.load(study), _KEYS, f"the study {study}")
 
 
 def _build(name: str, values: dict[str, Any]) -> Study:
@@ -97,11 +90,11 @@ def _base(base: Any, where: str) -> TrainConfig:
     """Return the base recipe, given as a mapping, by a recipe's name or file, or by the name of a shipped study."""
     if isinstance(base, Mapping):
         return TrainConfig.from_dict(base)
-    if base in study_names():
+    if base in STUDIES.names():
         return load_study(base).base
-    if isinstance(base, str) and (base in recipe_names() or base.endswith((".yaml", ".yml"))):
+    if isinstance(base, str) and (base in RECIPES.names() or base.endswith((".yaml", ".yml"))):
         return load_recipe(base)
-    near = listed(nearest_names(str(base), [*study_names(), *recipe_names()]))
+    near = listed(nearest_names(str(base), [*STUDIES.names(), *RECIPES.names()]))
     raise RunError(f"{where}: `base` is a recipe, or the name of one or of a study; got {base!r}, the nearest: {near}.")
 
 

@@ -1,12 +1,13 @@
 """A study's report: tables as Markdown and CSV, figures, and published claims compared with the results."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from dynaconv.explain.figures import save
 from dynaconv.files import write_csv, write_text
+from dynaconv.markdown import markdown_table, write_page
 from dynaconv.study.claims import judge
 from dynaconv.study.definition import Figure, Table
 from dynaconv.study.figures import draw
@@ -65,7 +66,7 @@ def write_report(results: Results, out: Path) -> Path:
     parts += figures
     if results.study.claims:
         parts.append(claims_table(results))
-    write_text(out / PAGE_FILE, "\n\n".join([*parts, _footer(results)]) + "\n")
+    write_page(out / PAGE_FILE, [*parts, _footer(results)])
     return out / PAGE_FILE
 
 
@@ -125,7 +126,8 @@ def _table(table: Table, results: Results) -> str:
     reference = results.reference
     rows = [_cells(results.variants[name], reference) for name in table.variants]
     names = [name for name in rows[0] if name in ("variant", "runs", "test accuracy") or any(row[name] for row in rows)]
-    return f"## {table.title}\n\n" + markdown_table(names, [[row[name] for name in names] for row in rows])
+    cells = [[row[name] for name in names] for row in rows]
+    return f"## {table.title}\n\n" + "\n".join(markdown_table(names, cells))
 
 
 def _sweep_table(table: Table, results: Results) -> str:
@@ -143,18 +145,12 @@ def _sweep_table(table: Table, results: Results) -> str:
             shown = [results.variants.get(f"{family}@{value}") for value in values]
             cells = ["" if each is None else _percent(mean(each)) or each.runs() for each in shown]
             rows.append([titles[family].rpartition(", ")[0], *cells])
-        return markdown_table([f"{metric} accuracy by {swept}", *values], rows)
+        return "\n".join(markdown_table([f"{metric} accuracy by {swept}", *values], rows))
 
     tables = [table_of("test", lambda variant: variant.mean)]
     if any(results.variants[name].val_accuracy for name in table.variants):
         tables.append(table_of("validation", lambda variant: variant.val_mean))
     return "\n\n".join(tables)
-
-
-def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table whose first column is text and whose other columns are right-aligned."""
-    lines = [f"| {' | '.join(names)} |", f"| --- |{' ---: |' * (len(names) - 1)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def contrast_rows(results: Results) -> Iterator[dict[str, Any]]:
@@ -198,7 +194,7 @@ def _contrasts(results: Results) -> str:
         rows.append([row["title"], *titles, str(row["seeds"]), _percent(shown, sign="+"), *ratios])
     intro = "Points of test accuracy, paired by seed, with the 95 % interval; the rest are ratios, variant to against; "
     intro += "training is the ratio of all steps together."
-    return f"## Like with like\n\n{intro}\n\n" + markdown_table(names, rows)
+    return f"## Like with like\n\n{intro}\n\n" + "\n".join(markdown_table(names, rows))
 
 
 def _cells(variant: VariantResults, reference: VariantResults) -> dict[str, str]:
@@ -238,7 +234,7 @@ def claims_table(results: Results) -> str:
         "a round on one side of one. It is about the sign alone, not the size. No correction is made for the number "
         "of claims."
     )
-    return f"## Published claims\n\n{intro}\n\n" + markdown_table(names, rows).replace("---:", "---")
+    return f"## Published claims\n\n{intro}\n\n" + "\n".join(markdown_table(names, rows, "l"))
 
 
 def _footer(results: Results) -> str:

@@ -1,9 +1,8 @@
 """Scales the learning rate to the global batch."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import Trainer
 
@@ -61,31 +60,17 @@ def global_batch(trainer: Trainer) -> GlobalBatch:
     )
 
 
-def lr_scale(images: int, reference: int | None, optimizer: Literal["sgd", "adamw"]) -> float:
-    """Return the factor that scales a learning rate to another batch.
-
-    Args:
-        images: Images per update.
-        reference: Images per update that the rate was chosen for; with ``None`` the factor is 1.
-        optimizer: The rate is scaled linearly with the batch for SGD, and with its square root for AdamW.
-    """
-    if reference is None:
-        return 1.0
-    ratio = images / reference
-    return math.sqrt(ratio) if optimizer == "adamw" else ratio
-
-
-def scale_notes(batch: GlobalBatch, options: Mapping[str, Any], lr: float) -> list[str]:
+def scale_notes(batch: GlobalBatch, options: Mapping[str, Any], lr: float, rule: str) -> list[str]:
     """Return notes for the user about the batch and the learning rate; none for an ordinary run in one process.
 
     Args:
         batch: The global batch of the run.
         options: Arguments of the module.
         lr: Learning rate after scaling.
+        rule: How the rate grows with the batch, for the note.
     """
     notes = [f"{batch}."] if batch.processes > 1 or batch.accumulation > 1 else []
     if options["lr_reference_batch"] is not None:
-        rule = "the square root of the batch" if options["optimizer"] == "adamw" else "the batch"
         notes.append(
             f"learning rate {lr:.4g}: {options['lr']:.4g} for {options['lr_reference_batch']:,} images an update, "
             f"scaled by {rule} to {batch.images:,}."

@@ -1,15 +1,11 @@
-"""Lightning callbacks that write the metrics table and report progress."""
+"""A Lightning callback that writes the metrics table."""
 
 import csv
-import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
 
 from dynaconv.files import write_csv
 
@@ -25,32 +21,13 @@ COLUMNS = (
     "seconds",
     "images_per_second",
 )
-BEST, LAST = "best.ckpt", "last.ckpt"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProgressEvent:
-    """Progress of a run after a batch or an epoch.
-
-    Attributes:
-        kind: ``"batch"`` or ``"epoch"``.
-        epoch, epochs: Number of this epoch, from 1, and total number of epochs (0 if unknown).
-        batch, batches: Batches done in this epoch, and number of batches per epoch (0 if unknown).
-        seconds: Seconds since the start of this epoch.
-        metrics: After an epoch, its row of the metrics table; otherwise empty.
-    """
-
-    kind: Literal["batch", "epoch"]
-    epoch: int
-    epochs: int
-    batch: int
-    batches: int
-    seconds: float
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class EpochTable(Callback):
-    """Writes ``metrics.csv`` with one row per epoch. The whole file is rewritten, so that it is never truncated."""
+    """Writes ``metrics.csv`` with one row per epoch. The whole file is rewritten, so that it is never truncated.
+
+    Lightning's `CSVLogger` writes two rows per epoch, and a resumed run deletes those of before.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -76,6 +53,14 @@ class EpochTable(Callback):
         if self.path.is_file():
             with self.path.open(newline="", encoding="utf-8") as file:
                 self.rows = [dict(row) for row in csv.DictReader(file) if int(row["epoch"]) <= epochs]
+
+    def newest_is_best(self) -> bool:
+        """Return whether the last epoch has the best validation accuracy; among equal ones, the lowest loss decides.
+
+        If the losses are equal too, the later epoch is the best.
+        """
+        ranks = [(float(row["val_acc"]), -float(row["val_loss"])) for row in self.rows if row.get("val_acc", "") != ""]
+        return self._validated and ranks[-1] == max(ranks)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter()
@@ -120,54 +105,3 @@ class EpochTable(Callback):
 
 def _rounded(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-class ReportProgress(Checkpoint):
-    """Calls a function with a `ProgressEvent` after every batch and epoch.
-
-    It is a checkpoint callback because Lightning calls those last, in their order: an epoch is reported after its
-    checkpoints are written.
-    """
-
-    def __init__(self, report: Callable[[ProgressEvent], None], table: EpochTable) -> None:
-        self.report = report
-        self.table = table
-        self._started = 0.0
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._started = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self._send(trainer, "batch", batch_idx + 1, {})
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        row = {name: float(value) for name, value in self.table.rows[-1].items() if value != ""}
-        self._send(trainer, "epoch", self._batches(trainer), row)
-
-    @staticmethod
-    def _batches(trainer: Trainer) -> int:
-        batches = trainer.num_training_batches
-        return int(batches) if math.isfinite(batches) else 0
-
-    def _epochs(self, trainer: Trainer) -> int:
-        if (trainer.max_epochs or -1) > 0:
-            return int(trainer.max_epochs or 0)
-        batches = self._batches(trainer)
-        steps = math.ceil(batches / trainer.accumulate_grad_batches)
-        return math.ceil(trainer.max_steps / steps) if steps and trainer.max_steps > 0 else 0
-
-    def _send(self, trainer: Trainer, kind: Literal["batch", "epoch"], batch: int, metrics: dict[str, float]) -> None:
-        if trainer.is_global_zero:
-            self.report(
-                ProgressEvent(
-                    kind=kind,
-                    epoch=trainer.current_epoch + 1,
-                    epochs=self._epochs(trainer),
-                    batch=batch,
-                    batches=self._batches(trainer),
-                    seconds=time.perf_counter() - self._started,
-                    metrics=metrics,
-                )
-            )

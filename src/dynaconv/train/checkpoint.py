@@ -11,11 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dynaconv.conversion.checkpoint_file import mismatches
-from dynaconv.errors import CheckpointError, DynaconvError
+from dynaconv.errors import CheckpointError, DynaconvError, counted
 from dynaconv.files import replacing
-from dynaconv.train.callbacks import BEST, LAST
 from dynaconv.train.factory import create_network
-from dynaconv.train.folders import CHECKPOINT_FOLDER
+from dynaconv.train.folders import BEST, CHECKPOINT_FOLDER, LAST
 
 MODEL_FILE = "model.safetensors"
 _METADATA_KEY = "dynaconv"
@@ -97,7 +96,7 @@ def load_trained(path: str | Path, *, model: str | None = None) -> tuple[nn.Modu
         )
     except DynaconvError as error:
         raise CheckpointError(f"cannot build the network of the checkpoint {file}: {error}") from error
-    _load_state(network, state, file, str(metadata["model"]))
+    load_state(network, state, f"the checkpoint {file}", str(metadata["model"]))
     return network.eval(), metadata
 
 
@@ -168,11 +167,21 @@ def evaluated_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
-def _load_state(network: nn.Module, state: Mapping[str, Tensor], file: Path, name: str) -> None:
+def load_state(network: nn.Module, state: Mapping[str, Tensor], source: str, name: str) -> None:
+    """Load a state dict, which must fit the network exactly.
+
+    Args:
+        network: The network to load into.
+        state: The weights.
+        source, name: Names of the weights and of the network, for the message.
+
+    Raises:
+        CheckpointError: A tensor is missing, is unexpected or has another shape; nothing is loaded then.
+    """
     if mismatched := mismatches(network, state):
         first = mismatched[0]
         raise CheckpointError(
-            f"the checkpoint {file} does not fit {name}: {len(mismatched)} entries differ, the first is {first.key!r} "
-            f"(checkpoint: {first.given}, model: {first.expected})."
+            f"{source} does not fit {name}: {counted(len(mismatched), 'tensor')} cannot be loaded, the first is "
+            f"{first.key!r} (checkpoint: {first.given}, model: {first.expected})."
         )
     network.load_state_dict(dict(state))

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.utils.data import IterableDataset, Subset
 
 from dynaconv.errors import DataError, RunError
 from dynaconv.train.data.module import ImageDataModule
@@ -42,16 +43,17 @@ def evaluate_checkpoint(
         RunError: ``data`` is not given, and the checkpoint does not name its data set or the folder of it is missing.
     """
     module = checkpoint_data(metadata, data, data_dir, batch_size, num_workers)
-    check_classes(module, metadata)
-    chosen = choose_split(module, split)
-    loader = module.eval_loader(chosen)
+    loader = module.eval_loader(choose_split(module, split))
     return evaluate(model.to(device), loader, metadata["class_names"], device=device, report=report)
 
 
 def checkpoint_data(
     metadata: Mapping[str, Any], data: str | None, data_dir: str | None, batch_size: int, num_workers: int | None
 ) -> ImageDataModule:
-    """Return a data set, preprocessed as the network of a checkpoint expects it; see `evaluate_checkpoint`."""
+    """Return a data set with the classes of a checkpoint, preprocessed as its network expects it.
+
+    The arguments and errors are those of `evaluate_checkpoint`.
+    """
     trained = dict(metadata.get("data") or {})
     if data is None and "name" not in trained:
         raise RunError("the checkpoint does not name the data set it was trained on; pass --data NAME.")
@@ -83,6 +85,7 @@ def checkpoint_data(
     module.style = metadata.get("style", module.style)
     module.crop_pct = metadata.get("crop_pct", module.crop_pct)
     module.interpolation = metadata.get("interpolation", module.interpolation)
+    _check_classes(module, metadata)
     return module
 
 
@@ -92,8 +95,7 @@ def _check_folder_exists(name: str, data_dir: str | None) -> None:
         raise RunError(f"the folder {missing} of the training data does not exist; pass {flag} DIR.")
 
 
-def check_classes(module: ImageDataModule, metadata: Mapping[str, Any]) -> None:
-    """Raise `DataError` unless the data set has the classes of the checkpoint, in the same order."""
+def _check_classes(module: ImageDataModule, metadata: Mapping[str, Any]) -> None:
     expected, present = tuple(metadata["class_names"]), tuple(module.class_names)
     if len(expected) != len(present):
         raise DataError(
@@ -117,3 +119,18 @@ def choose_split(module: ImageDataModule, split: SplitName) -> Split:
     if module.val_split is None:
         raise DataError(f"the run on {module.name!r} held out no validation images; use --split test.")
     return module.val_split
+
+
+def random_images(module: ImageDataModule, split: SplitName, count: int, *, seed: int) -> Split:
+    """Return random images of a split, because folders are sorted by class; a stream is returned whole.
+
+    Raises:
+        DataError: The split is "val" and no validation images were held out.
+    """
+    chosen: Any = choose_split(module, split)
+    if isinstance(chosen, IterableDataset):
+        return chosen
+    order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))
+    indices = sorted(order[:count].tolist())
+    subset: Split = chosen.subset(indices) if hasattr(chosen, "subset") else Subset(chosen, indices)
+    return subset

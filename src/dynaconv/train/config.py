@@ -1,22 +1,22 @@
 """The configuration of a run. YAML, command line and Python give the same object, checked by the same parser."""
 
 import difflib
+import inspect
 import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dynaconv.errors import RunError, listed, nearest_names
+from dynaconv.train import RECIPES
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.module import ClassificationModule
-from dynaconv.train.named_yaml import ShippedYaml
 from dynaconv.train.saving import CheckpointOptions
 
 _GROUPS = ("data", "model", "trainer", "checkpoint")
@@ -72,21 +72,13 @@ class TrainConfig:
         return TrainConfig.from_dict(values)
 
 
-_RECIPES = ShippedYaml("recipe", "dynaconv.train", "recipes", suggestions=4)
-
-
-def recipe_names() -> list[str]:
-    """Return the names of the recipes that come with the package."""
-    return _RECIPES.names()
-
-
 def recipe_text(recipe: str | Path) -> str:
     """Return the YAML of a recipe, by its name or from a file.
 
     Raises:
         RunError: There is no such recipe or file.
     """
-    return _RECIPES.text(recipe)
+    return RECIPES.text(recipe)
 
 
 def load_recipe(recipe: str | Path) -> TrainConfig:
@@ -95,7 +87,7 @@ def load_recipe(recipe: str | Path) -> TrainConfig:
     Raises:
         RunError: There is no such recipe or file, or its content is not a configuration.
     """
-    values = _RECIPES.load(recipe)
+    values = RECIPES.load(recipe)
     if not isinstance(values, dict):
         raise RunError(
             f"the recipe {recipe} must hold keys {listed(('seed', *_GROUPS), quote=False)}; "
@@ -143,64 +135,148 @@ def resolve(config: TrainConfig, overrides: Sequence[str] = ()) -> Namespace:
     Raises:
         RunError: A key is unknown, or a value is invalid or missing.
     """
-    parser = make_parser()
-    groups = {name: dict(getattr(config, name)) for name in _GROUPS}
-    given = [f"--seed={config.seed}", *(f"--{name}={json.dumps(group)}" for name, group in groups.items())]
+    values = {f"{group}.{key}": value for group in _GROUPS for key, value in getattr(config, group).items()}
+    values["seed"] = config.seed
+    given = [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in values.items()]
+    given += parse_overrides(overrides)
+    for name, _ in given:
+        _check_name(name)
     try:
-        return parser.parse_args([*given, *overrides])
+        resolved = make_parser().parse_args([f"--{name}={value}" for name, value in given])
     except ArgumentError as error:
-        raise RunError(_explain(str(error))) from error
+        raise RunError(_explain(error, given)) from error
+    for name, hint in option_types().items():
+        # The parser would hide the message of an alternative that refuses its options.
+        kinds, value = choices(hint), resolved.get(name)
+        if not kinds or value is None:
+            continue
+        if "class_path" not in value:
+            next(iter(kinds.values()))(**value)
+        elif (kind := kinds.get(value.class_path.rpartition(".")[2])) is not None:
+            kind(**value.get("init_args", {}))
+    return resolved
 
 
-def _explain(message: str) -> str:
-    """Return the parser's message as one sentence, with the nearest names for an unknown key."""
-    message = " ".join(message.split())
-    flag = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
-    if flag is not None:
-        return unknown_flag(flag[1])
-    nested = re.search(r"[Gg]roup '(\w+)' does not accept option '([\w.]+)'", message)
-    if nested is None:
-        return _explain_value(message)
-    name = ".".join(nested.groups())
-    known = [flag.removeprefix("--") for flag in flags()]
-    return f"unknown option {name!r}; the nearest names are {listed(nearest_names(name, known))}."
-
-
-def flags() -> list[str]:
-    """Return every flag of the parser, without the forms that jsonargparse adds, such as ``--data.help``."""
-    known = {flag for action in make_parser()._actions for flag in action.option_strings}
-    return [*sorted(flag for flag in known if "." in flag and not flag.endswith((".help", "+"))), "--seed"]
-
-
-def unknown_flag(flag: str, short_flags: Sequence[str] = ()) -> str:
-    """Return the message for a flag that does not exist.
+def parse_overrides(words: Sequence[str], *, short: Iterable[str] = ()) -> list[tuple[str, str]]:
+    """Return the names and values of command-line arguments ``--name=value`` or ``--name value``.
 
     Args:
-        flag: The flag with its dashes.
-        short_flags: Short flags of the command, which are suggested before the long ones.
+        words: The arguments.
+        short: Other flags of the command, to suggest for an unknown one.
+
+    Raises:
+        RunError: A word is no such argument, or an option is unknown.
     """
-    name = flag.lstrip("-")
-    plain = [known.lstrip("-") for known in short_flags] if "." not in name else []
-    short = difflib.get_close_matches(name, plain, cutoff=0.6)
-    long = nearest_names(name, [known.removeprefix("--") for known in flags()])
-    near = [f"--{known}" for known in dict.fromkeys([*short, *long])][:3]
-    return f"unknown option {flag}; did you mean {listed(near, last='or', quote=False)}?"
+    pairs: list[tuple[str, str | None]] = []
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            _check_name(name, flags=short)
+            pairs.append((name, value if equals else None))
+        elif pairs and pairs[-1][1] is None:
+            pairs[-1] = (pairs[-1][0], word)
+        else:
+            raise RunError(f"unknown argument {word!r}; see `dynaconv train --help`.")
+    if any(value is None for _, value in pairs):
+        raise RunError(f"--{next(name for name, value in pairs if value is None)} needs a value.")
+    return [(name, value or "") for name, value in pairs]
 
 
-def _explain_value(message: str) -> str:
-    if "the following arguments are required" in message:
-        missing = [name for name in ("data.name", "model.name") if name in message]
-        flags = {"data.name": "--data NAME", "model.name": "--model NAME, such as dcd_resnet18"}
-        return f"the run lacks {listed(missing)}; pass {' and '.join(flags[name] for name in missing)}."
-    mismatch = re.search(r'[Kk]ey "([\w.]+)":.*?(Expected a .*)', message)
-    value = re.search(r"(?:Given|Got) value: (.*)$", message)
-    if mismatch is None or value is None:
-        return f"the configuration is invalid: {message}"
-    types = re.findall(r"Expected an? (.+?)(?= - Expected|,? Given value|[.,]? Got value)", mismatch[2])
-    names = [
-        re.sub(r"<class '(\w+)'>", r"\1", kind).replace("typing.", "").replace("NoneType", "null") for kind in types
-    ]
-    return f"{mismatch[1]} takes {' or '.join(dict.fromkeys(names))}; got {value[1]!r}."
+@cache
+def option_types() -> dict[str, Any]:
+    """Return the type of every option by its dotted name."""
+    classes: dict[str, Any] = {
+        "data": ImageDataModule,
+        "model": ClassificationModule,
+        "trainer": Trainer,
+        "checkpoint": CheckpointOptions,
+    }
+    types = {
+        f"{group}.{name}": hint
+        for group, kind in classes.items()
+        for name, hint in get_type_hints(kind.__init__).items()
+        if name != "return"
+    }
+    known = {flag[2:] for action in make_parser()._actions for flag in action.option_strings}
+    return {"seed": int, **{name: hint for name, hint in types.items() if name in known}}
+
+
+def _check_name(name: str, *, flags: Iterable[str] | None = None) -> None:
+    """Raise `RunError` unless an option, or a key inside one, such as ``model.optimizer.betas``, may exist.
+
+    Args:
+        name: Its dotted name.
+        flags: If the name is a flag, other flags of the command.
+    """
+    known = option_types()
+    if name in known or (".".join(name.split(".")[:2]) in known and name.count(".") > 1):
+        return
+    if flags is None:
+        raise RunError(f"unknown option {name!r}; did you mean {listed(nearest_names(name, known), last='or')}?")
+    plain = [] if "." in name else [flag.removeprefix("--") for flag in flags]
+    near = [*difflib.get_close_matches(name, plain), *nearest_names(name, known)][:3]
+    raise RunError(f"unknown option --{name}; did you mean {listed((f'--{n}' for n in near), last='or', quote=False)}?")
+
+
+def _explain(error: ArgumentError, given: Sequence[tuple[str, str]]) -> str:
+    """Return one sentence about the first option that the parser does not accept."""
+    required = {"data.name": "--data NAME", "model.name": "--model NAME, such as dcd_resnet18"}
+    missing = [name for name in required if name not in dict(given)]
+    if missing:
+        return f"the run lacks {listed(missing)}; pass {' and '.join(required[name] for name in missing)}."
+    by_option: dict[str, list[tuple[str, str]]] = {}
+    for name, value in given:
+        by_option.setdefault(".".join(name.split(".")[:2]), []).append((name, value))
+    for option, pairs in by_option.items():
+        alone = {"data.name": "digits", "model.name": "static_resnet18"} | {option: ""}
+        words = [f"--{name}={value}" for name, value in alone.items() if name != option]
+        try:
+            make_parser().parse_args([*words, *(f"--{name}={value}" for name, value in pairs)])
+        except ArgumentError:
+            # A later value of the option itself replaces earlier ones.
+            last = max((number for number, (name, _) in enumerate(pairs) if name == option), default=0)
+            shown = " ".join(value if name == option else f"--{name}={value}" for name, value in pairs[last:])
+            return f"{option} must be {_words(option_types()[option])}; got {shown}."
+    return f"the configuration is invalid: {' '.join(str(error).split())}"
+
+
+def choices(hint: Any) -> dict[str, type]:
+    """Return the alternatives of an option by name, for a type that is an abstract class or a dataclass; else none."""
+    found: dict[str, type] = {}
+    for kind in get_args(hint) or (hint,):
+        if inspect.isabstract(kind) and kind.__module__.startswith("dynaconv."):
+            found |= {alternative.__name__: alternative for alternative in kind.__subclasses__()}
+        elif is_dataclass(kind) and isinstance(kind, type):
+            found[kind.__name__] = kind
+    return found
+
+
+def _words(hint: Any) -> str:
+    """Describe a type for a message."""
+    if get_origin(hint) is Literal:
+        return listed(map(str, get_args(hint)), last="or", quote=False)
+    if get_origin(hint) in (tuple, list):
+        return f"a list of {len(get_args(hint))} values" if get_origin(hint) is tuple else "a list"
+    if get_origin(hint) is dict:
+        return "keys and values"
+    if get_args(hint):
+        return listed(dict.fromkeys(_words(kind) for kind in get_args(hint)), last="or", quote=False)
+    plain = {
+        int: "an integer",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        type(None): "null",
+        Any: "any value",
+    }
+    if hint in plain:
+        return plain[hint]
+    alternatives = [f"{name} ({_describe_fields(kind)})" for name, kind in choices(hint).items()]
+    return listed(alternatives or [getattr(hint, "__name__", str(hint))], last="or", quote=False)
+
+
+def _describe_fields(kind: Any) -> str:
+    return ", ".join(f"{field.name}: {_words(field.type)}" for field in fields(kind)) or "no options"
 
 
 def to_yaml(resolved: Namespace) -> str:

@@ -13,15 +13,33 @@ from types import FrameType
 from dynaconv.errors import DataError, RunError
 
 _LOST_PROCESS = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|remote process", re.IGNORECASE)
+_MISSING_PACKAGE = re.compile(r"(?:Requirement '|Neither `)([\w-]+)")
 
 
 @contextmanager
-def explained(directory: Path, last: Path, *, processes: int) -> Iterator[None]:
+def logger_installed() -> Iterator[None]:
+    """Turn Lightning's error about the missing package of a logger into one sentence.
+
+    Raises:
+        RunError: The package of a logger is not installed.
+    """
+    try:
+        yield
+    except (ModuleNotFoundError, ValueError) as error:
+        if (missing := _MISSING_PACKAGE.search(str(error))) is None:
+            raise
+        raise RunError(
+            f"trainer.logger needs the package {missing[1]}, which is not installed; install it, or pass "
+            f"--trainer.logger false."
+        ) from error
+
+
+@contextmanager
+def explained(last: Path, *, processes: int) -> Iterator[None]:
     """Turn torch's errors about a dead loader process or a lost peer into one sentence that says how to resume.
 
     Args:
-        directory: The run's folder.
-        last: Its last checkpoint, which may not exist yet.
+        last: The run's last checkpoint, which may not exist yet.
         processes: Number of processes of the run.
 
     Raises:
@@ -31,7 +49,7 @@ def explained(directory: Path, last: Path, *, processes: int) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise DataError(f"{error}{_resume(directory, last)}") from error
+        raise DataError(f"{error}{how_to_resume(last)}") from error
     except (RuntimeError, ConnectionError, EOFError) as error:
         raised: Exception = error
         while True:
@@ -46,12 +64,12 @@ def explained(directory: Path, last: Path, *, processes: int) -> Iterator[None]:
             how = f"killed by signal: {killed[1].strip()}" if killed else "it ended without a message"
             raise DataError(
                 f"a process that loads images died ({how}), most often because memory ran out; use fewer with "
-                f"--data.num_workers.{_resume(directory, last)}"
+                f"--data.num_workers.{how_to_resume(last)}"
             ) from error
         if processes > 1 and _LOST_PROCESS.search(message):
             raise RunError(
                 f"another process of this run ended or cannot be reached any more; see its own message "
-                f"({message[:120].rstrip('. ')}).{_resume(directory, last)}"
+                f"({message[:120].rstrip('. ')}).{how_to_resume(last)}"
             ) from error
         raise
 
@@ -91,5 +109,7 @@ def _loader_deaths(seconds: float) -> list[str]:
     return messages
 
 
-def _resume(directory: Path, last: Path) -> str:
-    return f" The last checkpoint is kept; then run `dynaconv train --resume {directory}`." if last.is_file() else ""
+def how_to_resume(last: Path) -> str:
+    """Return a sentence, after a space, on how to resume a run from its last checkpoint; empty if it does not exist."""
+    sentence = f" The last checkpoint is kept; then run `dynaconv train --resume {last.parents[1]}`."
+    return sentence if last.is_file() else ""

@@ -10,6 +10,7 @@ from dynaconv.errors import RunError
 
 CONFIG_FILE, METRICS_FILE, SUMMARY_FILE, CURVES_FILE = "config.yaml", "metrics.csv", "summary.json", "curves.png"
 LOG_FOLDER, CORRUPT_FILE, CHECKPOINT_FOLDER = "tensorboard", "corrupt.txt", "checkpoints"
+BEST, LAST = "best.ckpt", "last.ckpt"
 
 RUN_VARIABLE = "DYNACONV_RUN_FOLDER"
 # Environment variables for the rank of a process, over all nodes or in its node, and for the rank of its node.

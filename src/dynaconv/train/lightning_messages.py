@@ -12,18 +12,12 @@ _MESSAGES = (
     r".*does not have many workers.*",
     # About the steps between two logged values; the metrics table has one row per epoch.
     r".*The number of training batches.*",
-    # A resumed run continues in its own folder.
-    r".*Checkpoint directory .* exists and is not empty.*",
     # `CombinedLoader` uses a pytree API that newer releases of torch deprecate.
     r".*LeafSpec.*is deprecated.*",
     # The moving average of the weights is always in eval mode.
     r".*module\(s\) in eval mode at the start of training.*",
     # The loader of a run that is resumed inside an epoch starts at the right image by itself.
     r".*your dataloader is not resumable.*",
-    # Checkpoints of earlier versions name another callback.
-    r".*callbacks used to create the checkpoint need to be provided.*",
-    # No validation was due in this epoch.
-    r".*could not find the monitored key.*",
     # `ShardStream` divides its images among the workers itself.
     r".*Your `IterableDataset` has `__len__` defined.*",
     # The gradient of a 1x1 kernel may have other strides along its axes of length one.

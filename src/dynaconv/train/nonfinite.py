@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,9 +11,9 @@ from torch.nn.utils import get_total_norm
 from torch.utils.hooks import RemovableHandle
 
 from dynaconv.errors import TrainingDivergedError
-from dynaconv.train.saving import SaveLast
+from dynaconv.train.saving import SaveRun
 
-# Reading a value synchronises with the device. Off the CPU, the mode "stop" checks only one of this many batches.
+# Reading a value synchronises with the device. Off the CPU, a run that skips no step checks one of this many batches.
 _CHECK_EVERY = 50
 _ADVICE = "lower the learning rate, lengthen the warm-up or clip gradients"
 
@@ -22,16 +22,15 @@ class GuardFinite(Callback):
     """Checks the loss and the gradients before each update of the weights.
 
     Args:
-        mode: ``"stop"`` ends the run and names the layer with the first non-finite value. ``"skip"`` skips the update,
-            restores the buffers, such as the statistics of the norms, and continues.
-        limit: Number of consecutive non-finite steps that ends the run in the mode ``"skip"``.
+        limit: Skip an update with a non-finite value, restore the buffers, such as the statistics of the norms, and
+            end the run at this many in a row. With None, the first one ends it. The message names the layer with the
+            first non-finite value.
 
     Attributes:
         skipped: Number of steps skipped so far.
     """
 
-    def __init__(self, mode: Literal["stop", "skip"], limit: int) -> None:
-        self.mode = mode
+    def __init__(self, limit: int | None) -> None:
         self.limit = limit
         self.skipped = 0
         self._in_a_row = 0
@@ -70,7 +69,7 @@ class GuardFinite(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._step = None
-        if self.mode == "skip" and batch_idx % trainer.accumulate_grad_batches == 0:
+        if self.limit is not None and batch_idx % trainer.accumulate_grad_batches == 0:
             self._buffers = [buffer.clone() for buffer in network(pl_module).buffers()]
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
@@ -79,20 +78,20 @@ class GuardFinite(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        sampled = self.mode == "stop" and pl_module.device.type != "cpu"
+        sampled = self.limit is None and pl_module.device.type != "cpu"
         if sampled and trainer.fit_loop.epoch_loop.batch_idx % _CHECK_EVERY:
             return
         # A gradient scaler tries scales that overflow, and skips those steps itself.
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         assert self._loss is not None
         finite = math.isfinite(self._loss) and (scaled or _finite_gradients(network(pl_module)))
-        if self.mode == "skip" and trainer.world_size > 1:
+        if self.limit is not None and trainer.world_size > 1:
             finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
         if finite:
             self._in_a_row = 0
             return
         self._in_a_row += 1
-        if self.mode == "stop" or self._in_a_row >= self.limit:
+        if self.limit is None or self._in_a_row >= self.limit:
             raise self._error(trainer, network(pl_module))
         self.skipped += 1
         for group in optimizer.param_groups:
@@ -140,7 +139,7 @@ def network(pl_module: LightningModule) -> nn.Module:
 
 
 def _last_saved(trainer: Trainer) -> str:
-    last = next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, SaveLast)), None)
+    last = next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, SaveRun)), None)
     return last.last_saved if last is not None else ""
 
 

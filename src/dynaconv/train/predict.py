@@ -1,6 +1,7 @@
 """Classifies image files with a trained network."""
 
-from collections.abc import Callable, Mapping, Sequence
+import glob
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dynaconv.train.data.image_file import Mode, open_image
+from dynaconv.errors import DataError
+from dynaconv.train.data.image_file import IMAGE_SUFFIXES, Mode, open_image
 from dynaconv.train.data.transforms import BatchTransform, SmallTransform, photo_transform
 
 _BATCH = 64
@@ -47,12 +49,44 @@ def input_transform(metadata: Mapping[str, Any]) -> Callable[[Image.Image], Tens
         crop_pct=metadata["crop_pct"],
         interpolation=metadata["interpolation"],
         options={},
+        crop_mode=metadata.get("crop_mode", "center"),
     )
+
+
+def find_images(names: Iterable[str], *, on_error: Callable[[DataError], None]) -> list[Path]:
+    """Return the image files that names stand for, in the order of the names and sorted within each.
+
+    A folder stands for all image files in it and its subfolders, a pattern such as ``photos/*.jpg`` for the files and
+    folders that match. Any other name is returned as it is.
+
+    Args:
+        names: Files, folders and patterns.
+        on_error: Called with an error for a folder or pattern without images.
+    """
+    images: list[Path] = []
+    for name in names:
+        given = Path(name).expanduser()
+        is_pattern = glob.has_magic(name) and not given.exists()
+        found: list[Path] = []
+        for path in map(Path, sorted(glob.glob(str(given), recursive=True)) if is_pattern else [given]):
+            if path.is_dir():
+                found += sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            else:
+                found.append(path)
+        if not found:
+            on_error(DataError(f"there is no image file {'that matches' if is_pattern else 'in the folder'} {name}."))
+        images += found
+    return images
 
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, metadata: Mapping[str, Any], images: Sequence[str | Path], *, top: int = 5
+    model: nn.Module,
+    metadata: Mapping[str, Any],
+    images: Sequence[str | Path],
+    *,
+    top: int = 5,
+    on_error: Callable[[DataError], None] | None = None,
 ) -> list[Prediction]:
     """Classify image files.
 
@@ -61,17 +95,28 @@ def predict(
         metadata: Its metadata, which determines greyscale or colour, size and normalisation.
         images: The files; each is converted to the format that the network was trained on.
         top: Number of classes to return, at most all of them.
+        on_error: Called with the error of a file that is not a readable image, which is then left out; by default the
+            error is raised.
 
     Raises:
-        DataError: A file is missing or is not an image.
+        DataError: A file is missing or is not an image, and ``on_error`` is not given.
     """
     mode: Mode = "L" if metadata["in_channels"] == 1 else "RGB"
     transform, names = input_transform(metadata), metadata["class_names"]
     predictions: list[Prediction] = []
     for start in range(0, len(images), _BATCH):
-        paths = [Path(path).expanduser() for path in images[start : start + _BATCH]]
-        batch = torch.stack([transform(open_image(path, mode)) for path in paths])
-        most_likely = model(batch).float().softmax(1).topk(min(top, len(names)))
+        batch: list[tuple[Path, Tensor]] = []
+        for path in (Path(image).expanduser() for image in images[start : start + _BATCH]):
+            try:
+                batch.append((path, transform(open_image(path, mode))))
+            except DataError as error:
+                if on_error is None:
+                    raise
+                on_error(error)
+        if not batch:
+            continue
+        paths, tensors = zip(*batch, strict=True)
+        most_likely = model(torch.stack(tensors)).float().softmax(1).topk(min(top, len(names)))
         for path, values, indices in zip(paths, *(t.tolist() for t in most_likely), strict=True):
             classes = tuple((names[index], value) for index, value in zip(indices, values, strict=True))
             predictions.append(Prediction(image=path, classes=classes))

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torchmetrics import Metric
 
 RUN_KEY = "dynaconv_run"
@@ -111,8 +110,3 @@ class ExactState(Callback):
         run = checkpoint.get(RUN_KEY) or {}
         if run.get("batches"):
             self._pending = run["processes"][trainer.global_rank]
-        # Lightning drops the best score if the folder was moved.
-        states = checkpoint.get("callbacks", {})
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.state_key in states:
-                states[callback.state_key]["dirpath"] = callback.dirpath

@@ -14,21 +14,18 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import IterableDataset
 
 from dynaconv import __version__
+from dynaconv.conversion.example import preserved_modes
 from dynaconv.errors import CheckpointError, DataError, RunError
+from dynaconv.explain.figures import read_metrics, save, training_curves
 from dynaconv.files import remove_leftovers, write_json, write_text
 from dynaconv.train.batch_scale import global_batch, scale_notes
-from dynaconv.train.callbacks import (
-    BEST,
-    LAST,
-    EpochTable,
-    ProgressEvent,
-    ReportProgress,
-)
+from dynaconv.train.callbacks import EpochTable
 from dynaconv.train.checkpoint import (
     MODEL_FILE,
     evaluated_state,
@@ -37,7 +34,6 @@ from dynaconv.train.checkpoint import (
     save_trained,
 )
 from dynaconv.train.config import TrainConfig, check_seed, load_recipe, make_parser, resolve, to_yaml
-from dynaconv.train.curves import draw_curves
 from dynaconv.train.data.batches import one_sentence
 from dynaconv.train.data.fingerprint import fingerprint
 from dynaconv.train.data.module import ImageDataModule
@@ -45,32 +41,36 @@ from dynaconv.train.data.source import length_of
 from dynaconv.train.data.sources import absolute_location, is_folder_name, missing_folder
 from dynaconv.train.evaluate import Evaluation, evaluate
 from dynaconv.train.factory import is_own_model
-from dynaconv.train.failures import explained
+from dynaconv.train.failures import explained, logger_installed
 from dynaconv.train.folders import (
+    BEST,
     CHECKPOINT_FOLDER,
     CONFIG_FILE,
     CORRUPT_FILE,
     CURVES_FILE,
+    LAST,
     LOG_FOLDER,
     METRICS_FILE,
     SUMMARY_FILE,
     claim_folder,
     is_first_process,
+    is_started_from_outside,
 )
 from dynaconv.train.lightning_messages import quiet_lightning
 from dynaconv.train.module import ClassificationModule
 from dynaconv.train.nonfinite import GuardFinite
+from dynaconv.train.options import check_range
 from dynaconv.train.resume_checks import check_batch, check_configuration, check_data
 from dynaconv.train.resume_state import RUN_KEY, ExactState
-from dynaconv.train.saving import CheckpointOptions, SaveLast, WholeCheckpoints, best_checkpoint
+from dynaconv.train.saving import CheckpointOptions, SaveRun, WholeCheckpoints
 from dynaconv.train.stopping import RunStopped, StopSignals
 from dynaconv.train.strategy import sum_over_processes
 from dynaconv.train.sync_norm import SyncedBatchNorm
+from dynaconv.train.threads import divide_threads
 from dynaconv.train.torchrun import placed_by_torchrun
 
 DEFAULT_EPOCHS = 30
 """Epochs of a run whose configuration sets neither epochs nor steps."""
-Report = Callable[[ProgressEvent], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,6 @@ def fit(
     *,
     out: str | Path | None = None,
     overrides: Sequence[str] = (),
-    report: Report | None = None,
     on_start: Callable[[Path, dict[str, Any]], None] | None = None,
     callbacks: Sequence[Callback] = (),
     command: str | None = None,
@@ -104,7 +103,6 @@ def fit(
         config: Configuration of the run.
         out: The run folder, which must be empty or not exist; by default a fresh one under ``runs/``.
         overrides: Command-line arguments that change ``config``, such as ``["--trainer.max_epochs=3"]``.
-        report: Called after every batch and epoch.
         on_start: Called once, before the first step, with the folder and facts about the run; ``facts["notes"]`` are
             sentences for the user.
         callbacks: Further Lightning callbacks.
@@ -125,7 +123,7 @@ def fit(
     built = _build(resolved)
     directory = claim_folder(Path(out) if out is not None else None, data=resolved.data.name, model=resolved.model.name)
     try:
-        run = _Run(built, directory, report, on_start, callbacks, command, seed=resolved.seed, notes=notes)
+        run = _Run(built, directory, on_start, callbacks, command, seed=resolved.seed, notes=notes)
         if is_first_process():
             write_text(directory / CONFIG_FILE, to_yaml(resolved))
         return run.execute(resume=None)
@@ -141,7 +139,6 @@ def resume(
     *,
     config: TrainConfig | None = None,
     overrides: Sequence[str] = (),
-    report: Report | None = None,
     on_start: Callable[[Path, dict[str, Any]], None] | None = None,
     callbacks: Sequence[Callback] = (),
     command: str | None = None,
@@ -155,7 +152,7 @@ def resume(
         config: A configuration, which must agree with the run's own; by default the run's own.
         overrides: Command-line arguments. They may change options that do not affect the result, such as
             ``--data.num_workers``.
-        report, on_start, callbacks, command: As for `fit`.
+        on_start, callbacks, command: As for `fit`.
 
     Raises:
         DynaconvError: It is not a run folder, the run is finished, or the configuration or the data changed.
@@ -178,7 +175,7 @@ def resume(
     built = _build(resolved)
     built.data.start = saved["epochs"], saved["batches"]
     notes = [] if last.is_file() else ["The run was not saved before it ended: it starts from the beginning."]
-    run = _Run(built, directory, report, on_start, callbacks, command, seed=resolved.seed, notes=notes)
+    run = _Run(built, directory, on_start, callbacks, command, seed=resolved.seed, notes=notes)
     run.check_resumable(saved)
     run.table.restore(saved["epochs"])
     if is_first_process():
@@ -235,6 +232,14 @@ def _check_and_complete(resolved: Any) -> None:
         raise RunError(f"--epochs is at least 1; got {trainer.max_epochs}.")
     if trainer.max_steps == 0 or trainer.max_steps < -1:
         raise RunError(f"--trainer.max_steps is at least 1; got {trainer.max_steps}.")
+    if trainer.limit_test_batches is not None:
+        raise RunError(
+            "trainer.limit_test_batches has no effect, because every run is tested on all images; leave it out."
+        )
+    if trainer.gradient_clip_val is not None:
+        check_range("trainer.gradient_clip_val", trainer.gradient_clip_val, 0, open_low=True)
+    elif trainer.gradient_clip_algorithm is not None:
+        raise RunError("trainer.gradient_clip_algorithm needs trainer.gradient_clip_val, the largest gradient.")
     if trainer.max_epochs is None and trainer.max_steps == -1:
         trainer.max_epochs = DEFAULT_EPOCHS
     resolved.data.name, resolved.data.data_dir = absolute_location(resolved.data.name, resolved.data.data_dir)
@@ -260,7 +265,8 @@ class _Built:
 
 
 def _build(resolved: Any) -> _Built:
-    built = make_parser().instantiate(resolved)
+    with logger_installed():
+        built = make_parser().instantiate(resolved)
     options = resolved.data.as_dict()
     return _Built(built.data, built.model, built.trainer.as_dict(), options, built.checkpoint)
 
@@ -270,7 +276,6 @@ class _Run:
         self,
         built: _Built,
         directory: Path,
-        report: Report | None,
         on_start: Callable[[Path, dict[str, Any]], None] | None,
         callbacks: Sequence[Callback],
         command: str | None,
@@ -288,14 +293,29 @@ class _Run:
         self.last = directory / CHECKPOINT_FOLDER / LAST
         self.stop = StopSignals()
         self.data.corrupt.file = directory / CORRUPT_FILE
-        self.guard = GuardFinite(self.module.hparams["nonfinite"], self.module.hparams["nonfinite_limit"])
+        self.guard = GuardFinite(self.module.hparams["skip_nonfinite"])
         self.fingerprint = fingerprint(
             self.data.class_names,
             {"train": self.data.train_split, "val": self.data.val_split, "test": self.data.source.test},
         )
         self.data_options = built.data_options
+        self._check_image_size()
         self.module.metadata = self._metadata()
-        self.trainer = self._make_trainer(built.trainer_options, built.checkpoints, report, callbacks)
+        self.trainer = self._make_trainer(built.trainer_options, built.checkpoints, callbacks)
+
+    def _check_image_size(self) -> None:
+        """Raise an error if the network does not accept the images."""
+        model, size = self.module.model, self.data.image_size
+        image = torch.zeros(1, self.data.in_channels, size, size)
+        try:
+            with torch.no_grad(), preserved_modes(model):
+                model.eval()(image)
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            name, reason = self.module.hparams["name"], " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            raise RunError(
+                f"{name} does not accept images of {size} x {size} pixels: {reason}. "
+                f"Pass another --data.image_size, or another --model."
+            ) from error
 
     def check_resumable(self, saved: Mapping[str, Any]) -> None:
         """Raise an error if the data set or the global batch differs from that of the checkpoint."""
@@ -329,7 +349,6 @@ class _Run:
         self,
         options: dict[str, Any],
         checkpoints: CheckpointOptions,
-        report: Report | None,
         callbacks: Sequence[Callback],
     ) -> Trainer:
         options = {key: value for key, value in options.items() if value is not None}
@@ -340,29 +359,24 @@ class _Run:
             "accumulation": options.get("accumulate_grad_batches", 1),
             "data": self.fingerprint,
         }
-        own: list[Callback] = [ExactState(self.seed, facts), self.table, self.guard]
-        if options.get("limit_val_batches") != 0:
-            own.append(best_checkpoint(self.last.parent))
         inside_epochs = not isinstance(self.data.train_split, IterableDataset)
-        own.append(SaveLast(self.last, checkpoints, self.stop, inside_epochs=inside_epochs))
-        if report is not None:
-            own.append(ReportProgress(report, self.table))
+        own = [ExactState(self.seed, facts), self.table, self.guard]
+        saving = SaveRun(self.last, checkpoints, self.stop, self.table, inside_epochs=inside_epochs)
         given = _as_list(options.pop("callbacks", None))
         plugins = [*_as_list(options.pop("plugins", None)), WholeCheckpoints()]
         # The module converts the norms, because torch has no synchronised norm for the CPU. The data module divides the
         # images among the processes.
         self.module.sync_norms = bool(options.pop("sync_batchnorm", False))
         options["use_distributed_sampler"] = False
-        if "logger" not in options or options["logger"] is True:
-            from lightning.pytorch.loggers import TensorBoardLogger
-
-            options["logger"] = TensorBoardLogger(str(self.directory), name="", version=LOG_FOLDER)
+        if options.get("logger", True) is True:
+            with logger_installed():
+                options["logger"] = TensorBoardLogger(str(self.directory), name="", version=LOG_FOLDER)
         options = placed_by_torchrun(options)
         try:
             with quiet_lightning():
-                return Trainer(
+                trainer = Trainer(
                     **options,
-                    callbacks=[*own, *given, *callbacks],
+                    callbacks=[*own, saving, *given, *callbacks],
                     plugins=plugins,
                     default_root_dir=self.directory,
                     enable_progress_bar=False,
@@ -370,6 +384,9 @@ class _Run:
                 )
         except (MisconfigurationException, ValueError, TypeError) as error:
             raise RunError(f"the Trainer does not take its options: {' '.join(str(error).split())}") from error
+        if not is_started_from_outside():
+            divide_threads(trainer.num_devices)
+        return trainer
 
     def execute(self, *, resume: Path | None) -> RunResult:
         facts = {
@@ -380,6 +397,7 @@ class _Run:
             "test_images": length_of(self.data.source.test),
             # max_epochs is -1 for a run whose length is given in steps.
             "epochs": self.trainer.max_epochs if (self.trainer.max_epochs or -1) > 0 else None,
+            "threads": torch.get_num_threads(),
             **self._scale_facts(),
         }
         if self.on_start is not None and self.trainer.is_global_zero:
@@ -389,7 +407,7 @@ class _Run:
             return self._finish(facts)
 
     def _fit(self, resume: Path | None) -> None:
-        errors_explained = explained(self.directory, self.last, processes=self.trainer.world_size)
+        errors_explained = explained(self.last, processes=self.trainer.world_size)
         try:
             with errors_explained, quiet_lightning(), one_sentence():
                 self.trainer.fit(self.module, datamodule=self.data, ckpt_path=resume, weights_only=True)
@@ -410,10 +428,10 @@ class _Run:
         self.data.check_scale(batch.processes)
         if self.module.mix is not None and self.data.smallest_batch(batch.processes) < 2:
             raise RunError(
-                "mixup and cutmix need at least two images per step on each device, but there is one; raise "
-                "data.batch_size, or set model.mixup and model.cutmix to 0."
+                "model.mix needs at least two images per step on each device, but there is one; raise "
+                "data.batch_size, or leave out model.mix."
             )
-        self.notes += scale_notes(batch, hparams, lr)
+        self.notes += scale_notes(batch, hparams, lr, self.module.optimizer.rule)
         left_out = self.data.left_out(batch.processes)
         # The number of images that a stream of timm leaves out depends on its loader processes.
         if left_out and (batch.processes > 1 or not isinstance(self.data.train_split, IterableDataset)):
@@ -462,7 +480,6 @@ class _Run:
             "model_options": self.module.metadata["model_options"],
             "per_class": tested.per_class,
             "device": str(device),
-            "threads": torch.get_num_threads(),
             "versions": _versions(),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "command": self.command,
@@ -470,7 +487,7 @@ class _Run:
         model = model.cpu().eval()
         if self.trainer.is_global_zero:
             save_trained(self.directory / MODEL_FILE, model, {**self.module.metadata, "metrics": metrics})
-            draw_curves(self.directory / CURVES_FILE, rows, title=f"{facts['model']} on {self.data.name}")
+            save(training_curves({facts["model"]: read_metrics(self.table.path)}), self.directory / CURVES_FILE)
             # Last, because a folder with a summary counts as finished.
             write_json(self.directory / SUMMARY_FILE, summary)
         return RunResult(directory=self.directory, summary=summary, model=model)

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from dynaconv.errors import CheckpointError, RunError, TrainingDivergedError
 from dynaconv.files import replacing
-from dynaconv.train.callbacks import BEST
+from dynaconv.train.callbacks import EpochTable
+from dynaconv.train.failures import how_to_resume
+from dynaconv.train.folders import BEST, LAST
 from dynaconv.train.stopping import RunStopped, StopSignals
 
 
@@ -49,32 +51,34 @@ class WholeCheckpoints(TorchCheckpointIO):
             with replacing(path) as temporary:
                 temporary.write_bytes(buffer.getbuffer())
         except OSError as error:
-            previous = "the previous checkpoint is kept" if path.is_file() else "there is no previous checkpoint"
-            raise CheckpointError(
-                f"cannot write the checkpoint {path}: {error.strerror or error}; {previous}. Fix the cause, then run "
-                f"`dynaconv train --resume {path.parent.parent}`."
-            ) from error
+            after = how_to_resume(path.with_name(LAST)) or " There is no checkpoint to resume from; train again."
+            raise CheckpointError(f"cannot write the checkpoint {path}: {error.strerror or error}.{after}") from error
 
 
-class SaveLast(Checkpoint):
+class SaveRun(Checkpoint):
     """Saves a run at the end of every epoch, inside epochs as ``options`` says, and when a signal asks it to stop.
 
-    Lightning calls it after the other callbacks, so the checkpoint contains their state after the step.
+    Lightning calls it after the other callbacks, so the checkpoint contains their state after the step. Lightning's
+    `ModelCheckpoint` takes either steps or minutes, not both, and of equally good epochs it keeps the first one.
 
     Args:
-        path: The checkpoint file, which each save overwrites.
+        path: File of the last checkpoint, which each save overwrites. The best epoch is saved beside it.
         options: How often to save.
         stop: The signals that ask the run to stop.
+        table: The metrics table, by which the best epoch is chosen.
         inside_epochs: Whether the run can be resumed inside an epoch; not if its training data is a stream.
 
     Attributes:
         last_saved: A sentence for messages that names the last checkpoint.
     """
 
-    def __init__(self, path: Path, options: CheckpointOptions, stop: StopSignals, *, inside_epochs: bool) -> None:
+    def __init__(
+        self, path: Path, options: CheckpointOptions, stop: StopSignals, table: EpochTable, *, inside_epochs: bool
+    ) -> None:
         self.path = path
         self.options = options
         self.stop = stop
+        self.table = table
         self.inside_epochs = inside_epochs
         self.last_saved = "Nothing was saved yet."
         self._saved_step = 0
@@ -109,6 +113,9 @@ class SaveLast(Checkpoint):
                 raise self._stopped(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.table.newest_is_best():
+            # First, because a run that is killed in between repeats the epoch.
+            trainer.save_checkpoint(self.path.with_name(BEST))
         self._save(trainer, pl_module)
         self.last_saved = f"The checkpoint after epoch {trainer.current_epoch + 1} is kept."
         if self._in_any_process(trainer, self.stop.received is not None):
@@ -155,16 +162,3 @@ class SaveLast(Checkpoint):
             )
         trainer.save_checkpoint(self.path)
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
-
-
-def best_checkpoint(folder: Path) -> Callback:
-    """Return the callback that saves the epoch with the best validation accuracy."""
-    return ModelCheckpoint(
-        dirpath=folder,
-        filename=Path(BEST).stem,
-        monitor="val_acc",
-        mode="max",
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-        auto_insert_metric_name=False,
-    )

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -24,10 +23,6 @@ class _SumOverProcesses(torch.autograd.Function):
         total = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
-
-
-def _processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 class SyncedBatchNorm(_BatchNorm):
@@ -58,14 +53,7 @@ class SyncedBatchNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise ``(B, C, ...)`` over all axes but the second, and over all processes in train mode."""
-        if self.training and _processes() > 1:
-            normalised = self._over_processes(input)
-        elif self.training and input.numel() == input.shape[1]:
-            # As in `LatentBatchNorm2d`: a single value per channel has no variance.
-            normalised = F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        else:
-            normalised = super().forward(input)
-        out: Tensor = self.act(self.drop(normalised))
+        out: Tensor = self.act(self.drop(self._over_processes(input) if self.training else super().forward(input)))
         return out
 
     def _check_input_dim(self, input: Tensor) -> None:

@@ -6,32 +6,18 @@ from typing import Any
 from dynaconv.errors import RunError
 
 
-def torchrun_sizes() -> tuple[int, int] | None:
-    """Return the numbers of processes per node and of nodes that torchrun started, or ``None`` without torchrun."""
-    if "LOCAL_WORLD_SIZE" not in os.environ:
-        return None
-    local = int(os.environ["LOCAL_WORLD_SIZE"])
-    return local, int(os.environ.get("WORLD_SIZE", local)) // local
-
-
 def placed_by_torchrun(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the Trainer's options with torchrun's numbers, if torchrun started this process."""
-    sizes = torchrun_sizes()
-    return options if sizes is None else started_by_torchrun(options, *sizes)
+    """Return the Trainer's options with torchrun's numbers of devices and nodes, if torchrun started this process.
 
-
-def started_by_torchrun(options: dict[str, Any], devices: int, nodes: int) -> dict[str, Any]:
-    """Return the Trainer's options with torchrun's numbers of devices and nodes.
-
-    With other numbers each process would train on its own.
-
-    Args:
-        options: Options of the Trainer.
-        devices, nodes: Numbers of torchrun.
+    With other numbers each process would train on its own: Lightning checks them only for more than one device.
 
     Raises:
         RunError: The options have other numbers.
     """
+    if "LOCAL_WORLD_SIZE" not in os.environ:
+        return options
+    devices = int(os.environ["LOCAL_WORLD_SIZE"])
+    nodes = int(os.environ.get("WORLD_SIZE", devices)) // devices
     options = dict(options)
     for key, count, flag in (("devices", devices, "--nproc-per-node"), ("num_nodes", nodes, "--nnodes")):
         given = options.get(key)

@@ -42,7 +42,8 @@ def test_square_pointwise_count_is_the_papers(channels: int) -> None:
     ],
 )
 def test_spatial_count(options: dict[str, Any], want: int) -> None:
-    layer = DCDConv2d(64, 96, 3, device="meta", **{"bias": False, "min_hidden_channels": 4, **options})
+    width = {} if "hidden_channels" in options else {"min_hidden_channels": 4}
+    layer = DCDConv2d(64, 96, 3, device="meta", **{"bias": False, **width, **options})
     assert count(layer) == want
 
 

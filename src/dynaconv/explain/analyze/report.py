@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import Any
 
 from dynaconv.errors import listed
+from dynaconv.explain.analyze.decompose import FIT_SAMPLES, MAX_NUMEL_FIT, MAX_NUMEL_WITH_SCALE
 from dynaconv.explain.analyze.result import NetworkAnalysis
-from dynaconv.explain.analyze.text import (
-    SUPPRESSION_LIMITS,
-    classes_caption,
-    curve_caption,
-    decomposition_caption,
-    depth_caption,
-    introduction,
-    residual_caption,
-    spectrum_caption,
-    suppression_captions,
-    usage_caption,
-)
+from dynaconv.explain.analyze.text import depth_caption, introduction, suppression_results, usage_caption
 from dynaconv.explain.decomposition_figures import error_curve_figure, percent, residual_figure, spectrum_figure
-from dynaconv.explain.figures import class_coefficients, save
-from dynaconv.explain.report import Html, Section, facts, figure, join, page, paragraph, table, text
+from dynaconv.explain.figures import class_coefficients
+from dynaconv.explain.report import embedded_figure, render
 from dynaconv.explain.statistics_figures import coefficients_by_depth, kernel_usage, suppression_scatter
 from dynaconv.explain.statistics_table import HEADER, cells
 from dynaconv.explain.suppression import Suppression
@@ -52,16 +39,79 @@ def report_html(networks: Sequence[NetworkAnalysis], facts_of_run: Mapping[str, 
         networks: Analyses of at least one network.
         facts_of_run: Terms and values for the last section, including `Command` and `dynaconv`.
     """
-    sections = [Section(title="Summary", body=_summary(networks))]
-    for network in networks:
-        sections += _sections(network, f"{network.title}: " if len(networks) > 1 else "")
-    sections.append(Section(title="Do small coefficients hold back learning?", body=_suppression(networks)))
-    sections.append(Section(title="What was run", body=facts(facts_of_run, as_code=("Command",))))
     models = listed(dict.fromkeys(network.model for network in networks), quote=False)
-    lead = join([paragraph(plain, kind="lead") for plain in introduction(networks)])
-    footer = Html(f"Written by dynaconv {text(facts_of_run['dynaconv'])}. This file contains everything on the page.")
-    verb = "computes" if len(networks) == 1 else "compute"
-    return page(f"What {models} {verb}", lead=lead, sections=sections, footer=footer)
+    summary = list(zip(SUMMARY, *map(summary_cells, networks), strict=True))
+    measured = {network.title: network.suppression for network in networks if network.suppression is not None}
+    return render(
+        "explain/analyze/report.html",
+        title=f"What {models} {'computes' if len(networks) == 1 else 'compute'}",
+        facts=facts_of_run,
+        introduction=introduction(networks),
+        networks=networks,
+        summary=[row for row in summary if set(row[1:]) != {NOT_APPLICABLE}],
+        statistics_header=HEADER,
+        views=[_view(network) for network in networks],
+        sentence_case=lambda title: title[0].upper() + title[1:] if len(networks) == 1 else title,
+        fit_samples=FIT_SAMPLES,
+        max_numel_with_scale=MAX_NUMEL_WITH_SCALE,
+        max_numel_fit=MAX_NUMEL_FIT,
+        suppression_results=suppression_results(networks),
+        scatter=embedded_figure(suppression_scatter(measured)) if measured else None,
+        suppression_rows=_suppression_rows(measured),
+    )
+
+
+def _view(network: NetworkAnalysis) -> dict[str, Any]:
+    """Return the tables and figures of one network, and what their captions need."""
+    layers, names = network.statistics.layers, network.statistics.class_names
+    shown = next(layer for layer in layers if layer.name == network.shown)
+    view: dict[str, Any] = {
+        "title": network.title,
+        "statistics": [
+            [(layer.name or layer.kind) if index == 0 else "", *cells(layer, name)]
+            for layer in layers
+            for index, name in enumerate(layer.parts)
+        ],
+        "by_depth": embedded_figure(coefficients_by_depth(network.statistics)),
+        "depth_caption": depth_caption(network),
+        "usage": None,
+        "by_class": embedded_figure(
+            class_coefficients([layer.coefficients for layer in layers], names, layer=network.shown)
+        ),
+        "shown": network.shown or shown.kind,
+        "chance": f"{next(iter(shown.parts.values())).values.share_by_chance:.1%}",
+        "decompositions": _decomposition_rows(network),
+        "detail": network.detail,
+    }
+    if any(layer.kernels is not None for layer in layers):
+        view |= {
+            "usage": embedded_figure(kernel_usage(network.statistics)),
+            "usage_caption": usage_caption(network),
+        }
+    if (detail := network.detail) is not None:
+        latent = detail.layer.latent_dim
+        view |= {
+            "residual": embedded_figure(residual_figure(detail.form, detail.attention)),
+            "spectrum": detail.spectrum and embedded_figure(spectrum_figure(detail.spectrum)),
+            "curves": detail.curves and embedded_figure(error_curve_figure(detail.curves, latent)),
+            "fitted_scale": any(curve.scale for curve in detail.curves),
+        }
+    return view
+
+
+def _decomposition_rows(network: NetworkAnalysis) -> list[list[str]]:
+    return [
+        [
+            layer.name,
+            "x".join(map(str, layer.shape)),
+            percent(layer.energy_share),
+            f"{layer.effective_rank:.1f}",
+            str(layer.directions),
+            str(layer.outputs),
+            str(layer.latent_dim),
+        ]
+        for layer in network.decompositions
+    ]
 
 
 def summary_cells(network: NetworkAnalysis) -> list[str]:
@@ -89,100 +139,7 @@ def summary_cells(network: NetworkAnalysis) -> list[str]:
     ]
 
 
-def _summary(networks: Sequence[NetworkAnalysis]) -> Html:
-    images = networks[0].statistics.images
-    caption = (
-        f"All values are averaged over the dynamic layers and measured on {images:,} images. Class explains: share of "
-        "the variance of the coefficients between classes. Kernels used: exp of the entropy of their mean shares. "
-        "Input decides: entropy of the mean shares minus mean entropy, divided by log K; 0 if every image has the same "
-        "mixture. Residual: |residual|² as a share of |W(x)|². Gradient follows coefficient: rank correlation between "
-        "the gradient of a latent direction and its own coefficient. Weakest / strongest: mean gradient of the quarter "
-        "of directions with the smallest own coefficients over that of the quarter with the largest."
-    )
-    columns = [summary_cells(network) for network in networks]
-    header, *rows = [[term, *cells_] for term, *cells_ in zip(SUMMARY, *columns, strict=True)]
-    return table(header, [row for row in rows if set(row[1:]) != {NOT_APPLICABLE}], caption=caption)
-
-
-def _sections(network: NetworkAnalysis, prefix: str) -> list[Section]:
-    statistics = network.statistics
-    rows = [
-        [layer.name or layer.kind, *cells(layer, name)] if index == 0 else ["", *cells(layer, name)]
-        for layer in statistics.layers
-        for index, name in enumerate(layer.parts)
-    ]
-    body = [
-        table(HEADER, rows, caption="sd: over the images, per element; class: share of the variance between classes."),
-        _embedded(coefficients_by_depth(statistics), "Distribution by depth", depth_caption(network)),
-    ]
-    sections = [Section(title=_title(prefix, "what each layer computes"), body=join(body))]
-    if any(layer.kernels is not None for layer in statistics.layers):
-        usage = _embedded(kernel_usage(statistics), "Mean share of each kernel by layer", usage_caption(network))
-        sections.append(Section(title=_title(prefix, "which kernels are used"), body=usage))
-    drawn = class_coefficients(
-        [layer.coefficients for layer in statistics.layers], statistics.class_names, layer=network.shown
-    )
-    shown = _embedded(drawn, "Coefficients by class", classes_caption(network))
-    sections.append(Section(title=_title(prefix, "what depends on the class"), body=shown))
-    if network.decompositions:
-        sections.append(Section(title=_title(prefix, "kernels taken apart"), body=_decomposition(network)))
-    return sections
-
-
-def _title(prefix: str, title: str) -> str:
-    return f"{prefix}{title}" if prefix else title[0].upper() + title[1:]
-
-
-def _decomposition(network: NetworkAnalysis) -> Html:
-    header = ("layer", "kernels", "residual", "effective rank", "90 % of energy in", "of", "the paper's L")
-    rows = [
-        [
-            layer.name,
-            "x".join(map(str, layer.shape)),
-            percent(layer.energy_share),
-            f"{layer.effective_rank:.1f}",
-            str(layer.directions),
-            str(layer.outputs),
-            str(layer.latent_dim),
-        ]
-        for layer in network.decompositions
-    ]
-    parts = [table(header, rows, caption=decomposition_caption())]
-    detail = network.detail
-    if detail is not None:
-        parts.append(Html(f"<h3>{text(detail.layer.name)} in detail</h3>"))
-        drawn = residual_figure(detail.form, detail.attention)
-        parts.append(_embedded(drawn, "Share of the residual, and cosines", residual_caption(detail)))
-        if detail.spectrum is not None:
-            drawn = spectrum_figure(detail.spectrum)
-            parts.append(_embedded(drawn, "Singular values of the residuals", spectrum_caption(detail)))
-        if detail.curves:
-            drawn = error_curve_figure(detail.curves, detail.layer.latent_dim)
-            parts.append(_embedded(drawn, "Error of the best DCD by latent size", curve_caption(detail)))
-    return join(parts)
-
-
-def _suppression(networks: Sequence[NetworkAnalysis]) -> Html:
-    measured = {network.title: network.suppression for network in networks if network.suppression is not None}
-    parts = [paragraph(plain) for plain in suppression_captions(networks)]
-    if measured:
-        parts.append(_embedded(suppression_scatter(measured), "Gradient against coefficient", ""))
-        parts.append(_suppression_table(measured))
-        parts.append(paragraph(SUPPRESSION_LIMITS, kind="note"))
-    parts += [
-        paragraph(f"{network.title}: {network.no_suppression}", kind="note")
-        for network in networks
-        if network.no_suppression
-    ]
-    for title, suppression in measured.items():
-        if suppression.skipped:
-            names = "; ".join(f"{name}: {reason}" for name, reason in suppression.skipped.items())
-            parts.append(paragraph(f"Left out in {title}: {names}.", kind="note"))
-    return join(parts)
-
-
-def _suppression_table(measured: Mapping[str, Suppression]) -> Html:
-    header = ("layer", "directions", "own", "attention alone", "row of Φ", "weakest / strongest", "own coefficients")
+def _suppression_rows(measured: Mapping[str, Suppression]) -> list[list[str]]:
     rows = []
     for title, suppression in measured.items():
         for layer in suppression.layers:
@@ -198,18 +155,7 @@ def _suppression_table(measured: Mapping[str, Suppression]) -> Html:
                     _format(layer.coefficient_ratio, ".2f"),
                 ]
             )
-    caption = (
-        "Rank correlations of the gradient of a direction with its own coefficient (π s, or |Φⱼⱼ|), with the attention "
-        "alone, and with its whole row (or column) of Φ. The last two columns are ratios of the quarter of directions "
-        "with the smallest own coefficients to the quarter with the largest: of the mean gradient and of the mean "
-        "coefficient."
-    )
-    return table(header, rows, caption=caption)
-
-
-def _embedded(drawn: Figure, alt: str, caption: str) -> Html:
-    with tempfile.TemporaryDirectory() as folder:
-        return figure(save(drawn, Path(folder) / "figure.png"), alt=alt, caption=caption)
+    return rows
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,20 +1,11 @@
-"""Texts of the report: how each figure was computed, and its main results."""
+"""Sentences of the report that depend on the results."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dynaconv.explain.analyze.decompose import FIT_SAMPLES, MAX_NUMEL_FIT, MAX_NUMEL_WITH_SCALE, MixtureDetail
 from dynaconv.explain.analyze.result import NetworkAnalysis
 from dynaconv.explain.coefficients import symbol
-
-SUPPRESSION_LIMITS = (
-    "The measure shows how unequal the gradients of the directions of one trained network are. It uses eval mode, the "
-    "gradient of the mean loss of each batch, and directions of unit length. It has three limits. In a mixture, the "
-    "chain rule implies that gradient and coefficient are correlated. Training updates whole kernels, not singular "
-    "vectors: a small singular value is a result of training, and only attention slows learning down. Neither number "
-    "shows whether a direction is worth learning."
-)
 
 
 def introduction(networks: Sequence[NetworkAnalysis]) -> list[str]:
@@ -72,65 +63,9 @@ def usage_caption(network: NetworkAnalysis) -> str:
     return caption
 
 
-def classes_caption(network: NetworkAnalysis) -> str:
-    """Return the caption of the class means."""
-    shown = next(layer for layer in network.statistics.layers if layer.name == network.shown)
-    chance = next(iter(shown.parts.values())).values.share_by_chance
-    return (
-        f"Mean of each class in {network.shown or shown.kind} minus the average over classes: red is above the "
-        "average, blue below. The lowest panel shows the share of the variance between classes for every layer. If the "
-        f"classes did not differ, the expected share would be {chance:.1%}."
-    )
-
-
-def decomposition_caption() -> str:
-    """Return the caption of the table of mixtures."""
-    return (
-        "W(x) = s(x) W_mean + Σ aₖ(x) ΔWₖ, with s(x) the sum of the weights, 1 for a softmax. Residual: median over "
-        "the images of |Σ aₖ ΔWₖ|² / |W(x)|². Effective rank and number of directions with 90 % of the energy: output "
-        "directions of all ΔWₖ side by side. L: latent size of DCD by the paper's rule."
-    )
-
-
-def residual_caption(detail: MixtureDetail) -> str:
-    """Return the caption of the residual's share and the cosines."""
-    return (
-        f"{detail.layer.name}. Left: the residual's share of |W(x)|² over {len(detail.attention)} images. Right: "
-        "cosines between the kernels' residuals. Equal values everywhere mean that training gave the residuals no "
-        "common direction."
-    )
-
-
-def spectrum_caption(detail: MixtureDetail) -> str:
-    """Return the caption of the spectrum."""
-    return (
-        f"{detail.layer.name}: singular values of each ΔWₖ and of all ΔWₖ jointly. If few directions have most of the "
-        "energy, a small latent space can represent the residuals. If the values are equal, as for random kernels, it "
-        "cannot."
-    )
-
-
-def curve_caption(detail: MixtureDetail) -> str:
-    """Return the caption of the error of the best DCD fit."""
-    caption = (
-        f"{detail.layer.name}: least-squares fit of W₀, P, Φ(x), Q and Λ(x) to W(x) over up to {FIT_SAMPLES} images. "
-        "The residual covers all taps. This is more general than DCD's channel fusion, so the error is a lower bound."
-    )
-    if all(not curve.scale for curve in detail.curves):
-        caption += (
-            f" Kernels with more than {MAX_NUMEL_WITH_SCALE:,} elements are fitted without Λ, kernels with more than "
-            f"{MAX_NUMEL_FIT:,} not at all."
-        )
-    return caption
-
-
-def suppression_captions(networks: Sequence[NetworkAnalysis]) -> list[str]:
-    """Return the explanation of the suppression measure, and its result for each network."""
-    paragraphs = [
-        "The paper argues that attention over many latent directions holds back learning. In W(x) = W_mean + U Π(x) S "
-        "Vᵀ, the columns uᵢ and vᵢ appear only as πₖ(x) sᵢ uᵢ vᵢᵀ, so a small πₖ(x) sᵢ reduces the gradient of both. "
-        "In DCD, Φ(x) couples every column of P to every column of Q, so a small own entry Φⱼⱼ alone does not."
-    ]
+def suppression_results(networks: Sequence[NetworkAnalysis]) -> list[str]:
+    """Return the result of the suppression measure for each network that has one."""
+    paragraphs = []
     for network in networks:
         suppression = network.suppression
         if suppression is None:

@@ -59,7 +59,9 @@ class DCDConfig(BranchConfig):
         16,
         "r: the branch has max(C_in // r, min_hidden_channels) hidden units; see `keeps_length` for small contexts.",
     )
-    hidden_channels: int | None = option(None, "Number of hidden units; overrides `reduction`.")
+    hidden_channels: int | None = option(
+        None, "Number of hidden units, in place of `reduction` and `min_hidden_channels`."
+    )
     min_hidden_channels: int = option(16, "Minimum number of hidden units.")
     context_size: Literal[1, 2] = option(1, "The input is averaged over a grid of this many cells along each axis.")
     context_norm: ContextNorm = option(
@@ -120,6 +122,12 @@ class DCDConfig(BranchConfig):
             raise ValueError(
                 'weight_norm=True bounds the residual, which norm="batch" normalises already; leave one of them out.'
             )
+        if self.hidden_channels is not None:
+            for name in ("reduction", "min_hidden_channels"):
+                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                    raise ValueError(
+                        f"hidden_channels is the number of hidden units, so {name} has no effect; leave one out."
+                    )
         self._check_variant()
 
     def _check_variant(self) -> None:

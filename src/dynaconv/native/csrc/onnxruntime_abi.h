@@ -1,6 +1,7 @@
 // The part of ONNX Runtime's C API that a custom operator needs. Its layout never changes: later versions only append
 // to it. It is declared here because ONNX Runtime's Python package has no headers. Source: ONNX Runtime's documentation
-// of `OrtApi` and `OrtCustomOp`, version 17 of the API (ONNX Runtime 1.17).
+// of `OrtApi` and `OrtCustomOp`, version 17 of the API (ONNX Runtime 1.17). `RegisterCustomOps` checks that the runtime
+// has that version; tests/export/test_native_form.py calls the functions in the installed one.
 #pragma once
 
 #include <cstddef>

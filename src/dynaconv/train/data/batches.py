@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from dynaconv.errors import CorruptImageError, DataError
 from dynaconv.train.data.corrupt import CorruptImages
@@ -26,16 +26,26 @@ class _Augmented(Dataset[Any]):
     split: Any
     corrupt: CorruptImages | None = None
     _seed_and_epoch: tuple[int, int] | None = None
+    _numbers: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def set_epoch(self, seed: int, epoch: int) -> None:
-        """Set the seed and the epoch that determine the augmentation."""
-        self._seed_and_epoch = (seed, epoch)
+    def set_epoch(self, seed: int, epoch: int, numbers: Sequence[int] | None = None) -> None:
+        """Set the seed and the epoch that determine the augmentation.
+
+        Args:
+            seed: The run's seed.
+            epoch: From 0.
+            numbers: Positions of the images in the training set, if this is a part of it.
+        """
+        self._seed_and_epoch, self._numbers = (seed, epoch), numbers
 
     def _keys(self, indices: Sequence[int]) -> Tensor | None:
-        return None if self._seed_and_epoch is None else image_keys(*self._seed_and_epoch, indices)
+        if self._seed_and_epoch is None:
+            return None
+        numbers = indices if self._numbers is None else [self._numbers[index] for index in indices]
+        return image_keys(*self._seed_and_epoch, numbers)
 
     def _read(self, index: int) -> tuple[Image.Image, int]:
         """Open an image. The next valid one replaces a corrupt image that the run tolerates."""
@@ -48,7 +58,7 @@ class _Augmented(Dataset[Any]):
                 self.corrupt.add(error)
                 continue
             return image, target
-        raise DataError("every image of the training set is corrupt.")
+        raise DataError(f"all of {len(self.split):,} training images in a row are corrupt; repair the data set.")
 
 
 class SmallImages(_Augmented):
@@ -100,9 +110,8 @@ class Photographs(_Augmented):
 class EpochSampler(DistributedSampler[Any]):
     """Shuffles by seed and epoch, so that a resumed run uses the same images as an uninterrupted one.
 
-    Lightning calls `set_epoch` at the start of each epoch. It also sets the epoch of the augmentation, and seeds the
-    generator of the loader, from which the workers get their seeds. A global step has the same images for any number of
-    processes.
+    Lightning calls `set_epoch` at the start of each epoch. It also sets the epoch of the augmentation. A global step
+    has the same images for any number of processes.
 
     Attributes:
         start: Epoch, from 0, and number of its images that this process skips without opening them.
@@ -110,12 +119,10 @@ class EpochSampler(DistributedSampler[Any]):
 
     def __init__(self, dataset: Dataset[Any], *, num_replicas: int, rank: int, seed: int, drop_last: bool) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed, drop_last=drop_last)
-        self.worker_seeds = torch.Generator()
         self.start = (0, 0)
 
     def set_epoch(self, epoch: int) -> None:
         super().set_epoch(epoch)
-        self.worker_seeds.manual_seed(self.seed + 7919 * epoch + self.rank)
         if isinstance(self.dataset, _Augmented):
             self.dataset.set_epoch(self.seed, epoch)
 
@@ -141,10 +148,19 @@ def already_collated(batch: Any) -> Any:
     return batch
 
 
-def make_loader(dataset: Any, *, sampler: EpochSampler | None, **options: Any) -> DataLoader[Any]:
-    """Build a loader. Batches of `SmallImages` are not collated, because it returns whole ones."""
-    if isinstance(dataset, SmallImages):
+def collated(dataset: Any, indices: Sequence[int]) -> Batch:
+    """Return one batch of a map-style data set of images or whole batches."""
+    if hasattr(dataset, "__getitems__"):
+        batch: Batch = dataset.__getitems__(indices)
+        return batch
+    images, targets = default_collate([dataset[index] for index in indices])
+    return images, targets
+
+
+def make_loader(dataset: Any, **options: Any) -> DataLoader[Any]:
+    """Build a loader. Whole batches are not collated, and an `EpochSampler` leaves the global generator alone."""
+    if hasattr(dataset, "__getitems__"):
         options["collate_fn"] = already_collated
-    if sampler is not None:
-        options.update(sampler=sampler, generator=sampler.worker_seeds)
-    return DataLoader(dataset, worker_init_fn=start_loader_process, **options)
+    if isinstance(options.get("sampler"), EpochSampler):
+        options["generator"] = torch.Generator()
+    return DataLoader(dataset, worker_init_fn=start_loader_process, pin_memory=torch.cuda.is_available(), **options)

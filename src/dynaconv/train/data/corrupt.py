@@ -1,6 +1,5 @@
 """Counts images that cannot be decoded, over processes and resumed runs; too many of them are an error."""
 
-import os
 from pathlib import Path
 
 from dynaconv.errors import CorruptImageError, DataError
@@ -31,8 +30,10 @@ class CorruptImages:
         if message in self._seen:
             return
         self._seen.add(message)
-        if message not in self.found():
-            self._append(message)
+        if self.file is not None and message not in self.found():
+            # One write at the end of the file, so lines of several processes do not mix.
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(f"{message}\n")
         count = len(self.found())
         if self.limit == 0:
             raise DataError(f"{message} Pass --data.max_corrupt N to tolerate N such images.") from error
@@ -46,17 +47,7 @@ class CorruptImages:
         """Return the error messages of the corrupt images, sorted."""
         if self.file is None:
             return sorted(self._seen)
-        try:
-            # Several processes may have recorded the same image at once.
-            return sorted(set(self.file.read_text(encoding="utf-8").splitlines()))
-        except FileNotFoundError:
+        if not self.file.exists():
             return []
-
-    def _append(self, message: str) -> None:
-        if self.file is not None:
-            # O_APPEND makes each write atomic, so lines of several processes do not mix.
-            descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            try:
-                os.write(descriptor, f"{message}\n".encode())
-            finally:
-                os.close(descriptor)
+        # Several processes may have recorded the same image at once.
+        return sorted(set(self.file.read_text(encoding="utf-8").splitlines()))

@@ -1,12 +1,15 @@
 """Small data sets in memory: scikit-learn's digits and Fashion-MNIST."""
 
+import gzip
+import zlib
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import torch
+from torch import Tensor
 
 from dynaconv.errors import DataError
 from dynaconv.train.data.bank_cache import cache_folder
-from dynaconv.train.data.idx import read_idx
 from dynaconv.train.data.source import Source, TensorImages, stratified_split
 
 FASHION_CLASSES = (
@@ -135,3 +138,29 @@ def _read_pair(folder: Path, images_stem: str, labels_stem: str) -> TensorImages
     if len(labels) == 0 or int(labels.max()) >= len(FASHION_CLASSES):
         raise DataError(f"{labels_path} must hold labels from 0 to {len(FASHION_CLASSES) - 1}, at least one.")
     return TensorImages(images=images.unsqueeze(1), targets=labels.long())
+
+
+def read_idx(path: Path) -> Tensor:
+    """Read one IDX file of unsigned bytes, gzip-compressed or plain; ``uint8``, of one to three dimensions.
+
+    Raises:
+        DataError: The file is missing or damaged, or has another element type.
+    """
+    from torchvision.datasets.mnist import read_sn3_pascalvincent_tensor
+
+    try:
+        raw = path.read_bytes()
+        # torchvision reads plain files alone, and Debian's are compressed.
+        with NamedTemporaryFile() as plain:
+            plain.write(gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw)
+            plain.flush()
+            values: Tensor = read_sn3_pascalvincent_tensor(plain.name)
+        if values.dtype != torch.uint8:
+            raise ValueError(f"elements of type {values.dtype}")
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read the IDX file {path}: {reason}; fetch the file again.") from error
+    # torchvision raises these for a damaged file, without a message.
+    except (AssertionError, KeyError, ValueError) as error:
+        raise DataError(f"{path} is not a complete IDX file of unsigned bytes; fetch the file again.") from error
+    return values

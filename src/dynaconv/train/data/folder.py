@@ -8,12 +8,8 @@ from PIL import Image
 
 from dynaconv.errors import DataError, listed
 from dynaconv.train.data.image_file import IMAGE_SUFFIXES, Mode, is_readable, open_image
-from dynaconv.train.data.source import Source, stratified_split
+from dynaconv.train.data.source import Source, photo_properties, stratified_split
 from dynaconv.train.data.tree import LeftOut, abbreviated, class_folders, find_layout, images_below
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-_SMALL_SIDE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +34,7 @@ class FolderImages:
 
 
 def image_folder(
-    folder: Path, *, channels: int | None, image_size: int | None, test_fraction: float, split_seed: int
+    folder: Path, *, channels: int | None, image_size: int | None, test_fraction: float | None, split_seed: int
 ) -> Source:
     """Return the data set in a folder: ``train/`` with ``test/`` or ``val/``, or class folders split at random.
 
@@ -46,14 +42,15 @@ def image_folder(
         folder: A folder that `find_layout` accepts. If it has both ``test/`` and ``val/``, ``val/`` is for validation.
         channels: 1 to read the images as greyscale, 3 (or ``None``) as colour.
         image_size: Side length of the network's input; it determines the default augmentation.
-        test_fraction: Fraction of each class that is held out if the folder has no test set.
+        test_fraction: Fraction of each class that is held out if the folder has no test set, in (0, 1); None for 0.2.
         split_seed: Seed of that split.
 
     Returns:
         The images; ``note`` says how they were read, and which files and folders are left out.
 
     Raises:
-        DataError: The folder is missing or empty, or a held-out split has a class that ``train/`` lacks.
+        DataError: The folder is missing or empty, a held-out split has a class that ``train/`` lacks, or
+            ``test_fraction`` is out of range or given for a folder with a test set.
     """
     if folder.is_file():
         raise DataError(f"{folder} is a file; an image folder has one sub-folder per class.")
@@ -63,7 +60,11 @@ def image_folder(
     left_out = LeftOut()
     layout = find_layout(folder, left_out)
     validation, remark = None, ""
+    if test_fraction is not None and not 0 < test_fraction < 1:
+        raise DataError(f"data.test_fraction must be in (0, 1); got {test_fraction}.")
     if layout.splits:
+        if test_fraction is not None:
+            raise DataError(f"{folder} has test images, so data.test_fraction has no effect; leave it out.")
         train_folder = layout.splits["train"]
         classes = class_folders(train_folder, left_out)
         names = _checked_names(classes, train_folder)
@@ -81,24 +82,19 @@ def image_folder(
     else:
         names = _checked_names(layout.classes, layout.folder)
         everything = _read(layout.classes, names, mode, left_out)
-        first, second = stratified_split(everything.targets, test_fraction, seed=split_seed)
+        first, second = stratified_split(everything.targets, test_fraction or 0.2, seed=split_seed)
         if not second:
             raise DataError(f"{folder} has one image per class, too few to hold any out for the test; add images.")
         train, test = everything.subset(first), everything.subset(second)
-    grey = mode == "L"
-    size = image_size or 224
     counts = [(len(train), "training"), *([(len(validation), "validation")] if validation else []), (len(test), "test")]
     return Source(
         name=str(folder),
         train=train,
         test=test,
         validation=validation,
+        random_test=not layout.splits,
         class_names=names,
-        channels=1 if grey else 3,
-        mean=(sum(IMAGENET_MEAN) / 3,) if grey else IMAGENET_MEAN,
-        std=(sum(IMAGENET_STD) / 3,) if grey else IMAGENET_STD,
-        image_size=size,
-        style="small" if size <= _SMALL_SIDE else "photo",
+        **photo_properties(channels, image_size),
         note=_describe(names, counts, str(left_out)) + remark,
     )
 

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -66,11 +66,11 @@ def decode_image(data: bytes, mode: Mode) -> Image.Image:
 
 
 @contextmanager
-def named_in_errors(name: str, advice: str) -> Iterator[None]:
+def named_in_errors(name: str | Callable[[], str], advice: str) -> Iterator[None]:
     """Name the image in the message of a `DataError`, and turn Pillow's errors into `CorruptImageError`.
 
     Args:
-        name: Name of the image; the message starts with it.
+        name: Name of the image, or a function that returns it; the message starts with it.
         advice: What to do about a corrupt image.
 
     Raises:
@@ -81,9 +81,10 @@ def named_in_errors(name: str, advice: str) -> Iterator[None]:
         yield
     except CorruptImageError:
         raise
-    except DataError as error:
-        raise DataError(f"{name} {error}") from error
     except _UNREADABLE as error:
+        name = name() if callable(name) else name
+        if isinstance(error, DataError):
+            raise DataError(f"{name} {error}") from error
         raise CorruptImageError(f"{name} is corrupt or not an image ({error}); {advice}.") from error
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -13,18 +13,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from dynaconv.errors import DataError
-from dynaconv.train.data.batches import EpochSampler, Photographs, SmallImages, already_collated, make_loader
+from dynaconv.train.data.augmentation import Augmentation, Photo, Small
+from dynaconv.train.data.batches import EpochSampler, Photographs, SmallImages, make_loader
 from dynaconv.train.data.corrupt import CorruptImages
 from dynaconv.train.data.drawn import DrawnBatches, DrawnImages
 from dynaconv.train.data.image_file import Mode, convert_image, named_in_errors
 from dynaconv.train.data.shard_source import hold_out_shards
 from dynaconv.train.data.shards import ShardSet
-from dynaconv.train.data.shares import EvaluationShare, PaddedImages
-from dynaconv.train.data.source import Split, TensorImages, length_of, stratified_split
+from dynaconv.train.data.shares import PaddedImages, evaluation_share
+from dynaconv.train.data.source import Source, Split, TensorImages, length_of, stratified_split
 from dynaconv.train.data.sources import load_source
 from dynaconv.train.data.stream import ShardStream, StreamLoader, check_workers
 from dynaconv.train.data.transforms import BatchTransform, SmallTransform, photo_transform
-from dynaconv.train.stopping import start_loader_process
 
 _MAX_AUTO_WORKERS = 8
 
@@ -48,21 +48,15 @@ class ImageDataModule(LightningDataModule):
         batch_size: int = 128,
         eval_batch_size: int | None = None,
         num_workers: int | None = None,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.2,
-        split_seed: int = 0,
+        val_fraction: float | None = None,
+        test_fraction: float | None = None,
+        split_seed: int | None = None,
         train_limit: int | None = None,
         epoch_size: int | None = None,
-        shuffle_buffer: int = 2000,
-        augment: Literal["auto", "small", "photo", "none"] = "auto",
-        padding: int | None = None,
-        flip: bool | None = None,
-        erase_prob: float = 0.0,
-        rand_augment: str | None = None,
-        color_jitter: float = 0.4,
-        crop_scale: tuple[float, float] = (0.08, 1.0),
-        crop_pct: float = 0.875,
-        interpolation: Literal["bilinear", "bicubic", "random"] = "bicubic",
+        shuffle_buffer: int | None = None,
+        augment: Augmentation | None = None,
+        crop_pct: float | None = None,
+        interpolation: Literal["bilinear", "bicubic", "random"] | None = None,
         max_corrupt: int = 0,
         seed: int = 0,
         options: dict[str, Any] | None = None,
@@ -81,36 +75,35 @@ class ImageDataModule(LightningDataModule):
             batch_size: Images per training step, on each device.
             eval_batch_size: Images per evaluation step; by default twice batch_size.
             num_workers: Number of loader processes; by default 0 for images in memory, else one per core, at most 8.
-            val_fraction: Fraction of each class held out of the training set to select the best checkpoint. With 0 the
-                run trains on all images and tests the last checkpoint. Of shards, whole ones are held out.
-            test_fraction: Fraction held out of an image folder that has no test set.
-            split_seed: Seed of both splits; independent of the run's seed, so that runs are comparable.
+            val_fraction: Fraction of each class held out of the training set to select the best checkpoint, by default
+                0.1. With 0 the run trains on all images and tests the last checkpoint. Of shards, whole ones are held
+                out. Not for a data set that has validation images.
+            test_fraction: Fraction held out of an image folder that has no test set, by default 0.2.
+            split_seed: Seed of both splits and of train_limit, by default 0; independent of the run's seed, so that
+                runs are comparable.
             train_limit: Train on only this many images, balanced over the classes as far as possible.
             epoch_size: Images per epoch, for the shards of "wds/..." (by default all) or a data set whose images are
                 drawn anew.
-            shuffle_buffer: Encoded images that each loader process shuffles while it reads shards.
-            augment: "small" pads and crops, "photo" is timm's ImageNet pipeline, "none" only normalises. "auto" leaves
-                the choice to the source.
-            padding: Border in pixels for "small"; by default an eighth of the side, or 0 for images drawn anew.
-            flip: Mirror half of the images; by default on, unless that changes the class (digits).
-            erase_prob: Probability that a random rectangle of an image is erased.
-            rand_augment: A RandAugment or AutoAugment policy in timm's notation, such as "rand-m9-mstd0.5"; "photo"
-                only.
-            color_jitter: Strength of the jitter of brightness, contrast and saturation; "photo" only.
-            crop_scale: Range of the cropped area as a fraction of the image; "photo" only.
-            crop_pct: Fraction of the side that the centre crop of evaluation keeps; "photo" only.
-            interpolation: Interpolation of the resizing; "photo" only.
+            shuffle_buffer: Encoded images that each loader process shuffles while it reads shards, by default 2,000.
+            augment: Small pads and crops, Photo is timm's ImageNet pipeline, Off only normalises. By default the
+                source decides.
+            crop_pct: Fraction of the side that the centre crop of evaluation keeps, in (0, 1]; by default 0.875. For
+                photographs only.
+            interpolation: Interpolation of the resizing; by default "bicubic". "random" draws one for each training
+                image. For photographs only.
             max_corrupt: Number of corrupt training images that are tolerated; the next one in the data set replaces
                 each. One more ends the run.
             seed: Seed of the order of the training images and of their augmentation; the run's seed.
             options: Options of a data set whose images are drawn anew ("glyphs" and others, see docs/drawn-data.md).
         """
         super().__init__()
-        self._check_ranges(batch_size, eval_batch_size, val_fraction, test_fraction, erase_prob, image_size, padding)
-        if num_workers is not None and num_workers < 0:
-            raise DataError(f"num_workers counts processes, at least 0; got {num_workers}.")
-        if max_corrupt < 0:
-            raise DataError(f"max_corrupt must be at least 0 images; got {max_corrupt}.")
+        _check_ranges(
+            at_least_0={"num_workers": num_workers, "max_corrupt": max_corrupt},
+            at_least_1={"batch_size": batch_size, "eval_batch_size": eval_batch_size, "shuffle_buffer": shuffle_buffer},
+            at_least_4={"image_size": image_size},
+        )
+        if val_fraction is not None and not 0 <= val_fraction < 1:
+            raise DataError(f"data.val_fraction must be in [0, 1); got {val_fraction}.")
         source = load_source(
             name,
             data_dir=data_dir,
@@ -118,7 +111,7 @@ class ImageDataModule(LightningDataModule):
             channels=channels,
             image_size=image_size,
             test_fraction=test_fraction,
-            split_seed=split_seed,
+            split_seed=split_seed or 0,
             options=options,
         )
         self.source = source
@@ -128,79 +121,62 @@ class ImageDataModule(LightningDataModule):
         self.in_channels = source.channels
         self.image_size = image_size or source.image_size
         self.mean, self.std = source.mean, source.std
-        self.style = source.style if augment in ("auto", "none") else augment
-        self.crop_pct, self.interpolation = crop_pct, interpolation
+        if augment is None:
+            augment = Photo() if source.style == "photo" else Small()
+        self.augment = augment
+        self.style = augment.style or source.style
+        self._check_photo_only(crop_pct=crop_pct, interpolation=interpolation)
+        self.crop_pct, self.interpolation = crop_pct or 0.875, interpolation or "bicubic"
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or 2 * batch_size
         self.num_workers = num_workers
         self.seed = seed
         self.start = (0, 0)
         self.corrupt = CorruptImages(max_corrupt)
-        self.train_split, self.val_split = _hold_out(source.train, source.validation, val_fraction, split_seed)
+        _refuse_unused(
+            source,
+            val_fraction=val_fraction,
+            split_seed=split_seed,
+            train_limit=train_limit,
+            shuffle_buffer=shuffle_buffer,
+            max_corrupt=max_corrupt or None,
+        )
+        fraction = 0.1 if val_fraction is None else val_fraction
+        self.train_split, self.val_split = _hold_out(source.train, source.validation, fraction, split_seed or 0)
         if train_limit is not None:
-            self.train_split = _limit(self.train_split, train_limit, split_seed)
-        if isinstance(self.train_split, DrawnImages) and augment not in ("auto", "small"):
+            self.train_split = _limit(self.train_split, train_limit, split_seed or 0)
+        if isinstance(self.train_split, DrawnImages) and not isinstance(augment, Small):
             raise DataError(
-                f"augment={augment!r} cannot be used with {name}, whose images are drawn anew; leave it out."
+                f"data.augment={type(augment).__name__} cannot be used with {name}, whose images are drawn "
+                f"anew; leave it out."
             )
         if epoch_size is not None and isinstance(self.train_split, DrawnImages):
             self.train_split = self.train_split.with_length(epoch_size)
         elif epoch_size is not None and not isinstance(self.train_split, ShardSet):
             raise DataError(f"epoch_size={epoch_size} is for shards (wds/...); use train_limit with {name}.")
-        self.epoch_size, self.shuffle_buffer = epoch_size, shuffle_buffer
-        flip = source.flip if flip is None else flip
-        if self.style == "small" and rand_augment is not None:
-            raise DataError(f"rand_augment={rand_augment!r} needs augment='photo', but {name} is augmented as 'small'.")
-        self._small_options: dict[str, Any] = {}
-        self._photo_options: dict[str, Any] | None = None
-        if augment != "none":
-            border = self.image_size // 8 if padding is None else padding
-            if padding is None and isinstance(self.train_split, DrawnImages):
-                # Drawn pictures are shifted at random already.
-                border = 0
-            self._small_options = {"padding": border, "flip": flip, "erase_prob": erase_prob}
-            self._photo_options = {
-                "hflip": 0.5 * flip,
-                "re_prob": erase_prob,
-                "re_mode": "pixel",
-                "auto_augment": rand_augment,
-                "color_jitter": color_jitter,
-                "scale": crop_scale,
-            }
+        self.epoch_size, self.shuffle_buffer = epoch_size, shuffle_buffer or 2000
+        # Drawn pictures are shifted at random already.
+        border = 0 if isinstance(self.train_split, DrawnImages) else self.image_size // 8
+        self._small_options = augment.batch_options(border, source.flip)
+        self._photo_options = augment.timm_options(source.flip) if isinstance(augment, Photo) else None
         if self.style == "photo":
-            self._check_photo_options(rand_augment)
+            self._check_photo_options()
 
-    @staticmethod
-    def _check_ranges(
-        batch_size: int,
-        eval_batch_size: int | None,
-        val_fraction: float,
-        test_fraction: float,
-        erase_prob: float,
-        image_size: int | None,
-        padding: int | None,
-    ) -> None:
-        if batch_size < 1 or (eval_batch_size is not None and eval_batch_size < 1):
-            raise DataError(f"batch sizes must be at least 1; got batch_size={batch_size}, {eval_batch_size=}.")
-        if not 0 <= val_fraction < 1:
-            raise DataError(f"val_fraction must be in [0, 1); got {val_fraction}.")
-        if not 0 < test_fraction < 1:
-            raise DataError(f"test_fraction must be in (0, 1); got {test_fraction}.")
-        if not 0 <= erase_prob <= 1:
-            raise DataError(f"erase_prob must be a probability in [0, 1]; got {erase_prob}.")
-        if padding is not None and padding < 0:
-            raise DataError(f"padding must be at least 0 pixels; got {padding}.")
-        if image_size is not None and image_size < 4:
-            raise DataError(f"image_size must be at least 4 pixels; got {image_size}.")
+    def _check_photo_only(self, *, crop_pct: float | None, interpolation: str | None) -> None:
+        for name, value in (("crop_pct", crop_pct), ("interpolation", interpolation)):
+            if value is not None and self.style == "small":
+                raise DataError(f"data.{name} is for photographs, but {self.name} has small images; leave it out.")
+        if crop_pct is not None and not 0 < crop_pct <= 1:
+            raise DataError(f"data.crop_pct must be a fraction in (0, 1]; got {crop_pct}.")
 
-    def _check_photo_options(self, rand_augment: str | None) -> None:
+    def _check_photo_options(self) -> None:
         """Build the pipeline once, so that an unknown policy raises an error before the run starts."""
         try:
             self._photo_transform(training=True)
         # timm's policies raise these from assertions and look-ups.
         except (AssertionError, KeyError, ValueError, TypeError) as error:
             reason = str(error) or type(error).__name__
-            raise DataError(f"timm rejects {rand_augment=} with {self._photo_options}: {reason}") from error
+            raise DataError(f"timm does not accept data.augment={self.augment}: {reason}") from error
 
     @property
     def has_validation(self) -> bool:
@@ -215,18 +191,16 @@ class ImageDataModule(LightningDataModule):
         if isinstance(self.train_split, ShardSet):
             return self._stream_loader(self.train_split, training=True)
         dataset = self._dataset(self.train_split, training=True)
-        trainer = self.trainer
-        sampler, drop_last = None, True
-        if not isinstance(dataset, IterableDataset):
-            world, rank = self._world_and_rank()
-            drop_last = self._fills_a_batch(len(dataset), world)
-            sampler = EpochSampler(dataset, num_replicas=world, rank=rank, seed=self.seed, drop_last=drop_last)
-            # In a resumed run, Lightning starts the workers of the first epoch before it restores the epoch's number.
-            epoch, batches = self.start
-            sampler.start = (epoch, batches * self.batch_size)
-            sampler.set_epoch(max(trainer.current_epoch if trainer is not None else 0, epoch))
-            dataset.corrupt = self.corrupt
-        return self._loader(dataset, sampler, batch_size=self.batch_size, drop_last=drop_last)
+        options = {"batch_size": self.batch_size, "num_workers": self._workers(dataset)}
+        if isinstance(dataset, IterableDataset):
+            return make_loader(dataset, drop_last=True, **options)
+        world, rank = self._world_and_rank()
+        drop_last = self._fills_a_batch(len(dataset), world)
+        sampler = EpochSampler(dataset, num_replicas=world, rank=rank, seed=self.seed, drop_last=drop_last)
+        sampler.start = (self.start[0], self.start[1] * self.batch_size)
+        sampler.set_epoch(self._epoch())
+        dataset.corrupt = self.corrupt
+        return make_loader(dataset, sampler=sampler, drop_last=drop_last, **options)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         if self.val_split is None:
@@ -241,19 +215,12 @@ class ImageDataModule(LightningDataModule):
         if isinstance(split, ShardSet):
             return self._stream_loader(split, training=False)
         dataset = self.eval_dataset(split)
+        options = {"batch_size": self.eval_batch_size, "num_workers": self._workers(dataset)}
         world, rank = self._world_and_rank()
         if world == 1 or isinstance(dataset, IterableDataset):
-            return self._loader(dataset, None, batch_size=self.eval_batch_size)
-        share = EvaluationShare(len(dataset), world=world, rank=rank)
-        return DataLoader(
-            PaddedImages(dataset),
-            batch_size=self.eval_batch_size,
-            sampler=share,
-            collate_fn=already_collated,
-            num_workers=self._workers(dataset),
-            worker_init_fn=start_loader_process,
-            pin_memory=torch.cuda.is_available(),
-        )
+            return make_loader(dataset, **options)
+        share = evaluation_share(len(dataset), world=world, rank=rank)
+        return make_loader(PaddedImages(dataset), sampler=share, **options)
 
     def _world_and_rank(self) -> tuple[int, int]:
         """Return the number of processes and the rank of this one."""
@@ -287,7 +254,7 @@ class ImageDataModule(LightningDataModule):
         if training:
             stream.start, stream.corrupt = self.start, self.corrupt
         workers = self._stream_workers(shards, training=training, world=world)
-        return StreamLoader(stream, epoch=self._epoch, num_workers=workers, pin_memory=torch.cuda.is_available())
+        return StreamLoader(stream, epoch=self._epoch, num_workers=workers)
 
     def _stream_workers(self, shards: ShardSet, *, training: bool, world: int) -> int:
         max_workers = min(os.cpu_count() or 1, _MAX_AUTO_WORKERS)
@@ -340,20 +307,35 @@ class ImageDataModule(LightningDataModule):
             options=self._photo_options or {},
         )
 
-    def _loader(self, dataset: Any, sampler: EpochSampler | None, **options: Any) -> DataLoader[Any]:
-        return make_loader(
-            dataset,
-            sampler=sampler,
-            num_workers=self._workers(dataset),
-            pin_memory=torch.cuda.is_available(),
-            **options,
-        )
-
     def _workers(self, dataset: Any) -> int:
         if self.num_workers is not None:
             return self.num_workers
         in_memory = isinstance(dataset, SmallImages) and isinstance(dataset.split, TensorImages | DrawnImages)
         return 0 if in_memory else min(os.cpu_count() or 1, _MAX_AUTO_WORKERS)
+
+
+def _check_ranges(**values: Mapping[str, int | None]) -> None:
+    """Check integers; the keys are ``at_least_<minimum>``."""
+    for key, options in values.items():
+        minimum = int(key.rpartition("_")[2])
+        for name, value in options.items():
+            if value is not None and value < minimum:
+                raise DataError(f"data.{name} must be at least {minimum}; got {value}.")
+
+
+def _refuse_unused(source: Source, **given: Any) -> None:
+    """Raise `DataError` for an option that would have no effect on a data set; None stands for an option left out."""
+    in_memory = isinstance(source.train, TensorImages | DrawnImages)
+    holds_out = source.validation is None and given["val_fraction"] != 0
+    reasons = {
+        "val_fraction": source.validation is not None and "has validation images",
+        "split_seed": not (source.random_test or holds_out or given["train_limit"]) and "is not split at random",
+        "shuffle_buffer": not isinstance(source.train, ShardSet) and "does not consist of shards",
+        "max_corrupt": in_memory and "has no image files",
+    }
+    for name, reason in reasons.items():
+        if reason and given[name] is not None:
+            raise DataError(f"{source.name} {reason}, so data.{name} has no effect; leave it out.")
 
 
 def _convert(image: Image.Image, mode: Mode, transform: Callable[[Image.Image], Tensor]) -> Tensor:

@@ -1,13 +1,11 @@
 """The data source ``wds/...``: tar shards with an index in the same folder."""
 
 import random
-from typing import Any
 
 from dynaconv.errors import DataError
-from dynaconv.train.data.folder import IMAGENET_MEAN, IMAGENET_STD
 from dynaconv.train.data.image_file import Mode
 from dynaconv.train.data.shards import ShardSet, read_index, shards_of
-from dynaconv.train.data.source import Source
+from dynaconv.train.data.source import Source, checked_class_names, photo_properties
 
 
 def shard_source(
@@ -33,32 +31,18 @@ def shard_source(
     if not held_out:
         raise DataError(f"the shards at {location} have neither a split 'test' nor 'validation' to test on.")
     train, test = (shards_of(index, split, location, mode) for split in ("train", held_out[0]))
-    size = image_size or 224
-    grey = mode == "L"
+    names = index.get("classes")
     return Source(
         name=name,
         train=train,
         test=test,
         validation=shards_of(index, held_out[1], location, mode) if len(held_out) > 1 else None,
-        class_names=_class_names(index, classes, location),
-        channels=1 if grey else 3,
-        mean=(sum(IMAGENET_MEAN) / 3,) if grey else IMAGENET_MEAN,
-        std=(sum(IMAGENET_STD) / 3,) if grey else IMAGENET_STD,
-        image_size=size,
-        style="small" if size <= 64 else "photo",
+        class_names=checked_class_names(
+            names if isinstance(names, list) else None, classes, f"the index at {location}"
+        ),
+        **photo_properties(channels, image_size),
         note="" if held_out[0] == "test" else f"{location} has no split test: validation is the test set.",
     )
-
-
-def _class_names(index: dict[str, Any], classes: int | None, location: str) -> tuple[str, ...]:
-    names = index.get("classes")
-    if isinstance(names, list) and names:
-        if classes is not None and classes != len(names):
-            raise DataError(f"classes={classes}, but the shards at {location} have {len(names)} classes.")
-        return tuple(str(name) for name in names)
-    if classes is None:
-        raise DataError(f"the shards at {location} do not list their classes; pass data.classes, their number.")
-    return tuple(f"class {number}" for number in range(classes))
 
 
 def hold_out_shards(shards: ShardSet, fraction: float, seed: int) -> tuple[ShardSet, ShardSet]:

@@ -86,7 +86,7 @@ def read_index(location: str) -> dict[str, Any]:
     if not is_remote(location):
         if not Path(location).is_dir():
             raise DataError(
-                f"there is no folder {location}; create one of shards with `dynaconv shard IMAGES {location}`."
+                f"there is no folder {location}; create one of shards with `dynaconv shard IMAGES -o {location}`."
             )
         if not Path(url).is_file():
             raise DataError(
@@ -140,16 +140,24 @@ def shards_of(index: dict[str, Any], split: str, location: str, mode: Mode) -> S
     )
 
 
-def read_samples(shards: ShardSet, shard: int, start: int, stop: int) -> Iterator[Sample]:
-    """Read the samples ``start`` to ``stop`` of one shard, in its order.
+def read_range(shards: ShardSet, order: Sequence[int], start: int, stop: int) -> Iterator[Sample]:
+    """Read the samples ``start`` to ``stop`` of the shards concatenated in an order.
 
     Yields:
         webdataset's dictionaries with ``__key__``, ``__url__`` and the bytes of each file by its suffix, and with
         ``__number__``, the number of the sample, from 0 over all shards.
 
     Raises:
-        DataError: The shard cannot be read, or has more or fewer samples than the index says.
+        DataError: A shard cannot be read, or has more or fewer samples than the index says.
     """
+    for shard in order:
+        first, last = max(start, 0), min(stop, shards.counts[shard])
+        if first < last:
+            yield from _read_samples(shards, shard, first, last)
+        start, stop = start - shards.counts[shard], stop - shards.counts[shard]
+
+
+def _read_samples(shards: ShardSet, shard: int, start: int, stop: int) -> Iterator[Sample]:
     url, count = url_of(shards.location, shards.files[shard]), shards.counts[shard]
     before, position = sum(shards.counts[:shard]), -1
     for position, sample in enumerate(all_samples(url)):
@@ -173,11 +181,11 @@ def all_samples(url: str) -> Iterator[Sample]:
     import tarfile
 
     from webdataset.gopen import gopen
-    from webdataset.tariterators import group_by_keys, tar_file_iterator
+    from webdataset.tariterators import group_by_keys, tar_file_expander
 
     try:
         with gopen(url) as stream:
-            yield from group_by_keys({**file, "__url__": url} for file in tar_file_iterator(stream))
+            yield from group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))
     except (OSError, ValueError, EOFError, tarfile.TarError) as error:
         if isinstance(error, DataError):
             raise
@@ -188,9 +196,7 @@ def sample_image(sample: Sample) -> bytes:
     """Return the encoded image of a sample; raises `DataError` if it has none."""
     for key in _IMAGE_KEYS:
         if key in sample:
-            data = sample[key]
-            assert isinstance(data, bytes)
-            return data
+            return bytes(sample[key])
     raise DataError(f"{describe(sample)} has no image ({', '.join(_IMAGE_KEYS)}).")
 
 

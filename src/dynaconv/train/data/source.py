@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dynaconv.errors import DataError
+
 
 class ImageSet(Protocol):
     """A map-style data set of (image, class index) pairs."""
@@ -57,6 +59,7 @@ class Source:
         image_size: Default side length of the network's input.
         style: Default augmentation: ``"small"`` (pad and crop) or ``"photo"`` (random resized crop).
         flip: Whether a mirrored image keeps its class.
+        random_test: Whether the test set was drawn from all images with the seed of the split.
         note: Message for the user about how the data was read; usually empty.
     """
 
@@ -71,7 +74,48 @@ class Source:
     style: Literal["small", "photo"]
     flip: bool = True
     validation: Split | None = None
+    random_test: bool = False
     note: str = ""
+
+
+def photo_properties(channels: int | None, image_size: int | None) -> dict[str, Any]:
+    """Return arguments of `Source` for files of photographs: ImageNet's mean and deviation, and 224 pixels by default.
+
+    Args:
+        channels: 1 for greyscale, 3 (or ``None``) for colour.
+        image_size: Side length of the network's input; up to 64 pixels the images are augmented as small ones.
+    """
+    from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    size = image_size or 224
+    return {
+        "channels": 1 if channels == 1 else 3,
+        "mean": (sum(mean) / 3,) if channels == 1 else mean,
+        "std": (sum(std) / 3,) if channels == 1 else std,
+        "image_size": size,
+        "style": "small" if size <= 64 else "photo",
+    }
+
+
+def checked_class_names(found: Sequence[object] | None, classes: int | None, data: str) -> tuple[str, ...]:
+    """Return the class names that a data set lists, or else "class 0", ...
+
+    Args:
+        found: Names that the data set lists, if any.
+        classes: Number of classes that the user gave, if any.
+        data: Description of the data set, for messages.
+
+    Raises:
+        DataError: The data set lists another number of classes, or neither it nor the user says how many there are.
+    """
+    if found:
+        if classes not in (None, len(found)):
+            raise DataError(f"data.classes={classes}, but {data} lists {len(found)} classes.")
+        return tuple(map(str, found))
+    if classes is None:
+        raise DataError(f"{data} does not list its classes; pass data.classes, their number.")
+    return tuple(f"class {number}" for number in range(classes))
 
 
 def length_of(split: Any) -> int | None:

@@ -77,7 +77,7 @@ def load_source(
     classes: int | None = None,
     channels: int | None = None,
     image_size: int | None = None,
-    test_fraction: float = 0.2,
+    test_fraction: float | None = None,
     split_seed: int = 0,
     options: Mapping[str, Any] | None = None,
 ) -> Source:
@@ -91,7 +91,7 @@ def load_source(
         classes: Number of classes, for timm data sets that do not list them.
         channels: 1 to read images as greyscale, 3 as colour; ``None`` leaves it to the source.
         image_size: Side length of the network's input; ``None`` leaves it to the source.
-        test_fraction: Fraction held out of an image folder that has no test set.
+        test_fraction: Fraction held out of an image folder that has no test set, by default 0.2.
         split_seed: Seed of that split.
         options: Further options of the sources whose images are drawn anew.
 
@@ -103,6 +103,13 @@ def load_source(
         raise DataError(
             f"{name} takes no data.options; got {listed(options)}. They are for {listed(DRAWN_SOURCES, quote=False)}."
         )
+    is_folder = name == "folder" or is_folder_name(name)
+    if test_fraction is not None and not is_folder:
+        raise DataError(f"{name} has test images, so data.test_fraction has no effect; leave it out.")
+    if classes is not None and (is_folder or name in GREY_SOURCES):
+        raise DataError(f"{name} lists its classes, so data.classes has no effect; leave it out.")
+    if data_dir is not None and (name == "digits" or is_folder_name(name)):
+        raise DataError(f"{name} needs no folder; leave data_dir={str(data_dir)!r} out.")
     if name.startswith(SHARDS_PREFIX):
         location = shard_location(name, None if data_dir is None else str(data_dir))
         return shard_source(

@@ -7,48 +7,22 @@ order and are left out; in another epoch they are others.
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, IterableDataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from dynaconv.errors import CorruptImageError, DataError
-from dynaconv.train.data.batches import Batch
+from dynaconv.train.data.batches import Batch, collated
 from dynaconv.train.data.corrupt import CorruptImages
-from dynaconv.train.data.image_file import Mode, decode_image, named_in_errors
-from dynaconv.train.data.shards import Sample, ShardSet, describe, read_samples, sample_class, sample_image
+from dynaconv.train.data.image_file import decode_image, named_in_errors
+from dynaconv.train.data.shards import Sample, ShardSet, describe, read_range, sample_class, sample_image
 from dynaconv.train.data.shares import PADDING
 from dynaconv.train.stopping import start_loader_process
-
-Wrap = Callable[[Any], Any]
-Span = tuple[int, int, int]
-"""A range of samples: number of the shard, first sample, and one past the last sample."""
-
-
-def spans(counts: Sequence[int], order: Sequence[int], start: int, stop: int) -> list[Span]:
-    """Return the ranges that make up the positions ``start`` to ``stop`` of the concatenated shards."""
-    ranges: list[Span] = []
-    position = 0
-    for shard in order:
-        first, last = max(start - position, 0), min(stop - position, counts[shard])
-        if first < last:
-            ranges.append((shard, first, last))
-        position += counts[shard]
-    return ranges
-
-
-def shuffled(samples: Iterator[Sample], size: int, generator: random.Random) -> Iterator[Sample]:
-    """Yield each sample once, shuffled by a buffer of ``size`` samples."""
-    buffer = list(islice(samples, size))
-    for sample in samples:
-        index = generator.randrange(len(buffer))
-        buffer[index], sample = sample, buffer[index]
-        yield sample
-    generator.shuffle(buffer)
-    yield from buffer
 
 
 class ShardStream(IterableDataset[Batch]):
@@ -63,7 +37,7 @@ class ShardStream(IterableDataset[Batch]):
     def __init__(
         self,
         shards: ShardSet,
-        wrap: Wrap,
+        wrap: Callable[[Any], Any],
         *,
         batch_size: int,
         world: int,
@@ -77,7 +51,7 @@ class ShardStream(IterableDataset[Batch]):
 
         Args:
             shards: The shards.
-            wrap: Returns a map-style data set, such as `Photographs`, of decoded images and classes.
+            wrap: Returns a map-style data set, such as `Photographs`, of the images and classes of one batch.
             batch_size: Images per batch.
             world, rank: Number of processes, and rank of this one.
             training: Shuffle, and leave out the images that do not fill a batch. Without it nothing is shuffled or left
@@ -98,31 +72,20 @@ class ShardStream(IterableDataset[Batch]):
         used = len(shards) if epoch_size is None else epoch_size
         if not 1 <= used <= len(shards):
             raise DataError(f"epoch_size={used} must be from 1 to {len(shards):,}, the number of images in the shards.")
+        share = -(-used // world)
+        self.steps = -(-share // batch_size)
         if training:
             self.steps = used // (batch_size * world)
-            self.share = self.steps * batch_size
-            self.left_out = used - world * self.share
+            share = self.steps * batch_size
             if not self.steps:
                 raise DataError(
                     f"an epoch of {used:,} images does not fill one batch of {batch_size} on each of {world} devices; "
                     f"lower data.batch_size."
                 )
-        else:
-            self.share = -(-used // world)
-            self.steps = -(-self.share // batch_size)
-            self.left_out = 0
-        self.begin = min(rank * self.share, used)
-        self.end = min(self.begin + self.share, used)
+        self.begin, self.end = (min(edge * share, used) for edge in (rank, rank + 1))
 
     def __len__(self) -> int:
         return self.steps
-
-    def order(self) -> list[int]:
-        """Return the order of the shards in this epoch, which is the same in every process."""
-        number = len(self.shards.files)
-        if not self.training:
-            return list(range(number))
-        return random.Random(f"{self.seed} {self.epoch}").sample(range(number), number)
 
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
@@ -147,100 +110,72 @@ class ShardStream(IterableDataset[Batch]):
         """Return the samples of a worker of this process, which has ``workers`` of them."""
         first = self.begin + self.batch_size * sum(self._batches(before, workers) for before in range(worker))
         last = min(first + self.batch_size * self._batches(worker, workers), self.end)
-        parts = spans(self.shards.counts, self.order(), first, last)
-        samples = (sample for part in parts for sample in read_samples(self.shards, *part))
+        order = list(range(len(self.shards.files)))
+        if self.training:
+            random.Random(f"{self.seed} {self.epoch}").shuffle(order)
+        samples = read_range(self.shards, order, first, last)
         if self.training and self.buffer > 1:
+            from webdataset.filters import shuffle
+
             generator = random.Random(f"{self.seed} {self.epoch} {self.rank} {worker}/{workers}")
-            return shuffled(samples, self.buffer, generator)
+            samples = shuffle(self.buffer, initial=self.buffer, rng=generator)(samples)
         return samples
 
     def _batch(self, samples: Sequence[Sample]) -> Batch:
-        pairs = self._decoded(samples)
-        numbers = [int(sample["__number__"]) for sample in samples]
-        missing = self.batch_size - len(pairs)
-        if not self.training and missing and self.world > 1:
-            pairs += [(pairs[0][0] if pairs else Image.new(self.shards.mode, (32, 32)), PADDING)] * missing
-            numbers += range(len(self.shards), len(self.shards) + missing)
-        images = self.wrap(_Decoded(dict(zip(numbers, pairs, strict=True)), len(self.shards) + missing))
-        if self.training and hasattr(images, "set_epoch"):
-            images.set_epoch(self.seed, self.epoch)
-        if hasattr(images, "__getitems__"):
-            batch: Batch = images.__getitems__(numbers)
-            return batch
-        collated = default_collate([images[number] for number in numbers])
-        return collated[0], collated[1]
-
-    def _decoded(self, samples: Sequence[Sample]) -> list[tuple[Image.Image, int]]:
-        """Decode a batch. The next valid image, or else the first, replaces a corrupt one that the run tolerates."""
-        decoded: list[tuple[Image.Image, int] | None] = []
-        for sample in samples:
-            try:
-                decoded.append(decode(sample, self.shards.mode, self.shards.label_key))
-            except CorruptImageError as error:
-                if self.corrupt is None:
-                    raise
-                self.corrupt.add(error)
-                decoded.append(None)
-        replacement = next((pair for pair in decoded if pair is not None), None)
-        if replacement is None:
-            if samples:
-                raise DataError(
-                    f"all images of a batch are corrupt, from {describe(samples[0])} on; pack the shards again."
-                )
-            return []
-        filled = []
-        for pair in reversed(decoded):
-            replacement = pair or replacement
-            filled.append(replacement)
-        return filled[::-1]
+        padded = self.batch_size if self.world > 1 and not self.training else len(samples)
+        images = self.wrap(_Decoded(samples, padded, self.shards))
+        images.corrupt = self.corrupt
+        if self.training:
+            images.set_epoch(self.seed, self.epoch, [sample["__number__"] for sample in samples])
+        return collated(images, range(padded))
 
 
 class _Decoded:
-    """The images of one batch by their numbers in the whole training set, which determine their augmentation."""
+    """The images of one batch and their classes, and blank images of the class `PADDING` up to a length.
 
-    def __init__(self, pairs: Mapping[int, tuple[Image.Image, int]], length: int) -> None:
-        self.pairs = pairs
-        self.length = length
+    All are decoded before the first one is augmented, which is faster than to alternate.
+    """
+
+    def __init__(self, samples: Sequence[Sample], length: int, shards: ShardSet) -> None:
+        self.pairs = [_decode(sample, shards) for sample in samples]
+        self.pairs += [(Image.new(shards.mode, (32, 32)), PADDING)] * (length - len(samples))
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.pairs)
 
-    def __getitem__(self, number: int) -> tuple[Image.Image, int]:
-        return self.pairs[number]
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        pair = self.pairs[index]
+        if isinstance(pair, CorruptImageError):
+            raise pair
+        return pair
 
 
-def decode(sample: Sample, mode: Mode, label_key: str) -> tuple[Image.Image, int]:
-    """Decode one sample.
-
-    Raises:
-        DataError: The sample has no image or class.
-        CorruptImageError: The image is corrupt.
-    """
-    data, target = sample_image(sample), sample_class(sample, label_key)
-    with named_in_errors(describe(sample), "pack the shards again"):
-        return decode_image(data, mode), target
+def _decode(sample: Sample, shards: ShardSet) -> tuple[Image.Image, int] | CorruptImageError:
+    data, target = sample_image(sample), sample_class(sample, shards.label_key)
+    try:
+        with named_in_errors(partial(describe, sample), "pack the shards again"):
+            return decode_image(data, shards.mode), target
+    except CorruptImageError as error:
+        return error
 
 
 class StreamLoader(DataLoader[Any]):
-    """A loader that sets the epoch of its stream and the seed of its workers before they start."""
+    """A loader that sets the epoch of its `ShardStream` before the workers start."""
 
-    def __init__(self, stream: ShardStream, *, epoch: Callable[[], int], num_workers: int, pin_memory: bool) -> None:
+    def __init__(self, stream: ShardStream, *, epoch: Callable[[], int], num_workers: int) -> None:
         self._epoch = epoch
         super().__init__(
             stream,
             batch_size=None,
             num_workers=num_workers,
             worker_init_fn=start_loader_process,
-            pin_memory=pin_memory,
+            pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),
         )
 
     def __iter__(self) -> Any:
-        stream = self.dataset
-        assert isinstance(stream, ShardStream)
-        assert self.generator is not None
+        stream: Any = self.dataset
         stream.epoch = self._epoch()
-        self.generator.manual_seed(stream.seed + 7919 * stream.epoch + stream.rank)
         return super().__iter__()
 
 
@@ -251,22 +186,16 @@ def check_workers(shards: ShardSet, world: int, workers: int | None, most: int) 
         shards: The shards.
         world: Number of devices.
         workers: Number that the user has set; ``None`` for up to ``most``.
-        most: Largest number if the user has set none.
+        most: Largest number if the user has set none, at least 1.
 
     Raises:
         DataError: There are fewer shards than devices or requested workers, so that several would read one shard.
     """
-    number = len(shards.files)
-    if number < world:
+    each = len(shards.files) // world
+    if each < (workers or 1):
+        fewer = f"pass --data.num_workers {each}, or " if each else ""
         raise DataError(
-            f"there are {number} training shards for {world} devices, fewer than one each; pack smaller shards with "
-            f"`dynaconv shard --shard-size`."
+            f"there are {len(shards.files)} training shards for {world} devices x {workers or 1} loader processes, "
+            f"fewer than one each; {fewer}pack smaller shards with `dynaconv shard --shard-size`."
         )
-    if workers is None:
-        return max(min(most, number // world), 1)
-    if workers * world > number:
-        raise DataError(
-            f"there are {number} training shards for {world} x {workers} loader processes, fewer than one each; pass "
-            f"--data.num_workers {number // world}, or pack smaller shards with `dynaconv shard --shard-size`."
-        )
-    return workers
+    return min(most, each) if workers is None else workers

@@ -11,9 +11,8 @@ from PIL import Image
 from torch.utils.data import IterableDataset
 
 from dynaconv.errors import DataError, DynaconvError
-from dynaconv.train.data.folder import IMAGENET_MEAN, IMAGENET_STD
 from dynaconv.train.data.image_file import Mode, convert_image, named_in_errors, open_image
-from dynaconv.train.data.source import Source
+from dynaconv.train.data.source import Source, checked_class_names, photo_properties
 
 TIMM_PREFIXES = ("hfds/", "hfids/", "tfds/", "torch/", "wds/")
 _TRAIN, _TEST = "train", "validation"
@@ -81,29 +80,18 @@ def timm_dataset(
         if hasattr(made, "loader"):
             made.loader = partial(_open, mode=mode)
         splits.append(made if isinstance(made, IterableDataset) else TimmImages(dataset=made, mode=mode))
-    names = _class_names(splits[0], classes, name)
+    names = checked_class_names(_class_names(splits[0]), classes, f"the data set {name!r}")
     return Source(
         name=name,
         train=splits[0],
         test=splits[1],
         class_names=names,
-        channels=1 if channels == 1 else 3,
-        mean=(sum(IMAGENET_MEAN) / 3,) if channels == 1 else IMAGENET_MEAN,
-        std=(sum(IMAGENET_STD) / 3,) if channels == 1 else IMAGENET_STD,
-        image_size=image_size or 224,
-        style="small" if (image_size or 224) <= 64 else "photo",
+        **photo_properties(channels, image_size),
     )
 
 
-def _class_names(split: Any, classes: int | None, name: str) -> tuple[str, ...]:
+def _class_names(split: Any) -> list[object] | None:
     inner = getattr(split, "dataset", split)
     reader = getattr(inner, "reader", None)
     mapping = getattr(reader, "class_to_idx", None) or getattr(inner, "class_to_idx", None)
-    if isinstance(mapping, dict) and mapping:
-        found = [str(key) for key, _ in sorted(mapping.items(), key=lambda item: item[1])]
-        if classes is not None and classes != len(found):
-            raise DataError(f"classes={classes}, but the data set {name!r} lists {len(found)} classes.")
-        return tuple(found)
-    if classes is None:
-        raise DataError(f"the data set {name!r} does not list its classes; pass data.classes, their number.")
-    return tuple(f"class {index}" for index in range(classes))
+    return sorted(mapping, key=mapping.__getitem__) if isinstance(mapping, dict) else None

@@ -119,6 +119,7 @@ def photo_transform(
     crop_pct: float,
     interpolation: str,
     options: dict[str, Any],
+    crop_mode: str = "center",
 ) -> Callable[[Image.Image], Tensor]:
     """Return timm's ImageNet pipeline for one photograph.
 
@@ -129,6 +130,7 @@ def photo_transform(
         crop_pct: Fraction of the resized side that the centre crop of evaluation keeps.
         interpolation: ``"bilinear"``, ``"bicubic"`` or, in training, ``"random"``.
         options: Further arguments of `timm.data.create_transform` for training.
+        crop_mode: How evaluation crops, as for `timm.data.create_transform`.
     """
     from timm.data.transforms_factory import create_transform
 
@@ -141,6 +143,6 @@ def photo_transform(
         mean=mean,
         std=std,
         crop_pct=crop_pct,
-        **(options if training else {}),
+        **(options if training else {"crop_mode": crop_mode}),
     )
     return pipeline

@@ -139,7 +139,7 @@ def find_layout(folder: Path, left_out: LeftOut) -> Layout:
     Raises:
         DataError: A split is missing or exists twice, splits are inside the classes, or two folders have splits.
     """
-    folders = _subfolders(folder, left_out)
+    folders = class_folders(folder, left_out)
     splits = _splits(folder, folders)
     if not splits:
         runs = [name for name, path in folders.items() if _contains_runs(path)]
@@ -153,7 +153,7 @@ def find_layout(folder: Path, left_out: LeftOut) -> Layout:
         if inside:
             left_out.folders += [name for name in folders if name not in inside]
             folder = folders[inside[0]]
-            folders = _subfolders(folder, left_out)
+            folders = class_folders(folder, left_out)
             splits = _splits(folder, folders)
     if splits:
         left_out.folders += [name for name, path in folders.items() if path not in splits.values()]
@@ -166,11 +166,6 @@ def find_layout(folder: Path, left_out: LeftOut) -> Layout:
                 f"the splits."
             )
     return Layout(folder=folder, classes=folders)
-
-
-def class_folders(split: Path, left_out: LeftOut) -> Mapping[str, Path]:
-    """Return the class folders of a split by name, sorted."""
-    return _subfolders(split, left_out)
 
 
 def images_below(folder: Path, left_out: LeftOut) -> list[Path]:
@@ -203,8 +198,8 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _subfolders(folder: Path, left_out: LeftOut) -> Mapping[str, Path]:
-    """Return the subfolders of a folder that contains classes or splits; its files are left out."""
+def class_folders(folder: Path, left_out: LeftOut) -> Mapping[str, Path]:
+    """Return the subfolders, sorted, of a folder that contains classes or splits; its files are left out."""
     listing = _list(folder)
     left_out.files += listing.others
     if listing.images:
