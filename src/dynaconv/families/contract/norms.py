@@ -130,7 +130,7 @@ def normalise(norm: nn.Module | None, values: Tensor, *, track: bool = True) -> 
     if type(norm) is LatentBatchNorm2d and not training and not torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
         mean, variance = norm.running_mean, norm.running_var
         if mean is not None and mean.dtype == values.dtype:
-            return F.batch_norm(values, mean, variance, norm.weight, norm.bias, eps=norm.eps)
+            return torch.batch_norm(values, norm.weight, norm.bias, mean, variance, False, 0.0, norm.eps, False)
     if training and values.shape[0] == 0:
         # The statistics of an empty batch would be NaN.
         return values
