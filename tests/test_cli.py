@@ -56,7 +56,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
         (
             "study",
             {"study", "--folder", "--only", "--seeds", "--jobs", "--retry", "--keep-checkpoints", "--list"}
-            | {"--list-studies", "--costs", "--rounds", "--report", "-o", "--out", "--overwrite", "--adopt"},
+            | {"--list-studies", "--costs", "--rounds", "--report", "-o", "--out", "--overwrite", "--import"},
         ),
         ("eval", {"checkpoint", *DATA, "--split", "--batch-size", "--device", "--json", "--overwrite"}),
         ("predict", {"checkpoint", "images", "--top", "--json", "--overwrite"}),

@@ -13,7 +13,7 @@ from dynaconv.files import write_json
 from dynaconv.study.definition import Study
 from dynaconv.study.folder import RunKey, StudyFolder
 from dynaconv.study.load import load_study
-from dynaconv.study.record import adopt
+from dynaconv.study.record import import_runs
 from dynaconv.study.report import write_report
 from dynaconv.study.results import read_results
 from dynaconv.study.runner import RunOptions, run_study, states
@@ -22,7 +22,6 @@ from tests.study.helpers import TINY, write_study
 from tests.study.test_report import cost, finish
 
 FIGURES = {"loss": {"kind": "loss_by_step"}, "accuracy": {"kind": "accuracy"}}
-NEWER = ("study.json", "traces.csv")
 
 
 def quiet(line: str) -> None:
@@ -53,18 +52,10 @@ def report(study: Study, tmp_path: Path) -> Path:
     return out
 
 
-def age(report: Path) -> None:
-    """Leave of a report what earlier versions wrote."""
-    for name in NEWER:
-        (report / name).unlink()
-    rows = [line.split(",")[:6] for line in (report / "runs.csv").read_text().splitlines()]
-    (report / "runs.csv").write_text("\n".join(map(",".join, rows)) + "\n")
-
-
 def test_a_report_of_what_was_taken_from_a_report_is_the_same(study: Study, report: Path, tmp_path: Path) -> None:
     folder, lines = StudyFolder(tmp_path / "new"), []
-    assert adopt(study, folder, report, say=lines.append) == 5
-    assert lines == [f"5 runs of {report} taken into {folder.path}"]
+    assert import_runs(study, folder, report, say=lines.append) == 5
+    assert lines == [f"5 runs of {report} imported into {folder.path}"]
     found = {str(key): state for key, state in states(study, folder).items() if state != "done"}
     assert found == {"slow, seed 2": "diverged", "fast, seed 2": "open"}
     again = write_report(read_results(study, folder), tmp_path / "again").parent
@@ -74,16 +65,16 @@ def test_a_report_of_what_was_taken_from_a_report_is_the_same(study: Study, repo
             before = before.replace(b"fast,2,failed,,,,,,,,RuntimeError: no memory", b"fast,2,open,,,,,,,,")
         assert (again / file).read_bytes() == before, file
     assert (again / "runs.csv").read_text().splitlines()[1] == f"slow,0,done,0.8,{1 - 0.8!r},,1234,1,2.0,0.1,"
-    assert adopt(study, folder, report, say=quiet) == 0
+    assert import_runs(study, folder, report, say=quiet) == 0
 
 
 @pytest.mark.usefixtures("own_environment")
 def test_only_what_is_missing_runs(study: Study, report: Path, tmp_path: Path) -> None:
     folder, lines = StudyFolder(tmp_path / "new"), []
-    adopt(study, folder, report, ("fast",), (0, 2), say=quiet)
+    import_runs(study, folder, report, ("fast",), (0, 2), say=quiet)
     run_study(study, folder, RunOptions(only=("fast",), seeds=(0, 2)), say=lines.append)
     assert [line.partition(":")[0] for line in lines] == ["fast, seed 2"]
-    adopt(study, folder, report, say=quiet)
+    import_runs(study, folder, report, say=quiet)
     assert set(read_results(study, folder).variants["fast"].accuracy) == {0, 1, 2}
 
 
@@ -93,35 +84,14 @@ def test_what_the_folder_has_stays(study: Study, report: Path, tmp_path: Path) -
     finish(folder, "slow", 0, 0.5)
     folder.last_checkpoint(RunKey("slow", 1)).parent.mkdir(parents=True)
     folder.last_checkpoint(RunKey("slow", 1)).touch()
-    assert adopt(study, folder, report, say=quiet) == 3
+    assert import_runs(study, folder, report, say=quiet) == 3
     assert folder.summary(RunKey("slow", 0))["test_accuracy"] == 0.5
     assert folder.state(RunKey("slow", 1)) == "interrupted"
 
 
-def test_an_older_report_is_taken_without_what_it_lacks(study: Study, report: Path, tmp_path: Path) -> None:
-    age(report)
-    folder, lines = StudyFolder(tmp_path / "new"), []
-    assert adopt(study, folder, report, say=lines.append) == 5
-    assert "does not keep its recipes" in lines[1]
-    assert lines[2] == "4 of them come without their training loss"
-    page = write_report(read_results(study, folder), report).read_text()
-    assert "![loss](loss.png)\n\nloss: drawn by an earlier report; the training loss of these runs was not" in page
-    assert "| slow | 2 of 3, 1 diverged | 81.00 ± 12.71 |  | 1,234 |" in page
-    assert "Runs: 1 thread(s); torch 2.0, dynaconv 0.1.\n" in page
-    finish(folder, "fast", 2, 0.75)
-    page = write_report(read_results(study, folder), report).read_text()
-    assert "loss: of 1 of the 5 runs; the training loss of the others was not kept." in page
-    file = folder.run_folder(RunKey("fast", 1)) / "summary.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "threads": None, "versions": None}))
-    page = write_report(read_results(study, folder), report).read_text()
-    assert "torch 2.0, dynaconv 0.1. Of some runs it is not recorded." in page
-    fresh = write_report(read_results(study, folder), tmp_path / "elsewhere").read_text()
-    assert "of 1 of the 5 runs" in fresh
-
-
 def test_runs_that_the_study_no_longer_has_are_left_out(report: Path, tmp_path: Path) -> None:
     smaller, lines = make_study(tmp_path, variants={"slow": {}}, seeds=1), []
-    assert adopt(smaller, StudyFolder(tmp_path / "new"), report, say=lines.append) == 1
+    assert import_runs(smaller, StudyFolder(tmp_path / "new"), report, say=lines.append) == 1
     assert lines[1] == "4 runs left out, which the study no longer has, the first of them slow, seed 1"
 
 
@@ -129,23 +99,17 @@ def test_a_changed_recipe_is_refused_and_the_others_are_taken(report: Path, tmp_
     variants = TINY["variants"] | {"fast": {"change": {"model.lr": 0.2}}}
     changed, folder = make_study(tmp_path, variants=variants), StudyFolder(tmp_path / "new")
     with refuses(RunError, "model.lr"):
-        adopt(changed, folder, report, say=quiet)
+        import_runs(changed, folder, report, say=quiet)
     assert not folder.path.exists()
-    assert adopt(changed, folder, report, ("slow",), say=quiet) == 3
+    assert import_runs(changed, folder, report, ("slow",), say=quiet) == 3
     with refuses(RunError, "threads"):
-        adopt(make_study(tmp_path, threads=2), StudyFolder(tmp_path / "other"), report, say=quiet)
+        import_runs(make_study(tmp_path, threads=2), StudyFolder(tmp_path / "other"), report, say=quiet)
 
 
 def test_another_studys_report_is_refused(report: Path, tmp_path: Path) -> None:
     other = load_study(write_study(tmp_path / "other.yaml", seeds=3, title="Other"))
     with refuses(RunError, "'other'"):
-        adopt(other, StudyFolder(tmp_path / "new"), report, say=quiet)
-    age(report)
-    with refuses(RunError, "other"):
-        adopt(other, StudyFolder(tmp_path / "new"), report, say=quiet)
-    smaller = make_study(tmp_path, variants={"slow": {}})
-    with refuses(RunError, "'fast'"):
-        adopt(smaller, StudyFolder(tmp_path / "new"), report, say=quiet)
+        import_runs(other, StudyFolder(tmp_path / "new"), report, say=quiet)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +140,7 @@ def test_another_studys_report_is_refused(report: Path, tmp_path: Path) -> None:
 def test_a_damaged_report_is_refused(study: Study, report: Path, file: str, text: str) -> None:
     (report / file).write_text(text)
     with refuses(RunError):
-        adopt(study, StudyFolder(report.parent / "new"), report, say=quiet)
+        import_runs(study, StudyFolder(report.parent / "new"), report, say=quiet)
     assert not (report.parent / "new").exists()
 
 
@@ -184,10 +148,10 @@ def test_the_command_takes_a_report_first(
     study: Study, report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, folder = str(tmp_path / "tiny.yaml"), str(tmp_path / "new")
-    assert main(["study", file, "--folder", folder, "--adopt", str(report), "--list"]) == 0
+    assert main(["study", file, "--folder", folder, "--import", str(report), "--list"]) == 0
     assert "4 done" in " ".join(capsys.readouterr().out.split())
-    assert main(["study", file, "--folder", folder, "--adopt", str(tmp_path)]) == 2
-    assert "holds no report of a study, which has a README.md and a runs.csv" in capsys.readouterr().err
+    assert main(["study", file, "--folder", folder, "--import", str(tmp_path)]) == 2
+    assert "is not the report of a study: it has no runs.csv" in capsys.readouterr().err
 
 
 def test_the_recipes_stand_a_variant_a_line(report: Path) -> None:

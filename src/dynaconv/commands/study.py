@@ -34,7 +34,11 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--seeds", metavar="N", nargs="+", type=integer(0), default=[], help="run only these seeds")
     command.add_argument(
-        "--adopt", metavar="DIR", type=Path, help="first copy the ended runs of a report's folder into the study"
+        "--import",
+        dest="imported",
+        metavar="DIR",
+        type=Path,
+        help="first copy the ended runs of a report's folder into the study",
     )
     command.add_argument(
         "--jobs",
@@ -66,7 +70,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         raise RunError(f"name a study: {', '.join(STUDIES.names())}, or a file.")
     from dynaconv.study.folder import StudyFolder
     from dynaconv.study.load import load_study
-    from dynaconv.study.record import adopt
+    from dynaconv.study.record import import_runs
     from dynaconv.study.runner import RunOptions, run_in_processes, run_study
     from dynaconv.train.stopping import RunStopped
 
@@ -80,8 +84,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         retry=arguments.retry,
         keep_checkpoints=arguments.keep_checkpoints,
     )
-    if arguments.adopt is not None:
-        adopt(study, folder, arguments.adopt, options.only, options.seeds)
+    if arguments.imported is not None:
+        import_runs(study, folder, arguments.imported, options.only, options.seeds)
     if arguments.list:
         _print_states(study, folder, options)
         return

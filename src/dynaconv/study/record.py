@@ -3,9 +3,8 @@
 import csv
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +39,8 @@ RUN_COLUMNS = (
     "dynaconv",
     "message",
 )
-_PAGE_VERSIONS = re.compile(
-    r"^Runs: (?P<threads>\d+) thread\(s\); torch (?P<torch>\S+), dynaconv (?P<dynaconv>\S+)\.$", re.M
-)
-"""The line of older pages that states threads and versions of all runs."""
 _ENDED = ("done", "diverged")
 _STATES = (*_ENDED, "failed", "running", "interrupted", "open")
-# Old reports lack the other columns.
-_REQUIRED_COLUMNS = ("variant", "seed", "state", "test_accuracy")
 Say = Callable[[str], None]
 
 
@@ -94,15 +87,15 @@ def _write_recipes(study: Study, file: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Record:
-    """The record in a report; `recipes` is None if an old report does not have them."""
+    """The record in a report."""
 
     runs: Mapping[RunKey, Mapping[str, Any]]
-    traces: Mapping[RunKey, list[dict[str, Any]]] = field(default_factory=dict)
-    recipes: Mapping[str, Any] | None = None
-    costs: str | None = None
+    traces: Mapping[RunKey, list[dict[str, Any]]]
+    recipes: Mapping[str, Any]
+    costs: str | None
 
 
-def adopt(
+def import_runs(
     study: Study,
     folder: StudyFolder,
     report: Path,
@@ -140,14 +133,9 @@ def adopt(
     ]
     if record.costs is not None and not (folder.path / COSTS_FILE).is_file():
         write_text(folder.path / COSTS_FILE, record.costs)
-    say(f"{len(copied)} runs of {report} taken into {folder.path}")
+    say(f"{len(copied)} runs of {report} imported into {folder.path}")
     if removed:
         say(f"{len(removed)} runs left out, which the study no longer has, the first of them {removed[0]}")
-    if record.recipes is None:
-        say(f"{report} does not keep its recipes, so they could not be compared with the study's")
-    untraced = sum(key not in record.traces and ended[key]["state"] == "done" for key in copied)
-    if untraced:
-        say(f"{untraced} of them come without their training loss")
     return len(copied)
 
 
@@ -163,18 +151,11 @@ def _copy_run(folder: StudyFolder, key: RunKey, run: Mapping[str, Any], trace: l
         if trace:
             write_csv(run_folder / TRACE_FILE, TRACE_COLUMNS, trace)
         # Last, because a run with a summary counts as done.
-        write_json(run_folder / SUMMARY_FILE, {"adopted": True, "seed": key.seed, **run["summary"]})
+        write_json(run_folder / SUMMARY_FILE, {"seed": key.seed, **run["summary"]})
         return True
 
 
 def _check_same_study(study: Study, report: Path, record: _Record, copied: set[str]) -> None:
-    if record.recipes is None:
-        title = next(iter((report / PAGE_FILE).read_text(encoding="utf-8").splitlines()), "")
-        unknown = sorted({key.variant for key in record.runs} - set(study.variants))
-        if title.removeprefix("# ") != study.title or unknown:
-            what = f"has the variant {unknown[0]!r}" if unknown else f"is headed {title.removeprefix('# ')!r}"
-            raise RunError(f"{report} is not a report of the study {study.name!r}: it {what}.")
-        return
     if record.recipes["study"] != study.name:
         raise RunError(f"{report} is a report of the study {record.recipes['study']!r}, not of {study.name!r}.")
     changed = changed_recipe(recipes(study), record.recipes, sorted(copied))
@@ -187,17 +168,16 @@ def _check_same_study(study: Study, report: Path, record: _Record, copied: set[s
 
 
 def _read(report: Path) -> _Record:
-    file = report / RUNS_FILE
-    if not file.is_file() or not (report / PAGE_FILE).is_file():
-        raise RunError(f"{report} holds no report of a study, which has a {PAGE_FILE} and a {RUNS_FILE}.")
+    for name in (RUNS_FILE, STUDY_FILE):
+        if not (report / name).is_file():
+            raise RunError(f"{report} is not the report of a study: it has no {name}.")
     try:
-        parameters, page_versions = _parameters(report / RESULTS_FILE), _page_versions(report / PAGE_FILE)
-        runs = dict(_read_run({**page_versions, **row}, parameters) for row in _rows(file))
+        runs = dict(map(_read_run, _rows(report / RUNS_FILE)))
         traces = _read_traces(report / TRACES_FILE)
-        recipes_file, costs = report / STUDY_FILE, report / COSTS_FILE
-        stored_recipes = json.loads(recipes_file.read_text(encoding="utf-8")) if recipes_file.is_file() else None
-        if stored_recipes is not None and not ({"study", "threads", "variants"} <= stored_recipes.keys()):
+        stored_recipes = json.loads((report / STUDY_FILE).read_text(encoding="utf-8"))
+        if not ({"study", "threads", "variants"} <= stored_recipes.keys()):
             raise ValueError(f"{STUDY_FILE} lacks a key")
+        costs = report / COSTS_FILE
         costs_json = costs.read_text(encoding="utf-8") if costs.is_file() else None
         if costs_json is not None:
             json.loads(costs_json)
@@ -209,26 +189,24 @@ def _read(report: Path) -> _Record:
 def _rows(file: Path) -> list[dict[str, str]]:
     with file.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream, strict=True)
-        missing = [name for name in _REQUIRED_COLUMNS if name not in (reader.fieldnames or ())]
+        missing = [name for name in RUN_COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
             raise ValueError(f"{file.name} has no column {missing[0]!r}")
         return [{key: value or "" for key, value in row.items() if key is not None} for row in reader]
 
 
-def _read_run(row: Mapping[str, str], parameters: Mapping[str, int]) -> tuple[RunKey, dict[str, Any]]:
+def _read_run(row: Mapping[str, str]) -> tuple[RunKey, dict[str, Any]]:
     key, state = RunKey(row["variant"], int(row["seed"])), row["state"]
     if state not in _STATES:
         raise ValueError(f"{RUNS_FILE} has the state {state!r} for {key}")
-    run: dict[str, Any] = {"state": state, "message": row.get("message", "")}
+    run: dict[str, Any] = {"state": state, "message": row["message"]}
     if state != "done":
         return key, run
-    numbers = {name: _number(row.get(name, "")) for name in ("test_accuracy", "test_loss", "val_accuracy")}
+    numbers = {name: _number(row[name]) for name in ("test_accuracy", "test_loss", "val_accuracy")}
     if numbers["test_accuracy"] is None or not 0 <= numbers["test_accuracy"] <= 1:
         raise ValueError(f"{RUNS_FILE} has the accuracy {row['test_accuracy']!r} for {key}")
-    counts = {name: int(row[name]) if row.get(name) else None for name in ("params", "threads")}
-    versions = {name: row[name] for name in ("torch", "dynaconv") if row.get(name)}
-    counts["params"] = counts["params"] or parameters.get(key.variant)
-    run["summary"] = {**numbers, **counts, "versions": versions if len(versions) == 2 else None}
+    counts = {name: int(row[name]) for name in ("params", "threads")}
+    run["summary"] = {**numbers, **counts, "versions": {name: row[name] for name in ("torch", "dynaconv")}}
     return key, run
 
 
@@ -239,20 +217,6 @@ def _number(text: str) -> float | None:
     if not math.isfinite(value):
         raise ValueError(f"{text!r} is not a finite number")
     return value
-
-
-def _parameters(file: Path) -> dict[str, int]:
-    """Return the parameters of each variant, which the run rows of older reports lack."""
-    if not file.is_file():
-        return {}
-    with file.open(newline="", encoding="utf-8") as stream:
-        return {row["variant"]: int(row["parameters"]) for row in csv.DictReader(stream) if row["parameters"]}
-
-
-def _page_versions(page: Path) -> dict[str, str]:
-    """Return threads and versions of older pages, which state them once for all runs; newer reports do so per run."""
-    found = _PAGE_VERSIONS.search(page.read_text(encoding="utf-8"))
-    return found.groupdict() if found else {}
 
 
 def _read_traces(file: Path) -> dict[RunKey, list[dict[str, Any]]]:

@@ -83,9 +83,7 @@ def _figure_section(figure: Figure, results: Results, out: Path) -> list[str]:
     if drawn is not None:
         few = f"{figure.title}: of {traced} of the {done} runs; the training loss of the others was not kept."
         return [link] if traced == done else [link, few]
-    # An earlier report drew the figure from training losses that no longer exist.
-    old = "drawn by an earlier report; the training loss of these runs was not kept."
-    return [link, f"{figure.title}: {old}"] if file.is_file() and done and not traced else []
+    return []
 
 
 def _row(variant: VariantResults, results: Results) -> dict[str, Any]:
@@ -243,11 +241,9 @@ def _footer(results: Results) -> str:
         "interval of the pairs."
     ]
     threads = sorted({count for variant in results.variants.values() for count in variant.threads})
-    done = [variant.records[seed] for variant in results.variants.values() for seed in variant.accuracy]
     versions = sorted({text for variant in results.variants.values() for text in variant.versions})
     if versions:
-        unrecorded = "" if all(run.get("versions") for run in done) else " Of some runs it is not recorded."
-        lines.append(f"Runs: {' or '.join(map(str, threads))} thread(s); {' and '.join(versions)}.{unrecorded}")
+        lines.append(f"Runs: {' or '.join(map(str, threads))} thread(s); {' and '.join(versions)}.")
     if results.conditions:
         c = results.conditions
         size = " x ".join(map(str, c["input_size"]))

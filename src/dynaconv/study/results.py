@@ -124,11 +124,8 @@ def _add(results: VariantResults, seed: int, summary: Mapping[str, Any]) -> None
         results.val_accuracy[seed] = summary["val_accuracy"]
     results.records[seed] = summary
     results.parameters = summary["params"]
-    # Runs that were copied from older reports lack these values.
-    if summary["threads"] is not None:
-        results.threads.add(summary["threads"])
-    if summary["versions"] is not None:
-        results.versions.add(f"torch {summary['versions']['torch']}, dynaconv {summary['versions']['dynaconv']}")
+    results.threads.add(summary["threads"])
+    results.versions.add(f"torch {summary['versions']['torch']}, dynaconv {summary['versions']['dynaconv']}")
 
 
 def _read_costs(file: Path) -> dict[str, Any]:
