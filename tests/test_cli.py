@@ -324,6 +324,8 @@ def test_demo_calls_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         (["profile", "vgg11", "--size", "1x28x28"], "vgg11: VGG does not accept an input of size (1, 1, 28, 28)"),
         (["profile", "vit_tiny_patch16_224", "--size", "28"], "does not accept an input of size (1, 3, 28, 28)"),
         (["profile", "test_vit", "--size", "3x33x33"], "test_vit: VisionTransformer does not accept an input of size"),
+        (["profile", "test_resnet", "--rounds", "3"], "pass --latency too"),
+        (["study", "rates", "--rounds", "3"], "pass --costs too"),
         (["profile", "test_resnet", "--option", "num_classes"], "--option takes KEY=VALUE"),
         (["profile", "test_resnet", "--option", "num_classes=x"], "num_classes of test_resnet must be an integer"),
         (["profile", "test_resnet", "--option", "a=1", "--option", "a.b=1"], "another --option gives a value"),

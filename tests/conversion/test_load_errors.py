@@ -147,5 +147,5 @@ def test_another_family_of_ours_is_refused(states: Callable[[str], State]) -> No
 
 
 def test_the_arguments_the_wrong_way_round(states: Callable[[str], State]) -> None:
-    with pytest.raises(TypeError, match="load_published"):
+    with pytest.raises(TypeError, match="Module"):
         load_published(states("resnet10"), make("dcd_resnet10"))  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
     shared.add_batch_size(command, 1, "images in the input")
     command.add_argument("--latency", action="store_true", help="also measure the time")
     command.add_argument(
-        "--rounds", metavar="N", type=shared.integer(1), default=20, help="rounds of the latency measurement (20)"
+        "--rounds", metavar="N", type=shared.integer(1), help="with --latency, rounds of the measurement (20)"
     )
     shared.add_option(command, "--option", "an argument of the model")
     add_output(command, "--csv", help_line="also write the layers as CSV; - for standard output")
@@ -46,6 +46,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     """Print the layers and the totals, and write the requested files."""
     from dynaconv.console import make_console
 
+    if arguments.rounds is not None and not arguments.latency:
+        raise RunError("--rounds belongs to the measurement of the time; pass --latency too, or leave --rounds out.")
     network = load_network(arguments.checkpoint, arguments.size, shared.parse_options(arguments.option))
     input_size = (arguments.batch_size, *network.size)
     other = _comparison(arguments.compare, network)
@@ -62,7 +64,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     if arguments.latency:
         from dynaconv.measure.latency import measure_latency
 
-        latency = measure_latency(models, input_size, rounds=arguments.rounds)
+        latency = measure_latency(models, input_size, rounds=arguments.rounds or 20)
     _print_totals(console, profiles, latency)
     if arguments.csv is not None:
         profiled.to_csv(arguments.csv)

@@ -51,7 +51,7 @@ def add(commands: Any) -> None:
     command.add_argument("--keep-checkpoints", action="store_true", help="keep checkpoints and weights of ended runs")
     command.add_argument("--costs", action="store_true", help="measure steps, inference and memory, and exit")
     command.add_argument(
-        "--rounds", metavar="N", type=integer(1), default=11, help="with --costs, timed steps of each variant"
+        "--rounds", metavar="N", type=integer(1), help="with --costs, timed steps of each variant (11)"
     )
     command.add_argument("--report", action="store_true", help="write tables and figures of the results, and exit")
     add_out(command, "folder of the report, empty or new; by default FOLDER/report, which is renewed", metavar="DIR")
@@ -74,6 +74,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     from dynaconv.study.runner import RunOptions, run_in_processes, run_study
     from dynaconv.train.stopping import RunStopped
 
+    if arguments.rounds is not None and not arguments.costs:
+        raise RunError("--rounds belongs to the measurement of costs; pass --costs too, or leave --rounds out.")
     if arguments.out is not None and not arguments.report:
         raise RunError("--out is the folder of the report and needs --report; the folder of the runs is --folder.")
     study = load_study(arguments.study)
@@ -90,7 +92,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         _print_states(study, folder, options)
         return
     if arguments.costs:
-        _measure(study, folder, options, arguments.rounds)
+        _measure(study, folder, options, arguments.rounds or 11)
     if arguments.report:
         _report(study, folder, arguments.out)
     if arguments.costs or arguments.report:

@@ -15,6 +15,7 @@ from dynaconv.conversion.plan import ConversionPlan, PlannedLayer
 from dynaconv.conversion.select import Pattern, Predicate, Selection, as_kinds, as_patterns
 from dynaconv.errors import ConversionError, nearest_names
 from dynaconv.families import DynamicConv2d, Family, get_family
+from dynaconv.families.contract.checks import check_module
 from dynaconv.families.contract.convolution import conv_arguments
 
 
@@ -58,8 +59,7 @@ def plan_conversion(
             left to convert, a convolution named in full cannot be converted, or the model is already dynamic.
         TypeError: An argument is of the wrong type.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
+    check_module(model)
     chosen = _family(family)
     _check_hyperparameters(chosen, hyperparameters)
     _check_model(model, again=again)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from dynaconv.conversion.checkpoint_file import read_checkpoint
 from dynaconv.conversion.explain import build_advice, difference_report, file_description
 from dynaconv.conversion.match import Match, match_state
-from dynaconv.errors import CheckpointError, listed, with_article
+from dynaconv.errors import CheckpointError, listed
+from dynaconv.families.contract.checks import check_module
 
 _PUBLISHED_SUFFIXES = {"DCD": ".fc.1.fc.0.weight", "ODConv": ".attention.channel_fc.weight"}
 """Key suffixes that only layers of the published structure have, by kind of checkpoint."""
@@ -107,10 +108,7 @@ def load_published(
 
 def _unwrap(model: nn.Module) -> nn.Module:
     """Return the network inside torch.compile, DataParallel and DistributedDataParallel."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"the first argument of load_published must be a torch.nn.Module; got {with_article(type(model).__name__)}."
-        )
+    check_module(model)
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while isinstance(
         inner := model.module if isinstance(model, wrappers) else getattr(model, "_orig_mod", None), nn.Module

@@ -8,6 +8,7 @@ from torch import nn
 from dynaconv.conversion.swap import NormedConv2d, insert_dynamic
 from dynaconv.errors import ConversionError, with_article
 from dynaconv.families import DynamicLayer, families, family_of, get_family
+from dynaconv.families.contract.checks import check_module
 
 Record = dict[str, dict[str, Any]]
 
@@ -21,7 +22,9 @@ def conversion_of(model: nn.Module) -> Record:
 
     Raises:
         ConversionError: The class of a dynamic layer belongs to no family, so no record can rebuild the layer.
+        TypeError: ``model`` is not a module.
     """
+    check_module(model)
     names: dict[DynamicLayer, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, DynamicLayer):
@@ -43,7 +46,11 @@ def apply_conversion(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
 
     Raises:
         ConversionError: The record is damaged, or the network lacks one of the layers; the network is then unchanged.
+        TypeError: ``model`` is not a module, or ``record`` not a mapping.
     """
+    check_module(model)
+    if not isinstance(record, Mapping):
+        raise TypeError(f"`record` must be a mapping that conversion_of returned; got {type(record).__name__}.")
     built: list[tuple[tuple[str, ...], nn.Module]] = []
     for name, entry in record.items():
         try:

@@ -6,6 +6,7 @@ from dynaconv.conversion.copying import copied
 from dynaconv.conversion.swap import restore_static
 from dynaconv.errors import ConversionError, listed
 from dynaconv.families import DynamicConv2d
+from dynaconv.families.contract.checks import check_module
 
 _MAX_SHOWN = 3
 
@@ -27,8 +28,7 @@ def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
         ConversionError: A layer is no longer neutral, or no layer is dynamic; the model is then unchanged.
         TypeError: ``model`` is not a module.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
+    check_module(model)
     layers = _dynamic_layers(model)
     if not layers:
         raise ConversionError("the model has no dynamic convolution, so there is nothing to revert.")

@@ -22,6 +22,7 @@ from dynaconv.deployment.norm_pairs import (
 from dynaconv.errors import ConversionError
 from dynaconv.families import DeployedLayer, DynamicLayer, family_of
 from dynaconv.families.contract.affine import frozen_sum, multiply_rows
+from dynaconv.families.contract.checks import check_module
 from dynaconv.families.contract.norms import norm_affine
 from dynaconv.families.contract.operator import DynamicOperator
 from dynaconv.families.contract.static import replaced_method
@@ -221,8 +222,7 @@ def _replace_by_deployed(model: nn.Module, layers: Sequence[Any]) -> nn.Module:
 
 
 def _check(model: nn.Module, input_size: Sequence[int] | None, example: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
+    check_module(model)
     if input_size is not None and example is not None:
         raise ConversionError("`input_size` and `example` both define the input; pass only one of them.")
     lazy = first_lazy(model)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from dynaconv.conversion.example import eval_mode
+from dynaconv.families.contract.checks import check_module
 from dynaconv.measure.modules import checked_size
 from dynaconv.measure.timing import conditions, median_ratio, quartiles, time_in_turns
 
@@ -95,7 +96,12 @@ def measure_latency(
 
     Raises:
         ValueError: `models` is empty, `rounds` or `warmup` is too small, or the size is invalid.
+        TypeError: `models` is not a mapping to modules.
     """
+    if not isinstance(models, Mapping):
+        raise TypeError(f"`models` must be a mapping from names to models; got {type(models).__name__}.")
+    for model in models.values():
+        check_module(model)
     if not models:
         raise ValueError("`models` is empty; pass at least one model by name.")
     if rounds < 1 or warmup < 0:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.conversion.example import eval_mode
+from dynaconv.families.contract.checks import check_module
 from dynaconv.files import write_csv, write_json
 from dynaconv.measure.layer_latency import LayerLatency, measure_layer_latency
 from dynaconv.measure.memory import MemoryRecorder, saved_bytes
@@ -114,7 +115,9 @@ class Profile:
         write_csv(Path(path), COLUMNS, csv_rows(self))
 
 
-def profile(model: nn.Module, input_size: Sequence[int], *, latency: bool = False, rounds: int = 20) -> Profile:
+def profile(
+    model: nn.Module, input_size: Sequence[int], *, latency: bool = False, rounds: int | None = None
+) -> Profile:
     """Measure parameters, multiply-adds and activation memory of one forward pass and, optionally, its latency.
 
     A multiply-add is half a flop of `torch.utils.flop_counter`: convolutions and matrix products count, element-wise
@@ -128,12 +131,16 @@ def profile(model: nn.Module, input_size: Sequence[int], *, latency: bool = Fals
         model: The network. Its modes, buffers, hooks and gradients and the random state do not change.
         input_size: (C, H, W) for a batch of one, or (B, C, H, W).
         latency: Also measure the time of the model and of each layer, which takes 2 * `rounds` passes.
-        rounds: Number of rounds of the latency measurement.
+        rounds: Number of rounds of the latency measurement, by default 20.
 
     Raises:
-        ValueError: The size is not three or four positive integers, or the model does not accept it; or, with
-            `latency`, `rounds` is less than 1 or the model is on the meta device.
+        ValueError: The size is not three or four positive integers, or the model does not accept it; `rounds` is less
+            than 1 or given without `latency`; with `latency`, the model is on the meta device.
+        TypeError: ``model`` is not a module.
     """
+    check_module(model)
+    if rounds is not None and not latency:
+        raise ValueError("`rounds` belongs to the measurement of the latency; pass latency=True, or leave it out.")
     size = checked_size(input_size)
     layers = leaf_layers(model)
     # The result must not depend on the grad mode or inference mode of the caller.
@@ -143,7 +150,9 @@ def profile(model: nn.Module, input_size: Sequence[int], *, latency: bool = Fals
             work = _record_work(model, x, layers)
         memory = _record_memory(model, x, layers)
         saved, reason = _saved_bytes(model, x)
-        latencies = measure_layer_latency(model, x, layers, rounds=rounds) if latency else None
+        latencies = (
+            measure_layer_latency(model, x, layers, rounds=20 if rounds is None else rounds) if latency else None
+        )
         with eval_mode(model):
             rows = tuple(_rows(layers, work.work, memory, latencies))
     outside = work.macs - sum(layer.macs for layer in rows)

@@ -4,7 +4,13 @@ import difflib
 import operator
 from collections.abc import Iterable
 
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def check_module(model: object) -> None:
+    """Raise TypeError unless the argument ``model`` is a module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
 
 
 def as_int(value: object) -> int | None:

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from dynaconv.families.contract.base import DynamicLayer
+from dynaconv.families.contract.checks import check_module
 
 
 def parameter_groups(
@@ -38,10 +39,12 @@ def parameter_groups(
     Raises:
         ValueError: A rate or decay is negative or not finite, or a value for branches is given and the network has no
             branch.
+        TypeError: ``model`` is not a module.
 
     Example:
         >>> torch.optim.SGD(dynaconv.parameter_groups(net, lr=0.1, weight_decay=1e-4, branch_lr=0.05), momentum=0.9)
     """
+    check_module(model)
     given = {"lr": lr, "weight_decay": weight_decay, "branch_lr": branch_lr, "branch_weight_decay": branch_weight_decay}
     for name, value in given.items():
         if value is not None and not 0 <= value < math.inf:

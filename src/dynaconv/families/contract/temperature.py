@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynaconv.families.contract.checks import check_module
+
 _KEY = "temperature"
 _AVERAGING_CLASSES = re.compile(r"E[Mm][Aa](?![a-z])|Averag|SWA")
 """Names of classes that average the weights of a network, such as timm's ModelEmaV3 and torch's AveragedModel."""
@@ -104,7 +106,9 @@ def set_temperature(model: nn.Module, value: float) -> int:
 
     Raises:
         ValueError: the value is not a positive number, or no layer of the model has a temperature.
+        TypeError: ``model`` is not a module.
     """
+    check_module(model)
     value = check_temperature(value)
     temperatures = [module.temperature for module in model.modules() if isinstance(module, HasTemperature)]
     if not temperatures:
