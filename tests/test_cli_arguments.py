@@ -6,17 +6,21 @@ import os
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import nn
 
 from dynaconv import convert
 from dynaconv.cli import main
 from dynaconv.commands import export
 from dynaconv.conversion import conversion_of
 from dynaconv.train.checkpoint import save_trained
+from dynaconv.train.config import TrainConfig
 from dynaconv.train.factory import create_network
+from dynaconv.train.run import RunResult, _resolve
 from tests.study.helpers import write_study
 from tests.test_cli import parsers
 from tests.train.helpers import write_folder, write_image
@@ -84,12 +88,21 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(file)
 
 
+def checked_only(config: TrainConfig, *, overrides: Sequence[str], **_: Any) -> RunResult:
+    """Check a configuration as `fit` does, in place of a training."""
+    _resolve(config, overrides)
+    weights = {"epoch": 1, "ema": False, "checkpoint": "best.ckpt"}
+    summary = {"weights": weights, "test_accuracy": 0.5, "test_loss": 1.0, "train_seconds": 1.0}
+    return RunResult(directory=Path("run"), summary=summary, model=nn.Identity())
+
+
 @pytest.fixture
 def bases(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Base]:
     """A function that returns a short, valid command, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "dynaconv.demo", types.SimpleNamespace(run_demo=lambda **_: None))
     monkeypatch.setattr(export, "_export", lambda *_, **__: "exported")
+    monkeypatch.setattr("dynaconv.train.run.fit", checked_only)
     network: Base = {"checkpoint": [checkpoint]}
 
     def base(command: str) -> Base:
@@ -101,6 +114,7 @@ def bases(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
             return {"study": [str(write_study(tmp_path / "tiny.yaml"))], "list": []}
         return {
             "demo": {},
+            "train": {"config": ["digits"]},
             "eval": network,
             "profile": network | {"compare": ["none"]},
             "analyze": {"checkpoints": [checkpoint], "out": ["report.html"], "overwrite": [], "images": ["20"]},
@@ -130,7 +144,7 @@ def values_of(action: argparse.Action) -> Iterator[str]:
             yield from (f"{value}x8x8", f"1x{value}x8", f"1x8x{value}")
 
 
-@pytest.mark.parametrize("command", [command for command in PARSERS if command != "train"])
+@pytest.mark.parametrize("command", PARSERS)
 def test_a_wrong_value_is_one_sentence_or_the_command_runs(
     command: str, bases: Callable[[str], Base], capsys: pytest.CaptureFixture[str]
 ) -> None:
