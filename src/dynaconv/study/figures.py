@@ -106,7 +106,10 @@ def _gain(figure: definition.Figure, results: Results) -> Figure | None:
         return None
     axes.axhline(0, color="0.3", linewidth=1)
     key = _swept_key(figure, results)
-    axes.set(xscale="log", xlabel=key, ylabel="gain in points of test accuracy")
+    values = [_value(name) for name in figure.variants]
+    # Room for the shifted points, also if few values have runs yet.
+    limits = min(values) / 1.05, max(values) * 1.05 * 1.02 ** len(contrasts)
+    axes.set(xscale="log", xlim=limits, xlabel=key, ylabel="gain in points of test accuracy")
     _ticks(axes, figure)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:+.1f}"))
     axes.legend(frameon=False)
