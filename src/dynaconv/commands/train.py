@@ -57,9 +57,10 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     if arguments.list_recipes:
         print("\n".join(RECIPES.names()))
         return
-    # Set before torch is imported. With the default, OpenMP's threads spin between parallel loops, which makes a step
-    # about ten times slower if another process computes on the same cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Set before torch is imported. By default, waiting threads of OpenMP spin for long, which makes a step several
+    # times slower if other processes compute on the same cores. A short spin costs little on an idle machine.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from dynaconv.train.config import TrainConfig, load_recipe, make_parser, parse_overrides
     from dynaconv.train.data.sources import check_source_name
 
