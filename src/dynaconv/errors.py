@@ -1,6 +1,7 @@
 """Errors that a user can cause and correct. The command line prints their message without a traceback."""
 
 import difflib
+import math
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -52,6 +53,36 @@ class RunsFailedError(DynaconvError):
     """Some runs, such as runs of a study, failed or were stopped. The others have finished."""
 
     exit_code = 1
+
+
+def check_range(
+    name: str,
+    value: float,
+    low: float,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+    error: type[DynaconvError] = RunError,
+) -> None:
+    """Raise an error unless a number is finite and in the interval from ``low`` to ``high``.
+
+    Args:
+        name: Name of the option, for the message.
+        value: The number.
+        low, high: Ends of the interval.
+        open_low, open_high: Whether the interval excludes its end.
+        error: Class of the error.
+    """
+    above = value > low if open_low else value >= low
+    below = value < high if open_high else value <= high
+    if above and below and math.isfinite(value):
+        return
+    if high == math.inf:
+        wanted = f"{'greater than' if open_low else 'at least'} {low:g}"
+    else:
+        wanted = f"in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+    raise error(f"{name} must be {wanted}; got {value}.")
 
 
 def nearest_names(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dynaconv.commands import _arguments as shared
 from dynaconv.commands._network import LoadedNetwork, is_run, load_network
 from dynaconv.commands._shared import add_command
-from dynaconv.errors import CheckpointError, RunError
+from dynaconv.errors import RunError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -111,14 +111,10 @@ def _load(arguments: argparse.Namespace) -> LoadedNetwork:
 
 
 def _load_static(model: "nn.Module", file: Path) -> None:
-    from dynaconv.conversion.checkpoint_file import mismatches, read_checkpoint
+    from dynaconv.conversion.checkpoint_file import read_checkpoint
+    from dynaconv.train.checkpoint import load_state
 
-    state = read_checkpoint(file).state
-    if mismatched := mismatches(model, state):
-        raise CheckpointError(
-            f"{file} does not fit the network: {len(mismatched)} entries differ, the first is {mismatched[0].key!r}."
-        )
-    model.load_state_dict(state)
+    load_state(model, read_checkpoint(file).state, str(file), "the network")
 
 
 def _print_costs(network: LoadedNetwork, dynamic: "nn.Module", plan: "ConversionPlan") -> None:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -28,10 +27,11 @@ from dynaconv.explain.movement import kernel_movement
 from dynaconv.measure.latency import Latency, measure_latency
 from dynaconv.measure.profile import profile
 from dynaconv.native import ready
-from dynaconv.train.config import TrainConfig, check_seed, load_recipe
+from dynaconv.train.config import TrainConfig, check_seed, load_recipe, resolve
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.source import TensorImages
 from dynaconv.train.folders import make_free_folder
+from dynaconv.train.options import choice_text
 from dynaconv.train.progress import RunProgress
 from dynaconv.train.run import RunResult, fit
 
@@ -169,9 +169,9 @@ def _write_pictures(result: DemoResult, measurements: _Measurements) -> None:
 
 
 def _facts(recipe: TrainConfig, command: str, seconds: float, data: ImageDataModule) -> dict[str, str]:
-    model: dict[str, Any] = dict(recipe.model)
+    model = resolve(recipe).model
+    optimizer, schedule = (choice_text(choice.as_dict()) for choice in (model.optimizer, model.schedule))
     counts = [len(split) for split in (data.train_split, data.val_split or (), data.source.test)]
-    smoothing = model.get("label_smoothing", 0)
     return {
         "Command": command,
         "Data": (
@@ -183,8 +183,8 @@ def _facts(recipe: TrainConfig, command: str, seconds: float, data: ImageDataMod
         + ", ".join(f"{key}={value!r}" for key, value in DCD_OPTIONS.items()),
         "Recipe": (
             f"{RECIPE}: {recipe.trainer['max_epochs']} epochs, batch {recipe.data['batch_size']}, "
-            f"SGD with momentum, learning rate {model['lr']:g} (cosine), "
-            f"weight decay {model['weight_decay']:g}, label smoothing {smoothing:g}"
+            f"{optimizer}, learning rate {model.lr:g}, {schedule}, "
+            f"weight decay {model.weight_decay:g}, label smoothing {model.label_smoothing:g}"
         ),
         "Weights": "of the epoch with the best validation accuracy; the held-out pictures are not used for any choice",
         "Seed": str(recipe.seed),

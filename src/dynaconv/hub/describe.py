@@ -15,6 +15,7 @@ from dynaconv.hub.build import build_network
 from dynaconv.hub.config import HubConfig, creation_options, pretrained_fields
 from dynaconv.train.checkpoint import MODEL_FILE, load_trained
 from dynaconv.train.folders import CONFIG_FILE, SUMMARY_FILE
+from dynaconv.train.options import choice_text
 
 _RESULTS = (
     *("train_images", "val_images", "test_images", "epochs", "test_accuracy", "test_top5", "test_loss"),
@@ -118,7 +119,7 @@ def _training(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
             facts |= {key: summary[key] for key in _RESULTS if summary.get(key) is not None}
     settings = {"data": data, **(_read(folder / CONFIG_FILE, yaml.safe_load) if path.is_dir() else {})}
     facts["settings"] = {
-        key: _as_text(settings[section][key])
+        key: choice_text(settings[section][key])
         for section, keys in _SETTINGS.items()
         for key in keys
         if isinstance(settings.get(section), dict) and settings[section].get(key) is not None
@@ -134,14 +135,6 @@ def _read(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"{file} cannot be read: {' '.join(str(error).split())}.") from error
     return content if isinstance(content, dict) else {}
-
-
-def _as_text(value: Any) -> Any:
-    """Write a choice that has options as ``SGD(momentum=0.9)``; return other values as they are."""
-    if not isinstance(value, dict) or "class_path" not in value:
-        return value
-    options = [f"{key}={option}" for key, option in (value.get("init_args") or {}).items() if option is not None]
-    return f"{value['class_path'].rpartition('.')[2]}({', '.join(options)})"
 
 
 def _data_name(data: Mapping[str, Any]) -> str | None:

@@ -72,15 +72,6 @@ class TrainConfig:
         return TrainConfig.from_dict(values)
 
 
-def recipe_text(recipe: str | Path) -> str:
-    """Return the YAML of a recipe, by its name or from a file.
-
-    Raises:
-        RunError: There is no such recipe or file.
-    """
-    return RECIPES.text(recipe)
-
-
 def load_recipe(recipe: str | Path) -> TrainConfig:
     """Read a recipe by its name or from a YAML file.
 
@@ -136,11 +127,11 @@ def resolve(config: TrainConfig, overrides: Sequence[str] = ()) -> Namespace:
         RunError: A key is unknown, or a value is invalid or missing.
     """
     values = {f"{group}.{key}": value for group in _GROUPS for key, value in getattr(config, group).items()}
+    for name in values:
+        _check_name(name)
     values["seed"] = config.seed
     given = [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in values.items()]
     given += parse_overrides(overrides)
-    for name, _ in given:
-        _check_name(name)
     try:
         resolved = make_parser().parse_args([f"--{name}={value}" for name, value in given])
     except ArgumentError as error:
@@ -228,10 +219,10 @@ def _explain(error: ArgumentError, given: Sequence[tuple[str, str]]) -> str:
     for name, value in given:
         by_option.setdefault(".".join(name.split(".")[:2]), []).append((name, value))
     for option, pairs in by_option.items():
-        alone = {"data.name": "digits", "model.name": "static_resnet18"} | {option: ""}
-        words = [f"--{name}={value}" for name, value in alone.items() if name != option]
+        # The first two are required; a later word for the same option wins.
+        words = ["--data.name=digits", "--model.name=static_resnet18", *(f"--{name}={value}" for name, value in pairs)]
         try:
-            make_parser().parse_args([*words, *(f"--{name}={value}" for name, value in pairs)])
+            make_parser().parse_args(words)
         except ArgumentError:
             # A later value of the option itself replaces earlier ones.
             last = max((number for number, (name, _) in enumerate(pairs) if name == option), default=0)

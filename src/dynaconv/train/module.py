@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from dynaconv.errors import RunError
+from dynaconv.errors import RunError, check_range
 from dynaconv.families import parameter_groups
 from dynaconv.families.contract.temperature import has_temperature
 from dynaconv.train.batch_scale import global_batch
 from dynaconv.train.data.shares import PADDING
 from dynaconv.train.factory import create_network
 from dynaconv.train.initial_weights import start_from
-from dynaconv.train.options import SGD, Cosine, Mix, Optimizer, Schedule, check_range
+from dynaconv.train.options import SGD, Cosine, Mix, Optimizer, Schedule
 from dynaconv.train.strategy import FullyShardedStrategy, shard_network
 from dynaconv.train.sync_norm import synchronise_norms
 from dynaconv.train.temperature import AnnealTemperature, TemperatureSchedule

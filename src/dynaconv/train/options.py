@@ -6,35 +6,20 @@ On the command line, ``--model.optimizer AdamW`` chooses one and ``--model.optim
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
-from dynaconv.errors import RunError
+from dynaconv.errors import RunError, check_range
 
 
-def check_range(
-    name: str, value: float, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
-) -> None:
-    """Raise `RunError` unless a number is finite and in the interval from ``low`` to ``high``.
-
-    Args:
-        name: Name of the option, for the message.
-        value: The number.
-        low, high: Ends of the interval.
-        open_low, open_high: Whether the interval excludes its end.
-    """
-    above = value > low if open_low else value >= low
-    below = value < high if open_high else value <= high
-    if above and below and math.isfinite(value):
-        return
-    if high == math.inf:
-        wanted = f"{'greater than' if open_low else 'at least'} {low:g}"
-    else:
-        wanted = f"in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
-    raise RunError(f"{name} must be {wanted}; got {value}.")
+def choice_text(value: Any) -> Any:
+    """Return a choice of a configuration as ``SGD(momentum=0.9)``, and any other value as it is."""
+    if not isinstance(value, dict) or "class_path" not in value:
+        return value
+    options = [f"{key}={option}" for key, option in (value.get("init_args") or {}).items() if option is not None]
+    return f"{value['class_path'].rpartition('.')[2]}({', '.join(options)})"
 
 
 class Optimizer(ABC):
@@ -44,7 +29,7 @@ class Optimizer(ABC):
     """How the learning rate grows with the number of images per update."""
 
     @abstractmethod
-    def make(self, groups: Iterable[Mapping[str, Any]], lr: float) -> torch.optim.Optimizer:
+    def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
         """Return torch's optimiser of parameter groups that have their own rates and weight decays."""
 
     @abstractmethod
@@ -70,8 +55,8 @@ class SGD(Optimizer):
         if self.nesterov and not self.momentum:
             raise RunError("SGD.nesterov needs a momentum above 0; set SGD.nesterov to false or raise SGD.momentum.")
 
-    def make(self, groups: Iterable[Mapping[str, Any]], lr: float) -> torch.optim.Optimizer:
-        return torch.optim.SGD(list(map(dict, groups)), lr=lr, momentum=self.momentum, nesterov=self.nesterov)
+    def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        return torch.optim.SGD(groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov)
 
     def lr_scale(self, ratio: float) -> float:
         return ratio
@@ -92,8 +77,8 @@ class AdamW(Optimizer):
         for value in self.betas:
             check_range("AdamW.betas", value, 0, 1, open_high=True)
 
-    def make(self, groups: Iterable[Mapping[str, Any]], lr: float) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(list(map(dict, groups)), lr=lr, betas=self.betas)
+    def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(groups, lr=lr, betas=self.betas)
 
     def lr_scale(self, ratio: float) -> float:
         return math.sqrt(ratio)

@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dynaconv.errors import DataError
-from dynaconv.train.data.image_file import IMAGE_SUFFIXES, Mode, open_image
+from dynaconv.train.data.image_file import Mode, open_image
 from dynaconv.train.data.transforms import BatchTransform, SmallTransform, photo_transform
+from dynaconv.train.data.tree import LeftOut, images_below
 
 _BATCH = 64
 
@@ -61,20 +62,25 @@ def find_images(names: Iterable[str], *, on_error: Callable[[DataError], None]) 
 
     Args:
         names: Files, folders and patterns.
-        on_error: Called with an error for a folder or pattern without images.
+        on_error: Called with an error for a folder that cannot be read, and a folder or pattern without images.
     """
     images: list[Path] = []
     for name in names:
         given = Path(name).expanduser()
         is_pattern = glob.has_magic(name) and not given.exists()
+        paths = map(Path, sorted(glob.glob(str(given), recursive=True)) if is_pattern else [given])
         found: list[Path] = []
-        for path in map(Path, sorted(glob.glob(str(given), recursive=True)) if is_pattern else [given]):
-            if path.is_dir():
-                found += sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-            else:
-                found.append(path)
-        if not found:
-            on_error(DataError(f"there is no image file {'that matches' if is_pattern else 'in the folder'} {name}."))
+        errors: list[DataError] = []
+        for path in paths:
+            try:
+                found += images_below(path, LeftOut()) if path.is_dir() else [path]
+            except DataError as error:
+                errors.append(error)
+        if not found and not errors:
+            where = "that matches" if is_pattern else "in the folder"
+            errors.append(DataError(f"there is no image file {where} {name}."))
+        for each in errors:
+            on_error(each)
         images += found
     return images
 

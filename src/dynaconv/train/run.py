@@ -20,8 +20,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import IterableDataset
 
 from dynaconv import __version__
-from dynaconv.conversion.example import preserved_modes
-from dynaconv.errors import CheckpointError, DataError, RunError
+from dynaconv.conversion.example import eval_mode
+from dynaconv.errors import CheckpointError, DataError, RunError, check_range
 from dynaconv.explain.figures import read_metrics, save, training_curves
 from dynaconv.files import remove_leftovers, write_json, write_text
 from dynaconv.train.batch_scale import global_batch, scale_notes
@@ -59,7 +59,6 @@ from dynaconv.train.folders import (
 from dynaconv.train.lightning_messages import quiet_lightning
 from dynaconv.train.module import ClassificationModule
 from dynaconv.train.nonfinite import GuardFinite
-from dynaconv.train.options import check_range
 from dynaconv.train.resume_checks import check_batch, check_configuration, check_data
 from dynaconv.train.resume_state import RUN_KEY, ExactState
 from dynaconv.train.saving import CheckpointOptions, SaveRun, WholeCheckpoints
@@ -308,8 +307,8 @@ class _Run:
         model, size = self.module.model, self.data.image_size
         image = torch.zeros(1, self.data.in_channels, size, size)
         try:
-            with torch.no_grad(), preserved_modes(model):
-                model.eval()(image)
+            with torch.no_grad(), eval_mode(model):
+                model(image)
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             name, reason = self.module.hparams["name"], " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise RunError(

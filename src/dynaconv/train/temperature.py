@@ -5,8 +5,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from dynaconv.errors import check_range
 from dynaconv.families import set_temperature
-from dynaconv.train.options import check_range
 
 EPOCHS = 10.0
 """Annealing epochs of the papers on DY-Conv and ODConv, whose runs have a hundred epochs or more."""

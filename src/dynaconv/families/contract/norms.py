@@ -1,6 +1,6 @@
 """Norms inside dynamic layers, for contexts and latent feature maps."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -126,20 +126,18 @@ def normalise(norm: nn.Module | None, values: Tensor, *, track: bool = True) -> 
         return values
     if isinstance(norm, nn.LayerNorm):
         return torch.layer_norm(values, norm.normalized_shape, eps=norm.eps)
-    training = norm.training
-    if type(norm) is LatentBatchNorm2d and not training and not torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
-        mean, variance = norm.running_mean, norm.running_var
-        if mean is not None and mean.dtype == values.dtype:
-            return torch.batch_norm(values, norm.weight, norm.bias, mean, variance, False, 0.0, norm.eps, False)
+    training, mean = norm.training, cast(Any, getattr(norm, "running_mean", None))
+    affine = not training and isinstance(mean, Tensor)
+    # torch.onnx.export(dynamo=False) refuses a batch norm if it does not know the number of channels.
+    traced = affine and torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    if affine and not traced and type(norm) is LatentBatchNorm2d and mean.dtype == values.dtype:
+        return torch.batch_norm(values, norm.weight, norm.bias, mean, norm.running_var, False, 0.0, norm.eps, False)
     if training and values.shape[0] == 0:
         # The statistics of an empty batch would be NaN.
         return values
     # All batch norms by which other tools may replace the norm take 4-D inputs.
     images = values[:, :, None, None]
     same_type = all(t.dtype == values.dtype for t in (*norm.parameters(), *norm.buffers()) if t.is_floating_point())
-    affine = not training and isinstance(getattr(norm, "running_mean", None), Tensor)
-    # torch.onnx.export(dynamo=False) refuses a batch norm if it does not know the number of channels.
-    traced = affine and torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
     if same_type and (track or not training) and not traced:
         return norm(images).flatten(1)  # type: ignore[no-any-return]
     if affine:

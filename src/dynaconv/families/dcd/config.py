@@ -124,7 +124,7 @@ class DCDConfig(BranchConfig):
             )
         if self.hidden_channels is not None:
             for name in ("reduction", "min_hidden_channels"):
-                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                if name in self.changes():
                     raise ValueError(
                         f"hidden_channels is the number of hidden units, so {name} has no effect; leave one out."
                     )

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from dynaconv.errors import DataError
+from dynaconv.errors import DataError, check_range
 
 Style = Literal["small", "photo"]
 
@@ -86,8 +86,8 @@ class Photo(Augmentation):
         _check_probability("Photo.erase_prob", self.erase_prob)
         if self.color_jitter is not None and self.rand_augment is not None:
             raise DataError("Photo.rand_augment replaces Photo.color_jitter; leave one of them out.")
-        if self.color_jitter is not None and not 0 <= self.color_jitter < float("inf"):
-            raise DataError(f"Photo.color_jitter must be at least 0; got {self.color_jitter}.")
+        if self.color_jitter is not None:
+            check_range("Photo.color_jitter", self.color_jitter, 0, error=DataError)
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise DataError(f"Photo.crop_scale must be a range within (0, 1]; got {self.crop_scale}.")
 

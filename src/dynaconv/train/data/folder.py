@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dynaconv.errors import DataError, listed
+from dynaconv.errors import DataError, check_range, listed
 from dynaconv.train.data.image_file import IMAGE_SUFFIXES, Mode, is_readable, open_image
 from dynaconv.train.data.source import Source, photo_properties, stratified_split
 from dynaconv.train.data.tree import LeftOut, abbreviated, class_folders, find_layout, images_below
@@ -60,8 +60,8 @@ def image_folder(
     left_out = LeftOut()
     layout = find_layout(folder, left_out)
     validation, remark = None, ""
-    if test_fraction is not None and not 0 < test_fraction < 1:
-        raise DataError(f"data.test_fraction must be in (0, 1); got {test_fraction}.")
+    if test_fraction is not None:
+        check_range("data.test_fraction", test_fraction, 0, 1, open_low=True, open_high=True, error=DataError)
     if layout.splits:
         if test_fraction is not None:
             raise DataError(f"{folder} has test images, so data.test_fraction has no effect; leave it out.")

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from dynaconv.errors import DataError
+from dynaconv.errors import DataError, check_range
 from dynaconv.train.data.augmentation import Augmentation, Photo, Small
 from dynaconv.train.data.batches import EpochSampler, Photographs, SmallImages, make_loader
 from dynaconv.train.data.corrupt import CorruptImages
@@ -102,8 +102,8 @@ class ImageDataModule(LightningDataModule):
             at_least_1={"batch_size": batch_size, "eval_batch_size": eval_batch_size, "shuffle_buffer": shuffle_buffer},
             at_least_4={"image_size": image_size},
         )
-        if val_fraction is not None and not 0 <= val_fraction < 1:
-            raise DataError(f"data.val_fraction must be in [0, 1); got {val_fraction}.")
+        if val_fraction is not None:
+            check_range("data.val_fraction", val_fraction, 0, 1, open_high=True, error=DataError)
         source = load_source(
             name,
             data_dir=data_dir,
