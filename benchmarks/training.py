@@ -7,7 +7,8 @@
 
 One step is a forward pass, cross entropy over 1,000 classes, a backward pass and SGD with momentum, on random images.
 All candidates of a case are built first and take turns. Every network is taken in contiguous and in channels_last
-memory format; ratios are to the better of the static network's two.
+memory format; ratios are to the better of the static network's two. Freed memory stays with the process, as in
+`dynaconv train`.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from dynaconv.files import write_text
 from dynaconv.markdown import markdown_table
 from dynaconv.measure.memory import saved_bytes
 from dynaconv.measure.timing import time_in_turns
+from dynaconv.train.allocator import keep_freed_memory
 
 
 def _plain(name: str, **options: Any) -> Callable[[str], nn.Module]:
@@ -146,11 +148,14 @@ def main() -> None:
     parser.add_argument("--layouts", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--return-memory", action="store_true", help="leave the C library's allocator as it is")
     parser.add_argument("--compile", action="store_true", help="measure each under torch.compile too")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     args.modes = ["eager", *(["compile"] if args.compile else [])]
     torch.set_num_threads(args.threads)
+    if not args.return_memory:
+        keep_freed_memory()
     conditions = (
         f"{args.size}, {args.threads} thread(s), {'processor' if args.threads == 1 else 'wall-clock'} time, medians of "
         f"{args.rounds} alternating rounds, torch {torch.__version__}, timm {timm.__version__}, "

@@ -24,6 +24,7 @@ from dynaconv.conversion.example import eval_mode
 from dynaconv.errors import CheckpointError, DataError, RunError, check_range
 from dynaconv.explain.figures import read_metrics, save, training_curves
 from dynaconv.files import remove_leftovers, write_json, write_text
+from dynaconv.train.allocator import keep_freed_memory
 from dynaconv.train.batch_scale import global_batch, scale_notes
 from dynaconv.train.callbacks import EpochTable
 from dynaconv.train.checkpoint import (
@@ -388,6 +389,7 @@ class _Run:
         return trainer
 
     def execute(self, *, resume: Path | None) -> RunResult:
+        keep_freed_memory()
         facts = {
             "model": self.module.hparams["name"],
             "params": sum(parameter.numel() for parameter in self.module.model.parameters()),

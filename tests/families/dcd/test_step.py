@@ -1,4 +1,4 @@
-"""The training steps of a 1x1 DCD convolution against the equation: value, gradients, second derivatives."""
+"""The training steps of a DCD convolution against the equation: value, gradients, second derivatives."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dynaconv.families.dcd import DCDFactors, factored_dcd, kernel_dcd, reference_dcd
-from dynaconv.families.dcd.factored_step import factored_step_dcd
+from dynaconv.families.dcd.factored_step import factored_step_dcd, joins
 from dynaconv.families.dcd.kernel_step import kernel_step_dcd
 from dynaconv.families.dcd.step import supports_step
 from dynaconv.ops import Geometry
@@ -15,15 +15,29 @@ from tests.families.dcd.problems import Problem
 from tests.helpers import TOLERANCE, value_and_gradients
 
 POINT = Geometry((1, 1))
-STEPS = {"factored": factored_step_dcd, "kernel": kernel_step_dcd}
-both = pytest.mark.parametrize("algorithm", STEPS)
+both = pytest.mark.parametrize("algorithm", ["factored", "kernel"])
+LARGER = {
+    "same": Geometry((3, 3), padding=(1, 1)),
+    "stride": Geometry((3, 3), (2, 2), (1, 1)),
+    "rectangle": Geometry((5, 3), (1, 2), (4, 1), (2, 1)),
+    "even": Geometry((2, 4), (1, 1), (1, 2)),
+    "valid": Geometry((3, 3)),
+    "padded-point": Geometry((1, 1), padding=(1, 0)),
+    "strided-point": Geometry((1, 1), (2, 1)),
+}
+
+
+def step(algorithm: str, x: Tensor, factors: DCDFactors, geometry: Geometry = POINT) -> Tensor:
+    if algorithm == "kernel":
+        return kernel_step_dcd(x, factors)
+    return factored_step_dcd(x, factors, geometry)
 
 
 def problem(
     batch: int = 3, channels: tuple[int, int] = (6, 8), size: tuple[int, int] = (7, 5), **changes: Any
 ) -> Problem:
     sizes = {"blocks": 1, "latent_dim": 3, "latent_taps": 1, "scaled": True, "residual": True, "seed": 0}
-    return Problem("channel", POINT, batch, *channels, size, **{**sizes, **changes})
+    return Problem("channel", changes.pop("geometry", POINT), batch, *channels, size, **{**sizes, **changes})
 
 
 def prepared(
@@ -46,7 +60,7 @@ def test_step_equals_reference(batch: int, channels: Any, size: Any, layout: Any
     leaves = list(tensors.values())
     assert supports_step(tensors["x"], factors, POINT)
     want = value_and_gradients(reference_dcd(tensors["x"], factors, POINT), leaves)
-    got = value_and_gradients(STEPS[algorithm](tensors["x"], factors), leaves)
+    got = value_and_gradients(step(algorithm, tensors["x"], factors), leaves)
     torch.testing.assert_close(got, want, **TOLERANCE[dtype])
 
 
@@ -57,9 +71,58 @@ def test_step_has_second_derivatives(algorithm: str) -> None:
 
     def run(*values: Tensor) -> Tensor:
         named = dict(zip(names, values, strict=True))
-        return STEPS[algorithm](named["x"], DCDFactors("channel", **{n: t for n, t in named.items() if n != "x"}))
+        return step(algorithm, named["x"], DCDFactors("channel", **{n: t for n, t in named.items() if n != "x"}))
 
     assert torch.autograd.gradgradcheck(run, tuple(tensors.values()), fast_mode=True)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=str)
+@pytest.mark.parametrize("out_channels", [15, 13])
+@pytest.mark.parametrize("geometry", LARGER.values(), ids=LARGER)
+def test_step_of_any_kernel_size_equals_reference(
+    geometry: Geometry, out_channels: int, layout: Any, dtype: str
+) -> None:
+    case = problem(3, (5, out_channels), (6, 7), geometry=geometry)
+    tensors, factors = prepared(case, getattr(torch, dtype), layout)
+    leaves = list(tensors.values())
+    assert supports_step(tensors["x"], factors, geometry)
+    want = value_and_gradients(reference_dcd(tensors["x"], factors, geometry), leaves)
+    got = value_and_gradients(factored_dcd(tensors["x"], factors, geometry), leaves)
+    torch.testing.assert_close(got, want, **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("name", ["same", "stride", "valid"])
+@pytest.mark.parametrize("out_channels", [15, 13])
+def test_step_of_any_kernel_size_has_second_derivatives(name: str, out_channels: int) -> None:
+    geometry = LARGER[name]
+    tensors, _ = prepared(problem(2, (2, out_channels), (4, 3), geometry=geometry))
+    names = list(tensors)
+
+    def run(*values: Tensor) -> Tensor:
+        named = dict(zip(names, values, strict=True))
+        factors = DCDFactors("channel", **{n: t for n, t in named.items() if n != "x"})
+        return factored_step_dcd(named["x"], factors, geometry)
+
+    assert torch.autograd.gradgradcheck(run, tuple(tensors.values()), fast_mode=True)
+
+
+def test_q_is_a_convolution_where_it_costs_no_block_of_channels() -> None:
+    same, strided, valid = LARGER["same"], LARGER["stride"], LARGER["valid"]
+    assert joins(64, 8, POINT)
+    assert joins(8, 4, same)
+    assert not joins(16, 4, same)
+    assert not joins(64, 8, strided)
+    assert joins(64, 8, valid)
+
+
+def test_a_frozen_input_gets_no_gradient_from_larger_kernels() -> None:
+    for out_channels in (15, 13):
+        tensors, factors = prepared(problem(2, (5, out_channels), geometry=LARGER["same"]))
+        tensors["x"].requires_grad_(False)
+        factored_dcd(tensors["x"], factors, LARGER["same"]).sum().backward()
+        assert tensors["x"].grad is None
+        assert all(tensor.grad is not None for name, tensor in tensors.items() if name != "x")
 
 
 @pytest.mark.parametrize("run", [factored_dcd, kernel_dcd])
@@ -74,7 +137,7 @@ def test_what_is_frozen_gets_no_gradient(frozen: str, run: Any) -> None:
 @both
 def test_step_keeps_the_memory_format(algorithm: str) -> None:
     tensors, factors = prepared(problem(), layout=torch.channels_last)
-    out = STEPS[algorithm](tensors["x"], factors)
+    out = step(algorithm, tensors["x"], factors)
     assert out.is_contiguous(memory_format=torch.channels_last)
     (gradient,) = torch.autograd.grad(out.square().sum(), tensors["x"])
     assert gradient.is_contiguous(memory_format=torch.channels_last)
@@ -86,7 +149,7 @@ def test_input_and_gradient_may_lie_differently(algorithm: str, flip: bool) -> N
     formats = [torch.channels_last, torch.contiguous_format][:: -1 if flip else 1]
     tensors, factors = prepared(problem(), layout=formats[0])
     leaves = list(tensors.values())
-    want, out = reference_dcd(tensors["x"], factors, POINT), STEPS[algorithm](tensors["x"], factors)
+    want, out = reference_dcd(tensors["x"], factors, POINT), step(algorithm, tensors["x"], factors)
     upstream = torch.randn_like(want).contiguous(memory_format=formats[1])
     got, want_gradients = (torch.autograd.grad(y, leaves, upstream) for y in (out, want))
     torch.testing.assert_close(got, want_gradients, **TOLERANCE["float64"])
@@ -99,8 +162,7 @@ def test_other_cases_are_left_to_plain_operators() -> None:
         assert not supports_step(x, factors, POINT)
     with torch.autocast("cpu", torch.bfloat16):
         assert not supports_step(x, factors, POINT)
-    assert not supports_step(x, factors, Geometry((1, 1), (2, 2)))
-    assert not supports_step(x, factors, Geometry((1, 1), padding=(1, 1)))
+    assert not supports_step(x, factors, Geometry((1, 1), groups=2))
     assert not supports_step(x, factors._replace(scale=None), POINT)
     assert not supports_step(x[:0], factors, POINT)
     assert not supports_step(x, factors._replace(scale=factors.scale.float()), POINT)  # type: ignore[union-attr]

@@ -33,7 +33,7 @@ def factored_dcd(x: Tensor, factors: DCDFactors, geometry: Geometry, norms: tupl
         ``(B, C_out, H_out, W_out)``, without a bias.
     """
     if norms is None and supports_step(x, factors, geometry):
-        return factored_step_dcd(x, factors)
+        return factored_step_dcd(x, factors, geometry)
     out = shared_conv2d(x, factors.weight, geometry)
     if factors.scale is not None:
         out = out * factors.scale.to(out.dtype)[:, :, None, None]

@@ -1,5 +1,6 @@
-"""The factored 1x1 DCD convolution in training, as one autograd function with its own backward pass."""
+"""The factored DCD convolution in training, as one autograd function with its own backward pass."""
 
+import functools
 from typing import Any
 
 import torch
@@ -8,51 +9,133 @@ from torch import Tensor
 
 from dynaconv.families.dcd.factors import DCDFactors, required
 from dynaconv.families.dcd.step import differentiable_gradients
-from dynaconv.ops.per_sample import grouped_matmul, outer_per_sample
+from dynaconv.ops.geometry import Geometry
+from dynaconv.ops.per_sample import grouped_matmul, is_channels_last, outer_per_sample
 
-_POINT: tuple[list[int], ...] = ([1, 1], [0, 0], [1, 1])
+_BLOCK = 16
+"""Output channels that a CPU convolution computes at a time; a few more than a multiple cost as much as a block."""
 
 
-def factored_step_dcd(x: Tensor, factors: DCDFactors) -> Tensor:
+def factored_step_dcd(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tensor:
     """As `factored_dcd` if `supports_step` holds, with fewer passes over memory.
 
-    W0 and Q^T are one matrix, so that the forward pass reads x once and the backward pass writes its gradient once.
-    Lambda and the sum with the residual are one in-place pass. The backward pass uses x, [W0; Q^T] x and Phi Q^T x.
+    Where Q^T fits beside W0, both are one kernel with Q^T at the centre tap, so that the forward pass reads x once and
+    the backward pass writes its gradient once; elsewhere Q^T is a matrix product, whose gradient is added in place.
+    Lambda and the sum with the residual are one in-place pass. The backward pass uses x, W0 x, Q^T x and P Phi.
     """
     scale, fusion, p, q = map(required, (factors.scale, factors.fusion, factors.p, factors.q))
-    out: Tensor = _FactoredStep.apply(x, factors.weight, scale, fusion, p, q)
+    joined = joins(len(p), q.shape[1], geometry)
+    out: Tensor = _FactoredStep.apply(x, factors.weight, scale, fusion, p, q, geometry, joined)
     return out
+
+
+def joins(out_channels: int, latent_dim: int, geometry: Geometry) -> bool:
+    """Whether W0 and Q^T run as one kernel.
+
+    They do for 1x1 kernels, where Q^T fits into the last block of W0's output channels, and where the centre tap reads
+    pixels outside of the input.
+    """
+    aligned = all(
+        k % 2 == 1 and p == d * (k // 2)
+        for k, p, d in zip(geometry.kernel_size, geometry.padding, geometry.dilation, strict=True)
+    )
+    fits = -(-(out_channels + latent_dim) // _BLOCK) == -(-out_channels // _BLOCK)
+    return geometry.pointwise or fits or not aligned
 
 
 class _FactoredStep(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, fusion: Tensor, p: Tensor, q: Tensor) -> Tensor:
-        joined = torch.cat((weight.flatten(1), q.T))[:, :, None, None]  # (C_out + L, C_in, 1, 1)
-        both = F.conv2d(x, joined)
-        static, latent = _parts(both, len(p))
-        mixed = grouped_matmul(fusion[:, 0], latent)
-        out = F.conv2d(mixed, p[:, :, None, None])
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        fusion: Tensor,
+        p: Tensor,
+        q: Tensor,
+        geometry: Geometry,
+        joined: bool,
+    ) -> Tensor:
+        if joined:
+            both = _convolve(x, _join(weight, q, geometry), geometry)
+            static, latent = _parts(both, len(p))
+        else:
+            static, latent = _convolve(x, weight, geometry), _project(_strided(x, geometry), q)
+        mix = torch.matmul(p, fusion[:, 0])  # (B, C_out, L)
+        out = grouped_matmul(mix, latent)
         out.addcmul_(static, scale[:, :, None, None])
-        ctx.save_for_backward(x, weight, scale, fusion, p, q, both, mixed)
+        ctx.geometry, ctx.joined = geometry, joined
+        ctx.save_for_backward(x, weight, scale, fusion, p, q, static, latent, mix)
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, scale, fusion, p, q, both, mixed = ctx.saved_tensors
+        x, weight, scale, fusion, p, q, static, latent, mix = ctx.saved_tensors
+        geometry: Geometry = ctx.geometry
         if torch.is_grad_enabled():
-            return differentiable_gradients(_plain, (x, weight, scale, fusion, p, q), gradient)
-        static, latent = _parts(both, len(p))
-        to_mixed, to_p = _conv_gradients(gradient, mixed, p[:, :, None, None], True)
-        to_both = torch.empty_like(both)
-        to_static, to_latent = _parts(to_both, len(p))
+            plain = functools.partial(_plain, geometry)
+            return *differentiable_gradients(plain, (x, weight, scale, fusion, p, q), gradient), None, None
+        for_x, transposed = ctx.needs_input_grad[0], mix.transpose(1, 2)
+        if ctx.joined:
+            to_both = _empty_joined(static, latent)
+            to_static, to_latent = _parts(to_both, len(p))
+        else:
+            to_static = torch.empty_like(static)
         to_scale = torch.mul(gradient, static, out=to_static).sum((2, 3))
         torch.mul(gradient, scale[:, :, None, None], out=to_static)
-        to_latent.copy_(grouped_matmul(fusion[:, 0].transpose(1, 2), to_mixed))
-        to_fusion = outer_per_sample(to_mixed, latent)
-        joined = torch.cat((weight.flatten(1), q.T))[:, :, None, None]
-        to_x, to_joined = _conv_gradients(to_both, x, joined, ctx.needs_input_grad[0])
-        to_weight, to_q = to_joined[: len(p)], to_joined[len(p) :].flatten(1).T
-        return to_x, to_weight, to_scale, to_fusion[:, None], to_p.flatten(1), to_q
+        if ctx.joined:
+            to_latent.copy_(grouped_matmul(transposed, gradient))
+            to_x, to_kernel = _conv_gradients(to_both, x, _join(weight, q, geometry), geometry, for_x)
+            centre = to_kernel[len(p) :, :, geometry.centre[0], geometry.centre[1]]
+            to_weight, to_q = to_kernel[: len(p)], centre.T
+        else:
+            to_latent = grouped_matmul(transposed, gradient)
+            to_x, to_weight = _conv_gradients(to_static, x, weight, geometry, for_x)
+            to_q = outer_per_sample(_strided(x, geometry), to_latent).sum(0)
+            if for_x:
+                _add_product(_strided(to_x, geometry), q, to_latent)
+        to_mix = outer_per_sample(gradient, latent)
+        to_fusion = torch.matmul(p.T, to_mix)[:, None]
+        to_p = torch.bmm(to_mix, fusion[:, 0].transpose(1, 2)).sum(0)
+        return to_x, to_weight, to_scale, to_fusion, to_p, to_q, None, None
+
+
+def _strided(x: Tensor, geometry: Geometry) -> Tensor:
+    """Return a view of the pixels that the centre tap reads."""
+    return x if geometry.stride == (1, 1) else x[:, :, :: geometry.stride[0], :: geometry.stride[1]]
+
+
+def _project(x: Tensor, q: Tensor) -> Tensor:
+    """Q^T x, ``(B, L, H, W)``, in the memory format of ``x``."""
+    if is_channels_last(x):
+        rows = torch.matmul(x.permute(0, 2, 3, 1).flatten(0, 2), q)
+        return rows.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
+    return torch.matmul(q.T, x.flatten(2)).view(len(x), -1, *x.shape[2:])
+
+
+def _add_product(into: Tensor, q: Tensor, latent: Tensor) -> None:
+    """Add Q z to a feature map in place."""
+    if into.is_contiguous():
+        into.view(*into.shape[:2], -1).baddbmm_(q.expand(len(into), -1, -1), latent.flatten(2))
+    elif into.is_contiguous(memory_format=torch.channels_last):
+        rows = latent.permute(0, 2, 3, 1).flatten(0, 2)
+        into.permute(0, 2, 3, 1).view(-1, len(q)).addmm_(rows, q.T)
+    else:
+        into.add_(_project(latent, q.T))
+
+
+def _pointwise(matrix: Tensor) -> Tensor:
+    return matrix[:, :, None, None]
+
+
+def _join(weight: Tensor, q: Tensor, geometry: Geometry) -> Tensor:
+    """Return W0 and, at the centre tap of further output channels, Q^T: ``(C_out + L, C_in, k_h, k_w)``."""
+    if geometry.pointwise:
+        return _pointwise(torch.cat((weight.flatten(1), q.T)))
+    joined = weight.new_zeros(len(weight) + q.shape[1], *weight.shape[1:])
+    joined[: len(weight)] = weight
+    joined[len(weight) :, :, geometry.centre[0], geometry.centre[1]] = q.T
+    return joined
 
 
 def _parts(both: Tensor, out_channels: int) -> tuple[Tensor, Tensor]:
@@ -60,14 +143,33 @@ def _parts(both: Tensor, out_channels: int) -> tuple[Tensor, Tensor]:
     return both[:, :out_channels], both[:, out_channels:]
 
 
-def _conv_gradients(gradient: Tensor, x: Tensor, weight: Tensor, for_x: bool) -> tuple[Tensor, Tensor]:
-    """Return the gradients of a plain 1x1 convolution with respect to ``x`` (if ``for_x``) and to its weight."""
+def _empty_joined(static: Tensor, latent: Tensor) -> Tensor:
+    """Return an empty tensor of which `_parts` are as ``static`` and ``latent``, which are parts of such a tensor."""
+    batch, channels, height, width = static.shape
+    strides = static.stride()
+    size = (batch, channels + latent.shape[1], height, width)
+    return torch.empty_strided(size, strides, dtype=static.dtype, device=static.device)
+
+
+def _convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    return F.conv2d(x, weight, None, geometry.stride, geometry.padding, geometry.dilation)
+
+
+def _conv_gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, for_x: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of a convolution with respect to ``x`` (if ``for_x``) and to its weight."""
+    arguments = (geometry.stride, geometry.padding, geometry.dilation, False, [0, 0], 1)
     to_x, to_weight, _ = torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, *_POINT, False, [0, 0], 1, [for_x, True, False]
+        gradient, x, weight, None, *arguments, [for_x, True, False]
     )
     return to_x, to_weight
 
 
-def _plain(x: Tensor, weight: Tensor, scale: Tensor, fusion: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    static, latent = F.conv2d(x, weight), F.conv2d(x, q.T[:, :, None, None])
+def _plain(
+    geometry: Geometry, x: Tensor, weight: Tensor, scale: Tensor, fusion: Tensor, p: Tensor, q: Tensor
+) -> Tensor:
+    (row, column), (height, width) = geometry.centre, geometry.kernel_size
+    at_centre = F.pad(_pointwise(q.T), (column, width - 1 - column, row, height - 1 - row))
+    static, latent = _parts(_convolve(x, torch.cat((weight, at_centre)), geometry), len(p))
     return static * scale[:, :, None, None] + grouped_matmul(torch.matmul(p, fusion[:, 0]), latent)

@@ -14,7 +14,7 @@ from dynaconv.ops.precision import autocasts
 
 def kernel_dcd(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tensor:
     """As `reference_dcd`, with all kernels formed at once: B * C_in * C_out * k^2 elements, no extra work per pixel."""
-    if supports_step(x, factors, geometry):
+    if geometry == Geometry((1, 1)) and supports_step(x, factors, geometry):
         return kernel_step_dcd(x, factors)
     return per_sample_conv2d(x, dcd_kernel(factors, geometry, x.shape[0]), geometry)
 

@@ -14,7 +14,7 @@ _transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: Fal
 
 
 def supports_step(x: Tensor, factors: DCDFactors, geometry: Geometry) -> bool:
-    """Whether this is a 1x1 kernel with Lambda and a residual of one block, in eager training on the CPU.
+    """Whether this is a kernel with Lambda and a residual of one block, in eager training on the CPU.
 
     Compilers, exporters, functorch and forward-mode differentiation support only plain operators; autocast chooses a
     dtype for each plain operator.
@@ -27,7 +27,7 @@ def supports_step(x: Tensor, factors: DCDFactors, geometry: Geometry) -> bool:
         and factors.form == "channel"
         and factors.scale is not None
         and factors.fusion is not None
-        and geometry == Geometry((1, 1))
+        and geometry.groups == 1
         and factors.num_blocks == 1
         and x.numel() > 0
         and all(tensor.device.type == "cpu" and tensor.dtype == x.dtype for tensor in tensors)
