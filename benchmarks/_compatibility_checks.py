@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dynaconv import convert, plan_conversion
 from dynaconv.export.onnx import export_onnx
-from dynaconv.families import DynamicConv2d
+from dynaconv.families import DynamicConv
 
 BATCHES = (1, 2, 7)
 WHOLE = "export of the whole"
@@ -123,10 +123,11 @@ def prepared(network: Network) -> nn.Module:
 def images(network: Network, count: int, seed: int) -> Tensor:
     """Smooth noise, each image and channel with a contrast of its own: samples differ in what a branch sees."""
     generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand((count, 3, 4, 4), generator=generator)
-    smooth = nn.functional.interpolate(coarse, size=(network.size, network.size), mode="bilinear")
+    channels, *sizes = network.shape
+    coarse = torch.rand((count, channels, *(4 for _ in sizes)), generator=generator)
+    smooth = nn.functional.interpolate(coarse, size=sizes, mode=("linear", "bilinear", "trilinear")[len(sizes) - 1])
     fine = torch.rand(smooth.shape, generator=generator)
-    contrast = 0.2 + 0.8 * torch.rand((count, 3, 1, 1), generator=generator)
+    contrast = 0.2 + 0.8 * torch.rand((count, channels, *(1 for _ in sizes)), generator=generator)
     return (smooth + fine) / 2 * contrast
 
 
@@ -190,7 +191,7 @@ def _converted(network: Network, model: nn.Module, family: str, outcome: Outcome
 
 def _train(network: Network, model: nn.Module, outcome: Outcome) -> None:
     """Two steps of Adam, the branches at a higher rate so that coefficients soon depend on the input."""
-    dynamic = [module for module in model.modules() if isinstance(module, DynamicConv2d)]
+    dynamic = [module for module in model.modules() if isinstance(module, DynamicConv)]
     branches = [list(layer.get_submodule("branch").parameters()) for layer in dynamic]
     own = {id(parameter) for branch in branches for parameter in branch}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in own and parameter.requires_grad]
@@ -222,11 +223,11 @@ def _train(network: Network, model: nn.Module, outcome: Outcome) -> None:
         outcome.reached, outcome.varying = len(reached), _varying(network, model, dynamic)
 
 
-def _varying(network: Network, model: nn.Module, layers: list[DynamicConv2d]) -> int:
+def _varying(network: Network, model: nn.Module, layers: list[DynamicConv]) -> int:
     """How many layers that the view runs have coefficients that differ between samples by more than 1e-4."""
-    spread: dict[DynamicConv2d, float] = {}
+    spread: dict[DynamicConv, float] = {}
 
-    def record(layer: DynamicConv2d, inputs: tuple[Tensor]) -> None:
+    def record(layer: DynamicConv, inputs: tuple[Tensor]) -> None:
         for value in layer.coefficients(inputs[0]):
             if isinstance(value, Tensor):
                 spread[layer] = max(spread.get(layer, 0.0), float((value - value[:1]).abs().max()))

@@ -34,7 +34,9 @@ class Network:
 
     Attributes:
         library, name: Where it is from and what it is called there.
-        size: Height and width of the images.
+        size: Height and width of the images, or the length of the first axis.
+        sizes: Sizes of an input that is no square image.
+        channels: Channels of the input.
         build: Makes it, with fresh weights.
         view: What is compared and exported, images to tensors, as a module around the network.
         loss: What a training step minimises.
@@ -50,6 +52,13 @@ class Network:
     loss: Callable[[nn.Module, Tensor], Tensor] = mean_loss
     whole: Callable[[nn.Module], nn.Module] | None = None
     note: str = ""
+    sizes: tuple[int, ...] | None = None
+    channels: int = 3
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return (self.channels, *(self.sizes or (self.size, self.size)))
 
     @property
     def key(self) -> str:
@@ -166,6 +175,40 @@ def _yolo(name: str) -> nn.Module:
     return model
 
 
+def _vocoder() -> nn.Module:
+    from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
+
+    # Its constructor applies no weight norm; a checkpoint with one is materialised by `remove_weight_norm()`.
+    model: nn.Module = SpeechT5HifiGan(SpeechT5HifiGanConfig(upsample_initial_channel=64))
+    return model
+
+
+class Spectrograms(nn.Module):
+    """A vocoder that takes spectrograms as ``(B, mel, T)``, not ``(B, T, mel)``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, spectrograms: Tensor) -> Tensor:
+        """Waveforms."""
+        waveforms: Tensor = self.model(spectrograms.transpose(1, 2))
+        return waveforms
+
+
+def _spectrogram_loss(model: nn.Module, spectrograms: Tensor) -> Tensor:
+    return mean_loss(Spectrograms(model), spectrograms)
+
+
+def _monai_unet(dims: int) -> nn.Module:
+    from monai.networks.nets import UNet
+
+    model: nn.Module = UNet(
+        dims, in_channels=1, out_channels=2, channels=(16, 32, 64), strides=(2, 2), num_res_units=1, norm="batch"
+    )
+    return model
+
+
 _TIMM = [
     ("test_resnet", 64),
     ("test_byobnet", 64),
@@ -261,5 +304,38 @@ def networks() -> list[Network]:
             note="exported with the head set as its own exporter does",
         )
         for name in _YOLO
+    ]
+    found += [
+        Network(
+            library="torchvision",
+            name="r3d_18",
+            size=8,
+            sizes=(8, 32, 32),
+            build=partial(_torchvision, "r3d_18", num_classes=10),
+            note="videos",
+        ),
+        Network(
+            library="transformers",
+            name="SpeechT5HifiGan",
+            size=24,
+            sizes=(24,),
+            channels=80,
+            build=_vocoder,
+            view=Spectrograms,
+            loss=_spectrogram_loss,
+            note="spectrograms to waveforms, an eighth of the published width",
+        ),
+        *(
+            Network(
+                library="monai",
+                name=f"UNet ({dims}-D)",
+                size=16,
+                sizes=(16,) * dims,
+                channels=1,
+                build=partial(_monai_unet, dims),
+                note="transposed convolutions",
+            )
+            for dims in (2, 3)
+        ),
     ]
     return found

@@ -23,7 +23,17 @@ FAMILIES = {
 }
 KEPT = 1e-10
 """The largest difference before training that counts as the same function, in float64."""
-_PACKAGES = ("torch", "timm", "torchvision", "segmentation-models-pytorch", "ultralytics", "onnx", "onnxscript")
+_PACKAGES = (
+    "torch",
+    "timm",
+    "torchvision",
+    "segmentation-models-pytorch",
+    "ultralytics",
+    "transformers",
+    "monai",
+    "onnx",
+    "onnxscript",
+)
 _RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 _NOT_RUN = "not run"
 _SHOWN = 200
@@ -113,8 +123,9 @@ python benchmarks/compatibility.py --work FOLDER --jobs 2
 
 and every number behind it stands in [data/compatibility.csv](data/compatibility.csv). For each network and family:
 
-- **converted**: how many of the network's `Conv2d` become dynamic. The others are stems, gates, or what the family
-  leaves static by default (DCD and SE: depthwise convolutions); `plan_conversion` gives the reason for each.
+- **converted**: how many of the network's convolutions become dynamic. The others are stems, gates, or what the family
+  leaves static: depthwise convolutions (DCD and SE, by default), transposed ones (ODConv and SE have none);
+  `plan_conversion` gives the reason for each.
 - **difference**: max|dynamic - static| / max|static| over the outputs in eval mode before any training: in float32, and
   converted and computed in float64. Up to {KEPT:.0e} in float64 it is the same function, and float32 adds its rounding:
   **own rounding** is how far the static network is in float32 from itself in float64, on the same images. Where that is
@@ -176,7 +187,7 @@ def _conversions(networks: Sequence[Network], results: _Results) -> str:
         rows.append(
             [
                 _name(network),
-                f"{network.size}x{network.size}",
+                "x".join(map(str, network.shape[1:])),
                 str(max((each.convolutions or 0 for each in ran), default=0)),
                 *(_converted(each) for each in found.values()),
                 _largest([each.difference for each in ran]),

@@ -27,7 +27,7 @@ from torch import nn
 
 import dynaconv.models  # noqa: F401  # registers the networks with timm
 from dynaconv.errors import ExportError
-from dynaconv.families import DynamicConv2d, get_family
+from dynaconv.families import DynamicConv, get_family
 from dynaconv.families import families as known
 from dynaconv.files import write_text
 from dynaconv.markdown import markdown_table
@@ -76,7 +76,7 @@ def build(name: str) -> nn.Module:
 def enlarge_branches(model: nn.Module, factor: float) -> None:
     """Multiply what the last linear maps of every dynamic branch compute."""
     for layer in model.modules():
-        if isinstance(layer, DynamicConv2d):
+        if isinstance(layer, DynamicConv):
             branch: Any = layer.branch
             # CondConv's branch is one linear map.
             heads = branch.heads.values() if hasattr(branch, "heads") else [branch]
@@ -91,7 +91,7 @@ def dynamic_share(model: nn.Module) -> float:
     images = torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
     want = evaluated(images)
     for layer in evaluated.modules():
-        if isinstance(layer, DynamicConv2d):
+        if isinstance(layer, DynamicConv):
             for parameter in layer.get_submodule("branch").parameters():
                 parameter.zero_()
     return float((evaluated(images) - want).abs().max() / want.abs().max())

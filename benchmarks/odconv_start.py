@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dynaconv.families import DynamicConv2d, ODConv2d, set_temperature
+from dynaconv.families import DynamicConv, ODConv2d, set_temperature
 from dynaconv.markdown import markdown_table
 from dynaconv.study.load import load_study
 from dynaconv.train.config import make_parser, resolve
@@ -84,7 +84,7 @@ def turns(model: nn.Module) -> dict[int, float]:
     """Median of |gradient| / |kernel| over the convolutions of each block."""
     by_block: dict[int, list[float]] = {}
     for name, module in model.named_modules():
-        if name.startswith("blocks.") and isinstance(module, nn.Conv2d | DynamicConv2d):
+        if name.startswith("blocks.") and isinstance(module, nn.Conv2d | DynamicConv):
             weight = module.weight
             assert weight.grad is not None
             turn = weight.grad.norm() / weight.detach().norm()

@@ -20,7 +20,7 @@ from torch import nn
 import dynaconv
 import dynaconv.models  # registers the networks with timm
 from dynaconv.errors import listed
-from dynaconv.families import CondConv2d, DynamicConv2d
+from dynaconv.families import CondConv2d, DynamicConv
 from dynaconv.files import write_text
 from dynaconv.markdown import markdown_table, replace_between
 from dynaconv.measure.multiply_adds import WorkRecorder
@@ -134,12 +134,12 @@ def _work(model: nn.Module, size: tuple[int, int, int, int]) -> Work:
     least = float(profile.macs)
     rows = {row.name: row for row in profile.layers}
     dynamic: dict[nn.Module, str] = {
-        layer: name for name, layer in model.named_modules() if isinstance(layer, DynamicConv2d)
+        layer: name for name, layer in model.named_modules() if isinstance(layer, DynamicConv)
     }
     with torch.no_grad(), WorkRecorder(dynamic) as recorder:
         model(torch.empty(size, device="meta"))
     for layer, name in dynamic.items():
-        assert isinstance(layer, DynamicConv2d)
+        assert isinstance(layer, DynamicConv)
         (shape,) = recorder.work[name].input_shapes
         assert shape is not None
         assert len(shape) == 4

@@ -73,7 +73,16 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
         (
             "convert",
             {"checkpoint", "--family", "--include", "--exclude", "--kinds", "--kernel-sizes", "--min-channels"}
-            | {"--max-channels", "--first", "--last", "--again", "--family-option", "--option", "--weights"}
+            | {
+                "--max-channels",
+                "--last-stages",
+                "--first",
+                "--last",
+                "--again",
+                "--family-option",
+                "--option",
+                "--weights",
+            }
             | {"--pretrained", "-o", "--out", "--overwrite"},
         ),
         (

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 import dynaconv
 from dynaconv import convert
 from dynaconv.measure.latency import measure_latency
+from tests.conversion.published_layers import PublishedDCD
 
 HUGE = 2**40
 WRONG = [
@@ -54,11 +56,13 @@ def calls(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "conversion_of": {"model": dynamic},
         "convert": {"model": network(), "family": "dcd"},
         "deploy": {"model": dynamic},
+        "freeze": {"model": dynamic, "names": "0", "data": torch.randn(2, 3, 8, 8)},
         "load_published": {"model": dynamic, "path": dynamic.state_dict()},
         "parameter_groups": {"model": dynamic, "lr": 0.1, "weight_decay": 0.1},
         "plan_conversion": {"model": network(), "family": "dcd"},
         "plan_deployment": {"model": dynamic},
         "profile": {"model": dynamic, "input_size": (3, 8, 8)},
+        "published_layer": {"family": "dcd", "state": PublishedDCD(4, 8, style="mobilenet").state_dict()},
         "revert": {"model": dynamic},
         "set_temperature": {"model": dynamic, "value": 1.0},
     }
@@ -67,9 +71,9 @@ def calls(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     }
 
 
-CALLS = [*LAYERS, "DCDConfig", "DCDLinear", "apply_conversion", "conversion_of", "convert", "deploy"]
+CALLS = [*LAYERS, "DCDConfig", "DCDLinear", "apply_conversion", "conversion_of", "convert", "deploy", "freeze"]
 CALLS += ["load_published", "measure_latency", "parameter_groups", "plan_conversion"]
-CALLS += ["plan_deployment", "profile", "revert", "set_temperature"]
+CALLS += ["plan_deployment", "profile", "published_layer", "revert", "set_temperature"]
 
 
 def test_every_public_name_is_called(tmp_path: Path) -> None:

@@ -20,7 +20,15 @@ SOURCE = Path(families.__file__)
 
 def stub() -> str:
     """Return the content of the stub: the package's own imports, and a subclass with its signature for every layer."""
-    lines = ['"""Written by tools/write_stubs.py."""', "", "from typing import Literal", "", "import torch", ""]
+    lines = [
+        '"""Written by tools/write_stubs.py."""',
+        "",
+        "from collections.abc import Sequence",
+        "from typing import Literal",
+        "",
+        "import torch",
+        "",
+    ]
     layers = []
     for statement in ast.parse(SOURCE.read_text(encoding="utf-8")).body:
         if not isinstance(statement, ast.ImportFrom):
@@ -42,7 +50,9 @@ def _class(layer: type) -> str:
         if parameter.kind is parameter.KEYWORD_ONLY and "*" not in parameters:
             parameters.append("*")
         text = inspect.formatannotation(parameter.annotation)
-        text = re.sub(r"Optional\[(.*)\]$", r"\1 | None", text.replace("typing.", "")).replace("'", '"')
+        text = re.sub(
+            r"Optional\[(.*)\]$", r"\1 | None", text.replace("typing.", "").replace("collections.abc.", "")
+        ).replace("'", '"')
         default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}".replace("'", '"')
         parameters.append(f"{parameter.name}: {text}{default}")
     documentation = textwrap.indent(inspect.getdoc(layer) or "", "    ").strip()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dynaconv.explain.decomposition import svd_form
 from dynaconv.explain.suppression import measure_suppression, quartile_ratio, rank_correlation
 from dynaconv.families import CondConv2d, DCDConv2d, DYConv2d, ODConv2d
-from dynaconv.ops import per_sample_conv2d
+from dynaconv.ops import per_sample_conv
 
 EXACT = TOLERANCE["float64"]
 
@@ -53,7 +53,7 @@ def _kernel_gradients(net: Net, images: Tensor, classes: Tensor) -> tuple[Tensor
         bias = layer.sample_bias(x)
         kernels = layer.kernel(x)
     kernels.requires_grad_()
-    y = per_sample_conv2d(layer._padded(x), kernels, layer.geometry) + bias[:, :, None, None]
+    y = per_sample_conv(layer._padded(x), kernels, layer.geometry) + bias[:, :, None, None]
     torch.testing.assert_close(net.finish(y), net(images), **EXACT)
     (gradient,) = torch.autograd.grad(F.cross_entropy(net.finish(y), classes), kernels)
     return x, gradient
@@ -82,7 +82,7 @@ def test_the_columns_of_a_mixture_get_the_gradient_that_real_leaves_would(make: 
         attention.append(a.detach())
         residual = torch.einsum("kgmr,bkgr,kgnr->bgmn", u, a[:, :, None, None] * s, v)
         kernels = a.sum(1)[:, None, None, None, None] * form.mean + residual.reshape(-1, *form.mean.shape)
-        y = per_sample_conv2d(layer._padded(x), kernels, layer.geometry) + layer.sample_bias(x)[:, :, None, None]
+        y = per_sample_conv(layer._padded(x), kernels, layer.geometry) + layer.sample_bias(x)[:, :, None, None]
         for total, gradient in zip(
             want, torch.autograd.grad(F.cross_entropy(net.finish(y), classes), (u, v)), strict=True
         ):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dynaconv import DCDConv2d, deploy, export_onnx, export_openvino
 from dynaconv.deployment.deploy import deployed_layers
 from dynaconv.export._dcd_form import RuntimeDCD, in_runtime_form
-from dynaconv.families.dcd.deployed import DeployedDCDConv2d
+from dynaconv.families.dcd.deployed import DeployedDCDConv
 from tests.export.networks import tiny
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -71,7 +71,7 @@ def test_a_norm_folded_by_deploy_is_kept(options: dict[str, Any]) -> None:
     for channels_last in (False, True):
         form = in_runtime_form(network, channels_last=channels_last)
         assert isinstance(form.get_submodule("0"), RuntimeDCD)
-        assert isinstance(network[0], DeployedDCDConv2d)
+        assert isinstance(network[0], DeployedDCDConv)
         assert difference(form, deploy(network), images(12)) < 2e-6
 
 

@@ -2,14 +2,17 @@
 
 from typing import Any
 
-from torch import nn
-
-from dynaconv.families import DynamicConv2d, get_family
+from dynaconv.families import DynamicConv, families, get_family
 from dynaconv.testing import GEOMETRIES, Case
-from dynaconv.testing.cases import IN_CHANNELS, enlarge, randomise_norms
+from dynaconv.testing.cases import IN_CHANNELS, cases_of, enlarge, randomise_norms
 
 FAMILY_CASES: dict[str, dict[str, dict[str, Any]]] = {
-    "condconv": {**GEOMETRIES, "three": {"kernel_size": 1, "num_experts": 3, "context_norm": "running"}},
+    "condconv": {
+        **GEOMETRIES,
+        "three": {"kernel_size": 1, "num_experts": 3, "context_norm": "running"},
+        "residual": {"kernel_size": 3, "padding": 1, "groups": 2, "num_experts": 3, "residual": True},
+        "residual-pointwise": {"kernel_size": 1, "num_experts": 4, "residual": True, "bias": False},
+    },
     "dcd": {
         "pointwise": {"kernel_size": 1},
         "pointwise-stride": {"kernel_size": 1, "stride": 2},
@@ -25,6 +28,8 @@ FAMILY_CASES: dict[str, dict[str, dict[str, Any]]] = {
         "depthwise-multiplier": {"kernel_size": 5, "padding": 2, "stride": 2, "groups": 8, "out_channels": 16},
         "scale": {"kernel_size": 3, "variant": "scale"},
         "residual": {"kernel_size": 1, "variant": "residual"},
+        "input": {"kernel_size": 3, "variant": "input", "padding": 1, "stride": 2, "groups": 2},
+        "input-pointwise": {"kernel_size": 1, "variant": "input", "scale_activation": "linear", "context_norm": None},
         "context-2x2": {"kernel_size": 1, "context_size": 2},
         "context-layer": {"kernel_size": 1, "context_norm": "layer", "context_size": 2, "scale_activation": "linear"},
         "context-running": {"kernel_size": 3, "context_norm": "running", "context_size": 2},
@@ -46,6 +51,8 @@ FAMILY_CASES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "dyconv": {
         **GEOMETRIES,
+        "residual": {"kernel_size": 3, "padding": 1, "stride": 2, "residual": True},
+        "residual-pointwise": {"kernel_size": 1, "num_kernels": 2, "residual": True, "temperature": 2.0},
         "two-hot": {"kernel_size": 3, "num_kernels": 2, "temperature": 0.5},
         "context-batch": {"kernel_size": 1, "reduction": 1, "context_norm": "batch"},
     },
@@ -69,11 +76,25 @@ CASES: dict[str, Case] = {
     for family, cases in FAMILY_CASES.items()
     for name, arguments in cases.items()
 }
-"""Each case under the name that tests show."""
-__all__ = ["CASES", "FAMILY_CASES", "GEOMETRIES", "IN_CHANNELS", "algorithms", "enlarge", "make", "randomise_norms"]
+"""Each case over images under the name that tests show."""
+OTHER_CASES: dict[str, Case] = {
+    str(case): case for family in families() for layer in family.others for case in cases_of(family, layer)
+}
+"""The cases of other dimensions and of transposed convolutions."""
+__all__ = [
+    "CASES",
+    "FAMILY_CASES",
+    "GEOMETRIES",
+    "IN_CHANNELS",
+    "OTHER_CASES",
+    "algorithms",
+    "enlarge",
+    "make",
+    "randomise_norms",
+]
 
 
-def make(case: str, **overrides: Any) -> DynamicConv2d:
+def make(case: str, **overrides: Any) -> DynamicConv:
     """The layer of a case, its dynamic part large enough to show in every result."""
     return CASES[case].make(**overrides)
 
@@ -83,6 +104,6 @@ def algorithms(case: str) -> list[str]:
     return CASES[case].algorithms
 
 
-def static_twin(case: str, **options: Any) -> nn.Conv2d:
+def static_twin(case: str, **options: Any) -> Any:
     """`torch.nn.Conv2d` with the arguments of a case that it knows."""
     return CASES[case].static_twin(**options)

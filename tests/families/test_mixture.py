@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.families import CondConv2d, DYConv2d, KernelMixture2d
+from dynaconv.families.condconv import reference_condconv
+from dynaconv.families.dyconv import reference_dyconv
 from dynaconv.ops import cheapest
 from tests.helpers import TOLERANCE
 from tests.messages import refuses
@@ -157,3 +159,39 @@ def test_wrong_arguments_are_explained(kind: type[KernelMixture2d]) -> None:
         layer.algorithm = "group"  # type: ignore[assignment]
     with refuses(ValueError, "in_channels", layer=kind.__name__):
         layer.logits(torch.randn(2, 5, 7, 7))
+
+
+@pytest.mark.parametrize("algorithm", ["kernel", "mixed", "grouped"])
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_residual_mixture_agrees_with_its_reference(kind: type[KernelMixture2d], algorithm: Any) -> None:
+    options: dict[str, Any] = {OPTIONS[kind]: 3, "residual": True, "algorithm": algorithm}
+    layer, x = kind(6, 8, 3, stride=2, padding=1, groups=2, **options).double(), images().requires_grad_()
+    assert layer.weight.shape == (4, 8, 3, 3, 3)
+    assert layer.coefficients(x).attention.shape == (4, 3)
+    logits, parts = layer.logits(x), (layer.weight, layer.bias)
+    if kind is DYConv2d:
+        want = reference_dyconv(x, logits, *parts, torch.tensor(1.0), layer.geometry, residual=True)
+    else:
+        want = reference_condconv(x, logits, *parts, layer.geometry, residual=True)
+    got, inputs = layer(x), [x, *layer.parameters()]
+    upstream = torch.randn_like(got)
+    gradients = [torch.autograd.grad(out, inputs, upstream) for out in (got, want)]
+    torch.testing.assert_close((got, *gradients[0]), (want, *gradients[1]), **TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_residual_mixture_starts_at_the_static_kernel_and_leaves_it(kind: type[KernelMixture2d]) -> None:
+    conv, x = nn.Conv2d(6, 8, 3, dtype=torch.float64), images()
+    layer = kind.from_conv(conv, residual=True)
+    assert torch.equal(layer.weight[0], conv.weight)
+    assert layer.weight[1:].std(0).mean() > 1e-2
+    torch.testing.assert_close(layer.weight[1:].mean(0), torch.zeros_like(conv.weight), **TOLERANCE["float64"])
+    torch.testing.assert_close(layer(x), conv(x), **TOLERANCE["float64"])
+    torch.testing.assert_close(layer.static_conv()(x), conv(x), **TOLERANCE["float64"])
+    # With a neutral branch, the kernels dW_k still count.
+    with torch.no_grad():
+        layer.weight[1:] += 0.1
+    torch.testing.assert_close(layer.static_conv()(x), layer(x), **TOLERANCE["float64"])
+    layer = kind.from_conv(conv, residual=True)
+    descend(layer, x, 5)
+    assert layer.coefficients(x).attention.std(0).max() > 1e-4

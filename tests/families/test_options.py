@@ -22,7 +22,10 @@ from tests.messages import refuses
 
 # Sets of options that go together; every option of a family is away from its default in one of them.
 AWAY: dict[str, list[dict[str, Any]]] = {
-    "condconv": [{"num_experts": 3, "context_norm": "layer", "algorithm": "kernel"}],
+    "condconv": [
+        {"num_experts": 3, "context_norm": "layer", "algorithm": "kernel"},
+        {"context_features": 5, "residual": True},
+    ],
     "dcd": [
         {"variant": "scale", "scale_activation": "linear", "gain": 0.5, "reduction": 2, "algorithm": "kernel"},
         {"variant": "residual", "latent_dim": 3, "blocks": 2, "min_hidden_channels": 7, "activation": "silu"},
@@ -33,6 +36,7 @@ AWAY: dict[str, list[dict[str, Any]]] = {
     "dyconv": [
         {"num_kernels": 3, "reduction": 2, "temperature": 0.5, "algorithm": "mixed"},
         {"context_norm": "running", "min_hidden_channels": 17},
+        {"context_features": 5, "residual": True},
     ],
     "odconv": [
         {"num_kernels": 2, "reduction": 2, "temperature": 2.5, "algorithm": "mixed"},
@@ -51,8 +55,17 @@ class Net(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.layers(x)
-        return out
+        for layer in self.layers:
+            x = called(layer, x)
+        return x
+
+
+def called(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The output of a layer, with a context if it takes one."""
+    features = getattr(layer, "context_features", None)
+    context = () if features is None else (torch.linspace(-1, 1, len(x) * features).reshape(len(x), -1),)
+    out: torch.Tensor = layer(x, *context)
+    return out
 
 
 def test_every_option_is_away_from_its_default_somewhere() -> None:
@@ -88,7 +101,7 @@ def test_every_option_acts(family: str, options: dict[str, Any]) -> None:
         enlarge(layer)
         shapes = {name: value.shape for name, value in layer.state_dict().items()}
         x = torch.randn(2, 64, 5, 5, generator=torch.Generator().manual_seed(1)) + 0.5
-        return shapes, layer.algorithm, layer(x).tolist()
+        return shapes, layer.algorithm, called(layer, x).tolist()
 
     for name in options:
         try:

@@ -17,11 +17,11 @@ from dynaconv.families.contract.affine import add_bias
 from dynaconv.families.contract.branch import BranchLinear, context_dtype
 from dynaconv.families.contract.config import LayerConfig
 from dynaconv.families.contract.convolution import DynamicConvolution
-from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv2d, fold_context_norm
+from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv, fold_context_norm
 from dynaconv.families.contract.norms import make_context_norm, normalise
 from dynaconv.families.contract.options import option
 from dynaconv.families.family import Coefficient
-from dynaconv.ops import Cost, full_precision, pool_context, shared_conv2d
+from dynaconv.ops import Cost, full_precision, pool_context, shared_conv
 from dynaconv.testing import CHECKS, TOLERANCE, Case, cases
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
@@ -44,7 +44,7 @@ class VolumeCoefficients(NamedTuple):
 
 def scaled(x: Tensor, volume: Tensor, weight: Tensor, geometry: Any) -> Tensor:
     """The only algorithm: scale the static output."""
-    out = shared_conv2d(x, weight, geometry)
+    out = shared_conv(x, weight, geometry)
     return out * volume.to(out.dtype)[:, :, None, None]
 
 
@@ -103,7 +103,7 @@ class VolumeConv2d(_Volume, DynamicConv2d):
         return DeployedVolumeConv2d(self)
 
 
-class DeployedVolumeConv2d(_Volume, DeployedConv2d):
+class DeployedVolumeConv2d(_Volume, DeployedConv):
     """Its deployed form."""
 
     def __init__(self, layer: VolumeConv2d) -> None:

@@ -55,10 +55,11 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     titles = _titles([(path, str(metadata["model"])) for path, _, metadata in loaded])
     found = []
     for title, (_, model, metadata) in zip(titles, loaded, strict=True):
-        console.print(f"{title}: coefficients, decomposition and gradients ...", soft_wrap=True, markup=False)
+        console.print(f"{title}: coefficients, decomposition, freezing and gradients ...", soft_wrap=True, markup=False)
         found.append(_analyze(arguments, title, model.float().to(device), metadata))
     _write(arguments, found, _facts(arguments, [metadata for *_, metadata in loaded], found, str(device)))
     _print_summary(console, found)
+    _print_rankings(console, found)
     console.print(f"everything is in {arguments.out}", soft_wrap=True, markup=False)
 
 
@@ -156,6 +157,19 @@ def _print_summary(console: "Console", found: "list[NetworkAnalysis]") -> None:
     for index, term in enumerate(SUMMARY[1:]):
         table.add_row(term, *[column[index] for column in columns])
     console.print(table)
+
+
+def _print_rankings(console: "Console", found: "list[NetworkAnalysis]") -> None:
+    """Print the dynamic layers of each network by what freezing them costs."""
+    from rich.table import Table
+
+    from dynaconv.explain.freezing import HEADER
+
+    for network in found:
+        table = Table(*HEADER, title=f"{network.title}: effect of freezing one layer at its mean kernel")
+        for row in network.freezing.rows():
+            table.add_row(*row)
+        console.print(table)
 
 
 def _facts(

@@ -36,6 +36,9 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--min-channels", metavar="N", type=count, help="convert only layers of at least N channels")
     command.add_argument("--max-channels", metavar="N", type=count, help="convert only layers of at most N channels")
+    command.add_argument(
+        "--last-stages", metavar="N", type=count, help="only the last N stages, which end where feature maps halve"
+    )
     position = command.add_mutually_exclusive_group()
     position.add_argument("--first", metavar="N", type=count, help="of these, only the first N")
     position.add_argument("--last", metavar="N", type=count, help="of these, only the last N")
@@ -66,6 +69,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         kernel_sizes=arguments.kernel_sizes,
         min_channels=arguments.min_channels,
         max_channels=arguments.max_channels,
+        last_stages=arguments.last_stages,
+        input_size=None if arguments.last_stages is None else network.size,
         position=_position(arguments),
         again=arguments.again,
         **shared.parse_options(arguments.family_option, "--family-option"),

@@ -3,20 +3,24 @@
 import dataclasses
 import inspect
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
+from dynaconv.conversion.adopt import find_adoptable, layer_names
 from dynaconv.conversion.eligibility import find_shared, find_stems, first_lazy, refusal
 from dynaconv.conversion.kinds import Kind, describe, kind_of
-from dynaconv.conversion.plan import ConversionPlan, PlannedLayer
+from dynaconv.conversion.plan import AdoptedModule, ConversionPlan, PlannedLayer
 from dynaconv.conversion.select import Pattern, Predicate, Selection, as_kinds, as_patterns
+from dynaconv.conversion.stages import stage_refusals
 from dynaconv.errors import ConversionError, nearest_names
-from dynaconv.families import DynamicConv2d, Family, get_family
-from dynaconv.families.contract.checks import check_module
+from dynaconv.families import DynamicConv, Family, get_family
+from dynaconv.families.contract.checks import check_module, check_positive
 from dynaconv.families.contract.convolution import conv_arguments
+from dynaconv.families.contract.static import static_class
 
 
 def plan_conversion(
@@ -29,8 +33,10 @@ def plan_conversion(
     kernel_sizes: int | Iterable[int] | None = None,
     min_channels: int | None = None,
     max_channels: int | None = None,
+    last_stages: int | None = None,
     position: slice | None = None,
     predicate: Predicate | None = None,
+    input_size: Sequence[int] | None = None,
     again: bool = False,
     **hyperparameters: Any,
 ) -> ConversionPlan:
@@ -40,17 +46,25 @@ def plan_conversion(
     blocks that merge their kernels later, convolutions whose weight is shared or computed, and those that the family
     does not support. A stem that ``include`` names in full is converted.
 
+    If the model has layers of the family from another package, as timm's ``tf_efficientnet_cc_b0_4e`` has of CondConv,
+    these become layers of this package, with their weights, and everything else stays static.
+
     Args:
-        model: Any network with `torch.nn.Conv2d` modules.
+        model: Any network with convolutions of torch in one, two or three dimensions, also transposed ones.
         family: Name of the family: dcd, condconv, dyconv, odconv or se.
         include, exclude: Full module names, shell-style patterns (``*`` also matches dots) or compiled regular
             expressions.
-        kinds: Any of pointwise, depthwise, grouped and spatial; by default all, for dcd and se all except depthwise.
+        kinds: Any of pointwise, depthwise, grouped, spatial and transposed; by default all, for dcd and se all except
+            depthwise.
         kernel_sizes: Side lengths of the kernels to convert.
         min_channels, max_channels: Bounds of ``min(in_channels, out_channels)``.
+        last_stages: Number of stages at the end whose convolutions are converted; a stage ends where the feature maps
+            become smaller by half. For example, 2 selects the layers of 14x14 and 7x7 pixels in a ResNet for 224x224.
+            The model runs once to find them, in eval mode on random images.
         position: Slice of the convolutions that meet all other conditions, in module order; ``slice(-10, None)``
             selects the last ten.
         predicate: Further condition, called with the name and the convolution.
+        input_size: ``(C, H, W)`` or ``(B, C, H, W)`` of these images; None: one that the model accepts.
         again: Allow a model that already has dynamic layers; those do not change.
         hyperparameters: Keyword-only arguments of the family's layer.
 
@@ -74,7 +88,20 @@ def plan_conversion(
         predicate=predicate,
     )
     selection.check_patterns(model)
-    layers = _apply_position(_plan_layers(model, chosen, selection, hyperparameters, kinds is None), position)
+    if input_size is not None and last_stages is None:
+        raise ConversionError("`input_size` serves to find the last stages only; give `last_stages`, or leave it out.")
+    adoptable = {} if again else find_adoptable(model, chosen)
+    if adoptable:
+        conditions = selection != Selection(kinds=chosen.kinds) or kinds is not None or last_stages is not None
+        if conditions or hyperparameters:
+            raise ConversionError(
+                f"the model has {chosen.name} layers of another package, which are taken over as they are; leave "
+                f"conditions and hyperparameters out, and convert more of the result with again=True."
+            )
+        return _adoption_plan(model, chosen, adoptable)
+    stages = {} if last_stages is None else _stage_refusals(model, last_stages, input_size)
+    layers = _plan_layers(model, chosen, selection, hyperparameters, stages, kinds is None)
+    layers = _apply_position(layers, position)
     plan = ConversionPlan(
         family=chosen.name,
         hyperparameters=dict(hyperparameters),
@@ -96,8 +123,10 @@ def convert(
     kernel_sizes: int | Iterable[int] | None = None,
     min_channels: int | None = None,
     max_channels: int | None = None,
+    last_stages: int | None = None,
     position: slice | None = None,
     predicate: Predicate | None = None,
+    input_size: Sequence[int] | None = None,
     again: bool = False,
     inplace: bool = False,
     **hyperparameters: Any,
@@ -111,8 +140,9 @@ def convert(
 
     Args:
         inplace: Change ``model`` itself instead of a copy. If an error is raised, ``model`` is unchanged.
-        model, family, include, exclude, kinds, kernel_sizes, min_channels, max_channels, position, predicate, again,
-            hyperparameters: As for `plan_conversion`, which shows the effect without changing the model.
+        model, family, include, exclude, kinds, kernel_sizes, min_channels, max_channels, last_stages, position,
+            predicate, input_size, again, hyperparameters: As for `plan_conversion`, which shows the effect without
+            changing the model.
 
     Returns:
         The dynamic network; ``model`` itself if ``inplace``.
@@ -130,27 +160,34 @@ def convert(
         kernel_sizes=kernel_sizes,
         min_channels=min_channels,
         max_channels=max_channels,
+        last_stages=last_stages,
         position=position,
         predicate=predicate,
+        input_size=input_size,
         again=again,
         **hyperparameters,
     )
     return plan.apply(model, inplace=inplace)
 
 
-def find_convolutions(model: nn.Module) -> dict[str, tuple[tuple[str, ...], nn.Conv2d]]:
+def find_convolutions(model: nn.Module) -> dict[str, tuple[tuple[str, ...], _ConvNd]]:
     """Return every static convolution by its first name, with all names under which the model reaches it."""
     names: dict[int, list[str]] = {}
-    convolutions: dict[int, nn.Conv2d] = {}
+    convolutions: dict[int, _ConvNd] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, _ConvNd) and static_class(module) is not None:
             names.setdefault(id(module), []).append(name)
             convolutions[id(module)] = module
     return {names[key][0]: (tuple(names[key]), conv) for key, conv in convolutions.items()}
 
 
 def _plan_layers(
-    model: nn.Module, family: Family, selection: Selection, hyperparameters: Mapping[str, Any], default_kinds: bool
+    model: nn.Module,
+    family: Family,
+    selection: Selection,
+    hyperparameters: Mapping[str, Any],
+    stages: Mapping[str, str],
+    default_kinds: bool,
 ) -> list[PlannedLayer]:
     named_convolutions = find_convolutions(model)
     convolutions = {name: conv for name, (_, conv) in named_convolutions.items()}
@@ -160,7 +197,7 @@ def _plan_layers(
     for name, (names, conv) in named_convolutions.items():
         named = selection.includes_by_name(names)
         conditions = dataclasses.replace(selection, kinds=(kind_of(conv),)) if named and default_kinds else selection
-        reason = conditions.refusal(names, conv)
+        reason = conditions.refusal(names, conv) or stages.get(name)
         dynamic = 0
         if reason is None:
             reason = None if named or name not in stems else "the stem"
@@ -170,20 +207,53 @@ def _plan_layers(
             family_refusal, dynamic = _try_family(family, conv, hyperparameters)
             obstacle = obstacle or family_refusal
             if obstacle is not None and named:
-                raise ConversionError(f"{name!r} cannot become a {family.layer.__name__}: {obstacle}.")
+                raise ConversionError(f"{name!r} cannot become a {_layer_name(family, conv)}: {obstacle}.")
             reason = reason or obstacle
-        static = sum(parameter.numel() for parameter in conv.parameters(recurse=False))
-        layers.append(
-            PlannedLayer(
-                names=names,
-                kind=kind_of(conv),
-                shape=describe(conv),
-                reason=reason,
-                static_params=static,
-                dynamic_params=static if reason else dynamic,
-            )
-        )
+        layers.append(_planned(family, names, conv, reason, dynamic))
     return layers
+
+
+def _planned(
+    family: Family, names: tuple[str, ...], conv: _ConvNd, reason: str | None, dynamic_params: int = 0
+) -> PlannedLayer:
+    """Return the entry of a convolution, which stays static if there is a reason."""
+    static = sum(parameter.numel() for parameter in conv.parameters(recurse=False))
+    return PlannedLayer(
+        names=names,
+        kind=kind_of(conv),
+        shape=describe(conv),
+        reason=reason,
+        static_params=static,
+        dynamic_params=static if reason else dynamic_params,
+        layer=_layer_name(family, conv),
+    )
+
+
+def _adoption_plan(model: nn.Module, family: Family, adoptable: Mapping[tuple[str, ...], nn.Module]) -> ConversionPlan:
+    """Return the plan that takes over the family's layers of another package and leaves all else static."""
+    reason = f"only the model's own {family.name} layers are taken over"
+    layers = tuple(_planned(family, names, conv, reason) for names, conv in find_convolutions(model).values())
+    adopted = tuple(
+        AdoptedModule(
+            names=names,
+            kind=type(model.get_submodule(names[0])).__name__,
+            layers=layer_names(names[0], module),
+            old_params=sum(parameter.numel() for parameter in model.get_submodule(names[0]).parameters()),
+            new_params=sum(parameter.numel() for parameter in module.parameters()),
+        )
+        for names, module in adoptable.items()
+    )
+    params = sum(parameter.numel() for parameter in model.parameters())
+    return ConversionPlan(family=family.name, hyperparameters={}, layers=layers, params=params, adopted=adopted)
+
+
+def _stage_refusals(model: nn.Module, last_stages: int, input_size: Sequence[int] | None) -> dict[str, str]:
+    try:
+        count = check_positive("`last_stages`", last_stages)
+    except ValueError as error:
+        raise ConversionError(str(error)) from None
+    convolutions = {name: conv for name, (_, conv) in find_convolutions(model).items()}
+    return stage_refusals(model, convolutions, count, input_size)
 
 
 def _apply_position(layers: list[PlannedLayer], position: slice | None) -> list[PlannedLayer]:
@@ -200,16 +270,24 @@ def _apply_position(layers: list[PlannedLayer], position: slice | None) -> list[
     ]
 
 
-def _try_family(family: Family, conv: nn.Conv2d, hyperparameters: Mapping[str, Any]) -> tuple[str | None, int]:
+def _try_family(family: Family, conv: _ConvNd, hyperparameters: Mapping[str, Any]) -> tuple[str | None, int]:
     """Return why the family does not support a convolution, or None, and the parameter count of its layer."""
     if not conv.weight.dtype.is_floating_point:
         return f"its dtype is {conv.weight.dtype}", 0
-    meta_conv = nn.Conv2d(**conv_arguments(conv), bias=conv.bias is not None, device="meta", dtype=conv.weight.dtype)
     try:
-        layer = family.layer.like(meta_conv, **hyperparameters)
+        kind = family.layer_for(conv)
+        options = {"bias": conv.bias is not None, "device": "meta", "dtype": conv.weight.dtype}
+        layer = kind.like(kind.static_class()(**conv_arguments(conv), **options), **hyperparameters)
     except (ValueError, TypeError) as error:
         return str(error).rstrip("."), 0
     return None, sum(parameter.numel() for parameter in layer.parameters())
+
+
+def _layer_name(family: Family, conv: _ConvNd) -> str:
+    try:
+        return family.layer_for(conv).__name__
+    except TypeError:
+        return "dynamic layer"
 
 
 def _family(family: str) -> Family:
@@ -228,6 +306,11 @@ def _check_hyperparameters(family: Family, hyperparameters: Mapping[str, Any]) -
         name for name, value in inspect.signature(convert).parameters.items() if value.kind is value.KEYWORD_ONLY
     ]
     for name in hyperparameters:
+        if name == "context_features" and hyperparameters[name] is not None:
+            raise ConversionError(
+                "`context_features` needs a network that calls layer(x, context); leave it out, or build the layers "
+                "into the network yourself."
+            )
         if name not in layer_options:
             near = nearest_names(name, [*layer_options, *convert_options], count=1)[0]
             raise ConversionError(
@@ -247,7 +330,7 @@ def _check_model(model: nn.Module, *, again: bool) -> None:
     lazy = first_lazy(model)
     if lazy is not None:
         raise ConversionError(f"{lazy!r} has no size yet; run the network once before you convert it.")
-    dynamic = [name for name, module in model.named_modules() if isinstance(module, DynamicConv2d)]
+    dynamic = [name for name, module in model.named_modules() if isinstance(module, DynamicConv)]
     if dynamic and not again:
         raise ConversionError(
             f"the model is already converted: {len(dynamic)} of its layers are dynamic, the first is {dynamic[0]!r}; "
@@ -264,7 +347,7 @@ def _as_kernel_sizes(given: int | Iterable[int]) -> tuple[int, ...]:
 
 def _nothing_to_convert(plan: ConversionPlan) -> str:
     if not plan.layers:
-        return "there is nothing to convert: the model has no static Conv2d."
+        return "there is nothing to convert: the model has no static convolution."
     reasons = Counter(layer.reason for layer in plan.layers).most_common(3)
     why = "; ".join(f"{count} x {reason}" for reason, count in reasons)
     return f"there is nothing to convert to {plan.family}: all {len(plan.layers)} convolutions stay static ({why})."

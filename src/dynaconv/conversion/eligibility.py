@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from dynaconv.errors import with_article
@@ -19,7 +20,7 @@ _CHANNEL_ATTENTION = re.compile(
 _MAX_IMAGE_CHANNELS = 4
 
 
-def find_stems(model: nn.Module, convolutions: Mapping[str, nn.Conv2d]) -> set[str]:
+def find_stems(model: nn.Module, convolutions: Mapping[str, _ConvNd]) -> set[str]:
     """Return the names of the convolutions that read the image.
 
     These are the ``first_conv`` of timm's ``pretrained_cfg``. Without it, they are the first convolution and, if that
@@ -48,7 +49,7 @@ def ancestors(model: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
         yield name, model.get_submodule(name)
 
 
-def refusal(model: nn.Module, name: str, conv: nn.Conv2d) -> str | None:
+def refusal(model: nn.Module, name: str, conv: _ConvNd) -> str | None:
     """Return why a convolution should stay static; None if it can become dynamic.
 
     It should if it is in a channel-attention module or in a block that merges its branches later, if it is a fixed
@@ -76,7 +77,7 @@ def first_lazy(model: nn.Module) -> str | None:
     return next((name for name, tensor in tensors if is_lazy(tensor)), None)
 
 
-def find_shared(model: nn.Module, convolutions: Mapping[str, nn.Conv2d]) -> dict[str, str]:
+def find_shared(model: nn.Module, convolutions: Mapping[str, _ConvNd]) -> dict[str, str]:
     """Map each convolution that shares its weight or bias with another module to that tensor's name there."""
     owners: dict[int, list[tuple[int, str]]] = {}
     for prefix, module in model.named_modules():

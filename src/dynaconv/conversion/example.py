@@ -1,8 +1,8 @@
 """Example inputs and modes for running a network."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from dynaconv.conversion.select import is_convolution
 from dynaconv.errors import ConversionError
 
-_IMAGE_SIDES = (224, 64, 32, 28)
+Result = TypeVar("Result")
+_SIDES = {1: (16384, 4096, 1024, 128), 2: (224, 64, 32, 28), 3: (32, 64, 16)}
+"""Likely sizes of inputs, by number of spatial axes."""
+_LETTERS = {1: "L", 2: "H, W", 3: "D, H, W"}
 
 
 @contextmanager
@@ -32,17 +35,22 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def as_input_size(given: Sequence[int]) -> tuple[int, int, int, int]:
-    """Return ``(B, C, H, W)`` for a size given as ``(B, C, H, W)``, or as ``(C, H, W)`` for a batch of one.
+def as_input_size(model: nn.Module, given: Sequence[int]) -> tuple[int, ...]:
+    """Return ``(B, C, *sizes)`` for a size given as that, or as ``(C, *sizes)`` for a batch of one.
+
+    The model's first convolution determines the number of sizes.
 
     Raises:
         ConversionError: The size is neither.
     """
+    dims = input_form(model)[0]
     sizes = tuple(given) if isinstance(given, Sequence) else (given,)
-    if len(sizes) not in (3, 4) or not all(type(size) is int and size > 0 for size in sizes):
-        raise ConversionError(f"`input_size` must be (B, C, H, W) or (C, H, W), positive integers; got {given!r}.")
-    batch, channels, height, width = (1, *sizes) if len(sizes) == 3 else sizes
-    return batch, channels, height, width
+    if len(sizes) not in (dims + 1, dims + 2) or not all(type(size) is int and size > 0 for size in sizes):
+        letters = _LETTERS[dims]
+        raise ConversionError(
+            f"`input_size` must be (B, C, {letters}) or (C, {letters}), positive integers; got {given!r}."
+        )
+    return (1, *sizes) if len(sizes) == dims + 1 else sizes
 
 
 def examples(model: nn.Module, input_size: Sequence[int] | None, example: Any) -> Iterator[tuple[Any, ...]]:
@@ -50,21 +58,51 @@ def examples(model: nn.Module, input_size: Sequence[int] | None, example: Any) -
     if example is not None:
         yield example if isinstance(example, tuple) else (example,)
         return
+    dims, channels = input_form(model)
     if input_size is not None:
-        yield (random_images(model, as_input_size(input_size)),)
+        yield (random_images(model, as_input_size(model, input_size)),)
         return
     config = getattr(model, "pretrained_cfg", None)
     size = config.get("input_size") if isinstance(config, Mapping) else None
-    channels = next((module.in_channels for module in model.modules() if is_convolution(module)), 3)
-    assert isinstance(channels, int)
-    if isinstance(size, tuple | list) and len(size) == 3:
+    if dims == 2 and isinstance(size, tuple | list) and len(size) == 3:
         yield (random_images(model, (1, channels, size[1], size[2])),)
-    for side in _IMAGE_SIDES:
-        yield (random_images(model, (1, channels, side, side)),)
+    for side in _SIDES[dims]:
+        yield (random_images(model, (1, channels, *(side,) * dims)),)
 
 
-def random_images(model: nn.Module, size: tuple[int, int, int, int]) -> Tensor:
-    """Return random images of the model's dtype on its device, without changing the global random state."""
+def input_form(model: nn.Module) -> tuple[int, int]:
+    """Return the spatial axes and the channels of a network's input, as its first convolution has them."""
+    first: Any = next((module for module in model.modules() if is_convolution(module)), None)
+    return (2, 3) if first is None else (len(first.kernel_size), first.in_channels)
+
+
+def random_images(model: nn.Module, size: Sequence[int]) -> Tensor:
+    """Return random inputs of the model's dtype on its device, without changing the global random state."""
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    images = torch.rand(size, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(tuple(size), generator=torch.Generator().manual_seed(0))
     return images.to(parameter.device, parameter.dtype)
+
+
+def run_first(
+    inputs: Iterable[tuple[Any, ...]], run: Callable[[tuple[Any, ...]], Result], purpose: str, remedy: str
+) -> Result:
+    """Return the result of ``run`` for the first input on which it raises no exception.
+
+    Args:
+        inputs: Positional arguments of a model, see `examples`.
+        run: Runs the model on them.
+        purpose: Beginning of the error's message: why the model must run once.
+        remedy: End of the message: what to pass.
+
+    Raises:
+        ConversionError: ``run`` raises an exception on every input; the message has the first.
+    """
+    failures = []
+    for args in inputs:
+        try:
+            return run(args)
+        # A network may raise any exception on an input that it is not made for.
+        except Exception as error:
+            what = tuple(args[0].shape) if len(args) == 1 and isinstance(args[0], Tensor) else "the example"
+            failures.append(f"on {what} it raises {type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}")
+    raise ConversionError(f"{purpose}, but {failures[0]}. {remedy}")

@@ -8,7 +8,7 @@ from torch import Tensor
 from dynaconv.conversion.match import Match, Slot
 from dynaconv.conversion.network_names import network_of
 from dynaconv.errors import listed
-from dynaconv.families import DCDConv2d, DynamicConv2d
+from dynaconv.families import DCDConv2d, DynamicConv
 from dynaconv.families.dcd.published import published_dcd_options
 
 _MAX_SHOWN = 3
@@ -125,9 +125,9 @@ def _num_kernels(match: Match, misfits: _Misfits) -> Iterator[str]:
     """Yield the option that gives the layers the file's number of kernels."""
     counts: set[int] = set()
     for name, layer in match.layers.items():
-        if isinstance(layer, DynamicConv2d) and (pair := misfits.get(f"{name}.weight")):
+        if isinstance(layer, DynamicConv) and (pair := misfits.get(f"{name}.weight")):
             slot, tensor = pair
-            same_but_for_k = tensor.dim() == 5 == len(slot.shape) and tensor.shape[1:] == slot.shape[1:]
+            same_but_for_k = tensor.dim() == layer.dims + 3 == len(slot.shape) and tensor.shape[1:] == slot.shape[1:]
             counts |= {tensor.shape[0]} if same_but_for_k else set()
     if len(counts) == 1:
         yield f"family_options={{'num_kernels': {counts.pop()}}}"

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from dynaconv.conversion.network_names import find_layout, module_namer, network_of, size_name
 from dynaconv.conversion.published_dcd import is_published_dcd, published_dcd_name
 from dynaconv.conversion.published_odconv import is_published_odconv, published_odconv_name
-from dynaconv.families import DynamicConv2d
-from dynaconv.families.contract.operator import STATIC_AXES
+from dynaconv.families import DynamicConv
+from dynaconv.families.contract.operator import STATIC_KEYS
 from dynaconv.families.dcd.core import DCDCore
 
 _OPTIONAL = ("num_batches_tracked", "temperature")
@@ -90,7 +90,7 @@ def match_state(model: nn.Module, state: Mapping[str, Tensor]) -> Match:
     """Match each tensor of a file with a tensor of a model. The model is not changed."""
     model_state = model.state_dict()
     layers: dict[str, nn.Module] = {
-        name: module for name, module in model.named_modules() if isinstance(module, DynamicConv2d | DCDCore)
+        name: module for name, module in model.named_modules() if isinstance(module, DynamicConv | DCDCore)
     }
     layout, model_layout = find_layout(state), find_layout(model_state)
     match = Match(
@@ -119,7 +119,7 @@ def match_state(model: nn.Module, state: Mapping[str, Tensor]) -> Match:
 def _kind(model_state: Mapping[str, Tensor], layers: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> str:
     keys = list(state)
     dynamic = [
-        key for key in model_state if (split := _split(key, layers))[0] in layers and split[1] not in STATIC_AXES
+        key for key in model_state if (split := _split(key, layers))[0] in layers and split[1] not in STATIC_KEYS
     ]
     if any(key in state for key in dynamic):
         return "dynaconv"
@@ -138,13 +138,13 @@ def _slots(match: Match, model_state: Mapping[str, Tensor], state: Mapping[str, 
     for key, tensor in model_state.items():
         module, rest = _split(key, match.layers)
         layer = match.layers.get(module)
-        if match.kind == "static" and layer is not None and rest not in STATIC_AXES:
+        if match.kind == "static" and layer is not None and rest not in STATIC_KEYS:
             continue
         candidates = names(module)
         file_module = next((name for name in candidates if name in parents), candidates[0])
         shape = tensor.shape
-        if match.kind == "static" and isinstance(layer, DynamicConv2d):
-            shape = shape[-STATIC_AXES[rest] :]
+        if match.kind == "static" and isinstance(layer, DynamicConv):
+            shape = shape[-layer.static_axes(rest) :]
         file_name = rest if layer is None else _name_in_layer(match, layer, rest)
         yield Slot(
             key=key,

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
+from dynaconv.conversion.adopt import adopt_modules
 from dynaconv.conversion.copying import copied
 from dynaconv.conversion.kinds import Kind, describe, kind_of
 from dynaconv.conversion.swap import insert_dynamic
 from dynaconv.errors import ConversionError
-from dynaconv.families import DynamicConv2d, get_family
+from dynaconv.families import DynamicConv, get_family
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,7 @@ class PlannedLayer:
         kind, shape: Its kind, and its channels, kernel size and stride as text.
         reason: Why it stays static; None if it becomes dynamic.
         static_params, dynamic_params: Number of parameters before and after the conversion.
+        layer: Name of the class of the dynamic layer.
     """
 
     names: tuple[str, ...]
@@ -30,6 +33,7 @@ class PlannedLayer:
     reason: str | None
     static_params: int
     dynamic_params: int
+    layer: str
 
     @property
     def name(self) -> str:
@@ -43,6 +47,24 @@ class PlannedLayer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdoptedModule:
+    """A module of another package with layers of the family, which becomes one with layers of this package.
+
+    Attributes:
+        names: All names under which the model reaches the module.
+        kind: Its class name.
+        layers: Names of its new dynamic layers.
+        old_params, new_params: Number of parameters before and after the conversion.
+    """
+
+    names: tuple[str, ...]
+    kind: str
+    layers: tuple[str, ...]
+    old_params: int
+    new_params: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConversionPlan:
     """Which convolutions of a model become dynamic, and why the others do not. Printing it shows both.
 
@@ -51,12 +73,14 @@ class ConversionPlan:
         hyperparameters: Keyword-only arguments of the family's layer.
         layers: Every static convolution of the model, in module order.
         params: Number of parameters of the whole model before the conversion.
+        adopted: Modules of other packages that are taken over with their weights.
     """
 
     family: str
     hyperparameters: Mapping[str, Any]
     layers: tuple[PlannedLayer, ...]
     params: int
+    adopted: tuple[AdoptedModule, ...] = ()
 
     @property
     def converted(self) -> tuple[PlannedLayer, ...]:
@@ -66,7 +90,8 @@ class ConversionPlan:
     @property
     def converted_params(self) -> int:
         """Number of parameters of the whole model after the conversion."""
-        return self.params + sum(layer.dynamic_params - layer.static_params for layer in self.converted)
+        adopted = sum(module.new_params - module.old_params for module in self.adopted)
+        return self.params + adopted + sum(layer.dynamic_params - layer.static_params for layer in self.converted)
 
     def apply(self, model: nn.Module, *, inplace: bool = False) -> nn.Module:
         """Convert a model according to the plan.
@@ -82,13 +107,14 @@ class ConversionPlan:
             ConversionError: The model lacks one of these convolutions, cannot be copied, or is itself a convolution and
                 ``inplace`` is set.
         """
-        is_single_layer = self.converted[0].name == ""
+        is_single_layer = bool(self.converted) and self.converted[0].name == ""
         if is_single_layer and inplace:
             raise ConversionError(
                 "the model is itself a convolution, which cannot be replaced in place; leave `inplace` out."
             )
         target = model if inplace else copied(model)
-        dynamic = {layer: _build(self, layer, target) for layer in self.converted}
+        adopt_modules(target, get_family(self.family), [module.names for module in self.adopted])
+        dynamic: dict[PlannedLayer, nn.Module] = {layer: _build(self, layer, target) for layer in self.converted}
         if is_single_layer:
             return dynamic[self.converted[0]]
         for planned, layer in dynamic.items():
@@ -100,10 +126,17 @@ class ConversionPlan:
         shapes = max((len(layer.shape) for layer in self.layers), default=0)
         lines = []
         for layer in self.layers:
-            what = get_family(self.family).layer.__name__ if layer.reason is None else f"static: {layer.reason}"
+            what = layer.layer if layer.reason is None else f"static: {layer.reason}"
             counts = f"  {layer.static_params:,} -> {layer.dynamic_params:,}" if layer.converts else ""
             lines.append(f"{layer.name:{width}}  {layer.kind:9}  {layer.shape:{shapes}}  {what}{counts}")
+        lines += [
+            f"{module.names[0]}  {module.kind} taken over with {len(module.layers)} layers  "
+            f"{module.old_params:,} -> {module.new_params:,}"
+            for module in self.adopted
+        ]
         given = "".join(f", {key}={value!r}" for key, value in self.hyperparameters.items())
+        taken = sum(len(module.layers) for module in self.adopted)
+        given += f": {taken} layers of another package taken over" if taken else ""
         ratio = self.converted_params / max(self.params, 1)
         lines.append(
             f"{self.family}{given}: {len(self.converted)} of {len(self.layers)} convolutions become dynamic; "
@@ -112,17 +145,17 @@ class ConversionPlan:
         return "\n".join(lines)
 
 
-def _build(plan: ConversionPlan, planned: PlannedLayer, model: nn.Module) -> DynamicConv2d:
+def _build(plan: ConversionPlan, planned: PlannedLayer, model: nn.Module) -> DynamicConv:
     try:
         conv = model.get_submodule(planned.name)
     except AttributeError:
         conv = None
-    if not isinstance(conv, nn.Conv2d) or describe(conv) != planned.shape or kind_of(conv) != planned.kind:
+    if not isinstance(conv, _ConvNd) or describe(conv) != planned.shape or kind_of(conv) != planned.kind:
         what = "nothing" if conv is None else f"{type(conv).__name__}({conv.extra_repr()})"
         raise ConversionError(
             f"the plan was made for another model: {planned.name!r} was {planned.shape}, but is {what} in this model."
         )
     try:
-        return get_family(plan.family).layer.from_conv(conv, **plan.hyperparameters)
+        return get_family(plan.family).layer_for(conv).from_conv(conv, **plan.hyperparameters)
     except (ValueError, TypeError) as error:
         raise ConversionError(f"{planned.name!r} cannot be converted: {error}") from error

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from dynaconv.conversion.adopt import find_adoptable, layer_names
 from dynaconv.conversion.swap import NormedConv2d, insert_dynamic
 from dynaconv.errors import ConversionError, with_article
 from dynaconv.families import DynamicLayer, families, family_of, get_family
@@ -52,7 +53,16 @@ def apply_conversion(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
     if not isinstance(record, Mapping):
         raise TypeError(f"`record` must be a mapping that conversion_of returned; got {type(record).__name__}.")
     built: list[tuple[tuple[str, ...], nn.Module]] = []
+    taken: set[str] = set()
+    for family in families():
+        for module_names, module in find_adoptable(model, family).items():
+            layers = layer_names(module_names[0], module)
+            if record.keys() >= set(layers):
+                taken.update(layers)
+                built.append((module_names, module))
     for name, entry in record.items():
+        if name in taken:
+            continue
         try:
             if not isinstance(entry, Mapping):
                 raise TypeError(f"its entry is {entry!r}, not a mapping with 'family' and 'hyperparameters'")
@@ -62,7 +72,7 @@ def apply_conversion(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
             if isinstance(static, nn.Linear):
                 layer: nn.Module = get_family(family).linear.from_linear(static, **hyperparameters)  # type: ignore[union-attr]
             else:
-                layer = get_family(family).layer.from_conv(static, **hyperparameters)  # type: ignore[arg-type]
+                layer = get_family(family).layer_for(static).from_conv(static, **hyperparameters)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConversionError(
                 f"the record of the conversion does not fit this network at {name!r}: "
@@ -78,10 +88,10 @@ def _family(name: str, layer: DynamicLayer) -> str:
     found = family_of(layer)
     if found is not None:
         return found.name
-    known = sorted(kind.__name__ for family in families() for kind in family.layers)
+    known = ", ".join(sorted(family.name for family in families()))
     raise ConversionError(
         f"{name or 'the model'!r} is {with_article(type(layer).__name__)}, which belongs to no family and "
-        f"cannot be recorded; the layers of families are {', '.join(known)}."
+        f"cannot be recorded; use a layer of {known}, or register its family."
     )
 
 

@@ -5,7 +5,7 @@ from torch import nn
 from dynaconv.conversion.copying import copied
 from dynaconv.conversion.swap import restore_static
 from dynaconv.errors import ConversionError, listed
-from dynaconv.families import DynamicConv2d
+from dynaconv.families import DynamicConv
 from dynaconv.families.contract.checks import check_module
 
 _MAX_SHOWN = 3
@@ -40,21 +40,22 @@ def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
             f"({listed(trained[:_MAX_SHOWN])}{more}): "
             f"their kernels depend on the input, so no static network computes the same function."
         )
-    if isinstance(model, DynamicConv2d):
+    if isinstance(model, DynamicConv):
         if inplace:
             raise ConversionError(
                 "the model is itself a layer, which cannot be replaced in place; leave `inplace` out."
             )
-        return model.static_conv()
+        static: nn.Module = model.static_conv()
+        return static
     target = model if inplace else copied(model)
     for names, layer in _dynamic_layers(target):
         restore_static(target, names, layer.static_conv())
     return target
 
 
-def _dynamic_layers(model: nn.Module) -> list[tuple[tuple[str, ...], DynamicConv2d]]:
-    names: dict[DynamicConv2d, list[str]] = {}
+def _dynamic_layers(model: nn.Module) -> list[tuple[tuple[str, ...], DynamicConv]]:
+    names: dict[DynamicConv, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, DynamicConv2d):
+        if isinstance(module, DynamicConv):
             names.setdefault(module, []).append(name)
     return [(tuple(several), layer) for layer, several in names.items()]

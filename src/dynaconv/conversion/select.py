@@ -4,15 +4,18 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from dynaconv.conversion.kinds import KINDS, Kind, kind_of
 from dynaconv.errors import ConversionError, counted, listed, nearest_names, with_article
 from dynaconv.families.contract.convolution import DynamicConvolution
+from dynaconv.families.contract.static import static_class
 
 Pattern = str | re.Pattern[str]
-Predicate = Callable[[str, nn.Conv2d], bool]
+Predicate = Callable[[str, Any], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,7 @@ class Selection:
     position: slice | None = None
     predicate: Predicate | None = None
 
-    def refusal(self, names: Iterable[str], conv: nn.Conv2d) -> str | None:
+    def refusal(self, names: Iterable[str], conv: _ConvNd) -> str | None:
         """Return which condition other than ``position`` a convolution of these names fails; None if it fails none."""
         names = tuple(names)
         if self.include and not any(matches(pattern, name) for pattern in self.include for name in names):
@@ -83,14 +86,13 @@ class Selection:
                 near = listed(nearest_names(shown, convolutions, count=1))
                 raise ConversionError(
                     f"no module matches {argument}={shown!r}; the model has "
-                    f"{counted(len(convolutions), 'Conv2d module')}"
-                    + (f", the nearest name is {near}." if near else ".")
+                    f"{counted(len(convolutions), 'convolution')}" + (f", the nearest name is {near}." if near else ".")
                 )
 
 
 def is_convolution(module: nn.Module) -> bool:
     """Whether a module is a convolution, static or dynamic."""
-    return isinstance(module, nn.Conv2d | DynamicConvolution)
+    return isinstance(module, DynamicConvolution) or static_class(module) is not None
 
 
 def matches(pattern: Pattern, name: str) -> bool:
@@ -103,7 +105,7 @@ def _no_convolution(argument: str, shown: str, matched: str, module: nn.Module) 
     what = f"{argument}={shown!r} matches {matched!r}, {with_article(type(module).__name__)}"
     if inside:
         return f"{what} that holds {len(inside)} convolutions; write '{matched}.*' to match them."
-    return f"{what}; only Conv2d modules can be made dynamic."
+    return f"{what}; only convolutions can be made dynamic."
 
 
 def as_patterns(argument: str, given: object) -> tuple[Pattern, ...]:

@@ -60,7 +60,7 @@ def insert_dynamic(model: nn.Module, names: tuple[str, ...], layer: nn.Module) -
             replace_module(model, [name], layer)
 
 
-def restore_static(model: nn.Module, names: tuple[str, ...], conv: nn.Conv2d) -> None:
+def restore_static(model: nn.Module, names: tuple[str, ...], conv: nn.Module) -> None:
     """The inverse of `insert_dynamic`."""
     for name in names:
         path, _, child = name.rpartition(".")

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from dynaconv.conversion.copying import copied
 from dynaconv.conversion.eligibility import find_shared, first_lazy
-from dynaconv.conversion.example import eval_mode, examples
+from dynaconv.conversion.example import eval_mode, examples, run_first
 from dynaconv.conversion.select import is_convolution
 from dynaconv.conversion.swap import all_names, replace_module
 from dynaconv.deployment.backends import get_backend
@@ -21,12 +22,12 @@ from dynaconv.deployment.norm_pairs import (
 )
 from dynaconv.errors import ConversionError
 from dynaconv.families import DeployedLayer, DynamicLayer, family_of
-from dynaconv.families.contract.affine import frozen_sum, multiply_rows
+from dynaconv.families.contract.affine import frozen_parameter, frozen_sum, multiply_rows
 from dynaconv.families.contract.checks import check_module
 from dynaconv.families.contract.norms import norm_affine
 from dynaconv.families.contract.operator import DynamicOperator
 from dynaconv.families.contract.static import replaced_method
-from dynaconv.ops import cheapest
+from dynaconv.ops import cheapest, swap_channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +105,8 @@ def plan_deployment(
 
     Args:
         model: Any network.
-        input_size: ``(B, C, H, W)``, or ``(C, H, W)`` for a batch of one. If it is given, the algorithm of each dynamic
-            layer is chosen for this size.
+        input_size: ``(B, C, *sizes)``, or ``(C, *sizes)`` for a batch of one. If it is given, the algorithm of each
+            dynamic layer is chosen for this size.
         example: An input, or a tuple of positional arguments, in place of ``input_size``.
 
     Raises:
@@ -241,25 +242,20 @@ def _run_recorded(
     inputs: Iterator[tuple[Any, ...]],
 ) -> tuple[ReaderRecorder, Any, dict[str, tuple[int, ...]]]:
     """Run the model on the first input that it accepts; return the recorder, the output and input shapes by layer."""
-    failures = []
-    for args in inputs:
+
+    def run(args: tuple[Any, ...]) -> tuple[ReaderRecorder, Any, dict[str, tuple[int, ...]]]:
         recorder = ReaderRecorder(convolutions, norms)
         shapes: dict[str, tuple[int, ...]] = {}
         handles = [layer.register_forward_pre_hook(_shape_hook(shapes, name)) for name, layer in dynamic.items()]
         try:
             with recorder.hooked():
                 return recorder, model(*args), shapes
-        # A network may raise any exception on an input that it is not made for.
-        except Exception as error:
-            what = tuple(args[0].shape) if len(args) == 1 and isinstance(args[0], Tensor) else "the example"
-            failures.append(f"on {what} it raises {type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}")
         finally:
             for handle in handles:
                 handle.remove()
-    raise ConversionError(
-        f"the model must run once to find what can be folded, but {failures[0]}. Pass input_size=(B, C, H, W), or "
-        f"example= with an input or a tuple of positional arguments."
-    )
+
+    remedy = "Pass input_size=(B, C, H, W), or example= with an input or a tuple of positional arguments."
+    return run_first(inputs, run, "the model must run once to find what can be folded", remedy)
 
 
 def _shape_hook(shapes: dict[str, tuple[int, ...]], name: str) -> Any:
@@ -301,8 +297,13 @@ def _fold_affine(conv: nn.Module, scale: Tensor, shift: Tensor) -> None:
     if isinstance(conv, DeployedLayer):
         conv.absorb_affine(scale, shift)
         return
-    assert isinstance(conv, nn.Conv2d)
-    conv.weight = multiply_rows(conv.weight, scale, axis=0)
+    assert isinstance(conv, _ConvNd)
+    if conv.transposed:
+        dims = len(conv.kernel_size)
+        rows = multiply_rows(swap_channels(conv.weight, conv.groups, dims), scale, axis=0)
+        conv.weight = frozen_parameter(swap_channels(rows, conv.groups, dims))
+    else:
+        conv.weight = multiply_rows(conv.weight, scale, axis=0)
     conv.bias = frozen_sum(None if conv.bias is None else multiply_rows(conv.bias, scale), shift, conv.weight)
 
 

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dynaconv.families.contract.static import replaced_method, static_refusal, weight_refusal
+from dynaconv.families.contract.static import replaced_method, static_class, static_refusal, weight_refusal
 
 _PLAIN_NORMS = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
 _NORMS_WITH_ACTIVATION = ("BatchNormAct2d", "SyncBatchNormAct", "FrozenBatchNormAct2d")
@@ -22,9 +22,11 @@ _FROZEN_NORM = "FrozenBatchNorm2d"
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a batch norm over images: torch's, timm's with an activation, or torchvision's frozen one."""
+    """Whether a module is a batch norm: torch's, timm's with an activation, or torchvision's frozen one."""
     foreign = _class_in(module, (_FROZEN_NORM, *_NORMS_WITH_ACTIVATION))
-    return foreign is not None or isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)
+    return foreign is not None or isinstance(
+        module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+    )
 
 
 def norm_remainder(norm: nn.Module) -> nn.Module | None:
@@ -151,14 +153,14 @@ class ReaderRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def convolution_refusal(conv: nn.Module) -> str | None:
     """Return why no norm can be folded into a convolution; None if one can."""
-    reason = static_refusal(conv) if isinstance(conv, nn.Conv2d) else replaced_method(conv) or weight_refusal(conv)
+    reason = static_refusal(conv) if static_class(conv) else replaced_method(conv) or weight_refusal(conv)
     return reason or ("it has hooks" if has_hooks(conv) else None)
 
 
 def norm_refusal(norm: nn.Module) -> str | None:
     """Return why a norm cannot be folded into any convolution; None if it can."""
     if norm_remainder(norm) is None:
-        return f"its class {type(norm).__name__} computes something else than BatchNorm2d"
+        return f"its class {type(norm).__name__} computes something else than a batch norm of torch"
     if norm.running_mean is None or (isinstance(norm, _BatchNorm) and norm.training):
         return "it uses the statistics of the batch"
     return "it has hooks" if has_hooks(norm) or parametrize.is_parametrized(norm) else None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dynaconv.explain.decomposition import SVDForm, svd_form
 from dynaconv.explain.mixtures import as_matrices, matrix_groups
-from dynaconv.families import KernelMixture2d
+from dynaconv.families import KernelMixture
 from dynaconv.families.dcd.core import DCDCore
 
 RANK_TOLERANCE = 1e-6
@@ -24,7 +24,7 @@ class MixtureProbe:
     dL/dV_k = H_k^T U_k S_k.
     """
 
-    def __init__(self, layer: KernelMixture2d, form: SVDForm | None = None) -> None:
+    def __init__(self, layer: KernelMixture, form: SVDForm | None = None) -> None:
         weight = layer.weight
         self.leaves: list[nn.Parameter] = [weight]
         self.form = form if form is not None else svd_form(weight.detach(), groups=matrix_groups(layer))
@@ -133,7 +133,9 @@ Probe = MixtureProbe | DCDProbe
 
 def probe_for(layer: nn.Module, form: SVDForm | None = None) -> Probe | str:
     """Return a probe for the layer, or the reason why there is none."""
-    if isinstance(layer, KernelMixture2d):
+    if isinstance(layer, KernelMixture):
+        if layer.residual:
+            return "its kernels are added to a static one"
         return MixtureProbe(layer, form) if layer.num_kernels > 1 else "it has a single kernel"
     if not isinstance(layer, DCDCore):
         return "it is neither a mixture of kernels nor DCD"

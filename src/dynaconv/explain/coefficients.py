@@ -280,7 +280,7 @@ class _Visitor:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        coefficients = module.coefficients(args[0])  # type: ignore[operator]
+        coefficients = module.coefficients(*args)  # type: ignore[operator]
         parts = {part: values for part, values in coefficients._asdict().items() if isinstance(values, Tensor)}
         self.called = True
         self.visit(module, parts, self.classes)

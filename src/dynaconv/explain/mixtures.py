@@ -38,7 +38,7 @@ def layer_mixture(layer: nn.Module, x: Tensor) -> Mixture:
         x: The layer's input, (B, C_in, H, W).
 
     Raises:
-        ValueError: The layer is not a mixture of kernels.
+        ValueError: The layer is not a mixture of kernels, or adds them to a static kernel.
     """
     name, weight = type(layer).__name__, getattr(layer, "weight", None)
     if not isinstance(weight, Tensor) or weight.dim() != 5:
@@ -51,6 +51,8 @@ def layer_mixture(layer: nn.Module, x: Tensor) -> Mixture:
     attention = getattr(coefficients(x), "attention", None) if callable(coefficients) else None
     if not isinstance(attention, Tensor):
         raise ValueError(f"{name} does not provide `coefficients(x).attention`; pass a CondConv2d or a DYConv2d.")
+    if getattr(layer, "residual", False):
+        raise ValueError(f"this {name} adds its kernels to a static one; pass a layer without residual=True.")
     return Mixture(kernels=weight.detach(), attention=attention.detach(), groups=matrix_groups(layer))
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from dynaconv.conversion.example import eval_mode
+from dynaconv.conversion.freeze import KernelMean, kernel_means
 from dynaconv.explain.mixtures import ratio
 from dynaconv.measure.modules import is_dynamic
 
 
-@torch.inference_mode()
 def kernel_movement(model: nn.Module, batches: Iterable[Any], *, max_batches: int | None = None) -> dict[str, float]:
     """Return the relative standard deviation of each dynamic layer's kernel over a data set.
 
@@ -32,33 +30,32 @@ def kernel_movement(model: nn.Module, batches: Iterable[Any], *, max_batches: in
     Raises:
         ValueError: The model has no dynamic layer, or no batch reached one.
     """
-    names = {module: name for name, module in model.named_modules() if is_dynamic(module)}
-    if not names:
+    layers = dynamic_layers(model)
+    return {
+        layers[layer]: movement_of(mean) for layer, mean in reached_means(model, layers, batches, max_batches).items()
+    }
+
+
+def dynamic_layers(model: nn.Module) -> dict[nn.Module, str]:
+    """Return the dynamic layers of a network and their names. Raise ValueError if it has none."""
+    layers = {module: name for name, module in model.named_modules() if is_dynamic(module)}
+    if not layers:
         raise ValueError(f"{type(model).__name__} has no dynamic layer: no module has a method `coefficients(x)`.")
-    sums: dict[str, list[Any]] = {}
+    return layers
 
-    def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        kernels = module.kernel(inputs[0]).double()  # type: ignore[operator]
-        count, mean, squares = sums.setdefault(names[module], [0, torch.zeros_like(kernels[0]), 0.0])
-        # Sum squares about the batch's own mean, then merge: a difference of two large sums would lose precision.
-        total, own = count + len(kernels), kernels.mean(0)
-        step = own - mean
-        squares += float((kernels - own).square().sum()) + float(step.square().sum()) * count * len(kernels) / total
-        sums[names[module]] = [total, mean + step * (len(kernels) / total), squares]
 
-    hooks = [module.register_forward_pre_hook(add) for module in names]
-    device = next(model.parameters()).device
-    try:
-        with eval_mode(model):
-            for index, batch in enumerate(batches):
-                if index == max_batches:
-                    break
-                model((batch if isinstance(batch, Tensor) else batch[0]).to(device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not sums:
+def reached_means(
+    model: nn.Module, layers: dict[nn.Module, str], batches: Iterable[Any], max_batches: int | None
+) -> dict[nn.Module, KernelMean]:
+    """Return the mean kernel of each layer that is called. Raise ValueError if no batch reaches any of them."""
+    means = kernel_means(model, layers, batches, max_batches=max_batches)
+    if not means:
         raise ValueError(
             "no batch reached a dynamic layer: there is no image, or the network does not call these layers."
         )
-    return {name: ratio((squares / count) ** 0.5, float(mean.norm())) for name, (count, mean, squares) in sums.items()}
+    return means
+
+
+def movement_of(mean: KernelMean) -> float:
+    """Return the relative standard deviation of a layer's kernel, see `kernel_movement`."""
+    return ratio((mean.squares / mean.count) ** 0.5, float(mean.kernel.norm()))

@@ -267,7 +267,7 @@ class _GradientPass:
 
     @torch.no_grad()
     def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.probes[module].add_coefficients(module.coefficients(args[0]))  # type: ignore[operator]
+        self.probes[module].add_coefficients(module.coefficients(*args))  # type: ignore[operator]
 
     def __enter__(self) -> _GradientPass:
         self._handles = [module.register_forward_pre_hook(self._before) for module in self.probes]

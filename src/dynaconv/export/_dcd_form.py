@@ -8,7 +8,7 @@ from torch import nn
 from dynaconv.conversion.proxy import CONV2D_ATTRIBUTES, ModuleProxy
 from dynaconv.conversion.swap import all_names, replace_module
 from dynaconv.deployment.norm_pairs import has_hooks
-from dynaconv.families.dcd.deployed import DeployedDCDConv2d
+from dynaconv.families.dcd.deployed import DeployedDCDConv
 from dynaconv.families.dcd.prepared import PreparedDCD, can_prepare
 from dynaconv.native import NativeProgram
 
@@ -18,7 +18,7 @@ class RuntimeDCD(ModuleProxy, PreparedDCD):
 
     _forwarded_names = CONV2D_ATTRIBUTES
 
-    def __init__(self, layer: DeployedDCDConv2d, *, channels_last: bool) -> None:
+    def __init__(self, layer: DeployedDCDConv, *, channels_last: bool) -> None:
         super().__init__(layer, channels_last=channels_last)
         self._set_replaced(layer)
 
@@ -44,16 +44,16 @@ def in_runtime_form(network: nn.Module, *, channels_last: bool) -> nn.Module:
     return network
 
 
-def _preparable_layers(network: nn.Module) -> dict[DeployedDCDConv2d, list[str]]:
+def _preparable_layers(network: nn.Module) -> dict[DeployedDCDConv, list[str]]:
     programs = [module for module in network.modules() if isinstance(module, NativeProgram)]
     replaced = {module for program in programs for module in program.modules()}
     layers = {}
     for module, names in all_names(network).items():
-        if isinstance(module, DeployedDCDConv2d) and _is_preparable(module) and module not in replaced:
+        if isinstance(module, DeployedDCDConv) and _is_preparable(module) and module not in replaced:
             layers[module] = names
     return layers
 
 
-def _is_preparable(layer: DeployedDCDConv2d) -> bool:
+def _is_preparable(layer: DeployedDCDConv) -> bool:
     """Return whether a layer can be prepared, is in float32, and has neither a chosen algorithm nor hooks."""
     return can_prepare(layer) and layer.asked == "auto" and layer.weight.dtype == torch.float32 and not has_hooks(layer)

@@ -1,22 +1,45 @@
 """Written by tools/write_stubs.py."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 
+from dynaconv.families.condconv.layer import CondConv1d as _CondConv1d
 from dynaconv.families.condconv.layer import CondConv2d as _CondConv2d
+from dynaconv.families.condconv.layer import CondConv3d as _CondConv3d
+from dynaconv.families.condconv.layer import CondConvTranspose1d as _CondConvTranspose1d
+from dynaconv.families.condconv.layer import CondConvTranspose2d as _CondConvTranspose2d
+from dynaconv.families.condconv.layer import CondConvTranspose3d as _CondConvTranspose3d
+from dynaconv.families.contract.base import DynamicConv as DynamicConv
+from dynaconv.families.contract.base import DynamicConv1d as DynamicConv1d
 from dynaconv.families.contract.base import DynamicConv2d as DynamicConv2d
+from dynaconv.families.contract.base import DynamicConv3d as DynamicConv3d
+from dynaconv.families.contract.base import DynamicConvTranspose1d as DynamicConvTranspose1d
+from dynaconv.families.contract.base import DynamicConvTranspose2d as DynamicConvTranspose2d
+from dynaconv.families.contract.base import DynamicConvTranspose3d as DynamicConvTranspose3d
 from dynaconv.families.contract.base import DynamicLayer as DynamicLayer
 from dynaconv.families.contract.deployed import DeployedLayer as DeployedLayer
+from dynaconv.families.contract.mixture import KernelMixture as KernelMixture
 from dynaconv.families.contract.mixture import KernelMixture2d as KernelMixture2d
 from dynaconv.families.contract.mixture import MixtureCoefficients as MixtureCoefficients
 from dynaconv.families.contract.parameters import parameter_groups as parameter_groups
 from dynaconv.families.contract.temperature import set_temperature as set_temperature
 from dynaconv.families.dcd.config import DCDConfig as DCDConfig
 from dynaconv.families.dcd.core import DCDCoefficients as DCDCoefficients
+from dynaconv.families.dcd.layer import DCDConv1d as _DCDConv1d
 from dynaconv.families.dcd.layer import DCDConv2d as _DCDConv2d
+from dynaconv.families.dcd.layer import DCDConv3d as _DCDConv3d
+from dynaconv.families.dcd.layer import DCDConvTranspose1d as _DCDConvTranspose1d
+from dynaconv.families.dcd.layer import DCDConvTranspose2d as _DCDConvTranspose2d
+from dynaconv.families.dcd.layer import DCDConvTranspose3d as _DCDConvTranspose3d
 from dynaconv.families.dcd.layer import DCDLinear as _DCDLinear
+from dynaconv.families.dyconv.layer import DYConv1d as _DYConv1d
 from dynaconv.families.dyconv.layer import DYConv2d as _DYConv2d
+from dynaconv.families.dyconv.layer import DYConv3d as _DYConv3d
+from dynaconv.families.dyconv.layer import DYConvTranspose1d as _DYConvTranspose1d
+from dynaconv.families.dyconv.layer import DYConvTranspose2d as _DYConvTranspose2d
+from dynaconv.families.dyconv.layer import DYConvTranspose3d as _DYConvTranspose3d
 from dynaconv.families.family import Coefficient as Coefficient
 from dynaconv.families.family import Family as Family
 from dynaconv.families.family import families as families
@@ -24,9 +47,54 @@ from dynaconv.families.family import family_of as family_of
 from dynaconv.families.family import get_family as get_family
 from dynaconv.families.family import register_family as register_family
 from dynaconv.families.odconv import ODConvCoefficients as ODConvCoefficients
+from dynaconv.families.odconv.layer import ODConv1d as _ODConv1d
 from dynaconv.families.odconv.layer import ODConv2d as _ODConv2d
+from dynaconv.families.odconv.layer import ODConv3d as _ODConv3d
 from dynaconv.families.se.layer import SECoefficients as SECoefficients
+from dynaconv.families.se.layer import SEConv1d as _SEConv1d
 from dynaconv.families.se.layer import SEConv2d as _SEConv2d
+from dynaconv.families.se.layer import SEConv3d as _SEConv3d
+
+class CondConv1d(_CondConv1d):
+    """`CondConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
+            kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
+            model.
+        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
+            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        num_experts: K, the number of kernels.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        residual: bool = False,
+        context_features: int | None = None,
+        num_experts: int = 8,
+    ) -> None: ...
 
 class CondConv2d(_CondConv2d):
     """A convolution with W(x) = sum_k sigmoid(r_k(x)) W_k and a bias mixed in the same way.
@@ -46,6 +114,10 @@ class CondConv2d(_CondConv2d):
         algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
             kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
             model.
+        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
+            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
         num_experts: K, the number of kernels.
 
     Raises:
@@ -57,10 +129,10 @@ class CondConv2d(_CondConv2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
@@ -69,7 +141,250 @@ class CondConv2d(_CondConv2d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
+        residual: bool = False,
+        context_features: int | None = None,
         num_experts: int = 8,
+    ) -> None: ...
+
+class CondConv3d(_CondConv3d):
+    """`CondConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
+            kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
+            model.
+        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
+            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        num_experts: K, the number of kernels.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        residual: bool = False,
+        context_features: int | None = None,
+        num_experts: int = 8,
+    ) -> None: ...
+
+class CondConvTranspose1d(_CondConvTranspose1d):
+    """`CondConv2d` as a transposed convolution in one dimension; takes the arguments of `torch.nn.ConvTranspose1d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
+            kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
+            model.
+        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
+            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        num_experts: K, the number of kernels.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: Literal["zeros"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        residual: bool = False,
+        context_features: int | None = None,
+        num_experts: int = 8,
+    ) -> None: ...
+
+class CondConvTranspose2d(_CondConvTranspose2d):
+    """`CondConv2d` as a transposed convolution in two dimensions; takes the arguments of `torch.nn.ConvTranspose2d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
+            kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
+            model.
+        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
+            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        num_experts: K, the number of kernels.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: Literal["zeros"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        residual: bool = False,
+        context_features: int | None = None,
+        num_experts: int = 8,
+    ) -> None: ...
+
+class CondConvTranspose3d(_CondConvTranspose3d):
+    """`CondConv2d` as a transposed convolution in three dimensions; takes the arguments of `torch.nn.ConvTranspose3d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
+            kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
+            model.
+        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
+            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        num_experts: K, the number of kernels.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: Literal["zeros"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        residual: bool = False,
+        context_features: int | None = None,
+        num_experts: int = 8,
+    ) -> None: ...
+
+class DCDConv1d(_DCDConv1d):
+    """`DCDConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`.
+
+    Options:
+        context_norm: ``layer`` normalises each context over its features, ``batch`` each feature over the batch,
+            ``running`` each feature by the statistics of earlier batches; none has scale and shift. With ``batch``
+            in train mode, a kernel depends on the whole batch, and a single sample is normalised by running
+            statistics. ``auto``: ``batch``, but None with ``norm="batch"``.
+        algorithm: ``kernel`` forms W(x), ``factored`` applies its factors to feature maps, ``auto`` uses the cost
+            model.
+        reduction: r: the branch has max(C_in // r, min_hidden_channels) hidden units; see `keeps_length` for small
+            contexts.
+        min_hidden_channels: Minimum number of hidden units.
+        variant: ``full`` is Lambda W0 + P Phi Q^T, ``scale`` Lambda W0 alone, ``residual`` W0 + P Phi Q^T,
+            ``input`` W0 S, with a diagonal S(x) that scales the input channels; S has the activation and the bound
+            of Lambda.
+        fusion: Form of the residual. ``auto``: ``depthwise`` for a depthwise convolution, else ``channel``.
+        latent_dim: L of one block, at most the larger of its input and output channels; None: floor(C /
+            2^floor(log2 sqrt C)).
+        latent_taps: L_k, 1 to k^2, of the joint and depthwise forms; None: floor(k^2 / 2).
+        blocks: B, the number of diagonal blocks of the residual, a multiple of groups; None: groups.
+        hidden_channels: Number of hidden units, in place of `reduction` and `min_hidden_channels`.
+        context_size: The input is averaged over a grid of this many cells along each axis.
+        hidden_norm: ``unit`` divides the branch's hidden vector by its length. ``auto``: ``unit``, but None with
+            ``norm="batch"``.
+        gain: Factor on the logits of Lambda and on Phi.
+        weight_norm: Divide each row w of a head by sqrt(1 + |w|^2 / b^2), which limits its length to b, and the
+            residual by the lengths of P's, Q's and R's columns; b is 1 for Lambda and max(L, L_k)^(-1/2) for Phi.
+            Coefficients are then bounded, and the effective learning rate falls as weights grow, as for weights
+            before a batch norm. None: True, but False with ``norm="batch"``, which does not allow True.
+        activation: Activation of the branch. ``auto``: ``relu``, or ``gate``, h * hsig(F2 h), with
+            ``norm="batch"``.
+        scale_activation: Function from a logit t to Lambda, 1 at t = 0: ``linear`` 1 + t, ``hard_sigmoid`` relu6(t
+            + 3) / 3 in [0, 2], ``sigmoid`` 2 sigmoid(t) in (0, 2), ``tanh`` 1 + tanh(t) in (0, 2). ``auto``:
+            ``sigmoid``, or ``hard_sigmoid`` with ``norm="batch"``.
+        norm: ``batch`` adds batch norms and a skip connection around Phi, as in the published code (channel form
+            only).
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: Literal["auto", "layer", "batch", "running"] | None = "auto",
+        algorithm: Literal["auto", "kernel", "factored"] = "auto",
+        reduction: int = 16,
+        min_hidden_channels: int = 16,
+        variant: Literal["full", "scale", "residual", "input"] = "full",
+        fusion: Literal["auto", "channel", "joint", "depthwise"] = "auto",
+        latent_dim: int | None = None,
+        latent_taps: int | None = None,
+        blocks: int | None = None,
+        hidden_channels: int | None = None,
+        context_size: Literal[1, 2] = 1,
+        hidden_norm: Literal["auto", "unit"] | None = "auto",
+        gain: float = 1.0,
+        weight_norm: bool | None = None,
+        activation: Literal["auto", "relu", "relu6", "silu", "gelu", "hardswish", "gate"] = "auto",
+        scale_activation: Literal["auto", "linear", "hard_sigmoid", "sigmoid", "tanh"] = "auto",
+        norm: Literal["batch"] | None = None,
     ) -> None: ...
 
 class DCDConv2d(_DCDConv2d):
@@ -97,7 +412,9 @@ class DCDConv2d(_DCDConv2d):
         reduction: r: the branch has max(C_in // r, min_hidden_channels) hidden units; see `keeps_length` for small
             contexts.
         min_hidden_channels: Minimum number of hidden units.
-        variant: ``full`` is Lambda W0 + P Phi Q^T, ``scale`` Lambda W0 alone, ``residual`` W0 + P Phi Q^T.
+        variant: ``full`` is Lambda W0 + P Phi Q^T, ``scale`` Lambda W0 alone, ``residual`` W0 + P Phi Q^T,
+            ``input`` W0 S, with a diagonal S(x) that scales the input channels; S has the activation and the bound
+            of Lambda.
         fusion: Form of the residual. ``auto``: ``depthwise`` for a depthwise convolution, else ``channel``.
         latent_dim: L of one block, at most the larger of its input and output channels; None: floor(C /
             2^floor(log2 sqrt C)).
@@ -136,10 +453,10 @@ class DCDConv2d(_DCDConv2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
@@ -150,7 +467,306 @@ class DCDConv2d(_DCDConv2d):
         algorithm: Literal["auto", "kernel", "factored"] = "auto",
         reduction: int = 16,
         min_hidden_channels: int = 16,
-        variant: Literal["full", "scale", "residual"] = "full",
+        variant: Literal["full", "scale", "residual", "input"] = "full",
+        fusion: Literal["auto", "channel", "joint", "depthwise"] = "auto",
+        latent_dim: int | None = None,
+        latent_taps: int | None = None,
+        blocks: int | None = None,
+        hidden_channels: int | None = None,
+        context_size: Literal[1, 2] = 1,
+        hidden_norm: Literal["auto", "unit"] | None = "auto",
+        gain: float = 1.0,
+        weight_norm: bool | None = None,
+        activation: Literal["auto", "relu", "relu6", "silu", "gelu", "hardswish", "gate"] = "auto",
+        scale_activation: Literal["auto", "linear", "hard_sigmoid", "sigmoid", "tanh"] = "auto",
+        norm: Literal["batch"] | None = None,
+    ) -> None: ...
+
+class DCDConv3d(_DCDConv3d):
+    """`DCDConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`.
+
+    Options:
+        context_norm: ``layer`` normalises each context over its features, ``batch`` each feature over the batch,
+            ``running`` each feature by the statistics of earlier batches; none has scale and shift. With ``batch``
+            in train mode, a kernel depends on the whole batch, and a single sample is normalised by running
+            statistics. ``auto``: ``batch``, but None with ``norm="batch"``.
+        algorithm: ``kernel`` forms W(x), ``factored`` applies its factors to feature maps, ``auto`` uses the cost
+            model.
+        reduction: r: the branch has max(C_in // r, min_hidden_channels) hidden units; see `keeps_length` for small
+            contexts.
+        min_hidden_channels: Minimum number of hidden units.
+        variant: ``full`` is Lambda W0 + P Phi Q^T, ``scale`` Lambda W0 alone, ``residual`` W0 + P Phi Q^T,
+            ``input`` W0 S, with a diagonal S(x) that scales the input channels; S has the activation and the bound
+            of Lambda.
+        fusion: Form of the residual. ``auto``: ``depthwise`` for a depthwise convolution, else ``channel``.
+        latent_dim: L of one block, at most the larger of its input and output channels; None: floor(C /
+            2^floor(log2 sqrt C)).
+        latent_taps: L_k, 1 to k^2, of the joint and depthwise forms; None: floor(k^2 / 2).
+        blocks: B, the number of diagonal blocks of the residual, a multiple of groups; None: groups.
+        hidden_channels: Number of hidden units, in place of `reduction` and `min_hidden_channels`.
+        context_size: The input is averaged over a grid of this many cells along each axis.
+        hidden_norm: ``unit`` divides the branch's hidden vector by its length. ``auto``: ``unit``, but None with
+            ``norm="batch"``.
+        gain: Factor on the logits of Lambda and on Phi.
+        weight_norm: Divide each row w of a head by sqrt(1 + |w|^2 / b^2), which limits its length to b, and the
+            residual by the lengths of P's, Q's and R's columns; b is 1 for Lambda and max(L, L_k)^(-1/2) for Phi.
+            Coefficients are then bounded, and the effective learning rate falls as weights grow, as for weights
+            before a batch norm. None: True, but False with ``norm="batch"``, which does not allow True.
+        activation: Activation of the branch. ``auto``: ``relu``, or ``gate``, h * hsig(F2 h), with
+            ``norm="batch"``.
+        scale_activation: Function from a logit t to Lambda, 1 at t = 0: ``linear`` 1 + t, ``hard_sigmoid`` relu6(t
+            + 3) / 3 in [0, 2], ``sigmoid`` 2 sigmoid(t) in (0, 2), ``tanh`` 1 + tanh(t) in (0, 2). ``auto``:
+            ``sigmoid``, or ``hard_sigmoid`` with ``norm="batch"``.
+        norm: ``batch`` adds batch norms and a skip connection around Phi, as in the published code (channel form
+            only).
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: Literal["auto", "layer", "batch", "running"] | None = "auto",
+        algorithm: Literal["auto", "kernel", "factored"] = "auto",
+        reduction: int = 16,
+        min_hidden_channels: int = 16,
+        variant: Literal["full", "scale", "residual", "input"] = "full",
+        fusion: Literal["auto", "channel", "joint", "depthwise"] = "auto",
+        latent_dim: int | None = None,
+        latent_taps: int | None = None,
+        blocks: int | None = None,
+        hidden_channels: int | None = None,
+        context_size: Literal[1, 2] = 1,
+        hidden_norm: Literal["auto", "unit"] | None = "auto",
+        gain: float = 1.0,
+        weight_norm: bool | None = None,
+        activation: Literal["auto", "relu", "relu6", "silu", "gelu", "hardswish", "gate"] = "auto",
+        scale_activation: Literal["auto", "linear", "hard_sigmoid", "sigmoid", "tanh"] = "auto",
+        norm: Literal["batch"] | None = None,
+    ) -> None: ...
+
+class DCDConvTranspose1d(_DCDConvTranspose1d):
+    """`DCDConv2d` as a transposed convolution in one dimension; takes the arguments of `torch.nn.ConvTranspose1d`.
+
+    Options:
+        context_norm: ``layer`` normalises each context over its features, ``batch`` each feature over the batch,
+            ``running`` each feature by the statistics of earlier batches; none has scale and shift. With ``batch``
+            in train mode, a kernel depends on the whole batch, and a single sample is normalised by running
+            statistics. ``auto``: ``batch``, but None with ``norm="batch"``.
+        algorithm: ``kernel`` forms W(x), ``factored`` applies its factors to feature maps, ``auto`` uses the cost
+            model.
+        reduction: r: the branch has max(C_in // r, min_hidden_channels) hidden units; see `keeps_length` for small
+            contexts.
+        min_hidden_channels: Minimum number of hidden units.
+        variant: ``full`` is Lambda W0 + P Phi Q^T, ``scale`` Lambda W0 alone, ``residual`` W0 + P Phi Q^T,
+            ``input`` W0 S, with a diagonal S(x) that scales the input channels; S has the activation and the bound
+            of Lambda.
+        fusion: Form of the residual. ``auto``: ``depthwise`` for a depthwise convolution, else ``channel``.
+        latent_dim: L of one block, at most the larger of its input and output channels; None: floor(C /
+            2^floor(log2 sqrt C)).
+        latent_taps: L_k, 1 to k^2, of the joint and depthwise forms; None: floor(k^2 / 2).
+        blocks: B, the number of diagonal blocks of the residual, a multiple of groups; None: groups.
+        hidden_channels: Number of hidden units, in place of `reduction` and `min_hidden_channels`.
+        context_size: The input is averaged over a grid of this many cells along each axis.
+        hidden_norm: ``unit`` divides the branch's hidden vector by its length. ``auto``: ``unit``, but None with
+            ``norm="batch"``.
+        gain: Factor on the logits of Lambda and on Phi.
+        weight_norm: Divide each row w of a head by sqrt(1 + |w|^2 / b^2), which limits its length to b, and the
+            residual by the lengths of P's, Q's and R's columns; b is 1 for Lambda and max(L, L_k)^(-1/2) for Phi.
+            Coefficients are then bounded, and the effective learning rate falls as weights grow, as for weights
+            before a batch norm. None: True, but False with ``norm="batch"``, which does not allow True.
+        activation: Activation of the branch. ``auto``: ``relu``, or ``gate``, h * hsig(F2 h), with
+            ``norm="batch"``.
+        scale_activation: Function from a logit t to Lambda, 1 at t = 0: ``linear`` 1 + t, ``hard_sigmoid`` relu6(t
+            + 3) / 3 in [0, 2], ``sigmoid`` 2 sigmoid(t) in (0, 2), ``tanh`` 1 + tanh(t) in (0, 2). ``auto``:
+            ``sigmoid``, or ``hard_sigmoid`` with ``norm="batch"``.
+        norm: ``batch`` adds batch norms and a skip connection around Phi, as in the published code (channel form
+            only).
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: Literal["zeros"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: Literal["auto", "layer", "batch", "running"] | None = "auto",
+        algorithm: Literal["auto", "kernel", "factored"] = "auto",
+        reduction: int = 16,
+        min_hidden_channels: int = 16,
+        variant: Literal["full", "scale", "residual", "input"] = "full",
+        fusion: Literal["auto", "channel", "joint", "depthwise"] = "auto",
+        latent_dim: int | None = None,
+        latent_taps: int | None = None,
+        blocks: int | None = None,
+        hidden_channels: int | None = None,
+        context_size: Literal[1, 2] = 1,
+        hidden_norm: Literal["auto", "unit"] | None = "auto",
+        gain: float = 1.0,
+        weight_norm: bool | None = None,
+        activation: Literal["auto", "relu", "relu6", "silu", "gelu", "hardswish", "gate"] = "auto",
+        scale_activation: Literal["auto", "linear", "hard_sigmoid", "sigmoid", "tanh"] = "auto",
+        norm: Literal["batch"] | None = None,
+    ) -> None: ...
+
+class DCDConvTranspose2d(_DCDConvTranspose2d):
+    """`DCDConv2d` as a transposed convolution in two dimensions; takes the arguments of `torch.nn.ConvTranspose2d`.
+
+    Options:
+        context_norm: ``layer`` normalises each context over its features, ``batch`` each feature over the batch,
+            ``running`` each feature by the statistics of earlier batches; none has scale and shift. With ``batch``
+            in train mode, a kernel depends on the whole batch, and a single sample is normalised by running
+            statistics. ``auto``: ``batch``, but None with ``norm="batch"``.
+        algorithm: ``kernel`` forms W(x), ``factored`` applies its factors to feature maps, ``auto`` uses the cost
+            model.
+        reduction: r: the branch has max(C_in // r, min_hidden_channels) hidden units; see `keeps_length` for small
+            contexts.
+        min_hidden_channels: Minimum number of hidden units.
+        variant: ``full`` is Lambda W0 + P Phi Q^T, ``scale`` Lambda W0 alone, ``residual`` W0 + P Phi Q^T,
+            ``input`` W0 S, with a diagonal S(x) that scales the input channels; S has the activation and the bound
+            of Lambda.
+        fusion: Form of the residual. ``auto``: ``depthwise`` for a depthwise convolution, else ``channel``.
+        latent_dim: L of one block, at most the larger of its input and output channels; None: floor(C /
+            2^floor(log2 sqrt C)).
+        latent_taps: L_k, 1 to k^2, of the joint and depthwise forms; None: floor(k^2 / 2).
+        blocks: B, the number of diagonal blocks of the residual, a multiple of groups; None: groups.
+        hidden_channels: Number of hidden units, in place of `reduction` and `min_hidden_channels`.
+        context_size: The input is averaged over a grid of this many cells along each axis.
+        hidden_norm: ``unit`` divides the branch's hidden vector by its length. ``auto``: ``unit``, but None with
+            ``norm="batch"``.
+        gain: Factor on the logits of Lambda and on Phi.
+        weight_norm: Divide each row w of a head by sqrt(1 + |w|^2 / b^2), which limits its length to b, and the
+            residual by the lengths of P's, Q's and R's columns; b is 1 for Lambda and max(L, L_k)^(-1/2) for Phi.
+            Coefficients are then bounded, and the effective learning rate falls as weights grow, as for weights
+            before a batch norm. None: True, but False with ``norm="batch"``, which does not allow True.
+        activation: Activation of the branch. ``auto``: ``relu``, or ``gate``, h * hsig(F2 h), with
+            ``norm="batch"``.
+        scale_activation: Function from a logit t to Lambda, 1 at t = 0: ``linear`` 1 + t, ``hard_sigmoid`` relu6(t
+            + 3) / 3 in [0, 2], ``sigmoid`` 2 sigmoid(t) in (0, 2), ``tanh`` 1 + tanh(t) in (0, 2). ``auto``:
+            ``sigmoid``, or ``hard_sigmoid`` with ``norm="batch"``.
+        norm: ``batch`` adds batch norms and a skip connection around Phi, as in the published code (channel form
+            only).
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: Literal["zeros"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: Literal["auto", "layer", "batch", "running"] | None = "auto",
+        algorithm: Literal["auto", "kernel", "factored"] = "auto",
+        reduction: int = 16,
+        min_hidden_channels: int = 16,
+        variant: Literal["full", "scale", "residual", "input"] = "full",
+        fusion: Literal["auto", "channel", "joint", "depthwise"] = "auto",
+        latent_dim: int | None = None,
+        latent_taps: int | None = None,
+        blocks: int | None = None,
+        hidden_channels: int | None = None,
+        context_size: Literal[1, 2] = 1,
+        hidden_norm: Literal["auto", "unit"] | None = "auto",
+        gain: float = 1.0,
+        weight_norm: bool | None = None,
+        activation: Literal["auto", "relu", "relu6", "silu", "gelu", "hardswish", "gate"] = "auto",
+        scale_activation: Literal["auto", "linear", "hard_sigmoid", "sigmoid", "tanh"] = "auto",
+        norm: Literal["batch"] | None = None,
+    ) -> None: ...
+
+class DCDConvTranspose3d(_DCDConvTranspose3d):
+    """`DCDConv2d` as a transposed convolution in three dimensions; takes the arguments of `torch.nn.ConvTranspose3d`.
+
+    Options:
+        context_norm: ``layer`` normalises each context over its features, ``batch`` each feature over the batch,
+            ``running`` each feature by the statistics of earlier batches; none has scale and shift. With ``batch``
+            in train mode, a kernel depends on the whole batch, and a single sample is normalised by running
+            statistics. ``auto``: ``batch``, but None with ``norm="batch"``.
+        algorithm: ``kernel`` forms W(x), ``factored`` applies its factors to feature maps, ``auto`` uses the cost
+            model.
+        reduction: r: the branch has max(C_in // r, min_hidden_channels) hidden units; see `keeps_length` for small
+            contexts.
+        min_hidden_channels: Minimum number of hidden units.
+        variant: ``full`` is Lambda W0 + P Phi Q^T, ``scale`` Lambda W0 alone, ``residual`` W0 + P Phi Q^T,
+            ``input`` W0 S, with a diagonal S(x) that scales the input channels; S has the activation and the bound
+            of Lambda.
+        fusion: Form of the residual. ``auto``: ``depthwise`` for a depthwise convolution, else ``channel``.
+        latent_dim: L of one block, at most the larger of its input and output channels; None: floor(C /
+            2^floor(log2 sqrt C)).
+        latent_taps: L_k, 1 to k^2, of the joint and depthwise forms; None: floor(k^2 / 2).
+        blocks: B, the number of diagonal blocks of the residual, a multiple of groups; None: groups.
+        hidden_channels: Number of hidden units, in place of `reduction` and `min_hidden_channels`.
+        context_size: The input is averaged over a grid of this many cells along each axis.
+        hidden_norm: ``unit`` divides the branch's hidden vector by its length. ``auto``: ``unit``, but None with
+            ``norm="batch"``.
+        gain: Factor on the logits of Lambda and on Phi.
+        weight_norm: Divide each row w of a head by sqrt(1 + |w|^2 / b^2), which limits its length to b, and the
+            residual by the lengths of P's, Q's and R's columns; b is 1 for Lambda and max(L, L_k)^(-1/2) for Phi.
+            Coefficients are then bounded, and the effective learning rate falls as weights grow, as for weights
+            before a batch norm. None: True, but False with ``norm="batch"``, which does not allow True.
+        activation: Activation of the branch. ``auto``: ``relu``, or ``gate``, h * hsig(F2 h), with
+            ``norm="batch"``.
+        scale_activation: Function from a logit t to Lambda, 1 at t = 0: ``linear`` 1 + t, ``hard_sigmoid`` relu6(t
+            + 3) / 3 in [0, 2], ``sigmoid`` 2 sigmoid(t) in (0, 2), ``tanh`` 1 + tanh(t) in (0, 2). ``auto``:
+            ``sigmoid``, or ``hard_sigmoid`` with ``norm="batch"``.
+        norm: ``batch`` adds batch norms and a skip connection around Phi, as in the published code (channel form
+            only).
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: Literal["zeros"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: Literal["auto", "layer", "batch", "running"] | None = "auto",
+        algorithm: Literal["auto", "kernel", "factored"] = "auto",
+        reduction: int = 16,
+        min_hidden_channels: int = 16,
+        variant: Literal["full", "scale", "residual", "input"] = "full",
         fusion: Literal["auto", "channel", "joint", "depthwise"] = "auto",
         latent_dim: int | None = None,
         latent_taps: int | None = None,
@@ -181,7 +797,9 @@ class DCDLinear(_DCDLinear):
         reduction: r: the branch has max(C_in // r, min_hidden_channels) hidden units; see `keeps_length` for small
             contexts.
         min_hidden_channels: Minimum number of hidden units.
-        variant: ``full`` is Lambda W0 + P Phi Q^T, ``scale`` Lambda W0 alone, ``residual`` W0 + P Phi Q^T.
+        variant: ``full`` is Lambda W0 + P Phi Q^T, ``scale`` Lambda W0 alone, ``residual`` W0 + P Phi Q^T,
+            ``input`` W0 S, with a diagonal S(x) that scales the input channels; S has the activation and the bound
+            of Lambda.
         latent_dim: L of one block, at most the larger of its input and output channels; None: floor(C /
             2^floor(log2 sqrt C)).
         blocks: B, the number of diagonal blocks of the residual, a multiple of groups; None: groups.
@@ -218,7 +836,7 @@ class DCDLinear(_DCDLinear):
         algorithm: Literal["auto", "kernel", "factored"] = "auto",
         reduction: int = 16,
         min_hidden_channels: int = 16,
-        variant: Literal["full", "scale", "residual"] = "full",
+        variant: Literal["full", "scale", "residual", "input"] = "full",
         latent_dim: int | None = None,
         blocks: int | None = None,
         hidden_channels: int | None = None,
@@ -228,6 +846,54 @@ class DCDLinear(_DCDLinear):
         activation: Literal["auto", "relu", "relu6", "silu", "gelu", "hardswish", "gate"] = "auto",
         scale_activation: Literal["auto", "linear", "hard_sigmoid", "sigmoid", "tanh"] = "auto",
         norm: Literal["batch"] | None = None,
+    ) -> None: ...
+
+class DYConv1d(_DYConv1d):
+    """`DYConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
+            kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
+            model.
+        reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
+        min_hidden_channels: Minimum number of hidden units.
+        num_kernels: K, the number of kernels.
+        temperature: Initial temperature, > 0, which divides the logits of the attention; `set_temperature` changes
+            it later. It is saved in the state dict and never averaged with the weights.
+        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
+            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        reduction: int = 4,
+        min_hidden_channels: int = 4,
+        num_kernels: int = 4,
+        temperature: float = 1.0,
+        residual: bool = False,
+        context_features: int | None = None,
     ) -> None: ...
 
 class DYConv2d(_DYConv2d):
@@ -254,6 +920,10 @@ class DYConv2d(_DYConv2d):
         num_kernels: K, the number of kernels.
         temperature: Initial temperature, > 0, which divides the logits of the attention; `set_temperature` changes
             it later. It is saved in the state dict and never averaged with the weights.
+        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
+            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
 
     Raises:
         ValueError: an argument is out of range or does not match the others.
@@ -268,10 +938,10 @@ class DYConv2d(_DYConv2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
@@ -282,6 +952,245 @@ class DYConv2d(_DYConv2d):
         algorithm: str = "auto",
         reduction: int = 4,
         min_hidden_channels: int = 4,
+        num_kernels: int = 4,
+        temperature: float = 1.0,
+        residual: bool = False,
+        context_features: int | None = None,
+    ) -> None: ...
+
+class DYConv3d(_DYConv3d):
+    """`DYConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
+            kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
+            model.
+        reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
+        min_hidden_channels: Minimum number of hidden units.
+        num_kernels: K, the number of kernels.
+        temperature: Initial temperature, > 0, which divides the logits of the attention; `set_temperature` changes
+            it later. It is saved in the state dict and never averaged with the weights.
+        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
+            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        reduction: int = 4,
+        min_hidden_channels: int = 4,
+        num_kernels: int = 4,
+        temperature: float = 1.0,
+        residual: bool = False,
+        context_features: int | None = None,
+    ) -> None: ...
+
+class DYConvTranspose1d(_DYConvTranspose1d):
+    """`DYConv2d` as a transposed convolution in one dimension; takes the arguments of `torch.nn.ConvTranspose1d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
+            kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
+            model.
+        reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
+        min_hidden_channels: Minimum number of hidden units.
+        num_kernels: K, the number of kernels.
+        temperature: Initial temperature, > 0, which divides the logits of the attention; `set_temperature` changes
+            it later. It is saved in the state dict and never averaged with the weights.
+        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
+            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: Literal["zeros"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        reduction: int = 4,
+        min_hidden_channels: int = 4,
+        num_kernels: int = 4,
+        temperature: float = 1.0,
+        residual: bool = False,
+        context_features: int | None = None,
+    ) -> None: ...
+
+class DYConvTranspose2d(_DYConvTranspose2d):
+    """`DYConv2d` as a transposed convolution in two dimensions; takes the arguments of `torch.nn.ConvTranspose2d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
+            kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
+            model.
+        reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
+        min_hidden_channels: Minimum number of hidden units.
+        num_kernels: K, the number of kernels.
+        temperature: Initial temperature, > 0, which divides the logits of the attention; `set_temperature` changes
+            it later. It is saved in the state dict and never averaged with the weights.
+        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
+            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: Literal["zeros"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        reduction: int = 4,
+        min_hidden_channels: int = 4,
+        num_kernels: int = 4,
+        temperature: float = 1.0,
+        residual: bool = False,
+        context_features: int | None = None,
+    ) -> None: ...
+
+class DYConvTranspose3d(_DYConvTranspose3d):
+    """`DYConv2d` as a transposed convolution in three dimensions; takes the arguments of `torch.nn.ConvTranspose3d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
+            kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
+            model.
+        reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
+        min_hidden_channels: Minimum number of hidden units.
+        num_kernels: K, the number of kernels.
+        temperature: Initial temperature, > 0, which divides the logits of the attention; `set_temperature` changes
+            it later. It is saved in the state dict and never averaged with the weights.
+        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
+            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: Literal["zeros"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        reduction: int = 4,
+        min_hidden_channels: int = 4,
+        num_kernels: int = 4,
+        temperature: float = 1.0,
+        residual: bool = False,
+        context_features: int | None = None,
+    ) -> None: ...
+
+class ODConv1d(_ODConv1d):
+    """`ODConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` scales the input and output of
+            one shared convolution with all K kernels, ``grouped`` forms W(x) and convolves with the batch folded
+            into groups, ``auto`` uses the cost model.
+        reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
+        min_hidden_channels: Minimum number of hidden units.
+        num_kernels: K, the number of kernels; 1 needs the parameters of a static convolution plus the branch.
+        temperature: Initial temperature, > 0, which divides the logits of the attention; `set_temperature` changes
+            it later. It is saved in the state dict and never averaged with the weights.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        reduction: int = 16,
+        min_hidden_channels: int = 16,
         num_kernels: int = 4,
         temperature: float = 1.0,
     ) -> None: ...
@@ -331,10 +1240,10 @@ class ODConv2d(_ODConv2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
@@ -347,6 +1256,84 @@ class ODConv2d(_ODConv2d):
         min_hidden_channels: int = 16,
         num_kernels: int = 4,
         temperature: float = 1.0,
+    ) -> None: ...
+
+class ODConv3d(_ODConv3d):
+    """`ODConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` scales the input and output of
+            one shared convolution with all K kernels, ``grouped`` forms W(x) and convolves with the batch folded
+            into groups, ``auto`` uses the cost model.
+        reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
+        min_hidden_channels: Minimum number of hidden units.
+        num_kernels: K, the number of kernels; 1 needs the parameters of a static convolution plus the branch.
+        temperature: Initial temperature, > 0, which divides the logits of the attention; `set_temperature` changes
+            it later. It is saved in the state dict and never averaged with the weights.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        reduction: int = 16,
+        min_hidden_channels: int = 16,
+        num_kernels: int = 4,
+        temperature: float = 1.0,
+    ) -> None: ...
+
+class SEConv1d(_SEConv1d):
+    """`SEConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``factored`` scales the output, ``kernel`` forms W(x) and convolves once more, ``auto`` uses the
+            cost model, which always chooses ``factored``.
+        reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
+        min_hidden_channels: Minimum number of hidden units.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        reduction: int = 16,
+        min_hidden_channels: int = 8,
     ) -> None: ...
 
 class SEConv2d(_SEConv2d):
@@ -383,10 +1370,46 @@ class SEConv2d(_SEConv2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        reduction: int = 16,
+        min_hidden_channels: int = 8,
+    ) -> None: ...
+
+class SEConv3d(_SEConv3d):
+    """`SEConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``factored`` scales the output, ``kernel`` forms W(x) and convolves once more, ``auto`` uses the
+            cost model, which always chooses ``factored``.
+        reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
+        min_hidden_channels: Minimum number of hidden units.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",

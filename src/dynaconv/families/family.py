@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
-from dynaconv.errors import nearest_names
-from dynaconv.families.contract.base import DynamicConv2d, DynamicLayer
+from dynaconv.errors import nearest_names, with_article
+from dynaconv.families.contract.base import DynamicConv, DynamicLayer
 
-Kind = Literal["pointwise", "depthwise", "grouped", "spatial"]
+Kind = Literal["pointwise", "depthwise", "grouped", "spatial", "transposed"]
 Role = Literal["mixing", "gate", "matrix"]
 ENTRY_POINTS = "dynaconv.families"
 """Entry-point group in which other packages name their `Family` objects."""
@@ -61,7 +61,8 @@ class Family:
         title: Descriptive name.
         arxiv: arXiv identifier of the paper.
         citation: BibTeX of the paper.
-        layer: Class of the convolution.
+        layer: Class of the convolution over images, or the only one.
+        others: Classes of the convolution in other dimensions, and of transposed convolutions.
         linear: Class of the linear layer, if the family has one.
         coefficients: Descriptions of the fields of the ``coefficients`` tuple, by name.
         kinds: Kinds of convolutions that `convert` replaces by default.
@@ -69,25 +70,50 @@ class Family:
         dynamic_head: Whether the 1x1 convolution after the blocks of the registered MobileNetV2 is dynamic.
         ends_only: Whether only the last convolution of each block is dynamic in the registered networks.
         published: The published code's networks, if they differ.
+        adopt: Returns a module with layers of the family that computes the function of a module of another package;
+            None for modules that it does not know. None if no other package's layers are supported.
+        published_layer: Returns the layer for the state of one published layer and its metadata, for
+            `dynaconv.published_layer`; None if no published code is supported. It may raise ValueError, RuntimeError of
+            `load_state_dict`, or KeyError of a missing tensor.
     """
 
     name: str
     title: str
     arxiv: str
     citation: str
-    layer: type[DynamicConv2d]
+    layer: type[DynamicConv]
+    others: tuple[type[DynamicConv], ...] = ()
     linear: type[Any] | None = None
     coefficients: Mapping[str, Coefficient] = field(default_factory=dict)
-    kinds: tuple[Kind, ...] = ("pointwise", "depthwise", "grouped", "spatial")
+    kinds: tuple[Kind, ...] = ("pointwise", "depthwise", "grouped", "spatial", "transposed")
     aliases: tuple[str, ...] = ()
     dynamic_head: bool = True
     ends_only: bool = False
     published: Published | None = None
+    adopt: Callable[[nn.Module], nn.Module | None] | None = None
+    published_layer: Callable[[Mapping[str, Tensor], Mapping[str, Any]], DynamicLayer] | None = None
 
     @property
     def layers(self) -> tuple[type[DynamicLayer], ...]:
-        """The classes of the convolution and, if there is one, of the linear layer."""
-        return (self.layer,) if self.linear is None else (self.layer, self.linear)
+        """The classes of the convolutions and, if there is one, of the linear layer."""
+        return self.convolutions if self.linear is None else (*self.convolutions, self.linear)
+
+    @property
+    def convolutions(self) -> tuple[type[DynamicConv], ...]:
+        """The classes of the convolutions, in every dimension that the family has."""
+        return (self.layer, *self.others)
+
+    def layer_for(self, conv: nn.Module) -> type[DynamicConv]:
+        """Return the class of the family's layer for a static convolution.
+
+        Raises:
+            TypeError: ``conv`` is no convolution, or the family has no layer of its dimension.
+        """
+        for layer in self.convolutions:
+            if isinstance(conv, layer.static_class()):
+                return layer
+        known = ", ".join(sorted(layer.static_class().__name__ for layer in self.convolutions))
+        raise TypeError(f"{self.name} has no layer for {with_article(type(conv).__name__)}; it has one for {known}.")
 
 
 _registered: dict[str, Family] = {}

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from dynaconv.conversion.example import eval_mode
+from dynaconv.conversion.example import as_input_size, eval_mode
 from dynaconv.families.contract.checks import check_module
-from dynaconv.measure.modules import checked_size
 from dynaconv.measure.timing import conditions, median_ratio, quartiles, time_in_turns
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class Latency:
     """Results of `measure_latency` with the measurement conditions."""
 
     models: tuple[ModelLatency, ...]
-    input_size: tuple[int, int, int, int]
+    input_size: tuple[int, ...]
     rounds: int
     threads: int
     device: str
@@ -106,7 +105,7 @@ def measure_latency(
         raise ValueError("`models` is empty; pass at least one model by name.")
     if rounds < 1 or warmup < 0:
         raise ValueError(f"`rounds` must be at least 1 and `warmup` at least 0; got {rounds} and {warmup}.")
-    size = checked_size(input_size)
+    size = as_input_size(next(iter(models.values())), input_size)
     parameter = next(iter(next(iter(models.values())).parameters()), torch.zeros(()))
     device, dtype = parameter.device, parameter.dtype
     x = torch.rand(size, generator=torch.Generator().manual_seed(0)).to(device, dtype)

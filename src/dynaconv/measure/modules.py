@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -93,18 +93,6 @@ def preserved_rng_state() -> Iterator[None]:
 
 def _unchanged(value: Tensor, copy: Tensor) -> bool:
     return value.is_meta or torch.equal(value, copy)
-
-
-def checked_size(input_size: Sequence[int]) -> tuple[int, int, int, int]:
-    """Return (B, C, H, W) for a size with or without a batch; B defaults to 1. Raise ValueError for any other size."""
-    size = tuple(input_size) if isinstance(input_size, Iterable) else ()
-    all_positive = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in size)
-    if len(size) not in (3, 4) or not all_positive:
-        raise ValueError(
-            f"`input_size` must be (C, H, W) or (B, C, H, W) with positive integers; got {size or input_size}."
-        )
-    batch, channels, height, width = (1, *size) if len(size) == 3 else size
-    return batch, channels, height, width
 
 
 def example_input(model: nn.Module, size: tuple[int, ...]) -> Tensor:

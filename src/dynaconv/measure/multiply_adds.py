@@ -131,7 +131,11 @@ def published_macs(layer: nn.Module, work: LayerWork) -> int:
     for shape, outputs in zip(work.input_shapes, work.output_numels, strict=True):
         assert shape is not None
         sample = example_input(layer, (1, *shape[1:]))
+        features = getattr(layer, "context_features", None)
+        inputs = (sample,) if features is None else (sample, sample.new_zeros(1, features))
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            taps = math.prod(layer.kernel(sample).shape[2:])  # type: ignore[operator]
-        total += outputs * taps + shape[0] * (int(counter.get_total_flops()) // 2)
+            taps = math.prod(layer.kernel(*inputs).shape[2:])  # type: ignore[operator]
+        # A weight of a transposed convolution is multiplied once for each of the input's values.
+        values = math.prod(shape) if getattr(layer, "transposed", False) else outputs
+        total += values * taps + shape[0] * (int(counter.get_total_flops()) // 2)
     return total

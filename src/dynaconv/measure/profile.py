@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dynaconv.conversion.example import eval_mode
+from dynaconv.conversion.example import as_input_size, eval_mode
 from dynaconv.families.contract.checks import check_module
 from dynaconv.files import write_csv, write_json
 from dynaconv.measure.layer_latency import LayerLatency, measure_layer_latency
 from dynaconv.measure.memory import MemoryRecorder, saved_bytes
-from dynaconv.measure.modules import checked_size, example_input, leaf_layers, preserved_rng_state
+from dynaconv.measure.modules import example_input, leaf_layers, preserved_rng_state
 from dynaconv.measure.multiply_adds import LayerWork, WorkRecorder, chosen_algorithm, published_macs
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Profile:
         params: Number of parameters of the model; shared ones count once.
         macs: Multiply-adds of one forward pass at `input_size`, as executed.
         layers: The layers in the order of their first call; layers that the forward pass does not reach come last.
-        input_size: (B, C, H, W).
+        input_size: (B, C, *sizes).
         published_macs: Multiply-adds by the convention of the papers on dynamic convolution.
         peak_bytes: Peak bytes of live operator outputs in one forward pass in inference.
         peak_layer: The layer that ran at the peak; None if the operator was outside any layer.
@@ -79,7 +79,7 @@ class Profile:
     params: int
     macs: int
     layers: tuple[LayerProfile, ...]
-    input_size: tuple[int, int, int, int]
+    input_size: tuple[int, ...]
     published_macs: int
     peak_bytes: int
     peak_layer: str | None
@@ -129,19 +129,20 @@ def profile(
 
     Args:
         model: The network. Its modes, buffers, hooks and gradients and the random state do not change.
-        input_size: (C, H, W) for a batch of one, or (B, C, H, W).
+        input_size: (C, H, W) for a batch of one, or (B, C, H, W); other sizes if the network's first convolution is
+            not over images.
         latency: Also measure the time of the model and of each layer, which takes 2 * `rounds` passes.
         rounds: Number of rounds of the latency measurement, by default 20.
 
     Raises:
-        ValueError: The size is not three or four positive integers, or the model does not accept it; `rounds` is less
+        ValueError: The size does not have these positive integers, or the model does not accept it; `rounds` is less
             than 1 or given without `latency`; with `latency`, the model is on the meta device.
         TypeError: ``model`` is not a module.
     """
     check_module(model)
     if rounds is not None and not latency:
         raise ValueError("`rounds` belongs to the measurement of the latency; pass latency=True, or leave it out.")
-    size = checked_size(input_size)
+    size = as_input_size(model, input_size)
     layers = leaf_layers(model)
     # The result must not depend on the grad mode or inference mode of the caller.
     with torch.inference_mode(False), preserved_rng_state():

@@ -8,7 +8,7 @@ from torch import nn
 
 from dynaconv import families
 from dynaconv.errors import nearest_names, with_article
-from dynaconv.families import DynamicConv2d, Family
+from dynaconv.families import DynamicConv, Family
 from dynaconv.families.dcd import default_latent_dim
 from dynaconv.families.family import Published
 
@@ -163,11 +163,11 @@ def is_depthwise(conv: nn.Conv2d) -> bool:
 
 
 def replace_convolutions(
-    model: nn.Module, layer: type[DynamicConv2d], eligible: Callable[[str, nn.Conv2d], bool], options: ConvOptions
+    model: nn.Module, layer: type[DynamicConv], eligible: Callable[[str, nn.Conv2d], bool], options: ConvOptions
 ) -> None:
     """Replace, in place, every `nn.Conv2d` of `model` that is `eligible` by a `layer` with the same static weights.
 
-    `DynamicConv2d.fresh_like` makes the layers and describes the scale of their weights. The dynamic parameters keep
+    `DynamicConv.fresh_like` makes the layers and describes the scale of their weights. The dynamic parameters keep
     the layer's initial values.
 
     Args:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv.families.contract.deployed import AffineMap
-from dynaconv.families.dcd.deployed import DeployedDCD, DeployedDCDConv2d, DeployedDCDLinear
+from dynaconv.families.dcd.deployed import DeployedDCD, DeployedDCDConv, DeployedDCDLinear
 from dynaconv.native.packing import blocks, dense_weight, depthwise_weight, padded_vector, panels, round_up
 from dynaconv.native.steps import (
     ACTIVATIONS,
@@ -134,7 +134,11 @@ def _geometry(conv: Any) -> dict[str, Any]:
 def _dcd(form: DeployedDCD, activation: str) -> Step:
     _check_type(form)
     sizes, branch = form.sizes, form.branch
-    if isinstance(form, DeployedDCDConv2d):
+    if form.has_input_scale:
+        raise UnsupportedError("DCD that scales its input")
+    if isinstance(form, DeployedDCDConv):
+        if form.dims != 2 or form.transposed:
+            raise UnsupportedError("convolutions have a native form only in two dimensions, and not transposed")
         depthwise = sizes.form == "depthwise" and form.groups == form.out_channels
         if not depthwise and (sizes.form != "channel" or sizes.blocks != 1 or form.groups != 1):
             raise UnsupportedError(f"DCD of form {sizes.form!r} with {sizes.blocks} block(s) and groups={form.groups}")

@@ -1,4 +1,7 @@
-"""The context of a dynamic branch: the input averaged over all pixels or over each cell of a 2 x 2 grid."""
+"""The context of a dynamic branch: the input averaged over all pixels or over each cell of a grid."""
+
+import itertools
+import math
 
 import torch
 from torch import Tensor
@@ -7,32 +10,33 @@ from dynaconv.ops.exporting import is_exporting
 
 
 def pool_context(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """Average ``x`` over a grid of ``size`` x ``size`` cells, summing in ``dtype``.
+    """Average ``x`` over a grid of ``size`` cells along each spatial axis, summing in ``dtype``.
 
-    The cells are those of `torch.nn.functional.adaptive_avg_pool2d`: if the height or width is odd, neighbouring cells
-    of a 2 x 2 grid share the middle row or column. ``x`` is not copied to a wider dtype.
+    The cells are those of `torch.nn.functional.adaptive_avg_pool2d`: if an axis has odd length, neighbouring cells of a
+    grid of two share its middle. ``x`` is not copied to a wider dtype.
 
     Args:
-        x: Input, ``(B, C, H, W)``.
+        x: Input, ``(B, C, *sizes)``.
         size: Number of cells along each axis, 1 or 2.
         dtype: Dtype of the sums and the result; float32 prevents overflow of half-precision inputs.
 
     Returns:
-        ``(B, C * size**2)``; for ``size=2`` the four cells of a channel are adjacent, in row-major order.
+        ``(B, C * size**dims)``; for ``size=2`` the cells of a channel are adjacent, in row-major order.
     """
     if size == 1:
         return _mean(x, dtype)
-    rows, columns = _halves(x.shape[2]), _halves(x.shape[3])
-    cells = [_mean(x[:, :, top:bottom, left:right], dtype) for top, bottom in rows for left, right in columns]
+    grid = itertools.product(*map(_halves, x.shape[2:]))
+    cells = [_mean(x[:, :, *(slice(*side) for side in sides)], dtype) for sides in grid]
     return torch.stack(cells, dim=2).flatten(1)
 
 
 def _mean(x: Tensor, dtype: torch.dtype) -> Tensor:
+    axes = tuple(range(2, x.dim()))
     if not torch.is_grad_enabled() or is_exporting():
-        return x.mean((2, 3), dtype=dtype)
+        return x.mean(axes, dtype=dtype)
     # The gradient of `sum` is a view that takes no memory, and the accumulated gradient of ``x`` keeps the memory
     # format of ``x``. The gradient of `mean` is a new tensor as large as ``x`` that is never channels_last.
-    return x.sum((2, 3), dtype=dtype) / (x.shape[2] * x.shape[3])
+    return x.sum(axes, dtype=dtype) / math.prod(x.shape[2:])
 
 
 def _halves(size: int) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.families import Family
-from dynaconv.families.contract.convolution import CONV2D_ARGUMENTS, DynamicConvolution
-from dynaconv.families.contract.deployed import DeployedConv2d
-from dynaconv.testing.cases import Case, cases, images
+from dynaconv.families.contract.convolution import CHANNELS_LAST, DynamicConvolution, conv_arguments
+from dynaconv.families.contract.deployed import DeployedConv
+from dynaconv.families.contract.static import STATIC_CLASSES
+from dynaconv.ops import over_pixels
+from dynaconv.testing.cases import Case, cases
 from dynaconv.testing.tolerance import assert_close, assert_close_to_scale
 
 Check = Callable[[Case], None]
@@ -52,14 +54,13 @@ def value_and_gradients(output: Tensor, inputs: Sequence[Tensor]) -> tuple[Tenso
 
 
 def convolve_each(layer: DynamicConvolution, x: Tensor) -> Tensor:
-    """Convolve each sample of ``x`` by `torch.nn.Conv2d` with its own kernel and bias."""
+    """Convolve each sample of ``x`` by torch's convolution with its own kernel and bias."""
     kernels, biases = layer.kernel(x), layer.sample_bias(x)
-    arguments = {name: getattr(layer, name) for name in CONV2D_ARGUMENTS}
-    static = nn.Conv2d(**arguments, bias=False, dtype=x.dtype)
+    static: Any = STATIC_CLASSES[layer.dims, layer.transposed](**conv_arguments(layer), bias=False, dtype=x.dtype)
     outs = []
     for sample in range(x.shape[0]):
         out = torch.func.functional_call(static, {"weight": kernels[sample]}, (x[sample : sample + 1],))
-        outs.append(out if biases is None else out + biases[sample][:, None, None])
+        outs.append(out if biases is None else out + over_pixels(biases[sample], layer.dims))
     return torch.cat(outs)
 
 
@@ -67,7 +68,7 @@ def convolve_each(layer: DynamicConvolution, x: Tensor) -> Tensor:
 def forward_is_convolution_with_each_samples_kernel(case: Case) -> None:
     """Every algorithm gives the output and gradients of a convolution with each sample's kernel, in float64."""
     for algorithm in case.algorithms:
-        layer, x = case.ready(algorithm=algorithm), images().requires_grad_()
+        layer, x = case.ready(algorithm=algorithm), case.images().requires_grad_()
         leaves = [x, *layer.parameters()]
         want = value_and_gradients(convolve_each(layer, x), leaves)
         assert_close(value_and_gradients(layer(x), leaves), want, message=algorithm)
@@ -78,7 +79,7 @@ def kernel_exists_in_train_mode(case: Case) -> None:
     """In train mode, the layer applies the kernel that `kernel` returns, unless it uses batch statistics."""
     if case.uses_batch_statistics:
         return
-    layer, x = case.ready().train(), images()
+    layer, x = case.ready().train(), case.images()
     # Computed before the forward pass, which may update running statistics.
     want = convolve_each(layer, x)
     assert_close(layer(x), want)
@@ -88,7 +89,7 @@ def kernel_exists_in_train_mode(case: Case) -> None:
 def batch_equals_single_samples(case: Case) -> None:
     """In eval mode, a batch gives the same outputs as its samples one by one."""
     for algorithm in case.algorithms:
-        layer, x = case.ready(algorithm=algorithm), images()
+        layer, x = case.ready(algorithm=algorithm), case.images()
         each = torch.cat([layer(x[i : i + 1]) for i in range(3)])
         assert_close(layer(x), each, message=algorithm)
 
@@ -96,18 +97,17 @@ def batch_equals_single_samples(case: Case) -> None:
 @_check
 def kernels_differ_between_inputs(case: Case) -> None:
     """Different inputs give different kernels; otherwise the layer would be static."""
-    assert any(not torch.allclose(a, b) for a, b in pairwise(case.ready().kernel(images())))
+    assert any(not torch.allclose(a, b) for a, b in pairwise(case.ready().kernel(case.images())))
 
 
 @_check
-def shape_and_attributes_are_those_of_conv2d(case: Case) -> None:
-    """Output shape and attributes are those of `torch.nn.Conv2d`, whose state-dict keys are present."""
+def shape_and_attributes_are_those_of_torch(case: Case) -> None:
+    """Output shape and attributes are those of torch's convolution, whose state-dict keys are present."""
     layer, static = case.make(), case.static_twin()
-    assert layer(images(dtype=torch.float32)).shape == static(images(dtype=torch.float32)).shape
-    for attribute in CONV2D_ARGUMENTS:
-        assert getattr(layer, attribute) == getattr(static, attribute), attribute
+    assert layer(case.images(dtype=torch.float32)).shape == static(case.images(dtype=torch.float32)).shape
+    assert conv_arguments(layer) == conv_arguments(static)
     # A mixture stacks its kernels along a leading axis.
-    assert layer.weight.shape[-4:] == static.weight.shape
+    assert layer.weight.shape[-layer.dims - 2 :] == static.weight.shape
     assert set(static.state_dict()) <= set(layer.state_dict())
 
 
@@ -115,7 +115,7 @@ def shape_and_attributes_are_those_of_conv2d(case: Case) -> None:
 def every_parameter_gets_a_gradient(case: Case) -> None:
     """In train mode, every parameter has a gradient other than zero."""
     layer = case.ready().float().train()
-    layer(images(dtype=torch.float32)).square().sum().backward()
+    layer(case.images(dtype=torch.float32)).square().sum().backward()
     for key, parameter in layer.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.abs().max() > 0, key
@@ -132,7 +132,7 @@ def neutral_start_computes_the_static_convolution(case: Case) -> None:
         assert layer.is_neutral
         assert layer.training == training
         assert not layer.weight.requires_grad
-        x = images()
+        x = case.images()
         assert_close(layer(x), static(x))
 
 
@@ -140,7 +140,7 @@ def neutral_start_computes_the_static_convolution(case: Case) -> None:
 def neutral_start_can_move(case: Case) -> None:
     """A neutral layer has a gradient other than zero beyond its static kernel and bias."""
     layer = case.neutral(case.static_twin())
-    layer(images(dtype=torch.float32)).square().sum().backward()
+    layer(case.images(dtype=torch.float32)).square().sum().backward()
     moved = {key.split(".")[0] for key, p in layer.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert moved - {"weight", "bias"}
 
@@ -153,9 +153,10 @@ def one_sample_of_few_pixels(case: Case) -> None:
         reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         padding = layer.padding
         padded = isinstance(padding, str) or all(2 * p >= r - 1 for p, r in zip(padding, reach, strict=True))
+        padded = padded and not layer.transposed
         # Reflection padding must be smaller than the image.
         small = padded and layer.padding_mode == "zeros"
-        out = layer(images(1, (1, 1) if small else (reach[0], reach[1]), torch.float32))
+        out = layer(case.images(1, [1] * layer.dims if small else reach, torch.float32))
         assert out.isfinite().all()
         out.sum().backward()
 
@@ -163,10 +164,13 @@ def one_sample_of_few_pixels(case: Case) -> None:
 @_check
 def channels_last_gives_the_same(case: Case) -> None:
     """channels_last does not change the output in train or eval mode."""
+    if case.kind.dims == 1:
+        return
+    layout = CHANNELS_LAST[case.kind.dims]
     for training in (True, False):
-        layer, x = case.ready().train(training), images()
+        layer, x = case.ready().train(training), case.images()
         want = copy.deepcopy(layer)(x)
-        got = layer.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+        got = layer.to(memory_format=layout)(x.contiguous(memory_format=layout))
         assert_close(got, want)
 
 
@@ -175,7 +179,7 @@ def autocast_is_close_and_finite(case: Case) -> None:
     """Under autocast the output is close to that in float32, and the branch computes in float32."""
     for training in (True, False):
         for dtype in (torch.bfloat16, torch.float16):
-            layer, x = case.ready().float().train(training), images(4, dtype=torch.float32)
+            layer, x = case.ready().float().train(training), case.images(4, dtype=torch.float32)
             want = copy.deepcopy(layer)(x)
             with torch.autocast("cpu", dtype):
                 out, coefficients = layer(x), layer.coefficients(x)
@@ -190,7 +194,7 @@ def autocast_is_close_and_finite(case: Case) -> None:
 def layer_of_another_dtype(case: Case) -> None:
     """A layer that was cast to another dtype gives close outputs in that dtype."""
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
-        layer, x = case.make(), images(dtype=torch.float32)
+        layer, x = case.make(), case.images(dtype=torch.float32)
         want = copy.deepcopy(layer).eval()(x)
         got = layer.to(dtype).eval()(x.to(dtype))
         assert got.dtype == dtype
@@ -201,7 +205,7 @@ def layer_of_another_dtype(case: Case) -> None:
 @_check
 def meta_device(case: Case) -> None:
     """The forward pass and `kernel` work on the meta device."""
-    layer, x = case.make(device="meta"), images().to("meta", torch.float32)
+    layer, x = case.make(device="meta"), case.images().to("meta", torch.float32)
     assert layer(x).device.type == "meta"
     assert layer.eval().kernel(x).shape == (3, *case.static_twin().weight.shape)
 
@@ -209,7 +213,7 @@ def meta_device(case: Case) -> None:
 @_check
 def copies_and_state(case: Case) -> None:
     """Deep copies, pickles and state dicts give the same output."""
-    layer, x = case.ready(), images()
+    layer, x = case.ready(), case.images()
     want = layer(x)
     fresh = case.make(dtype=torch.float64).eval()
     fresh.load_state_dict(layer.state_dict())
@@ -224,7 +228,7 @@ def options_rebuild_the_layer(case: Case) -> None:
     """`config` alone rebuilds the layer, also after conversion to plain values."""
     layer = case.make()
     assert type(layer.config).from_dict(layer.config.to_dict()) == layer.config
-    again = case.family.layer.from_conv(case.static_twin(), **layer.config.changes())
+    again = case.kind.from_conv(case.static_twin(), **layer.config.changes())
     assert again.config == layer.config
     again.load_state_dict(layer.state_dict())
 
@@ -234,13 +238,13 @@ def empty_batch(case: Case) -> None:
     """Every algorithm accepts an empty batch."""
     for algorithm in case.algorithms:
         layer = case.ready(algorithm=algorithm)
-        assert layer(images(0)).shape == (0, *layer(images(1)).shape[1:])
+        assert layer(case.images(0)).shape == (0, *layer(case.images(1)).shape[1:])
 
 
 @_check
 def a_static_state_dict_loads_through_the_key_weight(case: Case) -> None:
     """With neutral coefficients, the layer then gives the output of the static layer."""
-    static, x = case.static_twin(dtype=torch.float64), images()
+    static, x = case.static_twin(dtype=torch.float64), case.images()
     layer = case.make(dtype=torch.float64).eval()
     missing, unexpected = layer.load_state_dict(static.state_dict(), strict=False)
     assert not unexpected
@@ -252,7 +256,7 @@ def a_static_state_dict_loads_through_the_key_weight(case: Case) -> None:
 @_check
 def looking_at_a_layer_leaves_it_as_it_was(case: Case) -> None:
     """Reading coefficients, kernels and biases does not change the state, also in train mode."""
-    layer, x = case.ready().train(), images()
+    layer, x = case.ready().train(), case.images()
     before = copy.deepcopy(layer.state_dict())
     layer.coefficients(x)
     if not case.uses_batch_statistics:
@@ -266,7 +270,7 @@ def looking_at_a_layer_leaves_it_as_it_was(case: Case) -> None:
 def costs_are_given_for_every_algorithm(case: Case) -> None:
     """`algorithm_costs`, by which ``auto`` chooses, has valid costs for every algorithm."""
     layer = case.make(device="meta")
-    costs = layer.algorithm_costs((2, layer.in_channels, 9, 7))
+    costs = layer.algorithm_costs(tuple(case.images(2).shape))
     assert tuple(costs) == layer.algorithms
     assert all(cost.multiply_adds > 0 and cost.moved >= 0 and cost.calls > 0 for cost in costs.values())
 
@@ -274,7 +278,7 @@ def costs_are_given_for_every_algorithm(case: Case) -> None:
 @_check
 def coefficients_are_described(case: Case) -> None:
     """The family describes every coefficient, for tables and figures."""
-    parts = case.ready().coefficients(images())._asdict()
+    parts = case.ready().coefficients(case.images())._asdict()
     assert {name for name, value in parts.items() if value is not None} <= case.family.coefficients.keys()
 
 
@@ -284,16 +288,16 @@ def export_keeps_the_batch_free(case: Case) -> None:
     layer = case.ready()
     batch = torch.export.Dim("batch", min=1, max=64)
     for module in (layer, layer.deployed()):
-        program = torch.export.export(module, (images(3),), dynamic_shapes=({0: batch},)).module()
+        program = torch.export.export(module, (case.images(3),), dynamic_shapes=({0: batch},)).module()
         for size in (1, 2, 5):
-            x = images(size)
+            x = case.images(size)
             assert_close(program(x), layer(x))
 
 
 @_check
 def torch_fx_takes_it_for_one_operation(case: Case) -> None:
     """`torch.fx` traces a network that contains the layer or its deployed form."""
-    layer, x = case.ready(), images()
+    layer, x = case.ready(), case.images()
     for module in (layer, layer.deployed()):
         traced = torch.fx.symbolic_trace(nn.Sequential(module, nn.ReLU()))
         assert_close(traced(x), layer(x).relu())
@@ -302,10 +306,10 @@ def torch_fx_takes_it_for_one_operation(case: Case) -> None:
 @_check
 def deployed_form_computes_the_same(case: Case) -> None:
     """All algorithms and kernels of the form give the layer's output. It has no batch norm; the layer is unchanged."""
-    layer, x = case.ready(), images()
+    layer, x = case.ready(), case.images()
     want, before = layer(x), copy.deepcopy(layer.state_dict())
     form: Any = layer.deployed()
-    assert isinstance(form, DeployedConv2d)
+    assert isinstance(form, DeployedConv)
     assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in form.modules())
     assert set(layer.algorithms) <= set(form.algorithms)
     for algorithm in (*form.algorithms, "auto"):
@@ -313,14 +317,13 @@ def deployed_form_computes_the_same(case: Case) -> None:
         assert_close(form(x), want, message=algorithm)
     assert_close(convolve_each(form, x), want)
     torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
-    for attribute in CONV2D_ARGUMENTS:
-        assert getattr(form, attribute) == getattr(layer, attribute), attribute
+    assert conv_arguments(form) == conv_arguments(layer)
 
 
 @_check
 def deployed_form_takes_in_a_norm(case: Case) -> None:
     """The form absorbs a norm twice, or raises ValueError and stays unchanged."""
-    layer, x = case.ready(), images()
+    layer, x = case.ready(), case.images()
     form: Any = layer.deployed()
     want, before = layer(x), copy.deepcopy(form.state_dict())
     generator = torch.Generator().manual_seed(2)
@@ -334,7 +337,7 @@ def deployed_form_takes_in_a_norm(case: Case) -> None:
         except ValueError:
             torch.testing.assert_close(form.state_dict(), before, rtol=0, atol=0)
             return
-        want = want * scale[:, None, None] + shift[:, None, None]
+        want = want * over_pixels(scale, layer.dims) + over_pixels(shift, layer.dims)
         for algorithm in (*form.algorithms, "auto"):
             form.algorithm = algorithm
             assert_close(form(x), want, message=algorithm)
@@ -344,9 +347,11 @@ def deployed_form_takes_in_a_norm(case: Case) -> None:
 @_check
 def deployed_form_keeps_type_layout_and_state(case: Case) -> None:
     """The form keeps dtype and memory format; copies, pickles and state dicts give the same output."""
-    layer, x = case.ready().float().to(memory_format=torch.channels_last), images(dtype=torch.float32)
+    layer, x = case.ready().float(), case.images(dtype=torch.float32)
+    if layer.dims > 1:
+        layer.to(memory_format=CHANNELS_LAST[layer.dims])
     form: Any = layer.deployed()
-    assert form.weight.stride() == layer.weight.stride()
+    assert form.weight.stride() == layer.conv_weight.stride()
     assert all(p.dtype == torch.float32 and not p.requires_grad and p.is_leaf for p in form.parameters())
     assert not any(module.training for module in form.modules())
     again: Any = case.ready().float().deployed()

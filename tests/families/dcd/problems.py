@@ -27,6 +27,7 @@ class Problem:
     latent_taps: int
     scaled: bool
     residual: bool
+    input_scaled: bool
     seed: int
 
     def tensors(self) -> dict[str, Tensor]:
@@ -45,6 +46,8 @@ class Problem:
         }
         if self.scaled:
             shapes["scale"] = (self.batch, self.out_channels)
+        if self.input_scaled:
+            shapes["input_scale"] = (self.batch, self.in_channels)
         if self.residual:
             shapes["fusion"] = (self.batch, *fusion)
             shapes["p"] = (self.out_channels, latent)
@@ -77,7 +80,8 @@ def problems(draw: Any, form: DCDForm, max_batch: int = 4) -> Problem:
         groups = draw(st.integers(1, 3))
         blocks = groups * draw(st.integers(1, 3))
         in_channels, out_channels = blocks * draw(st.integers(1, 4)), blocks * draw(st.integers(1, 4))
-    variant = draw(st.sampled_from([(True, True), (False, True), (True, False)]))
+    variants = [(True, True, False), (False, True, False), (True, False, False), (False, False, True)]
+    variant = draw(st.sampled_from([*variants, (True, True, True)]))
     return Problem(
         form=form,
         geometry=Geometry(kernel, stride, padding, dilation, groups),
@@ -90,5 +94,6 @@ def problems(draw: Any, form: DCDForm, max_batch: int = 4) -> Problem:
         latent_taps=draw(st.integers(1, kernel[0] * kernel[1])),
         scaled=variant[0],
         residual=variant[1],
+        input_scaled=variant[2],
         seed=draw(st.integers(0, 2**20)),
     )

@@ -73,7 +73,7 @@ def test_gradients_equal_finite_differences(form: Any, algorithm: str, data: st.
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_channels_last_gives_the_same(algorithm: str) -> None:
-    problem = Problem("channel", Geometry((3, 3), (2, 1), (1, 1)), 3, 6, 8, (7, 5), 1, 3, 1, True, True, 0)
+    problem = Problem("channel", Geometry((3, 3), (2, 1), (1, 1)), 3, 6, 8, (7, 5), 1, 3, 1, True, True, False, 0)
     tensors = problem.tensors()
     factors = problem.factors(tensors)
     want = reference_dcd(tensors["x"], factors, problem.geometry)
@@ -82,7 +82,7 @@ def test_channels_last_gives_the_same(algorithm: str) -> None:
 
 
 def test_pointwise_keeps_channels_last() -> None:
-    problem = Problem("channel", Geometry((1, 1)), 3, 6, 8, (7, 5), 1, 3, 1, True, True, 0)
+    problem = Problem("channel", Geometry((1, 1)), 3, 6, 8, (7, 5), 1, 3, 1, True, True, False, 0)
     tensors = problem.tensors()
     x = tensors["x"].contiguous(memory_format=torch.channels_last)
     for algorithm in (kernel_dcd, factored_dcd):
@@ -93,7 +93,7 @@ def test_pointwise_keeps_channels_last() -> None:
 @pytest.mark.parametrize(("groups", "blocks", "stride", "dilation"), [(1, 1, 1, 1), (1, 2, 2, 1), (2, 4, 1, 2)])
 def test_normalised_form_equals_reference(groups: int, blocks: int, stride: int, dilation: int) -> None:
     geometry = Geometry((3, 3), (stride, stride), (dilation, dilation), (dilation, dilation), groups)
-    tensors = Problem("channel", geometry, 3, 8, 12, (7, 5), blocks, 2, 1, True, True, 0).tensors()
+    tensors = Problem("channel", geometry, 3, 8, 12, (7, 5), blocks, 2, 1, True, True, False, 0).tensors()
     leaves, factors = list(tensors.values()), DCDFactors("channel", **{k: t for k, t in tensors.items() if k != "x"})
 
     def norm(z: Tensor) -> Tensor:

@@ -1,14 +1,16 @@
 """The published layers' stored outputs and gradients."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from dynaconv import published_layer
 from dynaconv.families import DCDConv2d, DCDLinear
-from dynaconv.families.dcd.published import PublishedStyle, published_dcd_options, published_layer_state
+from dynaconv.families.dcd.published import published_layer_state
 from tests.helpers import TOLERANCE
 
 FILES = sorted((Path(__file__).parents[2] / "golden").glob("dcd_*.safetensors"))
@@ -21,19 +23,11 @@ def load(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         return file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
 
 
-def build(metadata: dict[str, str]) -> DCDConv2d | DCDLinear:
-    """The layer that a golden file describes."""
-    kind = metadata["kind"]
-    number = {key: int(value) for key, value in metadata.items() if value.isdigit()}
-    if "classifier" in kind:
-        sizes = number["in_features"], number["out_features"]
-        return DCDLinear(*sizes, **published_dcd_options("classifier", *sizes))
-    styles: dict[str, PublishedStyle] = {"ResNet-18": "basic", "ResNet-50": "bottleneck", "MobileNetV2": "mobilenet"}
-    style = next(style for name, style in styles.items() if name in kind)
-    sizes = number["in_channels"], number["out_channels"]
-    options = published_dcd_options(style, *sizes, fc_squeeze=number.get("fc_squeeze", 16))
-    geometry = number.get("kernel_size", 1), number.get("stride", 1), number.get("padding", 0)
-    return DCDConv2d(*sizes, *geometry, bias=False, **options)
+def golden_layer(family: str, path: Path) -> tuple[Any, dict[str, Tensor]]:
+    """The layer with the weights of a golden file, and the file's tensors."""
+    metadata, tensors = load(path)
+    state = {key.removeprefix("state."): tensor for key, tensor in tensors.items() if key.startswith("state.")}
+    return published_layer(family, state, **metadata), tensors
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -47,18 +41,15 @@ def test_there_are_seven_cases() -> None:
 @pytest.mark.parametrize("algorithm", ["auto", "kernel", "factored"])
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_eval_output(path: Path, algorithm: str) -> None:
-    metadata, tensors = load(path)
-    layer = build(metadata).eval()
-    layer.load_state_dict(part(tensors, "state."))
-    layer.algorithm = algorithm
+    layer, tensors = golden_layer("dcd", path)
+    layer.eval().algorithm = algorithm
     torch.testing.assert_close(layer(tensors["input"]), tensors["output_eval"], **TOLERANCE["golden"])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_train_output_and_gradients(path: Path) -> None:
-    metadata, tensors = load(path)
-    layer = build(metadata).train()
-    layer.load_state_dict(part(tensors, "state."))
+    layer, tensors = golden_layer("dcd", path)
+    assert layer.training
     output, got = run(layer, tensors, torch.float32)
     torch.testing.assert_close(output, tensors["output_train"], **TOLERANCE["golden"])
     want = {"input": tensors["grad_input"], **part(tensors, "grad.")}

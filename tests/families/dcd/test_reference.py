@@ -81,6 +81,14 @@ def test_depthwise_by_hand() -> None:
     assert torch.equal(kernel[:, 0, 0], torch.tensor([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0]]))
 
 
+def test_input_scale_multiplies_the_columns_of_each_group() -> None:
+    weight = torch.arange(1.0, 9.0).reshape(4, 2, 1, 1)
+    factors = DCDFactors("channel", weight, input_scale=torch.tensor([[1.0, 10.0, 100.0, 1000.0]]))
+    kernel = reference_dcd_kernel(factors, Geometry((1, 1), groups=2), 0)
+    want = [[1.0, 20.0], [3.0, 40.0], [500.0, 6000.0], [700.0, 8000.0]]
+    assert torch.equal(kernel[:, :, 0, 0], torch.tensor(want))
+
+
 def test_fixed_norms_fold_into_phi() -> None:
     geometry = Geometry((3, 3), (2, 2), (1, 1), (1, 1), 2)
     x, weight, scale, fusion, p, q, s1, t1, s2, t2 = seeded_tensors(

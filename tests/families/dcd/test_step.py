@@ -36,7 +36,8 @@ def step(algorithm: str, x: Tensor, factors: DCDFactors, geometry: Geometry = PO
 def problem(
     batch: int = 3, channels: tuple[int, int] = (6, 8), size: tuple[int, int] = (7, 5), **changes: Any
 ) -> Problem:
-    sizes = {"blocks": 1, "latent_dim": 3, "latent_taps": 1, "scaled": True, "residual": True, "seed": 0}
+    sizes = {"blocks": 1, "latent_dim": 3, "latent_taps": 1, "scaled": True, "residual": True}
+    sizes |= {"input_scaled": False, "seed": 0}
     return Problem("channel", changes.pop("geometry", POINT), batch, *channels, size, **{**sizes, **changes})
 
 

@@ -6,33 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from dynaconv.families import ODConv2d
 from dynaconv.families.odconv.published import published_odconv_state
-from tests.families.dcd.test_golden import load
+from tests.families.dcd.test_golden import golden_layer
 from tests.helpers import TOLERANCE
 from tests.messages import refuses
 
 FILES = sorted((Path(__file__).parents[2] / "golden").glob("odconv_*.safetensors"))
-
-
-def build(metadata: dict[str, str], tensors: dict[str, Tensor], algorithm: str) -> ODConv2d:
-    """The layer that a golden file describes, with its weights."""
-    number = {key: int(value) for key, value in metadata.items() if value.isdigit()}
-    layer = ODConv2d(
-        number["in_channels"],
-        number["out_channels"],
-        number["kernel_size"],
-        number.get("stride", 1),
-        number.get("padding", 0),
-        groups=number.get("groups", 1),
-        bias=False,
-        num_kernels=number["kernel_num"],
-        reduction=round(1 / float(metadata["reduction"])),
-        algorithm=algorithm,
-    )
-    missing, unexpected = layer.load_state_dict(part(tensors, "state."), strict=False)
-    assert (missing, unexpected) == (["temperature"], [])
-    return layer
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -46,8 +25,8 @@ def test_there_are_three_cases() -> None:
 @pytest.mark.parametrize("algorithm", ["auto", "kernel", "mixed", "grouped"])
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_eval_output(path: Path, algorithm: str) -> None:
-    metadata, tensors = load(path)
-    layer = build(metadata, tensors, algorithm).eval()
+    layer, tensors = golden_layer("odconv", path)
+    layer.eval().algorithm = algorithm
     torch.testing.assert_close(layer(tensors["input"]), tensors["output_eval"], **TOLERANCE["golden"])
 
 
@@ -55,8 +34,8 @@ def test_eval_output(path: Path, algorithm: str) -> None:
 @pytest.mark.parametrize("algorithm", ["auto", "kernel", "mixed", "grouped"])
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_train_output_and_gradients(path: Path, algorithm: str, dtype: torch.dtype) -> None:
-    metadata, tensors = load(path)
-    layer = build(metadata, tensors, algorithm).to(dtype).train()
+    layer, tensors = golden_layer("odconv", path)
+    layer.to(dtype).algorithm = algorithm
     x = tensors["input"].to(dtype).requires_grad_()
     output = layer(x)
     torch.testing.assert_close(output.float(), tensors["output_train"], **TOLERANCE["golden"])

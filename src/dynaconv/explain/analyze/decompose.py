@@ -19,7 +19,7 @@ from dynaconv.explain.decomposition_spectrum import (
 )
 from dynaconv.explain.mixtures import as_matrices, matrix_groups
 from dynaconv.explain.statistics import NetworkStatistics
-from dynaconv.families import KernelMixture2d
+from dynaconv.families import KernelMixture
 from dynaconv.families.dcd import default_latent_dim
 
 FIT_SAMPLES = 256
@@ -118,12 +118,14 @@ def decompose(model: nn.Module, statistics: NetworkStatistics) -> tuple[LayerDec
     decompositions = []
     for entry in statistics.layers:
         layer = model.get_submodule(entry.name)
-        if isinstance(layer, KernelMixture2d) and layer.num_kernels > 1 and entry.samples is not None:
+        if not isinstance(layer, KernelMixture) or layer.residual:
+            continue
+        if layer.num_kernels > 1 and entry.samples is not None:
             decompositions.append(_decomposition(entry.name, layer, entry.samples))
     return tuple(decompositions)
 
 
-def _decomposition(name: str, layer: KernelMixture2d, attention: Tensor) -> LayerDecomposition:
+def _decomposition(name: str, layer: KernelMixture, attention: Tensor) -> LayerDecomposition:
     kernels = layer.weight.detach().cpu()
     groups = matrix_groups(layer)
     form = residual_form(kernels)

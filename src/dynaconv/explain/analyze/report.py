@@ -11,6 +11,7 @@ from dynaconv.explain.analyze.result import NetworkAnalysis
 from dynaconv.explain.analyze.text import depth_caption, introduction, suppression_results, usage_caption
 from dynaconv.explain.decomposition_figures import error_curve_figure, percent, residual_figure, spectrum_figure
 from dynaconv.explain.figures import class_coefficients
+from dynaconv.explain.freezing import HEADER as FREEZING_HEADER
 from dynaconv.explain.report import embedded_figure, render
 from dynaconv.explain.statistics_figures import coefficients_by_depth, kernel_usage, suppression_scatter
 from dynaconv.explain.statistics_table import HEADER, cells
@@ -50,6 +51,7 @@ def report_html(networks: Sequence[NetworkAnalysis], facts_of_run: Mapping[str, 
         networks=networks,
         summary=[row for row in summary if set(row[1:]) != {NOT_APPLICABLE}],
         statistics_header=HEADER,
+        freezing_header=FREEZING_HEADER,
         views=[_view(network) for network in networks],
         sentence_case=lambda title: title[0].upper() + title[1:] if len(networks) == 1 else title,
         fit_samples=FIT_SAMPLES,
@@ -80,6 +82,7 @@ def _view(network: NetworkAnalysis) -> dict[str, Any]:
         ),
         "shown": network.shown or shown.kind,
         "chance": f"{next(iter(shown.parts.values())).values.share_by_chance:.1%}",
+        "freezing": network.freezing.rows(),
         "decompositions": _decomposition_rows(network),
         "detail": network.detail,
     }

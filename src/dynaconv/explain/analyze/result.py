@@ -16,6 +16,7 @@ from dynaconv.explain.analyze.decompose import (
     mixture_detail,
 )
 from dynaconv.explain.figures import choose_layer
+from dynaconv.explain.freezing import FreezingRanking, rank_layers
 from dynaconv.explain.statistics import NetworkStatistics, collect_statistics
 from dynaconv.explain.suppression import NoFactorsError, Suppression, measure_suppression
 
@@ -35,6 +36,7 @@ class NetworkAnalysis:
         shown: Name of the layer in the figure of the classes.
         decompositions: Decompositions of the mixtures of kernels; empty for other families.
         detail: One of the mixtures in detail, or None.
+        freezing: Layers by what freezing each of them costs.
         suppression: Suppression measures, or None if no layer has factors.
         no_suppression: The reason why `suppression` is None; empty if it is not None.
     """
@@ -46,6 +48,7 @@ class NetworkAnalysis:
     shown: str
     decompositions: tuple[LayerDecomposition, ...]
     detail: MixtureDetail | None
+    freezing: FreezingRanking
     suppression: Suppression | None
     no_suppression: str
 
@@ -58,6 +61,7 @@ class NetworkAnalysis:
             "statistics": self.statistics.to_dict(),
             "decompositions": [layer.to_dict() for layer in self.decompositions],
             "detail": None if self.detail is None else self.detail.to_dict(),
+            "freezing": self.freezing.to_dict(),
             "suppression": None if self.suppression is None else self.suppression.to_dict(),
             "no_suppression": self.no_suppression or None,
         }
@@ -73,11 +77,12 @@ def analyze_network(
     accuracy: float,
     layer: str | None = None,
 ) -> NetworkAnalysis:
-    """Compute statistics, decompositions and suppression measures of a network on a data set.
+    """Compute statistics, decompositions, ranking and suppression measures of a network on a data set.
 
     Args:
         model: A network with dynamic layers, in float32.
-        batches: Pairs (images, classes). They are iterated twice, the second time for up to `GRADIENT_BATCHES` batches.
+        batches: Pairs (images, classes). They are iterated four times, the last time only for `GRADIENT_BATCHES`
+            batches.
         class_names: One name per class.
         title: Title of the network in the report.
         name: timm name of the network.
@@ -99,6 +104,7 @@ def analyze_network(
         attention = samples[chosen.name]
         assert attention is not None
         detail = mixture_detail(model, chosen, attention)
+    freezing = rank_layers(model, batches)
     suppression, reason = _suppression(model, batches, decompositions)
     return NetworkAnalysis(
         title=title,
@@ -108,6 +114,7 @@ def analyze_network(
         shown=shown,
         decompositions=decompositions,
         detail=detail,
+        freezing=freezing,
         suppression=suppression,
         no_suppression=reason,
     )

@@ -1,6 +1,14 @@
 """Family descriptor of CondConv."""
 
-from dynaconv.families.condconv.layer import CondConv2d
+from dynaconv.families.condconv.layer import (
+    CondConv1d,
+    CondConv2d,
+    CondConv3d,
+    CondConvTranspose1d,
+    CondConvTranspose2d,
+    CondConvTranspose3d,
+)
+from dynaconv.families.condconv.timm_blocks import adopt_condconv
 from dynaconv.families.family import Coefficient, Family
 
 CONDCONV = Family(
@@ -15,5 +23,7 @@ CONDCONV = Family(
   url       = {https://arxiv.org/abs/1904.04971}
 }""",
     layer=CondConv2d,
+    others=(CondConv1d, CondConv3d, CondConvTranspose1d, CondConvTranspose2d, CondConvTranspose3d),
     coefficients={"attention": Coefficient(symbol="π", role="mixing", act="weights each kernel", element="kernel")},
+    adopt=adopt_condconv,
 )

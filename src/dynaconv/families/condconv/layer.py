@@ -5,37 +5,68 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dynaconv.families.contract.base import (
+    DynamicConv1d,
+    DynamicConv2d,
+    DynamicConv3d,
+    DynamicConvTranspose1d,
+    DynamicConvTranspose2d,
+    DynamicConvTranspose3d,
+)
 from dynaconv.families.contract.branch import BranchLinear
 from dynaconv.families.contract.checks import check_positive
-from dynaconv.families.contract.config import LayerConfig
 from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, fold_context_norm
-from dynaconv.families.contract.mixture import MIXTURE_ALGORITHMS, DeployedMixture2d, KernelMixture2d
+from dynaconv.families.contract.mixture import DeployedMixture, KernelMixture, MixtureConfig
 from dynaconv.families.contract.options import option
 
 
 @dataclass(frozen=True, kw_only=True)
-class CondConvConfig(LayerConfig):
+class CondConvConfig(MixtureConfig):
     """Options of `CondConv2d`.
 
     Raises:
         ValueError: a field is out of range.
     """
 
-    _algorithms = MIXTURE_ALGORITHMS
-
     num_experts: int = option(8, "K, the number of kernels.")
-    algorithm: str = option(
-        "auto",
-        "``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all kernels, "
-        "``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost model.",
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive("num_experts", self.num_experts)
 
 
-class CondConv2d(KernelMixture2d):
+class _CondConv(KernelMixture):
+    """CondConv in any dimension."""
+
+    branch: BranchLinear
+
+    config_class = CondConvConfig
+
+    @staticmethod
+    def _kernel_count(config: CondConvConfig) -> int:
+        return config.num_experts
+
+    def _build(self, config: CondConvConfig, device: torch.device, dtype: torch.dtype) -> None:
+        super()._build(config, device, dtype)
+        self.branch = BranchLinear(self._branch_features, config.num_experts, None, device, dtype, bias=True)
+        self.neutral_gain = self.neutral_bias_gain = config.num_experts / 2
+
+    def _logits(self, context: Tensor) -> Tensor:
+        logits: Tensor = self.branch(context)
+        return logits
+
+    def _attention(self, logits: Tensor) -> Tensor:
+        return torch.sigmoid(logits)
+
+    def deployed(self) -> DeployedMixture:
+        """Return the deployed form, which computes the layer's function in eval mode."""
+        norm = self.context_norm
+        head = fold_context_norm(norm, AffineMap.of(self.branch))
+        branch = DeployedBranch({"attention": head}, normalise=isinstance(norm, nn.LayerNorm))
+        return DeployedMixture(self, branch, "sigmoid")
+
+
+class CondConv2d(_CondConv, DynamicConv2d):
     """A convolution with W(x) = sum_k sigmoid(r_k(x)) W_k and a bias mixed in the same way.
 
     The routing r(x) is a linear map with bias of the averaged input; each layer has its own. The weights are
@@ -51,29 +82,42 @@ class CondConv2d(KernelMixture2d):
     Reference: Yang et al., NeurIPS 2019, arXiv:1904.04971v3.
     """
 
-    branch: BranchLinear
 
-    config_class = CondConvConfig
+class CondConv1d(_CondConv, DynamicConv1d):
+    """`CondConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`.
 
-    @staticmethod
-    def _kernel_count(config: CondConvConfig) -> int:
-        return config.num_experts
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+    """
 
-    def _build(self, config: CondConvConfig, device: torch.device, dtype: torch.dtype) -> None:
-        super()._build(config, device, dtype)
-        self.branch = BranchLinear(self.in_channels, config.num_experts, None, device, dtype, bias=True)
-        self.neutral_gain = self.neutral_bias_gain = config.num_experts / 2
 
-    def _logits(self, context: Tensor) -> Tensor:
-        logits: Tensor = self.branch(context)
-        return logits
+class CondConv3d(_CondConv, DynamicConv3d):
+    """`CondConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`.
 
-    def _attention(self, logits: Tensor) -> Tensor:
-        return torch.sigmoid(logits)
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+    """
 
-    def deployed(self) -> DeployedMixture2d:
-        """Return the deployed form, which computes the layer's function in eval mode."""
-        norm = self.context_norm
-        head = fold_context_norm(norm, AffineMap.of(self.branch))
-        branch = DeployedBranch({"attention": head}, normalise=isinstance(norm, nn.LayerNorm))
-        return DeployedMixture2d(self, branch, "sigmoid")
+
+class CondConvTranspose1d(_CondConv, DynamicConvTranspose1d):
+    """`CondConv2d` as a transposed convolution in one dimension; takes the arguments of `torch.nn.ConvTranspose1d`.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+    """
+
+
+class CondConvTranspose2d(_CondConv, DynamicConvTranspose2d):
+    """`CondConv2d` as a transposed convolution in two dimensions; takes the arguments of `torch.nn.ConvTranspose2d`.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+    """
+
+
+class CondConvTranspose3d(_CondConv, DynamicConvTranspose3d):
+    """`CondConv2d` as a transposed convolution in three dimensions; takes the arguments of `torch.nn.ConvTranspose3d`.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+    """

@@ -4,14 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.families.contract.branch import context_dtype
-from dynaconv.ops import is_exporting
+from dynaconv.ops import is_exporting, over_pixels
 
 
 def add_bias(out: Tensor, bias: Tensor | None) -> Tensor:
-    """Add ``(B, C)`` or ``(C,)`` to an output ``(B, C, H, W)``, in its dtype; may change the output in place."""
+    """Add ``(B, C)`` or ``(C,)`` to an output ``(B, C, *sizes)``, in its dtype; may change the output in place."""
     if bias is None:
         return out
-    bias = bias.to(out.dtype)[..., None, None]
+    bias = over_pixels(bias.to(out.dtype), out.dim() - 2)
     # Adding in place saves memory, but only if no gradient is recorded: matrix products return views, which autograd
     # copies for an in-place operation.
     recorded = torch.is_grad_enabled() and (out.requires_grad or bias.requires_grad)

@@ -3,19 +3,27 @@
 import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from dynaconv.families.contract.checks import check_real
 from dynaconv.families.contract.config import LayerConfig
-from dynaconv.families.contract.convolution import DynamicConvolution, PaddingMode, conv_arguments
+from dynaconv.families.contract.convolution import (
+    CHANNELS_LAST,
+    DynamicConvolution,
+    PaddingMode,
+    conv_arguments,
+    is_channels_last,
+)
 from dynaconv.families.contract.deployed import DeployedLayer
-from dynaconv.families.contract.operator import STATIC_AXES, DynamicOperator
+from dynaconv.families.contract.operator import STATIC_KEYS, DynamicOperator
 from dynaconv.families.contract.options import describe
-from dynaconv.families.contract.static import check_static, copy_hooks_and_attributes
+from dynaconv.families.contract.static import STATIC_CLASSES, check_static, copy_hooks_and_attributes
+
+Static = TypeVar("Static", bound=nn.Module)
 
 
 class DynamicLayer(DynamicOperator):
@@ -67,6 +75,17 @@ class DynamicLayer(DynamicOperator):
         """
         raise NotImplementedError(f"{type(self).__name__} has no deployed form.")
 
+    @abstractmethod
+    def static_with(self, weight: Tensor, bias: Tensor | None) -> Any:
+        """Return the static counterpart of the layer, with copies of ``weight`` and ``bias``.
+
+        It has the layer's arguments, `requires_grad`, dtype, device, memory format, mode and hooks.
+
+        Args:
+            weight: Kernel, with the shape of one sample's `kernel`.
+            bias: ``(C_out,)`` or None.
+        """
+
     def _reset_branch(self) -> None:
         """Initialise the branch and reset the statistics of the context norm."""
         for module in (self.get_submodule("branch"), self.context_norm):
@@ -74,20 +93,23 @@ class DynamicLayer(DynamicOperator):
                 module.reset_parameters()  # type: ignore[operator]
 
 
-class DynamicConv2d(DynamicConvolution, DynamicLayer):
-    """A 2-D convolution whose kernel depends on its input; base of every family.
+class DynamicConv(DynamicConvolution, DynamicLayer):
+    """A convolution whose kernel depends on its input, in any dimension, also transposed; base of every family.
 
-    Constructor arguments and attributes are those of `torch.nn.Conv2d`. The static kernel is the parameter ``weight``,
-    ``(C_out, C_in / groups, k_h, k_w)``; a family that mixes K kernels stacks them there along a leading axis. A static
-    layer's state dict loads into both: with neutral coefficients, those of zero logits, the layer then has the static
-    kernel.
+    A family implements this class once. Its layers are subclasses that also inherit from one of `DynamicConv1d`,
+    `DynamicConv2d`, `DynamicConv3d`, `DynamicConvTranspose1d`, `DynamicConvTranspose2d` and `DynamicConvTranspose3d`.
+
+    Constructor arguments and attributes are those of the class of torch that `static_class` names. The static kernel is
+    the parameter ``weight``, ``(C_out, C_in / groups, *k)`` or, transposed, ``(C_in, C_out / groups, *k)``; a family
+    that mixes K kernels stacks them there along a leading axis. A static layer's state dict loads into both: with
+    neutral coefficients, those of zero logits, the layer then has the static kernel.
 
     `forward(x)` convolves each sample with its own `kernel(x)` and adds its `sample_bias(x)`, by the algorithm that is
     set; ``auto`` chooses the cheapest one.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
-            As for `torch.nn.Conv2d`.
+            As for the class of torch.
         options: Options of the family: the fields of `config_class`.
 
     Raises:
@@ -97,6 +119,7 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
 
     branch: Any
     """Maps the context to the logits of the coefficients; zero logits give neutral coefficients."""
+    transposed = False
     neutral_gain: float = 1.0
     """Factor of neutral coefficients on the kernel, or on the mean of the K kernels."""
     neutral_bias_gain: float = 1.0
@@ -106,10 +129,10 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: PaddingMode = "zeros",
@@ -118,17 +141,34 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
         **options: Any,
     ) -> None:
         super().__init__()
-        self._config = config = self._make_config(options)
+        self._config = self._make_config(options)
         self._set_arguments(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        self._make_parameters(bias, device, dtype)
+
+    def _make_parameters(self, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        """Create and initialise every part of a layer whose arguments and config are set."""
+        config = self._config
         kernels, biases = self._leading_shapes(config)
-        shape = (*kernels, out_channels, in_channels // groups, *self.kernel_size)
+        rows, columns = (
+            (self.in_channels, self.out_channels) if self.transposed else (self.out_channels, self.in_channels)
+        )
+        shape = (*kernels, rows, columns // self.groups, *self.kernel_size)
         self.weight = nn.Parameter(check_real(torch.empty(shape, device=device, dtype=dtype)))
         if bias:
-            self.bias = nn.Parameter(torch.empty((*biases, out_channels), device=device, dtype=dtype))
+            self.bias = nn.Parameter(torch.empty((*biases, self.out_channels), device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
         self._build(config, self.weight.device, self.weight.dtype)
         self.reset_parameters()
+
+    @classmethod
+    def static_class(cls) -> type[Any]:
+        """Return the class of torch's convolutions that has this dimension: what `from_conv` takes."""
+        return STATIC_CLASSES[cls.dims, cls.transposed]
+
+    def static_axes(self, name: str) -> int:
+        """Return the number of axes of the static ``weight`` or ``bias``."""
+        return self.dims + 2 if name == "weight" else 1
 
     def _leading_shapes(self, config: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the leading axes of ``weight`` and ``bias``: ``(K,)`` if the family mixes K of them, else ``()``."""
@@ -152,7 +192,7 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
         """Whether the coefficients are neutral for every input, so that the layer is a static convolution."""
         return bool(self.branch.is_neutral)
 
-    def static_conv(self) -> nn.Conv2d:
+    def static_conv(self) -> Any:
         """Return the static convolution that this layer computes while its coefficients are neutral.
 
         It has new parameters, and the layer's `requires_grad`, dtype, device, memory format and mode.
@@ -162,32 +202,33 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
         """
         if not self.is_neutral:
             raise RuntimeError(f"this {type(self).__name__} is not neutral: its kernel depends on the input.")
-        conv = nn.Conv2d(
-            **conv_arguments(self), bias=self.bias is not None, device=self.weight.device, dtype=self.weight.dtype
+        return self.static_with(self._neutral("weight"), None if self.bias is None else self._neutral("bias"))
+
+    def _neutral(self, name: str) -> Tensor:
+        """Return the static kernel or bias of neutral coefficients."""
+        own: Tensor = getattr(self, name)
+        gain = self.neutral_gain if name == "weight" else self.neutral_bias_gain
+        return (own.mean(0) if own.dim() > self.static_axes(name) else own) * gain
+
+    def static_with(self, weight: Tensor, bias: Tensor | None) -> Any:
+        """Return a static convolution with copies of ``weight`` and ``bias``, see `DynamicLayer.static_with`."""
+        conv = self.static_class()(
+            **conv_arguments(self), bias=bias is not None, device=self.weight.device, dtype=self.weight.dtype
         )
-        if is_channels_last(self.weight):
-            conv.to(memory_format=torch.channels_last)
-        gains = {"weight": self.neutral_gain, "bias": self.neutral_bias_gain}
-        with torch.no_grad():
-            for name, axes in STATIC_AXES.items():
-                own = getattr(self, name)
-                if own is not None:
-                    parameter = getattr(conv, name)
-                    parameter.copy_((own.mean(0) if own.dim() > axes else own) * gains[name])
-                    parameter.requires_grad_(own.requires_grad)
-        copy_hooks_and_attributes(self, conv)
-        return conv.train(self.training)
+        if is_channels_last(self.weight, self.dims):
+            conv.to(memory_format=CHANNELS_LAST[self.dims])
+        return fill_static(self, conv, weight, bias)
 
     @classmethod
-    def from_conv(cls, conv: nn.Conv2d, **hyperparameters: Any) -> Self:
+    def from_conv(cls, conv: Any, **hyperparameters: Any) -> Self:
         """Return a dynamic layer that computes the function of ``conv`` until it is trained.
 
         Args:
-            conv: Convolution whose arguments, weights, dtype, device and mode the layer takes over.
+            conv: A `static_class`, whose arguments, weights, dtype, device and mode the layer takes over.
             hyperparameters: Options of this class.
 
         Raises:
-            TypeError: ``conv`` is not a `torch.nn.Conv2d` or overrides its computation, or an option is unknown.
+            TypeError: ``conv`` is not a `static_class` or overrides its computation, or an option is unknown.
             ValueError: an option is invalid for the convolution.
         """
         layer = cls.like(conv, **hyperparameters)
@@ -195,7 +236,7 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
         return layer
 
     @classmethod
-    def fresh_like(cls, conv: nn.Conv2d, **hyperparameters: Any) -> Self:
+    def fresh_like(cls, conv: Any, **hyperparameters: Any) -> Self:
         """As `like`, for a network that is trained from scratch, with the effective learning rate of ``conv``.
 
         Assumes that a normalisation layer follows. The kernel's scale then does not change the output, but it sets the
@@ -203,30 +244,30 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
         large as ``conv``'s, which would divide the effective learning rate by 16 to 64 and by 4.
 
         Raises:
-            TypeError: ``conv`` is not a `torch.nn.Conv2d` or overrides its computation, or an option is unknown.
+            TypeError: ``conv`` is not a `static_class` or overrides its computation, or an option is unknown.
             ValueError: an option is invalid for the convolution.
         """
         layer = cls.like(conv, **hyperparameters)
         # With a gain above 1 (a sum of kernels), the sum is as large as `conv`'s kernel and changes with each term.
         if layer.neutral_gain < 1:
             with torch.no_grad():
-                stacked = layer.weight.dim() > STATIC_AXES["weight"]
+                stacked = layer.weight.dim() > layer.static_axes("weight")
                 mean = layer.weight.mean(0) if stacked else layer.weight
                 layer.weight.sub_((1 - layer.neutral_gain) * mean)
         return layer
 
     @classmethod
-    def like(cls, conv: nn.Conv2d, **hyperparameters: Any) -> Self:
+    def like(cls, conv: Any, **hyperparameters: Any) -> Self:
         """Return a layer with ``conv``'s arguments, weights, dtype, device and mode, and a new dynamic part.
 
         Mixed kernels keep the differences of newly initialised ones; their mean is set such that neutral coefficients
         give ``conv``'s kernel.
 
         Raises:
-            TypeError: ``conv`` is not a `torch.nn.Conv2d` or overrides its computation, or an option is unknown.
+            TypeError: ``conv`` is not a `static_class` or overrides its computation, or an option is unknown.
             ValueError: an option is invalid for the convolution.
         """
-        check_static(conv, nn.Conv2d, f"{cls.__name__}.from_conv")
+        check_static(conv, cls.static_class(), f"{cls.__name__}.from_conv")
         weight = conv.weight
         layer = cls(
             **conv_arguments(conv),
@@ -235,8 +276,8 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
             dtype=weight.dtype,
             **hyperparameters,
         )
-        if is_channels_last(conv.weight):
-            layer.to(memory_format=torch.channels_last)
+        if is_channels_last(conv.weight, cls.dims):
+            layer.to(memory_format=CHANNELS_LAST[cls.dims])
         adopt_static(layer, conv)
         copy_hooks_and_attributes(conv, layer)
         return layer
@@ -254,16 +295,21 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
         if own.is_meta:
             own = torch.empty_like(own, device=static.device)
             self._draw(name, own)
+        return self._around(mean, own)
+
+    def _around(self, mean: Tensor, own: Tensor) -> Tensor:
+        """Return the stacked kernels or biases ``own`` with another mean."""
         return mean + (own - own.mean(0)).to(mean.device)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
     ) -> None:
         given = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
-        if given.keys() <= STATIC_AXES.keys():
+        if given.keys() <= set(STATIC_KEYS):
             for name, value in given.items():
                 own = getattr(self, name)
-                fits = isinstance(value, Tensor) and own is not None and value.shape == own.shape[-STATIC_AXES[name] :]
+                shape = None if own is None else own.shape[-self.static_axes(name) :]
+                fits = isinstance(value, Tensor) and value.shape == shape
                 if fits:
                     ours = self._from_static(name, value)
                     assigned = local_metadata.get("assign_to_params_buffers", False)
@@ -272,8 +318,8 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def each(tensor: Tensor) -> Tensor:
-            # `Module.to` refuses channels_last for 5-D tensors; flattened, K kernels are a 4-D kernel.
-            if tensor.dim() == 5 and type(tensor.data) is Tensor:
+            # `Module.to` chooses a memory format by the number of axes; flattened, K kernels have those of one kernel.
+            if tensor.dim() == self.dims + 3 and type(tensor.data) is Tensor:
                 return fn(tensor.flatten(0, 1)).reshape(tensor.shape)
             return fn(tensor)
 
@@ -281,32 +327,103 @@ class DynamicConv2d(DynamicConvolution, DynamicLayer):
         return self
 
     def _reset_static(self) -> None:
-        """Initialise weight and bias, or each of the K, as `torch.nn.Conv2d` does."""
+        """Initialise weight and bias, or each of the K, as `static_class` does."""
         self._draw("weight", self.weight)
         if self.bias is not None:
             self._draw("bias", self.bias)
 
     def _draw(self, name: str, into: Tensor) -> None:
         if name == "weight":
-            kernels: Any = into if into.dim() == 5 else (into,)
+            kernels: Any = into if into.dim() > self.static_axes(name) else (into,)
             for kernel in kernels:
                 nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
         else:
-            bound = 1 / math.sqrt(math.prod(self.weight.shape[-3:]))
+            bound = 1 / math.sqrt(math.prod(self.weight.shape[-self.dims - 1 :]))
             nn.init.uniform_(into, -bound, bound)
 
 
-def is_channels_last(weight: Tensor) -> bool:
-    """Whether a kernel, or each of K kernels, is stored in channels_last format, also for 1x1 kernels."""
-    return weight.shape[-3] > 1 and weight.stride()[-3] == 1 and weight.stride()[-1] == weight.shape[-3]
+class DynamicConv1d(DynamicConv):
+    """A dynamic convolution with the arguments of `torch.nn.Conv1d`."""
+
+    dims = 1
 
 
-def adopt_static(layer: nn.Module, static: nn.Conv2d | nn.Linear) -> None:
+class DynamicConv2d(DynamicConv):
+    """A dynamic convolution with the arguments of `torch.nn.Conv2d`."""
+
+    dims = 2
+
+
+class DynamicConv3d(DynamicConv):
+    """A dynamic convolution with the arguments of `torch.nn.Conv3d`."""
+
+    dims = 3
+
+
+class DynamicConvTranspose(DynamicConv):
+    """A dynamic transposed convolution; its arguments have torch's order, which differs from that of convolutions."""
+
+    transposed = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: Literal["zeros"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
+        DynamicLayer.__init__(self)
+        self._config = self._make_config(options)
+        arguments = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
+        self._set_arguments(*arguments, output_padding)
+        self._make_parameters(bias, device, dtype)
+
+
+class DynamicConvTranspose1d(DynamicConvTranspose):
+    """A dynamic convolution with the arguments of `torch.nn.ConvTranspose1d`."""
+
+    dims = 1
+
+
+class DynamicConvTranspose2d(DynamicConvTranspose):
+    """A dynamic convolution with the arguments of `torch.nn.ConvTranspose2d`."""
+
+    dims = 2
+
+
+class DynamicConvTranspose3d(DynamicConvTranspose):
+    """A dynamic convolution with the arguments of `torch.nn.ConvTranspose3d`."""
+
+    dims = 3
+
+
+def fill_static(layer: DynamicLayer, static: Static, weight: Tensor, bias: Tensor | None) -> Static:
+    """Copy weight and bias to ``static``, and `requires_grad`, mode, hooks and attributes of ``layer``."""
+    values = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    with torch.no_grad():
+        for name, value in values.items():
+            parameter, own = static.get_parameter(name), getattr(layer, name)
+            parameter.copy_(value)
+            parameter.requires_grad_((layer.weight if own is None else own).requires_grad)
+    copy_hooks_and_attributes(layer, static)
+    return static.train(layer.training)
+
+
+def adopt_static(layer: nn.Module, static: Any) -> None:
     """Copy weight, bias, `requires_grad` and train mode of ``static`` to a layer of the same sizes."""
     with torch.no_grad():
         for name in ("weight", "bias"):
             mine, theirs = getattr(layer, name), getattr(static, name)
             if theirs is not None:
-                mine.copy_(layer._from_static(name, theirs) if isinstance(layer, DynamicConv2d) else theirs)
+                mine.copy_(layer._from_static(name, theirs) if isinstance(layer, DynamicConv) else theirs)
                 mine.requires_grad_(theirs.requires_grad)
     layer.train(static.training)

@@ -55,15 +55,6 @@ def check_divides(name: str, value: int, channels_name: str, channels: int) -> N
         raise ValueError(f"{name}={value} does not divide {channels_name}={channels}; use one of {divisors}.")
 
 
-def pair(name: str, value: int | tuple[int, int], minimum: int = 1) -> tuple[int, int]:
-    """Return ``value`` as two ints of at least ``minimum``, else raise ValueError."""
-    values = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    numbers = [number for number in map(as_int, values) if number is not None and number >= minimum]
-    if len(values) != 2 or len(numbers) != 2:
-        raise ValueError(f"{name} must be an integer of at least {minimum}, or two of them; got {value!r}.")
-    return numbers[0], numbers[1]
-
-
 def check_real(tensor: Tensor) -> Tensor:
     """Return ``tensor`` if it is real, else raise ValueError."""
     if tensor.is_complex():
@@ -74,13 +65,18 @@ def check_real(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def check_images(x: Tensor, in_channels: int, layer: str) -> None:
-    """Raise ValueError unless ``x`` is ``(B, in_channels, H, W)`` of real numbers."""
+AXES = ("length", "height, width", "depth, height, width")
+"""Names of the spatial axes, by their number less one."""
+
+
+def check_images(x: Tensor, in_channels: int, dims: int, layer: str) -> None:
+    """Raise ValueError unless ``x`` is ``(B, in_channels, *sizes)`` of real numbers with ``dims`` sizes."""
     check_real(x)
-    if x.dim() != 4:
-        hint = " Add the batch axis with x.unsqueeze(0)." if x.dim() == 3 else ""
+    if x.dim() != dims + 2:
+        hint = " Add the batch axis with x.unsqueeze(0)." if x.dim() == dims + 1 else ""
         raise ValueError(
-            f"{layer} takes a 4-D input (batch, channels, height, width); got {x.dim()}-D {tuple(x.shape)}.{hint}"
+            f"{layer} takes a {dims + 2}-D input (batch, channels, {AXES[dims - 1]}); got {x.dim()}-D "
+            f"{tuple(x.shape)}.{hint}"
         )
     if x.shape[1] != in_channels:
         raise ValueError(

@@ -1,19 +1,28 @@
-"""A 2-D convolution with a kernel for each sample: attributes of `torch.nn.Conv2d`, padding, choice of algorithm."""
+"""A convolution with a kernel for each sample: attributes of torch's convolutions, padding, choice of algorithm."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynaconv.families.contract.checks import check_choice, check_divides, check_images, check_positive, pair
+from dynaconv.families.contract.checks import check_choice, check_divides, check_images, check_positive
 from dynaconv.families.contract.operator import DynamicOperator
-from dynaconv.ops import Cost, Geometry, cheapest, is_exporting
+from dynaconv.ops import (
+    Cost,
+    Geometry,
+    cheapest,
+    check_output_padding,
+    is_exporting,
+    per_axis,
+    swap_channels,
+    transposed_geometry,
+)
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
-CONV2D_ARGUMENTS = (
+CONV_ARGUMENTS = (
     "in_channels",
     "out_channels",
     "kernel_size",
@@ -23,24 +32,34 @@ CONV2D_ARGUMENTS = (
     "groups",
     "padding_mode",
 )
-_GEOMETRY_ATTRIBUTES = frozenset(("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"))
+"""Arguments of torch's convolutions, without bias, device and dtype; transposed ones also have ``output_padding``."""
+_GEOMETRY_ATTRIBUTES = frozenset(
+    ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "output_padding")
+)
 """Attributes that determine which pixels each tap reads."""
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+"""Memory formats with adjacent channels, by number of spatial axes."""
 _MAX_CACHED_SHAPES = 64
-Pads = tuple[int, int, int, int]
-"""Padding in pixels: left, right, top, bottom."""
+Pads = tuple[int, ...]
+"""Padding in pixels as `torch.nn.functional.pad` takes it: both sides of the last axis, of the axis before it, ..."""
 
 
 class DynamicConvolution(DynamicOperator):
-    """A convolution with the attributes of `torch.nn.Conv2d`, which can be changed at any time."""
+    """A convolution with the attributes of torch's convolutions, which can be changed at any time."""
 
     in_channels: int
     out_channels: int
-    kernel_size: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int] | str
-    dilation: tuple[int, int]
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
     groups: int
     padding_mode: str
+    output_padding: tuple[int, ...]
+    dims: int
+    """Number of spatial axes."""
+    transposed: bool
+    """Whether this is a transposed convolution."""
     _functions: ClassVar[Mapping[str, Callable[..., Tensor]]] = {}
     """The family's algorithms by name."""
     _exported_algorithm: ClassVar[str] = "kernel"
@@ -54,46 +73,65 @@ class DynamicConvolution(DynamicOperator):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int],
-        padding: int | tuple[int, int] | str,
-        dilation: int | tuple[int, int],
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int],
+        padding: int | Sequence[int] | str,
+        dilation: int | Sequence[int],
         groups: int,
         padding_mode: str,
+        output_padding: int | Sequence[int] = 0,
     ) -> None:
         """Check the arguments and store them.
 
         Raises:
             ValueError: one is out of range, or groups does not divide the channels.
         """
+        dims = self.dims
         self.in_channels = check_positive("in_channels", in_channels)
         self.out_channels = check_positive("out_channels", out_channels)
-        self.kernel_size = pair("kernel_size", kernel_size)
-        self.stride = pair("stride", stride)
-        self.dilation = pair("dilation", dilation)
+        self.kernel_size = per_axis("kernel_size", kernel_size, dims)
+        self.stride = per_axis("stride", stride, dims)
+        self.dilation = per_axis("dilation", dilation, dims)
         self.groups = check_positive("groups", groups)
         check_divides("groups", groups, "in_channels", in_channels)
         check_divides("groups", groups, "out_channels", out_channels)
-        check_choice("padding_mode", padding_mode, get_args(PaddingMode))
+        check_choice("padding_mode", padding_mode, ("zeros",) if self.transposed else get_args(PaddingMode))
         self.padding_mode = padding_mode
-        self.padding = _checked_padding(padding, self.stride)
-        self.transposed = False
-        self.output_padding = (0, 0)
+        self.padding = self._checked_padding(padding)
+        self.output_padding = per_axis("output_padding", output_padding, dims, 0)
+        if self.transposed:
+            check_output_padding(self.output_padding, self.stride, self.dilation)
+
+    def _checked_padding(self, padding: int | Sequence[int] | str) -> tuple[int, ...] | str:
+        if not isinstance(padding, str) or self.transposed:
+            return per_axis("padding", padding, self.dims, 0)
+        check_choice("padding", padding, ("same", "valid"))
+        if padding == "same" and set(self.stride) != {1}:
+            raise ValueError(f"padding='same' needs stride 1; got stride={self.stride}. Give the padding as numbers.")
+        return padding
+
+    @property
+    def conv_weight(self) -> Tensor:
+        """``weight`` in the layout of a convolution, ``(..., C_out, C_in / groups, *k)``, also if it is transposed."""
+        return swap_channels(self.weight, self.groups, self.dims) if self.transposed else self.weight
+
+    def as_torch(self, kernel: Tensor) -> Tensor:
+        """Return kernels ``(..., C_out, C_in / groups, *k)`` in the layout that torch uses for this convolution."""
+        return swap_channels(kernel, self.groups, self.dims) if self.transposed else kernel
 
     @property
     def algorithms(self) -> tuple[str, ...]:
         """Names of the algorithms that can evaluate this layer."""
         return tuple(self._functions)
 
-    def algorithm_costs(self, input_shape: tuple[int, int, int, int]) -> dict[str, Cost]:
-        """Return each algorithm's cost for an input ``(B, C_in, H, W)``, by which ``algorithm="auto"`` chooses."""
+    def algorithm_costs(self, input_shape: tuple[int, ...]) -> dict[str, Cost]:
+        """Return each algorithm's cost for an input ``(B, C_in, *sizes)``, by which ``algorithm="auto"`` chooses."""
         x = torch.empty(input_shape, device="meta")
         self._check_input(x)
-        padded = self._padded(x).shape
-        return self._costs_of((padded[0], padded[1], padded[2], padded[3]))
+        return self._costs_of(tuple(self._padded(x).shape))
 
     @abstractmethod
-    def _costs_of(self, padded: tuple[int, int, int, int]) -> dict[str, Cost]:
+    def _costs_of(self, padded: tuple[int, ...]) -> dict[str, Cost]:
         """Return each algorithm's cost for an input of this shape, which includes the padding of `_padded`."""
 
     def _choose(self, padded: Tensor) -> str:
@@ -123,8 +161,8 @@ class DynamicConvolution(DynamicOperator):
         return self._functions[self._choose(padded)]
 
     def _check_input(self, x: Tensor) -> None:
-        if x.dim() != 4 or x.shape[1] != self.in_channels or x.is_complex():
-            check_images(x, self.in_channels, type(self).__name__)
+        if x.dim() != self.dims + 2 or x.shape[1] != self.in_channels or x.is_complex():
+            check_images(x, self.in_channels, self.dims, type(self).__name__)
 
     def _padded(self, x: Tensor) -> Tensor:
         """Return ``x`` with the padding that the algorithms do not apply themselves."""
@@ -147,28 +185,34 @@ class DynamicConvolution(DynamicOperator):
             self._geometry_and_pads, self._algorithm_by_shape = self._make_geometry(), {}
 
     def _make_geometry(self) -> tuple[Geometry, Pads | None]:
-        left, right, top, bottom = pads = self._pads()
+        if self.transposed:
+            assert not isinstance(self.padding, str)
+            return transposed_geometry(
+                self.kernel_size, self.stride, self.padding, self.dilation, self.groups, self.output_padding
+            ), None
+        pads = self._pads()
         # Every algorithm applies symmetric zero padding itself.
-        simple = self.padding_mode == "zeros" and left == right and top == bottom
-        inside = (top, left) if simple else (0, 0)
+        simple = self.padding_mode == "zeros" and pads[::2] == pads[1::2]
+        inside = pads[::-2] if simple else (0,) * self.dims
         geometry = Geometry(self.kernel_size, self.stride, inside, self.dilation, self.groups)
         return geometry, None if simple or not any(pads) else pads
 
     def _pads(self) -> Pads:
         if self.padding == "valid":
-            return (0, 0, 0, 0)
+            return (0, 0) * self.dims
         if self.padding == "same":
-            reach_h, reach_w = (d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
-            return (reach_w // 2, reach_w - reach_w // 2, reach_h // 2, reach_h - reach_h // 2)
+            reach = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+            return tuple(side for each in reversed(reach) for side in (each // 2, each - each // 2))
         assert not isinstance(self.padding, str)
-        height, width = self.padding
-        return (width, width, height, height)
+        return tuple(side for size in reversed(self.padding) for side in (size, size))
 
     def extra_repr(self) -> str:
-        """The arguments that differ from `torch.nn.Conv2d`'s defaults."""
+        """The arguments that differ from the defaults of torch's convolutions."""
+        zeros, ones = (0,) * self.dims, (1,) * self.dims
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"]
-        parts += [f"padding={self.padding!r}"] if self.padding != (0, 0) else []
-        parts += [f"dilation={self.dilation}"] if self.dilation != (1, 1) else []
+        parts += [f"padding={self.padding!r}"] if self.padding != zeros else []
+        parts += [f"output_padding={self.output_padding}"] if self.output_padding != zeros else []
+        parts += [f"dilation={self.dilation}"] if self.dilation != ones else []
         parts += [f"groups={self.groups}"] if self.groups != 1 else []
         parts += ["bias=False"] if self.bias is None else []
         parts += [f"padding_mode={self.padding_mode!r}"] if self.padding_mode != "zeros" else []
@@ -176,17 +220,15 @@ class DynamicConvolution(DynamicOperator):
 
 
 def conv_arguments(conv: Any) -> dict[str, Any]:
-    """Return the arguments of a `torch.nn.Conv2d` like ``conv``, without bias, device and dtype."""
-    return {name: getattr(conv, name) for name in CONV2D_ARGUMENTS}
+    """Return the arguments of the static convolution like ``conv``, without bias, device and dtype."""
+    names = (*CONV_ARGUMENTS, "output_padding") if conv.transposed else CONV_ARGUMENTS
+    return {name: getattr(conv, name) for name in names}
 
 
-def _checked_padding(padding: int | tuple[int, int] | str, stride: tuple[int, int]) -> tuple[int, int] | str:
-    if not isinstance(padding, str):
-        return pair("padding", padding, minimum=0)
-    check_choice("padding", padding, ("same", "valid"))
-    if padding == "same" and stride != (1, 1):
-        raise ValueError(f"padding='same' needs stride 1; got stride={stride}. Give the padding as numbers.")
-    return padding
+def is_channels_last(weight: Tensor, dims: int) -> bool:
+    """Whether a kernel, or each of K kernels, is stored in channels_last format, also for kernels of a single tap."""
+    channels = weight.shape[-dims - 1]
+    return dims > 1 and channels > 1 and weight.stride()[-dims - 1] == 1 and weight.stride()[-1] == channels
 
 
 def _normalise_batch_stride(x: Tensor) -> Tensor:
@@ -195,6 +237,8 @@ def _normalise_batch_stride(x: Tensor) -> Tensor:
     The stride of an axis of length one has no meaning, but with such strides the weight's gradient of a grouped
     `torch.nn.functional.conv2d` is wrong on the CPU (torch 2.14).
     """
-    if x.shape[0] == 1 and x.stride(0) != x.numel() and x.is_contiguous(memory_format=torch.channels_last):
-        return x.clone(memory_format=torch.channels_last)
+    if x.shape[0] == 1 and x.stride(0) != x.numel() and x.dim() > 3:
+        layout = CHANNELS_LAST[x.dim() - 2]
+        if x.is_contiguous(memory_format=layout):
+            return x.clone(memory_format=layout)
     return x

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dynaconv.families.contract.affine import frozen_parameter, frozen_sum, multiply_rows
 from dynaconv.families.contract.branch import ACTIVATIONS, BranchLinear, DynamicBranch, context_dtype, inverse_length
 from dynaconv.families.contract.checks import check_choice
-from dynaconv.families.contract.convolution import CONV2D_ARGUMENTS, DynamicConvolution
+from dynaconv.families.contract.convolution import DynamicConvolution, conv_arguments
 from dynaconv.families.contract.norms import NORM_EPSILON, norm_affine
 from dynaconv.families.contract.operator import DynamicOperator
 from dynaconv.families.contract.static import copy_hooks_and_attributes
@@ -199,8 +199,10 @@ class DeployedLayer(DynamicOperator):
         self.eval()
 
 
-class DeployedConv2d(DynamicConvolution, DeployedLayer):
-    """A deployed convolution, with the attributes of `torch.nn.Conv2d`.
+class DeployedConv(DynamicConvolution, DeployedLayer):
+    """A deployed convolution, with the attributes of torch's convolutions.
+
+    Its ``weight`` is in the layout of a convolution, ``(..., C_out, C_in / groups, *k)``, also if it is transposed.
 
     Args:
         layer: The original layer.
@@ -211,16 +213,21 @@ class DeployedConv2d(DynamicConvolution, DeployedLayer):
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
-        for name in CONV2D_ARGUMENTS:
-            setattr(self, name, getattr(layer, name))
-        self.transposed, self.output_padding = layer.transposed, layer.output_padding
-        self._store_frozen("weight", layer.weight)
+        self.dims, self.transposed, self.output_padding = layer.dims, layer.transposed, layer.output_padding
+        for name, value in conv_arguments(layer).items():
+            setattr(self, name, value)
+        self._store_frozen("weight", layer.conv_weight)
         self._store_frozen("bias", layer.bias)
         self._store_frozen("shift", None)
 
+    @property
+    def conv_weight(self) -> Tensor:
+        """``weight``."""
+        return self.weight
+
     def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
         """Make the layer compute ``scale * forward(x) + shift``; see `DeployedLayer.absorb_affine`."""
-        self.weight = multiply_rows(self.weight, scale, axis=-4)
+        self.weight = multiply_rows(self.weight, scale, axis=-self.dims - 2)
         if self.bias is not None:
             self.bias = multiply_rows(self.bias, scale)
         if self.shift is not None:

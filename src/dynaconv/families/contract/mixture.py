@@ -1,22 +1,56 @@
 """Base classes of CondConv and DY-Conv: K kernels and biases, summed with weights that depend on the input."""
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dynaconv.families.contract.affine import add_bias
-from dynaconv.families.contract.base import DynamicConv2d
+from dynaconv.families.contract.base import DynamicConv, DynamicConv2d
 from dynaconv.families.contract.branch import context_dtype
+from dynaconv.families.contract.checks import check_choice, check_positive
+from dynaconv.families.contract.config import LayerConfig
 from dynaconv.families.contract.convolution import DynamicConvolution
-from dynaconv.families.contract.deployed import DeployedBranch, DeployedConv2d
+from dynaconv.families.contract.deployed import DeployedBranch, DeployedConv
 from dynaconv.families.contract.norms import make_context_norm, normalise
+from dynaconv.families.contract.options import option
 from dynaconv.ops import Cost, full_precision, pool_context
 from dynaconv.ops.mixture import grouped_mixture, kernel_mixture, mix_kernels, mixed_mixture, mixture_costs
 
 MixtureAlgorithm = Literal["auto", "kernel", "mixed", "grouped"]
 MIXTURE_ALGORITHMS = ("auto", "kernel", "mixed", "grouped")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureConfig(LayerConfig):
+    """The options that CondConv and DY-Conv share."""
+
+    _algorithms = MIXTURE_ALGORITHMS
+
+    residual: bool = option(
+        False,
+        "Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise; ``weight`` and "
+        "``bias`` then hold 1 + K of them, W0 first.",
+    )
+    context_features: int | None = option(
+        None,
+        "F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as one that several "
+        "layers share; None: it reads the averaged input.",
+    )
+    algorithm: str = option(
+        "auto",
+        "``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all kernels, "
+        "``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost model.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("residual", self.residual, (False, True))
+        if self.context_features is not None:
+            check_positive("context_features", self.context_features)
 
 
 class MixtureCoefficients(NamedTuple):
@@ -27,65 +61,85 @@ class MixtureCoefficients(NamedTuple):
 
 
 class _Mixture(DynamicConvolution):
-    """Runs W(x) = sum_k a_k(x) W_k, with the bias mixed in the same way, for given weights a_k(x)."""
+    """Runs W(x) = sum_k a_k(x) W_k, with the bias mixed in the same way, for given weights a_k(x).
+
+    A residual mixture, W(x) = W0 + sum_k a_k(x) dW_k, is run as a mixture of 1 + K kernels in which W0 has weight 1.
+    """
 
     num_kernels: int
+    residual: bool
     _functions: ClassVar = {"kernel": kernel_mixture, "mixed": mixed_mixture, "grouped": grouped_mixture}
 
     @abstractmethod
-    def _checked_logits(self, x: Tensor, *, track: bool) -> Tensor:
-        """Return the logits ``(B, K)`` of a checked input; with ``track``, train mode updates running statistics."""
+    def _checked_logits(self, x: Tensor, context: Tensor | None, *, track: bool) -> Tensor:
+        """Return the logits ``(B, K)`` of a checked input and context.
+
+        With ``track``, train mode updates running statistics.
+        """
 
     @abstractmethod
     def _attention(self, logits: Tensor) -> Tensor:
         """Convert logits to weights of the kernels, ``(B, K)``."""
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Return the logits of the attention, ``(B, K)``, for ``x``, ``(B, C_in, H, W)``."""
+    def stacked_weights(self, attention: Tensor) -> Tensor:
+        """Return the weight of each kernel in `weight`, ``(B, K)``, or ``(B, 1 + K)`` in a residual mixture."""
+        return F.pad(attention, (1, 0), value=1.0) if self.residual else attention
+
+    def _context(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """Return the input of the branch, in its dtype: the context, or the averaged input."""
+        dtype = context_dtype(x.dtype)
+        return pool_context(x, 1, dtype) if context is None else context.to(dtype)
+
+    def logits(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the logits of the attention, ``(B, K)``, for ``x``, ``(B, C_in, *sizes)``."""
         self._check_input(x)
-        return self._checked_logits(x, track=False)
+        self._check_context(x, context)
+        return self._checked_logits(x, context, track=False)
 
-    def coefficients(self, x: Tensor) -> MixtureCoefficients:
-        """The weight of each kernel for each sample of ``x``, ``(B, C_in, H, W)``."""
-        return MixtureCoefficients(self._attention(self.logits(x)))
+    def coefficients(self, x: Tensor, context: Tensor | None = None) -> MixtureCoefficients:
+        """The weight of each kernel for each sample of ``x``, ``(B, C_in, *sizes)``."""
+        return MixtureCoefficients(self._attention(self.logits(x, context)))
 
-    def kernel(self, x: Tensor) -> Tensor:
-        """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``."""
-        return mix_kernels(self.coefficients(x).attention, self.weight)
+    def kernel(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """W(x) of each sample, ``(B, *weight.shape)`` of the static convolution."""
+        weights = self.stacked_weights(self.coefficients(x, context).attention)
+        return self.as_torch(mix_kernels(weights, self.conv_weight))
 
-    def sample_bias(self, x: Tensor) -> Tensor | None:
+    def sample_bias(self, x: Tensor, context: Tensor | None = None) -> Tensor | None:
         """The mixed bias of each sample, ``(B, C_out)``, or None."""
-        bias = self._mixed_bias(self.coefficients(x).attention)
+        bias = self._mixed_bias(self.coefficients(x, context).attention)
         return None if bias is None else bias.expand(x.shape[0], -1)
 
-    def _compute(self, x: Tensor) -> Tensor:
-        attention = self._attention(self._checked_logits(x, track=True))
+    def _compute(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        attention = self._attention(self._checked_logits(x, context, track=True))
         padded = self._padded(x)
-        out = self._function(padded)(padded, attention, self.weight, self.geometry)
+        out = self._function(padded)(padded, self.stacked_weights(attention), self.conv_weight, self.geometry)
         return add_bias(out, self._mixed_bias(attention))
 
     def _mixed_bias(self, attention: Tensor) -> Tensor | None:
         """Return the bias of each sample, ``(B, C_out)``, or one for all samples, ``(C_out,)``."""
-        return None if self.bias is None else mix_kernels(attention, self.bias)
+        return None if self.bias is None else mix_kernels(self.stacked_weights(attention), self.bias)
 
-    def _costs_of(self, padded: tuple[int, int, int, int]) -> dict[str, Cost]:
-        return mixture_costs(self.geometry, padded, self.out_channels, self.num_kernels)
+    def _costs_of(self, padded: tuple[int, ...]) -> dict[str, Cost]:
+        return mixture_costs(self.geometry, padded, self.out_channels, self.num_kernels + self.residual)
 
     def extra_repr(self) -> str:
         """The convolution's arguments and the number of kernels."""
-        return f"{super().extra_repr()}, num_kernels={self.num_kernels}"
+        residual = ", residual=True" if self.residual else ""
+        return f"{super().extra_repr()}, num_kernels={self.num_kernels}{residual}"
 
 
-class KernelMixture2d(_Mixture, DynamicConv2d):
+class KernelMixture(_Mixture, DynamicConv):
     """A convolution with W(x) = sum_k a_k(x) W_k and a bias mixed in the same way; the family defines a_k(x).
 
-    ``weight`` holds the K kernels, ``(K, C_out, C_in / groups, k_h, k_w)``, and ``bias`` the biases, ``(K, C_out)``.
+    ``weight`` holds the K kernels, ``(K, C_out, C_in / groups, *k)`` or, transposed, ``(K, C_in, C_out / groups, *k)``,
+    and ``bias`` the biases, ``(K, C_out)``.
     `from_conv` and a static state dict set the mean of the kernels and keep their differences, because equal kernels
-    would always get equal gradients.
+    would always get equal gradients. With ``residual=True`` they set W0, and the mean of the dW_k to zero.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
-            As for `torch.nn.Conv2d`.
+            As for torch's convolutions.
 
     Raises:
         ValueError: an argument is out of range or does not match the others.
@@ -94,7 +148,8 @@ class KernelMixture2d(_Mixture, DynamicConv2d):
     branch: Any
 
     def _leading_shapes(self, config: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return (self._kernel_count(config),), (self._kernel_count(config),)
+        stacked = (self._kernel_count(config) + config.residual,)
+        return stacked, stacked
 
     @staticmethod
     @abstractmethod
@@ -102,20 +157,40 @@ class KernelMixture2d(_Mixture, DynamicConv2d):
         """Return K."""
 
     def _build(self, config: Any, device: torch.device, dtype: torch.dtype) -> None:
-        self.num_kernels = self._kernel_count(config)
-        self.context_norm = make_context_norm(config.context_norm, self.in_channels, device, dtype)
+        self.num_kernels, self.residual = self._kernel_count(config), config.residual
+        self.context_features = config.context_features
+        self.context_norm = make_context_norm(config.context_norm, self._branch_features, device, dtype)
+
+    @property
+    def _branch_features(self) -> int:
+        """Length of the branch's input."""
+        return self.in_channels if self.context_features is None else self.context_features
+
+    def _neutral(self, name: str) -> Tensor:
+        if not self.residual:
+            return super()._neutral(name)
+        own: Tensor = getattr(self, name)
+        return own[0] + own[1:].mean(0) * self.neutral_gain
+
+    def _around(self, mean: Tensor, own: Tensor) -> Tensor:
+        if not self.residual:
+            return super()._around(mean, own)
+        return torch.cat(((mean * self.neutral_gain)[None], super()._around(torch.zeros_like(mean), own[1:])))
 
     @abstractmethod
     def _logits(self, context: Tensor) -> Tensor:
-        """Return the logits ``(B, K)`` of the averaged and normalised input ``(B, C_in)``."""
+        """Return the logits ``(B, K)`` of the normalised context ``(B, F)``, by default the averaged input."""
 
-    def _checked_logits(self, x: Tensor, *, track: bool) -> Tensor:
+    def _checked_logits(self, x: Tensor, context: Tensor | None, *, track: bool) -> Tensor:
         with full_precision(x.device):
-            context = pool_context(x, 1, context_dtype(x.dtype))
-            return self._logits(normalise(self.context_norm, context, track=track))
+            return self._logits(normalise(self.context_norm, self._context(x, context), track=track))
 
 
-class DeployedMixture2d(_Mixture, DeployedConv2d):
+class KernelMixture2d(KernelMixture, DynamicConv2d):
+    """`KernelMixture` in two dimensions."""
+
+
+class DeployedMixture(_Mixture, DeployedConv):
     """Deployed form of a kernel mixture. Its branch has one head, ``attention``, which includes the temperature.
 
     Args:
@@ -124,15 +199,15 @@ class DeployedMixture2d(_Mixture, DeployedConv2d):
         activation: From logits to weights: ``sigmoid``, or ``softmax`` over the kernels.
     """
 
-    def __init__(
-        self, layer: KernelMixture2d, branch: DeployedBranch, activation: Literal["sigmoid", "softmax"]
-    ) -> None:
+    def __init__(self, layer: KernelMixture, branch: DeployedBranch, activation: Literal["sigmoid", "softmax"]) -> None:
         super().__init__(layer)
-        self.num_kernels, self.branch, self.activation = layer.num_kernels, branch, activation
+        self.num_kernels, self.residual = layer.num_kernels, layer.residual
+        self.branch, self.activation = branch, activation
+        self.context_features = layer.context_features
         self._adopt_settings(layer)
 
-    def _checked_logits(self, x: Tensor, *, track: bool) -> Tensor:
-        logits: Tensor = self.branch(pool_context(x, 1, context_dtype(x.dtype)))["attention"]
+    def _checked_logits(self, x: Tensor, context: Tensor | None, *, track: bool) -> Tensor:
+        logits: Tensor = self.branch(self._context(x, context))["attention"]
         return logits
 
     def _attention(self, logits: Tensor) -> Tensor:

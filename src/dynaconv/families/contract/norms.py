@@ -1,5 +1,6 @@
 """Norms inside dynamic layers, for contexts and latent feature maps."""
 
+import math
 from typing import Any, Literal, cast
 
 import torch
@@ -20,9 +21,12 @@ class LatentBatchNorm2d(nn.BatchNorm2d):
     One sample of 1x1 pixels has no variance; `torch.nn.BatchNorm2d` raises an error for it.
     """
 
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Accept feature maps of any dimension, unlike `torch.nn.BatchNorm2d`."""
+
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise ``(B, L, H, W)`` over all axes but the second."""
-        if self.training and input.shape[0] * input.shape[2] * input.shape[3] == 1:
+        """Normalise ``(B, L, *sizes)`` over all axes but the second."""
+        if self.training and input.shape[0] * math.prod(input.shape[2:]) == 1:
             return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(input)
 

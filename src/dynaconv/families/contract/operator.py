@@ -5,11 +5,14 @@ import sys
 from abc import ABC, abstractmethod
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-STATIC_AXES = {"weight": 4, "bias": 1}
-"""Keys of a static convolution's state dict, and the number of axes of each tensor."""
+from dynaconv.ops import is_exporting
+
+STATIC_KEYS = ("weight", "bias")
+"""Keys of a static layer's state dict."""
 _PASS_THROUGH_FUNCTIONS = ("__setattr__", "register_parameter", "deepcopy")
 
 
@@ -22,6 +25,8 @@ class DynamicOperator(nn.Module, ABC):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
+    context_features: int | None = None
+    """Length F of the context that `forward` takes beside the input; None: the branch reads the input."""
 
     @property
     @abstractmethod
@@ -57,27 +62,59 @@ class DynamicOperator(nn.Module, ABC):
     def _choose(self, x: Tensor) -> str:
         """Return the algorithm for this input: the one that was set, or the cheapest."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve each sample of ``(B, C_in, H, W)`` with its own kernel: ``(B, C_out, H_out, W_out)``.
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Convolve each sample of ``(B, C_in, *sizes)`` with its own kernel: ``(B, C_out, *out_sizes)``.
 
         A linear layer maps ``(..., in_features)`` to ``(..., out_features)``, each row with its own matrix.
 
+        Args:
+            x: Input.
+            context: Input of the branch, ``(B, context_features)``, if the layer was built with `context_features`.
+
         Raises:
-            ValueError: the input has an invalid shape or is complex.
+            ValueError: the input has an invalid shape or is complex, or the context is missing, unexpected or of
+                another shape.
         """
         if isinstance(x, Proxy):
-            return self._record_call(x)
+            return self._record_call(x, *(() if context is None else (context,)))
         self._check_input(x)
-        return self._compute(x)
+        if context is None and self.context_features is None:
+            return self._compute(x)
+        self._check_context(x, context)
+        # Families whose layers take a context have a second argument.
+        compute: Any = self._compute
+        out: Tensor = compute(x, context)
+        return out
 
-    def _record_call(self, x: Proxy) -> Any:
+    def _check_context(self, x: Tensor, context: Tensor | None) -> None:
+        """Raise ValueError unless ``context`` is one for ``x``, or None if the layer takes none."""
+        kind, features = type(self).__name__, self.context_features
+        if features is None:
+            if context is not None:
+                raise ValueError(
+                    f"this {kind} computes its context from its input; build it with context_features="
+                    f"{context.shape[-1] if context.dim() else 1} to give it another, or leave the context out."
+                )
+            return
+        if context is None:
+            raise ValueError(f"this {kind} was built with context_features={features}; call it with (x, context).")
+        # A free batch size of an export is not compared.
+        sizes = context.shape[1:] if torch.compiler.is_compiling() or is_exporting() else context.shape
+        wanted = (x.shape[0], features)[-len(sizes) :] if context.dim() == 2 else None
+        if wanted is None or tuple(sizes) != tuple(wanted):
+            raise ValueError(
+                f"the context of this {kind} must have the shape (B, {features}) with the B={x.shape[0]} of the input; "
+                f"got {tuple(context.shape)}."
+            )
+
+    def _record_call(self, *inputs: Any) -> Any:
         """Record the call of this layer as one node of the `torch.fx` graph."""
-        tracer: Any = x.tracer
+        tracer: Any = inputs[0].tracer
         if tracer.root is self:
             raise TypeError(
                 f"torch.fx records the layer {type(self).__name__} as one operation; trace a network that holds it."
             )
-        return tracer.create_proxy("call_module", tracer.path_of_module(self), (x,), {})
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), inputs, {})
 
     def __prepare_scriptable__(self) -> None:
         """Called by `torch.jit.script`.
@@ -98,13 +135,13 @@ class DynamicOperator(nn.Module, ABC):
         return made
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in STATIC_AXES:
+        if name in STATIC_KEYS:
             self._refuse_folding()
         super().__setattr__(name, value)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """As `torch.nn.Module.register_parameter`."""
-        if name in STATIC_AXES:
+        if name in STATIC_KEYS:
             self._refuse_folding()
         super().register_parameter(name, param)
 

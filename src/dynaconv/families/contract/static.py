@@ -1,11 +1,21 @@
 """Checks whether a dynamic layer can replace a static module, and transfer of its hooks and attributes."""
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from dynaconv.errors import with_article
 
+STATIC_CLASSES: dict[tuple[int, bool], type[nn.Module]] = {
+    (1, False): nn.Conv1d,
+    (2, False): nn.Conv2d,
+    (3, False): nn.Conv3d,
+    (1, True): nn.ConvTranspose1d,
+    (2, True): nn.ConvTranspose2d,
+    (3, True): nn.ConvTranspose3d,
+}
+"""Torch's convolutions by number of spatial axes and whether they are transposed."""
 _METHODS = ("__call__", "_call_impl", "_wrapped_call_impl", "forward", "_conv_forward")
 """Methods that determine the function of a module."""
 _PLAIN = nn.Conv2d(1, 1, 1, device="meta")
@@ -42,23 +52,28 @@ def weight_refusal(module: nn.Module) -> str | None:
     return None
 
 
-def static_refusal(module: nn.Conv2d | nn.Linear) -> str | None:
-    """Return why a dynamic layer made from a static module would compute another function; else None."""
-    reason = overridden_method(module, nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Linear)
+def static_class(module: nn.Module) -> type[nn.Module] | None:
+    """Return the class of torch's convolutions that a module is an instance of; None for other modules."""
+    return next((kind for kind in STATIC_CLASSES.values() if isinstance(module, kind)), None)
+
+
+def static_refusal(module: nn.Module) -> str | None:
+    """Return why a dynamic layer made from a convolution or linear layer would compute another function; else None."""
+    reason = overridden_method(module, static_class(module) or nn.Linear)
     reason = reason or weight_refusal(module)
-    if reason is None and isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+    if reason is None and isinstance(module, _ConvNd) and module.padding_mode != "zeros":
         # Such a convolution pads as computed by its constructor, even if `padding` was changed later.
         reach = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
         pairs = [(r // 2, r - r // 2) for r in reach] if module.padding == "same" else []
         if not isinstance(module.padding, str):
             pairs = [(size, size) for size in module.padding]
-        expected = [side for pair in reversed(pairs) for side in pair] or [0, 0, 0, 0]
+        expected = [side for pair in reversed(pairs) for side in pair] or [0, 0] * len(reach)
         if list(module._reversed_padding_repeated_twice) != expected:
             return f"its padding, {module.padding!r}, was changed after construction"
     return reason
 
 
-def check_static(module: nn.Module, plain: type[nn.Conv2d] | type[nn.Linear], method: str) -> None:
+def check_static(module: nn.Module, plain: type[nn.Module], method: str) -> None:
     """Check that ``method`` can make a dynamic layer of ``module``.
 
     Raises:
@@ -82,10 +97,10 @@ def copy_hooks_and_attributes(old: nn.Module, new: nn.Module) -> None:
             setattr(new, name, hooks)
     user_attributes = vars(old).get(_USER_ATTRIBUTES)
     if user_attributes is None:
-        of_torch = isinstance(old, nn.Conv2d | nn.Linear)
+        of_torch = isinstance(old, _ConvNd | nn.Linear)
         user_attributes = [name for name in vars(old) if of_torch and name not in vars(_PLAIN)]
     carried = [name for name in user_attributes if not hasattr(new, name)]
     for name in carried:
         setattr(new, name, getattr(old, name))
-    if carried and not isinstance(new, nn.Conv2d | nn.Linear):
+    if carried and not isinstance(new, _ConvNd | nn.Linear):
         setattr(new, _USER_ATTRIBUTES, carried)

@@ -11,7 +11,7 @@ from dynaconv.families.contract.norms import CONTEXT_NORMS
 from dynaconv.families.contract.options import option
 from dynaconv.families.dcd import DCDForm, default_latent_dim, default_latent_taps
 
-Variant = Literal["full", "scale", "residual"]
+Variant = Literal["full", "scale", "residual", "input"]
 Fusion = Literal["auto", "channel", "joint", "depthwise"]
 Activation = Literal["auto", "relu", "relu6", "silu", "gelu", "hardswish", "gate"]
 ScaleActivation = Literal["auto", "linear", "hard_sigmoid", "sigmoid", "tanh"]
@@ -40,7 +40,8 @@ class DCDConfig(BranchConfig):
 
     variant: Variant = option(
         "full",
-        "``full`` is Lambda W0 + P Phi Q^T, ``scale`` Lambda W0 alone, ``residual`` W0 + P Phi Q^T.",
+        "``full`` is Lambda W0 + P Phi Q^T, ``scale`` Lambda W0 alone, ``residual`` W0 + P Phi Q^T, ``input`` W0 S, "
+        "with a diagonal S(x) that scales the input channels; S has the activation and the bound of Lambda.",
     )
     fusion: Fusion = option(
         "auto",
@@ -105,7 +106,7 @@ class DCDConfig(BranchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("variant", self.variant, ("full", "scale", "residual"))
+        check_choice("variant", self.variant, ("full", "scale", "residual", "input"))
         check_choice("fusion", self.fusion, ("auto", "channel", "joint", "depthwise"))
         for name in ("latent_dim", "latent_taps", "blocks", "hidden_channels"):
             if getattr(self, name) is not None:
@@ -132,8 +133,9 @@ class DCDConfig(BranchConfig):
 
     def _check_variant(self) -> None:
         """Raise ValueError if an option is set that the variant does not use."""
-        unused = {"scale": ("fusion", "latent_dim", "latent_taps", "blocks"), "residual": ("scale_activation",)}
-        missing = {"scale": "residual", "residual": "Lambda"}
+        without_residual = ("fusion", "latent_dim", "latent_taps", "blocks")
+        unused = {"scale": without_residual, "input": without_residual, "residual": ("scale_activation",)}
+        missing = {"scale": "residual", "input": "residual", "residual": "Lambda"}
         for name in unused.get(self.variant, ()):
             if getattr(self, name) not in (None, "auto"):
                 raise ValueError(
@@ -143,12 +145,17 @@ class DCDConfig(BranchConfig):
     @property
     def has_scale(self) -> bool:
         """Whether W(x) has Lambda(x)."""
-        return self.variant != "residual"
+        return self.variant in ("full", "scale")
+
+    @property
+    def has_input_scale(self) -> bool:
+        """Whether W(x) has S(x)."""
+        return self.variant == "input"
 
     @property
     def has_residual(self) -> bool:
         """Whether W(x) has the residual P Phi(x) Q^T."""
-        return self.variant != "scale"
+        return self.variant in ("full", "residual")
 
     def keeps_length(self, context_features: int) -> bool:
         """Whether the branch keeps the length of the context, which a hidden vector of unit length would remove.
@@ -177,7 +184,7 @@ class DCDConfig(BranchConfig):
             weight_norm=not batch if self.weight_norm is None else self.weight_norm,
             activation=resolve(self.activation, "gate" if batch else "relu"),
             scale_activation=resolve(self.scale_activation, "hard_sigmoid" if batch else "sigmoid")
-            if self.has_scale
+            if self.has_scale or self.has_input_scale
             else self.scale_activation,
         )
 
@@ -202,13 +209,15 @@ class DCDSizes(NamedTuple):
         return (self.blocks, self.latent_dim, self.latent_dim)
 
 
-def dcd_sizes(config: DCDConfig, in_channels: int, out_channels: int, groups: int, num_taps: int) -> DCDSizes:
-    """Return the sizes of a DCD layer for a convolution.
+def dcd_sizes(
+    config: DCDConfig, in_channels: int, out_channels: int, groups: int, num_taps: int, dims: int = 2
+) -> DCDSizes:
+    """Return the sizes of a DCD layer for a convolution over ``dims`` spatial axes.
 
     Raises:
         ValueError: a size does not match the convolution.
     """
-    context = in_channels * config.context_size**2
+    context = in_channels * config.context_size**dims
     least = 2 * context + 1 if config.keeps_length(context) else config.min_hidden_channels
     hidden = config.hidden_channels or max(in_channels // config.reduction, config.min_hidden_channels, least)
     form = _form(config, in_channels, groups)

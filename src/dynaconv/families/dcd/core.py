@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv.families.contract.affine import add_bias
@@ -19,6 +18,7 @@ from dynaconv.families.contract.operator import DynamicOperator
 from dynaconv.families.dcd import DCDFactors, dcd_kernel, factored_dcd, fold_latent_norms, kernel_dcd
 from dynaconv.families.dcd.config import ALGORITHMS, DCDConfig, DCDSizes, dcd_sizes
 from dynaconv.families.dcd.cost import dcd_costs
+from dynaconv.families.dcd.factors import activate_scale
 from dynaconv.ops import Cost, Geometry, cheapest, is_exporting, pool_context
 
 SMALL_STD = 0.01
@@ -33,11 +33,14 @@ class DCDCoefficients(NamedTuple):
     fusion: Tensor | None
     """Phi(x): ``(B, L, L)``; in the joint form ``(B, L, L, L_k)``, its axes those of Q, P and R; in the depthwise form
     ``(B, L_k, L_k)``. Several blocks form a separate axis after the batch."""
+    input_scale: Tensor | None = None
+    """Diagonal of S(x), ``(B, C_in)``, of ``variant="input"``."""
 
 
 class DCDOperator(DynamicOperator):
     """Runs DCD, trainable or deployed, for a given context and given factors of W(x)."""
 
+    branch: Any
     p: nn.Parameter | None
     q: nn.Parameter | None
     r: nn.Parameter | None
@@ -53,6 +56,11 @@ class DCDOperator(DynamicOperator):
     @abstractmethod
     def has_scale(self) -> bool:
         """Whether W(x) has Lambda(x)."""
+
+    @property
+    def has_input_scale(self) -> bool:
+        """Whether W(x) has S(x)."""
+        return "input_scale" in self.branch.heads
 
     @abstractmethod
     def _coefficients(self, context: Tensor) -> DCDCoefficients:
@@ -83,10 +91,11 @@ class DCDOperator(DynamicOperator):
         out = (kernel_dcd if self._choose(x) == "kernel" else factored_dcd)(x, factors, geometry)
         return add_bias(out, bias)
 
-    def _costs(self, input_shape: tuple[int, int, int, int], geometry: Geometry) -> dict[str, Cost]:
+    def _costs(self, input_shape: tuple[int, ...], geometry: Geometry, out_channels: int) -> dict[str, Cost]:
         form, blocks, latent_dim, latent_taps, _, _ = self.sizes
         latent = (blocks, latent_taps if form == "depthwise" else latent_dim, latent_taps)
-        return dcd_costs(form, geometry, input_shape, self.weight.shape[0], latent, scaled=self.has_scale)
+        scales = {"scaled": self.has_scale, "input_scaled": self.has_input_scale}
+        return dcd_costs(form, geometry, input_shape, out_channels, latent, **scales)
 
 
 class DCDOnImages(DCDOperator, DynamicConvolution):
@@ -99,29 +108,29 @@ class DCDOnImages(DCDOperator, DynamicConvolution):
         return pool_context(x, self.context_size, context_dtype(x.dtype))
 
     def coefficients(self, x: Tensor) -> DCDCoefficients:
-        """Lambda(x) and Phi(x) of each sample of ``x``, ``(B, C_in, H, W)``, in float32 (float64 for float64)."""
+        """Lambda(x) and Phi(x) of each sample of ``x``, ``(B, C_in, *sizes)``, in float32 (float64 for float64)."""
         self._check_input(x)
         return self._drop_single_block_axis(self._coefficients(self._context(x)))
 
     def kernel(self, x: Tensor) -> Tensor:
-        """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``.
+        """W(x) of each sample, ``(B, *weight.shape)``.
 
         Raises:
             RuntimeError: with ``norm="batch"`` in train mode, because batch statistics define no kernel per sample.
         """
         self._check_input(x)
-        return self._kernel_and_bias(self._context(x), self.weight, self.geometry)[0]
+        return self.as_torch(self._kernel_and_bias(self._context(x), self.conv_weight, self.geometry)[0])
 
     def sample_bias(self, x: Tensor) -> Tensor | None:
         """The bias of each sample, ``(B, C_out)``; with ``norm="batch"`` it includes shifts of the latent norms."""
         self._check_input(x)
-        return self._kernel_and_bias(self._context(x), self.weight, self.geometry)[1]
+        return self._kernel_and_bias(self._context(x), self.conv_weight, self.geometry)[1]
 
     def _compute(self, x: Tensor) -> Tensor:
-        return self._apply_dcd(self._padded(x), self._context(x), self.weight, self.geometry)
+        return self._apply_dcd(self._padded(x), self._context(x), self.conv_weight, self.geometry)
 
-    def _costs_of(self, padded: tuple[int, int, int, int]) -> dict[str, Cost]:
-        return self._costs(padded, self.geometry)
+    def _costs_of(self, padded: tuple[int, ...]) -> dict[str, Cost]:
+        return self._costs(padded, self.geometry, self.out_channels)
 
 
 class DCDOnRows(DCDOperator):
@@ -156,14 +165,14 @@ class DCDOnRows(DCDOperator):
 
     def algorithm_costs(self, input_shape: Sequence[int]) -> dict[str, Cost]:
         """Return each algorithm's cost for an input ``(..., in_features)``, by which ``algorithm="auto"`` chooses."""
-        return self._costs((math.prod(input_shape[:-1]), self.in_features, 1, 1), _POINT)
+        return self._costs((math.prod(input_shape[:-1]), self.in_features, 1, 1), _POINT, self.out_features)
 
     def _choose(self, x: Tensor) -> str:
         if self.algorithm != "auto":
             return str(self.algorithm)
         if is_exporting():
             return self._exported_algorithm
-        costs = self._costs((x.shape[0], self.in_features, 1, 1), _POINT)
+        costs = self._costs((x.shape[0], self.in_features, 1, 1), _POINT, self.out_features)
         return cheapest(costs, undecided=self._exported_algorithm)
 
     @property
@@ -195,10 +204,10 @@ class DCDCore(DCDOperator, DynamicLayer):
     _resolved: DCDConfig
 
     def _build_dynamic(
-        self, config: DCDConfig, in_channels: int, out_channels: int, groups: int, num_taps: int
+        self, config: DCDConfig, in_channels: int, out_channels: int, groups: int, num_taps: int, dims: int = 2
     ) -> None:
         options: dict[str, Any] = {"device": self.weight.device, "dtype": self.weight.dtype}
-        self.sizes = sizes = dcd_sizes(config, in_channels, out_channels, groups, num_taps)
+        self.sizes = sizes = dcd_sizes(config, in_channels, out_channels, groups, num_taps, dims)
         self.config = config
         self.scales_bias = config.norm == "batch" and config.has_scale
         self._has_latent_norms = config.norm == "batch" and config.has_residual
@@ -208,6 +217,8 @@ class DCDCore(DCDOperator, DynamicLayer):
         heads = {}
         if config.has_scale:
             heads["scale"] = out_channels
+        if config.has_input_scale:
+            heads["input_scale"] = in_channels
         if config.has_residual:
             heads["fusion"] = math.prod(sizes.fusion_shape)
             latent = sizes.latent_taps if sizes.form == "depthwise" else sizes.latent_dim
@@ -229,7 +240,7 @@ class DCDCore(DCDOperator, DynamicLayer):
             keeps_length=config.keeps_length(sizes.context_features),
             gain=config.gain,
             std=None if config.norm == "batch" else SMALL_STD,
-            bounds={"scale": 1.0, "fusion": max(sizes.latent_dim, sizes.latent_taps, 1) ** -0.5}
+            bounds={"scale": 1.0, "input_scale": 1.0, "fusion": max(sizes.latent_dim, sizes.latent_taps, 1) ** -0.5}
             if self.resolved.weight_norm
             else None,
             device=self.weight.device,
@@ -262,21 +273,22 @@ class DCDCore(DCDOperator, DynamicLayer):
         norms the skip connection would remain, so P is set to zero.
         """
         with torch.no_grad():
-            if self.config.has_scale:
-                self._head("scale").zero_()
+            for name in ("scale", "input_scale"):
+                if name in self.branch.heads:
+                    self._head(name).zero_()
             if self.p is not None:
                 (self.p if self.config.norm == "batch" else self._head("fusion")).zero_()
 
     @property
     def is_neutral(self) -> bool:
-        """Whether Lambda is 1 and the residual is zero for every input, so that the layer is a static one."""
-        parts = [self._head("scale")] if self.has_scale else []
+        """Whether Lambda or S is 1 and the residual is zero for every input, so that the layer is a static one."""
+        parts = [self._head(name) for name in ("scale", "input_scale") if name in self.branch.heads]
         if self.p is not None:
             parts.append(self.p if self.config.norm == "batch" else self._head("fusion"))
         return not any(part.any() for part in parts)
 
     def _head(self, name: str) -> Tensor:
-        weight: Tensor = self.branch.heads[name].weight  # type: ignore[assignment]
+        weight: Tensor = self.branch.heads[name].weight
         return weight
 
     @property
@@ -308,14 +320,16 @@ class DCDCore(DCDOperator, DynamicLayer):
         return heads
 
     def _activated(self, heads: Mapping[str, Tensor]) -> DCDCoefficients:
-        scale, fusion = heads.get("scale"), heads.get("fusion")
+        scale, fusion, input_scale = heads.get("scale"), heads.get("fusion"), heads.get("input_scale")
         if scale is not None:
             scale = activate_scale(scale, self.resolved.scale_activation)
+        if input_scale is not None:
+            input_scale = activate_scale(input_scale, self.resolved.scale_activation)
         if fusion is not None:
             fusion = fusion.reshape(fusion.shape[0], *self.sizes.fusion_shape)
             if self.resolved.weight_norm:
                 fusion = fusion * self.inverse_lengths(fusion)
-        return DCDCoefficients(scale, fusion)
+        return DCDCoefficients(scale, fusion, input_scale)
 
     def inverse_lengths(self, like: Tensor) -> Tensor:
         """Return 1 / the product of the root-mean-square lengths of P's, Q's and R's columns.
@@ -340,7 +354,7 @@ class DCDCore(DCDOperator, DynamicLayer):
 
     def _factors(self, context: Tensor, weight: Tensor, *, track: bool) -> tuple[DCDFactors, Tensor | None]:
         heads = self._heads(context, track=track)
-        scale, fusion = self._activated(heads)
+        scale, fusion, input_scale = self._activated(heads)
         bias: Tensor | None = self.bias
         if bias is not None and scale is not None and self.scales_bias:
             bias = bias.to(scale.dtype) * scale
@@ -351,7 +365,7 @@ class DCDCore(DCDOperator, DynamicLayer):
             bias = latent_bias if bias is None else bias + latent_bias
         if bias is not None:
             bias = bias.expand(context.shape[0], -1)
-        return DCDFactors(self.sizes.form, weight, scale, fusion, self.p, self.q, self.r), bias
+        return DCDFactors(self.sizes.form, weight, scale, fusion, self.p, self.q, self.r, input_scale), bias
 
     def _kernel_and_bias(self, context: Tensor, weight: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor | None]:
         if self._normalises_by_batch():
@@ -383,12 +397,3 @@ class DCDCore(DCDOperator, DynamicLayer):
         parts.append(f"hidden_channels={hidden}")
         parts += [f"norm={self.config.norm!r}"] if self.config.norm else []
         return ", ".join(parts)
-
-
-def activate_scale(logits: Tensor, activation: str) -> Tensor:
-    """Compute Lambda from its logits; it is 1 at logit 0 for every activation."""
-    if activation == "linear":
-        return 1 + logits
-    if activation == "hard_sigmoid":
-        return F.relu6(logits + 3) / 3
-    return 2 * torch.sigmoid(logits) if activation == "sigmoid" else 1 + torch.tanh(logits)

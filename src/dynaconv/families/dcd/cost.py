@@ -8,33 +8,37 @@ from dynaconv.ops.geometry import Geometry
 def dcd_costs(
     form: DCDForm,
     geometry: Geometry,
-    input_shape: tuple[int, int, int, int],
+    input_shape: tuple[int, ...],
     out_channels: int,
     latent: tuple[int, int, int],
     *,
     scaled: bool = True,
+    input_scaled: bool = False,
 ) -> dict[str, Cost]:
     """Return the costs of ``kernel`` and ``factored``, without the branch, which costs the same for both.
 
     Args:
         form: Form of the residual.
         geometry: Stride, padding, dilation and groups.
-        input_shape: ``(B, C_in, H, W)``.
+        input_shape: ``(B, C_in, *sizes)``.
         out_channels: C_out.
         latent: Blocks, L and L_k; L = 0 if the variant has no residual.
         scaled: Whether W(x) has Lambda(x).
+        input_scaled: Whether W(x) has S(x).
     """
-    batch, in_channels, height, width = input_shape
-    out_h, out_w = geometry.output_size(height, width)
-    pixels, input_pixels = batch * out_h * out_w, batch * height * width
+    batch, in_channels = input_shape[:2]
+    applied, input_pixels, pixels = geometry.pixel_counts(input_shape)
     weights = out_channels * (in_channels // geometry.groups) * geometry.num_taps
     dim = latent[1]
     residual = (
-        _residual(form, pixels, input_pixels, in_channels, out_channels, latent, geometry.num_taps) if dim else Cost()
+        _residual(form, applied, input_pixels, in_channels, out_channels, latent, geometry.num_taps) if dim else Cost()
     )
-    factored = Cost(dense=pixels * weights, moved=2.0 * pixels * out_channels * (scaled + (dim > 0)), calls=1 + scaled)
+    factored = Cost(dense=applied * weights, moved=2.0 * pixels * out_channels * (scaled + (dim > 0)), calls=1 + scaled)
     assembly = _assembly(form, in_channels, out_channels, latent, geometry.num_taps) if dim else 0
-    kernel = Cost(batched=pixels * weights + batch * assembly, moved=batch * weights * (2.0 + scaled), calls=5)
+    kernel = Cost(batched=applied * weights + batch * assembly, moved=batch * weights * (2.0 + scaled), calls=5)
+    if input_scaled:
+        factored += Cost(moved=2.0 * input_pixels * in_channels, calls=1)
+        kernel += Cost(moved=1.0 * batch * weights)
     if not geometry.pointwise:
         # The batch is folded into groups: B small convolutions, each with its own packed weights.
         kernel += Cost(moved=2.0 * (input_pixels * in_channels + pixels * out_channels + batch * weights), calls=batch)

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.families.contract.affine import frozen_sum, multiply_rows
-from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv2d, DeployedLayer
+from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv, DeployedLayer
 from dynaconv.families.contract.norms import norm_affine
 from dynaconv.families.dcd import DCDFactors, fold_latent_norms
-from dynaconv.families.dcd.core import DCDCoefficients, DCDCore, DCDOnImages, DCDOnRows, DCDOperator, activate_scale
+from dynaconv.families.dcd.core import DCDCoefficients, DCDCore, DCDOnImages, DCDOnRows, DCDOperator
+from dynaconv.families.dcd.factors import activate_scale
 from dynaconv.families.dcd.prepared import PreparedDCD, can_prepare, heads_cost, prepared_cost
 from dynaconv.ops import Cost
 from dynaconv.ops.precision import autocasts
@@ -22,7 +23,8 @@ class DeployedDCD(DCDOperator, DeployedLayer):
     may lack some of the terms. Latent norms are folded into Phi and the bias.
 
     Attributes:
-        branch: Its heads are ``scale`` (the input of `scale_activation`), ``fusion`` (Phi) and ``shift``.
+        branch: Its heads are ``scale`` or ``input_scale`` (the input of `scale_activation`), ``fusion`` (Phi) and
+            ``shift``.
         scale_activation: ``affine`` if the head gives Lambda itself; else as the option of `DCDConv2d`.
         bias: Constant part of the bias, ``(C_out,)``; included in ``shift`` if that head exists.
         scaled_bias: Part of the bias that Lambda multiplies, ``(C_out,)``; included in ``shift`` if Lambda is affine.
@@ -47,11 +49,13 @@ class DeployedDCD(DCDOperator, DeployedLayer):
         if layer.config.norm == "batch" and layer.p is not None:
             branch.heads["fusion"], shift = self._folded(layer, branch.head("fusion"))
         self.scale_activation = layer.resolved.scale_activation
-        if self.has_scale and self.scale_activation == "linear":
-            scale = branch.head("scale")
-            branch.heads["scale"] = scale = AffineMap(scale.weight, scale.constant + 1)
-            self.scale_activation = "affine"
+        if self.scale_activation == "linear":
+            for name in branch.heads.keys() & {"scale", "input_scale"}:
+                head = branch.head(name)
+                branch.heads[name] = AffineMap(head.weight, head.constant + 1)
+                self.scale_activation = "affine"
             if scaled_bias is not None:
+                scale = branch.head("scale")
                 gain = scaled_bias.cpu().double()
                 part = scale.fold_output_affine(gain, torch.zeros_like(gain))
                 shift = part if shift is None else AffineMap(shift.weight + part.weight, shift.constant + part.constant)
@@ -97,27 +101,29 @@ class DeployedDCD(DCDOperator, DeployedLayer):
         return self._activated(self.branch(context))
 
     def _activated(self, heads: dict[str, Tensor]) -> DCDCoefficients:
-        scale, fusion = heads.get("scale"), heads.get("fusion")
+        scale, fusion, input_scale = heads.get("scale"), heads.get("fusion"), heads.get("input_scale")
         if scale is not None and self.scale_activation != "affine":
             scale = activate_scale(scale, self.scale_activation)
+        if input_scale is not None and self.scale_activation != "affine":
+            input_scale = activate_scale(input_scale, self.scale_activation)
         if fusion is not None:
             fusion = fusion.reshape(fusion.shape[0], *self.sizes.fusion_shape)
-        return DCDCoefficients(scale, fusion)
+        return DCDCoefficients(scale, fusion, input_scale)
 
     def _factors(self, context: Tensor, weight: Tensor, *, track: bool) -> tuple[DCDFactors, Tensor | None]:
         heads = self.branch(context)
-        scale, fusion = self._activated(heads)
+        scale, fusion, input_scale = self._activated(heads)
         bias: Tensor | None = heads.get("shift")
         if bias is None and self.bias is not None:
             bias = self.bias.to(context.dtype).expand(context.shape[0], -1)
         if self.scaled_bias is not None and scale is not None:
             scaled = self.scaled_bias.to(scale.dtype) * scale
             bias = scaled if bias is None else bias + scaled
-        return DCDFactors(self.sizes.form, weight, scale, fusion, self.p, self.q, self.r), bias
+        return DCDFactors(self.sizes.form, weight, scale, fusion, self.p, self.q, self.r, input_scale), bias
 
 
-class DeployedDCDConv2d(DeployedDCD, DCDOnImages, DeployedConv2d):
-    """Deployed form of `dynaconv.DCDConv2d`.
+class DeployedDCDConv(DeployedDCD, DCDOnImages, DeployedConv):
+    """Deployed form of a DCD convolution.
 
     Args:
         layer: The original layer.
@@ -162,8 +168,8 @@ class DeployedDCDConv2d(DeployedDCD, DCDOnImages, DeployedConv2d):
         super().absorb_affine(scale, shift)
         self._prepare()
 
-    def algorithm_costs(self, input_shape: tuple[int, int, int, int]) -> dict[str, Cost]:
-        """Return each algorithm's cost for an input ``(B, C_in, H, W)``."""
+    def algorithm_costs(self, input_shape: tuple[int, ...]) -> dict[str, Cost]:
+        """Return each algorithm's cost for an input ``(B, C_in, *sizes)``."""
         costs = super().algorithm_costs(input_shape)
         if not can_prepare(self):
             return costs
@@ -180,7 +186,7 @@ class DeployedDCDConv2d(DeployedDCD, DCDOnImages, DeployedConv2d):
 
 
 def _prepare_after_load(module: nn.Module, incompatible_keys: Any) -> None:
-    assert isinstance(module, DeployedDCDConv2d)
+    assert isinstance(module, DeployedDCDConv)
     module._prepare()
 
 

@@ -2,6 +2,8 @@
 
 from typing import Literal, NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -32,7 +34,7 @@ class DCDFactors(NamedTuple):
 
     form: DCDForm
     weight: Tensor
-    """W0, ``(C_out, C_in / groups, k_h, k_w)``."""
+    """W0, ``(C_out, C_in / groups, *k)``, also of a transposed convolution."""
     scale: Tensor | None = None
     """Diagonal of Lambda(x), ``(B, C_out)``."""
     fusion: Tensor | None = None
@@ -42,9 +44,20 @@ class DCDFactors(NamedTuple):
     q: Tensor | None = None
     """``(C_in, L)``, with the rows of a block at its input channels."""
     r: Tensor | None = None
-    """``(k_h * k_w, L_k)``."""
+    """``(num_taps, L_k)``."""
+    input_scale: Tensor | None = None
+    """Diagonal of S(x), ``(B, C_in)``, which W(x) is multiplied by from the right."""
 
     @property
     def num_blocks(self) -> int:
         """Number of diagonal blocks of the residual."""
         return 1 if self.fusion is None or self.form == "depthwise" else self.fusion.shape[1]
+
+
+def activate_scale(logits: Tensor, activation: str) -> Tensor:
+    """Compute Lambda from its logits; it is 1 at logit 0 for every activation."""
+    if activation == "linear":
+        return 1 + logits
+    if activation == "hard_sigmoid":
+        return F.relu6(logits + 3) / 3
+    return 2 * torch.sigmoid(logits) if activation == "sigmoid" else 1 + torch.tanh(logits)

@@ -1,7 +1,15 @@
 """Family descriptor of DCD."""
 
-from dynaconv.families.dcd.layer import DCDConv2d, DCDLinear
-from dynaconv.families.dcd.published import published_dcd_options
+from dynaconv.families.dcd.layer import (
+    DCDConv1d,
+    DCDConv2d,
+    DCDConv3d,
+    DCDConvTranspose1d,
+    DCDConvTranspose2d,
+    DCDConvTranspose3d,
+    DCDLinear,
+)
+from dynaconv.families.dcd.published import published_dcd_layer, published_dcd_options
 from dynaconv.families.family import Coefficient, Family, Published
 
 
@@ -22,11 +30,16 @@ DCD = Family(
   url       = {https://arxiv.org/abs/2103.08756}
 }""",
     layer=DCDConv2d,
+    others=(DCDConv1d, DCDConv3d, DCDConvTranspose1d, DCDConvTranspose2d, DCDConvTranspose3d),
     linear=DCDLinear,
     coefficients={
         "scale": Coefficient(symbol="Λ", role="gate", act="scales each output channel", limit=_limit),
         "fusion": Coefficient(symbol="Φ", role="matrix"),
+        "input_scale": Coefficient(
+            symbol="S", role="gate", act="scales each input channel", element="input channel", limit=_limit
+        ),
     },
-    kinds=("pointwise", "grouped", "spatial"),
+    kinds=("pointwise", "grouped", "spatial", "transposed"),
     published=Published(options=published_dcd_options, classifier=DCDLinear),
+    published_layer=published_dcd_layer,
 )

@@ -1,22 +1,21 @@
 """DCD by forming the kernel of each sample and convolving with it."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dynaconv.families.dcd.factors import DCDFactors, required, split_rows
 from dynaconv.families.dcd.kernel_step import kernel_step_dcd
 from dynaconv.families.dcd.step import supports_step
-from dynaconv.ops.geometry import Geometry
-from dynaconv.ops.per_sample import per_sample_conv2d
+from dynaconv.ops.geometry import Geometry, over_pixels
+from dynaconv.ops.per_sample import pad_pixels, per_sample_conv
 from dynaconv.ops.precision import autocasts
 
 
 def kernel_dcd(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tensor:
     """As `reference_dcd`, with all kernels formed at once: B * C_in * C_out * k^2 elements, no extra work per pixel."""
-    if geometry == Geometry((1, 1)) and supports_step(x, factors, geometry):
+    if geometry == Geometry((1, 1)) and factors.input_scale is None and supports_step(x, factors, geometry):
         return kernel_step_dcd(x, factors)
-    return per_sample_conv2d(x, dcd_kernel(factors, geometry, x.shape[0]), geometry)
+    return per_sample_conv(x, dcd_kernel(factors, geometry, x.shape[0]), geometry)
 
 
 def dcd_kernel(factors: DCDFactors, geometry: Geometry, batch: int) -> Tensor:
@@ -28,25 +27,30 @@ def dcd_kernel(factors: DCDFactors, geometry: Geometry, batch: int) -> Tensor:
         batch: B.
 
     Returns:
-        ``(B, C_out, C_in / groups, k_h, k_w)`` in the dtype of W0.
+        ``(B, C_out, C_in / groups, *k)`` in the dtype of W0.
     """
     if _is_plain(factors, geometry):
-        return _plain_kernel(factors)
-    kernel = factors.weight.expand(batch, -1, -1, -1, -1)
+        return over_pixels(_plain_kernel(factors), geometry.dims)
+    kernel = factors.weight.expand(batch, *factors.weight.shape)
     if factors.scale is not None:
-        kernel = kernel * factors.scale[:, :, None, None, None]
+        kernel = kernel * over_pixels(factors.scale, geometry.dims + 1)
     if factors.fusion is not None:
         kernel = kernel + _residual(factors, geometry)
+    if factors.input_scale is not None:
+        groups, (out_channels, per_group) = geometry.groups, factors.weight.shape[:2]
+        by_group = factors.input_scale.reshape(batch, groups, 1, per_group).expand(-1, -1, out_channels // groups, -1)
+        kernel = kernel * over_pixels(by_group.reshape(batch, out_channels, per_group), geometry.dims)
     return kernel.to(factors.weight.dtype)
 
 
 def _is_plain(factors: DCDFactors, geometry: Geometry) -> bool:
-    """Whether this is a 1x1 kernel with a residual of one block, all of one dtype."""
+    """Whether this is a 1x1 kernel with a residual of one block and without S(x), all of one dtype."""
     fusion, weight = factors.fusion, factors.weight
     return (
         fusion is not None
+        and factors.input_scale is None
         and factors.form == "channel"
-        and geometry.kernel_size == (1, 1)
+        and geometry.pointwise
         and fusion.shape[1] == 1
         and fusion.dtype == weight.dtype
         and not autocasts(weight.device)
@@ -54,12 +58,12 @@ def _is_plain(factors: DCDFactors, geometry: Geometry) -> bool:
 
 
 def _plain_kernel(factors: DCDFactors) -> Tensor:
-    """`dcd_kernel` if `_is_plain` holds: the same operations without axes of length one."""
-    _, weight, scale, fusion, p, q, _ = factors
+    """`dcd_kernel` if `_is_plain` holds, ``(B, C_out, C_in)``: the same operations without axes of length one."""
+    _, weight, scale, fusion, p, q, *_ = factors
     matrix = weight.flatten(1)
     static = matrix if scale is None else matrix * scale[:, :, None]
     residual = torch.matmul(required(p), torch.matmul(required(fusion)[:, 0], required(q).T))
-    return (static + residual)[..., None, None]
+    return static + residual
 
 
 def _residual(factors: DCDFactors, geometry: Geometry) -> Tensor:
@@ -69,11 +73,9 @@ def _residual(factors: DCDFactors, geometry: Geometry) -> Tensor:
         return _depthwise_residual(factors).reshape(batch, *factors.weight.shape)
     if factors.form == "joint":
         return _joint_residual(factors, geometry).reshape(batch, *factors.weight.shape)
-    residual = _channel_residual(factors, geometry)[..., None, None]
-    if geometry.pointwise:
-        return residual
-    (row, column), (height, width) = geometry.centre, geometry.kernel_size
-    return F.pad(residual, (column, width - 1 - column, row, height - 1 - row))
+    residual = over_pixels(_channel_residual(factors, geometry), geometry.dims)
+    after = [size - 1 - tap for size, tap in zip(geometry.kernel_size, geometry.centre, strict=True)]
+    return pad_pixels(residual, geometry.centre, after)
 
 
 def _depthwise_residual(factors: DCDFactors) -> Tensor:

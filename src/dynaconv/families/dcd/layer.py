@@ -4,17 +4,56 @@ import math
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dynaconv.families.contract.base import DynamicConv2d, adopt_static
+from dynaconv.families.contract.base import (
+    DynamicConv,
+    DynamicConv1d,
+    DynamicConv2d,
+    DynamicConv3d,
+    DynamicConvTranspose1d,
+    DynamicConvTranspose2d,
+    DynamicConvTranspose3d,
+    adopt_static,
+    fill_static,
+)
 from dynaconv.families.contract.checks import check_positive, check_real
 from dynaconv.families.contract.static import check_static, copy_hooks_and_attributes
 from dynaconv.families.dcd.config import DCDConfig
 from dynaconv.families.dcd.core import DCDCore, DCDOnImages, DCDOnRows
-from dynaconv.families.dcd.deployed import DeployedDCDConv2d, DeployedDCDLinear
+from dynaconv.families.dcd.deployed import DeployedDCDConv, DeployedDCDLinear
 
 
-class DCDConv2d(DCDCore, DCDOnImages, DynamicConv2d):
+class _DCDConv(DCDCore, DCDOnImages, DynamicConv):
+    """DCD as a convolution in any dimension."""
+
+    config_class = DCDConfig
+
+    def _build(self, config: DCDConfig, device: torch.device, dtype: torch.dtype) -> None:
+        if self.transposed and config.norm == "batch":
+            raise ValueError(
+                "norm='batch' normalises the residual at the output's pixels, and that of a transposed convolution has "
+                "values at some of them only; use norm=None."
+            )
+        self.context_size = config.context_size
+        taps = self.geometry.num_taps
+        self._build_dynamic(config, self.in_channels, self.out_channels, self.groups, taps, self.dims)
+
+    def reset_parameters(self) -> None:
+        """Initialise every parameter: W0 as `static_class` does, the dynamic part near zero."""
+        self._reset_static()
+        self._reset_dynamic()
+
+    def deployed(self) -> DeployedDCDConv:
+        """Return the deployed form, which computes the layer's function in eval mode."""
+        return DeployedDCDConv(self)
+
+    def extra_repr(self) -> str:
+        """The convolution's arguments and DCD's sizes."""
+        return f"{super().extra_repr()}, {self._dcd_repr()}"
+
+
+class DCDConv2d(_DCDConv, DynamicConv2d):
     """A convolution whose kernel is W(x) = Lambda(x) W0 + P Phi(x) Q^T.
 
     Lambda(x) scales the output channels of the static kernel W0. The residual mixes L latent channels with a dynamic
@@ -42,24 +81,45 @@ class DCDConv2d(DCDCore, DCDOnImages, DynamicConv2d):
     Reference: Li et al., ICLR 2021, arXiv:2103.08756v1.
     """
 
-    config_class = DCDConfig
 
-    def _build(self, config: DCDConfig, device: torch.device, dtype: torch.dtype) -> None:
-        self.context_size = config.context_size
-        self._build_dynamic(config, self.in_channels, self.out_channels, self.groups, self.geometry.num_taps)
+class DCDConv1d(_DCDConv, DynamicConv1d):
+    """`DCDConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`.
 
-    def reset_parameters(self) -> None:
-        """Initialise every parameter: W0 as `torch.nn.Conv2d` does, the dynamic part near zero."""
-        self._reset_static()
-        self._reset_dynamic()
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+    """
 
-    def deployed(self) -> DeployedDCDConv2d:
-        """Return the deployed form, which computes the layer's function in eval mode."""
-        return DeployedDCDConv2d(self)
 
-    def extra_repr(self) -> str:
-        """The convolution's arguments and DCD's sizes."""
-        return f"{super().extra_repr()}, {self._dcd_repr()}"
+class DCDConv3d(_DCDConv, DynamicConv3d):
+    """`DCDConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+    """
+
+
+class DCDConvTranspose1d(_DCDConv, DynamicConvTranspose1d):
+    """`DCDConv2d` as a transposed convolution in one dimension; takes the arguments of `torch.nn.ConvTranspose1d`.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+    """
+
+
+class DCDConvTranspose2d(_DCDConv, DynamicConvTranspose2d):
+    """`DCDConv2d` as a transposed convolution in two dimensions; takes the arguments of `torch.nn.ConvTranspose2d`.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+    """
+
+
+class DCDConvTranspose3d(_DCDConv, DynamicConvTranspose3d):
+    """`DCDConv2d` as a transposed convolution in three dimensions; takes the arguments of `torch.nn.ConvTranspose3d`.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+    """
 
 
 class DCDLinear(DCDCore, DCDOnRows):
@@ -134,6 +194,12 @@ class DCDLinear(DCDCore, DCDOnRows):
         layer = cls.like(linear, **hyperparameters)
         layer._neutralise()
         return layer
+
+    def static_with(self, weight: Tensor, bias: Tensor | None) -> nn.Linear:
+        """Return a static linear layer with copies of ``weight`` and ``bias``, see `DynamicLayer.static_with`."""
+        own = self.weight
+        linear = nn.Linear(self.in_features, self.out_features, bias is not None, own.device, own.dtype)
+        return fill_static(self, linear, weight, bias)
 
     def deployed(self) -> DeployedDCDLinear:
         """Return the deployed form, which computes the layer's function in eval mode."""

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from dynaconv.families.contract.affine import add_bias
 from dynaconv.families.contract.branch import LENGTH_EPSILON
 from dynaconv.families.contract.deployed import AffineMap, DeployedBranch
-from dynaconv.families.dcd.core import activate_scale
-from dynaconv.families.dcd.factors import required
+from dynaconv.families.dcd.factors import activate_scale, required
 from dynaconv.ops import Cost, Geometry, pool_context
 from dynaconv.ops.exporting import is_exporting
 from dynaconv.ops.per_sample import grouped_matmul
@@ -63,7 +62,7 @@ def form_of(layer: Any, *, channels_last: bool = False) -> str:
     return "factors" if _has_sample_bias(layer) else "mixed"
 
 
-def prepared_cost(layer: Any, input_shape: tuple[int, int, int, int]) -> Cost:
+def prepared_cost(layer: Any, input_shape: tuple[int, ...]) -> Cost:
     """Return the cost of a prepared layer after the hidden vector, comparable to `dcd_costs` plus `heads_cost`."""
     batch, in_channels, height, width = input_shape
     out_channels, latent = layer.p.shape
@@ -97,7 +96,7 @@ class PreparedDCD(nn.Module):
     """Runs a deployed 1x1 DCD layer with precomputed constants, which are not in its state dict.
 
     Args:
-        layer: The layer, a `DeployedDCDConv2d` for which `can_prepare` holds.
+        layer: The layer, a `DeployedDCDConv` for which `can_prepare` holds.
         channels_last: Whether the runtime stores feature maps in channels_last format, in which products over pixels
             need no copy.
     """
@@ -190,7 +189,7 @@ class PreparedDCD(nn.Module):
         return constants | {"q": F.pad(q_transposed, (0, 0, 0, 0, 0, 0, 0, 1)), "q_bias": one}
 
     def forward(self, x: Tensor) -> Tensor:
-        """As `DeployedDCDConv2d.forward`."""
+        """As `DeployedDCDConv.forward`."""
         by_kernel = self.form in ("kernel", "product")
         pooled = by_kernel or self.context_size > 1
         hidden = self.branch.hidden(pool_context(x, self.context_size, x.dtype) if pooled else _pooled(x))

@@ -7,6 +7,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dynaconv.families.contract.checks import check_choice
+from dynaconv.families.contract.published import GEOMETRY, check_hidden, not_shown
+from dynaconv.families.dcd.layer import DCDConv2d, DCDLinear
 
 PublishedStyle = Literal["basic", "bottleneck", "mobilenet", "classifier"]
 
@@ -81,3 +83,32 @@ def published_layer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             known = ", ".join((*DCD_STEMS, *_Q_KEYS, *_P_KEYS))
             raise ValueError(f"{key!r} is not a key of a published DCD layer; its parts are {known}.")
     return renamed
+
+
+def published_dcd_layer(state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> DCDConv2d | DCDLinear:
+    """Return the DCD layer with the state of a published one; see `dynaconv.published_layer`.
+
+    The published layer has the key ``cls.weight`` if it is a classifier, else ``conv.weight``.
+    """
+    ours = published_layer_state(state)
+    weight, squeeze = ours["weight"], ours["branch.squeeze.weight"]
+    out_features, per_group = weight.shape[:2]
+    hidden, latent = squeeze.shape[0], ours["q"].shape[1]
+    options: dict[str, Any] = {"norm": "batch", "latent_dim": latent, "hidden_channels": hidden}
+    options |= {"bias": "bias" in ours, "device": weight.device, "dtype": weight.dtype}
+    layer: DCDConv2d | DCDLinear
+    if weight.dim() == 2:
+        not_shown(metadata, {"in_features": per_group, "out_features": out_features}, ())
+        layer = DCDLinear(per_group, out_features, **options)
+    else:
+        in_channels = ours["q"].shape[0]
+        options["context_size"] = math.isqrt(squeeze.shape[1] // in_channels)
+        shown: dict[str, Any] = {"in_channels": in_channels, "out_channels": out_features}
+        shown |= {"kernel_size": tuple(weight.shape[2:]), "groups": in_channels // per_group}
+        given: dict[str, Any] = not_shown(metadata, shown, (*GEOMETRY, "fc_squeeze"))
+        if (squeeze_by := given.pop("fc_squeeze", None)) is not None:
+            sizes = published_dcd_options("mobilenet", in_channels, out_features, fc_squeeze=squeeze_by)
+            check_hidden("fc_squeeze", squeeze_by, sizes["hidden_channels"], hidden)
+        layer = DCDConv2d(**shown, **given, **options)
+    layer.load_state_dict(ours)
+    return layer

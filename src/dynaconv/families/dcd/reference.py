@@ -6,22 +6,34 @@ Reference: Li et al., ICLR 2021, arXiv:2103.08756v1.
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dynaconv.families.dcd.factors import DCDFactors, required
-from dynaconv.ops.geometry import Geometry
+from dynaconv.ops.geometry import Geometry, over_pixels
+from dynaconv.ops.shared import static_conv
 
 
 def reference_dcd_kernel(factors: DCDFactors, geometry: Geometry, sample: int) -> Tensor:
-    """Return W(x) of one sample: Lambda(x) W0 plus the dynamic residual.
+    """Return W(x) of one sample: Lambda(x) W0 plus the dynamic residual, times S(x).
 
     Returns:
-        ``(C_out, C_in / groups, k_h, k_w)``.
+        ``(C_out, C_in / groups, *k)``.
     """
+    kernel = _without_input_scale(factors, geometry, sample)
+    if factors.input_scale is None:
+        return kernel
+    out_channels, per_group = kernel.shape[:2]
+    columns = []
+    for row in range(out_channels):
+        start = row * geometry.groups // out_channels * per_group
+        columns.append(factors.input_scale[sample, start : start + per_group])
+    return kernel * over_pixels(torch.stack(columns), geometry.dims)
+
+
+def _without_input_scale(factors: DCDFactors, geometry: Geometry, sample: int) -> Tensor:
     kernel = factors.weight
     if factors.scale is not None:
-        kernel = factors.scale[sample][:, None, None, None] * kernel
+        kernel = over_pixels(factors.scale[sample], geometry.dims + 1) * kernel
     if factors.fusion is None:
         return kernel
     phi = factors.fusion[sample]
@@ -34,18 +46,17 @@ def reference_dcd(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tensor:
     """Convolve each sample with its own `reference_dcd_kernel`.
 
     Args:
-        x: Input, ``(B, C_in, H, W)``.
+        x: Input, ``(B, C_in, *sizes)``.
         factors: The factors of W(x).
         geometry: Stride, padding, dilation and groups.
 
     Returns:
-        ``(B, C_out, H_out, W_out)``, without a bias.
+        ``(B, C_out, *out_sizes)``, without a bias.
     """
-    _, stride, padding, dilation, groups = geometry
     outs = []
     for sample in range(x.shape[0]):
         kernel = reference_dcd_kernel(factors, geometry, sample)
-        outs.append(F.conv2d(x[sample : sample + 1], kernel, None, stride, padding, dilation, groups))
+        outs.append(static_conv(x[sample : sample + 1], kernel, geometry))
     return torch.cat(outs)
 
 
@@ -60,33 +71,32 @@ def reference_normalised_dcd(
     The norms may use batch statistics, so the residual is applied to feature maps and its kernel is not formed.
 
     Args:
-        x: Input, ``(B, C_in, H, W)``.
+        x: Input, ``(B, C_in, *sizes)``.
         factors: Factors of form ``channel``.
         geometry: A convolution whose padding puts its centre tap on pixel (0, 0), as "same" padding does.
-        norms: BN1 and BN2, maps of ``(B, blocks * L, H_out, W_out)``.
+        norms: BN1 and BN2, maps of ``(B, blocks * L, *out_sizes)``.
 
     Returns:
-        ``(B, C_out, H_out, W_out)``, without a bias.
+        ``(B, C_out, *out_sizes)``, without a bias.
     """
-    kernel_size, stride, padding, dilation, groups = geometry
-    assert all(p == d * (k // 2) for p, d, k in zip(padding, dilation, kernel_size, strict=True))
+    centre = (d * (k // 2) for d, k in zip(geometry.dilation, geometry.kernel_size, strict=True))
+    assert geometry.padding == tuple(centre)
+    assert not geometry.transposed
     p, q, phi = required(factors.p), required(factors.q), required(factors.fusion)
     blocks, latent = factors.num_blocks, q.shape[1]
-    static = F.conv2d(x, factors.weight, None, stride, padding, dilation, groups)
+    static = static_conv(x, factors.weight, geometry)
     if factors.scale is not None:
-        static = static * factors.scale[:, :, None, None]
-    z = norms[0](F.conv2d(x, _q_kernel(q, blocks), None, stride, groups=blocks))
+        static = static * over_pixels(factors.scale, geometry.dims)
+    columns = torch.cat([block.T for block in q.chunk(blocks)])
+    dims, point = geometry.dims, Geometry.point(geometry.dims, groups=blocks)
+    z = norms[0](static_conv(x, over_pixels(columns, dims), point._replace(stride=geometry.stride)))
     fused = []
     for sample in range(x.shape[0]):
         for block in range(blocks):
             rows = z[sample, block * latent : (block + 1) * latent]
-            fused.append(torch.einsum("ml,lhw->mhw", phi[sample, block], rows))
+            fused.append(torch.einsum("ml,l...->m...", phi[sample, block], rows))
     z = norms[1](torch.cat(fused).reshape_as(z)) + z
-    return static + F.conv2d(z, p[:, :, None, None], groups=blocks)
-
-
-def _q_kernel(q: Tensor, blocks: int) -> Tensor:
-    return torch.cat([block.T for block in q.chunk(blocks)])[:, :, None, None]
+    return static + static_conv(z, over_pixels(p, dims), point)
 
 
 def _depthwise_residual(factors: DCDFactors, phi: Tensor) -> Tensor:
@@ -104,8 +114,7 @@ def _blockwise_residual(factors: DCDFactors, phi: Tensor, geometry: Geometry) ->
         if factors.form == "joint":
             block = torch.einsum("ia,ob,tc,abc->oit", q, p, required(factors.r), phi[b])
         else:
-            row, column = geometry.centre
-            one_hot = F.one_hot(torch.tensor(row * geometry.kernel_size[1] + column), geometry.num_taps).to(p)
+            one_hot = torch.tensor([tap == geometry.centre for tap in geometry.taps]).to(p)
             block = (p @ phi[b] @ q.T)[:, :, None] * one_hot
         full[b * rows : (b + 1) * rows, b * columns : (b + 1) * columns] = block
     # For each output channel, a grouped convolution stores only the columns of its group.

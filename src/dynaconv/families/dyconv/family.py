@@ -1,6 +1,13 @@
 """Family descriptor of DY-Conv."""
 
-from dynaconv.families.dyconv.layer import DYConv2d
+from dynaconv.families.dyconv.layer import (
+    DYConv1d,
+    DYConv2d,
+    DYConv3d,
+    DYConvTranspose1d,
+    DYConvTranspose2d,
+    DYConvTranspose3d,
+)
 from dynaconv.families.family import Coefficient, Family
 
 DYCONV = Family(
@@ -15,6 +22,7 @@ DYCONV = Family(
   url       = {https://arxiv.org/abs/1912.03458}
 }""",
     layer=DYConv2d,
+    others=(DYConv1d, DYConv3d, DYConvTranspose1d, DYConvTranspose2d, DYConvTranspose3d),
     coefficients={"attention": Coefficient(symbol="π", role="mixing", act="weights each kernel", element="kernel")},
     dynamic_head=False,
 )

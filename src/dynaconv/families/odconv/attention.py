@@ -15,7 +15,7 @@ class ODConvCoefficients(NamedTuple):
     """Attention over output channels, ``(B, C_out)``, each in (0, 1); None if each output channel reads one input
     channel of its own, whose attention has the same effect."""
     spatial: Tensor | None = None
-    """Attention over kernel positions, ``(B, k_h, k_w)``, each in (0, 1); None for a single position."""
+    """Attention over kernel positions, ``(B, *k)``, each in (0, 1); None for a single position."""
     kernel: Tensor | None = None
     """Attention over the K kernels, ``(B, K)``, positive with sum 1; None for a single kernel."""
 

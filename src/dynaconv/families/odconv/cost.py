@@ -5,19 +5,18 @@ from dynaconv.ops.geometry import Geometry
 
 
 def odconv_costs(
-    geometry: Geometry, input_shape: tuple[int, int, int, int], out_channels: int, num_kernels: int
+    geometry: Geometry, input_shape: tuple[int, ...], out_channels: int, num_kernels: int
 ) -> dict[str, Cost]:
     """Return the costs of ``kernel``, ``mixed`` and ``grouped``, without the branch, which costs the same for all.
 
     Args:
         geometry: Stride, padding, dilation and groups.
-        input_shape: ``(B, C_in, H, W)``.
+        input_shape: ``(B, C_in, *sizes)``.
         out_channels: C_out.
         num_kernels: K.
     """
-    batch, in_channels, height, width = input_shape
-    out_h, out_w = geometry.output_size(height, width)
-    pixels, input_pixels = batch * out_h * out_w, batch * height * width
+    batch, in_channels = input_shape[:2]
+    _, input_pixels, pixels = geometry.pixel_counts(input_shape)
     weights = out_channels * (in_channels // geometry.groups) * geometry.num_taps
     several_taps, several_kernels = not geometry.pointwise, num_kernels > 1
     # Each scaling reads and writes the kernel of every sample.

@@ -1,7 +1,8 @@
 """Family descriptor of ODConv."""
 
 from dynaconv.families.family import Coefficient, Family
-from dynaconv.families.odconv.layer import ODConv2d
+from dynaconv.families.odconv.layer import ODConv1d, ODConv2d, ODConv3d
+from dynaconv.families.odconv.published import published_odconv_layer
 
 ODCONV = Family(
     name="odconv",
@@ -15,10 +16,12 @@ ODCONV = Family(
   url       = {https://arxiv.org/abs/2209.07947}
 }""",
     layer=ODConv2d,
+    others=(ODConv1d, ODConv3d),
     coefficients={
         "channel": Coefficient(symbol="channels in", role="gate", element="input channel", limit=1.0),
         "filter": Coefficient(symbol="channels out", role="gate", limit=1.0),
         "spatial": Coefficient(symbol="positions", role="gate", limit=1.0),
         "kernel": Coefficient(symbol="π", role="mixing", act="weights each kernel", element="kernel"),
     },
+    published_layer=published_odconv_layer,
 )

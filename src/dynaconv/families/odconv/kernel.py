@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from dynaconv.families.odconv.attention import ODConvCoefficients
-from dynaconv.ops.geometry import Geometry
+from dynaconv.ops.geometry import Geometry, over_pixels
 from dynaconv.ops.mixture import mix_kernels
 from dynaconv.ops.per_sample import matmul_per_sample
 
@@ -12,13 +12,13 @@ def kernel_odconv(x: Tensor, attention: ODConvCoefficients, kernels: Tensor, geo
     """Form W(x) of each sample and multiply it by the sample's patches, in one batched product.
 
     Args:
-        x: Input, ``(B, C_in, H, W)``.
+        x: Input, ``(B, C_in, *sizes)``.
         attention: The four attentions.
-        kernels: ``(K, C_out, C_in / groups, k_h, k_w)``.
+        kernels: ``(K, C_out, C_in / groups, *k)``.
         geometry: Stride, padding, dilation and groups.
 
     Returns:
-        ``(B, C_out, H_out, W_out)``, without a bias.
+        ``(B, C_out, *out_sizes)``, without a bias.
     """
     return matmul_per_sample(x, odconv_kernel(attention, kernels, geometry.groups), geometry)
 
@@ -28,17 +28,17 @@ def odconv_kernel(attention: ODConvCoefficients, kernels: Tensor, groups: int) -
 
     Args:
         attention: The four attentions.
-        kernels: ``(K, C_out, C_in / groups, k_h, k_w)``.
+        kernels: ``(K, C_out, C_in / groups, *k)``.
         groups: Groups of the convolution.
 
     Returns:
-        ``(B, C_out, C_in / groups, k_h, k_w)`` in the dtype of ``kernels``.
+        ``(B, C_out, C_in / groups, *k)`` in the dtype of ``kernels``.
     """
     mixed = kernels if attention.kernel is None else mix_kernels(attention.kernel, kernels)
     scale = _channel_of_each_output(attention.channel, kernels.shape[1], groups)
     if attention.filter is not None:
         scale = attention.filter[:, :, None] * scale
-    kernel = mixed * scale.to(kernels.dtype)[:, :, :, None, None]
+    kernel = mixed * over_pixels(scale.to(kernels.dtype), kernels.dim() - 3)
     if attention.spatial is None:
         return kernel
     return kernel * attention.spatial.to(kernels.dtype)[:, None, None]

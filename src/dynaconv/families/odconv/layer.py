@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.families.contract.affine import add_bias, frozen_sum
-from dynaconv.families.contract.base import DynamicConv2d
+from dynaconv.families.contract.base import DynamicConv, DynamicConv1d, DynamicConv2d, DynamicConv3d
 from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.config import AttentionConfig
 from dynaconv.families.contract.convolution import DynamicConvolution
-from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv2d, fold_context_norm
+from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv, fold_context_norm
 from dynaconv.families.contract.norms import make_context_norm, norm_affine, normalise
 from dynaconv.families.contract.options import option
 from dynaconv.families.contract.temperature import HasTemperature
@@ -74,16 +74,16 @@ class _ODConvolution(DynamicConvolution):
         """Convert logits to attentions."""
 
     def logits(self, x: Tensor) -> ODConvCoefficients:
-        """Return the logits of the attentions for ``x``, ``(B, C_in, H, W)``."""
+        """Return the logits of the attentions for ``x``, ``(B, C_in, *sizes)``."""
         self._check_input(x)
         return self._logits(x, track=False)
 
     def coefficients(self, x: Tensor) -> ODConvCoefficients:
-        """The attentions of each sample of ``x``, ``(B, C_in, H, W)``, in float32 (float64 for float64 inputs)."""
+        """The attentions of each sample of ``x``, ``(B, C_in, *sizes)``, in float32 (float64 for float64 inputs)."""
         return self._attention(self.logits(x))
 
     def kernel(self, x: Tensor) -> Tensor:
-        """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``."""
+        """W(x) of each sample, ``(B, C_out, C_in / groups, *k)``."""
         return odconv_kernel(self.coefficients(x), self.weight, self.groups)
 
     def _compute(self, x: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class _ODConvolution(DynamicConvolution):
             heads["spatial"] = heads["spatial"].reshape(x.shape[0], *self.kernel_size)
         return ODConvCoefficients(**heads)
 
-    def _costs_of(self, padded: tuple[int, int, int, int]) -> dict[str, Cost]:
+    def _costs_of(self, padded: tuple[int, ...]) -> dict[str, Cost]:
         return odconv_costs(self.geometry, padded, self.out_channels, self.num_kernels)
 
     def extra_repr(self) -> str:
@@ -108,7 +108,66 @@ class _ODConvolution(DynamicConvolution):
         return f"{super().extra_repr()}, num_kernels={self.num_kernels}, hidden_channels={hidden}"
 
 
-class ODConv2d(HasTemperature, _ODConvolution, DynamicConv2d):
+class _ODConv(HasTemperature, _ODConvolution, DynamicConv):
+    """ODConv in any dimension."""
+
+    config_class = ODConvConfig
+
+    def _leading_shapes(self, config: ODConvConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return (config.num_kernels,), ()
+
+    def _build(self, config: ODConvConfig, device: torch.device, dtype: torch.dtype) -> None:
+        self.num_kernels = config.num_kernels
+        self.context_norm = make_context_norm(config.context_norm, self.in_channels, device, dtype)
+        hidden = max(self.in_channels // config.reduction, config.min_hidden_channels)
+        self.branch = ODConvBranch(self.in_channels, hidden, self._heads(), device, dtype)
+        # At zero logits a sigmoid is 1/2, and the softmax gives the mean of the kernels, which needs no gain.
+        self.neutral_gain = 0.5 ** sum(name != "kernel" for name in self.branch.heads)
+        self._set_up_temperature(config.temperature, device)
+
+    @classmethod
+    def fresh_like(cls, conv: Any, **hyperparameters: Any) -> Self:
+        """As `DynamicConv.fresh_like`, with small initial weights of the heads.
+
+        The branch's batch norm amplifies the small differences between the averages of samples. With the published head
+        weights and a temperature of 1, the attentions of each layer then amplify the gradient, and a network of fifty
+        such layers does not train; docs/families/odconv.md has the measurements.
+
+        Raises:
+            TypeError: ``conv`` is not a `static_class` or overrides its computation, or an option is unknown.
+            ValueError: an option is invalid for the convolution.
+        """
+        layer = super().fresh_like(conv, **hyperparameters)
+        branch = layer.branch
+        assert isinstance(branch, ODConvBranch)
+        branch.shrink_heads(_INITIAL_HEAD_FACTOR)
+        return layer
+
+    def _heads(self) -> dict[str, int]:
+        """Return the number of logits of each attention that has an effect."""
+        taps = self.geometry.num_taps
+        heads = {"channel": self.in_channels}
+        if not self.in_channels == self.out_channels == self.groups:
+            heads["filter"] = self.out_channels
+        if taps > 1:
+            heads["spatial"] = taps
+        if self.num_kernels > 1:
+            heads["kernel"] = self.num_kernels
+        return heads
+
+    def _heads_of(self, context: Tensor, *, track: bool) -> Mapping[str, Tensor]:
+        heads: dict[str, Tensor] = self.branch(normalise(self.context_norm, context, track=track), track=track)
+        return heads
+
+    def _attention(self, logits: ODConvCoefficients) -> ODConvCoefficients:
+        return odconv_attention(logits, self.temperature)
+
+    def deployed(self) -> "DeployedODConv":
+        """Return the deployed form, which computes the layer's function in eval mode."""
+        return DeployedODConv(self)
+
+
+class ODConv2d(_ODConv, DynamicConv2d):
     """A convolution with W(x)[o, i, t] = filter_o(x) channel_i(x) spatial_t(x) sum_k kernel_k(x) W_k[o, i, t].
 
     The branch is average pool -> linear to max(C_in // reduction, min_hidden_channels) -> batch norm -> ReLU -> one
@@ -136,70 +195,31 @@ class ODConv2d(HasTemperature, _ODConvolution, DynamicConv2d):
     Reference: Li et al., ICLR 2022, arXiv:2209.07947v1 (openreview DmpCfq6Mg39).
     """
 
-    config_class = ODConvConfig
 
-    def _leading_shapes(self, config: ODConvConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return (config.num_kernels,), ()
+class ODConv1d(_ODConv, DynamicConv1d):
+    """`ODConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`.
 
-    def _build(self, config: ODConvConfig, device: torch.device, dtype: torch.dtype) -> None:
-        self.num_kernels = config.num_kernels
-        self.context_norm = make_context_norm(config.context_norm, self.in_channels, device, dtype)
-        hidden = max(self.in_channels // config.reduction, config.min_hidden_channels)
-        self.branch = ODConvBranch(self.in_channels, hidden, self._heads(), device, dtype)
-        # At zero logits a sigmoid is 1/2, and the softmax gives the mean of the kernels, which needs no gain.
-        self.neutral_gain = 0.5 ** sum(name != "kernel" for name in self.branch.heads)
-        self._set_up_temperature(config.temperature, device)
-
-    @classmethod
-    def fresh_like(cls, conv: nn.Conv2d, **hyperparameters: Any) -> Self:
-        """As `DynamicConv2d.fresh_like`, with small initial weights of the heads.
-
-        The branch's batch norm amplifies the small differences between the averages of samples. With the published head
-        weights and a temperature of 1, the attentions of each layer then amplify the gradient, and a network of fifty
-        such layers does not train; docs/families/odconv.md has the measurements.
-
-        Raises:
-            TypeError: ``conv`` is not a `torch.nn.Conv2d` or overrides its computation, or an option is unknown.
-            ValueError: an option is invalid for the convolution.
-        """
-        layer = super().fresh_like(conv, **hyperparameters)
-        branch = layer.branch
-        assert isinstance(branch, ODConvBranch)
-        branch.shrink_heads(_INITIAL_HEAD_FACTOR)
-        return layer
-
-    def _heads(self) -> dict[str, int]:
-        """Return the number of logits of each attention that has an effect."""
-        taps = self.kernel_size[0] * self.kernel_size[1]
-        heads = {"channel": self.in_channels}
-        if not self.in_channels == self.out_channels == self.groups:
-            heads["filter"] = self.out_channels
-        if taps > 1:
-            heads["spatial"] = taps
-        if self.num_kernels > 1:
-            heads["kernel"] = self.num_kernels
-        return heads
-
-    def _heads_of(self, context: Tensor, *, track: bool) -> Mapping[str, Tensor]:
-        heads: dict[str, Tensor] = self.branch(normalise(self.context_norm, context, track=track), track=track)
-        return heads
-
-    def _attention(self, logits: ODConvCoefficients) -> ODConvCoefficients:
-        return odconv_attention(logits, self.temperature)
-
-    def deployed(self) -> "DeployedODConv2d":
-        """Return the deployed form, which computes the layer's function in eval mode."""
-        return DeployedODConv2d(self)
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+    """
 
 
-class DeployedODConv2d(_ODConvolution, DeployedConv2d):
+class ODConv3d(_ODConv, DynamicConv3d):
+    """`ODConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+    """
+
+
+class DeployedODConv(_ODConvolution, DeployedConv):
     """Deployed form of `ODConv2d`. Its branch has a head for each attention, which includes the temperature.
 
     Args:
         layer: The original layer.
     """
 
-    def __init__(self, layer: ODConv2d) -> None:
+    def __init__(self, layer: _ODConv) -> None:
         super().__init__(layer)
         self.num_kernels = layer.num_kernels
         branch, norm = layer.branch, layer.context_norm

@@ -1,12 +1,12 @@
 """ODConv by applying its attentions to feature maps, without forming W(x)."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from dynaconv.families.odconv.attention import ODConvCoefficients
-from dynaconv.ops.geometry import Geometry
+from dynaconv.ops.geometry import Geometry, over_pixels
 from dynaconv.ops.mixture import mixed_mixture
-from dynaconv.ops.shared import shared_conv2d
+from dynaconv.ops.per_sample import unfold_patches
+from dynaconv.ops.shared import shared_conv
 
 
 def mixed_odconv(x: Tensor, attention: ODConvCoefficients, kernels: Tensor, geometry: Geometry) -> Tensor:
@@ -17,23 +17,21 @@ def mixed_odconv(x: Tensor, attention: ODConvCoefficients, kernels: Tensor, geom
     the filter attention. It takes K times the multiply-adds of the static convolution; with one 1x1 kernel, the
     convolution is the static one.
     """
+    dims = geometry.dims
     if attention.spatial is None:
-        read, geometry_read, shared = x * attention.channel.to(x.dtype)[:, :, None, None], geometry, kernels
+        read, geometry_read, shared = x * over_pixels(attention.channel.to(x.dtype), dims), geometry, kernels
     else:
         read = _scaled_patches(x, attention.channel, attention.spatial, geometry)
-        geometry_read, shared = Geometry((1, 1), groups=geometry.groups), kernels.flatten(2)[..., None, None]
+        geometry_read, shared = Geometry.point(dims, groups=geometry.groups), over_pixels(kernels.flatten(2), dims)
     if attention.kernel is None:
-        out = shared_conv2d(read, shared[0], geometry_read)
+        out = shared_conv(read, shared[0], geometry_read)
     else:
         out = mixed_mixture(read, attention.kernel, shared, geometry_read)
-    return out if attention.filter is None else out * attention.filter.to(out.dtype)[:, :, None, None]
+    return out if attention.filter is None else out * over_pixels(attention.filter.to(out.dtype), dims)
 
 
 def _scaled_patches(x: Tensor, channel: Tensor, spatial: Tensor, geometry: Geometry) -> Tensor:
-    """Return the scaled patches, ``(B, C_in * k_h * k_w, H_out, W_out)``, with adjacent taps of a channel."""
-    out_h, out_w = geometry.output_size(x.shape[2], x.shape[3])
-    kernel_size, stride, padding, dilation, _ = geometry
-    patches = F.unfold(x, kernel_size, dilation, padding, stride)  # (B, C_in * k_h * k_w, H_out * W_out)
-    scale = channel[:, :, None] * spatial.flatten(1)[:, None]  # (B, C_in, k_h * k_w)
-    scaled = patches * scale.to(patches.dtype).flatten(1)[:, :, None]
-    return scaled.reshape(x.shape[0], scaled.shape[1], out_h, out_w)
+    """Return the scaled patches, ``(B, C_in * num_taps, *out_sizes)``, with adjacent taps of a channel."""
+    scale = channel[:, :, None] * spatial.flatten(1)[:, None]  # (B, C_in, num_taps)
+    patches = unfold_patches(x, geometry)
+    return patches * over_pixels(scale.to(patches.dtype).flatten(1), geometry.dims)

@@ -1,8 +1,12 @@
-"""Conversion of state-dict keys of the ODConv layers in the published code."""
+"""State-dict keys of the ODConv layers in the published code, and single layers with such a state."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
+
+from dynaconv.families.contract.published import GEOMETRY, check_hidden, not_shown
+from dynaconv.families.odconv.layer import ODConv2d
 
 ODCONV_STEMS = {
     "": "",
@@ -36,3 +40,23 @@ def published_odconv_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(f"{key!r} is not a key of a published ODConv layer; its parts are {known}.")
         renamed[ODCONV_STEMS[stem] + leaf] = tensor.flatten(1) if stem and tensor.dim() == 4 else tensor
     return renamed
+
+
+def published_odconv_layer(state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> ODConv2d:
+    """Return the ODConv layer with the state of a published one; see `dynaconv.published_layer`."""
+    ours = published_odconv_state(state)
+    weight, squeeze = ours["weight"], ours["branch.squeeze.weight"]
+    hidden, in_channels = squeeze.shape
+    shown: dict[str, Any] = {"in_channels": in_channels, "out_channels": weight.shape[1]}
+    shown |= {"kernel_size": tuple(weight.shape[3:]), "groups": in_channels // weight.shape[2]}
+    options: dict[str, Any] = not_shown(
+        metadata, shown | {"kernel_num": weight.shape[0]}, (*GEOMETRY, "temperature", "reduction")
+    )
+    if (ratio := options.pop("reduction", None)) is not None:
+        check_hidden("reduction", ratio, max(int(in_channels * ratio), 16), hidden)
+    if hidden != max(in_channels // 16, 16):
+        options |= {"reduction": in_channels, "min_hidden_channels": hidden}
+    options |= {"num_kernels": weight.shape[0], "bias": False, "device": weight.device, "dtype": weight.dtype}
+    layer = ODConv2d(**shown, **options)
+    layer.load_state_dict({"temperature": layer.temperature, **ours})
+    return layer

@@ -4,11 +4,11 @@ Reference: Li et al., ICLR 2022, arXiv:2209.07947v1 (openreview DmpCfq6Mg39).
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dynaconv.families.odconv.attention import ODConvCoefficients
-from dynaconv.ops.geometry import Geometry
+from dynaconv.ops.geometry import Geometry, over_pixels
+from dynaconv.ops.shared import static_conv
 
 
 def reference_odconv_kernel(
@@ -20,7 +20,7 @@ def reference_odconv_kernel(
     In a grouped convolution, i runs over the input channels of the group of o.
 
     Returns:
-        ``(C_out, C_in / groups, k_h, k_w)``.
+        ``(C_out, C_in / groups, *k)``.
     """
     num_kernels, out_channels, per_group = kernels.shape[:3]
     if logits.kernel is None:
@@ -37,7 +37,7 @@ def reference_odconv_kernel(
     rows = []
     for out in range(out_channels):
         start = (out * geometry.groups // out_channels) * per_group
-        row = total[out] * channel[start : start + per_group, None, None]
+        row = total[out] * over_pixels(channel[start : start + per_group], geometry.dims)
         if logits.filter is not None:
             row = row * torch.sigmoid(logits.filter[sample, out] / temperature)
         rows.append(row)
@@ -50,18 +50,17 @@ def reference_odconv(
     """Convolve each sample with its own `reference_odconv_kernel`.
 
     Args:
-        x: Input, ``(B, C_in, H, W)``.
+        x: Input, ``(B, C_in, *sizes)``.
         logits: Output of the branch, before temperature, sigmoids and softmax.
-        kernels: ``(K, C_out, C_in / groups, k_h, k_w)``.
+        kernels: ``(K, C_out, C_in / groups, *k)``.
         temperature: T > 0, a scalar tensor.
         geometry: Stride, padding, dilation and groups.
 
     Returns:
-        ``(B, C_out, H_out, W_out)``, without a bias.
+        ``(B, C_out, *out_sizes)``, without a bias.
     """
-    _, stride, padding, dilation, groups = geometry
     outs = []
     for sample in range(x.shape[0]):
         kernel = reference_odconv_kernel(logits, kernels, temperature, geometry, sample)
-        outs.append(F.conv2d(x[sample : sample + 1], kernel, None, stride, padding, dilation, groups))
+        outs.append(static_conv(x[sample : sample + 1], kernel, geometry))
     return torch.cat(outs)

@@ -4,21 +4,18 @@ from dynaconv.ops.cost import Cost
 from dynaconv.ops.geometry import Geometry
 
 
-def squeeze_excite_costs(
-    geometry: Geometry, input_shape: tuple[int, int, int, int], out_channels: int
-) -> dict[str, Cost]:
+def squeeze_excite_costs(geometry: Geometry, input_shape: tuple[int, ...], out_channels: int) -> dict[str, Cost]:
     """Return the costs of ``kernel`` and ``factored``, without the branch, which costs the same for both.
 
     Both run the convolution and average its output, because the scales depend on it.
 
     Args:
         geometry: Stride, padding, dilation and groups.
-        input_shape: ``(B, C_in, H, W)``.
+        input_shape: ``(B, C_in, *sizes)``.
         out_channels: C_out.
     """
-    batch, in_channels, height, width = input_shape
-    out_h, out_w = geometry.output_size(height, width)
-    pixels, input_pixels = batch * out_h * out_w, batch * height * width
+    batch, in_channels = input_shape[:2]
+    _, input_pixels, pixels = geometry.pixel_counts(input_shape)
     weights = out_channels * (in_channels // geometry.groups) * geometry.num_taps
     scales = Cost(dense=pixels * weights, moved=pixels * out_channels, calls=2)
     scaling = Cost(moved=2.0 * pixels * out_channels, calls=1)

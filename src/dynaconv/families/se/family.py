@@ -1,7 +1,7 @@
 """Family descriptor of squeeze-and-excitation."""
 
 from dynaconv.families.family import Coefficient, Family
-from dynaconv.families.se.layer import SEConv2d
+from dynaconv.families.se.layer import SEConv1d, SEConv2d, SEConv3d
 
 SE = Family(
     name="se",
@@ -15,6 +15,7 @@ SE = Family(
   url       = {https://arxiv.org/abs/1709.01507}
 }""",
     layer=SEConv2d,
+    others=(SEConv1d, SEConv3d),
     coefficients={"scale": Coefficient(symbol="s", role="gate", act="scales each output channel", limit=1.0)},
     kinds=("pointwise", "grouped", "spatial"),
     aliases=("squeeze_excite",),

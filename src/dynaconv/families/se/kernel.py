@@ -3,9 +3,9 @@
 from torch import Tensor
 
 from dynaconv.families.se.factored import Excite
-from dynaconv.ops.geometry import Geometry
-from dynaconv.ops.per_sample import per_sample_conv2d
-from dynaconv.ops.shared import shared_conv2d
+from dynaconv.ops.geometry import Geometry, over_pixels
+from dynaconv.ops.per_sample import per_sample_conv
+from dynaconv.ops.shared import shared_conv
 
 
 def kernel_squeeze_excite(x: Tensor, weight: Tensor, bias: Tensor | None, excite: Excite, geometry: Geometry) -> Tensor:
@@ -13,9 +13,9 @@ def kernel_squeeze_excite(x: Tensor, weight: Tensor, bias: Tensor | None, excite
 
     It shows that the layer is a dynamic convolution. Scaling the output, which is computed already, is always cheaper.
     """
-    scale = excite(shared_conv2d(x, weight, geometry, bias))
-    out = per_sample_conv2d(x, scale_rows(scale, weight), geometry)
-    return out if bias is None else out + scale_rows(scale, bias).to(out.dtype)[:, :, None, None]
+    scale = excite(shared_conv(x, weight, geometry, bias))
+    out = per_sample_conv(x, scale_rows(scale, weight), geometry)
+    return out if bias is None else out + over_pixels(scale_rows(scale, bias).to(out.dtype), geometry.dims)
 
 
 def scale_rows(scale: Tensor, static: Tensor) -> Tensor:
@@ -28,4 +28,4 @@ def scale_rows(scale: Tensor, static: Tensor) -> Tensor:
     Returns:
         ``(B, C_out, ...)`` in the dtype of ``static``.
     """
-    return (scale.reshape(*scale.shape, *(1,) * (static.dim() - 1)) * static).to(static.dtype)
+    return (over_pixels(scale, static.dim() - 1) * static).to(static.dtype)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from dynaconv.families.contract.affine import add_bias
-from dynaconv.families.contract.base import DynamicConv2d
+from dynaconv.families.contract.base import DynamicConv, DynamicConv1d, DynamicConv2d, DynamicConv3d
 from dynaconv.families.contract.branch import DynamicBranch, context_dtype
 from dynaconv.families.contract.config import BranchConfig
 from dynaconv.families.contract.convolution import DynamicConvolution
-from dynaconv.families.contract.deployed import DeployedBranch, DeployedConv2d
+from dynaconv.families.contract.deployed import DeployedBranch, DeployedConv
 from dynaconv.families.contract.norms import make_context_norm, normalise
 from dynaconv.families.contract.options import option
 from dynaconv.families.se import (
@@ -22,7 +22,7 @@ from dynaconv.families.se import (
     scale_rows,
     squeeze_excite_costs,
 )
-from dynaconv.ops import Cost, pool_context, shared_conv2d
+from dynaconv.ops import Cost, pool_context, shared_conv
 
 SEAlgorithm = Literal["auto", "kernel", "factored"]
 
@@ -64,12 +64,12 @@ class _SqueezeExcite(DynamicConvolution):
         """Compute the scales ``(B, C_out)`` from the convolution's output, which includes the bias."""
 
     def coefficients(self, x: Tensor) -> SECoefficients:
-        """The scales for ``x``, ``(B, C_in, H, W)``. Runs the convolution, because they depend on its output."""
+        """The scales for ``x``, ``(B, C_in, *sizes)``. Runs the convolution, because they depend on its output."""
         self._check_input(x)
-        return SECoefficients(self._scales(shared_conv2d(self._padded(x), self.weight, self.geometry, self.bias)))
+        return SECoefficients(self._scales(shared_conv(self._padded(x), self.weight, self.geometry, self.bias)))
 
     def kernel(self, x: Tensor) -> Tensor:
-        """W(x) of each sample, ``(B, C_out, C_in / groups, k_h, k_w)``."""
+        """W(x) of each sample, ``(B, C_out, C_in / groups, *k)``."""
         return scale_rows(self.coefficients(x).scale, self.weight)
 
     def sample_bias(self, x: Tensor) -> Tensor | None:
@@ -80,15 +80,15 @@ class _SqueezeExcite(DynamicConvolution):
         padded = self._padded(x)
         return self._function(padded)(padded, self.weight, self.bias, partial(self._scales, track=True), self.geometry)
 
-    def published_macs(self, input_shape: tuple[int, int, int, int]) -> int:
-        """Multiply-adds for an input ``(B, C_in, H, W)`` as papers count them: the convolution, F1 and F2.
+    def published_macs(self, input_shape: tuple[int, ...]) -> int:
+        """Multiply-adds for an input ``(B, C_in, *sizes)`` as papers count them: the convolution, F1 and F2.
 
         The multiplication of each output by its scale is not counted.
         """
         static = self.algorithm_costs(input_shape)["factored"].multiply_adds
         return int(static) + input_shape[0] * 2 * self.out_channels * len(self.branch.squeeze.weight)
 
-    def _costs_of(self, padded: tuple[int, int, int, int]) -> dict[str, Cost]:
+    def _costs_of(self, padded: tuple[int, ...]) -> dict[str, Cost]:
         return squeeze_excite_costs(self.geometry, padded, self.out_channels)
 
     def extra_repr(self) -> str:
@@ -96,26 +96,8 @@ class _SqueezeExcite(DynamicConvolution):
         return f"{super().extra_repr()}, hidden_channels={len(self.branch.squeeze.weight)}"
 
 
-class SEConv2d(_SqueezeExcite, DynamicConv2d):
-    """A convolution whose output y is scaled per channel by s = sigmoid(F2 relu(F1 pool(y))).
-
-    As a dynamic convolution, W(x) = diag(s) W and the bias is s * bias. Unlike Lambda(x) of `dynaconv.DCDConv2d`, s
-    depends on the output, so the convolution has to run before its kernel is known. F1 and F2 have biases; F1 has
-    max(C_out // reduction, min_hidden_channels) outputs.
-
-    Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
-            As for `torch.nn.Conv2d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-
-    Deviations:
-        The paper scales a residual block's output after its last batch norm. Here the output of the convolution is
-        scaled directly, before any norm, so that networks of different families differ only in their convolutions.
-
-    Reference: Hu et al., CVPR 2018, arXiv:1709.01507v4.
-    """
+class _SEConv(_SqueezeExcite, DynamicConv):
+    """A convolution with squeeze-and-excitation in any dimension."""
 
     neutral_gain = neutral_bias_gain = 0.5
     branch: DynamicBranch
@@ -139,19 +121,57 @@ class SEConv2d(_SqueezeExcite, DynamicConv2d):
         context = normalise(self.context_norm, pool_context(out, 1, context_dtype(out.dtype)), track=track)
         return torch.sigmoid(self.branch(context)["scale"])
 
-    def deployed(self) -> "DeployedSEConv2d":
+    def deployed(self) -> "DeployedSEConv":
         """Return the deployed form, which computes the layer's function in eval mode."""
-        return DeployedSEConv2d(self)
+        return DeployedSEConv(self)
 
 
-class DeployedSEConv2d(_SqueezeExcite, DeployedConv2d):
+class SEConv2d(_SEConv, DynamicConv2d):
+    """A convolution whose output y is scaled per channel by s = sigmoid(F2 relu(F1 pool(y))).
+
+    As a dynamic convolution, W(x) = diag(s) W and the bias is s * bias. Unlike Lambda(x) of `dynaconv.DCDConv2d`, s
+    depends on the output, so the convolution has to run before its kernel is known. F1 and F2 have biases; F1 has
+    max(C_out // reduction, min_hidden_channels) outputs.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            As for `torch.nn.Conv2d`.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+
+    Deviations:
+        The paper scales a residual block's output after its last batch norm. Here the output of the convolution is
+        scaled directly, before any norm, so that networks of different families differ only in their convolutions.
+
+    Reference: Hu et al., CVPR 2018, arXiv:1709.01507v4.
+    """
+
+
+class SEConv1d(_SEConv, DynamicConv1d):
+    """`SEConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+    """
+
+
+class SEConv3d(_SEConv, DynamicConv3d):
+    """`SEConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+    """
+
+
+class DeployedSEConv(_SqueezeExcite, DeployedConv):
     """Deployed form of `SEConv2d`. Its branch has one head, ``scale``, which gives the logits of the scales.
 
     Args:
         layer: The original layer.
     """
 
-    def __init__(self, layer: SEConv2d) -> None:
+    def __init__(self, layer: _SEConv) -> None:
         super().__init__(layer)
         self.branch = DeployedBranch.of(layer.branch, layer.context_norm)
         self._adopt_settings(layer)

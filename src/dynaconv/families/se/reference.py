@@ -6,10 +6,10 @@ Reference: Hu et al., CVPR 2018, arXiv:1709.01507v4.
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dynaconv.ops.geometry import Geometry
+from dynaconv.ops.geometry import Geometry, over_pixels
+from dynaconv.ops.shared import static_conv
 
 
 class ExciteWeights(NamedTuple):
@@ -33,18 +33,17 @@ def reference_squeeze_excite_kernel(
     z is the average over the pixels of ``conv(sample) + bias``.
 
     Args:
-        sample: ``(C_in, H, W)``.
-        weight: Static kernel, ``(C_out, C_in / groups, k_h, k_w)``.
+        sample: ``(C_in, *sizes)``.
+        weight: Static kernel, ``(C_out, C_in / groups, *k)``.
         bias: ``(C_out,)`` or None.
         excite: F1 and F2 with their biases.
         geometry: Stride, padding, dilation and groups.
     """
-    _, stride, padding, dilation, groups = geometry
-    output = F.conv2d(sample[None], weight, bias, stride, padding, dilation, groups)[0]
+    output = static_conv(sample[None], weight, geometry, bias)[0]
     averages = output.flatten(1).mean(1)
     hidden = torch.relu(excite.squeeze @ averages + excite.squeeze_bias)
     scale = torch.sigmoid(excite.expand @ hidden + excite.expand_bias)
-    return scale[:, None, None, None] * weight, None if bias is None else scale * bias
+    return over_pixels(scale, geometry.dims + 1) * weight, None if bias is None else scale * bias
 
 
 def reference_squeeze_excite(
@@ -53,15 +52,14 @@ def reference_squeeze_excite(
     """Convolve each sample with its own `reference_squeeze_excite_kernel`.
 
     Args:
-        x: Input, ``(B, C_in, H, W)``.
+        x: Input, ``(B, C_in, *sizes)``.
         weight, bias, excite, geometry: As for `reference_squeeze_excite_kernel`.
 
     Returns:
-        ``(B, C_out, H_out, W_out)``, including the scaled bias.
+        ``(B, C_out, *out_sizes)``, including the scaled bias.
     """
-    _, stride, padding, dilation, groups = geometry
     outs = []
     for sample in x:
         kernel, scaled_bias = reference_squeeze_excite_kernel(sample, weight, bias, excite, geometry)
-        outs.append(F.conv2d(sample[None], kernel, scaled_bias, stride, padding, dilation, groups))
+        outs.append(static_conv(sample[None], kernel, geometry, scaled_bias))
     return torch.cat(outs)

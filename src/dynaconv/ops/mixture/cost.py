@@ -10,35 +10,35 @@ _PAGE_FAULT_PASSES = 4.0
 
 
 def mixture_costs(
-    geometry: Geometry, input_shape: tuple[int, int, int, int], out_channels: int, num_kernels: int
+    geometry: Geometry, input_shape: tuple[int, ...], out_channels: int, num_kernels: int
 ) -> dict[str, Cost]:
     """Return the costs of ``kernel``, ``mixed`` and ``grouped``, without the branch, which costs the same for all.
 
     Args:
         geometry: Stride, padding, dilation and groups.
-        input_shape: ``(B, C_in, H, W)``.
+        input_shape: ``(B, C_in, *sizes)``.
         out_channels: C_out.
         num_kernels: K.
     """
-    batch, in_channels, height, width = input_shape
-    out_h, out_w = geometry.output_size(height, width)
-    pixels, input_pixels = batch * out_h * out_w, batch * height * width
+    batch, in_channels = input_shape[:2]
+    applied, input_pixels, pixels = geometry.pixel_counts(input_shape)
+    columns = out_channels if geometry.transposed else in_channels
     weights = out_channels * (in_channels // geometry.groups) * geometry.num_taps
     outputs = pixels * out_channels
     forming = Cost(batched=num_kernels * batch * weights, calls=2) + _block(batch * weights, 2)
-    product = Cost(batched=pixels * weights, calls=1) + _block(outputs, 1)
+    product = Cost(batched=applied * weights, calls=1) + _block(outputs, 1)
     if geometry.pointwise:
         patches, convolution = Cost(), product
     else:
-        patches = Cost(calls=1) + _block(pixels * in_channels * geometry.num_taps, 2)
+        patches = Cost(calls=1) + _block(applied * columns * geometry.num_taps, 2)
         # A convolution with several taps reuses the values that it loads, also with one kernel per sample.
-        convolution = Cost(dense=pixels * weights, calls=1) + _block(outputs, 1)
+        convolution = Cost(dense=applied * weights, calls=1) + _block(outputs, 1)
     if geometry.groups > 1:
         # One small product per sample and group.
         patches += Cost(calls=batch * geometry.groups)
     folded = Cost(calls=batch) + _block(input_pixels * in_channels, 2) + _block(batch * weights, 2)
     stacked = num_kernels * outputs
-    shared = Cost(dense=pixels * weights * num_kernels, batched=stacked, calls=3)
+    shared = Cost(dense=applied * weights * num_kernels, batched=stacked, calls=3)
     return {
         "kernel": forming + product + patches,
         "mixed": shared + _block(stacked, 2) + _block(outputs, 1),

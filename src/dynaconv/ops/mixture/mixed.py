@@ -1,10 +1,12 @@
 """Kernel mixture that applies all K kernels and mixes their outputs."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from dynaconv.ops.geometry import Geometry
-from dynaconv.ops.shared import shared_conv2d
+from dynaconv.ops.shared import shared_conv
 
 
 def mixed_mixture(x: Tensor, attention: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
@@ -19,8 +21,8 @@ def mixed_mixture(x: Tensor, attention: Tensor, kernels: Tensor, geometry: Geome
     # the next.
     by_group = kernels.reshape(num_kernels, groups, per_group, *kernels.shape[2:]).transpose(0, 1)
     weight = by_group.reshape(num_kernels * out_channels, *kernels.shape[2:])
-    outputs = shared_conv2d(x, weight, geometry)
-    height, width = outputs.shape[2:]
-    stacked = outputs.reshape(batch, groups, num_kernels, per_group * height * width)
+    outputs = shared_conv(x, weight, geometry)
+    sizes = outputs.shape[2:]
+    stacked = outputs.reshape(batch, groups, num_kernels, per_group * math.prod(sizes))
     mixed = torch.matmul(attention.to(outputs.dtype)[:, None, None, :], stacked)
-    return mixed.reshape(batch, out_channels, height, width)
+    return mixed.reshape(batch, out_channels, *sizes)
