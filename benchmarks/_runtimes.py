@@ -18,11 +18,27 @@ WARM_UP_BATCH = 8
 
 
 def session(
-    path: Path, runtime: str, size: tuple[int, ...], threads: int, *, profile: bool = False, native: bool = False
+    path: Path,
+    runtime: str,
+    size: tuple[int, ...],
+    threads: int,
+    *,
+    profile: bool = False,
+    native: bool = False,
+    free: bool = False,
+    precision: str = "f32",
 ) -> tuple[Any, Callable[[], Any]]:
     """What runs an exported file, and a function that lets it run once.
 
-    With `profile` the former knows the times; `native` is for a file with operators of the native kernels.
+    Args:
+        path: The file.
+        runtime: ``ort`` or ``openvino``.
+        size: Of the images.
+        threads: Number of threads.
+        profile: Whether the first result knows the times.
+        native: Whether the file has operators of the native kernels.
+        free: OpenVINO: leave the batch free, in place of reshaping the network to `size`.
+        precision: OpenVINO: ``f32``, or ``default`` for the precision that it chooses.
     """
     import numpy as np
 
@@ -48,8 +64,11 @@ def session(
 
         core.add_extension(extension("openvino"))
     network = core.read_model(path)
-    network.reshape(list(size))
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    if not free:
+        network.reshape(list(size))
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    if precision != "default":
+        settings["INFERENCE_PRECISION_HINT"] = precision
     request = core.compile_model(network, "CPU", settings | {"PERF_COUNT": profile}).create_infer_request()
     return request, lambda: request.infer([images])
 
@@ -106,7 +125,7 @@ def warm_up(network: "nn.Module", example: "Tensor", batch: int = WARM_UP_BATCH)
 def exported(folder: Path, runtime: str, name: str, side: int, form: str = "") -> Path:
     """The file of a deployed network, written where it is not there yet; its batch is free.
 
-    DCD has another form for OpenVINO than for ONNX Runtime. For the others OpenVINO's file is made of the ONNX file.
+    OpenVINO's file is made of the ONNX file, as `export_openvino` does; operators of the native kernels are not.
     `form` is `as_it_stands` for a network that is not rewritten, `native` for one operator of the native kernels.
     """
     path = exported_path(folder, runtime, name, side, form)
@@ -118,8 +137,8 @@ def exported(folder: Path, runtime: str, name: str, side: int, form: str = "") -
     from dynaconv.export.openvino import convert_onnx_file
 
     torch.set_num_threads(1)
-    if runtime == "openvino" and not name.startswith("dcd"):
-        convert_onnx_file(exported(folder, "ort", name, side), path)
+    if runtime == "openvino" and form != "native":
+        convert_onnx_file(exported(folder, "ort", name, side, form), path)
         return path
     network = built(name)
     example = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))

@@ -1,13 +1,16 @@
-"""Latency of exported DCD networks in ONNX Runtime and OpenVINO, beside the static network in the same runtime.
+"""Latency of exported dynamic networks in ONNX Runtime and OpenVINO, beside the static network in the same runtime.
 
-    python benchmarks/export_latency.py                                  # the table of docs/export.md
+    python benchmarks/export_latency.py                                  # DCD, as graph and by native kernels
+    python benchmarks/export_latency.py --candidates static dcd dyconv condconv odconv --runtimes ort openvino-free \
+        openvino openvino-free-default openvino-default --batch 1 --threads 1      # the tables of docs/export.md
     python benchmarks/export_latency.py --batch 1 --threads 2 --runtimes ort --rounds 20
     python benchmarks/export_latency.py --profile                        # where a call's time goes, by operator
 
-"as it stands" is `rewrite=False`: the network as it computes in PyTorch; "native kernels" is `native=True`:
-one operator, which the extension of the runtime computes. Each candidate has a process of its own, and they take turns
-as in benchmarks/_turns.py. Initial weights change no timing. Exporting takes some minutes at first; `--folder` keeps
-the files for the next time.
+"openvino-free" leaves the batch free where "openvino" reshapes the network to one; "default" is the precision that
+OpenVINO chooses, where the others compute in float32. "as it stands" is `rewrite=False`: the network as it computes in
+PyTorch; "native" is `native=True`: one operator, which the extension of the runtime computes. Each candidate has a
+process of its own, and they take turns as in benchmarks/_turns.py. Initial weights change no timing. Exporting takes
+some minutes at first; `--folder` keeps the files for the next time.
 """
 
 import argparse
@@ -26,39 +29,62 @@ from _turns import measure
 from dynaconv.markdown import markdown_table
 from dynaconv.measure.timing import median_ratio
 
-RUNTIMES = {"ort": "ONNX Runtime", "openvino": "OpenVINO"}
+RUNTIMES = {
+    "ort": "ONNX Runtime",
+    "openvino": "OpenVINO, reshaped",
+    "openvino-default": "OpenVINO, reshaped, default precision",
+    "openvino-free": "OpenVINO, free batch",
+    "openvino-free-default": "OpenVINO, free batch, default precision",
+}
 CANDIDATES = {
     "static": ("static", ""),
-    "DCD as it stands": ("dcd", "as_it_stands"),
-    "DCD": ("dcd", ""),
-    "DCD, native kernels": ("dcd", "native"),
+    "dcd-as-it-stands": ("dcd", "as_it_stands"),
+    "dcd": ("dcd", ""),
+    "dcd-native": ("dcd", "native"),
+    "dyconv": ("dyconv", ""),
+    "condconv": ("condconv", ""),
+    "odconv": ("odconv", ""),
 }
 
 
 def file(folder: Path, runtime: str, family: str, form: str, args: argparse.Namespace) -> Path:
     """The file of a candidate."""
-    return exported(folder, runtime, f"{family}_{args.network}", args.side, form)
+    return exported(folder, runtime.partition("-")[0], f"{family}_{args.network}", args.side, form)
+
+
+def how(path: Path, runtime: str) -> dict[str, Any]:
+    """How a runtime opens a file: arguments of `session`."""
+    name, *rest = runtime.split("-")
+    precision = "default" if "default" in rest else "f32"
+    return {"runtime": name, "native": path.stem.endswith("_native"), "free": "free" in rest, "precision": precision}
 
 
 def opened(path: Path, runtime: str, size: tuple[int, ...], threads: int) -> Callable[[], Any]:
     """A function that runs a file once."""
-    return session(path, runtime, size, threads, native=path.stem.endswith("_native"))[1]
+    return session(path, size=size, threads=threads, **how(path, runtime))[1]
 
 
 def by_operator(path: Path, runtime: str, size: tuple[int, ...], threads: int) -> dict[str, tuple[int, float]]:
-    """How many operators of each kind a call starts, and their microseconds: medians over calls, summed."""
-    source, run = session(path, runtime, size, threads, profile=True, native=path.stem.endswith("_native"))
+    """How many operators of each kind a call starts, and their microseconds: medians over calls, summed.
+
+    A loop's own time, which includes that of the operators in it, is left out.
+    """
+    source, run = session(path, size=size, threads=threads, profile=True, **how(path, runtime))
     times: dict[tuple[str, str], list[float]] = collections.defaultdict(list)
     for _ in range(20):
         run()
-        if runtime == "openvino":
+        if runtime != "ort":
             for each in source.profiling_info:
                 if each.real_time.total_seconds():
                     times[each.node_type, each.node_name].append(1e6 * each.real_time.total_seconds())
     if runtime == "ort":
         trace = Path(source.end_profiling())
         for event in json.loads(trace.read_text()):
-            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            if (
+                event.get("cat") == "Node"
+                and event["name"].endswith("_kernel_time")
+                and event["args"]["op_name"] != "Scan"
+            ):
                 times[event["args"]["op_name"], event["name"]].append(event["dur"])
         trace.unlink()
     found: dict[str, tuple[int, float]] = {}
@@ -73,7 +99,7 @@ def latencies(folder: Path, args: argparse.Namespace) -> Iterator[str]:
 
     def rows() -> Iterator[list[object]]:
         for runtime in args.runtimes:
-            files = {name: file(folder, runtime, *which, args) for name, which in CANDIDATES.items()}
+            files = {name: file(folder, runtime, *CANDIDATES[name], args) for name in args.candidates}
             for batch, threads in itertools.product(args.batch, args.threads):
                 size = (batch, 3, args.side, args.side)
                 loads = {name: partial(opened, path, runtime, size, threads) for name, path in files.items()}
@@ -82,8 +108,8 @@ def latencies(folder: Path, args: argparse.Namespace) -> Iterator[str]:
                 ratios = [f"{median_ratio(found[name, 0], found['static', 0]):.2f}" for name in dynamic]
                 yield [RUNTIMES[runtime], batch, threads, *medians, *ratios]
 
-    dynamic = [name for name in CANDIDATES if name != "static"]
-    columns = ["runtime", "batch", "threads", *CANDIDATES, *(f"{name} / static" for name in dynamic)]
+    dynamic = [name for name in args.candidates if name != "static"]
+    columns = ["runtime", "batch", "threads", *args.candidates, *(f"{name} / static" for name in dynamic)]
     yield from markdown_table(columns, rows())
 
 
@@ -92,11 +118,11 @@ def profiles(folder: Path, args: argparse.Namespace) -> Iterator[str]:
     size = (args.batch[0], 3, args.side, args.side)
     for runtime in args.runtimes:
         columns = {
-            name: by_operator(file(folder, runtime, *which, args), runtime, size, args.threads[0])
-            for name, which in CANDIDATES.items()
+            name: by_operator(file(folder, runtime, *CANDIDATES[name], args), runtime, size, args.threads[0])
+            for name in args.candidates
         }
         kinds = {kind for each in columns.values() for kind in each}
-        ordered = sorted(kinds, key=lambda kind: -columns["DCD"].get(kind, (0, 0.0))[1])
+        ordered = sorted(kinds, key=lambda kind: -max(each.get(kind, (0, 0.0))[1] for each in columns.values()))
         found = [[each.get(kind) for each in columns.values()] for kind in ordered]
         cells = [["" if one is None else f"{one[0]}: {one[1]:.0f}" for one in row] for row in found]
         rows = [[kind, *row] for kind, row in zip(ordered, cells, strict=True)]
@@ -108,7 +134,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="mobilenetv2_100", help="timm name without the family")
     parser.add_argument("--side", type=int, default=224)
-    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=["ort", "openvino"])
+    parser.add_argument(
+        "--candidates", nargs="+", choices=CANDIDATES, default=["static", "dcd-as-it-stands", "dcd", "dcd-native"]
+    )
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=10)

@@ -1,5 +1,6 @@
 """Small networks to export."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +42,15 @@ def tiny(case: str) -> nn.Module:
 def padded_as_tensorflow(strides: int) -> nn.Module:
     """Convolutions of stride two, each padded by what its input's size asks for."""
     return nn.Sequential(*(Conv2dSame(3, 3, 3, stride=2) for _ in range(strides))).eval()
+
+
+def sample_graph(file: Path) -> Any:
+    """The graph that an ONNX file computes for each sample of a batch: the body of its loop."""
+    import onnx
+
+    (loop,) = onnx.load(file).graph.node
+    assert loop.op_type == "Scan"
+    return next(attribute.g for attribute in loop.attribute if attribute.name == "body")
 
 
 class Mean(nn.Module):

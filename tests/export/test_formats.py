@@ -105,7 +105,7 @@ def test_a_network_for_one_size_keeps_it(tmp_path: Path) -> None:
 
 
 def test_the_batch_can_be_fixed(tmp_path: Path) -> None:
-    report = export_program(nn.Conv2d(3, 4, 1), tmp_path / "net.pt2", images(5), free_batch=False, free_size=False)
+    report = export_program(nn.Conv2d(3, 4, 1), tmp_path / "net.pt2", images(1), batch=5, free_size=False)
     assert report.free_axes == ()
     assert report.inputs == {"images": (5, 3, 9, 8)}
     assert report.batches == (5,)

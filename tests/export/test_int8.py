@@ -165,7 +165,8 @@ def test_nothing_else_is_written_where_shape_inference_gives_up(
 ) -> None:
     torch.manual_seed(0)
     layers = [nn.Conv2d(1, 8, 3, 2, 1), DCDConv2d(8, 16, 1), nn.ReLU6(), DCDConv2d(16, 16, 3, 2, 1)]
-    export_onnx(nn.Sequential(*layers).eval(), tmp_path / "float.onnx", stripes(2, 0)[0], free_size=True)
+    network, example = nn.Sequential(*layers).eval(), stripes(2, 0)[0]
+    export_onnx(network, tmp_path / "float.onnx", example, free_size=True, rewrite=False)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     report = quantize_onnx(tmp_path / "float.onnx", "net.onnx", [stripes(4, 1)[0]])
@@ -173,8 +174,17 @@ def test_nothing_else_is_written_where_shape_inference_gives_up(
     assert report.files == (Path("net.onnx"),)
 
 
+@BOTH
+def test_a_loop_over_samples_is_refused(tmp_path: Path, runtime: str) -> None:
+    network = nn.Sequential(DCDConv2d(1, 8, 1), nn.ReLU6()).eval()
+    function, suffix = _of(runtime)
+    export_onnx(network, tmp_path / "float.onnx", stripes(2, 0)[0], free_size=False)
+    with refuses(ExportError, "rewrite=False"):
+        function(tmp_path / "float.onnx", tmp_path / f"net{suffix}", [stripes(4, 1)[0]])
+
+
 def test_a_fixed_batch_is_kept(tmp_path: Path) -> None:
-    export_onnx(_static_network(), tmp_path / "float.onnx", stripes(4, 0)[0], free_batch=False, free_size=False)
+    export_onnx(_static_network(), tmp_path / "float.onnx", stripes(4, 0)[0], batch=4, free_size=False)
     images, labels = stripes(10, 5)
     report = quantize_onnx(
         tmp_path / "float.onnx", tmp_path / "net.onnx", [images], evaluate=batches(images[:8], labels[:8], 4)

@@ -116,7 +116,7 @@ def test_parts_run_natively_between_others(runtime: str, deployed: bool, tmp_pat
 
 @both
 def test_a_fixed_batch_and_size(runtime: str, tmp_path: Path) -> None:
-    report = written(runtime, small(), tmp_path, free_batch=False, free_size=False)
+    report = written(runtime, small(), tmp_path, batch=2, free_size=False)
     assert report.free_axes == ()
     assert report.difference <= 1e-5
 

@@ -180,11 +180,8 @@ FORMS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "native, pickled": lambda network: pickle.loads(pickle.dumps(as_native(network))),
     "restored": lambda network: frozen_copy(as_native(network)),
     "restored with hooks": restored_with_hooks,
-    "for ONNX Runtime": lambda network: in_runtime_form(deployed_layers(frozen_copy(network)), channels_last=False),
-    "for OpenVINO": lambda network: in_runtime_form(deployed_layers(frozen_copy(network)), channels_last=True),
-    "for ONNX Runtime, copied": lambda network: copy.deepcopy(
-        in_runtime_form(deployed_layers(network), channels_last=False)
-    ),
+    "for runtimes": lambda network: in_runtime_form(deployed_layers(frozen_copy(network))),
+    "for runtimes, copied": lambda network: copy.deepcopy(in_runtime_form(deployed_layers(network))),
 }
 
 
@@ -208,7 +205,7 @@ def test_a_network_may_read_what_stands_in_the_place_of_its_layers(form: str, fa
 
 
 def test_a_stand_in_adds_nothing_to_the_modules_of_a_network() -> None:
-    form = in_runtime_form(deployed_layers(reader("dcd")), channels_last=False)
+    form = in_runtime_form(deployed_layers(reader("dcd")))
     pointwise = [name for name, module in Reader().named_modules() if getattr(module, "kernel_size", None) == (1, 1)]
     assert all(isinstance(form.get_submodule(name), RuntimeDCD) for name in pointwise)
     assert not any(isinstance(module, LAYERS["dcd"]) and module.kernel_size == (1, 1) for module in form.modules())

@@ -141,7 +141,7 @@ def _export(
         network.model,
         out,
         example,
-        free_batch=not fixed_batch,
+        batch=1 if fixed_batch else None,
         free_size=False if fixed_size else "auto",
         overwrite=overwrite,
         **({"native": True} if native else {}),

@@ -10,7 +10,6 @@ from dynaconv.conversion.swap import all_names, replace_module
 from dynaconv.deployment.norm_pairs import has_hooks
 from dynaconv.families.dcd.deployed import DeployedDCDConv
 from dynaconv.families.dcd.prepared import PreparedDCD, can_prepare
-from dynaconv.native import NativeProgram
 
 
 class RuntimeDCD(ModuleProxy, PreparedDCD):
@@ -18,26 +17,22 @@ class RuntimeDCD(ModuleProxy, PreparedDCD):
 
     _forwarded_names = CONV2D_ATTRIBUTES
 
-    def __init__(self, layer: DeployedDCDConv, *, channels_last: bool) -> None:
-        super().__init__(layer, channels_last=channels_last)
+    def __init__(self, layer: DeployedDCDConv) -> None:
+        super().__init__(layer, convolves=True)
         self._set_replaced(layer)
 
 
-def in_runtime_form(network: nn.Module, *, channels_last: bool) -> nn.Module:
+def in_runtime_form(network: nn.Module) -> nn.Module:
     """Return a copy of a network whose 1x1 DCD layers are `RuntimeDCD`; the network itself if it has no such layer.
-
-    Layers inside native programs do not change, because they are not written to the file.
 
     Args:
         network: A network with deployed dynamic layers.
-        channels_last: Whether the runtime stores features channels last, so that a matrix product over pixels needs no
-            copy.
     """
     if not _preparable_layers(network):
         return network
     network = copy.deepcopy(network)
     for layer, paths in _preparable_layers(network).items():
-        form = RuntimeDCD(layer, channels_last=channels_last)
+        form = RuntimeDCD(layer)
         if paths == [""]:
             return form
         replace_module(network, paths, form)
@@ -45,13 +40,11 @@ def in_runtime_form(network: nn.Module, *, channels_last: bool) -> nn.Module:
 
 
 def _preparable_layers(network: nn.Module) -> dict[DeployedDCDConv, list[str]]:
-    programs = [module for module in network.modules() if isinstance(module, NativeProgram)]
-    replaced = {module for program in programs for module in program.modules()}
-    layers = {}
-    for module, names in all_names(network).items():
-        if isinstance(module, DeployedDCDConv) and _is_preparable(module) and module not in replaced:
-            layers[module] = names
-    return layers
+    return {
+        module: names
+        for module, names in all_names(network).items()
+        if isinstance(module, DeployedDCDConv) and _is_preparable(module)
+    }
 
 
 def _is_preparable(layer: DeployedDCDConv) -> bool:

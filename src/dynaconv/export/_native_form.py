@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from dynaconv.conversion.select import is_convolution
 from dynaconv.deployment import deploy
 from dynaconv.errors import ExportError
-from dynaconv.export._dcd_form import RuntimeDCD
 from dynaconv.export.capture import Capture
 from dynaconv.export.packages import require
 from dynaconv.native import BuildError, NativeError, NativeProgram, ready
@@ -63,15 +62,11 @@ def native_notes(method: str, runtime: Runtime, captured: Capture) -> tuple[str,
         raise ExportError(_NOTHING_NATIVE)
     modules = set(captured.model.modules())
     inside = {part for module in modules if isinstance(module, NativeProgram) for part in module.modules()}
-    native, other = (sum(_is_layer(module) for module in part) for part in (inside, modules - inside))
+    native, other = (sum(map(is_convolution, part)) for part in (inside, modules - inside))
     return (
         f"native programs: {count}; of {native + other} convolutions {native} are in one.",
         f'to load the file, pass the library dynaconv.native.extension("{runtime}") to {method}.',
     )
-
-
-def _is_layer(module: nn.Module) -> bool:
-    return is_convolution(module) or isinstance(module, RuntimeDCD)
 
 
 def native_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:

@@ -41,6 +41,8 @@ class Capture:
         outputs: Name of each output.
         symbols: Name of each free axis, by its symbol in the program.
         notes: One sentence for each free axis with a limited range.
+        samples: None if the program computes a whole batch. If it computes one sample, over which the file loops: the
+            batch size of the file, or ``batch`` if it is free.
     """
 
     model: nn.Module
@@ -49,6 +51,7 @@ class Capture:
     outputs: tuple[str, ...]
     symbols: dict[str, str]
     notes: tuple[str, ...]
+    samples: int | str | None = None
 
     @property
     def free_axes(self) -> tuple[str, ...]:
@@ -81,15 +84,21 @@ def frozen_copy(model: nn.Module) -> nn.Module:
 
 
 def capture(
-    frozen: nn.Module, example: Tensor | Sequence[Tensor], *, free_batch: bool = True, free_size: bool = False
+    frozen: nn.Module,
+    example: Tensor | Sequence[Tensor],
+    *,
+    batch: int | None = None,
+    free_size: bool = False,
+    loop: bool = False,
 ) -> Capture:
     """Trace a network.
 
     Args:
         frozen: The network, as returned by `frozen_copy`.
         example: Its inputs, ``(B, ...)``; a batch size of 1 is enough.
-        free_batch: Leave the first axis of every input free.
+        batch: Length of the first axis of every input; None leaves it free.
         free_size: Leave the last two axes of every input with four axes free.
+        loop: Trace one sample. The file must then loop over the batch, see `Capture.samples`.
 
     Raises:
         ExportError: The network cannot be traced with these free axes; the message names the cause and, if known, the
@@ -98,9 +107,9 @@ def capture(
     examples = as_inputs(example)
     size = _traced_size(examples) if free_size else None
     # The batch size is 2, because torch.export fixes axes of length 1.
-    inputs = random_inputs(examples, 2 if free_batch else examples[0].shape[0], size)
+    inputs = random_inputs(examples, 1 if loop else batch or 2, size)
     outputs = outputs_of(frozen, inputs)
-    free = [_free_axes(tensor, free_batch, free_size) for tensor in inputs]
+    free = [_free_axes(tensor, batch is None and not loop, free_size) for tensor in inputs]
     dims = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) or None for axes in free)
 
     def trace() -> torch.export.ExportedProgram:
@@ -117,12 +126,20 @@ def capture(
         raise ExportError(f"the network cannot be traced{location}: {cause(error)}") from error
     symbols, notes = _symbols(program, free)
     names = _input_names(frozen, len(inputs))
+    samples = ("batch" if batch is None else batch) if loop else None
     shapes = {
-        name: tuple(axes.get(axis, length) for axis, length in enumerate(tensor.shape))
+        name: (samples or lengths[0], *lengths[1:])
         for name, tensor, axes in zip(names, inputs, free, strict=True)
+        if (lengths := tuple(axes.get(axis, length) for axis, length in enumerate(tensor.shape)))
     }
     return Capture(
-        model=frozen, program=program, inputs=shapes, outputs=tuple(outputs), symbols=symbols, notes=tuple(notes)
+        model=frozen,
+        program=program,
+        inputs=shapes,
+        outputs=tuple(outputs),
+        symbols=symbols,
+        notes=tuple(notes),
+        samples=samples,
     )
 
 

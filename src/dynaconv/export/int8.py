@@ -17,6 +17,7 @@ from dynaconv.export.target import verified_target
 from dynaconv.export.verify import Run, first_line
 
 BATCHES = (1, 3)
+LOOPS = frozenset({"Scan", "Loop", "TensorIterator"})
 """Batch sizes at which a file with a free batch size is run."""
 
 
@@ -91,7 +92,7 @@ class Int8Backend:
         suffix: Ending of the int8 file.
         companions: Suffixes of further files.
         export: Writes a float file from a model, a path and an example.
-        input_shapes: Returns the shapes of a float file's inputs.
+        input_shapes: Returns the shapes of a float file's inputs; raises `ExportError` if the file has a loop.
         quantize: Writes an int8 file. Takes the float file, the path to write, images ``(B, C, H, W)`` that fit the
             float file, and the options.
         load: Loads a float or an int8 file.
@@ -194,9 +195,20 @@ def _files_of(backend: Int8Backend, source: Path) -> list[Path]:
     return [source, *(file for file in others if file.is_file() and file != source)]
 
 
+def check_no_loop(source: Path, operators: Iterable[str]) -> None:
+    """Raise ExportError if the operators of a float file include a loop, whose body the tools do not quantise."""
+    if not LOOPS.isdisjoint(operators):
+        raise ExportError(
+            f"{source} computes one sample at a time in a loop, which cannot be quantised; export the network with "
+            f"rewrite=False, or pass the network itself."
+        )
+
+
 def _input_shape(backend: Int8Backend, source: Path) -> Shape:
     try:
         shapes = backend.input_shapes(source)
+    except ExportError:
+        raise
     except Exception as error:
         raise ExportError(f"{backend.runtime} cannot read {source}: {first_line(error)}") from error
     if len(shapes) != 1:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dynaconv.export.int8 import Int8Backend, Int8Options, Quantized, quantize_with
+from dynaconv.export.int8 import Int8Backend, Int8Options, Quantized, check_no_loop, quantize_with
 from dynaconv.export.int8_branch import GraphNode, dynamic_nodes, named_nodes
 from dynaconv.export.int8_images import Shape
 from dynaconv.export.int8_output import suppressed_output
@@ -160,6 +160,7 @@ def _reader(inputs: Any, initializers: Any, images: list[Tensor]) -> Any:
 def _input_shapes(source: Path) -> list[Shape]:
     (onnx,) = require("onnx", needed_by="quantize_onnx")
     graph = onnx.load(source, load_external_data=False).graph
+    check_no_loop(source, (node.op_type for node in graph.node))
     weights = {each.name for each in graph.initializer}
     return [
         tuple(

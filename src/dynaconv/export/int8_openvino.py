@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dynaconv.export._child import Child
-from dynaconv.export.int8 import Int8Backend, Int8Options, Quantized, quantize_with
+from dynaconv.export.int8 import Int8Backend, Int8Options, Quantized, check_no_loop, quantize_with
 from dynaconv.export.int8_branch import GraphNode, dynamic_nodes, named_nodes
 from dynaconv.export.int8_images import Shape
 from dynaconv.export.int8_output import suppressed_output
@@ -160,9 +160,10 @@ def _converted(source: Path, folder: Path) -> Path:
 
 def _input_shapes(source: Path) -> list[Shape]:
     (openvino,) = require("openvino", needed_by="quantize_openvino")
+    network = openvino.Core().read_model(source)
+    check_no_loop(source, (op.get_type_name() for op in network.get_ops()))
     return [
-        tuple(axis.get_length() if axis.is_static else None for axis in each.partial_shape)
-        for each in openvino.Core().read_model(source).inputs
+        tuple(axis.get_length() if axis.is_static else None for axis in each.partial_shape) for each in network.inputs
     ]
 
 

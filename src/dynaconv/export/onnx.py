@@ -18,7 +18,8 @@ from dynaconv.export._native_form import (
     native_translation_table,
     set_program_attributes,
 )
-from dynaconv.export._onnx_rules import for_onnxruntime
+from dynaconv.export._onnx_rules import for_graph_runtimes
+from dynaconv.export._sample_loop import loop_over_samples
 from dynaconv.export.capture import Capture, FreeSize
 from dynaconv.export.packages import require, versioned
 from dynaconv.export.pipeline import Format, export_as, no_notes
@@ -36,7 +37,7 @@ def export_onnx(
     path: str | Path,
     example: Tensor | Sequence[Tensor],
     *,
-    free_batch: bool = True,
+    batch: int | None = None,
     free_size: FreeSize = "auto",
     opset: int = MIN_OPSET,
     rewrite: bool = True,
@@ -54,11 +55,13 @@ def export_onnx(
         path: The file to write, ``*.onnx``.
         example: Input ``(B, C, H, W)``, or a tuple of the positional inputs; a batch size of 1 is enough. It determines
             the image size, and the dtypes and value range of the random inputs for the checks.
-        free_batch: Leave the batch size free, so that it may differ between runs.
+        batch: The batch size of the file; None leaves it free, so that it may differ between runs.
         free_size: Leave height and width free: True, False, or ``"auto"`` to do so if the network allows it.
         opset: Version of the ONNX operator set, 18 or newer.
-        rewrite: Write 1x1 DCD layers in the form that ONNX Runtime computes fastest. False writes W0 as a separate
-            convolution; pass False if the file will be quantised.
+        rewrite: Write a dynamic network in the form that ONNX Runtime computes fastest: the network of one sample,
+            whose dynamic layers are convolutions with computed kernels, in a loop over the batch. False writes
+            operators on the whole batch, and W0 of DCD as a separate convolution; pass False if the file will be
+            quantised.
         native: Write the parts that the native kernels support as operators of their own, which take a fraction of the
             time. To load the file, register the library ``dynaconv.native.extension("onnxruntime")`` in ONNX Runtime,
             see docs/native.md.
@@ -80,20 +83,23 @@ def export_onnx(
     def write(captured: Capture, file: Path) -> None:
         write_onnx(captured, file, opset=opset, rewrite=rewrite, native=native)
 
-    def prepare(network: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
-        network = in_native_form(network, inputs) if native else network
-        return in_runtime_form(network, channels_last=False) if rewrite else network
-
     file_format = Format(
         name=f"ONNX (opset {opset}{', native kernels' if native else ''})",
         runtime=versioned("onnxruntime", "ONNX Runtime"),
         suffixes=(".onnx",),
         write=write,
         load=partial(load_onnx, library=library),
-        prepare=prepare,
         notes=partial(native_notes, _REGISTER_METHOD, "onnxruntime") if native else no_notes,
+        **written_form(rewrite=rewrite, native=native),
     )
-    return export_as(file_format, model, path, example, free_batch=free_batch, free_size=free_size, overwrite=overwrite)
+    return export_as(file_format, model, path, example, batch=batch, free_size=free_size, overwrite=overwrite)
+
+
+def written_form(*, rewrite: bool, native: bool) -> dict[str, Any]:
+    """Return the fields of `Format` for the form in which a graph runtime gets a network."""
+    if native:
+        return {"prepare": in_native_form}
+    return {"for_one_sample": in_runtime_form} if rewrite else {}
 
 
 def write_onnx(
@@ -105,7 +111,7 @@ def write_onnx(
         captured: The traced network.
         file: The file to write.
         opset: Version of the ONNX operator set.
-        rewrite: Whether to apply `for_onnxruntime`.
+        rewrite: Whether to apply `for_graph_runtimes`.
         native: Whether the network contains native programs.
     """
     (onnx,) = require("onnx", needed_by="ONNX export")
@@ -125,7 +131,9 @@ def write_onnx(
     if native:
         set_program_attributes(program.model, opset)
     if rewrite:
-        for_onnxruntime(program.model)
+        for_graph_runtimes(program.model)
+    if captured.samples is not None:
+        loop_over_samples(program.model, captured.samples)
     _name_axes(program.model, captured.symbols)
     tensors = [*captured.program.state_dict.values(), *captured.program.constants.values()]
     num_bytes = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from dynaconv.export import _openvino_run
 from dynaconv.export._child import Child
-from dynaconv.export._dcd_form import in_runtime_form
-from dynaconv.export._native_form import checked_extension, conversion_extensions, in_native_form, native_notes
+from dynaconv.export._native_form import checked_extension, conversion_extensions, native_notes
 from dynaconv.export.capture import Capture, FreeSize
-from dynaconv.export.onnx import write_onnx
+from dynaconv.export.onnx import write_onnx, written_form
 from dynaconv.export.packages import require, versioned
 from dynaconv.export.pipeline import Format, export_as, no_notes
 from dynaconv.export.report import ExportReport
@@ -25,7 +24,7 @@ def export_openvino(
     path: str | Path,
     example: Tensor | Sequence[Tensor],
     *,
-    free_batch: bool = True,
+    batch: int | None = None,
     free_size: FreeSize = "auto",
     rewrite: bool = True,
     native: bool = False,
@@ -38,10 +37,9 @@ def export_openvino(
     OpenVINO computes in bfloat16 on processors that support it.
 
     Args:
-        model, example, free_batch, free_size, overwrite: See `export_onnx`.
+        model, example, batch, free_size, overwrite: See `export_onnx`.
         path: The file to write, ``*.xml``.
-        rewrite: Write 1x1 DCD layers in the form that OpenVINO computes fastest; False writes W0 as a separate
-            convolution, see `export_onnx`.
+        rewrite: See `export_onnx`.
         native: See `export_onnx`; the library is ``dynaconv.native.extension("openvino")``.
 
     Returns:
@@ -56,7 +54,7 @@ def export_openvino(
         model,
         path,
         example,
-        free_batch=free_batch,
+        batch=batch,
         free_size=free_size,
         overwrite=overwrite,
     )
@@ -66,27 +64,30 @@ def openvino_format(*, rewrite: bool = True, native: bool = False) -> Format:
     """Return the format that writes, loads and runs OpenVINO IR files."""
     library = checked_extension("openvino") if native else None
 
-    def prepare(network: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
-        network = in_native_form(network, inputs) if native else network
-        return in_runtime_form(network, channels_last=True) if rewrite else network
-
     return Format(
         name="OpenVINO IR (native kernels)" if native else "OpenVINO IR",
         runtime=versioned("openvino", "OpenVINO"),
         suffixes=(".xml",),
-        write=partial(write_openvino, library=library),
+        write=partial(write_openvino, library=library, rewrite=rewrite),
         load=partial(load_openvino, library=library),
         companions=(".bin",),
-        prepare=prepare,
         notes=partial(native_notes, "Core.add_extension", "openvino") if native else no_notes,
+        **written_form(rewrite=rewrite, native=native),
     )
 
 
-def write_openvino(captured: Capture, file: Path, *, library: Path | None = None) -> None:
-    """Write a traced network as OpenVINO's two files; ``library`` is the extension if it has native programs."""
+def write_openvino(captured: Capture, file: Path, *, library: Path | None = None, rewrite: bool = False) -> None:
+    """Write a traced network as OpenVINO's two files.
+
+    Args:
+        captured: The traced network.
+        file: The file to write.
+        library: The extension library if the network has native programs.
+        rewrite: See `write_onnx`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         onnx_file = Path(folder) / "model.onnx"
-        write_onnx(captured, onnx_file, native=library is not None)
+        write_onnx(captured, onnx_file, rewrite=rewrite, native=library is not None)
         convert_onnx_file(onnx_file, file, library=library)
 
 

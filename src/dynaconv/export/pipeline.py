@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,24 @@ from dynaconv.export._failing_layer import layer_in_message
 from dynaconv.export.capture import Capture, FreeSize, capture, cause, frozen_copy, other_size, outputs_of
 from dynaconv.export.report import Check, ExportReport
 from dynaconv.export.target import verified_target
-from dynaconv.export.verify import BATCHES, LIMIT, Run, as_inputs, first_line, random_inputs, verify
+from dynaconv.export.verify import (
+    BATCHES,
+    LIMIT,
+    Run,
+    as_inputs,
+    first_line,
+    largest_difference,
+    random_inputs,
+    verify,
+)
+from dynaconv.families import DeployedLayer
 from dynaconv.interrupts import propagating_interrupts
+
+# Largest difference between the outputs for a batch and those for its samples one by one that rounding explains.
+_SAMPLE_LIMIT = 1e-3
+_LOOP_NOTE = (
+    "the file computes one sample after another, in a loop; a fixed batch is as fast, and batch=1 needs no loop."
+)
 
 
 def no_notes(captured: Capture) -> tuple[str, ...]:
@@ -35,7 +52,10 @@ class Format:
         companions: Suffixes of the further files.
         limit: Largest difference that `verify` accepts.
         prepare: Takes a network with deployed layers and its example inputs, and returns the network in the form that
-            the runtime computes fastest. The file is written from this form and verified against the original network.
+            is written, unless `for_one_sample` applies. The file is verified against the original network.
+        for_one_sample: Takes a network with deployed layers, and returns the form that the runtime computes fastest for
+            a batch of one. If `write` can loop over the samples of a batch, dynamic networks that compute each sample
+            by itself are written in this form; None if it cannot.
         notes: Returns notes for the report on how to use the file of a traced network.
     """
 
@@ -47,6 +67,7 @@ class Format:
     companions: tuple[str, ...] = ()
     limit: float = LIMIT
     prepare: Callable[[nn.Module, tuple[Tensor, ...]], nn.Module] = lambda network, inputs: network
+    for_one_sample: Callable[[nn.Module], nn.Module] | None = None
     notes: Callable[[Capture], tuple[str, ...]] = no_notes
 
 
@@ -56,7 +77,7 @@ def export_as(
     path: str | Path,
     example: Tensor | Sequence[Tensor],
     *,
-    free_batch: bool = True,
+    batch: int | None = None,
     free_size: FreeSize = "auto",
     overwrite: bool = False,
     batches: Sequence[int] = BATCHES,
@@ -69,14 +90,14 @@ def export_as(
     """
     if free_size not in (True, False, "auto"):
         raise ExportError(f"`free_size` must be True, False or 'auto'; got {free_size!r}.")
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+        raise ExportError(f"`batch` must be an integer of at least 1, or None for a free batch size; got {batch!r}.")
     inputs = tuple(tensor.detach().cpu() for tensor in as_inputs(example))
-    batches = tuple(batches) if free_batch else (inputs[0].shape[0],)
+    batches = tuple(batches) if batch is None else (batch,)
     with verified_target(
         path, suffixes=file_format.suffixes, overwrite=overwrite, companions=file_format.companions
     ) as file:
-        frozen = frozen_copy(model)
-        outputs_of(frozen, random_inputs(inputs, 2) if free_batch else inputs)
-        prepared = file_format.prepare(deployed_layers(frozen), inputs)
+        request = _Request.of(file_format, frozen_copy(model), inputs, batch)
         notes: list[str] = []
         captured: Capture | None = None
         checks: tuple[Check, ...] = ()
@@ -84,7 +105,7 @@ def export_as(
             try:
                 # After an interrupt, do not export again with a fixed size.
                 with propagating_interrupts():
-                    captured, checks = _export_free(file_format, frozen, prepared, file, inputs, free_batch, batches)
+                    captured, checks = _export_free(request, file, batches)
             except _FreeSizeError as error:
                 if free_size is True:
                     raise ExportError(f"height and width cannot be free: {error}") from error.__cause__
@@ -92,8 +113,10 @@ def export_as(
                 for leftover in file.parent.iterdir():
                     leftover.unlink()
         if captured is None:
-            captured = capture(prepared, inputs, free_batch=free_batch, free_size=False)
-            checks = _write_and_verify(file_format, captured, frozen, file, inputs, batches)
+            captured = request.capture(free_size=False)
+            checks = _write_and_verify(request, captured, file, batches)
+        if captured.samples is not None:
+            notes.append(_LOOP_NOTE)
         notes = [*file_format.notes(captured), *notes, *captured.notes]
         files = sorted((each.name for each in file.parent.iterdir()), key=lambda name: (name != file.name, name))
     folder = Path(path).expanduser().parent
@@ -115,15 +138,56 @@ class _FreeSizeError(ExportError):
     """The image size cannot be free; an export with a fixed size may succeed."""
 
 
-def _export_free(
-    file_format: Format,
-    frozen: nn.Module,
-    prepared: nn.Module,
-    file: Path,
-    inputs: tuple[Tensor, ...],
-    free_batch: bool,
-    batches: tuple[int, ...],
-) -> tuple[Capture, tuple[Check, ...]]:
+@dataclass(frozen=True)
+class _Request:
+    """A network to export: as it came, in the form to write, and how to trace it; see `capture`."""
+
+    file_format: Format
+    frozen: nn.Module
+    prepared: nn.Module
+    inputs: tuple[Tensor, ...]
+    batch: int | None
+    loop: bool
+
+    @classmethod
+    def of(cls, file_format: Format, frozen: nn.Module, inputs: tuple[Tensor, ...], batch: int | None) -> Self:
+        """Choose the form of a frozen network."""
+        examples = random_inputs(inputs, batch or 2)
+        outputs = outputs_of(frozen, examples)
+        form = deployed_layers(frozen)
+        for_one_sample = file_format.for_one_sample
+        if for_one_sample is not None and _computes_each_sample(frozen, form, examples, outputs):
+            return cls(file_format, frozen, for_one_sample(form), inputs, batch, loop=batch != 1)
+        return cls(file_format, frozen, file_format.prepare(form, inputs), inputs, batch, loop=False)
+
+    def capture(self, *, free_size: bool) -> Capture:
+        return capture(self.prepared, self.inputs, batch=self.batch, free_size=free_size, loop=self.loop)
+
+
+def _computes_each_sample(
+    frozen: nn.Module, form: nn.Module, examples: tuple[Tensor, ...], outputs: dict[str, Tensor]
+) -> bool:
+    """Return whether a network has deployed layers and computes each sample of a batch without the others.
+
+    Args:
+        frozen: The network.
+        form: The network with deployed layers.
+        examples: A batch of inputs.
+        outputs: The network's outputs for them.
+    """
+    if not any(isinstance(module, DeployedLayer) for module in form.modules()):
+        return False
+    count = len(examples[0])
+    if not all(tensor.dim() and len(tensor) == count for tensor in outputs.values()):
+        return False
+    singles = [outputs_of(frozen, tuple(tensor[i : i + 1] for tensor in examples)) for i in range(count)]
+    if not all(single[name].shape == (1, *tensor.shape[1:]) for name, tensor in outputs.items() for single in singles):
+        return False
+    joined = {name: torch.cat([single[name] for single in singles]) for name in outputs}
+    return largest_difference(joined, outputs, "one sample") <= _SAMPLE_LIMIT
+
+
+def _export_free(request: _Request, file: Path, batches: tuple[int, ...]) -> tuple[Capture, tuple[Check, ...]]:
     """Export with free height and width.
 
     Raises:
@@ -131,6 +195,7 @@ def _export_free(
         ExportError: The file cannot be loaded, or its outputs differ at the example's own size. A fixed size would not
             help.
     """
+    file_format, frozen, inputs = request.file_format, request.frozen, request.inputs
     other = other_size(inputs)
     if other is None:
         raise _FreeSizeError("no input has four axes (B, C, H, W).")
@@ -141,7 +206,7 @@ def _export_free(
         size = "x".join(map(str, other))
         raise _FreeSizeError(f"the network itself cannot be run at {size}: {first_line(error)}") from error
     try:
-        captured = capture(prepared, inputs, free_batch=free_batch, free_size=True)
+        captured = request.capture(free_size=True)
         _write(file_format, captured, file)
     except ExportError as error:
         raise _FreeSizeError(str(error)) from error
@@ -162,17 +227,13 @@ def _export_free(
     return captured, checks
 
 
-def _write_and_verify(
-    file_format: Format,
-    captured: Capture,
-    frozen: nn.Module,
-    file: Path,
-    inputs: tuple[Tensor, ...],
-    batches: tuple[int, ...],
-) -> tuple[Check, ...]:
+def _write_and_verify(request: _Request, captured: Capture, file: Path, batches: tuple[int, ...]) -> tuple[Check, ...]:
+    file_format = request.file_format
     _write(file_format, captured, file)
     run = _open(file_format, file)
-    return verify(run, frozen, inputs, runtime=file_format.runtime, batches=batches, limit=file_format.limit)
+    return verify(
+        run, request.frozen, request.inputs, runtime=file_format.runtime, batches=batches, limit=file_format.limit
+    )
 
 
 def _open(file_format: Format, file: Path) -> Run:

@@ -18,7 +18,7 @@ def export_program(
     path: str | Path,
     example: Tensor | Sequence[Tensor],
     *,
-    free_batch: bool = True,
+    batch: int | None = None,
     free_size: FreeSize = "auto",
     overwrite: bool = False,
 ) -> ExportReport:
@@ -27,7 +27,7 @@ def export_program(
     The export needs only torch, and so does the file: ``torch.export.load(path).module()`` runs without dynaconv.
 
     Args:
-        model, example, free_batch, free_size, overwrite: See `export_onnx`.
+        model, example, batch, free_size, overwrite: See `export_onnx`.
         path: The file to write, ``*.pt2``.
 
     Returns:
@@ -43,7 +43,7 @@ def export_program(
         write=_write,
         load=_load,
     )
-    return export_as(file_format, model, path, example, free_batch=free_batch, free_size=free_size, overwrite=overwrite)
+    return export_as(file_format, model, path, example, batch=batch, free_size=free_size, overwrite=overwrite)
 
 
 def _write(captured: Capture, file: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynaconv.ops.cost import Cost, cheapest
+from dynaconv.ops.cost import Cost, cheapest, statically_true
 from dynaconv.ops.exporting import is_exporting
 from dynaconv.ops.geometry import Geometry, over_pixels
 from dynaconv.ops.shared import static_conv
@@ -36,9 +36,12 @@ def per_sample_conv(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
 
     ``matmul`` is one matrix product per sample and group. ``grouped`` is one convolution with the batch folded into
     ``groups``, or for a transposed convolution one per sample. During export, and for an empty batch, ``taps`` sums one
-    product per tap instead, because folding fixes the batch size in the graph. All of them have second derivatives and
+    product per tap instead, because folding fixes the batch size in the graph; an export with
+    a batch size of one has an ordinary convolution with a computed weight. All of them have second derivatives and
     work under `torch.vmap` and torch.compile.
     """
+    if _is_exported_sample(x):
+        return static_conv(x, kernel.flatten(0, 1), geometry)
     if _is_product(geometry):
         return pointwise_per_sample(x, kernel, geometry)
     if is_exporting() or x.shape[0] == 0:
@@ -90,6 +93,8 @@ def matmul_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     Kernels with several taps multiply unfolded patches; those of a transposed convolution give the patches of the
     output, which are added up. During export and for an empty batch one tap is multiplied after another.
     """
+    if _is_exported_sample(x):
+        return static_conv(x, kernel.flatten(0, 1), geometry)
     if _is_product(geometry):
         return pointwise_per_sample(x, kernel, geometry)
     if is_exporting() or x.shape[0] == 0:
@@ -252,3 +257,8 @@ def is_channels_last(x: Tensor) -> bool:
     """Whether the channels of a feature map are adjacent in memory."""
     # Determined by the strides, which vmap supports. False during export, when sizes are symbolic.
     return not is_exporting() and x.stride(1) == 1 and x.stride(-1) != 1
+
+
+def _is_exported_sample(x: Tensor) -> bool:
+    """Whether the code runs during export with a batch size that is fixed to one."""
+    return is_exporting() and statically_true(x.shape[0] == 1)

@@ -23,9 +23,8 @@ from dynaconv.families.contract.affine import add_bias
 from dynaconv.families.contract.branch import LENGTH_EPSILON
 from dynaconv.families.contract.deployed import AffineMap, DeployedBranch
 from dynaconv.families.dcd.factors import activate_scale, required
-from dynaconv.ops import Cost, Geometry, pool_context
+from dynaconv.ops import Cost, Geometry, per_sample_conv, pool_context
 from dynaconv.ops.exporting import is_exporting
-from dynaconv.ops.per_sample import grouped_matmul
 
 # The three sizes below were chosen with benchmarks/deploy.py on an x86-64 processor with AVX-512.
 # Largest affine maps of W(x) and of P Phi, in elements, that cost less to read than the operators that they replace.
@@ -33,12 +32,13 @@ _KERNEL_NUMBERS = 150_000
 _EXPAND_NUMBERS = 30_000
 # Largest W(x), in elements, that is formed if its affine map is too large.
 _PRODUCT_NUMBERS = 60_000
+_POINT = Geometry((1, 1))
 
 
 def can_prepare(layer: Any) -> bool:
     """Whether a deployed layer is 1x1 DCD with a residual of one block, and its branch has the dtype of W0."""
     return bool(
-        layer.geometry == Geometry((1, 1))
+        layer.geometry == _POINT
         and layer.sizes.form == "channel"
         and layer.sizes.blocks == 1
         and layer.p is not None
@@ -46,15 +46,13 @@ def can_prepare(layer: Any) -> bool:
     )
 
 
-def form_of(layer: Any, *, channels_last: bool = False) -> str:
+def form_of(layer: Any) -> str:
     """Return the form of a layer, as described above: ``kernel``, ``product``, ``expand``, ``mixed`` or ``factors``."""
     out_channels, in_channels = layer.weight.shape[:2]
     affine = not layer.has_scale or layer.scale_activation == "affine"
     units = len(layer.branch.squeeze.weight) + _has_constant_unit(layer.branch) + 1
     if affine and units * out_channels * in_channels <= _KERNEL_NUMBERS:
         return "kernel"
-    if channels_last:
-        return "factors"
     if in_channels * out_channels <= _PRODUCT_NUMBERS and (out_channels > in_channels or not affine):
         return "product"
     if units * out_channels * (layer.p.shape[1] + 1) <= _EXPAND_NUMBERS:
@@ -97,8 +95,8 @@ class PreparedDCD(nn.Module):
 
     Args:
         layer: The layer, a `DeployedDCDConv` for which `can_prepare` holds.
-        channels_last: Whether the runtime stores feature maps in channels_last format, in which products over pixels
-            need no copy.
+        convolves: Whether the layer is for the export of a single sample, where each product is a convolution, which
+            adds a bias at no cost.
     """
 
     static: Tensor
@@ -107,23 +105,20 @@ class PreparedDCD(nn.Module):
     q: Tensor
     q_bias: Tensor
 
-    def __init__(self, layer: Any, *, channels_last: bool = False) -> None:
+    def __init__(self, layer: Any, *, convolves: bool = False) -> None:
         super().__init__()
         self.context_size = layer.context_size
         self.scale_activation = layer.scale_activation if layer.has_scale else "none"
         self.scaled_bias = layer.scaled_bias is not None
         parts = _coefficient_maps(layer)
         self.branch = _HiddenBranch(layer.branch)
-        self.channels_last = channels_last
         self.out_channels, self.in_channels = layer.weight.shape[:2]
         self.latent = required(layer.p).shape[1]
-        self.form = form_of(layer, channels_last=channels_last)
+        self.form = form_of(layer)
         # If the output is wider than the input, an input channel of ones is cheaper than the sum with a bias. A bias
         # that is the same for every sample costs nothing if a convolution follows.
         widens = self.out_channels > self.in_channels
-        self.appends_ones = (
-            not channels_last and widens and _has_sample_bias(layer) and self.form in ("kernel", "product")
-        )
+        self.appends_ones = not convolves and widens and _has_sample_bias(layer) and self.form in ("kernel", "product")
         build = {"kernel": self._build_kernel, "product": self._build_product}.get(self.form, self._build_factors)
         dtype = layer.branch.head("fusion").weight.dtype
         for name, value in build(parts, layer).items():
@@ -143,8 +138,6 @@ class PreparedDCD(nn.Module):
         biases = parts["bias"].T
         if self.appends_ones:
             kernels = torch.cat((kernels, biases[:, :, None]), 2)
-        if self.channels_last:
-            kernels = kernels.transpose(1, 2)
         constants = _affine("kernel", kernels.flatten(1).T)
         return constants if self.appends_ones else constants | _affine("bias", parts["bias"])
 
@@ -194,10 +187,10 @@ class PreparedDCD(nn.Module):
         pooled = by_kernel or self.context_size > 1
         hidden = self.branch.hidden(pool_context(x, self.context_size, x.dtype) if pooled else _pooled(x))
         if by_kernel:
-            return self._by_rows(x, hidden) if self.channels_last else self._by_columns(x, hidden)
+            return self._by_kernel(x, hidden)
         return self._by_factors(x, hidden)
 
-    def _by_columns(self, x: Tensor, hidden: Tensor) -> Tensor:
+    def _by_kernel(self, x: Tensor, hidden: Tensor) -> Tensor:
         if self.appends_ones:
             x = F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)
         scale = None
@@ -208,20 +201,13 @@ class PreparedDCD(nn.Module):
             expand = self._map("expand", hidden).reshape(-1, self.out_channels, self.latent + self.appends_ones)
             static = self.static if scale is None else self.static * scale[..., None]
             kernel = static + torch.matmul(expand, self.q)
-        out = _channel_matmul(kernel, x)
+        out = _multiply_channels(kernel, x)
         if self.appends_ones:
             return out
         bias = self._map("bias", hidden)
         if self.form == "product" and self.scaled_bias:
             bias = bias + self.static_bias * required(scale)
         return add_bias(out, bias)
-
-    def _by_rows(self, x: Tensor, hidden: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        kernel = self._map("kernel", hidden).reshape(-1, self.in_channels, self.out_channels)
-        bias = self._map("bias", hidden)
-        out = torch.matmul(x.permute(0, 2, 3, 1).flatten(1, 2), kernel) + (bias if bias.dim() == 1 else bias[:, None])
-        return out.reshape(-1, height, width, self.out_channels).permute(0, 3, 1, 2)
 
     def _by_factors(self, x: Tensor, hidden: Tensor) -> Tensor:
         static = F.conv2d(x, self.static, self.static_bias if self.scaled_bias else None)
@@ -231,20 +217,18 @@ class PreparedDCD(nn.Module):
         latent = F.conv2d(x, self.q, None if self.form == "factors" else self.q_bias)
         if self.form == "expand":
             expand = self._map("expand", hidden).reshape(-1, self.out_channels, self.latent + 1)
-            return static + _channel_matmul(expand, latent)
+            return static + _multiply_channels(expand, latent)
         if self.form == "mixed":
             fusion = self._map("fusion", hidden).reshape(-1, self.latent + 1, self.latent + 1)
-            if is_exporting():
-                return static + _channel_matmul(self.p, _channel_matmul(fusion, latent))
-            return static + _channel_matmul(torch.matmul(self.p, fusion), latent)
+            return static + self._expanded(fusion, latent)
         fusion = self._map("fusion", hidden).reshape(-1, self.latent, self.latent)
-        bias = self._map("bias", hidden)
-        if not self.channels_last:
-            return add_bias(static + _channel_matmul(torch.matmul(self.p, fusion), latent), bias)
-        mixed = _channel_matmul(fusion, latent)
-        if bias.dim() == 1:
-            return F.conv2d(mixed, self.p[:, :, None, None], bias) + static
-        return F.conv2d(mixed, self.p[:, :, None, None]) + add_bias(static, bias)
+        return add_bias(static + self._expanded(fusion, latent), self._map("bias", hidden))
+
+    def _expanded(self, fusion: Tensor, latent: Tensor) -> Tensor:
+        """Return P Phi z for latent features z, in the order that costs least."""
+        if is_exporting():
+            return F.conv2d(_multiply_channels(fusion, latent), self.p[:, :, None, None])
+        return _multiply_channels(torch.matmul(self.p, fusion), latent)
 
     def _scale(self, hidden: Tensor) -> Tensor | None:
         """Return Lambda, ``(B, C_out)`` or ``(C_out,)``; None if W(x) has no Lambda."""
@@ -333,11 +317,9 @@ def _has_constant_unit(branch: DeployedBranch) -> bool:
     return branch.unit and branch.activation in ("relu", "relu6")
 
 
-def _channel_matmul(matrix: Tensor, x: Tensor) -> Tensor:
-    """Multiply the channels of each pixel by a matrix, shared or per sample: ``(B, M, N)`` and ``(B, N, H, W)``."""
-    if not is_exporting():
-        return grouped_matmul(matrix, x)
-    return torch.matmul(matrix, x.flatten(2)).reshape(-1, matrix.shape[-2], *x.shape[2:])
+def _multiply_channels(matrix: Tensor, x: Tensor) -> Tensor:
+    """Multiply the channels of each pixel by the sample's matrix: ``(B, M, N)`` and ``(B, N, H, W)``."""
+    return per_sample_conv(x, matrix[..., None, None], _POINT)
 
 
 def _pooled(x: Tensor) -> Tensor:
