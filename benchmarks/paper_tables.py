@@ -41,9 +41,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "odconv 2x": ("odconv_{}", {"num_kernels": 2}),
     "odconv 4x": ("odconv_{}", {}),
     "se": ("se_{}", {}),
+    **{f"kernel_warehouse {budget}": ("kernel_warehouse_{}", {"budget": budget}) for budget in (0.25, 0.5, 1, 2, 4)},
 }
 """Model name and `family_options`."""
-ONLY_WHERE_PUBLISHED = ("condconv classifier", "odconv 2x")
+ONLY_WHERE_PUBLISHED = (
+    "condconv classifier",
+    "odconv 2x",
+    *(variant for variant in VARIANTS if variant.startswith("kernel_warehouse")),
+)
 UNITS = {"": 1e6, "1e6": 1e6, "2^20": 2.0**20}
 MARKS = ("<!-- tables: python benchmarks/paper_tables.py docs/paper-tables.md -->", "<!-- end of tables -->")
 CLEAR = 0.03

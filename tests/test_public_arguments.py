@@ -35,9 +35,17 @@ WRONG = [
     {"x": 1},
     [None],
 ]
-LAYERS = ("CondConv2d", "DCDConv2d", "DYConv2d", "ODConv2d", "SEConv2d")
-# Abstract classes, and what has tests of its own: a family, and exports, of which each takes seconds.
-NOT_CALLED = {"DynamicConv2d", "DynamicLayer", "Family", "register_family", "export_onnx", "export_openvino"}
+LAYERS = ("CondConv2d", "DCDConv2d", "DYConv2d", "KernelWarehouseConv2d", "ODConv2d", "SEConv2d")
+# Abstract classes, the cells that layers make, and what has tests of its own: a family, and exports, which are slow.
+NOT_CALLED = {
+    "DynamicConv2d",
+    "DynamicLayer",
+    "Family",
+    "register_family",
+    "export_onnx",
+    "export_openvino",
+    "Warehouse",
+}
 
 
 def network() -> nn.Sequential:
@@ -52,6 +60,8 @@ def calls(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     found |= {
         "DCDConfig": {},
         "DCDLinear": {"in_features": 4, "out_features": 8},
+        "KernelWarehouseLinear": {"in_features": 4, "out_features": 8},
+        "share_cells": {"layers": [dynaconv.KernelWarehouseConv2d(4, 8, 1)]},
         "apply_conversion": {"model": network(), "record": dynaconv.conversion_of(dynamic)},
         "conversion_of": {"model": dynamic},
         "convert": {"model": network(), "family": "dcd"},
@@ -71,9 +81,19 @@ def calls(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     }
 
 
-CALLS = [*LAYERS, "DCDConfig", "DCDLinear", "apply_conversion", "conversion_of", "convert", "deploy", "freeze"]
+CALLS = [
+    *LAYERS,
+    "DCDConfig",
+    "DCDLinear",
+    "KernelWarehouseLinear",
+    "apply_conversion",
+    "conversion_of",
+    "convert",
+    "deploy",
+    "freeze",
+]
 CALLS += ["load_published", "measure_latency", "parameter_groups", "plan_conversion"]
-CALLS += ["plan_deployment", "profile", "published_layer", "revert", "set_temperature"]
+CALLS += ["plan_deployment", "profile", "published_layer", "revert", "set_temperature", "share_cells"]
 
 
 def test_every_public_name_is_called(tmp_path: Path) -> None:

@@ -46,15 +46,21 @@ if TYPE_CHECKING:
     from dynaconv.families import DynamicConv2d as DynamicConv2d
     from dynaconv.families import DynamicLayer as DynamicLayer
     from dynaconv.families import Family as Family
+    from dynaconv.families import KernelWarehouseConv1d as KernelWarehouseConv1d
+    from dynaconv.families import KernelWarehouseConv2d as KernelWarehouseConv2d
+    from dynaconv.families import KernelWarehouseConv3d as KernelWarehouseConv3d
+    from dynaconv.families import KernelWarehouseLinear as KernelWarehouseLinear
     from dynaconv.families import ODConv1d as ODConv1d
     from dynaconv.families import ODConv2d as ODConv2d
     from dynaconv.families import ODConv3d as ODConv3d
     from dynaconv.families import SEConv1d as SEConv1d
     from dynaconv.families import SEConv2d as SEConv2d
     from dynaconv.families import SEConv3d as SEConv3d
+    from dynaconv.families import Warehouse as Warehouse
     from dynaconv.families import parameter_groups as parameter_groups
     from dynaconv.families import register_family as register_family
     from dynaconv.families import set_temperature as set_temperature
+    from dynaconv.families import share_cells as share_cells
     from dynaconv.measure.profile import profile as profile
     from dynaconv.ops import batched_conv as batched_conv
     from dynaconv.ops import batched_conv_transpose as batched_conv_transpose
@@ -98,15 +104,21 @@ _NAMES = {
         "DynamicConv2d",
         "DynamicLayer",
         "Family",
+        "KernelWarehouseConv1d",
+        "KernelWarehouseConv2d",
+        "KernelWarehouseConv3d",
+        "KernelWarehouseLinear",
         "ODConv1d",
         "ODConv2d",
         "ODConv3d",
         "SEConv1d",
         "SEConv2d",
         "SEConv3d",
+        "Warehouse",
         "parameter_groups",
         "register_family",
         "set_temperature",
+        "share_cells",
     ),
     "dynaconv.ops": ("batched_conv", "batched_conv_transpose"),
 }

@@ -56,6 +56,15 @@ FAMILY_CASES: dict[str, dict[str, dict[str, Any]]] = {
         "two-hot": {"kernel_size": 3, "num_kernels": 2, "temperature": 0.5},
         "context-batch": {"kernel_size": 1, "reduction": 1, "context_norm": "batch"},
     },
+    "kernel_warehouse": {
+        **GEOMETRIES,
+        "four": {"kernel_size": 3, "padding": 1, "budget": 4, "temperature": 0.5},
+        "divided": {"kernel_size": 3, "groups": 2, "in_divisor": 2, "out_divisor": 3, "temperature": 0.25},
+        "whole": {"kernel_size": (3, 2), "budget": 2, "whole_taps": True, "branch_norm": "layer", "out_divisor": 2},
+        "basis": {"kernel_size": 3, "basis_reduction": 4, "in_divisor": 2, "context_norm": "running"},
+        "context-layer": {"kernel_size": 1, "groups": 2, "context_norm": "layer", "out_divisor": 2},
+        "context-batch": {"kernel_size": 1, "context_norm": "batch"},
+    },
     "odconv": {
         **GEOMETRIES,
         "one-pointwise": {"kernel_size": 1, "num_kernels": 1},

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dynaconv import CondConv2d, DCDConv2d, DYConv2d, convert, freeze
+from dynaconv import CondConv2d, DCDConv2d, DYConv2d, KernelWarehouseConv2d, convert, freeze
 from dynaconv.errors import ConversionError
 from dynaconv.explain.coefficients import collect_coefficients
 from dynaconv.explain.freezing import rank_layers
@@ -124,9 +124,13 @@ def test_mistakes_are_refused() -> None:
         for call in (layer, layer.kernel, layer.coefficients):
             with refuses(ValueError, "(B, 5)"):
                 call(x, wrong)
-    for own in (CondConv2d(6, 8, 3).double(), DCDConv2d(6, 8, 3).double()):
-        with refuses(ValueError, "context_features=5"):
-            own(x, context)
+    with refuses(ValueError, "context_features=5"):
+        CondConv2d(6, 8, 3).double()(x, context)
+    for own in (DCDConv2d(6, 8, 3), KernelWarehouseConv2d(6, 8, 3)):
+        with refuses(ValueError, "leave the context out"):
+            own.double()(x, context)
+    with refuses(TypeError, "context_features"):
+        KernelWarehouseConv2d(6, 8, 3, context_features=5)  # type: ignore[call-arg]
     with refuses(ValueError, "context_features"):
         CondConv2d(6, 8, 3, context_features=0)
     with refuses(ConversionError, "context_features"):

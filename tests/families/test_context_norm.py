@@ -14,6 +14,8 @@ from tests.families.cases import enlarge
 from tests.helpers import LAYERS, TOLERANCE
 from tests.messages import refuses
 
+NORM_IN_BRANCH = ("kernel_warehouse", "odconv")
+"""Families whose branch has a batch norm of its own."""
 every_family = pytest.mark.parametrize("family", LAYERS)
 by_statistics = pytest.mark.parametrize("kind", ["batch", "running"])
 
@@ -69,14 +71,14 @@ def test_without_it_what_all_images_share_counts(family: str) -> None:
         layer = layer_of(family, kind, bias=False).train()
         same = torch.allclose(layer.kernel(x), layer.kernel(x + shift))
         # Squeeze-and-excitation reads what the convolution makes of the shift, its padding included.
-        assert same == (kind == "batch" or family == "odconv")
+        assert same == (kind == "batch" or family in NORM_IN_BRANCH)
 
 
 @every_family
 def test_a_kernel_by_running_statistics_is_of_its_sample_alone(family: str) -> None:
     layer, x = layer_of(family, "running"), images()
     seen(layer).train()
-    if family == "odconv":
+    if family in NORM_IN_BRANCH:
         layer.branch.norm.eval()
     want = torch.cat([copy.deepcopy(layer)(x[i : i + 1]) for i in range(len(x))])
     torch.testing.assert_close(layer(x), want, **TOLERANCE["float64"])

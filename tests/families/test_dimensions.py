@@ -49,6 +49,7 @@ def test_every_layer_is_here() -> None:
 
 def test_dimensions_are_those_of_the_table_in_the_documentation() -> None:
     stems = {"dcd": "DCD", "condconv": "Cond", "dyconv": "DY", "odconv": "OD", "se": "SE"}
+    stems["kernel_warehouse"] = "KernelWarehouse"
     for name, stem in stems.items():
         kinds = {layer.__name__ for family, layer in LAYERS if family.name == name}
         transposed = (
@@ -126,6 +127,7 @@ def random_options(draw: random.Random, family: Family) -> dict[str, Any]:
         "condconv": [{}, {"num_experts": 3}],
         "dyconv": [{}, {"num_kernels": 2, "temperature": 2.0}],
         "odconv": [{}, {"num_kernels": 1}],
+        "kernel_warehouse": [{}, {"budget": 2}, {"whole_taps": True, "temperature": 0.5}],
     }
     return draw.choice(by_family.get(family.name, [{}]))
 

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from dynaconv.families import DCDConv2d
+from dynaconv.families import DCDConv2d, get_family
 from dynaconv.models import _families
 from tests.messages import refuses
 
@@ -61,7 +61,7 @@ def test_an_output_stride_that_cannot_be_had_is_refused(output_stride: int, stem
 def test_a_replaced_convolution_keeps_geometry_and_static_weights() -> None:
     conv = nn.Conv2d(6, 8, (3, 5), stride=(2, 1), padding=(1, 2), dilation=(1, 2), bias=True, padding_mode="reflect")
     model = nn.Sequential(conv, nn.Conv2d(8, 4, 1))
-    _families.replace_convolutions(model, DCDConv2d, lambda name, _: name == "0", lambda _: {"latent_dim": 2})
+    _families.replace_convolutions(model, get_family("dcd"), {"0": {"latent_dim": 2}})
     layer = model[0]
     assert isinstance(layer, DCDConv2d)
     assert type(model[1]) is nn.Conv2d
@@ -77,4 +77,4 @@ def test_a_replaced_convolution_keeps_geometry_and_static_weights() -> None:
 def test_a_layer_that_does_not_fit_is_named() -> None:
     model = nn.Sequential(nn.Conv2d(6, 8, 1))
     with refuses(ValueError):
-        _families.replace_convolutions(model, DCDConv2d, lambda *_: True, lambda _: {"latent_dim": -1})
+        _families.replace_convolutions(model, get_family("dcd"), {"0": {"latent_dim": -1}})

@@ -41,7 +41,7 @@ def test_the_parameters_on_the_page_are_todays(script: ModuleType, page: str) ->
 
 
 def test_published_figures_on_the_page_are_those_of_the_file(script: ModuleType, page: str) -> None:
-    shown = re.findall(r"([\d.]+) \[([LOC])\]", page)
+    shown = re.findall(r"([\d.]+) \[([LOCK])\]", page)
     figures = [case.figure for case in script.cases() if case.figure["top1"]]
     assert shown == [(figure["top1"], figure["source"]) for figure in figures]
 

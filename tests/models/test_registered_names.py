@@ -19,6 +19,7 @@ SIZES += ["resnet10", "resnet18", "resnet34", "resnet50", "resnet101"]
 NAMES = [f"{family}_{size}" for family in FAMILIES for size in SIZES] + [f"dcd_{size}_published" for size in SIZES]
 DYNAMIC = [family for family in FAMILIES if family != "static"]
 TEMPERED = ["dyconv", "odconv"]
+DRAWN_ANEW = ["kernel_warehouse"]
 VARIED = [f"{family}_{size}" for family in DYNAMIC for size in ("mobilenetv2_035", "resnet10")]
 VARIED += ["dcd_mobilenetv2_035_published", "dcd_resnet10_published"]
 # Two kernels, so that tests that run a network take little memory; the default numbers are counted elsewhere.
@@ -57,7 +58,7 @@ def test_the_default_configuration_is_complete(name: str) -> None:
     assert config.interpolation in ("bilinear", "bicubic")
     assert config.crop_pct == 0.875
     model = create(name, device="meta")
-    assert isinstance(model.get_submodule(config.first_conv), nn.Conv2d)
+    assert isinstance(model.get_submodule(config.first_conv), nn.Conv2d | DynamicConv2d)
     assert model.get_submodule(config.classifier) is model.get_classifier()
     assert model.default_cfg["architecture"] == name
 
@@ -182,7 +183,7 @@ def test_a_state_dict_makes_the_round_trip(name: str) -> None:
     first, second = create(name, stem_stride=2).eval(), create(name, seed=1, stem_stride=2).eval()
     x = images()
     with torch.no_grad():
-        assert not first(x).equal(second(x))
+        assert not all(map(torch.equal, first.parameters(), second.parameters()))
         second.load_state_dict(first.state_dict(), strict=True)
         assert first(x).equal(second(x))
 
@@ -208,7 +209,9 @@ def test_a_checkpoint_is_loaded_by_path(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", ["mobilenetv2_035", "resnet10"])
-@pytest.mark.parametrize("dynamic", [*(f"{family}_{{}}" for family in DYNAMIC), "dcd_{}_published"])
+@pytest.mark.parametrize(
+    "dynamic", [*(f"{family}_{{}}" for family in DYNAMIC if family not in DRAWN_ANEW), "dcd_{}_published"]
+)
 @pytest.mark.parametrize("stem_stride", [2, 4])
 def test_twins_of_one_seed_start_from_the_same_static_weights(size: str, dynamic: str, stem_stride: int) -> None:
     """Of one kernel or of the mean of several, and where sums of kernels are larger, at neutral coefficients.

@@ -6,7 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from dynaconv.errors import RunError
-from dynaconv.families import DYConv2d
+from dynaconv.families import DYConv2d, KernelWarehouseConv2d
 from dynaconv.train.lightning_messages import quiet_lightning
 from dynaconv.train.module import ClassificationModule
 from dynaconv.train.temperature import AnnealTemperature, TemperatureSchedule
@@ -81,10 +81,31 @@ def test_a_resumed_run_goes_on(tmp_path) -> None:
     assert resumed.seen == pytest.approx([30 - 29 * step / 8 for step in range(4, 8)])
 
 
-@pytest.mark.parametrize("options", [{"start": 0}, {"end": -1.0}, {"epochs": 0}], ids=spelled)
+@pytest.mark.parametrize("options", [{"start": -1}, {"end": -1.0}, {"epochs": 0}], ids=spelled)
 def test_what_is_not_positive_is_refused(options: dict[str, float]) -> None:
     with refuses(RunError, next(iter(options))):
         TemperatureSchedule(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("dyconv_resnet10", {"start": 0.0}), ("kernel_warehouse_resnet10", {"start": 2.0})],
+    ids=spelled,
+)
+def test_a_temperature_out_of_the_familys_range_is_refused(name: str, options: dict[str, float]) -> None:
+    with refuses(RunError, "start"):
+        ClassificationModule(name, {"stem_stride": 2}, temperature=TemperatureSchedule(**options))
+
+
+def test_the_family_says_where_it_starts_and_ends(tmp_path) -> None:
+    module = Recorder()
+    module.layer = KernelWarehouseConv2d(2, 3, 1)
+    with quiet_lightning():
+        _train(module, AnnealTemperature(TemperatureSchedule(epochs=2)), tmp_path, 3, 4, None)
+    assert module.seen == pytest.approx([1 - step / 8 for step in range(8)] + [0.0] * 4)
+    assert float(module.layer.temperature) == 0
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert float(saved["layer.temperature"]) == 0
 
 
 def test_a_network_with_a_temperature_brings_the_callback() -> None:

@@ -51,7 +51,7 @@ def plan_conversion(
 
     Args:
         model: Any network with convolutions of torch in one, two or three dimensions, also transposed ones.
-        family: Name of the family: dcd, condconv, dyconv, odconv or se.
+        family: Name of the family: condconv, dcd, dyconv, kernel_warehouse, odconv, se, or one from another package.
         include, exclude: Full module names, shell-style patterns (``*`` also matches dots) or compiled regular
             expressions.
         kinds: Any of pointwise, depthwise, grouped, spatial and transposed; by default all, for dcd and se all except
@@ -102,6 +102,7 @@ def plan_conversion(
     stages = {} if last_stages is None else _stage_refusals(model, last_stages, input_size)
     layers = _plan_layers(model, chosen, selection, hyperparameters, stages, kinds is None)
     layers = _apply_position(layers, position)
+    layers = _share(model, chosen, layers, hyperparameters)
     plan = ConversionPlan(
         family=chosen.name,
         hyperparameters=dict(hyperparameters),
@@ -270,14 +271,51 @@ def _apply_position(layers: list[PlannedLayer], position: slice | None) -> list[
     ]
 
 
+def _share(
+    model: nn.Module, family: Family, layers: list[PlannedLayer], hyperparameters: Mapping[str, Any]
+) -> list[PlannedLayer]:
+    """Plan what the layers that become dynamic share, and count their parameters accordingly.
+
+    Raises:
+        ConversionError: The layers cannot share it.
+    """
+    convolutions: dict[str, Any] = {layer.name: model.get_submodule(layer.name) for layer in layers if layer.converts}
+    if family.sharing is None or not convolutions:
+        return layers
+    try:
+        further = family.sharing.options(model, convolutions, hyperparameters)
+        options = {name: {**hyperparameters, **further[name]} for name in convolutions}
+        dynamic = {name: _like_on_meta(family, conv, options[name]) for name, conv in convolutions.items()}
+        family.join(list(dynamic.values()))
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
+    errors = family.sharing.errors(options, {name: conv.weight for name, conv in convolutions.items()})
+    return [
+        dataclasses.replace(
+            layer,
+            options=further[layer.name],
+            dynamic_params=sum(parameter.numel() for parameter in dynamic[layer.name].parameters()),
+            relative_error=errors.get(layer.name),
+        )
+        if layer.converts
+        else layer
+        for layer in layers
+    ]
+
+
+def _like_on_meta(family: Family, conv: Any, hyperparameters: Mapping[str, Any]) -> DynamicConv:
+    """Return the family's layer for a convolution, on the meta device."""
+    kind = family.layer_for(conv)
+    options = {"bias": conv.bias is not None, "device": "meta", "dtype": conv.weight.dtype}
+    return kind.like(kind.static_class()(**conv_arguments(conv), **options), **hyperparameters)
+
+
 def _try_family(family: Family, conv: _ConvNd, hyperparameters: Mapping[str, Any]) -> tuple[str | None, int]:
     """Return why the family does not support a convolution, or None, and the parameter count of its layer."""
     if not conv.weight.dtype.is_floating_point:
         return f"its dtype is {conv.weight.dtype}", 0
     try:
-        kind = family.layer_for(conv)
-        options = {"bias": conv.bias is not None, "device": "meta", "dtype": conv.weight.dtype}
-        layer = kind.like(kind.static_class()(**conv_arguments(conv), **options), **hyperparameters)
+        layer = _like_on_meta(family, conv, hyperparameters)
     except (ValueError, TypeError) as error:
         return str(error).rstrip("."), 0
     return None, sum(parameter.numel() for parameter in layer.parameters())

@@ -10,6 +10,8 @@ from dynaconv.conversion.network_names import network_of
 from dynaconv.errors import listed
 from dynaconv.families import DCDConv2d, DynamicConv
 from dynaconv.families.dcd.published import published_dcd_options
+from dynaconv.families.kernel_warehouse.assignment import BUDGETS
+from dynaconv.families.kernel_warehouse.layer import KernelWarehouseLayer
 
 _MAX_SHOWN = 3
 _STEMS = ("conv_stem.weight", "conv1.weight", "features.0.0.weight")
@@ -27,7 +29,7 @@ def file_description(match: Match) -> str:
 def build_advice(match: Match) -> str:
     """Say which network to build so that a file fits it."""
     size = match.size or f"{(network_of(match.layout) or 'network').lower()}..."
-    names = {"DCD": f"dcd_{size}_published", "ODConv": f"odconv_{size}"}
+    names = {"DCD": f"dcd_{size}_published", "ODConv": f"odconv_{size}", "KernelWarehouse": f"kernel_warehouse_{size}"}
     return f"build {names[match.kind]}" if match.kind in names else f"build static_{size} or a dynamic twin of it"
 
 
@@ -68,7 +70,7 @@ def _advice(match: Match, state: Mapping[str, Tensor]) -> list[str]:
     misfits = {slot.key: (slot, tensor) for slot, tensor in match.misfits}
     classes = _num_classes(match, state, misfits)
     options = [*_stem_options(misfits), *([f"num_classes={classes}"] if classes else [])]
-    options += [*_fc_squeeze(match, misfits), *_num_kernels(match, misfits)]
+    options += [*_fc_squeeze(match, misfits), *_num_kernels(match, misfits), *_budget(match, misfits)]
     advice = [f"build the model with {listed(options, quote=False)}"] if options else []
     if classes and any(key.startswith(_CLASSIFIERS) for key in misfits):
         advice.append("to train other classes, call model.reset_classifier(...) after loading")
@@ -119,6 +121,17 @@ def _published_width(layer: DCDConv2d, fc_squeeze: int) -> int:
     sizes = published_dcd_options("mobilenet", layer.in_channels, layer.out_channels, fc_squeeze=fc_squeeze)
     width: int = sizes["hidden_channels"]
     return width
+
+
+def _budget(match: Match, misfits: _Misfits) -> Iterator[str]:
+    """Yield the option that gives the warehouses the file's number of cells."""
+    budgets = set()
+    for name, layer in match.layers.items():
+        if isinstance(layer, KernelWarehouseLayer) and (pair := misfits.get(f"{name}.warehouse.cells")):
+            weights = pair[0].shape.numel() / layer.budget
+            budgets.add(min(BUDGETS, key=lambda budget: abs(budget - pair[1].numel() / weights)))
+    if len(budgets) == 1:
+        yield f"family_options={{'budget': {budgets.pop()}}}"
 
 
 def _num_kernels(match: Match, misfits: _Misfits) -> Iterator[str]:

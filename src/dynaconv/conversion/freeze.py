@@ -80,8 +80,9 @@ def freeze(
         The network; ``model`` itself if ``inplace``.
 
     Raises:
-        ConversionError: A pattern matches no dynamic layer, no batch reached a layer, the model cannot be copied, or it
-            is itself a layer and ``inplace`` is set; the model is then unchanged.
+        ConversionError: A pattern matches no dynamic layer, a layer shares its stored kernel with one that stays
+            dynamic, no batch reached a layer, the model cannot be copied, or it is itself a layer and ``inplace`` is
+            set; the model is then unchanged.
         TypeError: ``model`` is not a module, ``names`` are no patterns, or ``data`` holds something else than images.
         ValueError: ``max_batches`` is less than 1.
 
@@ -92,6 +93,7 @@ def freeze(
     layers = _selected(model, as_patterns("names", names))
     if "" in layers.values() and inplace:
         raise ConversionError("the model is itself a layer, which cannot be replaced in place; leave `inplace` out.")
+    _check_sharing(model, layers)
     means = kernel_means(model, layers, data, max_batches=max_batches)
     unreached = [name for layer, name in layers.items() if layer not in means]
     if unreached:
@@ -148,6 +150,20 @@ def kernel_means(
         for hook in hooks:
             hook.remove()
     return means
+
+
+def _check_sharing(model: nn.Module, layers: Mapping[DynamicLayer, str]) -> None:
+    """Raise ConversionError if a layer shares its stored kernel with one that stays dynamic.
+
+    One of them owns the parameters, and a record of the conversion rebuilds them from all layers that share them.
+    """
+    frozen = {id(layer.stored_kernel): name for layer, name in layers.items()}
+    for name, layer in model.named_modules():
+        if isinstance(layer, DynamicLayer) and layer not in layers and id(layer.stored_kernel) in frozen:
+            raise ConversionError(
+                f"{frozen[id(layer.stored_kernel)]!r} shares the parameters of its kernel with {name!r}, which would "
+                f"stay dynamic; freeze all layers that share them, or none."
+            )
 
 
 def _images(data: object, max_batches: int | None) -> Iterator[Tensor]:

@@ -14,7 +14,11 @@ from dynaconv.conversion.match import Match, match_state
 from dynaconv.errors import CheckpointError, listed
 from dynaconv.families.contract.checks import check_module
 
-_PUBLISHED_SUFFIXES = {"DCD": ".fc.1.fc.0.weight", "ODConv": ".attention.channel_fc.weight"}
+_PUBLISHED_SUFFIXES = {
+    "DCD": ".fc.1.fc.0.weight",
+    "ODConv": ".attention.channel_fc.weight",
+    "KernelWarehouse": ".attention.fc2.weight",
+}
 """Key suffixes that only layers of the published structure have, by kind of checkpoint."""
 
 
@@ -23,8 +27,8 @@ class LoadReport:
     """Result of `load_published`.
 
     Attributes:
-        kind: ``DCD`` or ``ODConv`` for a published dynamic network, ``static``, or ``dynaconv`` for a state dict of
-            the model itself.
+        kind: ``DCD``, ``ODConv`` or ``KernelWarehouse`` for a published dynamic network, ``static``, or ``dynaconv``
+            for a state dict of the model itself.
         layout: Naming scheme of the file's modules: ``torchvision MobileNetV2``, ``flat MobileNetV2`` (DCD's),
             ``timm MobileNetV2`` or ``ResNet``; None if the names were used unchanged.
         network: Network and size, such as ``mobilenetv2_050``; None if unknown.
@@ -59,9 +63,9 @@ def load_published(
 ) -> LoadReport:
     """Load a published or a static checkpoint into a network, in place.
 
-    Supported are checkpoints of the published DCD and ODConv code and of torchvision's and timm's static networks;
-    names and shapes are converted. A static checkpoint fits the static twin and any dynamic network: each dynamic layer
-    then computes the static convolution until it is trained. Code in a file is never run.
+    Supported are checkpoints of the published DCD, ODConv and KernelWarehouse code and of torchvision's and timm's
+    static networks; names and shapes are converted. A static checkpoint fits the static twin and any dynamic network:
+    each dynamic layer then computes the static convolution until it is trained. Code in a file is never run.
 
     Args:
         model: A network of dynaconv, built with the sizes of the file. A network with other module names, such as a
@@ -88,6 +92,9 @@ def load_published(
             f"{difference_report(match, file.state)}."
         )
     neutral = _loaded_static_layers(match) if match.kind == "static" else ()
+    for name in neutral:
+        if (reason := match.layers[name].static_kernel_refusal()) is not None:
+            raise CheckpointError(f"cannot load {file.name}, {file_description(match)}, into {name!r}: {reason}.")
     model.load_state_dict(match.fitting, strict=False)
     with torch.no_grad():
         for name in neutral:

@@ -8,10 +8,14 @@ from torch import Tensor, nn
 
 from dynaconv.conversion.network_names import find_layout, module_namer, network_of, size_name
 from dynaconv.conversion.published_dcd import is_published_dcd, published_dcd_name
+from dynaconv.conversion.published_kernel_warehouse import (
+    is_published_kernel_warehouse,
+    published_kernel_warehouse_name,
+    published_kernel_warehouse_names,
+)
 from dynaconv.conversion.published_odconv import is_published_odconv, published_odconv_name
-from dynaconv.families import DynamicConv
+from dynaconv.families import DynamicConv, DynamicLayer
 from dynaconv.families.contract.operator import STATIC_KEYS
-from dynaconv.families.dcd.core import DCDCore
 
 _OPTIONAL = ("num_batches_tracked", "temperature")
 """Buffers that a file may lack: old files have no batch count, published code does not save the temperature."""
@@ -57,7 +61,8 @@ class Match:
     """The kind of a file, and how its tensors fit a model.
 
     Attributes:
-        kind: ``DCD``, ``ODConv``, ``static``, or ``dynaconv`` for a state dict that the model itself could have saved.
+        kind: ``DCD``, ``ODConv``, ``KernelWarehouse``, ``static``, or ``dynaconv`` for a state dict that the model
+            itself could have saved.
         layout, model_layout: Naming schemes of file and model; see `dynaconv.conversion.network_names`.
         size, model_size: Network and size, such as ``mobilenetv2_050``; None if unknown.
         layers: The model's dynamic layers by name.
@@ -72,7 +77,7 @@ class Match:
     model_layout: str | None
     size: str | None
     model_size: str | None
-    layers: dict[str, nn.Module]
+    layers: dict[str, DynamicLayer]
     slots: list[Slot] = field(default_factory=list)
     fitting: dict[str, Tensor] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -89,9 +94,7 @@ class Match:
 def match_state(model: nn.Module, state: Mapping[str, Tensor]) -> Match:
     """Match each tensor of a file with a tensor of a model. The model is not changed."""
     model_state = model.state_dict()
-    layers: dict[str, nn.Module] = {
-        name: module for name, module in model.named_modules() if isinstance(module, DynamicConv | DCDCore)
-    }
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, DynamicLayer)}
     layout, model_layout = find_layout(state), find_layout(model_state)
     match = Match(
         kind=_kind(model_state, layers, state),
@@ -116,13 +119,15 @@ def match_state(model: nn.Module, state: Mapping[str, Tensor]) -> Match:
     return match
 
 
-def _kind(model_state: Mapping[str, Tensor], layers: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> str:
+def _kind(model_state: Mapping[str, Tensor], layers: Mapping[str, DynamicLayer], state: Mapping[str, Tensor]) -> str:
     keys = list(state)
     dynamic = [
         key for key in model_state if (split := _split(key, layers))[0] in layers and split[1] not in STATIC_KEYS
     ]
     if any(key in state for key in dynamic):
         return "dynaconv"
+    if is_published_kernel_warehouse(keys):
+        return "KernelWarehouse"
     return "DCD" if is_published_dcd(keys) else "ODConv" if is_published_odconv(keys) else "static"
 
 
@@ -135,7 +140,12 @@ def _slots(match: Match, model_state: Mapping[str, Tensor], state: Mapping[str, 
     names = module_namer(model_state, match.model_layout, match.layout)
     modules = {key.rpartition(".")[0] for key in state}
     parents = {".".join(parts[:n]) for parts in (name.split(".") for name in modules) for n in range(len(parts) + 1)}
-    for key, tensor in model_state.items():
+    cells = published_kernel_warehouse_names(match.layers, model_state)
+    entries: dict[str, Tensor] = dict(model_state)
+    if match.kind == "static":
+        # The kernel of a layer that computes `weight` from other tensors.
+        entries |= {f"{name}.weight": layer.weight for name, layer in match.layers.items()}
+    for key, tensor in entries.items():
         module, rest = _split(key, match.layers)
         layer = match.layers.get(module)
         if match.kind == "static" and layer is not None and rest not in STATIC_KEYS:
@@ -146,9 +156,10 @@ def _slots(match: Match, model_state: Mapping[str, Tensor], state: Mapping[str, 
         if match.kind == "static" and isinstance(layer, DynamicConv):
             shape = shape[-layer.static_axes(rest) :]
         file_name = rest if layer is None else _name_in_layer(match, layer, rest)
+        file_key = f"{file_module}.{file_name}" if file_module else file_name
         yield Slot(
             key=key,
-            file_key=f"{file_module}.{file_name}" if file_module else file_name,
+            file_key=cells.get((module, rest), file_key),
             shape=shape,
             floating=tensor.is_floating_point(),
             transposed=match.kind == "DCD" and layer is not None and rest == "q",
@@ -158,10 +169,12 @@ def _slots(match: Match, model_state: Mapping[str, Tensor], state: Mapping[str, 
 def _name_in_layer(match: Match, layer: nn.Module, key: str) -> str:
     if match.kind == "DCD":
         return published_dcd_name(layer, key, mobilenet=network_of(match.layout) == "MobileNetV2")
+    if match.kind == "KernelWarehouse":
+        return published_kernel_warehouse_name(layer, key)
     return published_odconv_name(key) if match.kind == "ODConv" else key
 
 
-def _split(key: str, layers: Mapping[str, nn.Module]) -> tuple[str, str]:
+def _split(key: str, layers: Mapping[str, DynamicLayer]) -> tuple[str, str]:
     """Split a key into module and rest. A dynamic layer counts as one module with its submodules."""
     parts = key.split(".")
     for end in range(1, len(parts)):

@@ -15,9 +15,9 @@ from torch import Tensor
 
 _TORCHVISION, _FLAT, _TIMM, RESNET = "torchvision MobileNetV2", "flat MobileNetV2", "timm MobileNetV2", "ResNet"
 _MARKER_KEYS = {
-    _TORCHVISION: "features.1.conv.0.0.weight",
+    _TORCHVISION: "features.1.conv.0.0.",
     _FLAT: "features.1.conv.0.weight",
-    _TIMM: "blocks.0.0.conv_dw.weight",
+    _TIMM: "blocks.0.0.conv_dw.",
     RESNET: "layer1.0.conv1.",
 }
 _HEADS = {_TORCHVISION: "features.{last}.0", _FLAT: "conv.0", _TIMM: "conv_head"}
@@ -30,6 +30,7 @@ _UNEXPANDED_BLOCKS = {
     _FLAT: {"conv_dw": "0", "bn1": "1", "conv_pw": "3", "bn2": "4"},
 }
 _RESNET_CLASSIFIERS = ("fc", "classifier.1", "classifier.0")
+_BRANCH_INPUTS = ("attention.fc1.weight", "branch.squeeze.weight")
 _MOBILENET_SIZES = {112: "035", 160: "050", 240: "075", 320: "100", 448: "140"}
 """Size in dynaconv's model names, by input channels of the head."""
 _RESNET_SIZES = {
@@ -63,7 +64,12 @@ def size_name(layout: str | None, state: Mapping[str, Tensor]) -> str | None:
         weight = next(
             (t for key, t in state.items() if re.fullmatch(re.escape(head) + r"(\.conv)?\.weight", key)), None
         )
-        size = None if weight is None or weight.dim() < 4 else _MOBILENET_SIZES.get(weight.shape[-3])
+        channels = None if weight is None or weight.dim() < 4 else weight.shape[-3]
+        # Layers of KernelWarehouse have no weight, but a branch that reads the channels.
+        reads = next((state[key] for ending in _BRANCH_INPUTS if (key := f"{head}.{ending}") in state), None)
+        if channels is None and reads is not None:
+            channels = reads.shape[-1]
+        size = None if channels is None else _MOBILENET_SIZES.get(channels)
         return size and f"mobilenetv2_{size}"
     found = {match.groups() for key in state if (match := re.match(r"layer(\d)\.(\d+)\.", key))}
     depths = tuple(sum(stage == wanted for stage, _ in found) for wanted in "1234")

@@ -1,7 +1,7 @@
 """The plan of a conversion, made before a model is changed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -23,8 +23,12 @@ class PlannedLayer:
         names: All names under which the model reaches the convolution.
         kind, shape: Its kind, and its channels, kernel size and stride as text.
         reason: Why it stays static; None if it becomes dynamic.
-        static_params, dynamic_params: Number of parameters before and after the conversion.
+        static_params, dynamic_params: Number of parameters before and after the conversion. Parameters that several
+            layers share count for the first of them.
         layer: Name of the class of the dynamic layer.
+        options: Options of this layer besides those of the whole plan, such as the parameters that it shares.
+        relative_error: |W' - W| / |W| where the dynamic layer's kernel W' only approximates the static kernel W; None
+            where it is the same.
     """
 
     names: tuple[str, ...]
@@ -34,6 +38,8 @@ class PlannedLayer:
     static_params: int
     dynamic_params: int
     layer: str
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    relative_error: float | None = None
 
     @property
     def name(self) -> str:
@@ -114,7 +120,11 @@ class ConversionPlan:
             )
         target = model if inplace else copied(model)
         adopt_modules(target, get_family(self.family), [module.names for module in self.adopted])
-        dynamic: dict[PlannedLayer, nn.Module] = {layer: _build(self, layer, target) for layer in self.converted}
+        dynamic = {layer: _build(self, layer, target) for layer in self.converted}
+        try:
+            get_family(self.family).join(list(dynamic.values()))
+        except ValueError as error:
+            raise ConversionError(str(error)) from error
         if is_single_layer:
             return dynamic[self.converted[0]]
         for planned, layer in dynamic.items():
@@ -128,6 +138,8 @@ class ConversionPlan:
         for layer in self.layers:
             what = layer.layer if layer.reason is None else f"static: {layer.reason}"
             counts = f"  {layer.static_params:,} -> {layer.dynamic_params:,}" if layer.converts else ""
+            if layer.relative_error is not None:
+                counts += f"  relative error {layer.relative_error:.3f}"
             lines.append(f"{layer.name:{width}}  {layer.kind:9}  {layer.shape:{shapes}}  {what}{counts}")
         lines += [
             f"{module.names[0]}  {module.kind} taken over with {len(module.layers)} layers  "
@@ -156,6 +168,7 @@ def _build(plan: ConversionPlan, planned: PlannedLayer, model: nn.Module) -> Dyn
             f"the plan was made for another model: {planned.name!r} was {planned.shape}, but is {what} in this model."
         )
     try:
-        return get_family(plan.family).layer_for(conv).from_conv(conv, **plan.hyperparameters)
+        options = {**plan.hyperparameters, **planned.options}
+        return get_family(plan.family).layer_for(conv).from_conv(conv, **options)
     except (ValueError, TypeError) as error:
         raise ConversionError(f"{planned.name!r} cannot be converted: {error}") from error

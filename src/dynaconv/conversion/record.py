@@ -79,9 +79,20 @@ def apply_conversion(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
                 f"{' '.join(str(error).split()).rstrip('.')}."
             ) from error
         built.append((names, layer))
+    _join([layer for _, layer in built])
     for names, layer in built:
         insert_dynamic(model, names, layer)
     return model
+
+
+def _join(layers: list[nn.Module]) -> None:
+    """Make the layers share what their families share."""
+    for family in families():
+        members = [layer for layer in layers if isinstance(layer, family.layers)]
+        try:
+            family.join(members)
+        except ValueError as error:
+            raise ConversionError(f"the record of the conversion does not fit this network: {error}") from error
 
 
 def _family(name: str, layer: DynamicLayer) -> str:

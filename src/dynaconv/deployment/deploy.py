@@ -133,7 +133,8 @@ def plan_deployment(
                 model, convolutions, norms, dynamic, examples(model, input_size, example)
             )
             shared = find_shared(model, convolutions)
-            forms = {name: layer.deployed() for name, layer in dynamic.items()}
+            memo: dict[int, Any] = {}
+            forms = {name: layer.deployed_among(memo) for name, layer in dynamic.items()}
             for name, norm in norms.items():
                 reason = norm_refusal(norm) or recorder.refusal(name)
                 conv = recorder.sources.get(name, "")
@@ -213,9 +214,9 @@ def deployed_layers(model: nn.Module) -> nn.Module:
 
 def _replace_by_deployed(model: nn.Module, layers: Sequence[Any]) -> nn.Module:
     """Replace layers by their deployed forms in place; return the model, or the form if the model is the layer."""
-    paths = all_names(model)
+    paths, memo = all_names(model), {}  # type: ignore[var-annotated]
     for layer in layers:
-        form: nn.Module = layer.deployed()
+        form: nn.Module = layer.deployed_among(memo)
         if paths[layer] == [""]:
             return form
         replace_module(model, paths[layer], form)

@@ -45,13 +45,23 @@ from dynaconv.families.dyconv.layer import (
     DYConvTranspose3d,
 )
 from dynaconv.families.family import Coefficient, Family, families, family_of, get_family, register_family
+from dynaconv.families.kernel_warehouse.attention import KernelWarehouseCoefficients
+from dynaconv.families.kernel_warehouse.family import KERNEL_WAREHOUSE
+from dynaconv.families.kernel_warehouse.layer import (
+    KernelWarehouseConv1d,
+    KernelWarehouseConv2d,
+    KernelWarehouseConv3d,
+    KernelWarehouseLinear,
+)
+from dynaconv.families.kernel_warehouse.sharing import share_cells
+from dynaconv.families.kernel_warehouse.warehouse import Warehouse
 from dynaconv.families.odconv import ODConvCoefficients
 from dynaconv.families.odconv.family import ODCONV
 from dynaconv.families.odconv.layer import ODConv1d, ODConv2d, ODConv3d
 from dynaconv.families.se.family import SE
 from dynaconv.families.se.layer import SECoefficients, SEConv1d, SEConv2d, SEConv3d
 
-for _family in (CONDCONV, DCD, DYCONV, ODCONV, SE):
+for _family in (CONDCONV, DCD, DYCONV, KERNEL_WAREHOUSE, ODCONV, SE):
     register_family(_family)
 
 __all__ = [
@@ -89,6 +99,11 @@ __all__ = [
     "Family",
     "KernelMixture",
     "KernelMixture2d",
+    "KernelWarehouseCoefficients",
+    "KernelWarehouseConv1d",
+    "KernelWarehouseConv2d",
+    "KernelWarehouseConv3d",
+    "KernelWarehouseLinear",
     "MixtureCoefficients",
     "ODConv1d",
     "ODConv2d",
@@ -98,10 +113,12 @@ __all__ = [
     "SEConv1d",
     "SEConv2d",
     "SEConv3d",
+    "Warehouse",
     "families",
     "family_of",
     "get_family",
     "parameter_groups",
     "register_family",
     "set_temperature",
+    "share_cells",
 ]

@@ -46,6 +46,13 @@ from dynaconv.families.family import families as families
 from dynaconv.families.family import family_of as family_of
 from dynaconv.families.family import get_family as get_family
 from dynaconv.families.family import register_family as register_family
+from dynaconv.families.kernel_warehouse.attention import KernelWarehouseCoefficients as KernelWarehouseCoefficients
+from dynaconv.families.kernel_warehouse.layer import KernelWarehouseConv1d as _KernelWarehouseConv1d
+from dynaconv.families.kernel_warehouse.layer import KernelWarehouseConv2d as _KernelWarehouseConv2d
+from dynaconv.families.kernel_warehouse.layer import KernelWarehouseConv3d as _KernelWarehouseConv3d
+from dynaconv.families.kernel_warehouse.layer import KernelWarehouseLinear as _KernelWarehouseLinear
+from dynaconv.families.kernel_warehouse.sharing import share_cells as share_cells
+from dynaconv.families.kernel_warehouse.warehouse import Warehouse as Warehouse
 from dynaconv.families.odconv import ODConvCoefficients as ODConvCoefficients
 from dynaconv.families.odconv.layer import ODConv1d as _ODConv1d
 from dynaconv.families.odconv.layer import ODConv2d as _ODConv2d
@@ -1151,6 +1158,279 @@ class DYConvTranspose3d(_DYConvTranspose3d):
         temperature: float = 1.0,
         residual: bool = False,
         context_features: int | None = None,
+    ) -> None: ...
+
+class KernelWarehouseConv1d(_KernelWarehouseConv1d):
+    """`KernelWarehouseConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``kernel`` applies W(x) by matrix products, ``grouped`` by one convolution with the batch folded
+            into groups, ``auto`` uses the cost model.
+        reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
+        min_hidden_channels: Minimum number of hidden units.
+        budget: Cells per block of the kernels, b: 1/4, 1/2, 1, 2, 3 or 4. 1 keeps the number of kernel weights.
+        out_divisor: Divisor of the cells' output channels; None: 1, and 2 for budgets below 1.
+            ``cell_outplane_ratio`` is its inverse.
+        in_divisor: Divisor of the cells' input channels; None: 1, and 2 for budgets below 1. ``cell_inplane_ratio``
+            is its inverse.
+        whole_taps: Whether a cell covers all taps of the kernel, in place of one.
+        basis_reduction: With more than 1, the logits of other layers' cells are linear in max(cells //
+            basis_reduction, 16) numbers of each block, which needs fewer parameters. ``nonlocal_basis_ratio`` is
+            its inverse.
+        branch_norm: Norm of the hidden units: ``batch``, or ``layer`` with a bias before it.
+        warehouse: Name of the warehouse: layers of a network with the same name share their cells. None: the layer
+            has cells of its own. For `convert` also a rule: ``stage``, the default, ``kind`` or ``layer``.
+        start: Cells of a layer made from a static one: ``exact`` keeps its function, which needs a budget of at
+            least 1; ``least_squares`` approximates its kernel; ``random`` draws the cells anew, to train from
+            scratch.
+        temperature: Initial temperature tau, 0 to 1: the share of each block that is its starting cell;
+            `set_temperature` changes it later. It is saved in the state dict and never averaged with the weights.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others, or the budget or the divisors do not fit
+            the kernel's size."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        reduction: int = 16,
+        min_hidden_channels: int = 16,
+        budget: float = 1,
+        out_divisor: int | None = None,
+        in_divisor: int | None = None,
+        whole_taps: bool = False,
+        basis_reduction: int = 1,
+        branch_norm: str = "batch",
+        warehouse: str | None = None,
+        start: str = "exact",
+        temperature: float = 0.0,
+    ) -> None: ...
+
+class KernelWarehouseConv2d(_KernelWarehouseConv2d):
+    """A convolution whose kernel consists of blocks, each a weighted sum of all cells of a warehouse.
+
+    The kernels of the layers that share a warehouse are cut into blocks of one shape. Block m of a layer's kernel is
+    W_m(x) = sum_j a_mj(x) E_j over the n cells E_j, and there is no other kernel: `weight` is computed from the cells.
+    The branch is average pool -> linear to max(C_in // reduction, min_hidden_channels) -> batch norm -> ReLU -> linear
+    to logits t for the n cells and a null cell in each block. The weights are
+    a_mj = (1 - tau) t_mj / (sum_k |t_mk| + 0.001) + tau beta_mj, with the temperature tau and a constant beta that is 1
+    for the cell from which a block starts. tau falls from 1 to 0 during training, see `dynaconv.set_temperature` and
+    the callback of ``dynaconv train``.
+
+    A layer that is built alone has a warehouse of its own. `dynaconv.share_cells` makes several layers share one;
+    `dynaconv.convert` and the registered networks do so.
+
+    In train mode the branch's batch norm uses the statistics of the batch, so W(x) of a sample depends on the others.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            As for `torch.nn.Conv2d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``kernel`` applies W(x) by matrix products, ``grouped`` by one convolution with the batch folded
+            into groups, ``auto`` uses the cost model.
+        reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
+        min_hidden_channels: Minimum number of hidden units.
+        budget: Cells per block of the kernels, b: 1/4, 1/2, 1, 2, 3 or 4. 1 keeps the number of kernel weights.
+        out_divisor: Divisor of the cells' output channels; None: 1, and 2 for budgets below 1.
+            ``cell_outplane_ratio`` is its inverse.
+        in_divisor: Divisor of the cells' input channels; None: 1, and 2 for budgets below 1. ``cell_inplane_ratio``
+            is its inverse.
+        whole_taps: Whether a cell covers all taps of the kernel, in place of one.
+        basis_reduction: With more than 1, the logits of other layers' cells are linear in max(cells //
+            basis_reduction, 16) numbers of each block, which needs fewer parameters. ``nonlocal_basis_ratio`` is
+            its inverse.
+        branch_norm: Norm of the hidden units: ``batch``, or ``layer`` with a bias before it.
+        warehouse: Name of the warehouse: layers of a network with the same name share their cells. None: the layer
+            has cells of its own. For `convert` also a rule: ``stage``, the default, ``kind`` or ``layer``.
+        start: Cells of a layer made from a static one: ``exact`` keeps its function, which needs a budget of at
+            least 1; ``least_squares`` approximates its kernel; ``random`` draws the cells anew, to train from
+            scratch.
+        temperature: Initial temperature tau, 0 to 1: the share of each block that is its starting cell;
+            `set_temperature` changes it later. It is saved in the state dict and never averaged with the weights.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others, or the budget or the divisors do not fit
+            the kernel's size.
+
+    Deviations:
+        The temperature starts at 0, so that a layer without a schedule is dynamic. A single sample in train mode is
+        normalised by running statistics.
+
+    Reference: Li and Yao, ICML 2024, arXiv:2406.07879."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        reduction: int = 16,
+        min_hidden_channels: int = 16,
+        budget: float = 1,
+        out_divisor: int | None = None,
+        in_divisor: int | None = None,
+        whole_taps: bool = False,
+        basis_reduction: int = 1,
+        branch_norm: str = "batch",
+        warehouse: str | None = None,
+        start: str = "exact",
+        temperature: float = 0.0,
+    ) -> None: ...
+
+class KernelWarehouseConv3d(_KernelWarehouseConv3d):
+    """`KernelWarehouseConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``kernel`` applies W(x) by matrix products, ``grouped`` by one convolution with the batch folded
+            into groups, ``auto`` uses the cost model.
+        reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
+        min_hidden_channels: Minimum number of hidden units.
+        budget: Cells per block of the kernels, b: 1/4, 1/2, 1, 2, 3 or 4. 1 keeps the number of kernel weights.
+        out_divisor: Divisor of the cells' output channels; None: 1, and 2 for budgets below 1.
+            ``cell_outplane_ratio`` is its inverse.
+        in_divisor: Divisor of the cells' input channels; None: 1, and 2 for budgets below 1. ``cell_inplane_ratio``
+            is its inverse.
+        whole_taps: Whether a cell covers all taps of the kernel, in place of one.
+        basis_reduction: With more than 1, the logits of other layers' cells are linear in max(cells //
+            basis_reduction, 16) numbers of each block, which needs fewer parameters. ``nonlocal_basis_ratio`` is
+            its inverse.
+        branch_norm: Norm of the hidden units: ``batch``, or ``layer`` with a bias before it.
+        warehouse: Name of the warehouse: layers of a network with the same name share their cells. None: the layer
+            has cells of its own. For `convert` also a rule: ``stage``, the default, ``kind`` or ``layer``.
+        start: Cells of a layer made from a static one: ``exact`` keeps its function, which needs a budget of at
+            least 1; ``least_squares`` approximates its kernel; ``random`` draws the cells anew, to train from
+            scratch.
+        temperature: Initial temperature tau, 0 to 1: the share of each block that is its starting cell;
+            `set_temperature` changes it later. It is saved in the state dict and never averaged with the weights.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others, or the budget or the divisors do not fit
+            the kernel's size."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        reduction: int = 16,
+        min_hidden_channels: int = 16,
+        budget: float = 1,
+        out_divisor: int | None = None,
+        in_divisor: int | None = None,
+        whole_taps: bool = False,
+        basis_reduction: int = 1,
+        branch_norm: str = "batch",
+        warehouse: str | None = None,
+        start: str = "exact",
+        temperature: float = 0.0,
+    ) -> None: ...
+
+class KernelWarehouseLinear(_KernelWarehouseLinear):
+    """A linear layer whose matrix consists of blocks, each a weighted sum of the cells of a warehouse.
+
+    It maps ``(B, ..., in_features)`` to ``(B, ..., out_features)``, all tokens of a sample by the same matrix. The
+    context is the mean over the tokens. Otherwise it is `KernelWarehouseConv2d` with a kernel of size 1.
+
+    Args:
+        in_features, out_features, bias, device, dtype: As for `torch.nn.Linear`.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
+        min_hidden_channels: Minimum number of hidden units.
+        budget: Cells per block of the kernels, b: 1/4, 1/2, 1, 2, 3 or 4. 1 keeps the number of kernel weights.
+        out_divisor: Divisor of the cells' output channels; None: 1, and 2 for budgets below 1.
+            ``cell_outplane_ratio`` is its inverse.
+        in_divisor: Divisor of the cells' input channels; None: 1, and 2 for budgets below 1. ``cell_inplane_ratio``
+            is its inverse.
+        basis_reduction: With more than 1, the logits of other layers' cells are linear in max(cells //
+            basis_reduction, 16) numbers of each block, which needs fewer parameters. ``nonlocal_basis_ratio`` is
+            its inverse.
+        branch_norm: Norm of the hidden units: ``batch``, or ``layer`` with a bias before it.
+        warehouse: Name of the warehouse: layers of a network with the same name share their cells. None: the layer
+            has cells of its own. For `convert` also a rule: ``stage``, the default, ``kind`` or ``layer``.
+        start: Cells of a layer made from a static one: ``exact`` keeps its function, which needs a budget of at
+            least 1; ``least_squares`` approximates its kernel; ``random`` draws the cells anew, to train from
+            scratch.
+        temperature: Initial temperature tau, 0 to 1: the share of each block that is its starting cell;
+            `set_temperature` changes it later. It is saved in the state dict and never averaged with the weights.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others, or the budget or the divisors do not fit
+            the matrix.
+
+    Reference: Li and Yao, ICML 2024, arXiv:2406.07879; the classifier of the published MobileNetV2 networks with a
+        budget of 1/2."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        reduction: int = 16,
+        min_hidden_channels: int = 16,
+        budget: float = 1,
+        out_divisor: int | None = None,
+        in_divisor: int | None = None,
+        basis_reduction: int = 1,
+        branch_norm: str = "batch",
+        warehouse: str | None = None,
+        start: str = "exact",
+        temperature: float = 0.0,
     ) -> None: ...
 
 class ODConv1d(_ODConv1d):

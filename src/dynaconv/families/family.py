@@ -1,11 +1,12 @@
 """The descriptor of a family of dynamic layers. Registering it is the only edit outside the family's folder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from dynaconv.errors import nearest_names, with_article
 from dynaconv.families.contract.base import DynamicConv, DynamicLayer
@@ -50,6 +51,24 @@ class Published:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """How layers of a network share parameters.
+
+    Attributes:
+        options: Returns further options for each of the convolutions that become dynamic, by name, given the network,
+            their modules in the order of the network's modules, and the options of all of them.
+        join: Makes layers share parameters according to their options, in place, given the layers in the same order.
+            Raises ValueError, before it changes a layer, if they cannot.
+        errors: Returns the relative error of each kernel that the layers could not take over exactly, by name, given
+            the layers' options and static kernels by name.
+    """
+
+    options: Callable[[nn.Module, Mapping[str, _ConvNd], Mapping[str, Any]], Mapping[str, Mapping[str, Any]]]
+    join: Callable[[Sequence[DynamicLayer]], None]
+    errors: Callable[[Mapping[str, Mapping[str, Any]], Mapping[str, Tensor]], Mapping[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """Descriptor of a family of dynamic layers, through which the rest of the library uses the family.
 
@@ -70,6 +89,10 @@ class Family:
         dynamic_head: Whether the 1x1 convolution after the blocks of the registered MobileNetV2 is dynamic.
         ends_only: Whether only the last convolution of each block is dynamic in the registered networks.
         published: The published code's networks, if they differ.
+        sharing: How layers share parameters, if they do.
+        network: For a registered network with static layers and the options of all layers, returns the options of each
+            dynamic layer by name, in the order of the network's modules. None: `kinds`, `dynamic_head` and `ends_only`
+            determine the dynamic layers.
         adopt: Returns a module with layers of the family that computes the function of a module of another package;
             None for modules that it does not know. None if no other package's layers are supported.
         published_layer: Returns the layer for the state of one published layer and its metadata, for
@@ -90,6 +113,8 @@ class Family:
     dynamic_head: bool = True
     ends_only: bool = False
     published: Published | None = None
+    sharing: Sharing | None = None
+    network: Callable[[nn.Module, Mapping[str, Any]], Mapping[str, Mapping[str, Any]]] | None = None
     adopt: Callable[[nn.Module], nn.Module | None] | None = None
     published_layer: Callable[[Mapping[str, Tensor], Mapping[str, Any]], DynamicLayer] | None = None
 
@@ -114,6 +139,11 @@ class Family:
                 return layer
         known = ", ".join(sorted(layer.static_class().__name__ for layer in self.convolutions))
         raise TypeError(f"{self.name} has no layer for {with_article(type(conv).__name__)}; it has one for {known}.")
+
+    def join(self, layers: Sequence[DynamicLayer]) -> None:
+        """Make new layers of one network share what the family shares, in place; see `Sharing.join`."""
+        if self.sharing is not None:
+            self.sharing.join(layers)
 
 
 _registered: dict[str, Family] = {}

@@ -8,12 +8,13 @@ from torch import nn
 
 from dynaconv import families
 from dynaconv.errors import nearest_names, with_article
-from dynaconv.families import DynamicConv, Family
+from dynaconv.families import Family
 from dynaconv.families.dcd import default_latent_dim
 from dynaconv.families.family import Published
 
 STEM_STRIDES = (1, 2, 4)
-ConvOptions = Callable[[nn.Conv2d], dict[str, Any]]
+Layers = Mapping[str, Mapping[str, Any]]
+"""Options of each dynamic layer, by its name, in the order of the network's modules."""
 
 
 STATIC = "static"
@@ -110,7 +111,8 @@ def dynamic_classifier(linear: nn.Linear, name: str, options: Mapping[str, Any])
     assert family.linear is not None
     layer = family.linear
     known = inspect.signature(layer).parameters
-    dynamic: nn.Module = layer.like(linear, **{key: value for key, value in options.items() if key in known})
+    fresh = getattr(layer, "fresh_like", layer.like)
+    dynamic: nn.Module = fresh(linear, **{key: value for key, value in options.items() if key in known})
     return dynamic
 
 
@@ -162,35 +164,47 @@ def is_depthwise(conv: nn.Conv2d) -> bool:
     return conv.groups == conv.in_channels > 1
 
 
-def replace_convolutions(
-    model: nn.Module, layer: type[DynamicConv], eligible: Callable[[str, nn.Conv2d], bool], options: ConvOptions
-) -> None:
-    """Replace, in place, every `nn.Conv2d` of `model` that is `eligible` by a `layer` with the same static weights.
+def dynamic_layers(model: nn.Module, selected: Callable[[str, nn.Conv2d], dict[str, Any] | None]) -> Layers:
+    """Return the options of each convolution that becomes dynamic.
+
+    Args:
+        model: A network.
+        selected: Returns the layer's options for the name and module of a convolution; None if it stays static.
+    """
+    convolutions = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    found = {name: selected(name, conv) for name, conv in convolutions}
+    return {name: options for name, options in found.items() if options is not None}
+
+
+def replace_convolutions(model: nn.Module, family: Family, layers: Layers) -> None:
+    """Replace convolutions of `model` in place by the family's layers with the same static weights.
 
     `DynamicConv.fresh_like` makes the layers and describes the scale of their weights. The dynamic parameters keep
     the layer's initial values.
 
     Args:
         model: A network whose static weights are initialised.
-        layer: Class of the dynamic layers.
-        eligible: Whether to replace a convolution, given its name and module.
-        options: Returns the layer's options for a convolution.
+        family: Family of the dynamic layers.
+        layers: The convolutions to replace, and their options.
 
     Raises:
         ValueError: If a convolution cannot be replaced; the message starts with its name.
     """
-    found = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and eligible(n, m)]
-    for name, conv in found:
+    made = []
+    for name, options in layers.items():
+        conv = model.get_submodule(name)
         if type(conv) is not nn.Conv2d:
             raise ValueError(
                 f"{name} is {with_article(type(conv).__name__)}, which has no dynamic form; use pad_type=''."
             )
         try:
-            dynamic = layer.fresh_like(conv, **options(conv))
+            dynamic = family.layer.fresh_like(conv, **options)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, dynamic)
+        made.append(dynamic)
+    family.join(made)
 
 
 def published_classifier(linear: nn.Linear, published: Published) -> nn.Module:

@@ -3,7 +3,8 @@
 Names registered with timm: ``{family}_mobilenetv2_{035,050,075,100,140}`` and, for the published code's structure,
 ``{family}_mobilenetv2_{...}_published``.
 
-The stem and the classifier are static in every family. Of the other layers, those of the family's paper are dynamic:
+The stem and the classifier are static, except in KernelWarehouse. Of the other layers, those of the family's paper are
+dynamic:
 
 - DCD: every 1x1 convolution. In the published code's structure only the expansion and projection 1x1 convolutions of
   the blocks that expand (the second block onwards), and the classifier. This was derived from the published parameter
@@ -15,6 +16,8 @@ The stem and the classifier are static in every family. Of the other layers, tho
   4.0M); a dynamic head would add 1.26M at x1.0.
 - ODConv: every convolution, which gives each published count exactly.
 - SE: the last convolution of each block, as in the paper.
+- KernelWarehouse: every convolution, the stem too. With a budget below 1, the 1x1 convolutions of the last stage, the
+  depthwise ones, the stem and the classifier. This gives each published count exactly.
 """
 
 import dataclasses
@@ -43,7 +46,8 @@ _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3
 class DynamicMobileNetV2(EfficientNet):
     """MobileNetV2 with a family's dynamic layers in place of the convolutions that its paper makes dynamic.
 
-    The static weights are initialised first, so under one seed the networks of all families start from the same ones.
+    The static weights are initialised first, so under one seed the networks of all families start from the same ones;
+    only KernelWarehouse draws its cells anew, as published.
 
     Args:
         width: Multiplier of all channel counts, as in the model names (1.0 is ``mobilenetv2_100``).
@@ -124,8 +128,17 @@ class DynamicMobileNetV2Features(EfficientNetFeatures):
     def __init__(self, width: float = 1.0, **kwargs: Any) -> None:
         own = {field.name: kwargs.pop(field.name) for field in dataclasses.fields(_Plan) if field.name in kwargs}
         plan = _Plan(width, **own)
-        super().__init__(**plan.trunk_arguments(kwargs))
+        arguments = plan.trunk_arguments(kwargs)
+        super().__init__(**arguments)
+        shares = plan.spec is not None and plan.spec.sharing is not None
+        if shares:
+            # In the whole network, whose state dict has to fit, the last blocks share parameters with the head.
+            weight: Any = self.get_submodule("blocks.6.0.conv_pwl").weight
+            width = int(max(1280, arguments["round_chs_fn"](1280)))
+            self.conv_head = nn.Conv2d(len(weight), width, 1, bias=False, device=weight.device, dtype=weight.dtype)
         plan.apply(self)
+        if shares:
+            del self.conv_head
         fam.rescale_reductions(self.feature_info.info, plan.stem_stride)
         if self.feature_hooks is not None:  # the base class hooked modules that have been replaced since
             self.feature_hooks = FeatureHooks(
@@ -183,6 +196,7 @@ class _Plan:
                 f"`fc_squeeze` requires `published=True`; got {self.fc_squeeze!r}. Otherwise use `reduction`."
             )
         self.spec = fam.get_family(self.family)
+        self.classifier_options: Mapping[str, Any] | None = None
         self._check_latent_ratio()
 
     def _check_latent_ratio(self) -> None:
@@ -198,6 +212,8 @@ class _Plan:
 
     def classifier(self, linear: nn.Linear) -> nn.Module | None:
         """Return the dynamic classifier that replaces `linear`; None if `linear` stays."""
+        if self.classifier_options is not None and self.dynamic is None:
+            return fam.dynamic_classifier(linear, self.family, self.classifier_options)
         if "classifier" not in self.kinds:
             return None
         if self.published:
@@ -232,7 +248,23 @@ class _Plan:
         if self.stem_stride == 1:
             model.get_submodule("conv_stem").stride = (1, 1)  # type: ignore[assignment]
         if self.spec is not None:
-            fam.replace_convolutions(model, self.spec.layer, self._is_dynamic, self._layer_options)
+            fam.replace_convolutions(model, self.spec, self._layers(model))
+
+    def _layers(self, model: nn.Module) -> fam.Layers:
+        """Return the options of each convolution that becomes dynamic."""
+        assert self.spec is not None
+        if self.spec.network is None:
+            return fam.dynamic_layers(model, self._layer_options)
+        found = dict(self.spec.network(model, self.options))
+        self.classifier_options = found.pop("classifier", None)
+        return {name: own for name, own in found.items() if self._selected(model.get_submodule(name))}
+
+    def _selected(self, conv: nn.Module) -> bool:
+        """Whether the options select the kind of a convolution that the family makes dynamic by default."""
+        assert isinstance(conv, nn.Conv2d)
+        if fam.is_depthwise(conv):
+            return "depthwise" in self.kinds
+        return self.dynamic is None or ("pointwise" in self.kinds and tuple(conv.kernel_size) == (1, 1))
 
     def _is_dynamic(self, name: str, conv: nn.Conv2d) -> bool:
         if name == "conv_stem":
@@ -249,7 +281,9 @@ class _Plan:
         ends_block = name.endswith(".conv_pwl") or name.startswith("blocks.0.")
         return ends_block or self.spec is None or not self.spec.ends_only
 
-    def _layer_options(self, conv: nn.Conv2d) -> dict[str, Any]:
+    def _layer_options(self, name: str, conv: nn.Conv2d) -> dict[str, Any] | None:
+        if not self._is_dynamic(name, conv):
+            return None
         if not self.published:
             if self.latent_ratio is None or fam.is_depthwise(conv):
                 return self.options

@@ -4,11 +4,12 @@ Names registered with timm: ``{family}_resnet{10,18,34,50,101}`` and, for the pu
 ``{family}_resnet{...}_published``.
 
 All 1x1 and 3x3 convolutions of the blocks are dynamic; in the SE family, only the last one of each block. The stem, the
-1x1 convolutions of the downsampling shortcuts and the classifier are static. For DCD and ODConv this was derived from
+1x1 convolutions of the downsampling shortcuts and the classifier are static. In KernelWarehouse, the shortcuts' are
+dynamic too, apart from the first stage of bottlenecks. For DCD and ODConv this was derived from
 the published parameter counts at 1000 classes. With the published code's sizes, exactly one subset of {stem, each
 convolution of a block, 1x1 downsampling, classifier} gives both counts of DCD (ResNet-18 14,703,332, ResNet-50
 29,835,056): the blocks' convolutions and, in the published structure, the classifier. The blocks' convolutions alone
-give every count of ODConv exactly. SE gives the counts of timm's SE networks.
+give every count of ODConv exactly. SE gives the counts of timm's SE networks, KernelWarehouse every published count.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,8 @@ _DEPTHS: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
 class DynamicResNet(ResNet):
     """ResNet with a family's dynamic layers as the convolutions of its blocks, or as the last one of each block.
 
-    The static weights are initialised first, so under one seed the networks of all families start from the same ones.
+    The static weights are initialised first, so under one seed the networks of all families start from the same ones;
+    only KernelWarehouse draws its cells anew, as published.
 
     Args:
         block: `timm.models.resnet.BasicBlock` or `timm.models.resnet.Bottleneck`.
@@ -45,7 +47,8 @@ class DynamicResNet(ResNet):
         stem_stride: Downsampling before the first stage: 4 (7x7 convolution of stride 2 and max pooling) for images of
             about 224 pixels, 2 for 64, 1 or 2 for 28 to 32. Below 4 the stem is a 3x3 convolution of that stride
             without max pooling.
-        dynamic_downsample: Whether the 1x1 convolutions of the downsampling shortcuts are dynamic too.
+        dynamic_downsample: Whether the 1x1 convolutions of the downsampling shortcuts are dynamic too. None: the
+            family's default.
         published: Build the published code's structure with a dynamic classifier; see the module's docstring.
         **kwargs: Arguments of `timm.models.resnet.ResNet`: num_classes, in_chans, drop_rate, drop_path_rate,
             output_stride, global_pool, norm_layer, act_layer, zero_init_last, device, dtype, ...
@@ -65,7 +68,7 @@ class DynamicResNet(ResNet):
         family: str = "dcd",
         family_options: Mapping[str, Any] | None = None,
         stem_stride: int = 4,
-        dynamic_downsample: bool = False,
+        dynamic_downsample: bool | None = None,
         published: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -88,17 +91,28 @@ class DynamicResNet(ResNet):
         if spec is not None:
             style, last = ("basic", "conv2") if issubclass(block, BasicBlock) else ("bottleneck", "conv3")
 
-            def is_dynamic(name: str, conv: nn.Conv2d) -> bool:
+            def is_dynamic(name: str) -> bool:
                 if "downsample" in name:
-                    return dynamic_downsample
+                    return bool(dynamic_downsample)
                 return name.startswith("layer") and (name.endswith(last) or not spec.ends_only)
 
-            def layer_options(conv: nn.Conv2d) -> dict[str, Any]:
+            def layer_options(name: str, conv: nn.Conv2d) -> dict[str, Any] | None:
+                if not is_dynamic(name):
+                    return None
                 if not published:
                     return options
                 return fam.get_published(family).options(style, conv.in_channels, conv.out_channels) | options
 
-            fam.replace_convolutions(self, spec.layer, is_dynamic, layer_options)
+            if spec.network is None:
+                layers_by_name = fam.dynamic_layers(self, layer_options)
+            else:
+                found = spec.network(self, options)
+                layers_by_name = {
+                    name: own
+                    for name, own in found.items()
+                    if dynamic_downsample is not False or "downsample" not in name
+                }
+            fam.replace_convolutions(self, spec, layers_by_name)
         self._make_classifier_dynamic()
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:

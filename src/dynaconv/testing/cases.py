@@ -95,7 +95,7 @@ class Case:
     def make(self, **overrides: Any) -> DynamicConv:
         """Return the layer with a branch whose weights are large enough to affect every result."""
         layer = self.kind(**{**self.all_arguments, **overrides})
-        if not layer.weight.is_meta:
+        if not layer.stored_kernel.is_meta:
             enlarge(layer)
         return layer
 

@@ -107,8 +107,8 @@ class ClassificationModule(LightningModule):
             mix: Mixup, CutMix or MixupOrCutMix; by default images are not mixed.
             ema_decay: Decay of the moving average of the weights, such as 0.9998; by default off.
             channels_last: Keep images and weights in channels_last memory format.
-            temperature: How the temperature of the attention over kernels falls, for networks that have one; by
-                default from 30 to 1.
+            temperature: How the temperature of the attention falls, for networks that have one; by default as in the
+                family's paper.
             weights: A run folder, a checkpoint, or a file of ``dynaconv convert`` to load the initial weights from.
                 The network is built with the model_options of that file.
             skip_nonfinite: Skip steps whose loss or gradients are not finite, and end the run at this many in a row. By
@@ -184,7 +184,9 @@ class ClassificationModule(LightningModule):
 
     def _make_annealing(self, name: str, temperature: TemperatureSchedule | None) -> list[Callback]:
         if any(has_temperature(module) for module in self.model.modules()):
-            return [AnnealTemperature(temperature or TemperatureSchedule())]
+            schedule = temperature or TemperatureSchedule()
+            schedule.check(self.model)
+            return [AnnealTemperature(schedule)]
         if temperature is not None:
             raise RunError(f"{name} has no temperature; leave out model.temperature.")
         return []

@@ -75,6 +75,22 @@ class DynamicLayer(DynamicOperator):
         """
         raise NotImplementedError(f"{type(self).__name__} has no deployed form.")
 
+    def deployed_among(self, memo: dict[int, Any]) -> DeployedLayer:
+        """Return the deployed form, which shares tensors with forms of other layers if the layers share them.
+
+        Args:
+            memo: Memo of `copy.deepcopy`, the same dict for all layers of a network.
+        """
+        return self.deployed()
+
+    def static_kernel_refusal(self) -> str | None:
+        """Return why the layer cannot have the kernel of a static one; None if it can."""
+        return None
+
+    def _set_static(self, name: str, static: Tensor) -> None:
+        """Set the parameter ``name`` to that of a static layer."""
+        getattr(self, name).copy_(static)
+
     @abstractmethod
     def static_with(self, weight: Tensor, bias: Tensor | None) -> Any:
         """Return the static counterpart of the layer, with copies of ``weight`` and ``bias``.
@@ -153,13 +169,22 @@ class DynamicConv(DynamicConvolution, DynamicLayer):
             (self.in_channels, self.out_channels) if self.transposed else (self.out_channels, self.in_channels)
         )
         shape = (*kernels, rows, columns // self.groups, *self.kernel_size)
-        self.weight = nn.Parameter(check_real(torch.empty(shape, device=device, dtype=dtype)))
+        kernel = check_real(torch.empty(shape, device=device, dtype=dtype))
+        self._store_kernel(kernel)
         if bias:
             self.bias = nn.Parameter(torch.empty((*biases, self.out_channels), device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
-        self._build(config, self.weight.device, self.weight.dtype)
+        self._build(config, kernel.device, kernel.dtype)
         self.reset_parameters()
+
+    def _store_kernel(self, kernel: Tensor) -> None:
+        """Store the uninitialised static kernel, or K of them, as the parameter ``weight``.
+
+        A family without such a parameter overrides this, defines ``weight`` as a property and `stored_kernel` as the
+        parameter that ``weight`` depends on, and overrides `_static_value` and `_set_static`.
+        """
+        self.weight = nn.Parameter(kernel)
 
     @classmethod
     def static_class(cls) -> type[Any]:
@@ -202,22 +227,27 @@ class DynamicConv(DynamicConvolution, DynamicLayer):
         """
         if not self.is_neutral:
             raise RuntimeError(f"this {type(self).__name__} is not neutral: its kernel depends on the input.")
-        return self.static_with(self._neutral("weight"), None if self.bias is None else self._neutral("bias"))
-
-    def _neutral(self, name: str) -> Tensor:
-        """Return the static kernel or bias of neutral coefficients."""
-        own: Tensor = getattr(self, name)
-        gain = self.neutral_gain if name == "weight" else self.neutral_bias_gain
-        return (own.mean(0) if own.dim() > self.static_axes(name) else own) * gain
+        return self.static_with(self._static_value("weight"), None if self.bias is None else self._static_value("bias"))
 
     def static_with(self, weight: Tensor, bias: Tensor | None) -> Any:
         """Return a static convolution with copies of ``weight`` and ``bias``, see `DynamicLayer.static_with`."""
+        stored = self.stored_kernel
         conv = self.static_class()(
-            **conv_arguments(self), bias=bias is not None, device=self.weight.device, dtype=self.weight.dtype
+            **conv_arguments(self), bias=bias is not None, device=stored.device, dtype=stored.dtype
         )
         if is_channels_last(self.weight, self.dims):
             conv.to(memory_format=CHANNELS_LAST[self.dims])
         return fill_static(self, conv, weight, bias)
+
+    def _static_value(self, name: str) -> Tensor:
+        """Return the static ``weight`` or ``bias`` that neutral coefficients give."""
+        own: Tensor = getattr(self, name)
+        gain = self.neutral_gain if name == "weight" else self.neutral_bias_gain
+        return (own.mean(0) if own.dim() > self.static_axes(name) else own) * gain
+
+    def _set_static(self, name: str, static: Tensor) -> None:
+        """Set the parameter ``name`` such that neutral coefficients give ``static``."""
+        getattr(self, name).copy_(self._from_static(name, static))
 
     @classmethod
     def from_conv(cls, conv: Any, **hyperparameters: Any) -> Self:
@@ -411,19 +441,19 @@ def fill_static(layer: DynamicLayer, static: Static, weight: Tensor, bias: Tenso
     values = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
     with torch.no_grad():
         for name, value in values.items():
-            parameter, own = static.get_parameter(name), getattr(layer, name)
+            parameter, own = static.get_parameter(name), layer.stored_kernel if name == "weight" else layer.bias
             parameter.copy_(value)
-            parameter.requires_grad_((layer.weight if own is None else own).requires_grad)
+            parameter.requires_grad_((layer.stored_kernel if own is None else own).requires_grad)
     copy_hooks_and_attributes(layer, static)
     return static.train(layer.training)
 
 
-def adopt_static(layer: nn.Module, static: Any) -> None:
+def adopt_static(layer: DynamicLayer, static: Any) -> None:
     """Copy weight, bias, `requires_grad` and train mode of ``static`` to a layer of the same sizes."""
     with torch.no_grad():
-        for name in ("weight", "bias"):
-            mine, theirs = getattr(layer, name), getattr(static, name)
+        for name, mine in (("weight", layer.stored_kernel), ("bias", layer.bias)):
+            theirs = getattr(static, name)
             if theirs is not None:
-                mine.copy_(layer._from_static(name, theirs) if isinstance(layer, DynamicConv) else theirs)
-                mine.requires_grad_(theirs.requires_grad)
+                layer._set_static(name, theirs)
+                mine.requires_grad_(theirs.requires_grad)  # type: ignore[union-attr]
     layer.train(static.training)

@@ -173,6 +173,10 @@ class DeployedLayer(DynamicOperator):
         """Return a copy."""
         return copy.deepcopy(self)
 
+    def deployed_among(self, memo: dict[int, Any]) -> Self:
+        """Return a copy, which shares tensors with copies of other layers; see `DynamicLayer.deployed_among`."""
+        return copy.deepcopy(self, memo)
+
     @abstractmethod
     def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
         """Make the layer compute ``scale * forward(x) + shift``, so that a fixed norm after it can be removed.
@@ -194,7 +198,7 @@ class DeployedLayer(DynamicOperator):
         The branch of a half-precision layer is stored in float32, because it computes in float32.
         """
         self.asked = self._algorithm = layer.algorithm
-        self.branch.to(layer.weight.device, context_dtype(layer.weight.dtype))
+        self.branch.to(layer.stored_kernel.device, context_dtype(layer.stored_kernel.dtype))
         copy_hooks_and_attributes(layer, self)
         self.eval()
 
@@ -216,9 +220,13 @@ class DeployedConv(DynamicConvolution, DeployedLayer):
         self.dims, self.transposed, self.output_padding = layer.dims, layer.transposed, layer.output_padding
         for name, value in conv_arguments(layer).items():
             setattr(self, name, value)
-        self._store_frozen("weight", layer.conv_weight)
+        self._store_kernel(layer)
         self._store_frozen("bias", layer.bias)
         self._store_frozen("shift", None)
+
+    def _store_kernel(self, layer: Any) -> None:
+        """Store a frozen copy of the layer's ``conv_weight``; a family without ``weight`` stores its own tensors."""
+        self._store_frozen("weight", layer.conv_weight)
 
     @property
     def conv_weight(self) -> Tensor:
@@ -236,7 +244,7 @@ class DeployedConv(DynamicConvolution, DeployedLayer):
 
     def _add_fixed(self, shift: Tensor) -> None:
         """Add a vector ``(C_out,)`` to the output of every sample."""
-        self.shift = frozen_sum(self.shift, shift, self.weight)
+        self.shift = frozen_sum(self.shift, shift, self.stored_kernel)
 
 
 def fold_context_norm(norm: nn.Module | None, first: AffineMap) -> AffineMap:

@@ -68,6 +68,7 @@ class _Mixture(DynamicConvolution):
 
     num_kernels: int
     residual: bool
+    _accepts_context = True
     _functions: ClassVar = {"kernel": kernel_mixture, "mixed": mixed_mixture, "grouped": grouped_mixture}
 
     @abstractmethod
@@ -166,9 +167,9 @@ class KernelMixture(_Mixture, DynamicConv):
         """Length of the branch's input."""
         return self.in_channels if self.context_features is None else self.context_features
 
-    def _neutral(self, name: str) -> Tensor:
+    def _static_value(self, name: str) -> Tensor:
         if not self.residual:
-            return super()._neutral(name)
+            return super()._static_value(name)
         own: Tensor = getattr(self, name)
         return own[0] + own[1:].mean(0) * self.neutral_gain
 

@@ -129,7 +129,8 @@ def normalise(norm: nn.Module | None, values: Tensor, *, track: bool = True) -> 
     if norm is None or isinstance(norm, nn.Identity):
         return values
     if isinstance(norm, nn.LayerNorm):
-        return torch.layer_norm(values, norm.normalized_shape, eps=norm.eps)
+        scale, shift = (None if part is None else part.to(values.dtype) for part in (norm.weight, norm.bias))
+        return torch.layer_norm(values, norm.normalized_shape, scale, shift, norm.eps)
     training, mean = norm.training, cast(Any, getattr(norm, "running_mean", None))
     affine = not training and isinstance(mean, Tensor)
     # torch.onnx.export(dynamo=False) refuses a batch norm if it does not know the number of channels.

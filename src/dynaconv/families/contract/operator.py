@@ -3,7 +3,7 @@
 import copy
 import sys
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from dynaconv.ops import is_exporting
 
 STATIC_KEYS = ("weight", "bias")
 """Keys of a static layer's state dict."""
-_PASS_THROUGH_FUNCTIONS = ("__setattr__", "register_parameter", "deepcopy")
+_PASS_THROUGH_FUNCTIONS = ("__setattr__", "register_parameter", "deepcopy", "__deepcopy__")
 
 
 class DynamicOperator(nn.Module, ABC):
@@ -24,9 +24,17 @@ class DynamicOperator(nn.Module, ABC):
     """
 
     weight: nn.Parameter
+    """The static kernel, or K of them; a property in families that store their kernel in another form."""
     bias: nn.Parameter | None
+    _accepts_context: ClassVar[bool] = False
+    """Whether layers of the family can be built with ``context_features``."""
     context_features: int | None = None
     """Length F of the context that `forward` takes beside the input; None: the branch reads the input."""
+
+    @property
+    def stored_kernel(self) -> Tensor:
+        """The parameter that holds the kernel: `weight`, or another one if the family computes `weight` from it."""
+        return self.weight
 
     @property
     @abstractmethod
@@ -91,10 +99,9 @@ class DynamicOperator(nn.Module, ABC):
         kind, features = type(self).__name__, self.context_features
         if features is None:
             if context is not None:
-                raise ValueError(
-                    f"this {kind} computes its context from its input; build it with context_features="
-                    f"{context.shape[-1] if context.dim() else 1} to give it another, or leave the context out."
-                )
+                length = context.shape[-1] if context.dim() else 1
+                other = f"build it with context_features={length} to give it another, or " * self._accepts_context
+                raise ValueError(f"this {kind} computes its context from its input; {other}leave the context out.")
             return
         if context is None:
             raise ValueError(f"this {kind} was built with context_features={features}; call it with (x, context).")
@@ -137,6 +144,10 @@ class DynamicOperator(nn.Module, ABC):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in STATIC_KEYS:
             self._refuse_folding()
+            if isinstance(getattr(type(self), name, None), property):
+                # `Module.__setattr__` would register a parameter that the property hides.
+                object.__setattr__(self, name, value)
+                return
         super().__setattr__(name, value)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:

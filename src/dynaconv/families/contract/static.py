@@ -39,7 +39,9 @@ def overridden_method(module: nn.Module, plain: type[nn.Module]) -> str | None:
 
 def weight_refusal(module: nn.Module) -> str | None:
     """Return why a module's weight or bias cannot become a parameter of another module; else None."""
-    if parametrize.is_parametrized(module) or "weight" not in module._parameters:
+    # Some families compute `weight` from their own parameters, by a property.
+    stored = "weight" in module._parameters or isinstance(getattr(type(module), "weight", None), property)
+    if parametrize.is_parametrized(module) or not stored:
         return "its weight is computed from others (a parametrisation, a weight norm or a pruning mask)"
     for name in ("weight", "bias"):
         parameter = module._parameters.get(name)

@@ -3,7 +3,8 @@
 import math
 import re
 import sys
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,37 @@ from dynaconv.families.contract.checks import check_module
 _KEY = "temperature"
 _AVERAGING_CLASSES = re.compile(r"E[Mm][Aa](?![a-z])|Averag|SWA")
 """Names of classes that average the weights of a network, such as timm's ModelEmaV3 and torch's AveragedModel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemperatureRange:
+    """The temperatures of a family's layers, and how they change during training.
+
+    Attributes:
+        low, high: Limits of the temperature.
+        low_included: Whether ``low`` itself is a temperature.
+        start, end: Temperature at the first update and after the annealing, as in the family's paper.
+        epochs: Length of the annealing in long runs, in epochs.
+    """
+
+    low: float = 0.0
+    high: float = math.inf
+    low_included: bool = False
+    start: float
+    end: float
+    epochs: float
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            self.low < value < self.high or value == self.high < math.inf or (self.low_included and value == self.low)
+        )
+
+    def __str__(self) -> str:
+        return "a positive number" if self.high == math.inf else f"a number from {self.low:g} to {self.high:g}"
+
+
+SOFTMAX_TEMPERATURE = TemperatureRange(start=30.0, end=1.0, epochs=10.0)
+"""Divisor of logits: from 30 to 1 over ten epochs, Chen et al., CVPR 2020, arXiv:1912.03458v2."""
 
 
 class _Temperature:
@@ -42,16 +74,18 @@ def _in_averaging_constructor() -> bool:
 class HasTemperature(nn.Module):
     """Mixin for layers whose attention has a temperature, which is saved in the state dict as ``temperature``."""
 
+    temperature_range: ClassVar[TemperatureRange] = SOFTMAX_TEMPERATURE
+    """Valid temperatures of the layer, and the schedule of its family's paper."""
     _temperature: _Temperature
 
     def _set_up_temperature(self, value: float, device: torch.device | str | None) -> None:
-        held = torch.tensor(check_temperature(value), device=device)
+        held = torch.tensor(check_temperature(value, self.temperature_range), device=device)
         # A meta tensor does not hold the value.
         self._temperature = _Temperature(torch.tensor(value, device="cpu") if held.is_meta else held)
 
     @property
     def temperature(self) -> Tensor:
-        """Divisor of the attention's logits, a scalar > 0. `dynaconv.set_temperature` changes it in place."""
+        """Temperature of the attention, a scalar in `temperature_range`; `dynaconv.set_temperature` changes it."""
         return self._temperature.value
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -86,8 +120,8 @@ class HasTemperature(nn.Module):
         state_dict[key] = given
         if isinstance(given, Tensor) and given.is_meta:
             return
-        if not isinstance(given, Tensor) or given.numel() != 1 or not 0 < float(given) < math.inf:
-            error_msgs.append(f"{key} must hold one positive number.")
+        if not isinstance(given, Tensor) or given.numel() != 1 or float(given) not in self.temperature_range:
+            error_msgs.append(f"{key} must hold {str(self.temperature_range).replace('a ', 'one ', 1)}.")
             return
         with torch.no_grad():
             self.temperature.fill_(float(given))
@@ -97,28 +131,37 @@ def set_temperature(model: nn.Module, value: float) -> int:
     """Set the temperature of every layer that has one, in place.
 
     Args:
-        model: A network or a layer. `dynaconv.DYConv2d` and `dynaconv.ODConv2d` have a temperature. Averages of the
-            model's weights (timm's ModelEmaV3, torch's AveragedModel, Lightning's EMAWeightAveraging) share it.
-        value: Temperature > 0. Large values make the attention uniform, small ones concentrate it.
+        model: A network or a layer. `dynaconv.DYConv2d`, `dynaconv.ODConv2d` and the KernelWarehouse layers have a
+            temperature. Averages of the model's weights (timm's ModelEmaV3, torch's AveragedModel, Lightning's
+            EMAWeightAveraging) share it.
+        value: Temperature. DYConv2d and ODConv2d take numbers > 0: large values make the attention uniform, small ones
+            concentrate it. KernelWarehouse layers take numbers from 0 to 1: the share of the starting cells.
 
     Returns:
         Number of layers whose temperature was set.
 
     Raises:
-        ValueError: the value is not a positive number, or no layer of the model has a temperature.
+        ValueError: the value is out of a layer's range, or no layer of the model has a temperature; no layer changes.
         TypeError: ``model`` is not a module.
     """
     check_module(model)
-    value = check_temperature(value)
-    temperatures = [module.temperature for module in model.modules() if isinstance(module, HasTemperature)]
-    if not temperatures:
+    layers = layers_with_temperature(model)
+    if not layers:
+        check_temperature(value)
         raise ValueError(
-            f"{type(model).__name__} has no layer with a temperature, so there is nothing to set; DYConv2d and "
-            f"ODConv2d have one."
+            f"{type(model).__name__} has no layer with a temperature, so there is nothing to set; DYConv2d, ODConv2d "
+            f"and the KernelWarehouse layers have one."
         )
-    for temperature in temperatures:
-        temperature.fill_(value)
-    return len(temperatures)
+    for valid in {layer.temperature_range for layer in layers}:
+        check_temperature(value, valid)
+    for layer in layers:
+        layer.temperature.fill_(value)
+    return len(layers)
+
+
+def layers_with_temperature(model: nn.Module) -> list[HasTemperature]:
+    """Return the layers of a network that have a temperature."""
+    return [module for module in model.modules() if isinstance(module, HasTemperature)]
 
 
 def has_temperature(module: nn.Module) -> bool:
@@ -126,8 +169,8 @@ def has_temperature(module: nn.Module) -> bool:
     return isinstance(module, HasTemperature)
 
 
-def check_temperature(value: object) -> float:
-    """Return ``value`` as a float if it is a positive number, else raise ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"temperature must be a positive number; got {value!r}.")
+def check_temperature(value: object, valid: TemperatureRange = SOFTMAX_TEMPERATURE) -> float:
+    """Return ``value`` as a float if it is a number in a range, else raise ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value not in valid:
+        raise ValueError(f"temperature must be {valid}; got {value!r}.")
     return float(value)

@@ -1,0 +1,1 @@
+"""KernelWarehouse: kernels put together from cells that several layers share."""

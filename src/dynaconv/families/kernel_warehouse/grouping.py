@@ -1,0 +1,77 @@
+"""Which layers of a network share a warehouse: rules for any network, and the published networks."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from dynaconv.families.kernel_warehouse.layer import KernelWarehouseLayer
+
+RULES = ("stage", "kind", "layer")
+_SMALLEST_CELL = 8
+"""A warehouse takes a layer in if its cells stay at least an eighth as large as one tap of its smallest kernel. Smaller
+cells are more, and the branch of each layer grows with the square of their number."""
+_STAGE = re.compile(r"(?:.*?\.)??(?:[^.]*\d)(?=\.)")
+
+
+def warehouse_names(
+    model: nn.Module, convolutions: Mapping[str, _ConvNd], options: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Return the option ``warehouse`` of each convolution, for the rule that the option names in `convert`.
+
+    - ``stage``: the convolutions of a stage share their cells, depthwise and grouped ones and each number of spatial
+      axes apart from the others. A stage is the part of a name up to its first number: ``layer1`` in
+      ``layer1.0.conv1``.
+    - ``kind``: also 1x1 convolutions apart from others.
+    - ``layer``: each convolution has cells of its own.
+
+    Layers whose channels have too small a common divisor get a further warehouse. No name is one that layers of the
+    model already use.
+
+    Args:
+        model: The network.
+        convolutions: The convolutions to name warehouses for, by name, in the order of the network's modules.
+        options: Options of all layers.
+
+    Raises:
+        ValueError: the rule is unknown.
+    """
+    rule = options.get("warehouse", "stage")
+    if rule not in RULES:
+        raise ValueError(f"warehouse must be one of the rules {', '.join(RULES)} in a conversion; got {rule!r}.")
+    if rule == "layer":
+        return {name: {"warehouse": None} for name in convolutions}
+    taken = {layer.config.warehouse for layer in model.modules() if isinstance(layer, KernelWarehouseLayer)}
+    opened: dict[str, list[list[tuple[int, int]]]] = {}
+    found: dict[str, dict[str, Any]] = {}
+    for name, conv in convolutions.items():
+        kind = "dense" if conv.groups == 1 else "depthwise" if conv.groups == conv.in_channels else "grouped"
+        if rule == "kind" and kind == "dense":
+            kind = "pointwise" if math.prod(conv.kernel_size) == 1 else "spatial"
+        dims = len(conv.kernel_size)
+        kind += "" if dims == 2 else f" {dims}d"
+        key = f"{_stage(name)} {kind}"
+        while key in taken:
+            key += " again"
+        warehouses = opened.setdefault(key, [])
+        size = conv.out_channels, conv.in_channels // conv.groups
+        number = next((i for i, members in enumerate(warehouses) if _fits(size, members)), len(warehouses))
+        if number == len(warehouses):
+            warehouses.append([])
+        warehouses[number].append(size)
+        found[name] = {"warehouse": key if number == 0 else f"{key} {number + 1}"}
+    return found
+
+
+def _stage(name: str) -> str:
+    match = _STAGE.match(name)
+    return name if match is None else match[0]
+
+
+def _fits(size: tuple[int, int], members: list[tuple[int, int]]) -> bool:
+    sizes = [*members, size]
+    cell = math.prod(math.gcd(*(one[axis] for one in sizes)) for axis in (0, 1))
+    return cell * _SMALLEST_CELL >= min(map(math.prod, sizes))

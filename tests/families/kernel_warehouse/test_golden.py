@@ -1,0 +1,133 @@
+"""Networks of the published KernelWarehouse layers: stored outputs, kernels, attention and gradients."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dynaconv.families import set_temperature
+from dynaconv.families.kernel_warehouse.layer import KernelWarehouseLayer
+from dynaconv.families.kernel_warehouse.published import load_published_layers, our_name, published_layers
+from tests.families.dcd.test_golden import load
+from tests.helpers import TOLERANCE
+from tests.messages import refuses
+
+FILES = sorted((Path(__file__).parents[2] / "golden").glob("kernel_warehouse_*.safetensors"))
+ALGORITHMS = ["auto", "kernel", "grouped"]
+
+
+def build(
+    path: Path, algorithm: str = "auto"
+) -> tuple[nn.Sequential, dict[str, KernelWarehouseLayer], dict[str, Tensor]]:
+    """The network of a golden file with its weights, its layers by name, and the file's tensors."""
+    metadata, tensors = load(path)
+    parts: dict[str, Any] = {key: json.loads(metadata[key]) for key in ("layers", "manager", "cells")}
+    linear = any(layer.get("layer_type") == "linear" for layer in parts["layers"])
+    options = {} if linear else {"algorithm": algorithm}
+    layers = published_layers(**parts, norm=metadata["norm"], **options)
+    shapes = {tuple(layer.warehouse.cells.shape) for layer in layers.values()}
+    assert shapes == {tuple(shape) for shape in json.loads(metadata["warehouses"]).values()}
+    for name, layer in layers.items():
+        given = parts["cells"][name]
+        assert (layer.slot.first, layer.slot.blocks, layer.slot.own) == (
+            given["start_cell"],
+            given["mixtures"],
+            given["local_cells"],
+        )
+    load_published_layers(layers, part(tensors, "state."))
+    return nn.Sequential(*layers.values()).eval(), layers, tensors
+
+
+def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def named_gradients(layers: dict[str, KernelWarehouseLayer]) -> dict[str, Tensor]:
+    """The gradients of a backward pass under the published keys."""
+    got: dict[str, Tensor] = {}
+    warehouses: list[nn.Module] = []
+    for name, layer in layers.items():
+        if layer.owns_warehouse:
+            assert layer.warehouse.cells.grad is not None
+            got[f"warehouse_manager.weights.{len(warehouses)}"] = layer.warehouse.cells.grad
+            warehouses.append(layer.warehouse)
+        for key, parameter in layer.named_parameters():
+            if not key.startswith("warehouse."):
+                assert parameter.grad is not None, key
+                got[f"{name}.{key}"] = parameter.grad
+    return got
+
+
+def test_there_are_nine_cases() -> None:
+    assert len(FILES) == 9
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_eval_outputs_kernels_and_attention(path: Path, algorithm: str) -> None:
+    network, layers, tensors = build(path, algorithm)
+    for temperature, ending in ((0.0, ""), (0.5, "_tau05"), (1.0, "_tau1")):
+        set_temperature(network, temperature)
+        x = tensors["input"]
+        for name, layer in layers.items():
+            stem = f"kernel_eval{ending}" if temperature < 1 else "kernel_tau1"
+            want = tensors[f"{stem}.{name}"].reshape(layer.weight.shape)
+            torch.testing.assert_close(layer.kernel(x)[0], want, **TOLERANCE["golden"])
+            if temperature == 0:
+                attention = layer.coefficients(x).attention[0]
+                torch.testing.assert_close(attention, tensors[f"attention_eval.{name}"], **TOLERANCE["golden"])
+            if temperature == 1:
+                torch.testing.assert_close(layer.weight, want, **TOLERANCE["golden"])
+            x = layer(x)
+        if temperature < 1:
+            torch.testing.assert_close(x, tensors[f"output_eval{ending}"], **TOLERANCE["golden"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_train_outputs_gradients_and_statistics(path: Path, algorithm: str, dtype: torch.dtype) -> None:
+    network, layers, tensors = build(path, algorithm)
+    network.to(dtype).train()
+    x = tensors["input"].to(dtype).requires_grad_()
+    output = network(x)
+    torch.testing.assert_close(output.float(), tensors["output_train"], **TOLERANCE["golden"])
+    output.backward(tensors["grad_output"].to(dtype))
+    got = {"input": x.grad, **named_gradients(layers)}
+    want = {"input": tensors["grad_input"]}
+    for key, tensor in part(tensors, "grad.").items():
+        name = next((name for name in layers if key.startswith(f"{name}.")), None)
+        rest = key if name is None else our_name(key.removeprefix(f"{name}.").removeprefix("conv."))
+        want[key if name is None else f"{name}.{rest}"] = tensor
+    assert set(got) == set(want)
+    for key, stored in want.items():
+        torch.testing.assert_close(
+            got[key].float(), stored, **TOLERANCE["golden"], msg=lambda text, key=key: f"{key}: {text}"
+        )
+    for key, stored in part(tensors, "after_train.").items():
+        name = next(name for name in layers if key.startswith(f"{name}."))
+        ours = our_name(key.removeprefix(f"{name}.").removeprefix("conv."))
+        torch.testing.assert_close(layers[name].state_dict()[ours].float(), stored, **TOLERANCE["golden"])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_train_at_temperature_one_half(path: Path) -> None:
+    network, layers, tensors = build(path)
+    set_temperature(network.train(), 0.5)
+    x = tensors["input"].requires_grad_()
+    output = network(x)
+    torch.testing.assert_close(output, tensors["output_train_tau05"], **TOLERANCE["golden"])
+    output.backward(tensors["grad_output"])
+    torch.testing.assert_close(x.grad, tensors["grad_input_tau05"], **TOLERANCE["golden"])
+    got = named_gradients(layers)
+    for key, stored in part(tensors, "grad_tau05.").items():
+        torch.testing.assert_close(got[key], stored, **TOLERANCE["golden"])
+
+
+def test_unknown_names_are_refused() -> None:
+    for key in ("attention.fc4.weight", "weight", "bn1.weight"):
+        with refuses(ValueError, key):
+            our_name(key)
