@@ -12,6 +12,7 @@ from torch import nn
 
 import dynaconv
 from dynaconv import convert
+from dynaconv.families import families
 from dynaconv.measure.latency import measure_latency
 from tests.conversion.published_layers import PublishedDCD
 
@@ -35,9 +36,13 @@ WRONG = [
     {"x": 1},
     [None],
 ]
-LAYERS = ("CondConv2d", "DCDConv2d", "DYConv2d", "KernelWarehouseConv2d", "ODConv2d", "SEConv2d")
-# Abstract classes, the cells that layers make, and what has tests of its own: a family, and exports, which are slow.
-NOT_CALLED = {
+LAYERS = ("CondConv2d", "DCDConv2d", "DYConv2d", "FDConv2d", "KernelWarehouseConv2d", "ODConv2d", "SEConv2d")
+# Abstract classes, the cells that layers make, layers of other dimensions, which check arguments by the same code, and
+# what has tests of its own: a family, `batched_conv`, and exports, which are slow.
+NOT_CALLED = {layer.__name__ for family in families() for layer in family.others} | {
+    "DynamicConv",
+    "batched_conv",
+    "batched_conv_transpose",
     "DynamicConv2d",
     "DynamicLayer",
     "Family",

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from dynaconv.families import DynamicConv2d as DynamicConv2d
     from dynaconv.families import DynamicLayer as DynamicLayer
     from dynaconv.families import Family as Family
+    from dynaconv.families import FDConv2d as FDConv2d
     from dynaconv.families import KernelWarehouseConv1d as KernelWarehouseConv1d
     from dynaconv.families import KernelWarehouseConv2d as KernelWarehouseConv2d
     from dynaconv.families import KernelWarehouseConv3d as KernelWarehouseConv3d
@@ -103,6 +104,7 @@ _NAMES = {
         "DynamicConv",
         "DynamicConv2d",
         "DynamicLayer",
+        "FDConv2d",
         "Family",
         "KernelWarehouseConv1d",
         "KernelWarehouseConv2d",

@@ -108,7 +108,9 @@ def listed(names: Iterable[str], *, last: str = "and", quote: bool = True) -> st
 
 def with_article(name: str) -> str:
     """Return a name with its indefinite article: ``a Tensor``, ``an int``."""
-    return f"{'an' if name[:1].lower() in 'aeio' else 'a'} {name}"
+    # The names of these letters, which begin an abbreviation such as FDConv, begin with a vowel.
+    spelled = name[:2].isupper() and name[0] in "FHLMNRSX"
+    return f"{'an' if spelled or name[:1].lower() in 'aeio' else 'a'} {name}"
 
 
 def counted(count: int, noun: str) -> str:

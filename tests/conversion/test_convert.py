@@ -68,7 +68,7 @@ def dynamic_names(model: nn.Module) -> list[str]:
 def test_function_stays_and_comes_back(family: str, network: Network, images: Tensor) -> None:
     before = network(images)
     state = copy.deepcopy(network.state_dict())
-    dynamic = convert(network, family)
+    dynamic = convert(network, family, min_channels=1)
     assert dynamic is not network
     assert dynamic_names(network) == []
     torch.testing.assert_close(dynamic(images), before, **TOLERANCE["float32 twin"])
@@ -83,7 +83,7 @@ def test_function_stays_and_comes_back(family: str, network: Network, images: Te
 @pytest.mark.parametrize("family", sorted(LAYERS))
 def test_training_leaves_the_start(family: str, network: Network, images: Tensor) -> None:
     """Two steps move every dynamic layer: the first reaches its heads, the second what stands before them."""
-    dynamic = convert(network, family).train()
+    dynamic = convert(network, family, min_channels=1).train()
     start = copy.deepcopy(dynamic.state_dict())
     optimizer = torch.optim.SGD(dynamic.parameters(), lr=0.05)
     for _ in range(2):

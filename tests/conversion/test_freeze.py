@@ -28,6 +28,8 @@ def varied(batch: int, *shape: int) -> Tensor:
 @pytest.mark.parametrize("case", CASES)
 def test_a_frozen_layer_has_the_mean_kernel_and_bias(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = CASES[case].ready(), varied(7, 8, 9, 8)
+    if layer.freezing_refusal() is not None:
+        pytest.skip("it modulates its input")
     monkeypatch.setattr(importlib.import_module("dynaconv.conversion.freeze"), "_MAX_NUMBERS", 3 * layer.weight.numel())
     frozen = dynaconv.freeze(layer, "*", x.split(4))
     assert type(frozen) is nn.Conv2d
@@ -39,6 +41,19 @@ def test_a_frozen_layer_has_the_mean_kernel_and_bias(case: str, monkeypatch: pyt
     assert not torch.allclose(kernels, kernels[:1], rtol=1e-3)
     # With one image, the mean kernel is its kernel.
     assert_close(dynaconv.freeze(layer, "*", x[:1])(x[:1]), layer(x[:1]))
+
+
+def test_a_layer_that_modulates_its_input_stays_dynamic() -> None:
+    x = torch.randn(2, 8, 8, 8)
+    layer = dynaconv.FDConv2d(8, 8, 3)
+    model = nn.Sequential(layer, dynaconv.FDConv2d(8, 8, 1))
+    with refuses(ConversionError, "'0'", "bands"):
+        dynaconv.freeze(model, "*", x)
+    assert type(dynaconv.freeze(model, "1", x)[1]) is nn.Conv2d
+    assert layer.bands is not None
+    layer.bands.neutralise()
+    frozen = dynaconv.freeze(model.eval(), "0", x[:1])
+    torch.testing.assert_close(frozen(x[:1]), model(x[:1]), rtol=1e-4, atol=1e-5)
 
 
 def test_the_mean_kernel_is_the_kernel_of_the_mean_coefficients_where_it_is_linear() -> None:

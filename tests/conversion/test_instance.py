@@ -82,11 +82,11 @@ def test_what_a_dynamic_layer_would_drop_is_refused(family: str, change: str) ->
     CHANGES[change](model[1])
     x = torch.randn(2, 3, 6, 7)
     before = model(x)
-    plan = plan_conversion(model, family)
+    plan = plan_conversion(model, family, min_channels=1)
     assert [layer.name for layer in plan.converted] == ["2"]
     torch.testing.assert_close(plan.apply(model)(x), before, rtol=1e-5, atol=1e-5)
     layer = LAYERS[family].__name__
-    with refuses(ConversionError, "'1'", layer=layer):
+    with refuses(ConversionError, "'1'"):
         convert(model, family, include="1")
     with refuses(TypeError, layer=layer):
         LAYERS[family].from_conv(model[1])

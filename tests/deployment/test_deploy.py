@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dynaconv.conversion.conversion import convert
 from dynaconv.deployment import deploy, plan_deployment
-from dynaconv.families import DCDConv2d, DCDLinear, DeployedLayer
+from dynaconv.families import DCDConv2d, DCDLinear, DeployedLayer, get_family
 from dynaconv.families.contract.operator import DynamicOperator
 from tests.helpers import LAYERS, TOLERANCE
 
@@ -26,7 +26,7 @@ class Network(nn.Module):
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
         self.expand = make(8, 16, 1, bias=False, **hyperparameters)
         self.bn1 = nn.BatchNorm2d(16)
-        self.spatial = make(16, 16, 3, padding=1, groups=2, **hyperparameters)
+        self.spatial = make(16, 16, 3, padding=1, groups=2 if get_family(family).grouped else 1, **hyperparameters)
         self.bn2 = nn.BatchNorm2d(16, affine=False)
         self.project = make(16, 8, 1, **hyperparameters)
         self.bn3 = nn.BatchNorm2d(8)

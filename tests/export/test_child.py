@@ -79,7 +79,7 @@ def test_a_crash_of_nncf_is_a_refused_quantisation(tmp_path: Path, monkeypatch: 
 @pytest.mark.export
 def test_a_processor_for_which_openvino_crashes_ends_no_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "net.xml"
-    export_openvino(network(), file, IMAGES)
+    export_openvino(network(), file, IMAGES, rewrite=False)
     # OpenVINO 2026.4 computes a layer norm by instructions that were taken from it, where the processor has AVX-512.
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     for write in (

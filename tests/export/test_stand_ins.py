@@ -18,8 +18,9 @@ from dynaconv.deployment.deploy import deployed_layers
 from dynaconv.export import ExportReport, export_onnx, export_openvino, export_program
 from dynaconv.export._dcd_form import RuntimeDCD, in_runtime_form
 from dynaconv.export.capture import frozen_copy
-from dynaconv.families import DCDLinear
+from dynaconv.families import DCDLinear, families
 from dynaconv.native import NativeProgram
+from dynaconv.testing.cases import geometries
 from tests.families.cases import GEOMETRIES
 from tests.helpers import LAYERS
 
@@ -79,8 +80,9 @@ ALONE: dict[str, Callable[[nn.Conv2d, str], nn.Module]] = {
 every_family = pytest.mark.parametrize("family", LAYERS)
 
 
-@every_family
-@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize(
+    ("geometry", "family"), [(geometry, family.name) for family in families() for geometry in geometries(family)]
+)
 @pytest.mark.parametrize("place", ALONE)
 def test_a_dynamic_layer_has_the_attributes_of_the_convolution(place: str, geometry: str, family: str) -> None:
     conv = nn.Conv2d(

@@ -75,7 +75,7 @@ def check_random_geometry(seed: int) -> None:
     draw = random.Random(seed)
     torch.manual_seed(seed)
     family, layer_class = LAYERS[seed % len(LAYERS)]
-    arguments, options = random_arguments(draw, layer_class), random_options(draw, family)
+    arguments, options = random_arguments(draw, layer_class, family), random_options(draw, family)
     case = Case(family, f"{seed}", {**arguments, **options}, layer_class)
     layer = case.ready(algorithm=draw.choice(case.algorithms))
     batch = draw.randint(1, 3)
@@ -92,12 +92,15 @@ def check_random_geometry(seed: int) -> None:
     assert conv_arguments(again) == conv_arguments(static)
 
 
-def random_arguments(draw: random.Random, layer: type[DynamicConv]) -> dict[str, Any]:
-    """Draw arguments of torch's convolution for one layer class."""
+def random_arguments(draw: random.Random, layer: type[DynamicConv], family: Family) -> dict[str, Any]:
+    """Draw arguments of torch's convolution that one layer class of a family takes."""
     dims = layer.dims
-    groups = draw.choice((1, 1, 2, 3))
+    groups = draw.choice((1, 1, 2, 3)) if family.grouped else 1
     in_channels, out_channels = groups * draw.randint(1, 4), groups * draw.randint(1, 4)
-    kernel_size = tuple(draw.randint(1, (7, 5, 3)[dims - 1]) for _ in range(dims))
+    if family.kernel_sizes is None:
+        kernel_size = tuple(draw.randint(1, (7, 5, 3)[dims - 1]) for _ in range(dims))
+    else:
+        kernel_size = (draw.choice(sorted(family.kernel_sizes)),) * dims
     stride = tuple(draw.choice((1, 1, 2, 3)) for _ in range(dims))
     dilation = tuple(draw.choice((1, 1, 2)) for _ in range(dims))
     reach = [spacing * (size - 1) for spacing, size in zip(dilation, kernel_size, strict=True)]

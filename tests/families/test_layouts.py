@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dynaconv.families import DynamicConv2d
+from dynaconv.families.contract.norms import LatentBatchNorm2d
 from tests.families.cases import CASES, IN_CHANNELS, algorithms, make, randomise_norms
 from tests.helpers import TOLERANCE
 from tests.layouts import LAYOUTS
@@ -40,7 +41,7 @@ def combinations() -> Iterator[Combination]:
     gradients = itertools.cycle(LAYOUTS)
     weights_and_types = itertools.cycle(itertools.product(WEIGHTS, (torch.float64, torch.float32)))
     for case in CASES:
-        one = {"groups", "blocks"}.isdisjoint(CASES[case].all_arguments)
+        one = {"groups", "blocks", "band_groups"}.isdisjoint(CASES[case].all_arguments)
         for algorithm, channels in itertools.product(algorithms(case), (IN_CHANNELS, 1) if one else (IN_CHANNELS,)):
             sizes = [(3, (5, 5)), (1, (6, 7))] + [(2, (1, 1))] * (CASES[case].all_arguments["kernel_size"] == 1)
             for (batch, size), mode, layout in itertools.product(sizes, MODES, LAYOUTS):
@@ -83,6 +84,10 @@ def differs(combination: Combination, layer: DynamicConv2d) -> str | None:
     of contiguous tensors of the same type.
     """
     _, _, channels, batch, size, weights, mode, dtype, layout, gradient = combination
+    equal_samples = layout.startswith("expanded-0") and batch > 1
+    if equal_samples and mode == "train" and isinstance(layer.context_norm, LatentBatchNorm2d):
+        # The norm divides the deviations of equal contexts, which are rounding errors, by the root of its epsilon.
+        return None
     values = torch.randn(batch, channels, *size, dtype=dtype)
     upstream = torch.randn_like(copy.deepcopy(layer)(values.double()), dtype=dtype)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dynaconv.families import CondConv2d, DYConv2d, KernelMixture2d
+from dynaconv.families import CondConv2d, DYConv2d, KernelMixture, KernelMixture2d
 from dynaconv.families.condconv import reference_condconv
 from dynaconv.families.dyconv import reference_dyconv
 from dynaconv.ops import cheapest
@@ -59,7 +59,7 @@ def test_static_state_loads_inside_a_network(kind: type[KernelMixture2d]) -> Non
     dynamic = nn.Sequential(kind(6, 10, 3), nn.BatchNorm2d(10))
     dynamic.load_state_dict(static.state_dict(), strict=False)
     layer = dynamic[0]
-    assert isinstance(layer, KernelMixture2d)
+    assert isinstance(layer, KernelMixture)
     first = static[0].weight
     assert isinstance(first, Tensor)
     torch.testing.assert_close(layer.weight.mean(0) * layer.neutral_gain, first, **TOLERANCE["float32"])
@@ -139,7 +139,7 @@ def test_auto_runs_the_cheapest(kind: type[KernelMixture2d], shape: tuple[int, i
     def spy(name: str) -> Any:
         return lambda *args: ran.append(name) or torch.zeros(1, 10, 1, 1)
 
-    with patch.dict(KernelMixture2d._functions, {name: spy(name) for name in costs}):
+    with patch.dict(KernelMixture._functions, {name: spy(name) for name in costs}):
         layer(x)
         assert ran == [cheapest(costs)]
         with patch("dynaconv.families.contract.convolution.is_exporting", return_value=True):

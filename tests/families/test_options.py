@@ -38,6 +38,13 @@ AWAY: dict[str, list[dict[str, Any]]] = {
         {"context_norm": "running", "min_hidden_channels": 17},
         {"context_features": 5, "residual": True},
     ],
+    "fdconv": [
+        {"num_kernels": 5, "reduction": 2, "gate": "tanh", "temperature": 2.0},
+        {"band_gate": "softmax", "band_groups": 2},
+        {"min_hidden_channels": 7, "spectra": 2, "kernel_temperature": 2.0, "local_gate": None, "low_band": True},
+        {"stored": "kernel", "bands": [2, 4], "gate_limit": 1.5, "band_kernel_size": 5, "context_norm": "running"},
+        {"algorithm": "kernel"},
+    ],
     "kernel_warehouse": [
         {"budget": 2, "reduction": 2, "temperature": 0.5, "algorithm": "kernel", "whole_taps": True},
         {"budget": 0.5, "start": "least_squares", "warehouse": "a", "out_divisor": 4, "in_divisor": 1},

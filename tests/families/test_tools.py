@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from dynaconv import DCDConv2d, DCDLinear, ODConv2d, deploy
+from dynaconv.families import get_family
 from tests.families.cases import CASES, IN_CHANNELS, algorithms, enlarge, make, randomise_norms
 from tests.helpers import LAYERS, TOLERANCE
 from tests.messages import refuses
@@ -29,7 +30,7 @@ class Net(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3, 8, 3)
         self.block = nn.Sequential(LAYERS[family](8, 8, 1), nn.ReLU())
-        self.last = LAYERS[family](8, 4, 3, groups=2)
+        self.last = LAYERS[family](8, 4, 3, groups=2 if get_family(family).grouped else 1)
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), DCDLinear(4, 3))
 
     def forward(self, x: Tensor) -> Tensor:

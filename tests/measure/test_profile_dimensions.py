@@ -16,7 +16,8 @@ NETWORKS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("family", [family.name for family in families()])
+# A family with limits of kernel sizes or channels has no layer for these networks.
+@pytest.mark.parametrize("family", [family.name for family in families() if family.kernel_sizes is None])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_published_count_is_the_static_one_with_branch_and_assembly(name: str, family: str) -> None:
     network, size = NETWORKS[name]

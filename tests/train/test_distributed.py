@@ -16,8 +16,9 @@ from dynaconv.train.config import TrainConfig
 from tests.train.distributed_run import run_case
 
 ROOT = Path(__file__).parents[2]
-# Sums over two processes are rounded in another order; every step of training magnifies that a little.
-TOLERANCE = 1e-4
+# Sums over two processes are rounded in another order; every step of training magnifies that. The sixth step differs by
+# 2.5e-4 on an x86 processor with AVX-512 and bfloat16, and by less than 1e-4 on others.
+TOLERANCE = 5e-4
 KINDS = ("fixed", "sync", "cut")
 
 

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from dynaconv.conversion.adopt import find_adoptable, layer_names
 from dynaconv.conversion.eligibility import find_shared, find_stems, first_lazy, refusal
-from dynaconv.conversion.kinds import Kind, describe, kind_of
+from dynaconv.conversion.kinds import KINDS, Kind, describe, kind_of
 from dynaconv.conversion.plan import AdoptedModule, ConversionPlan, PlannedLayer
 from dynaconv.conversion.select import Pattern, Predicate, Selection, as_kinds, as_patterns
 from dynaconv.conversion.stages import stage_refusals
@@ -51,13 +51,15 @@ def plan_conversion(
 
     Args:
         model: Any network with convolutions of torch in one, two or three dimensions, also transposed ones.
-        family: Name of the family: condconv, dcd, dyconv, kernel_warehouse, odconv, se, or one from another package.
+        family: Name of the family: condconv, dcd, dyconv, fdconv, kernel_warehouse, odconv, se, or one from another
+            package.
         include, exclude: Full module names, shell-style patterns (``*`` also matches dots) or compiled regular
             expressions.
-        kinds: Any of pointwise, depthwise, grouped, spatial and transposed; by default all, for dcd and se all except
-            depthwise.
-        kernel_sizes: Side lengths of the kernels to convert.
-        min_channels, max_channels: Bounds of ``min(in_channels, out_channels)``.
+        kinds: Any of pointwise, depthwise, grouped, spatial and transposed; by default those of the family: all, for
+            dcd and se all except depthwise, for fdconv pointwise and spatial.
+        kernel_sizes: Side lengths of the kernels to convert; by default all that the family supports.
+        min_channels, max_channels: Bounds of ``min(in_channels, out_channels)``; by default none, for fdconv at least
+            17 channels.
         last_stages: Number of stages at the end whose convolutions are converted; a stage ends where the feature maps
             become smaller by half. For example, 2 selects the layers of 14x14 and 7x7 pixels in a ResNet for 224x224.
             The model runs once to find them, in eval mode on random images.
@@ -77,22 +79,28 @@ def plan_conversion(
     chosen = _family(family)
     _check_hyperparameters(chosen, hyperparameters)
     _check_model(model, again=again)
-    selection = Selection(
+    named = Selection(
         include=as_patterns("include", include),
         exclude=as_patterns("exclude", exclude),
-        kinds=chosen.kinds if kinds is None else as_kinds(kinds),
+        kinds=KINDS if kinds is None else as_kinds(kinds),
         kernel_sizes=None if kernel_sizes is None else _as_kernel_sizes(kernel_sizes),
         min_channels=min_channels,
         max_channels=max_channels,
         position=position,
         predicate=predicate,
     )
-    selection.check_patterns(model)
+    named.check_patterns(model)
+    selection = dataclasses.replace(
+        named,
+        kinds=chosen.kinds if kinds is None else named.kinds,
+        kernel_sizes=chosen.kernel_sizes if kernel_sizes is None else named.kernel_sizes,
+        min_channels=chosen.min_channels if min_channels is None else min_channels,
+    )
     if input_size is not None and last_stages is None:
         raise ConversionError("`input_size` serves to find the last stages only; give `last_stages`, or leave it out.")
     adoptable = {} if again else find_adoptable(model, chosen)
     if adoptable:
-        conditions = selection != Selection(kinds=chosen.kinds) or kinds is not None or last_stages is not None
+        conditions = named != Selection(kinds=KINDS) or kinds is not None or last_stages is not None
         if conditions or hyperparameters:
             raise ConversionError(
                 f"the model has {chosen.name} layers of another package, which are taken over as they are; leave "
@@ -100,7 +108,7 @@ def plan_conversion(
             )
         return _adoption_plan(model, chosen, adoptable)
     stages = {} if last_stages is None else _stage_refusals(model, last_stages, input_size)
-    layers = _plan_layers(model, chosen, selection, hyperparameters, stages, kinds is None)
+    layers = _plan_layers(model, chosen, selection, named, hyperparameters, stages)
     layers = _apply_position(layers, position)
     layers = _share(model, chosen, layers, hyperparameters)
     plan = ConversionPlan(
@@ -186,36 +194,36 @@ def _plan_layers(
     model: nn.Module,
     family: Family,
     selection: Selection,
+    named: Selection,
     hyperparameters: Mapping[str, Any],
     stages: Mapping[str, str],
-    default_kinds: bool,
 ) -> list[PlannedLayer]:
+    """Return the plan of every convolution; those that ``include`` names in full need only meet ``named``."""
     named_convolutions = find_convolutions(model)
     convolutions = {name: conv for name, (_, conv) in named_convolutions.items()}
     stems = find_stems(model, convolutions) if len(convolutions) > 1 else set()
     shared = find_shared(model, convolutions)
     layers = []
     for name, (names, conv) in named_convolutions.items():
-        named = selection.includes_by_name(names)
-        conditions = dataclasses.replace(selection, kinds=(kind_of(conv),)) if named and default_kinds else selection
-        reason = conditions.refusal(names, conv) or stages.get(name)
-        dynamic = 0
+        in_full = selection.includes_by_name(names)
+        reason = (named if in_full else selection).refusal(names, conv) or stages.get(name)
+        dynamic, note = 0, ""
         if reason is None:
-            reason = None if named or name not in stems else "the stem"
+            reason = None if in_full or name not in stems else "the stem"
             obstacle = refusal(model, name, conv)
             if name in shared:
                 obstacle = f"its weight is shared with {shared[name]!r}"
-            family_refusal, dynamic = _try_family(family, conv, hyperparameters)
+            family_refusal, dynamic, note = _try_family(family, conv, hyperparameters)
             obstacle = obstacle or family_refusal
-            if obstacle is not None and named:
-                raise ConversionError(f"{name!r} cannot become a {_layer_name(family, conv)}: {obstacle}.")
+            if obstacle is not None and in_full:
+                raise ConversionError(f"{name!r} cannot be converted: {obstacle}.")
             reason = reason or obstacle
-        layers.append(_planned(family, names, conv, reason, dynamic))
+        layers.append(_planned(family, names, conv, reason, dynamic, note))
     return layers
 
 
 def _planned(
-    family: Family, names: tuple[str, ...], conv: _ConvNd, reason: str | None, dynamic_params: int = 0
+    family: Family, names: tuple[str, ...], conv: _ConvNd, reason: str | None, dynamic_params: int = 0, note: str = ""
 ) -> PlannedLayer:
     """Return the entry of a convolution, which stays static if there is a reason."""
     static = sum(parameter.numel() for parameter in conv.parameters(recurse=False))
@@ -227,6 +235,7 @@ def _planned(
         static_params=static,
         dynamic_params=static if reason else dynamic_params,
         layer=_layer_name(family, conv),
+        note="" if reason else note,
     )
 
 
@@ -266,7 +275,7 @@ def _apply_position(layers: list[PlannedLayer], position: slice | None) -> list[
     return [
         layer
         if not layer.converts or layer.names in selected
-        else dataclasses.replace(layer, reason="outside the position", dynamic_params=layer.static_params)
+        else dataclasses.replace(layer, reason="outside the position", dynamic_params=layer.static_params, note="")
         for layer in layers
     ]
 
@@ -310,15 +319,15 @@ def _like_on_meta(family: Family, conv: Any, hyperparameters: Mapping[str, Any])
     return kind.like(kind.static_class()(**conv_arguments(conv), **options), **hyperparameters)
 
 
-def _try_family(family: Family, conv: _ConvNd, hyperparameters: Mapping[str, Any]) -> tuple[str | None, int]:
-    """Return why the family does not support a convolution, or None, and the parameter count of its layer."""
+def _try_family(family: Family, conv: _ConvNd, hyperparameters: Mapping[str, Any]) -> tuple[str | None, int, str]:
+    """Return why the family does not support a convolution, or None, and its layer's parameter count and note."""
     if not conv.weight.dtype.is_floating_point:
-        return f"its dtype is {conv.weight.dtype}", 0
+        return f"its dtype is {conv.weight.dtype}", 0, ""
     try:
         layer = _like_on_meta(family, conv, hyperparameters)
     except (ValueError, TypeError) as error:
-        return str(error).rstrip("."), 0
-    return None, sum(parameter.numel() for parameter in layer.parameters())
+        return str(error).rstrip("."), 0, ""
+    return None, sum(parameter.numel() for parameter in layer.parameters()), layer.conversion_note
 
 
 def _layer_name(family: Family, conv: _ConvNd) -> str:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from dynaconv.conversion.match import Match, Slot
 from dynaconv.conversion.network_names import network_of
-from dynaconv.errors import listed
-from dynaconv.families import DCDConv2d, DynamicConv
+from dynaconv.errors import listed, with_article
+from dynaconv.families import DCDConv2d, DynamicConv, families
 from dynaconv.families.dcd.published import published_dcd_options
 from dynaconv.families.kernel_warehouse.assignment import BUDGETS
 from dynaconv.families.kernel_warehouse.layer import KernelWarehouseLayer
@@ -21,15 +21,15 @@ _Misfits = Mapping[str, tuple[Slot, Tensor]]
 
 def file_description(match: Match) -> str:
     """Describe a file: ``a DCD MobileNetV2 (mobilenetv2_050)``."""
-    article = "an" if match.kind == "ODConv" else "a"
     size = f" ({match.size})" if match.size else ""
-    return f"{article} {match.kind} {network_of(match.layout) or 'state dict'}{size}"
+    return f"{with_article(match.kind)} {network_of(match.layout) or 'state dict'}{size}"
 
 
 def build_advice(match: Match) -> str:
     """Say which network to build so that a file fits it."""
     size = match.size or f"{(network_of(match.layout) or 'network').lower()}..."
-    names = {"DCD": f"dcd_{size}_published", "ODConv": f"odconv_{size}", "KernelWarehouse": f"kernel_warehouse_{size}"}
+    described = {f.published_keys.kind: f.name for f in families() if f.published_keys is not None}
+    names = {"DCD": f"dcd_{size}_published", **{kind: f"{name}_{size}" for kind, name in described.items()}}
     return f"build {names[match.kind]}" if match.kind in names else f"build static_{size} or a dynamic twin of it"
 
 
@@ -142,5 +142,7 @@ def _num_kernels(match: Match, misfits: _Misfits) -> Iterator[str]:
             slot, tensor = pair
             same_but_for_k = tensor.dim() == layer.dims + 3 == len(slot.shape) and tensor.shape[1:] == slot.shape[1:]
             counts |= {tensor.shape[0]} if same_but_for_k else set()
+        elif isinstance(layer, DynamicConv) and (pair := misfits.get(f"{name}.branch.heads.kernel.bias")):
+            counts |= {pair[1].shape[0]}
     if len(counts) == 1:
         yield f"family_options={{'num_kernels': {counts.pop()}}}"

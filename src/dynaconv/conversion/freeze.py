@@ -81,8 +81,8 @@ def freeze(
 
     Raises:
         ConversionError: A pattern matches no dynamic layer, a layer shares its stored kernel with one that stays
-            dynamic, no batch reached a layer, the model cannot be copied, or it is itself a layer and ``inplace`` is
-            set; the model is then unchanged.
+            dynamic or modulates its input, no batch reached a layer, the model cannot be copied, or it is itself a
+            layer and ``inplace`` is set; the model is then unchanged.
         TypeError: ``model`` is not a module, ``names`` are no patterns, or ``data`` holds something else than images.
         ValueError: ``max_batches`` is less than 1.
 
@@ -93,6 +93,9 @@ def freeze(
     layers = _selected(model, as_patterns("names", names))
     if "" in layers.values() and inplace:
         raise ConversionError("the model is itself a layer, which cannot be replaced in place; leave `inplace` out.")
+    for layer, name in layers.items():
+        if (reason := layer.freezing_refusal()) is not None:
+            raise ConversionError(f"{name or 'the layer'!r} cannot be frozen: {reason}.")
     _check_sharing(model, layers)
     means = kernel_means(model, layers, data, max_batches=max_batches)
     unreached = [name for layer, name in layers.items() if layer not in means]

@@ -10,16 +10,12 @@ from torch import Tensor, nn
 
 from dynaconv.conversion.checkpoint_file import read_checkpoint
 from dynaconv.conversion.explain import build_advice, difference_report, file_description
-from dynaconv.conversion.match import Match, match_state
+from dynaconv.conversion.match import Match, match_state, published_kinds
 from dynaconv.errors import CheckpointError, listed
 from dynaconv.families.contract.checks import check_module
 
-_PUBLISHED_SUFFIXES = {
-    "DCD": ".fc.1.fc.0.weight",
-    "ODConv": ".attention.channel_fc.weight",
-    "KernelWarehouse": ".attention.fc2.weight",
-}
-"""Key suffixes that only layers of the published structure have, by kind of checkpoint."""
+_DCD_SUFFIX = ".fc.1.fc.0.weight"
+"""Key suffix that only DCD layers of the published structure have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +23,8 @@ class LoadReport:
     """Result of `load_published`.
 
     Attributes:
-        kind: ``DCD``, ``ODConv`` or ``KernelWarehouse`` for a published dynamic network, ``static``, or ``dynaconv``
-            for a state dict of the model itself.
+        kind: ``DCD``, ``FDConv``, ``KernelWarehouse`` or ``ODConv`` for a published dynamic network, ``static``, or
+            ``dynaconv`` for a state dict of the model itself.
         layout: Naming scheme of the file's modules: ``torchvision MobileNetV2``, ``flat MobileNetV2`` (DCD's),
             ``timm MobileNetV2`` or ``ResNet``; None if the names were used unchanged.
         network: Network and size, such as ``mobilenetv2_050``; None if unknown.
@@ -63,9 +59,9 @@ def load_published(
 ) -> LoadReport:
     """Load a published or a static checkpoint into a network, in place.
 
-    Supported are checkpoints of the published DCD, ODConv and KernelWarehouse code and of torchvision's and timm's
-    static networks; names and shapes are converted. A static checkpoint fits the static twin and any dynamic network:
-    each dynamic layer then computes the static convolution until it is trained. Code in a file is never run.
+    Supported are checkpoints of the published DCD, FDConv, KernelWarehouse and ODConv code and of torchvision's and
+    timm's static networks; names and shapes are converted. A static checkpoint fits the static twin and any dynamic
+    network: each dynamic layer then computes the static convolution until it is trained. Code in a file is never run.
 
     Args:
         model: A network of dynaconv, built with the sizes of the file. A network with other module names, such as a
@@ -95,6 +91,8 @@ def load_published(
     for name in neutral:
         if (reason := match.layers[name].static_kernel_refusal()) is not None:
             raise CheckpointError(f"cannot load {file.name}, {file_description(match)}, into {name!r}: {reason}.")
+    kernels = {id(match.layers[name].stored_kernel) for name in neutral}
+    replaced = {key for key, parameter in model.named_parameters() if id(parameter) in kernels}
     model.load_state_dict(match.fitting, strict=False)
     with torch.no_grad():
         for name in neutral:
@@ -107,7 +105,7 @@ def load_published(
         entry=file.entry,
         num_tensors=len(match.fitting),
         neutral=neutral,
-        kept=tuple(key for key in model.state_dict() if key not in match.fitting),
+        kept=tuple(key for key in model.state_dict() if key not in match.fitting and key not in replaced),
         missing=tuple(match.missing),
         unexpected=tuple(match.unexpected),
     )
@@ -144,7 +142,8 @@ def _check_network(match: Match, file: str, model: str) -> None:
             f"cannot load {file} into {model}: the file is {file_description(match)}, the model is a "
             f"{match.model_size or match.model_layout}; {build_advice(match)}."
         )
-    suffix = _PUBLISHED_SUFFIXES.get(match.kind)
+    suffixes = {"DCD": _DCD_SUFFIX, **{kind: keys.marker for kind, keys in published_kinds().items()}}
+    suffix = suffixes.get(match.kind)
     if suffix is not None and not any(slot.file_key.endswith(suffix) for slot in match.slots):
         kinds = sorted({type(layer).__name__ for layer in match.layers.values()})
         structure = f"{listed(kinds, quote=False)} of another structure" if kinds else "static convolutions"

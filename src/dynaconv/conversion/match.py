@@ -8,17 +8,9 @@ from torch import Tensor, nn
 
 from dynaconv.conversion.network_names import find_layout, module_namer, network_of, size_name
 from dynaconv.conversion.published_dcd import is_published_dcd, published_dcd_name
-from dynaconv.conversion.published_kernel_warehouse import (
-    is_published_kernel_warehouse,
-    published_kernel_warehouse_name,
-    published_kernel_warehouse_names,
-)
-from dynaconv.conversion.published_odconv import is_published_odconv, published_odconv_name
-from dynaconv.families import DynamicConv, DynamicLayer
+from dynaconv.families import DynamicConv, DynamicLayer, families
 from dynaconv.families.contract.operator import STATIC_KEYS
-
-_OPTIONAL = ("num_batches_tracked", "temperature")
-"""Buffers that a file may lack: old files have no batch count, published code does not save the temperature."""
+from dynaconv.families.family import PublishedKeys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +33,9 @@ class Slot:
 
     @property
     def optional(self) -> bool:
-        """Whether the file may lack the tensor."""
-        return self.key.rpartition(".")[2] in _OPTIONAL
+        """Whether the file may lack the tensor: old files have no batch count, published ones lack some buffers."""
+        known = [name for keys in published_kinds().values() for name in keys.optional]
+        return self.key.rpartition(".")[2] in ("num_batches_tracked", "temperature", *known)
 
     def adapted(self, tensor: Tensor) -> Tensor:
         """Return the file's tensor in the model's form: matrices stored as 1x1 kernels or transposed are restored."""
@@ -61,8 +54,8 @@ class Match:
     """The kind of a file, and how its tensors fit a model.
 
     Attributes:
-        kind: ``DCD``, ``ODConv``, ``KernelWarehouse``, ``static``, or ``dynaconv`` for a state dict that the model
-            itself could have saved.
+        kind: ``DCD``, a kind of `published_kinds`, ``static``, or ``dynaconv`` for a state dict that the model itself
+            could have saved.
         layout, model_layout: Naming schemes of file and model; see `dynaconv.conversion.network_names`.
         size, model_size: Network and size, such as ``mobilenetv2_050``; None if unknown.
         layers: The model's dynamic layers by name.
@@ -126,9 +119,16 @@ def _kind(model_state: Mapping[str, Tensor], layers: Mapping[str, DynamicLayer],
     ]
     if any(key in state for key in dynamic):
         return "dynaconv"
-    if is_published_kernel_warehouse(keys):
-        return "KernelWarehouse"
-    return "DCD" if is_published_dcd(keys) else "ODConv" if is_published_odconv(keys) else "static"
+    if is_published_dcd(keys):
+        return "DCD"
+    kinds = published_kinds()
+    return next((kind for kind in kinds if any(key.endswith(kinds[kind].marker) for key in keys)), "static")
+
+
+def published_kinds() -> dict[str, PublishedKeys]:
+    """Return the names in published checkpoints, by kind of checkpoint, of the families that describe them."""
+    described = (family.published_keys for family in families())
+    return {keys.kind: keys for keys in described if keys is not None}
 
 
 def _slots(match: Match, model_state: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[Slot]:
@@ -140,7 +140,8 @@ def _slots(match: Match, model_state: Mapping[str, Tensor], state: Mapping[str, 
     names = module_namer(model_state, match.model_layout, match.layout)
     modules = {key.rpartition(".")[0] for key in state}
     parents = {".".join(parts[:n]) for parts in (name.split(".") for name in modules) for n in range(len(parts) + 1)}
-    cells = published_kernel_warehouse_names(match.layers, model_state)
+    published = published_kinds().get(match.kind)
+    shared = {} if published is None else published.shared(match.layers, model_state)
     entries: dict[str, Tensor] = dict(model_state)
     if match.kind == "static":
         # The kernel of a layer that computes `weight` from other tensors.
@@ -159,7 +160,7 @@ def _slots(match: Match, model_state: Mapping[str, Tensor], state: Mapping[str, 
         file_key = f"{file_module}.{file_name}" if file_module else file_name
         yield Slot(
             key=key,
-            file_key=cells.get((module, rest), file_key),
+            file_key=shared.get((module, rest), file_key),
             shape=shape,
             floating=tensor.is_floating_point(),
             transposed=match.kind == "DCD" and layer is not None and rest == "q",
@@ -169,9 +170,8 @@ def _slots(match: Match, model_state: Mapping[str, Tensor], state: Mapping[str, 
 def _name_in_layer(match: Match, layer: nn.Module, key: str) -> str:
     if match.kind == "DCD":
         return published_dcd_name(layer, key, mobilenet=network_of(match.layout) == "MobileNetV2")
-    if match.kind == "KernelWarehouse":
-        return published_kernel_warehouse_name(layer, key)
-    return published_odconv_name(key) if match.kind == "ODConv" else key
+    kinds = published_kinds()
+    return kinds[match.kind].name(layer, key) if match.kind in kinds else key
 
 
 def _split(key: str, layers: Mapping[str, DynamicLayer]) -> tuple[str, str]:

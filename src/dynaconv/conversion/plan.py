@@ -26,6 +26,7 @@ class PlannedLayer:
         static_params, dynamic_params: Number of parameters before and after the conversion. Parameters that several
             layers share count for the first of them.
         layer: Name of the class of the dynamic layer.
+        note: What the family adds about its layer, such as an option that was adapted to the convolution.
         options: Options of this layer besides those of the whole plan, such as the parameters that it shares.
         relative_error: |W' - W| / |W| where the dynamic layer's kernel W' only approximates the static kernel W; None
             where it is the same.
@@ -38,6 +39,7 @@ class PlannedLayer:
     static_params: int
     dynamic_params: int
     layer: str
+    note: str = ""
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     relative_error: float | None = None
 
@@ -138,6 +140,7 @@ class ConversionPlan:
         for layer in self.layers:
             what = layer.layer if layer.reason is None else f"static: {layer.reason}"
             counts = f"  {layer.static_params:,} -> {layer.dynamic_params:,}" if layer.converts else ""
+            counts += f"  ({layer.note})" if layer.note else ""
             if layer.relative_error is not None:
                 counts += f"  relative error {layer.relative_error:.3f}"
             lines.append(f"{layer.name:{width}}  {layer.kind:9}  {layer.shape:{shapes}}  {what}{counts}")

@@ -79,7 +79,8 @@ def rank_layers(
 
     A layer is frozen as `dynaconv.freeze` does it, at its mean kernel over the same images, while all others stay
     dynamic. Layers at the end of the ranking are those to freeze. The costs of several layers do not add up; after a
-    choice, evaluate the frozen network on images that were not used for it.
+    choice, evaluate the frozen network on images that were not used for it. Layers that `dynaconv.freeze` refuses, as
+    FDConv with band modulation, are left out, also where all are frozen.
 
     Args:
         model: A network that returns logits ``(B, num_classes)``. It runs in eval mode; its state does not change.
@@ -90,14 +91,15 @@ def rank_layers(
     Raises:
         ValueError: The model has no `dynaconv.DynamicLayer`, or no batch reached one.
     """
-    layers: dict[nn.Module, str] = {
+    layers: dict[Any, str] = {
         layer: name for layer, name in dynamic_layers(model).items() if isinstance(layer, DynamicLayer)
     }
     if not layers:
         raise ValueError(
             f"{type(model).__name__} has no layer to freeze: none of its dynamic layers is a DynamicLayer."
         )
-    means = reached_means(model, layers, batches, max_batches)
+    layers = {layer: name for layer, name in layers.items() if layer.freezing_refusal() is None}
+    means = reached_means(model, layers, batches, max_batches) if layers else {}
     frozen = {layer: layer.static_with(mean.kernel, mean.bias).eval() for layer, mean in means.items()}  # type: ignore[operator]
     variants: dict[str, Mapping[nn.Module, nn.Module]] = {layers[layer]: {layer: frozen[layer]} for layer in frozen}
     counts = {name: [0, 0, 0] for name in (*variants, None)}

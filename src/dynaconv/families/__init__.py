@@ -45,6 +45,9 @@ from dynaconv.families.dyconv.layer import (
     DYConvTranspose3d,
 )
 from dynaconv.families.family import Coefficient, Family, families, family_of, get_family, register_family
+from dynaconv.families.fdconv import FDConvCoefficients
+from dynaconv.families.fdconv.family import FDCONV
+from dynaconv.families.fdconv.layer import FDConv2d
 from dynaconv.families.kernel_warehouse.attention import KernelWarehouseCoefficients
 from dynaconv.families.kernel_warehouse.family import KERNEL_WAREHOUSE
 from dynaconv.families.kernel_warehouse.layer import (
@@ -61,7 +64,7 @@ from dynaconv.families.odconv.layer import ODConv1d, ODConv2d, ODConv3d
 from dynaconv.families.se.family import SE
 from dynaconv.families.se.layer import SECoefficients, SEConv1d, SEConv2d, SEConv3d
 
-for _family in (CONDCONV, DCD, DYCONV, KERNEL_WAREHOUSE, ODCONV, SE):
+for _family in (CONDCONV, DCD, DYCONV, FDCONV, KERNEL_WAREHOUSE, ODCONV, SE):
     register_family(_family)
 
 __all__ = [
@@ -96,6 +99,8 @@ __all__ = [
     "DynamicConvTranspose2d",
     "DynamicConvTranspose3d",
     "DynamicLayer",
+    "FDConv2d",
+    "FDConvCoefficients",
     "Family",
     "KernelMixture",
     "KernelMixture2d",

@@ -46,6 +46,8 @@ from dynaconv.families.family import families as families
 from dynaconv.families.family import family_of as family_of
 from dynaconv.families.family import get_family as get_family
 from dynaconv.families.family import register_family as register_family
+from dynaconv.families.fdconv import FDConvCoefficients as FDConvCoefficients
+from dynaconv.families.fdconv.layer import FDConv2d as _FDConv2d
 from dynaconv.families.kernel_warehouse.attention import KernelWarehouseCoefficients as KernelWarehouseCoefficients
 from dynaconv.families.kernel_warehouse.layer import KernelWarehouseConv1d as _KernelWarehouseConv1d
 from dynaconv.families.kernel_warehouse.layer import KernelWarehouseConv2d as _KernelWarehouseConv2d
@@ -1158,6 +1160,94 @@ class DYConvTranspose3d(_DYConvTranspose3d):
         temperature: float = 1.0,
         residual: bool = False,
         context_features: int | None = None,
+    ) -> None: ...
+
+class FDConv2d(_FDConv2d):
+    """A convolution whose kernel is gated along each axis and in its spectrum, of an input modulated band by band.
+
+    ``y = conv(modulate(x); W(x)) + bias``, ``W(x)[o, c, t] = spatial_t channel_c filter_o local_oct V(x)[o, c, t]``.
+    The static kernel, as one image of C_out * k rows and C_in * k columns, is stored as the spectrum of that image. Its
+    frequencies, sorted by their distance from zero, form K groups of equal size; V(x) is the kernel whose frequencies
+    are multiplied by the gain of their group. All gates and gains depend on the averages of x over its pixels: through
+    a hidden layer with batch norm, or, for the local gates, through a convolution along the channels. `modulate`
+    multiplies bands of frequencies of x by maps that convolutions of x compute, by default only for 3x3 kernels.
+
+    In train mode the branch's batch norm uses the statistics of the batch, so W(x) of a sample depends on the others.
+    `kernel` and `coefficients` also use them, but do not update the running statistics.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            As for `torch.nn.Conv2d`. The kernel must be 1x1 or 3x3, with one group.
+
+    Options:
+        context_norm: Norm of the branch's input, without scale and shift: ``layer`` normalises over the features,
+            ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
+            None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
+            them into the branch.
+        algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``grouped`` convolves with the batch
+            folded into groups, ``auto`` uses the cost model.
+        reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
+        min_hidden_channels: Minimum number of hidden units.
+        num_kernels: K, the number of groups of frequencies of the kernel, each with a gain of its own. If it does
+            not divide the number of stored frequencies, the largest divisor below it is used; the layer's
+            ``num_kernels`` says which.
+        spectra: Number of spectra, each with K gains, whose kernels are added.
+        stored: Trained form of the static kernel: ``spectrum``, or ``kernel``, transformed in each forward pass.
+        gate: Activation of the gates and gains: ``sigmoid``, or ``tanh`` for 1 + tanh(logit).
+        gate_limit: Upper limit of a gate with ``sigmoid``, > 0; 2 makes neutral gates 1.
+        temperature: Divisor, > 0, of the logits of the channel, filter and spatial gates.
+        kernel_temperature: Divisor, > 0, of the logits of the K gains.
+        local_gate: Activation of the gates of single kernel elements, as ``gate``; None: no such gates.
+        bands: Divisors n > 1, ascending; each adds a low-pass filter that keeps frequencies below 1 / (2 n) cycles
+            per pixel. The input's bands between them are modulated. () for none; None: 2, 4, 8 for a 3x3 kernel,
+            else none.
+        band_groups: Number of groups of channels, each with maps of its own; above 64, each channel is one.
+        band_kernel_size: Side length, odd, of the convolutions that compute the maps.
+        band_gate: Activation of the maps, as ``gate``, or ``softmax`` over the groups.
+        low_band: Whether the lowest band has a map too.
+
+    Raises:
+        ValueError: an argument is out of range or does not match the others.
+
+    Deviations:
+        Where K does not divide the number of frequencies, the published code raises, and it needs an even number of
+        columns. It starts with random filter gates, which change the function of a converted network; here all heads
+        start near zero. It replaces layers with at most 16 channels by static ones; here only `dynaconv.convert` and
+        the registered networks do. `padding_mode`, float64 and a single sample in train mode work.
+
+    Reference: Chen et al., CVPR 2025, arXiv:2503.18783, and its code, commit bf7a33d."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        context_norm: str | None = None,
+        algorithm: str = "auto",
+        reduction: int = 16,
+        min_hidden_channels: int = 16,
+        num_kernels: int = 64,
+        spectra: int = 1,
+        stored: str = "spectrum",
+        gate: str = "sigmoid",
+        gate_limit: float = 2.0,
+        temperature: float = 1.0,
+        kernel_temperature: float = 1.0,
+        local_gate: str | None = "sigmoid",
+        bands: tuple[int, ...] | None = None,
+        band_groups: int = 1,
+        band_kernel_size: int = 3,
+        band_gate: str = "sigmoid",
+        low_band: bool = False,
     ) -> None: ...
 
 class KernelWarehouseConv1d(_KernelWarehouseConv1d):

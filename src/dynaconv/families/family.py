@@ -1,6 +1,6 @@
 """The descriptor of a family of dynamic layers. Registering it is the only edit outside the family's folder."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, Literal
@@ -51,6 +51,27 @@ class Published:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PublishedKeys:
+    """Names of the tensors in the published code's checkpoints, whose layers have the family's structure.
+
+    Attributes:
+        kind: Name of the kind of checkpoint, for messages and reports.
+        marker: Suffix of a key that only these checkpoints have.
+        name: Returns the published name of a layer's tensor, such as ``attention.fc.weight``, for the layer and our
+            name.
+        shared: Returns the published keys of tensors that several layers share, by the name of the layer that owns each
+            and our name, given the dynamic layers by name and all keys of the network.
+        optional: Our names of tensors that these checkpoints lack.
+    """
+
+    kind: str
+    marker: str
+    name: Callable[[nn.Module, str], str]
+    shared: Callable[[Mapping[str, nn.Module], Iterable[str]], Mapping[tuple[str, str], str]] = lambda layers, keys: {}
+    optional: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sharing:
     """How layers of a network share parameters.
 
@@ -85,10 +106,15 @@ class Family:
         linear: Class of the linear layer, if the family has one.
         coefficients: Descriptions of the fields of the ``coefficients`` tuple, by name.
         kinds: Kinds of convolutions that `convert` replaces by default.
+        kernel_sizes: Side lengths of the kernels that its convolution supports; None: all.
+        grouped: Whether its convolution supports groups.
+        min_channels: `convert` by default, and the registered networks, leave convolutions with fewer input or output
+            channels static.
         aliases: Other names that arguments accept.
         dynamic_head: Whether the 1x1 convolution after the blocks of the registered MobileNetV2 is dynamic.
         ends_only: Whether only the last convolution of each block is dynamic in the registered networks.
         published: The published code's networks, if they differ.
+        published_keys: Names in the published checkpoints of the registered networks, if there are any.
         sharing: How layers share parameters, if they do.
         network: For a registered network with static layers and the options of all layers, returns the options of each
             dynamic layer by name, in the order of the network's modules. None: `kinds`, `dynamic_head` and `ends_only`
@@ -109,10 +135,14 @@ class Family:
     linear: type[Any] | None = None
     coefficients: Mapping[str, Coefficient] = field(default_factory=dict)
     kinds: tuple[Kind, ...] = ("pointwise", "depthwise", "grouped", "spatial", "transposed")
+    kernel_sizes: tuple[int, ...] | None = None
+    grouped: bool = True
+    min_channels: int = 1
     aliases: tuple[str, ...] = ()
     dynamic_head: bool = True
     ends_only: bool = False
     published: Published | None = None
+    published_keys: PublishedKeys | None = None
     sharing: Sharing | None = None
     network: Callable[[nn.Module, Mapping[str, Any]], Mapping[str, Mapping[str, Any]]] | None = None
     adopt: Callable[[nn.Module], nn.Module | None] | None = None

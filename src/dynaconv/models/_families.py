@@ -164,6 +164,13 @@ def is_depthwise(conv: nn.Conv2d) -> bool:
     return conv.groups == conv.in_channels > 1
 
 
+def suits(family: Family, conv: nn.Conv2d) -> bool:
+    """Whether a convolution has a kernel size and a number of channels that the family makes dynamic."""
+    sizes = family.kernel_sizes
+    fits = sizes is None or set(conv.kernel_size) <= set(sizes)
+    return fits and min(conv.in_channels, conv.out_channels) >= family.min_channels
+
+
 def dynamic_layers(model: nn.Module, selected: Callable[[str, nn.Conv2d], dict[str, Any] | None]) -> Layers:
     """Return the options of each convolution that becomes dynamic.
 

@@ -15,6 +15,7 @@ dynamic:
   head, classifier}, this one is within 1.5 % of each of the counts published for x1.0, x0.75 and x0.5 (11.1M, 7.0M,
   4.0M); a dynamic head would add 1.26M at x1.0.
 - ODConv: every convolution, which gives each published count exactly.
+- FDConv: every 1x1 convolution with more than 16 input and output channels. The paper has no MobileNetV2.
 - SE: the last convolution of each block, as in the paper.
 - KernelWarehouse: every convolution, the stem too. With a budget below 1, the 1x1 convolutions of the last stage, the
   depthwise ones, the stem and the classifier. This gives each published count exactly.
@@ -267,7 +268,7 @@ class _Plan:
         return self.dynamic is None or ("pointwise" in self.kinds and tuple(conv.kernel_size) == (1, 1))
 
     def _is_dynamic(self, name: str, conv: nn.Conv2d) -> bool:
-        if name == "conv_stem":
+        if name == "conv_stem" or (self.spec is not None and not fam.suits(self.spec, conv)):
             return False
         if self.published and (name == "conv_head" or name.startswith("blocks.0.")):
             return False

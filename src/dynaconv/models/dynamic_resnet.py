@@ -9,7 +9,8 @@ dynamic too, apart from the first stage of bottlenecks. For DCD and ODConv this 
 the published parameter counts at 1000 classes. With the published code's sizes, exactly one subset of {stem, each
 convolution of a block, 1x1 downsampling, classifier} gives both counts of DCD (ResNet-18 14,703,332, ResNet-50
 29,835,056): the blocks' convolutions and, in the published structure, the classifier. The blocks' convolutions alone
-give every count of ODConv exactly. SE gives the counts of timm's SE networks, KernelWarehouse every published count.
+give every count of ODConv exactly, and the 3.6M parameters that FDConv adds to ResNet-50. SE gives the counts of timm's
+SE networks, KernelWarehouse every published count.
 """
 
 from collections.abc import Mapping, Sequence
@@ -91,13 +92,15 @@ class DynamicResNet(ResNet):
         if spec is not None:
             style, last = ("basic", "conv2") if issubclass(block, BasicBlock) else ("bottleneck", "conv3")
 
-            def is_dynamic(name: str) -> bool:
+            def is_dynamic(name: str, conv: nn.Conv2d) -> bool:
+                if not fam.suits(spec, conv):
+                    return False
                 if "downsample" in name:
                     return bool(dynamic_downsample)
                 return name.startswith("layer") and (name.endswith(last) or not spec.ends_only)
 
             def layer_options(name: str, conv: nn.Conv2d) -> dict[str, Any] | None:
-                if not is_dynamic(name):
+                if not is_dynamic(name, conv):
                     return None
                 if not published:
                     return options

@@ -259,6 +259,16 @@ def is_channels_last(x: Tensor) -> bool:
     return not is_exporting() and x.stride(1) == 1 and x.stride(-1) != 1
 
 
+def grouped_kernel(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
+    """Convolve each sample with its kernel by one convolution with ``B * groups`` groups.
+
+    During export, and for an empty batch, it runs as `matmul_per_sample`, because folding fixes the batch size.
+    """
+    if is_exporting() or x.shape[0] == 0:
+        return matmul_per_sample(x, kernel, geometry)
+    return grouped_per_sample(x, kernel, geometry)
+
+
 def _is_exported_sample(x: Tensor) -> bool:
     """Whether the code runs during export with a batch size that is fixed to one."""
     return is_exporting() and statically_true(x.shape[0] == 1)

@@ -26,7 +26,8 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
     "depthwise": {"kernel_size": 3, "padding": 1, "groups": 8, "out_channels": 8},
     "depthwise-multiplier": {"kernel_size": 5, "padding": 2, "stride": 2, "groups": 8, "out_channels": 16},
 }
-"""Arguments of `torch.nn.Conv2d` that every family must support; 8 input and, by default, 12 output channels."""
+"""Arguments of `torch.nn.Conv2d` that a family must support, unless its `Family` excludes them; 8 input and,
+by default, 12 output channels."""
 OTHER_GEOMETRIES = ("pointwise", "square", "even", "grouped", "depthwise")
 """Names of the geometries that are checked in other dimensions too."""
 TRANSPOSED_GEOMETRIES: dict[str, dict[str, Any]] = {
@@ -123,23 +124,31 @@ def cases(family: Family, options: Iterable[Mapping[str, Any]] = ({},)) -> list[
     convolution over images with each of the other options.
     """
     first, *rest = options
-    result = [Case(family, name, {**geometry, **first}) for name, geometry in GEOMETRIES.items()]
+    result = [Case(family, name, {**geometry, **first}) for name, geometry in geometries(family).items()]
     for each in rest:
         words = ",".join(f"{key}={value}" for key, value in each.items())
         result += [Case(family, f"{name}[{words}]", {**GEOMETRIES[name], **each}) for name in ("pointwise", "square")]
     return result + [case for layer in family.others for case in cases_of(family, layer, first)]
 
 
+def geometries(family: Family) -> dict[str, dict[str, Any]]:
+    """Return the `GEOMETRIES` whose kernel size and groups the family supports."""
+    sizes = family.kernel_sizes
+    return {
+        name: geometry
+        for name, geometry in GEOMETRIES.items()
+        if (sizes is None or geometry["kernel_size"] in sizes) and (family.grouped or "groups" not in geometry)
+    }
+
+
 def cases_of(family: Family, layer: type[DynamicConv], options: Mapping[str, Any] | None = None) -> list[Case]:
     """Return the cases of one of a family's layers, with the given options."""
     if layer.transposed:
-        geometries = TRANSPOSED_GEOMETRIES
+        named = TRANSPOSED_GEOMETRIES
     else:
-        geometries = {name: in_dims(GEOMETRIES[name], layer.dims) for name in OTHER_GEOMETRIES}
+        named = {name: in_dims(GEOMETRIES[name], layer.dims) for name in OTHER_GEOMETRIES}
     word = layer.static_class().__name__.lower()
-    return [
-        Case(family, f"{word}-{name}", {**geometry, **(options or {})}, layer) for name, geometry in geometries.items()
-    ]
+    return [Case(family, f"{word}-{name}", {**geometry, **(options or {})}, layer) for name, geometry in named.items()]
 
 
 def in_dims(arguments: Mapping[str, Any], dims: int) -> dict[str, Any]:
@@ -160,8 +169,8 @@ def enlarge(layer: nn.Module) -> None:
             assert isinstance(head, BranchLinear)
             nn.init.normal_(head.weight, std=0.5 / branch.gain)
         return
-    for module in branch.modules():
-        if isinstance(module, nn.Linear):
+    for module in layer.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
             nn.init.normal_(module.weight, std=1.0)
 
 

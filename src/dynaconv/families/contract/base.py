@@ -67,6 +67,11 @@ class DynamicLayer(DynamicOperator):
     def algorithm(self, value: Any) -> None:
         self.config = dataclasses.replace(self.config, algorithm=value)
 
+    @property
+    def conversion_note(self) -> str:
+        """What a conversion plan adds to the name of this layer, such as options adapted to it; else empty."""
+        return ""
+
     def deployed(self) -> DeployedLayer:
         """Return the deployed form, which computes the layer's function in eval mode. The layer is unchanged.
 
@@ -85,6 +90,10 @@ class DynamicLayer(DynamicOperator):
 
     def static_kernel_refusal(self) -> str | None:
         """Return why the layer cannot have the kernel of a static one; None if it can."""
+        return None
+
+    def freezing_refusal(self) -> str | None:
+        """Return why no static layer can have the mean of this layer's kernels; None if one can."""
         return None
 
     def _set_static(self, name: str, static: Tensor) -> None:
@@ -182,7 +191,8 @@ class DynamicConv(DynamicConvolution, DynamicLayer):
         """Store the uninitialised static kernel, or K of them, as the parameter ``weight``.
 
         A family without such a parameter overrides this, defines ``weight`` as a property and `stored_kernel` as the
-        parameter that ``weight`` depends on, and overrides `_static_value` and `_set_static`.
+        parameter that ``weight`` depends on, and overrides `_from_static` and `_draw`, or `_static_value`,
+        `_set_static` and `reset_parameters`. It loads the key ``weight`` of a static layer's state dict.
         """
         self.weight = nn.Parameter(kernel)
 
@@ -247,7 +257,11 @@ class DynamicConv(DynamicConvolution, DynamicLayer):
 
     def _set_static(self, name: str, static: Tensor) -> None:
         """Set the parameter ``name`` such that neutral coefficients give ``static``."""
-        getattr(self, name).copy_(self._from_static(name, static))
+        self._stored(name).copy_(self._from_static(name, static))
+
+    def _stored(self, name: str) -> Any:
+        """Return the parameter that stores ``weight`` or ``bias``."""
+        return self.stored_kernel if name == "weight" else self.bias
 
     @classmethod
     def from_conv(cls, conv: Any, **hyperparameters: Any) -> Self:
@@ -281,9 +295,10 @@ class DynamicConv(DynamicConvolution, DynamicLayer):
         # With a gain above 1 (a sum of kernels), the sum is as large as `conv`'s kernel and changes with each term.
         if layer.neutral_gain < 1:
             with torch.no_grad():
-                stacked = layer.weight.dim() > layer.static_axes("weight")
-                mean = layer.weight.mean(0) if stacked else layer.weight
-                layer.weight.sub_((1 - layer.neutral_gain) * mean)
+                stored = layer.stored_kernel
+                stacked = stored.dim() > layer.static_axes("weight")
+                mean = stored.mean(0) if stacked else stored
+                stored.sub_((1 - layer.neutral_gain) * mean)
         return layer
 
     @classmethod
@@ -313,12 +328,12 @@ class DynamicConv(DynamicConvolution, DynamicLayer):
         return layer
 
     def _from_static(self, name: str, static: Tensor) -> Tensor:
-        """Return the value of the parameter ``name`` for which neutral coefficients give ``static``.
+        """Return the value of the parameter that stores ``name`` for which neutral coefficients give ``static``.
 
         Mixed kernels keep their differences from their mean. On the meta device, which holds no values, the differences
         are those of newly initialised kernels.
         """
-        own: Tensor = getattr(self, name).detach()
+        own: Tensor = self._stored(name).detach()
         mean = static.to(own.dtype) / (self.neutral_gain if name == "weight" else self.neutral_bias_gain)
         if own.dim() == static.dim():
             return mean
@@ -358,7 +373,7 @@ class DynamicConv(DynamicConvolution, DynamicLayer):
 
     def _reset_static(self) -> None:
         """Initialise weight and bias, or each of the K, as `static_class` does."""
-        self._draw("weight", self.weight)
+        self._draw("weight", self.stored_kernel)
         if self.bias is not None:
             self._draw("bias", self.bias)
 
@@ -368,7 +383,8 @@ class DynamicConv(DynamicConvolution, DynamicLayer):
             for kernel in kernels:
                 nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
         else:
-            bound = 1 / math.sqrt(math.prod(self.weight.shape[-self.dims - 1 :]))
+            columns = self.out_channels if self.transposed else self.in_channels
+            bound = 1 / math.sqrt(columns // self.groups * math.prod(self.kernel_size))
             nn.init.uniform_(into, -bound, bound)
 
 

@@ -13,6 +13,7 @@ LENGTH_EPSILON = 1e-4
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu6": F.relu6,
+    "squared_relu": lambda hidden: F.relu(hidden).square(),
     "silu": F.silu,
     "gelu": F.gelu,
     "hardswish": F.hardswish,

@@ -156,6 +156,11 @@ class DynamicConvolution(DynamicOperator):
         """The bias of each sample of ``x``, ``(B, C_out)``, or None if the layer adds no bias."""
         return None if self.bias is None else self.bias.expand(x.shape[0], -1)
 
+    def modulate(self, x: Tensor) -> Tensor:
+        """The feature maps, ``(B, C_in, H, W)``, that the kernels are applied to: ``x`` itself in most families."""
+        self._check_input(x)
+        return x
+
     def _function(self, padded: Tensor) -> Callable[..., Tensor]:
         """Return the function of the algorithm for this input."""
         return self._functions[self._choose(padded)]

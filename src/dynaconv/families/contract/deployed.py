@@ -233,9 +233,13 @@ class DeployedConv(DynamicConvolution, DeployedLayer):
         """``weight``."""
         return self.weight
 
+    def _scale_kernel(self, scale: Tensor) -> None:
+        """Multiply the kernel of output channel o by ``scale[o]``, for every sample."""
+        self.weight = multiply_rows(self.weight, scale, axis=-self.dims - 2)
+
     def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
         """Make the layer compute ``scale * forward(x) + shift``; see `DeployedLayer.absorb_affine`."""
-        self.weight = multiply_rows(self.weight, scale, axis=-self.dims - 2)
+        self._scale_kernel(scale)
         if self.bias is not None:
             self.bias = multiply_rows(self.bias, scale)
         if self.shift is not None:

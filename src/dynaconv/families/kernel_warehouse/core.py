@@ -22,8 +22,8 @@ from dynaconv.families.kernel_warehouse.attention import (
 )
 from dynaconv.families.kernel_warehouse.cost import kernel_warehouse_costs
 from dynaconv.families.kernel_warehouse.warehouse import UsesWarehouse
-from dynaconv.ops import Cost, Geometry, full_precision, is_exporting, pool_context
-from dynaconv.ops.per_sample import grouped_per_sample, matmul_per_sample
+from dynaconv.ops import Cost, full_precision, pool_context
+from dynaconv.ops.per_sample import grouped_kernel, matmul_per_sample
 
 
 class KernelWarehouseOperator(UsesWarehouse, DynamicOperator):
@@ -103,16 +103,6 @@ class KernelWarehouseOperator(UsesWarehouse, DynamicOperator):
         """W(x) of each sample, with the shape of a static layer's ``weight``."""
         kernels: Tensor = self.warehouse(self.coefficients(x).attention, self.kernel_shape)
         return kernels.reshape(-1, *self._weight_shape)
-
-
-def grouped_kernel(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
-    """Convolve each sample with its kernel by one convolution with ``B * groups`` groups.
-
-    During export, and for an empty batch, it runs as `matmul_per_sample`, because folding fixes the batch size.
-    """
-    if is_exporting() or x.shape[0] == 0:
-        return matmul_per_sample(x, kernel, geometry)
-    return grouped_per_sample(x, kernel, geometry)
 
 
 class KernelWarehouseConvolution(KernelWarehouseOperator, DynamicConvolution):

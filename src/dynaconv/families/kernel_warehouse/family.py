@@ -1,6 +1,6 @@
 """Family descriptor of KernelWarehouse."""
 
-from dynaconv.families.family import Coefficient, Family, Sharing
+from dynaconv.families.family import Coefficient, Family, PublishedKeys, Sharing
 from dynaconv.families.kernel_warehouse.grouping import warehouse_names
 from dynaconv.families.kernel_warehouse.layer import (
     KernelWarehouseConv1d,
@@ -9,6 +9,7 @@ from dynaconv.families.kernel_warehouse.layer import (
     KernelWarehouseLinear,
 )
 from dynaconv.families.kernel_warehouse.networks import network_options
+from dynaconv.families.kernel_warehouse.published import published_cells, published_name_in
 from dynaconv.families.kernel_warehouse.sharing import fitting_errors, join_named
 
 KERNEL_WAREHOUSE = Family(
@@ -29,4 +30,7 @@ KERNEL_WAREHOUSE = Family(
     aliases=("kernelwarehouse",),
     sharing=Sharing(options=warehouse_names, join=join_named, errors=fitting_errors),
     network=network_options,
+    published_keys=PublishedKeys(
+        kind="KernelWarehouse", marker=".attention.fc2.weight", name=published_name_in, shared=published_cells
+    ),
 )

@@ -1,6 +1,6 @@
 """State-dict keys and options of the KernelWarehouse layers in the published code."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from dynaconv.families.kernel_warehouse.sharing import join_named
 
 CELLS = "warehouse_manager.weights."
 """Published key of the cells of warehouse 0, 1, ..., without the number."""
+_OUR_CELLS = "warehouse.cells"
 STEMS = {
     "attention.fc1.": "branch.squeeze.",
     "attention.norm1.": "branch.norm.",
@@ -26,6 +27,22 @@ def published_name(key: str) -> str:
         if key.startswith(ours):
             return stem + key.removeprefix(ours)
     return key
+
+
+def published_cells(layers: Mapping[str, nn.Module], keys: Iterable[str]) -> dict[tuple[str, str], str]:
+    """Return the published key of the cells of each warehouse, by the name of the layer that owns it and our key.
+
+    The published code numbers warehouses in the order in which the network's layers first use them.
+    """
+    known = set(keys)
+    owners = [name for name in layers if f"{name}.{_OUR_CELLS}" in known]
+    return {(name, _OUR_CELLS): f"{CELLS}{number}" for number, name in enumerate(owners)}
+
+
+def published_name_in(layer: nn.Module, key: str) -> str:
+    """Return the published name of a layer's tensor; those of a linear layer belong to a part ``conv``."""
+    name = published_name(key)
+    return f"conv.{name}" if isinstance(layer, KernelWarehouseLinear) else name
 
 
 def our_name(key: str) -> str:

@@ -1,8 +1,8 @@
 """Family descriptor of ODConv."""
 
-from dynaconv.families.family import Coefficient, Family
+from dynaconv.families.family import Coefficient, Family, PublishedKeys
 from dynaconv.families.odconv.layer import ODConv1d, ODConv2d, ODConv3d
-from dynaconv.families.odconv.published import published_odconv_layer
+from dynaconv.families.odconv.published import published_odconv_layer, published_odconv_name
 
 ODCONV = Family(
     name="odconv",
@@ -23,5 +23,11 @@ ODCONV = Family(
         "spatial": Coefficient(symbol="positions", role="gate", limit=1.0),
         "kernel": Coefficient(symbol="π", role="mixing", act="weights each kernel", element="kernel"),
     },
+    published_keys=PublishedKeys(
+        kind="ODConv",
+        marker=".attention.channel_fc.weight",
+        name=lambda layer, key: published_odconv_name(key),
+        optional=("temperature",),
+    ),
     published_layer=published_odconv_layer,
 )

@@ -20,6 +20,14 @@ ODCONV_STEMS = {
 """Maps the published name of a layer's part to the prefix of our keys; the kernels, ``weight``, have no prefix."""
 
 
+def published_odconv_name(key: str) -> str:
+    """Return the published name of an ODConv layer's tensor, such as ``attention.fc.weight``."""
+    for stem, prefix in ODCONV_STEMS.items():
+        if prefix and key.startswith(prefix):
+            return f"{stem}.{key.removeprefix(prefix)}"
+    return key
+
+
 def published_odconv_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert the state of one published ODConv layer to our keys, and its linear maps to our shapes.
 
