@@ -24,9 +24,7 @@ def while_exporting(algorithm: Algorithm) -> Algorithm:
 
     def run(x: Tensor, attention: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
         with (
-            patch("dynaconv.ops.mixture.grouped.is_exporting", return_value=True),
             patch("dynaconv.ops.per_sample.is_exporting", return_value=True),
-            patch("dynaconv.ops.mixture.grouped.grouped_per_sample", side_effect=AssertionError),
             patch("dynaconv.ops.per_sample.grouped_per_sample", side_effect=AssertionError),
         ):
             return algorithm(x, attention, kernels, geometry)

@@ -23,6 +23,7 @@ class Slot:
         shape: Shape of the model's tensor.
         floating: Whether the model's tensor is floating-point.
         transposed: Whether the file stores the matrix transposed.
+        optional: Whether the file may lack the tensor.
     """
 
     key: str
@@ -30,12 +31,7 @@ class Slot:
     shape: torch.Size
     floating: bool
     transposed: bool = False
-
-    @property
-    def optional(self) -> bool:
-        """Whether the file may lack the tensor: old files have no batch count, published ones lack some buffers."""
-        known = [name for keys in published_kinds().values() for name in keys.optional]
-        return self.key.rpartition(".")[2] in ("num_batches_tracked", "temperature", *known)
+    optional: bool = False
 
     def adapted(self, tensor: Tensor) -> Tensor:
         """Return the file's tensor in the model's form: matrices stored as 1x1 kernels or transposed are restored."""
@@ -140,7 +136,10 @@ def _slots(match: Match, model_state: Mapping[str, Tensor], state: Mapping[str, 
     names = module_namer(model_state, match.model_layout, match.layout)
     modules = {key.rpartition(".")[0] for key in state}
     parents = {".".join(parts[:n]) for parts in (name.split(".") for name in modules) for n in range(len(parts) + 1)}
-    published = published_kinds().get(match.kind)
+    kinds = published_kinds()
+    published = kinds.get(match.kind)
+    # Old files have no batch count, and published ones lack some buffers.
+    optional = {"num_batches_tracked", "temperature"}.union(*(keys.optional for keys in kinds.values()))
     shared = {} if published is None else published.shared(match.layers, model_state)
     entries: dict[str, Tensor] = dict(model_state)
     if match.kind == "static":
@@ -156,7 +155,7 @@ def _slots(match: Match, model_state: Mapping[str, Tensor], state: Mapping[str, 
         shape = tensor.shape
         if match.kind == "static" and isinstance(layer, DynamicConv):
             shape = shape[-layer.static_axes(rest) :]
-        file_name = rest if layer is None else _name_in_layer(match, layer, rest)
+        file_name = rest if layer is None else _name_in_layer(match, published, layer, rest)
         file_key = f"{file_module}.{file_name}" if file_module else file_name
         yield Slot(
             key=key,
@@ -164,14 +163,14 @@ def _slots(match: Match, model_state: Mapping[str, Tensor], state: Mapping[str, 
             shape=shape,
             floating=tensor.is_floating_point(),
             transposed=match.kind == "DCD" and layer is not None and rest == "q",
+            optional=key.rpartition(".")[2] in optional,
         )
 
 
-def _name_in_layer(match: Match, layer: nn.Module, key: str) -> str:
+def _name_in_layer(match: Match, published: PublishedKeys | None, layer: nn.Module, key: str) -> str:
     if match.kind == "DCD":
         return published_dcd_name(layer, key, mobilenet=network_of(match.layout) == "MobileNetV2")
-    kinds = published_kinds()
-    return kinds[match.kind].name(layer, key) if match.kind in kinds else key
+    return key if published is None else published.name(layer, key)
 
 
 def _split(key: str, layers: Mapping[str, DynamicLayer]) -> tuple[str, str]:

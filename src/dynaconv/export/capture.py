@@ -127,11 +127,10 @@ def capture(
     symbols, notes = _symbols(program, free)
     names = _input_names(frozen, len(inputs))
     samples = ("batch" if batch is None else batch) if loop else None
-    shapes = {
-        name: (samples or lengths[0], *lengths[1:])
-        for name, tensor, axes in zip(names, inputs, free, strict=True)
-        if (lengths := tuple(axes.get(axis, length) for axis, length in enumerate(tensor.shape)))
-    }
+    shapes = {}
+    for name, tensor, axes in zip(names, inputs, free, strict=True):
+        first, *others = (axes.get(axis, length) for axis, length in enumerate(tensor.shape))
+        shapes[name] = (samples or first, *others)
     return Capture(
         model=frozen,
         program=program,

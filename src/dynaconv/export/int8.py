@@ -17,8 +17,9 @@ from dynaconv.export.target import verified_target
 from dynaconv.export.verify import Run, first_line
 
 BATCHES = (1, 3)
-LOOPS = frozenset({"Scan", "Loop", "TensorIterator"})
 """Batch sizes at which a file with a free batch size is run."""
+LOOPS = frozenset({"Scan", "Loop", "TensorIterator"})
+"""Operators with a body, in ONNX and OpenVINO."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from dynaconv.ops.geometry import (
     check_output_padding,
     over_pixels,
     per_axis,
+    same_padding,
     swap_channels,
     transposed_geometry,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "per_axis",
     "per_sample_conv",
     "pool_context",
+    "same_padding",
     "shared_conv",
     "static_conv",
     "swap_channels",

@@ -11,6 +11,7 @@ from dynaconv.ops.geometry import (
     check_output_padding,
     over_pixels,
     per_axis,
+    same_padding,
     swap_channels,
     transposed_geometry,
 )
@@ -155,11 +156,8 @@ def _named_padding(
         raise ValueError(f"padding must be integers, 'same' or 'valid'; got {padding!r}.")
     if set(stride) != {1}:
         raise ValueError(f"padding='same' needs stride 1; got stride={stride}. Give the padding as numbers.")
-    reach = [spacing * (size - 1) for spacing, size in zip(dilation, kernel_size, strict=True)]
-    before = tuple(each // 2 for each in reach)
-    if all(each % 2 == 0 for each in reach):
-        return x, before
-    return pad_pixels(x, before, [each - half for each, half in zip(reach, before, strict=True)]), none
+    before, after = zip(*same_padding(kernel_size, dilation), strict=True)
+    return (x, before) if before == after else (pad_pixels(x, before, after), none)
 
 
 def _with_bias(out: Tensor, bias: Tensor | None, out_channels: int) -> Tensor:

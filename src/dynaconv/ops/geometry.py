@@ -92,6 +92,12 @@ def per_axis(name: str, value: object, dims: int, minimum: int = 1) -> tuple[int
     return tuple(numbers)
 
 
+def same_padding(kernel_size: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the pixels that ``padding="same"`` adds before and after each spatial axis, for stride 1."""
+    reach = [spacing * (size - 1) for spacing, size in zip(dilation, kernel_size, strict=True)]
+    return [(each // 2, each - each // 2) for each in reach]
+
+
 def over_pixels(values: Tensor, dims: int) -> Tensor:
     """Append ``dims`` axes of length one, so that one value per channel broadcasts over pixels or taps."""
     return values[(..., *(None,) * dims)]

@@ -96,6 +96,10 @@ class DynamicLayer(DynamicOperator):
         """Return why no static layer can have the mean of this layer's kernels; None if one can."""
         return None
 
+    @abstractmethod
+    def _neutralise(self) -> None:
+        """Make the coefficients neutral for every input, such that training can change them."""
+
     def _set_static(self, name: str, static: Tensor) -> None:
         """Set the parameter ``name`` to that of a static layer."""
         getattr(self, name).copy_(static)
@@ -335,10 +339,13 @@ class DynamicConv(DynamicConvolution, DynamicLayer):
         """
         own: Tensor = self._stored(name).detach()
         mean = static.to(own.dtype) / (self.neutral_gain if name == "weight" else self.neutral_bias_gain)
-        if own.dim() == static.dim():
-            return mean
+        return mean if own.dim() == static.dim() else self._with_mean(name, mean)
+
+    def _with_mean(self, name: str, mean: Tensor) -> Tensor:
+        """Return the stacked kernels or biases of the layer with another mean."""
+        own: Tensor = self._stored(name).detach()
         if own.is_meta:
-            own = torch.empty_like(own, device=static.device)
+            own = torch.empty_like(own, device=mean.device)
             self._draw(name, own)
         return self._around(mean, own)
 

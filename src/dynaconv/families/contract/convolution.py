@@ -17,6 +17,7 @@ from dynaconv.ops import (
     check_output_padding,
     is_exporting,
     per_axis,
+    same_padding,
     swap_channels,
     transposed_geometry,
 )
@@ -206,8 +207,7 @@ class DynamicConvolution(DynamicOperator):
         if self.padding == "valid":
             return (0, 0) * self.dims
         if self.padding == "same":
-            reach = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
-            return tuple(side for each in reversed(reach) for side in (each // 2, each - each // 2))
+            return tuple(side for pair in reversed(same_padding(self.kernel_size, self.dilation)) for side in pair)
         assert not isinstance(self.padding, str)
         return tuple(side for size in reversed(self.padding) for side in (size, size))
 

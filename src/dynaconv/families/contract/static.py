@@ -6,6 +6,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from dynaconv.errors import with_article
+from dynaconv.ops import same_padding
 
 STATIC_CLASSES: dict[tuple[int, bool], type[nn.Module]] = {
     (1, False): nn.Conv1d,
@@ -65,11 +66,10 @@ def static_refusal(module: nn.Module) -> str | None:
     reason = reason or weight_refusal(module)
     if reason is None and isinstance(module, _ConvNd) and module.padding_mode != "zeros":
         # Such a convolution pads as computed by its constructor, even if `padding` was changed later.
-        reach = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
-        pairs = [(r // 2, r - r // 2) for r in reach] if module.padding == "same" else []
+        pairs = same_padding(module.kernel_size, module.dilation) if module.padding == "same" else []
         if not isinstance(module.padding, str):
             pairs = [(size, size) for size in module.padding]
-        expected = [side for pair in reversed(pairs) for side in pair] or [0, 0] * len(reach)
+        expected = [side for pair in reversed(pairs) for side in pair] or [0, 0] * len(module.kernel_size)
         if list(module._reversed_padding_repeated_twice) != expected:
             return f"its padding, {module.padding!r}, was changed after construction"
     return reason

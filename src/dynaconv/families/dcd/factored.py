@@ -31,10 +31,10 @@ def factored_dcd(x: Tensor, factors: DCDFactors, geometry: Geometry, norms: tupl
     Returns:
         ``(B, C_out, *out_sizes)``, without a bias.
     """
+    if norms is None and supports_step(x, factors, geometry):
+        return factored_step_dcd(x, factors, geometry)
     if factors.input_scale is not None:
         x = x * over_pixels(factors.input_scale.to(x.dtype), geometry.dims)
-    elif norms is None and supports_step(x, factors, geometry):
-        return factored_step_dcd(x, factors, geometry)
     out = shared_conv(x, factors.weight, geometry)
     if factors.scale is not None:
         out = out * over_pixels(factors.scale.to(out.dtype), geometry.dims)

@@ -4,13 +4,13 @@ import functools
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dynaconv.families.dcd.factors import DCDFactors, required
+from dynaconv.families.dcd.factors import DCDFactors, at_centre, required
 from dynaconv.families.dcd.step import differentiable_gradients
 from dynaconv.ops.geometry import Geometry
-from dynaconv.ops.per_sample import grouped_matmul, is_channels_last, outer_per_sample
+from dynaconv.ops.per_sample import grouped_matmul, outer_per_sample
+from dynaconv.ops.shared import static_conv
 
 _BLOCK = 16
 """Output channels that a CPU convolution computes at a time; a few more than a multiple cost as much as a block."""
@@ -57,10 +57,11 @@ class _FactoredStep(torch.autograd.Function):
         joined: bool,
     ) -> Tensor:
         if joined:
-            both = _convolve(x, _join(weight, q, geometry), geometry)
+            both = static_conv(x, _join(weight, q, geometry), geometry)
             static, latent = _parts(both, len(p))
         else:
-            static, latent = _convolve(x, weight, geometry), _project(_strided(x, geometry), q)
+            static = static_conv(x, weight, geometry)
+            latent = grouped_matmul(q.T.expand(len(x), -1, -1), _strided(x, geometry))
         mix = torch.matmul(p, fusion[:, 0])  # (B, C_out, L)
         out = grouped_matmul(mix, latent)
         out.addcmul_(static, scale[:, :, None, None])
@@ -105,14 +106,6 @@ def _strided(x: Tensor, geometry: Geometry) -> Tensor:
     return x if geometry.stride == (1, 1) else x[:, :, :: geometry.stride[0], :: geometry.stride[1]]
 
 
-def _project(x: Tensor, q: Tensor) -> Tensor:
-    """Q^T x, ``(B, L, H, W)``, in the memory format of ``x``."""
-    if is_channels_last(x):
-        rows = torch.matmul(x.permute(0, 2, 3, 1).flatten(0, 2), q)
-        return rows.view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
-    return torch.matmul(q.T, x.flatten(2)).view(len(x), -1, *x.shape[2:])
-
-
 def _add_product(into: Tensor, q: Tensor, latent: Tensor) -> None:
     """Add Q z to a feature map in place."""
     if into.is_contiguous():
@@ -121,21 +114,12 @@ def _add_product(into: Tensor, q: Tensor, latent: Tensor) -> None:
         rows = latent.permute(0, 2, 3, 1).flatten(0, 2)
         into.permute(0, 2, 3, 1).view(-1, len(q)).addmm_(rows, q.T)
     else:
-        into.add_(_project(latent, q.T))
-
-
-def _pointwise(matrix: Tensor) -> Tensor:
-    return matrix[:, :, None, None]
+        into.add_(grouped_matmul(q.expand(len(into), -1, -1), latent))
 
 
 def _join(weight: Tensor, q: Tensor, geometry: Geometry) -> Tensor:
     """Return W0 and, at the centre tap of further output channels, Q^T: ``(C_out + L, C_in, k_h, k_w)``."""
-    if geometry.pointwise:
-        return _pointwise(torch.cat((weight.flatten(1), q.T)))
-    joined = weight.new_zeros(len(weight) + q.shape[1], *weight.shape[1:])
-    joined[: len(weight)] = weight
-    joined[len(weight) :, :, geometry.centre[0], geometry.centre[1]] = q.T
-    return joined
+    return torch.cat((weight, at_centre(q.T, geometry)))
 
 
 def _parts(both: Tensor, out_channels: int) -> tuple[Tensor, Tensor]:
@@ -149,10 +133,6 @@ def _empty_joined(static: Tensor, latent: Tensor) -> Tensor:
     strides = static.stride()
     size = (batch, channels + latent.shape[1], height, width)
     return torch.empty_strided(size, strides, dtype=static.dtype, device=static.device)
-
-
-def _convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    return F.conv2d(x, weight, None, geometry.stride, geometry.padding, geometry.dilation)
 
 
 def _conv_gradients(
@@ -169,7 +149,5 @@ def _conv_gradients(
 def _plain(
     geometry: Geometry, x: Tensor, weight: Tensor, scale: Tensor, fusion: Tensor, p: Tensor, q: Tensor
 ) -> Tensor:
-    (row, column), (height, width) = geometry.centre, geometry.kernel_size
-    at_centre = F.pad(_pointwise(q.T), (column, width - 1 - column, row, height - 1 - row))
-    static, latent = _parts(_convolve(x, torch.cat((weight, at_centre)), geometry), len(p))
+    static, latent = _parts(static_conv(x, _join(weight, q, geometry), geometry), len(p))
     return static * scale[:, :, None, None] + grouped_matmul(torch.matmul(p, fusion[:, 0]), latent)

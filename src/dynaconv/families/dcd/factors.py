@@ -6,10 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dynaconv.ops.geometry import Geometry, over_pixels
+from dynaconv.ops.per_sample import pad_pixels
+
 
 def split_rows(matrix: Tensor, blocks: int) -> Tensor:
     """Split the rows into blocks: ``(C, L)`` to ``(blocks, C / blocks, L)``."""
     return matrix.reshape(blocks, matrix.shape[0] // blocks, matrix.shape[1])
+
+
+def at_centre(matrix: Tensor, geometry: Geometry) -> Tensor:
+    """Return kernels ``(..., M, N, *k)`` with matrices ``(..., M, N)`` at the centre tap and zeros elsewhere."""
+    after = [size - 1 - tap for size, tap in zip(geometry.kernel_size, geometry.centre, strict=True)]
+    return pad_pixels(over_pixels(matrix, geometry.dims), geometry.centre, after)
 
 
 def required(part: Tensor | None) -> Tensor:

@@ -3,17 +3,17 @@
 import torch
 from torch import Tensor
 
-from dynaconv.families.dcd.factors import DCDFactors, required, split_rows
+from dynaconv.families.dcd.factors import DCDFactors, at_centre, required, split_rows
 from dynaconv.families.dcd.kernel_step import kernel_step_dcd
 from dynaconv.families.dcd.step import supports_step
 from dynaconv.ops.geometry import Geometry, over_pixels
-from dynaconv.ops.per_sample import pad_pixels, per_sample_conv
+from dynaconv.ops.per_sample import per_sample_conv
 from dynaconv.ops.precision import autocasts
 
 
 def kernel_dcd(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Tensor:
     """As `reference_dcd`, with all kernels formed at once: B * C_in * C_out * k^2 elements, no extra work per pixel."""
-    if geometry == Geometry((1, 1)) and factors.input_scale is None and supports_step(x, factors, geometry):
+    if geometry == Geometry((1, 1)) and supports_step(x, factors, geometry):
         return kernel_step_dcd(x, factors)
     return per_sample_conv(x, dcd_kernel(factors, geometry, x.shape[0]), geometry)
 
@@ -73,9 +73,7 @@ def _residual(factors: DCDFactors, geometry: Geometry) -> Tensor:
         return _depthwise_residual(factors).reshape(batch, *factors.weight.shape)
     if factors.form == "joint":
         return _joint_residual(factors, geometry).reshape(batch, *factors.weight.shape)
-    residual = over_pixels(_channel_residual(factors, geometry), geometry.dims)
-    after = [size - 1 - tap for size, tap in zip(geometry.kernel_size, geometry.centre, strict=True)]
-    return pad_pixels(residual, geometry.centre, after)
+    return at_centre(_channel_residual(factors, geometry), geometry)
 
 
 def _depthwise_residual(factors: DCDFactors) -> Tensor:

@@ -1,10 +1,10 @@
 """Dynamic convolution decomposition: W(x) = Lambda(x) W0 + P Phi(x) Q^T."""
 
 import math
-from typing import Any, Self
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dynaconv.families.contract.base import (
     DynamicConv,
@@ -14,11 +14,9 @@ from dynaconv.families.contract.base import (
     DynamicConvTranspose1d,
     DynamicConvTranspose2d,
     DynamicConvTranspose3d,
-    adopt_static,
-    fill_static,
 )
 from dynaconv.families.contract.checks import check_positive, check_real
-from dynaconv.families.contract.static import check_static, copy_hooks_and_attributes
+from dynaconv.families.contract.linear import DynamicLinear
 from dynaconv.families.dcd.config import DCDConfig
 from dynaconv.families.dcd.core import DCDCore, DCDOnImages, DCDOnRows
 from dynaconv.families.dcd.deployed import DeployedDCDConv, DeployedDCDLinear
@@ -122,7 +120,7 @@ class DCDConvTranspose3d(_DCDConv, DynamicConvTranspose3d):
     """
 
 
-class DCDLinear(DCDCore, DCDOnRows):
+class DCDLinear(DCDCore, DCDOnRows, DynamicLinear):
     """A linear layer whose matrix is W(x) = Lambda(x) W0 + P Phi(x) Q^T; the context is the input vector itself.
 
     Args:
@@ -165,41 +163,6 @@ class DCDLinear(DCDCore, DCDOnRows):
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
         self._reset_dynamic()
-
-    @classmethod
-    def like(cls, linear: nn.Linear, **hyperparameters: Any) -> Self:
-        """Return a layer with ``linear``'s sizes, weights, dtype, device and mode, and a new dynamic part.
-
-        Raises:
-            TypeError: ``linear`` is not a `torch.nn.Linear` or overrides its computation, or an option is unknown.
-            ValueError: an option is invalid for the layer.
-        """
-        check_static(linear, nn.Linear, f"{cls.__name__}.from_linear")
-        weight = linear.weight
-        layer = cls(
-            linear.in_features,
-            linear.out_features,
-            linear.bias is not None,
-            weight.device,
-            weight.dtype,
-            **hyperparameters,
-        )
-        adopt_static(layer, linear)
-        copy_hooks_and_attributes(linear, layer)
-        return layer
-
-    @classmethod
-    def from_linear(cls, linear: nn.Linear, **hyperparameters: Any) -> Self:
-        """Return a layer that computes the function of ``linear`` until it is trained; see `DCDConv2d.from_conv`."""
-        layer = cls.like(linear, **hyperparameters)
-        layer._neutralise()
-        return layer
-
-    def static_with(self, weight: Tensor, bias: Tensor | None) -> nn.Linear:
-        """Return a static linear layer with copies of ``weight`` and ``bias``, see `DynamicLayer.static_with`."""
-        own = self.weight
-        linear = nn.Linear(self.in_features, self.out_features, bias is not None, own.device, own.dtype)
-        return fill_static(self, linear, weight, bias)
 
     def deployed(self) -> DeployedDCDLinear:
         """Return the deployed form, which computes the layer's function in eval mode."""

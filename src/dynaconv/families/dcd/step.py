@@ -14,7 +14,7 @@ _transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: Fal
 
 
 def supports_step(x: Tensor, factors: DCDFactors, geometry: Geometry) -> bool:
-    """Whether this is a 2-D kernel with Lambda and a residual of one block, in eager training on the CPU.
+    """Whether this is a 2-D kernel with Lambda, without S, with a residual of one block, in eager training on the CPU.
 
     Compilers, exporters, functorch and forward-mode differentiation support only plain operators; autocast chooses a
     dtype for each plain operator.
@@ -26,6 +26,7 @@ def supports_step(x: Tensor, factors: DCDFactors, geometry: Geometry) -> bool:
         any(tensor.requires_grad for tensor in tensors)
         and factors.form == "channel"
         and factors.scale is not None
+        and factors.input_scale is None
         and factors.fusion is not None
         and geometry.dims == 2
         and not geometry.transposed

@@ -186,13 +186,7 @@ class FDConv2d(FDConvolution, DynamicConv2d):
         kernel = static if static.is_meta else static.detach().cpu().double()
         spectrum = kernel_spectrum(kernel) / (self._multiplier * len(own) * self.neutral_gain)
         mean = spectrum.to(static.device, own.dtype)
-        if len(own) == 1:
-            return mean.unsqueeze(0)
-        if own.is_meta:
-            own = torch.empty_like(own, device=static.device)
-            self._draw(name, own)
-        copies: Tensor = mean + (own - own.mean(0)).to(mean.device)
-        return copies
+        return mean.unsqueeze(0) if len(own) == 1 else self._with_mean(name, mean)
 
     def _draw(self, name: str, into: Tensor) -> None:
         if name != "weight" or self._stored_key == "static":

@@ -11,13 +11,11 @@ from dynaconv.families.contract.base import (
     DynamicConv2d,
     DynamicConv3d,
     DynamicLayer,
-    adopt_static,
-    fill_static,
 )
 from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.checks import check_positive, check_real
+from dynaconv.families.contract.linear import DynamicLinear
 from dynaconv.families.contract.norms import make_context_norm, normalise
-from dynaconv.families.contract.static import check_static, copy_hooks_and_attributes
 from dynaconv.families.contract.temperature import HasTemperature
 from dynaconv.families.kernel_warehouse.assembly import cut
 from dynaconv.families.kernel_warehouse.assignment import Slot, partition
@@ -293,7 +291,7 @@ class KernelWarehouseConv3d(_KernelWarehouseConv, DynamicConv3d):
     """
 
 
-class KernelWarehouseLinear(KernelWarehouseLayer, KernelWarehouseMap):
+class KernelWarehouseLinear(KernelWarehouseLayer, KernelWarehouseMap, DynamicLinear):
     """A linear layer whose matrix consists of blocks, each a weighted sum of the cells of a warehouse.
 
     It maps ``(B, ..., in_features)`` to ``(B, ..., out_features)``, all tokens of a sample by the same matrix. The
@@ -336,22 +334,6 @@ class KernelWarehouseLinear(KernelWarehouseLayer, KernelWarehouseMap):
         return self.in_features
 
     @classmethod
-    def like(cls, linear: nn.Linear, **hyperparameters: Any) -> Self:
-        """Return a layer with ``linear``'s sizes, weights, dtype, device and mode, and a new branch.
-
-        Raises:
-            TypeError: ``linear`` is not a `torch.nn.Linear` or overrides its computation, or an option is unknown.
-            ValueError: an option is invalid for the layer.
-        """
-        check_static(linear, nn.Linear, f"{cls.__name__}.from_linear")
-        weight = linear.weight
-        sizes = linear.in_features, linear.out_features, linear.bias is not None
-        layer = cls(*sizes, weight.device, weight.dtype, **hyperparameters)
-        adopt_static(layer, linear)
-        copy_hooks_and_attributes(linear, layer)
-        return layer
-
-    @classmethod
     def fresh_like(cls, linear: nn.Linear, **hyperparameters: Any) -> Self:
         """As `like`, for a network that is trained from scratch: the cells are drawn as in the published code.
 
@@ -368,12 +350,6 @@ class KernelWarehouseLinear(KernelWarehouseLayer, KernelWarehouseMap):
         if layer.config.start != "random":
             layer._neutralise()
         return layer
-
-    def static_with(self, weight: Tensor, bias: Tensor | None) -> nn.Linear:
-        """Return a static linear layer with copies of ``weight`` and ``bias``, see `DynamicLayer.static_with`."""
-        cells = self.warehouse.cells
-        linear = nn.Linear(self.in_features, self.out_features, bias is not None, cells.device, cells.dtype)
-        return fill_static(self, linear, weight, bias)
 
     def deployed(self) -> DeployedKernelWarehouseLinear:
         """Return the deployed form, which computes the layer's function in eval mode."""

@@ -2,10 +2,9 @@
 
 from torch import Tensor
 
-from dynaconv.ops.exporting import is_exporting
 from dynaconv.ops.geometry import Geometry
 from dynaconv.ops.mixture.kernel import mix_kernels
-from dynaconv.ops.per_sample import grouped_per_sample, matmul_per_sample
+from dynaconv.ops.per_sample import grouped_kernel
 
 
 def grouped_mixture(x: Tensor, attention: Tensor, kernels: Tensor, geometry: Geometry) -> Tensor:
@@ -13,7 +12,4 @@ def grouped_mixture(x: Tensor, attention: Tensor, kernels: Tensor, geometry: Geo
 
     During export, and for an empty batch, it runs as `kernel_mixture`: folding would fix the batch size in the graph.
     """
-    kernel = mix_kernels(attention, kernels)
-    if is_exporting() or x.shape[0] == 0:
-        return matmul_per_sample(x, kernel, geometry)
-    return grouped_per_sample(x, kernel, geometry)
+    return grouped_kernel(x, mix_kernels(attention, kernels), geometry)
