@@ -51,7 +51,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
                 "--batch-size",
                 "--lr",
             }
-            | {"--seed", "--list-recipes", "--help-all", "--checkpoint-every-steps"},
+            | {"--seed", "--pretrained", "--list-recipes", "--help-all", "--checkpoint-every-steps"},
         ),
         (
             "study",
@@ -95,6 +95,8 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
             {"folder", "-o", "--out", "--overwrite", "--shard-size", "--shard-images", "--test-fraction", "--seed"}
             | {"--verify"},
         ),
+        ("models", {"pattern", "--json", "--overwrite"}),
+        ("env", {"--json", "--overwrite"}),
     ],
 )
 def test_flags_change_on_purpose_only(command: str, flags: set[str]) -> None:
@@ -110,7 +112,9 @@ def test_every_argument_of_data_and_module_is_a_flag() -> None:
     data += " split_seed train_limit augment crop_pct"
     data += " interpolation epoch_size shuffle_buffer max_corrupt options"
     model = "name model_options classifier_std optimizer lr weight_decay decay_norm_and_bias schedule"
-    model += " label_smoothing mix ema_decay channels_last temperature weights lr_reference_batch skip_nonfinite"
+    model += (
+        " label_smoothing mix ema_decay channels_last temperature pretrained weights lr_reference_batch skip_nonfinite"
+    )
     model += " branch_lr branch_weight_decay"
     plain = {f for f in flags if not f.endswith(("+", ".help"))}
     assert plain == {f"--data.{key}" for key in data.split()} | {f"--model.{key}" for key in model.split()}

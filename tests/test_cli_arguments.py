@@ -120,6 +120,8 @@ def bases(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
             "analyze": {"checkpoints": [checkpoint], "out": ["report.html"], "overwrite": [], "images": ["20"]},
             "convert": network | {"again": []},
             "export": network | {"format": ["pt2"]},
+            "models": {"pattern": ["se_resnet10"]},
+            "env": {},
         }[command]
 
     return base
@@ -189,3 +191,24 @@ def test_a_full_disk_exits_with_1(checkpoint: str, tmp_path: Path, capsys: pytes
     error = capsys.readouterr().err
     assert "No space left on device" in error
     assert error.count("\n") == 1
+
+
+def test_models_and_parameters_are_those_that_timm_builds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "models.json"
+    assert main(["models", "dcd_resnet1*", "--json", str(file)]) == 0
+    found = {each["name"]: each["parameters"] for each in json.loads(file.read_text())}
+    network = create_network("dcd_resnet18", num_classes=1000, in_channels=3)
+    assert found["dcd_resnet18"] == sum(parameter.numel() for parameter in network.parameters())
+    out = capsys.readouterr().out
+    assert all(name in out for name in found)
+    assert main(["models", "dcdresnet18"]) == 2
+    assert "'dcd_resnet18'" in capsys.readouterr().err
+
+
+def test_env_names_what_an_extra_lacks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("dynaconv.commands.env._version", lambda package: None if package == "nncf" else "1.0")
+    assert main(["env"]) == 0
+    out = capsys.readouterr().out
+    assert "models complete" in out
+    assert "int8 lacks nncf" in out
+    assert f"python          {sys.version.split()[0]}" in out

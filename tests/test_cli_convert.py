@@ -117,3 +117,24 @@ def test_start_that_does_not_fit(static: Path, tmp_path: Path) -> None:
     with refuses(CheckpointError, "resnet10t"):
         start_from(str(file), name="resnet18", num_classes=4, in_channels=1)
     assert json.dumps(start_from(str(file), name=NAME, num_classes=4, in_channels=1)[1])
+
+
+@pytest.mark.parametrize("classes", [4, 10])
+def test_training_starts_from_a_state_dict(static: Path, classes: int) -> None:
+    """The twin's weights are those of a file of ``torch.save``, but for a classifier of another size."""
+    from dynaconv.train.initial_weights import start_from
+
+    model, structure = start_from(str(static), name=NAME, num_classes=classes, in_channels=1)
+    given, own = torch.load(static, weights_only=True), model.state_dict()
+    assert structure == {"model_options": {}}
+    assert len(own["fc.weight"]) == classes
+    kept = [key for key in given if classes == 4 or not key.startswith("fc.")]
+    assert all(torch.equal(own[key], given[key]) for key in kept)
+
+
+def test_a_state_dict_of_another_network_is_refused(static: Path) -> None:
+    from dynaconv.errors import CheckpointError
+    from dynaconv.train.initial_weights import start_from
+
+    with refuses(CheckpointError, "does not fit resnet18"):
+        start_from(str(static), name="resnet18", num_classes=4, in_channels=1)

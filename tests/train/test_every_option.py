@@ -102,6 +102,7 @@ def walked() -> set[str]:
     """Every option of dynaconv, and every option of each alternative."""
     names = {name for name in option_types() if name.split(".")[0] in ("seed", "data", "model", "checkpoint")}
     names -= {"data.seed", "model.num_classes", "model.in_channels"}  # follow from other options
+    names -= {"model.pretrained"}  # downloads: tests/train/test_module.py
     for name, hint in option_types().items():
         for alternative, kind in choices(hint).items():
             names |= {f"{name}.{alternative}.{field.name}" for field in dataclasses.fields(kind)}  # type: ignore[arg-type]

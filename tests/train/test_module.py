@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynaconv.errors import RunError
 from dynaconv.train.module import ClassificationModule
@@ -177,3 +178,25 @@ def test_a_choice_refuses_values_out_of_range(make: Callable[[], object]) -> Non
 def test_an_unknown_model_lists_the_nearest() -> None:
     with refuses(RunError, "dcd_mobilenet_050"):
         ClassificationModule("dcd_mobilenet_050")
+
+
+def test_pretrained_weights_are_asked_of_timm_and_not_kept_as_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    create, asked = timm.create_model, []
+
+    def without_download(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
+        asked.append(pretrained)
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", without_download)
+    module = ClassificationModule("test_resnet", pretrained=True)
+    ClassificationModule("test_resnet")
+    assert asked == [True, False]
+    assert module.structure == {"model_options": {}}
+
+
+@pytest.mark.parametrize(
+    "options", [{"weights": "x.pth"}, {"model_options": {"pretrained": True}}, {}], ids=["weights", "option", "own"]
+)
+def test_pretrained_weights_that_cannot_be(options: dict[str, Any]) -> None:
+    with refuses(RunError):
+        ClassificationModule("dcd_resnet10", pretrained=True, **options)

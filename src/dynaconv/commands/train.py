@@ -48,6 +48,7 @@ def add(commands: Any) -> None:
     train.add_argument("--resume", metavar="RUN", help="continue an interrupted run in its folder")
     for flag, (target, metavar, text) in SHORT_FLAGS.items():
         train.add_argument(flag, dest=target, metavar=metavar, help=text)
+    train.add_argument("--pretrained", action="store_true", help="start from timm's weights of the model")
     train.add_argument("--list-recipes", action="store_true", help="print the names of the shipped recipes and exit")
     train.add_argument("--help-all", action="store_true", help="print every argument and exit")
 
@@ -70,6 +71,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     short = [(key, getattr(arguments, key)) for key, _, _ in SHORT_FLAGS.values()]
     parse_overrides(rest, short=SHORT_FLAGS)
     overrides = [f"--{key}={value}" for key, value in short if value is not None] + rest
+    if arguments.pretrained:
+        overrides.append("--model.pretrained=true")
     if arguments.resume:
         if arguments.out:
             raise RunError("--resume continues a run in its own folder; leave --out out.")

@@ -98,6 +98,17 @@ class Profile:
 
         return layer_table(self, width)
 
+    def __str__(self) -> str:
+        """Return `table` as text, or `repr` where the package rich is missing."""
+        try:
+            from rich.console import Console
+        except ModuleNotFoundError:
+            return repr(self)
+        console = Console(width=200, color_system=None)
+        with console.capture() as capture:
+            console.print(self.table())
+        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers, exact, as plain values for JSON."""
         from dynaconv.measure.profile_export import profile_dict

@@ -118,6 +118,17 @@ def find_checkpoint(path: Path) -> Path:
     return path
 
 
+def holds_metadata(file: Path) -> bool:
+    """Return whether a checkpoint file is one of a run, by its suffix and, for safetensors, its metadata."""
+    if file.suffix != ".safetensors":
+        return file.suffix in _SUFFIXES
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return _METADATA_KEY in (opened.metadata() or {})
+    except (SafetensorError, OSError):
+        return True  # `load_trained` says what is wrong
+
+
 def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(file, framework="pt") as opened:

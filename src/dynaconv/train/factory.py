@@ -57,6 +57,8 @@ def create_network(
         hint = ""
         if "unexpected keyword argument" in str(error) and is_own_model(name):
             hint = f"; hyperparameters of its dynamic layers go into {json.dumps({'family_options': {}})}"
+        if given.get("pretrained") and is_own_model(name):
+            hint = "; `dynaconv convert` makes a static network of timm dynamic with its pretrained weights"
         raise RunError(
             f"cannot build {name} with model_options={given}: {' '.join(str(error).split()).rstrip('.')}{hint}."
         ) from error

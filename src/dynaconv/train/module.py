@@ -81,6 +81,7 @@ class ClassificationModule(LightningModule):
         ema_decay: float | None = None,
         channels_last: bool = False,
         temperature: TemperatureSchedule | None = None,
+        pretrained: bool = False,
         weights: str | None = None,
         skip_nonfinite: int | None = None,
     ) -> None:
@@ -109,8 +110,10 @@ class ClassificationModule(LightningModule):
             channels_last: Keep images and weights in channels_last memory format.
             temperature: How the temperature of the attention falls, for networks that have one; by default as in the
                 family's paper.
-            weights: A run folder, a checkpoint, or a file of ``dynaconv convert`` to load the initial weights from.
-                The network is built with the model_options of that file.
+            pretrained: Download timm's weights for this model, and start from them.
+            weights: A run folder, a checkpoint, or a file of ``dynaconv convert`` to load the initial weights from; the
+                network is built with the model_options of that file. Or a file of a state dict (.pth, .safetensors)
+                of this model.
             skip_nonfinite: Skip steps whose loss or gradients are not finite, and end the run at this many in a row. By
                 default the first one ends it. The message names the layer.
         """
@@ -129,8 +132,13 @@ class ClassificationModule(LightningModule):
         self.save_hyperparameters(ignore=["optimizer", "schedule", "mix", "temperature"])
         self.optimizer, self.schedule, self.mix = optimizer, schedule, mix
         self.structure: dict[str, Any] = {"model_options": dict(model_options or {})}
+        if "pretrained" in (model_options or {}):
+            raise RunError("model_options cannot hold pretrained; pass model.pretrained in place of it.")
+        if pretrained and weights is not None:
+            raise RunError("model.pretrained and model.weights are two starts; pass one of them.")
         if weights is None:
-            self.model = create_network(name, num_classes=num_classes, in_channels=in_channels, options=model_options)
+            options = {**(model_options or {}), **({"pretrained": True} if pretrained else {})}
+            self.model = create_network(name, num_classes=num_classes, in_channels=in_channels, options=options)
         else:
             self.model, self.structure = start_from(
                 weights, name=name, num_classes=num_classes, in_channels=in_channels, options=model_options

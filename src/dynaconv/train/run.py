@@ -172,7 +172,7 @@ def resume(
         flag = "--data" if is_folder_name(resolved.data.name) else "--data-dir"
         raise RunError(f"the folder {missing} of the training data does not exist; restore it, or pass {flag} DIR.")
     seed_everything(resolved.seed, workers=True, verbose=False)
-    built = _build(resolved)
+    built = _build(resolved, resumed=last.is_file())
     built.data.start = saved["epochs"], saved["batches"]
     notes = [] if last.is_file() else ["The run was not saved before it ended: it starts from the beginning."]
     run = _Run(built, directory, on_start, callbacks, command, seed=resolved.seed, notes=notes)
@@ -264,7 +264,11 @@ class _Built:
     checkpoints: CheckpointOptions
 
 
-def _build(resolved: Any) -> _Built:
+def _build(resolved: Any, *, resumed: bool = False) -> _Built:
+    if resumed:
+        # The checkpoint has the weights; a download could fail, or bring others.
+        resolved = resolved.clone()
+        resolved.model.pretrained = False
     with logger_installed():
         built = make_parser().instantiate(resolved)
     options = resolved.data.as_dict()
