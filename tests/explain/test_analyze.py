@@ -115,6 +115,16 @@ def test_the_report_holds_everything_and_fetches_nothing(tmp_path: Path, capsys:
     dyconv, dcd = written["networks"]
     assert dyconv["suppression"]["batches"] == 3
     assert dcd["decompositions"] == []
+    # The finding comes first: how far the kernels move, and what freezing them costs.
+    for network in (dyconv, dcd):
+        layers, frozen = network["freezing"]["layers"], network["freezing"]["all"]
+        movement = sum(layer["movement"] for layer in layers) / len(layers)
+        finding = (
+            f"Its kernels lie {movement:.1%} of their length away from their mean. Freezing all of them at that mean"
+        )
+        assert finding in html[: html.index("<nav")]
+        assert f"changes {frozen['changed'] / 50:.1%} of the predictions" in html
+    assert html.index("which layers need to be dynamic") < html.index("what each layer computes")
     printed = capsys.readouterr().out
     assert f"{dyconv['suppression']['own_correlation']:+.2f}" in printed
     assert f"{dyconv['accuracy']:.1%}" in printed

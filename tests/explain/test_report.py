@@ -53,6 +53,16 @@ def test_tables_and_figures_escape_their_values() -> None:
         assert parser.open == []
 
 
+def test_a_long_table_is_folded() -> None:
+    parts = environment().get_template("explain/parts.html").make_module({"contents": []})
+    for rows, folded in ((12, False), (13, True)):
+        made = parts.table(["a", "b"], [["1", "2"]] * rows)
+        assert ("<summary>Table of 13 rows</summary>" in made) == folded
+        parser = _Balance()
+        parser.feed(made)
+        assert parser.open == []
+
+
 def test_a_picture_keeps_its_pixels() -> None:
     for channels, mode in ((1, "L"), (3, "RGB")):
         image = torch.arange(channels * 6, dtype=torch.uint8).view(channels, 2, 3)

@@ -62,6 +62,11 @@ class FreezingRanking:
     layers: tuple[FrozenEffect, ...]
     all_frozen: FrozenEffect
 
+    @property
+    def movement(self) -> float | None:
+        """Mean of the layers' kernel movement; None if there is no layer."""
+        return sum(layer.movement or 0.0 for layer in self.layers) / len(self.layers) if self.layers else None
+
     def rows(self) -> list[list[str]]:
         """Return the rows of the table, the row of all layers last."""
         return [effect.cells() for effect in (*self.layers, self.all_frozen)]

@@ -21,6 +21,9 @@ SUMMARY = (
     "network",
     "accuracy",
     "dynamic layers",
+    "kernel movement",
+    "lost if all are frozen",
+    "predictions changed",
     "class explains",
     "kernels used",
     "input decides",
@@ -133,6 +136,7 @@ def summary_cells(network: NetworkAnalysis) -> list[str]:
         network.title,
         f"{network.accuracy:.1%}",
         str(len(layers)),
+        *_freezing_cells(network),
         f"{_mean(shares):.0%}",
         used,
         dependence,
@@ -140,6 +144,13 @@ def summary_cells(network: NetworkAnalysis) -> list[str]:
         _format_average(suppression, "own_correlation", "+.2f"),
         _format_average(suppression, "gradient_ratio", ".2f"),
     ]
+
+
+def _freezing_cells(network: NetworkAnalysis) -> list[str]:
+    movement, effect = network.freezing.movement, network.freezing.all_frozen
+    if movement is None:
+        return [NOT_APPLICABLE] * 3
+    return [f"{movement:.1%}", f"{100 * effect.cost:+.1f} points", f"{effect.changed / effect.images:.1%}"]
 
 
 def _suppression_rows(measured: Mapping[str, Suppression]) -> list[list[str]]:

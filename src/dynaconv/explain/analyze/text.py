@@ -9,16 +9,17 @@ from dynaconv.explain.coefficients import symbol
 
 
 def introduction(networks: Sequence[NetworkAnalysis]) -> list[str]:
-    """Return the summary at the top of the report, one paragraph per network."""
+    """Return the summary at the top of the report, one paragraph per network: first what its kernels are worth."""
     paragraphs = []
     for network in networks:
         layers = network.statistics.layers
+        finding = _finding(network)
         num_static = sum(all(part.still for part in layer.parts.values()) for layer in layers)
         best = max(layers, key=lambda layer: layer.coefficients.share_between)
         sentence = (
-            f"{network.title} classifies {network.accuracy:.1%} of {network.statistics.images:,} images correctly. Its "
-            f"coefficients depend most on the class in layer {best.name or best.kind}, where the class explains "
-            f"{best.coefficients.share_between:.0%} of their variance."
+            f"{network.title} classifies {network.accuracy:.1%} of {network.statistics.images:,} images correctly."
+            f"{finding} Its coefficients depend most on the class in layer {best.name or best.kind}, where the class "
+            f"explains {best.coefficients.share_between:.0%} of their variance."
         )
         if num_static:
             sentence += f" In {num_static} of {len(layers)} dynamic layers the coefficients do not depend on the input."
@@ -33,6 +34,21 @@ def introduction(networks: Sequence[NetworkAnalysis]) -> list[str]:
             )
         paragraphs.append(sentence)
     return paragraphs
+
+
+def _finding(network: NetworkAnalysis) -> str:
+    """Return how far the kernels move and what freezing them costs; empty if no layer can be frozen."""
+    ranking = network.freezing
+    if ranking.movement is None:
+        return ""
+    effect = ranking.all_frozen
+    cost = "does not change the accuracy"
+    if effect.lost != effect.gained:
+        cost = f"{'costs' if effect.cost > 0 else 'gains'} {abs(100 * effect.cost):.1f} points of accuracy"
+    return (
+        f" Its kernels lie {ranking.movement:.1%} of their length away from their mean. Freezing all of them at that "
+        f"mean {cost} and changes {effect.changed / effect.images:.1%} of the predictions."
+    )
 
 
 def depth_caption(network: NetworkAnalysis) -> str:
