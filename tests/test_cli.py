@@ -95,6 +95,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
             {"folder", "-o", "--out", "--overwrite", "--shard-size", "--shard-images", "--test-fraction", "--seed"}
             | {"--verify"},
         ),
+        ("advise", {"checkpoint", "--json", "--overwrite"}),
         ("models", {"pattern", "--json", "--overwrite"}),
         ("env", {"--json", "--overwrite"}),
     ],

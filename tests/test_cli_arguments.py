@@ -21,7 +21,7 @@ from dynaconv.train.checkpoint import save_trained
 from dynaconv.train.config import TrainConfig
 from dynaconv.train.factory import create_network
 from dynaconv.train.run import RunResult, _resolve
-from tests.study.helpers import write_study
+from tests.study.helpers import write_static_run, write_study
 from tests.test_cli import parsers
 from tests.train.helpers import write_folder, write_image
 
@@ -108,6 +108,8 @@ def bases(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     def base(command: str) -> Base:
         if command == "predict":
             return network | {"images": [str(write_image(tmp_path / "image.png", 10))]}
+        if command == "advise":
+            return {"checkpoint": [str(write_static_run(tmp_path / "static"))]}
         if command == "shard":
             return {"folder": [str(write_folder(tmp_path / "images", images=2))], "out": ["out"], "overwrite": []}
         if command == "study":

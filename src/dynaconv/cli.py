@@ -1,4 +1,4 @@
-"""The command line: ``dynaconv demo|train|study|eval|predict|profile|analyze|convert|export|shard|models|env``.
+"""The command line: ``dynaconv demo|train|study|eval|predict|profile|analyze|convert|export|shard|advise|models|env``.
 
 Each command imports the heavy packages that it needs. An error that the user can correct is reported as one sentence on
 standard error, with exit code 2. docs/command-line.md lists the exit codes.
@@ -13,7 +13,21 @@ import sys
 from collections.abc import Sequence
 
 from dynaconv._version import __version__
-from dynaconv.commands import analyze, convert, demo, env, eval, export, models, predict, profile, shard, study, train
+from dynaconv.commands import (
+    advise,
+    analyze,
+    convert,
+    demo,
+    env,
+    eval,
+    export,
+    models,
+    predict,
+    profile,
+    shard,
+    study,
+    train,
+)
 from dynaconv.commands._shared import Parser, prepared_outputs
 from dynaconv.errors import DynaconvError
 from dynaconv.interrupts import propagating_interrupts
@@ -142,6 +156,6 @@ def make_parser() -> Parser:
     version = f"dynaconv {__version__}"
     parser.add_argument("--version", action="version", version=version, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for command in (demo, train, study, eval, predict, profile, analyze, convert, export, shard, models, env):
+    for command in (demo, train, study, eval, predict, profile, analyze, convert, export, shard, advise, models, env):
         command.add(commands)
     return parser
