@@ -16,12 +16,16 @@ def published_layer(family: str, state: Mapping[str, Tensor], **metadata: Any) -
     The sizes of the layer follow from its weights; stride, padding and dilation do not.
 
     Args:
-        family: Name of the family: dcd or odconv.
+        family: Name of the family: dcd, odconv, fdconv or kernel_warehouse.
         state: State dict of the layer under its published keys, such as ``fc_phi.weight`` or ``attention.fc.weight``.
         metadata: Arguments of the published layer: ``stride``, ``padding``, ``dilation`` and ``padding_mode`` of the
-            convolution, each as of `torch.nn.Conv2d` if left out, ``temperature`` of ODConv. Arguments that the weights
-            show, such as ``in_channels``, can be given too and are checked. Text is read as JSON, so that the metadata
-            of a safetensors file can be passed; ``kind``, a description, is not used.
+            convolution, each as of `torch.nn.Conv2d` if left out, ``temperature`` of ODConv and KernelWarehouse, and
+            the further arguments of FDConv, such as ``fbm_cfg``. Arguments that the weights show, such as
+            ``in_channels``, can be given too and are checked. The layers of KernelWarehouse share cells, so its state
+            is that of a network: ``layers`` and ``manager`` are the arguments of the layers and of the warehouse
+            manager, ``cells`` maps each layer to its ``warehouse``, ``norm`` is the class of the branch's norm, and
+            ``layer`` is the name of the layer to return, by default the only one. Text is read as JSON, so that the
+            metadata of a safetensors file can be passed; ``kind``, a description, is not used.
 
     Returns:
         The layer in train mode, with the dtype and device of the weights.

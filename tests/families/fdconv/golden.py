@@ -38,3 +38,8 @@ def build(metadata: dict[str, Any], tensors: dict[str, Tensor], **options: Any) 
     missing, unexpected = layer.load_state_dict(part(tensors, "state."), strict=False)
     assert (missing, unexpected) == (["frequency_group"], [])
     return layer
+
+
+def published_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a case under its published keys."""
+    return {key.removeprefix("state."): tensor for key, tensor in tensors.items() if key.startswith("state.")}

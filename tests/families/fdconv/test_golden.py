@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from dynaconv import load_published
+from dynaconv import load_published, published_layer
 from dynaconv.errors import CheckpointError
 from dynaconv.families import FDConv2d
 from dynaconv.families.fdconv.published import published_fdconv_options, published_fdconv_state
-from tests.families.fdconv.golden import FILES, arguments, build, load, part
+from tests.families.fdconv.golden import FILES, arguments, build, load, part, published_state
 from tests.helpers import TOLERANCE
-from tests.messages import refuses
+from tests.messages import refuses, spelled
 
 cases = pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 algorithms = pytest.mark.parametrize("algorithm", ["kernel", "grouped"])
@@ -63,6 +63,29 @@ def test_train_output_and_gradients(path: Path, algorithm: str, dtype: torch.dty
         torch.testing.assert_close(
             mine.float(), stored, rtol=1e-4, atol=limit, msg=lambda text, key=key: f"{key}: {text}"
         )
+
+
+@cases
+def test_a_published_layer_is_built_from_its_state_and_arguments(path: Path) -> None:
+    metadata, tensors = load(path)
+    layer = published_layer("fdconv", published_state(tensors), **metadata).eval()
+    torch.testing.assert_close(layer(tensors["input"]), tensors["output_eval"], **TOLERANCE["golden"])
+    # What the state shows may be left out.
+    shown = ("in_channels", "out_channels", "kernel_size", "bias", "kernel_num", "param_ratio", "convert_param")
+    rest = {name: value for name, value in metadata.items() if name not in (*shown, "use_ksm_local")}
+    again = published_layer("fdconv", published_state(tensors), **rest).eval()
+    assert again.config == layer.config
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"kernel_num": 8}, {"in_channels": 25}, {"reduction": 1.0}, {"strides": 2}, {"fbm_cfg": {"k_list": [2, 4]}}],
+    ids=spelled,
+)
+def test_arguments_that_contradict_the_state_are_refused(wrong: dict[str, object]) -> None:
+    _, tensors = load(next(path for path in FILES if path.stem == "fdconv_3x3_k4"))
+    with refuses(CheckpointError):
+        published_layer("fdconv", published_state(tensors), padding=1, **wrong)
 
 
 @cases

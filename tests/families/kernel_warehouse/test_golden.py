@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dynaconv import published_layer
+from dynaconv.errors import CheckpointError
 from dynaconv.families import set_temperature
 from dynaconv.families.kernel_warehouse.layer import KernelWarehouseLayer
 from dynaconv.families.kernel_warehouse.published import load_published_layers, our_name, published_layers
@@ -125,6 +127,32 @@ def test_train_at_temperature_one_half(path: Path) -> None:
     got = named_gradients(layers)
     for key, stored in part(tensors, "grad_tau05.").items():
         torch.testing.assert_close(got[key], stored, **TOLERANCE["golden"])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_a_published_layer_owns_the_cells_that_it_reads(path: Path) -> None:
+    metadata, tensors = load(path)
+    _, layers, _ = build(path)
+    state, x = part(tensors, "state."), tensors["input"]
+    for name, ours in layers.items():
+        layer = published_layer("kernel_warehouse", state, layer=name, **metadata).eval()
+        assert layer.owns_warehouse
+        assert torch.equal(layer.state_dict()["warehouse.cells"], ours.warehouse.cells)
+        want = tensors[f"kernel_eval.{name}"].reshape(layer.weight.shape)
+        torch.testing.assert_close(layer.kernel(x)[0], want, **TOLERANCE["golden"])
+        set_temperature(ours, 0.0)
+        x = ours(x)
+    torch.testing.assert_close(x, tensors["output_eval"], **TOLERANCE["golden"])
+
+
+def test_a_published_layer_needs_the_arguments_of_its_network() -> None:
+    metadata, tensors = load(FILES[0])
+    state = part(tensors, "state.")
+    for wrong in ({"layer": "conv9"}, {"strides": 2}):
+        with refuses(CheckpointError, next(iter(wrong))):
+            published_layer("kernel_warehouse", state, **metadata, **wrong)
+    with refuses(CheckpointError, "norm"):
+        published_layer("kernel_warehouse", state, **{key: metadata[key] for key in ("layers", "manager", "cells")})
 
 
 def test_unknown_names_are_refused() -> None:

@@ -2,7 +2,7 @@
 
 from dynaconv.families.family import Coefficient, Family, PublishedKeys
 from dynaconv.families.fdconv.layer import KERNEL_SIZES, FDConv2d
-from dynaconv.families.fdconv.published import published_fdconv_name
+from dynaconv.families.fdconv.published import published_fdconv_layer, published_fdconv_name
 
 
 def _limit(layer: FDConv2d) -> float:
@@ -31,6 +31,7 @@ FDCONV = Family(
     kernel_sizes=KERNEL_SIZES,
     min_channels=17,
     grouped=False,
+    published_layer=published_fdconv_layer,
     published_keys=PublishedKeys(
         kind="FDConv",
         marker=".KSM_Global.channel_fc.weight",

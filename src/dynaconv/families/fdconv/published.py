@@ -1,10 +1,13 @@
-"""FDConv layers of the published code: their options and the names of their tensors."""
+"""FDConv layers of the published code: their options, names of their tensors, and single layers with their state."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+
+from dynaconv.families.contract.published import GEOMETRY, check_hidden, not_shown
+from dynaconv.families.fdconv.layer import FDConv2d
 
 FDCONV_STEMS = {
     "KSM_Global.fc": "branch.squeeze.",
@@ -20,6 +23,25 @@ FDCONV_STEMS = {
 }
 """Maps the published name of a layer's part to the prefix of our keys."""
 _OWN = {"dft_weight": "spectrum", "weight": "static", "bias": "bias"}
+_DEFAULTS: dict[str, Any] = {
+    "reduction": 0.0625,
+    "kernel_num": 4,
+    "use_fbm_if_k_in": [3],
+    "use_fbm_for_stride": False,
+    "kernel_temp": 1.0,
+    "temp": None,
+    "att_multi": 2.0,
+    "param_ratio": 1,
+    "param_reduction": 1.0,
+    "ksm_only_kernel_att": False,
+    "use_ksm_local": True,
+    "ksm_local_act": "sigmoid",
+    "ksm_global_act": "sigmoid",
+    "spatial_freq_decompose": False,
+    "convert_param": True,
+    "fbm_cfg": {},
+}
+"""Further arguments of the published constructor."""
 _IGNORED = ("indices", "cached_masks", "freq_thres")
 """Arguments of the published band modulation that it does not read."""
 _UNUSED_BANDS = {"fs_feat", "spatial", "init", "global_selection"}
@@ -71,25 +93,7 @@ def published_fdconv_options(arguments: Mapping[str, Any], out_channels: int) ->
     Raises:
         ValueError: an argument has a value that `FDConv2d` does not support.
     """
-    given = {
-        "reduction": 0.0625,
-        "kernel_num": 4,
-        "use_fbm_if_k_in": [3],
-        "use_fbm_for_stride": False,
-        "kernel_temp": 1.0,
-        "temp": None,
-        "att_multi": 2.0,
-        "param_ratio": 1,
-        "param_reduction": 1.0,
-        "ksm_only_kernel_att": False,
-        "use_ksm_local": True,
-        "ksm_local_act": "sigmoid",
-        "ksm_global_act": "sigmoid",
-        "spatial_freq_decompose": False,
-        "convert_param": True,
-        "fbm_cfg": {},
-        **arguments,
-    }
+    given = {**_DEFAULTS, **arguments}
     for name, only in (("param_reduction", 1.0), ("ksm_only_kernel_att", False), ("spatial_freq_decompose", False)):
         if given[name] != only:
             raise ValueError(f"FDConv2d does not support {name}={given[name]!r} of the published code, only {only!r}.")
@@ -132,3 +136,42 @@ def published_fdconv_options(arguments: Mapping[str, Any], out_channels: int) ->
 def _side(value: Any) -> int:
     side: int = value[0] if isinstance(value, tuple | list) else value
     return side
+
+
+def published_fdconv_layer(state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> FDConv2d:
+    """Return the FDConv layer with the state of a published one; see `dynaconv.published_layer`."""
+    ours = published_fdconv_state(state)
+    squeeze, stored = ours["branch.squeeze.weight"], ours.get("spectrum", ours.get("static"))
+    if stored is None:
+        raise KeyError("dft_weight")
+    hidden, in_channels = squeeze.shape
+    taps = len(ours.get("branch.heads.spatial.weight", (None,)))
+    ratio = len(stored) if "spectrum" in ours else 1
+    shown: dict[str, Any] = {
+        "in_channels": in_channels,
+        "out_channels": len(ours["branch.heads.filter.weight"]),
+        "kernel_size": math.isqrt(taps),
+        "bias": "bias" in ours,
+    }
+    own = {name: value for name, value in metadata.items() if name in _DEFAULTS}
+    rest = {name: value for name, value in metadata.items() if name not in _DEFAULTS}
+    geometry = not_shown(rest, shown, GEOMETRY)
+    of_state: dict[str, Any] = {
+        "kernel_num": len(ours["branch.heads.kernel.weight"]) // ratio,
+        "param_ratio": ratio,
+        "convert_param": "spectrum" in ours,
+        "use_ksm_local": any(key.startswith("branch.local.") for key in ours),
+    }
+    not_shown({name: own[name] for name in of_state if own.get(name) is not None}, of_state, ())
+    if not any(key.startswith("bands.") for key in ours):
+        of_state |= {"use_fbm_if_k_in": [], "use_fbm_for_stride": False}
+    given = {**of_state, **own, **shown, **geometry}
+    ratio_of_hidden = given.get("reduction", _DEFAULTS["reduction"])
+    check_hidden("reduction", ratio_of_hidden, max(int(in_channels * ratio_of_hidden), 16), hidden)
+    options = published_fdconv_options(given, shown["out_channels"])
+    layer = FDConv2d(**shown, **geometry, **options, device=stored.device, dtype=stored.dtype)
+    missing, unexpected = layer.load_state_dict(ours, strict=False)
+    missing.remove("frequency_group")
+    if missing or unexpected:
+        raise ValueError(f"its bands differ from the arguments: missing {missing}, unexpected {unexpected}")
+    return layer

@@ -9,7 +9,11 @@ from dynaconv.families.kernel_warehouse.layer import (
     KernelWarehouseLinear,
 )
 from dynaconv.families.kernel_warehouse.networks import network_options
-from dynaconv.families.kernel_warehouse.published import published_cells, published_name_in
+from dynaconv.families.kernel_warehouse.published import (
+    published_cells,
+    published_kernel_warehouse_layer,
+    published_name_in,
+)
 from dynaconv.families.kernel_warehouse.sharing import fitting_errors, join_named
 
 KERNEL_WAREHOUSE = Family(
@@ -30,6 +34,7 @@ KERNEL_WAREHOUSE = Family(
     aliases=("kernelwarehouse",),
     sharing=Sharing(options=warehouse_names, join=join_named, errors=fitting_errors),
     network=network_options,
+    published_layer=published_kernel_warehouse_layer,
     published_keys=PublishedKeys(
         kind="KernelWarehouse", marker=".attention.fc2.weight", name=published_name_in, shared=published_cells
     ),

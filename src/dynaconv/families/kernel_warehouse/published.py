@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dynaconv.families.contract.temperature import set_temperature
 from dynaconv.families.kernel_warehouse.layer import KernelWarehouseConv2d, KernelWarehouseLayer, KernelWarehouseLinear
 from dynaconv.families.kernel_warehouse.sharing import join_named
 
@@ -123,6 +124,26 @@ def load_published_layers(layers: Mapping[str, KernelWarehouseLayer], state: Map
     missing = [key for key in missing if not key.endswith(("temperature", "num_batches_tracked"))]
     if missing or unexpected:
         raise ValueError(f"the state lacks {missing} and has unknown tensors {unexpected}.")
+
+
+def published_kernel_warehouse_layer(state: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> KernelWarehouseLayer:
+    """Return one layer of a published network, which owns the cells that it reads; see `dynaconv.published_layer`."""
+    needed = ("layers", "manager", "cells", "norm")
+    if missing := [name for name in needed if name not in metadata]:
+        raise ValueError(f"it needs the arguments {', '.join(needed)}; {missing[0]} is missing")
+    if unknown := sorted(metadata.keys() - {*needed, "layer", "temperature", "warehouses", "seed", "reserve_order"}):
+        raise ValueError(f"{unknown[0]} is no argument of it; it has {', '.join(needed)}, layer and temperature")
+    layers = published_layers(**{name: metadata[name] for name in needed})
+    cells = next(tensor for key, tensor in state.items() if key.startswith(CELLS))
+    nn.ModuleDict(layers).to(device=cells.device, dtype=cells.dtype)
+    load_published_layers(layers, state)
+    name = metadata.get("layer", next(iter(layers)) if len(layers) == 1 else None)
+    if name not in layers:
+        raise ValueError(f"layer={name!r} names none of the layers {', '.join(layers)}")
+    layer = layers[name]
+    layer._use_warehouse(layer.warehouse, owner=True)
+    set_temperature(layer, metadata.get("temperature", 0.0))
+    return layer
 
 
 def _as_size(value: Any) -> Any:
