@@ -233,17 +233,17 @@ def test_the_length_may_be_counted_in_steps(tmp_path: Path) -> None:
     assert result.summary["epochs"] == 2
 
 
-@pytest.mark.parametrize("changes", [{"limit_val_batches": 0}, {"check_val_every_n_epoch": 2}])
-def test_without_a_best_checkpoint_the_last_is_tested(tmp_path: Path, changes: dict[str, Any]) -> None:
-    changes = {f"trainer__{key}": value for key, value in changes.items()}
-    result = fit(tiny_config(trainer__max_epochs=1, **changes), out=tmp_path / "run")
+def test_without_a_best_checkpoint_the_last_is_tested(tmp_path: Path) -> None:
+    result = fit(tiny_config(trainer__max_epochs=1, trainer__limit_val_batches=0), out=tmp_path / "run")
     assert result.summary["weights"]["checkpoint"] == "last.ckpt"
     assert rows_of(tmp_path / "run")[0]["val_acc"] == ""
 
 
-def test_an_epoch_without_validation_has_no_validation_values(tmp_path: Path) -> None:
-    fit(tiny_config(trainer__max_epochs=3, trainer__check_val_every_n_epoch=2), out=tmp_path / "run")
-    assert [row["val_acc"] != "" for row in rows_of(tmp_path / "run")] == [False, True, False]
+def test_an_epoch_without_validation_has_no_values_and_the_last_is_always_validated(tmp_path: Path) -> None:
+    for epochs, validated in ((3, [False, True, True]), (4, [False, True, False, True])):
+        config = tiny_config(trainer__max_epochs=epochs, trainer__check_val_every_n_epoch=2)
+        fit(config, out=tmp_path / str(epochs))
+        assert [row["val_acc"] != "" for row in rows_of(tmp_path / str(epochs))] == validated
 
 
 def test_a_broken_last_checkpoint_names_the_best(tmp_path: Path) -> None:

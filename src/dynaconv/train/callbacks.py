@@ -1,4 +1,4 @@
-"""A Lightning callback that writes the metrics table."""
+"""Lightning callbacks that write the metrics table and validate the end of a run."""
 
 import csv
 import time
@@ -21,6 +21,15 @@ COLUMNS = (
     "seconds",
     "images_per_second",
 )
+
+
+class ValidateLastEpoch(Callback):
+    """Validates the last epoch even if ``check_val_every_n_epoch`` skips it, so that its weights can be the best."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate after every epoch from the last one on."""
+        if trainer.check_val_every_n_epoch is not None and trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
 
 
 class EpochTable(Callback):

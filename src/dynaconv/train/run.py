@@ -26,7 +26,7 @@ from dynaconv.explain.figures import read_metrics, save, training_curves
 from dynaconv.files import remove_leftovers, write_json, write_text
 from dynaconv.train.allocator import keep_freed_memory
 from dynaconv.train.batch_scale import global_batch, scale_notes
-from dynaconv.train.callbacks import EpochTable
+from dynaconv.train.callbacks import EpochTable, ValidateLastEpoch
 from dynaconv.train.checkpoint import (
     MODEL_FILE,
     evaluated_state,
@@ -364,7 +364,7 @@ class _Run:
             "data": self.fingerprint,
         }
         inside_epochs = not isinstance(self.data.train_split, IterableDataset)
-        own = [ExactState(self.seed, facts), self.table, self.guard]
+        own = [ExactState(self.seed, facts), ValidateLastEpoch(), self.table, self.guard]
         saving = SaveRun(self.last, checkpoints, self.stop, self.table, inside_epochs=inside_epochs)
         given = _as_list(options.pop("callbacks", None))
         plugins = [*_as_list(options.pop("plugins", None)), WholeCheckpoints()]
