@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS ?= runs
 
-.PHONY: demo test lint types unit slow bench sanitize packages mobile litert full env clean
+.PHONY: demo test lint types unit slow docs bench sanitize packages mobile litert full env clean
 
 demo: env
 	$(BIN)/dynaconv demo --out $(RUNS)/demo
@@ -25,6 +25,10 @@ unit: env
 
 slow: env
 	$(BIN)/pytest -m slow
+
+# The documentation into site/, about a minute; open site/index.html, or for the search run .venv/bin/mkdocs serve.
+docs: env
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Time, memory and size of every network in every runtime, 40 minutes at most; called again, it goes on where it stopped.
 # BENCH="--quick" takes some minutes; docs/benchmarks.md has the other options.
@@ -65,4 +69,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis
