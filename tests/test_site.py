@@ -99,3 +99,11 @@ def test_the_site_builds_without_warnings_and_asks_no_other_host(tmp_path: Path)
     loads = re.compile(r"<(?:script|img|link|source|iframe)\b[^>]*(?:src|href)=\"?(https?:[^\s\">]+)")
     for page in tmp_path.rglob("*.html"):
         assert not loads.findall(page.read_text(encoding="utf-8")), page
+
+
+def test_the_page_of_published_names_has_every_key_that_is_translated() -> None:
+    page = (DOCS / "published-names.md").read_text(encoding="utf-8")
+    tables = {"dcd": "DCD_STEMS", "odconv": "ODCONV_STEMS", "kernel_warehouse": "STEMS", "fdconv": "FDCONV_STEMS"}
+    for family, table in tables.items():
+        for published in vars(importlib.import_module(f"dynaconv.families.{family}.published"))[table]:
+            assert published.rstrip(".") in page, (family, published)
