@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
 TOP_PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 REFERENCE = "reference"
+WITH_INHERITED = {"dynaconv.DynamicConv": "\n    options: {inherited_members: true}"}
+"""Directive of names that are shown with the members of their bases: the contract of all layers."""
 _LINK = re.compile(r"(?P<text>!?\[(?:[^\[\]]|\[[^\]]*\])*\])\((?P<target>[^)\s]+)\)")
 _CODE = re.compile(r"(```.*?```)", re.DOTALL)
 
@@ -64,7 +66,10 @@ def reference() -> Iterator[tuple[str, str]]:
     for page, names in pages().items():
         package = importlib.import_module(f"dynaconv.{page}")
         text = [f"# dynaconv.{page}", "", inspect.getdoc(package) or "", ""]
-        yield f"{REFERENCE}/{page}.md", "\n".join(text + [f"::: {name}\n" for name in names])
+        yield (
+            f"{REFERENCE}/{page}.md",
+            "\n".join(text + [f"::: {name}{WITH_INHERITED.get(name, '')}\n" for name in names]),
+        )
         rows += [(name, f"| [`{name}`][{name}] | {_summary(values[name])} |") for name in names]
     index = ["# Public names", "", "Reference. Import each name as it is written here. Those directly below `dynaconv`"]
     index += ["need torch alone.", "", "| name | summary |", "| --- | --- |", *(row for _, row in sorted(rows))]
