@@ -1,4 +1,4 @@
-"""Lowers a deployed layer, static or DCD, to a step of a native program."""
+"""Lowers a deployed layer, static, DCD or a mixture of kernels, to a step of a native program."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynaconv.families.contract.deployed import AffineMap
+from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv
 from dynaconv.families.dcd.deployed import DeployedDCD, DeployedDCDConv, DeployedDCDLinear
 from dynaconv.native.packing import blocks, dense_weight, depthwise_weight, padded_vector, panels, round_up
 from dynaconv.native.steps import (
@@ -42,6 +42,8 @@ def lower(conv: nn.Module, activation: str = "none") -> Step:
         return _static(conv, activation)
     if isinstance(conv, DeployedDCD):
         return _dcd(conv, activation)
+    if isinstance(conv, DeployedConv):
+        return _mixture(conv, activation)
     if type(conv) is nn.Linear:
         return _linear(conv, activation)
     if type(conv) is nn.MaxPool2d and activation == "none":
@@ -51,9 +53,14 @@ def lower(conv: nn.Module, activation: str = "none") -> Step:
 
 def _linear(layer: nn.Linear, activation: str) -> Step:
     _check_type(layer)
-    bias = None if layer.bias is None else padded_vector(layer.bias)
     geometry = _vector_geometry(layer.in_features, layer.out_features)
-    return Step(kind=DENSE, weight=panels(layer.weight), bias=bias, activation=ACTIVATIONS[activation], **geometry)
+    return Step(
+        kind=DENSE,
+        weight=panels(layer.weight),
+        bias=_vector(layer.bias),
+        activation=ACTIVATIONS[activation],
+        **geometry,
+    )
 
 
 def _max_pool(pool: nn.MaxPool2d) -> Step:
@@ -87,12 +94,11 @@ def _static(conv: nn.Conv2d, activation: str) -> Step:
         weight, kind = depthwise_weight(conv.weight), DEPTHWISE
     else:
         raise UnsupportedError(f"groups={conv.groups} is neither 1 nor depthwise")
-    bias = None if conv.bias is None else padded_vector(conv.bias)
-    return Step(kind=kind, weight=weight, bias=bias, activation=ACTIVATIONS[activation], **geometry)
+    return Step(kind=kind, weight=weight, bias=_vector(conv.bias), activation=ACTIVATIONS[activation], **geometry)
 
 
 def _check_type(layer: Any) -> None:
-    weight: Tensor = layer.weight
+    weight: Tensor = layer.stored_kernel if isinstance(layer, DeployedConv) else layer.weight
     if weight.dtype != torch.float32 or weight.device.type != "cpu":
         raise UnsupportedError(f"weights of {weight.dtype} on {weight.device} are not float32 on the CPU")
 
@@ -148,29 +154,20 @@ def _dcd(form: DeployedDCD, activation: str) -> Step:
         assert isinstance(form, DeployedDCDLinear)
         depthwise, cells = False, 1
         weight, geometry = panels(form.weight), _vector_geometry(form.in_features, form.out_features)
-    assert branch.squeeze is not None
-    heads = _Heads(form)
+    heads = _dcd_heads(form)
     step = Step(
         kind=DEPTHWISE if depthwise else DENSE,
         weight=weight,
-        bias=None if heads.has_shift or form.bias is None else padded_vector(form.bias),
+        bias=None if "shift" in branch.heads else _vector(form.bias),
         activation=ACTIVATIONS[activation],
         dynamic=1,
         algorithm=ALGORITHMS[form.asked],
-        scaled_bias=None if form.scaled_bias is None else padded_vector(form.scaled_bias),
-        context_size=math.isqrt(cells),
-        normalise=int(branch.normalise),
-        hidden=len(branch.squeeze.weight),
-        squeeze=_squeeze(branch.squeeze.weight, cells),
-        squeeze_bias=None if branch.squeeze.bias is None else padded_vector(branch.squeeze.bias),
-        branch_activation=BRANCH_ACTIVATIONS[branch.activation],
-        gate=None if branch.gate is None else panels(branch.gate.weight),
-        unit=int(branch.unit),
-        heads=panels(heads.weight),
-        heads_bias=heads.bias,
+        scaled_bias=_vector(form.scaled_bias),
         has_scale=int(form.has_scale),
         scale_activation=SCALE_ACTIVATIONS[form.scale_activation] if form.has_scale else 0,
-        has_shift=int(heads.has_shift),
+        has_shift=int("shift" in branch.heads),
+        **_branch(branch, form.in_features if isinstance(form, DeployedDCDLinear) else form.in_channels, cells),
+        **_heads(heads),
         **geometry,
     )
     if form.p is not None:
@@ -187,28 +184,87 @@ def _squeeze(weight: Tensor, cells: int) -> Tensor:
     return panels(weight.reshape(weight.shape[0], -1, cells).transpose(1, 2).flatten(1))
 
 
-class _Heads:
-    """All heads as one affine map: Lambda, the bias of each sample, Phi in panels. Parts start at multiples of 16."""
+def _dcd_heads(form: DeployedDCD) -> list[AffineMap]:
+    """Return the heads in the order of the step: Lambda, the bias of each sample, Phi in panels."""
+    branch = form.branch
+    heads = [branch.head(name) for name in ("scale", "shift") if name in branch.heads]
+    if form.p is not None:
+        fusion, latent = branch.head("fusion"), form.p.shape[1]
+        rows = _phi_order(fusion.weight, latent)
+        heads.append(AffineMap(rows, _phi_order(fusion.constant[:, None], latent)[:, 0]))
+    return heads
 
-    def __init__(self, form: DeployedDCD) -> None:
-        branch, maps = form.branch, []
-        # The bias that Lambda scales becomes part of the bias of each sample.
-        self.has_shift = "shift" in branch.heads or form.scaled_bias is not None
-        if form.has_scale:
-            maps.append(branch.head("scale"))
-        if "shift" in branch.heads:
-            maps.append(branch.head("shift"))
-        elif self.has_shift:
-            assert branch.squeeze is not None
-            zero = form.weight.new_zeros(len(form.weight), len(branch.squeeze.weight))
-            maps.append(AffineMap(zero, form.bias))
-        rows, bias = [_pad_rows(each.weight) for each in maps], [padded_vector(each.constant) for each in maps]
-        if form.p is not None:
-            fusion, latent = branch.head("fusion"), form.p.shape[1]
-            rows.append(_phi_order(fusion.weight, latent))
-            bias.append(_phi_order(fusion.constant[:, None], latent)[:, 0])
-        self.weight = _pad_rows(torch.cat(rows))
-        self.bias = padded_vector(torch.cat(bias))
+
+def _mixture(form: DeployedConv, activation: str) -> Step:
+    _check_type(form)
+    mixed = form.mixed_kernel()
+    if mixed is None or form.dims != 2 or form.transposed:
+        raise UnsupportedError(f"{type(form).__name__} with these arguments has no native form")
+    geometry, heads = _geometry(form), dict(mixed.heads)
+    depthwise = form.groups == form.in_channels == form.out_channels
+    if depthwise and "channel" in heads and "filter" not in heads:
+        # Each filter reads one channel.
+        heads["filter"] = heads.pop("channel")
+    if form.groups != 1 and not (depthwise and "channel" not in heads):
+        raise UnsupportedError(f"groups={form.groups} is neither 1 nor depthwise")
+    sigmoids = [name for name in ("filter", "channel", "spatial") if name in heads]
+    # The kernels compute twice the sigmoid, as the scale activation of DCD does.
+    stack = mixed.kernels * 0.5 ** len(sigmoids)
+    # (C_out, taps, input channels, K): the weights of all kernels for one input lie side by side.
+    matrix = stack.permute(1, 3, 4, 2, 0).flatten(1)
+    maps = [heads["filter"]] if "filter" in heads else []
+    if "kernel" in heads:
+        kernel = heads["kernel"]
+        first = torch.zeros_like(kernel.weight[: int(mixed.static)])
+        maps.append(AffineMap(torch.cat([first, kernel.weight]), torch.cat([first[:, 0], kernel.constant])))
+    maps += [heads[name] for name in ("channel", "spatial") if name in heads]
+    return Step(
+        kind=DEPTHWISE if depthwise else DENSE,
+        weight=blocks(matrix) if depthwise else panels(matrix),
+        bias=_vector(mixed.bias),
+        activation=ACTIVATIONS[activation],
+        dynamic=1,
+        scaled_bias=None if mixed.scaled_bias is None else padded_vector(mixed.scaled_bias * 0.5),
+        has_scale=int("filter" in heads),
+        scale_activation=SCALE_ACTIVATIONS["sigmoid"],
+        kernels=len(stack),
+        softmax=int(mixed.softmax),
+        static_kernel=int(mixed.static),
+        biases=None if mixed.biases is None else torch.cat([padded_vector(bias) for bias in mixed.biases]),
+        has_channel=int("channel" in heads),
+        has_spatial=int("spatial" in heads),
+        **_branch(mixed.branch, form.in_channels),
+        **_heads(maps),
+        **geometry,
+    )
+
+
+def _branch(branch: DeployedBranch, inputs: int, cells: int = 1) -> dict[str, Any]:
+    """Return the fields of a branch, except its heads. Its context has ``inputs`` channels in each cell."""
+    fields: dict[str, Any] = {"context_size": math.isqrt(cells), "normalise": int(branch.normalise)}
+    squeeze = branch.squeeze
+    if squeeze is None:
+        return fields | {"hidden": inputs}
+    if branch.activation not in BRANCH_ACTIVATIONS:
+        raise UnsupportedError(f"a branch with the activation {branch.activation!r} has no native form")
+    return fields | {
+        "hidden": len(squeeze.weight),
+        "squeeze": _squeeze(squeeze.weight, cells),
+        "squeeze_bias": _vector(squeeze.bias),
+        "branch_activation": BRANCH_ACTIVATIONS[branch.activation],
+        "gate": None if branch.gate is None else panels(branch.gate.weight),
+        "unit": int(branch.unit),
+    }
+
+
+def _heads(maps: list[AffineMap]) -> dict[str, Any]:
+    """Return all heads as one affine map, in which each of them starts at a multiple of 16."""
+    rows = torch.cat([_pad_rows(each.weight) for each in maps])
+    return {"heads": panels(rows), "heads_bias": torch.cat([padded_vector(each.constant) for each in maps])}
+
+
+def _vector(vector: Tensor | None) -> Tensor | None:
+    return None if vector is None else padded_vector(vector)
 
 
 def _pad_rows(matrix: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
 """Format of programs in files: ``kFormat`` in ``csrc/program.h``, which says when to raise it."""
 DENSE, DEPTHWISE, MAX_POOL, MEAN = 0, 1, 2, 3
 ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
@@ -62,6 +62,12 @@ class Step:
     has_scale: int = 0
     scale_activation: int = 0
     has_shift: int = 0
+    kernels: int = 1
+    softmax: int = 0
+    static_kernel: int = 0
+    biases: Tensor | None = None
+    has_channel: int = 0
+    has_spatial: int = 0
 
     @property
     def resize(self) -> tuple[int, int, int, int]:

@@ -7,6 +7,7 @@ computed here once, in float64.
 import copy
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch.nn.functional as F
@@ -144,6 +145,34 @@ class DeployedBranch(nn.Module):
         return f"activation={self.activation!r}, unit={self.unit}, normalise={self.normalise}"
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MixedKernel:
+    """A kernel W(x)[o, i, t] = filter_o(x) channel_i(x) spatial_t(x) sum_k a_k(x) W_k[o, i, t] of a deployed layer.
+
+    The attentions filter, channel and spatial are sigmoids of the logits of the head with their name, or 1 without that
+    head. The weights a_k are a softmax or sigmoids of the logits of the head ``kernel``. The bias of a sample is
+    ``bias + filter(x) * scaled_bias + sum_k a_k(x) biases[k]``.
+
+    Attributes:
+        kernels: W_k, ``(K, C_out, C_in / groups, *k)``.
+        branch: Maps the averaged input to the hidden vector; its own heads may have other names.
+        heads: Maps the hidden vector to logits, by name. With K = 1 there is no head ``kernel``, and a_1 is 1.
+        softmax: Whether the weights a_k are a softmax.
+        static: Whether the weight of the first kernel is 1; the head ``kernel`` then has K - 1 logits.
+        bias, scaled_bias: ``(C_out,)``; None for zeros.
+        biases: ``(K, C_out)``; None for zeros.
+    """
+
+    kernels: Tensor
+    branch: DeployedBranch
+    heads: Mapping[str, AffineMap]
+    softmax: bool = False
+    static: bool = False
+    bias: Tensor | None = None
+    scaled_bias: Tensor | None = None
+    biases: Tensor | None = None
+
+
 class DeployedLayer(DynamicOperator):
     """A dynamic layer in eval mode, only for inference; made by `DynamicLayer.deployed`.
 
@@ -176,6 +205,10 @@ class DeployedLayer(DynamicOperator):
     def deployed_among(self, memo: dict[int, Any]) -> Self:
         """Return a copy, which shares tensors with copies of other layers; see `DynamicLayer.deployed_among`."""
         return copy.deepcopy(self, memo)
+
+    def mixed_kernel(self) -> MixedKernel | None:
+        """Return the kernel as a mixture with attentions, from which backends form it; None if it is none."""
+        return None
 
     @abstractmethod
     def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:

@@ -14,7 +14,7 @@ from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.checks import check_choice, check_positive
 from dynaconv.families.contract.config import LayerConfig
 from dynaconv.families.contract.convolution import DynamicConvolution
-from dynaconv.families.contract.deployed import DeployedBranch, DeployedConv
+from dynaconv.families.contract.deployed import DeployedBranch, DeployedConv, MixedKernel
 from dynaconv.families.contract.norms import make_context_norm, normalise
 from dynaconv.families.contract.options import option
 from dynaconv.ops import Cost, full_precision, pool_context
@@ -206,6 +206,23 @@ class DeployedMixture(_Mixture, DeployedConv):
         self.branch, self.activation = branch, activation
         self.context_features = layer.context_features
         self._adopt_settings(layer)
+
+    def mixed_kernel(self) -> MixedKernel | None:
+        """The kernels, biases and branch; None if the context is given from outside."""
+        if self.context_features is not None:
+            return None
+        single, softmax = len(self.weight) == 1, self.activation == "softmax"
+        if single and not softmax:
+            return None
+        return MixedKernel(
+            kernels=self.weight,
+            branch=self.branch,
+            heads={} if single else {"kernel": self.branch.head("attention")},
+            softmax=softmax,
+            static=self.residual,
+            bias=self.shift,
+            biases=self.bias,
+        )
 
     def _checked_logits(self, x: Tensor, context: Tensor | None, *, track: bool) -> Tensor:
         logits: Tensor = self.branch(self._context(x, context))["attention"]

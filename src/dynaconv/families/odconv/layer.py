@@ -13,7 +13,13 @@ from dynaconv.families.contract.base import DynamicConv, DynamicConv1d, DynamicC
 from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.config import AttentionConfig
 from dynaconv.families.contract.convolution import DynamicConvolution
-from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv, fold_context_norm
+from dynaconv.families.contract.deployed import (
+    AffineMap,
+    DeployedBranch,
+    DeployedConv,
+    MixedKernel,
+    fold_context_norm,
+)
 from dynaconv.families.contract.norms import make_context_norm, norm_affine, normalise
 from dynaconv.families.contract.options import option
 from dynaconv.families.contract.temperature import HasTemperature
@@ -233,6 +239,11 @@ class DeployedODConv(_ODConvolution, DeployedConv):
             normalise=isinstance(norm, nn.LayerNorm),
         )
         self._adopt_settings(layer)
+
+    def mixed_kernel(self) -> MixedKernel:
+        """The kernels and the four attentions."""
+        heads = {name: self.branch.head(name) for name in self.branch.heads}
+        return MixedKernel(kernels=self.weight, branch=self.branch, heads=heads, softmax=True, bias=self.bias)
 
     def _heads_of(self, context: Tensor, *, track: bool) -> Mapping[str, Tensor]:
         heads: dict[str, Tensor] = self.branch(context)

@@ -13,7 +13,7 @@ from dynaconv.families.contract.base import DynamicConv, DynamicConv1d, DynamicC
 from dynaconv.families.contract.branch import DynamicBranch, context_dtype
 from dynaconv.families.contract.config import BranchConfig
 from dynaconv.families.contract.convolution import DynamicConvolution
-from dynaconv.families.contract.deployed import DeployedBranch, DeployedConv
+from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv, MixedKernel
 from dynaconv.families.contract.norms import make_context_norm, normalise
 from dynaconv.families.contract.options import option
 from dynaconv.families.se import (
@@ -175,6 +175,26 @@ class DeployedSEConv(_SqueezeExcite, DeployedConv):
         super().__init__(layer)
         self.branch = DeployedBranch.of(layer.branch, layer.context_norm)
         self._adopt_settings(layer)
+
+    def mixed_kernel(self) -> MixedKernel | None:
+        """One kernel, scaled by its filters; None if the kernel reads more than one pixel, or not all pixels.
+
+        The mean of a pointwise convolution's output is the convolution of its input's mean, so the branch can read the
+        input.
+        """
+        branch, first = self.branch, self.branch.squeeze
+        pointwise = {*self.kernel_size, *self.stride} == {1} and self.groups == 1 and set(self.padding) == {0}
+        if not pointwise or branch.normalise or first is None:
+            return None
+        weight, bias = self.weight.flatten(1).to(first.weight), self.bias
+        constant = first.constant if bias is None else first.constant + first.weight @ bias.to(first.weight)
+        return MixedKernel(
+            kernels=self.weight[None],
+            branch=DeployedBranch({}, squeeze=AffineMap(first.weight @ weight, constant), activation=branch.activation),
+            heads={"filter": branch.head("scale")},
+            bias=self.shift,
+            scaled_bias=bias,
+        )
 
     def sample_bias(self, x: Tensor) -> Tensor | None:
         """The scaled bias of each sample, ``(B, C_out)``, or None."""

@@ -1,6 +1,7 @@
 // The dynamic branch: pooled context -> linear -> activation -> heads, as products with one pixel per sample.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "layers.h"
 
@@ -56,17 +57,6 @@ void normalise(float* context, Index cells, Index channels, Index samples) {
   }
 }
 
-float hard_sigmoid(float t) { return std::min(std::max(t + 3.0f, 0.0f), 6.0f); }
-
-float activated(float t, std::int64_t kind) {
-  switch (kind) {
-    case kReluB: return t < 0.0f ? 0.0f : t;
-    case kRelu6B: return t < 0.0f ? 0.0f : t > 6.0f ? 6.0f : t;
-    case kSilu: return t / (1.0f + std::exp(-t));
-    case kGelu: return 0.5f * t * (1.0f + std::erf(t * 0.70710678118654752440f));
-    default: return t * hard_sigmoid(t) / 6.0f;
-  }
-}
 
 void activate_hidden(const Step& s, const float* constants, float* hidden, Index samples, const Team& team) {
   const Index blocks = (s.hidden + kPanel - 1) / kPanel;
@@ -75,12 +65,10 @@ void activate_hidden(const Step& s, const float* constants, float* hidden, Index
     multiply(pointwise(hidden, samples * kPanel, s.hidden, constants + s.gate, samples, s.hidden, gate,
                        samples * kPanel),
              team);
-    for (Index i = 0; i < blocks * samples * kPanel; ++i) hidden[i] *= hard_sigmoid(gate[i]) / 3.0f;
+    kernels().apply(Function::kHardSigmoid, gate, blocks * samples * kPanel);
+    for (Index i = 0; i < blocks * samples * kPanel; ++i) hidden[i] *= gate[i];
   } else {
-    for (Index n = 0; n < samples; ++n)
-      for_each_vector(hidden, 1, s.hidden, samples, n, [&](float* v, Index width) {
-        for (Index i = 0; i < width; ++i) v[i] = activated(v[i], s.branch_activation);
-      });
+    kernels().apply(Function(s.branch_activation), hidden, blocks * samples * kPanel);
   }
   if (!s.unit) return;
   for (Index n = 0; n < samples; ++n) {
@@ -95,14 +83,78 @@ void activate_hidden(const Step& s, const float* constants, float* hidden, Index
   }
 }
 
-void activate_scale(std::int64_t kind, float* scale, Index channels) {
-  if (kind == kAffine) return;
-  for (Index i = 0; i < channels; ++i) {
-    const float t = scale[i];
-    scale[i] = kind == kHardSigmoid ? hard_sigmoid(t) / 3.0f
-               : kind == kSigmoid   ? 2.0f / (1.0f + std::exp(-t))
-                                    : 1.0f + std::tanh(t);
+Function scale_function(std::int64_t kind) {
+  return kind == kHardSigmoid ? Function::kHardSigmoid : kind == kSigmoid ? Function::kSigmoid : Function::kTanh;
+}
+
+// Turns logits into the weights of the kernels of a mixture.
+void activate_attention(const Step& s, float* attention) {
+  const Index first = s.static_kernel ? 1 : 0;
+  if (s.softmax) {
+    const float largest = *std::max_element(attention + first, attention + s.kernels);
+    float total = 0;
+    for (Index k = first; k < s.kernels; ++k) total += attention[k] = std::exp(attention[k] - largest);
+    for (Index k = first; k < s.kernels; ++k) attention[k] /= total;
+  } else {
+    for (Index k = first; k < s.kernels; ++k) attention[k] = 1.0f / (1.0f + std::exp(-attention[k]));
   }
+  if (first) attention[0] = 1.0f;
+}
+
+// The bias of each sample: the one of the heads or the constant one, Lambda times `scaled_bias`, and mixed `biases`.
+void sum_bias(const Step& s, const float* constants, const float* shift, Index samples, Coefficients& c) {
+  if (!s.has_shift && s.scaled_bias < 0 && s.biases < 0) return;
+  const Index channels = round_up(s.out_channels, kPanel);
+  float* bias = Workspace::this_thread().scratch[kBias].get(samples * channels);
+  const float* start = s.has_shift ? shift : constant_at(constants, s.bias);
+  for (Index n = 0; n < samples; ++n) {
+    float* b = bias + n * channels;
+    if (start) {
+      std::copy_n(start + (s.has_shift ? n * c.sample : 0), channels, b);
+    } else {
+      std::fill_n(b, channels, 0.0f);
+    }
+    const float* scaled = constant_at(constants, s.scaled_bias);
+    for (Index i = 0; scaled && i < channels; ++i) b[i] += scaled[i] * c.scale[n * c.sample + i];
+    const float* mixed = constant_at(constants, s.biases);
+    for (Index k = 0; mixed && k < s.kernels; ++k, mixed += channels)
+      for (Index i = 0; i < channels; ++i) b[i] += c.attention[n * c.sample + k] * mixed[i];
+  }
+  c.bias = bias;
+  c.bias_sample = channels;
+}
+
+// The factor of each tap and input channel: the product of their attentions, where logits are null for no attention.
+void multiply_attentions(const Step& s, float* channel, float* spatial, Index samples, Coefficients& c) {
+  if (!channel && !spatial) return;
+  const Index taps = s.kernel_h * s.kernel_w, inputs = s.kind == kDepthwise ? 1 : s.in_channels;
+  float* factors = Workspace::this_thread().scratch[kAttentions].get(samples * taps * inputs);
+  for (Index n = 0; n < samples; ++n) {
+    if (channel) kernels().apply(Function::kSigmoid, channel + n * c.sample, round_up(inputs, kPanel));
+    if (spatial) kernels().apply(Function::kSigmoid, spatial + n * c.sample, round_up(taps, kPanel));
+    for (Index tap = 0; tap < taps; ++tap)
+      for (Index i = 0; i < inputs; ++i)
+        factors[(n * taps + tap) * inputs + i] =
+            (channel ? channel[n * c.sample + i] : 1.0f) * (spatial ? spatial[n * c.sample + tap] : 1.0f);
+  }
+  c.factors = factors;
+  c.factors_sample = taps * inputs;
+}
+
+// The hidden vector: the squeeze of the context and its activation.
+const float* squeezed(const Step& s, const float* constants, const float* context, const Images& x, const Team& team) {
+  const Index cells = s.context_size * s.context_size, samples = x.samples;
+  float* hidden = Workspace::this_thread().scratch[kHidden].get(round_up(s.hidden, kPanel) * samples);
+  Index taps[4];
+  for (Index cell = 0; cell < cells; ++cell) taps[cell] = cell * x.blocks() * samples * kPanel;
+  Product squeeze = pointwise(context, samples * kPanel, x.channels, constants + s.squeeze, samples, s.hidden, hidden,
+                              samples * kPanel);
+  squeeze.tile.taps = taps;
+  squeeze.tile.num_taps = int(cells);
+  squeeze.tile.bias = constant_at(constants, s.squeeze_bias);
+  multiply(squeeze, team);
+  activate_hidden(s, constants, hidden, samples, team);
+  return hidden;
 }
 
 }  // namespace
@@ -134,8 +186,10 @@ void adaptive_avg_pool(const Images& x, Index size, float* context, const Team& 
 
 Index heads_size(const Step& s) {
   const Index channels = round_up(s.out_channels, kPanel);
-  const Index phi = panel_width(s.latent) * s.latent;
-  return round_up((s.has_scale ? channels : 0) + (s.has_shift ? channels : 0) + phi, kPanel);
+  const Index phi = round_up(panel_width(s.latent) * s.latent, kPanel);
+  return (s.has_scale ? channels : 0) + (s.has_shift ? channels : 0) + phi +
+         (s.kernels > 1 ? round_up(s.kernels, kPanel) : 0) + (s.has_channel ? round_up(s.in_channels, kPanel) : 0) +
+         (s.has_spatial ? round_up(s.kernel_h * s.kernel_w, kPanel) : 0);
 }
 
 Coefficients coefficients(const Step& s, const float* constants, const Images& x, const Team& team) {
@@ -145,18 +199,8 @@ Coefficients coefficients(const Step& s, const float* constants, const Images& x
   adaptive_avg_pool(x, s.context_size, context, team);
   if (s.normalise) normalise(context, cells, x.channels, samples);
 
-  float* hidden = work.scratch[kHidden].get(round_up(s.hidden, kPanel) * samples);
-  Index taps[4];
-  for (Index cell = 0; cell < cells; ++cell) taps[cell] = cell * x.blocks() * samples * kPanel;
-  Product squeeze = pointwise(context, samples * kPanel, x.channels, constants + s.squeeze, samples, s.hidden, hidden,
-                              samples * kPanel);
-  squeeze.tile.taps = taps;
-  squeeze.tile.num_taps = int(cells);
-  squeeze.tile.bias = constant_at(constants, s.squeeze_bias);
-  multiply(squeeze, team);
-  activate_hidden(s, constants, hidden, samples, team);
-
-  const Index size = heads_size(s), channels = round_up(s.out_channels, kPanel);
+  const float* hidden = s.squeeze < 0 ? context : squeezed(s, constants, context, x, team);
+  const Index size = heads_size(s);
   float* heads = work.scratch[kHeads].get(size * samples);
   Product out = pointwise(hidden, samples * kPanel, s.hidden, constants + s.heads, samples, size, heads, kPanel);
   out.tile.out_pixel = size;
@@ -165,20 +209,25 @@ Coefficients coefficients(const Step& s, const float* constants, const Images& x
 
   Coefficients c;
   c.sample = size;
-  float* next = heads;
-  if (s.has_scale) {
-    for (Index n = 0; n < samples; ++n) activate_scale(s.scale_activation, next + n * size, s.out_channels);
-    c.scale = next;
-    next += channels;
+  // The parts of the heads, in order; null if the step does not have it.
+  auto part = [next = heads](bool exists, Index length) mutable {
+    return exists ? std::exchange(next, next + round_up(length, kPanel)) : nullptr;
+  };
+  float* scale = part(s.has_scale, s.out_channels);
+  const float* shift = part(s.has_shift, s.out_channels);
+  c.scale = scale;
+  c.phi = part(s.latent, panel_width(s.latent) * s.latent);
+  float* attention = part(s.kernels > 1, s.kernels);
+  float* channel = part(s.has_channel, s.in_channels);
+  float* spatial = part(s.has_spatial, s.kernel_h * s.kernel_w);
+  for (Index n = 0; n < samples; ++n) {
+    if (scale && s.scale_activation != kAffine)
+      kernels().apply(scale_function(s.scale_activation), scale + n * size, round_up(s.out_channels, kPanel));
+    if (attention) activate_attention(s, attention + n * size);
   }
-  if (s.has_shift) {
-    const float* scaled = constant_at(constants, s.scaled_bias);
-    for (Index n = 0; scaled && n < samples; ++n)
-      for (Index i = 0; i < s.out_channels; ++i) next[n * size + i] += scaled[i] * c.scale[n * size + i];
-    c.bias = next;
-    next += channels;
-  }
-  if (s.latent) c.phi = next;
+  c.attention = attention;
+  sum_bias(s, constants, shift, samples, c);
+  multiply_attentions(s, channel, spatial, samples, c);
   return c;
 }
 

@@ -1,5 +1,6 @@
 // Dense convolution, static or DCD: one matrix product per tap, which reads the image itself, without im2col.
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "layers.h"
@@ -95,6 +96,7 @@ void set_output(const Step& s, const float* constants, const Images* add, Produc
 // Returns whether to form W(x): as the step's algorithm says or, if that is kAuto, if it takes fewer multiply-adds than
 // the latent product at every pixel.
 bool forms_kernel(const Step& s, const Images& out) {
+  if (is_mixture(s)) return true;
   if (!s.latent || !is_pointwise(s)) return false;
   if (s.algorithm != kAuto) return s.algorithm == kForm;
   const double pair = double(s.in_channels) * double(s.out_channels);
@@ -128,7 +130,7 @@ const float* latent_features(const Step& s, const float* constants, const View& 
 // rows. If `formed` is not null, it forms the panels of W(x) when they are needed.
 class Fusion {
  public:
-  Fusion(const Product& product, const Product* formed, const float* constants, const Images& intermediate,
+  Fusion(const Product& product, const Formation* formed, const float* constants, const Images& intermediate,
          const Next& next, Images& out)
       : product_(product), formed_(formed), s_(next.step), intermediate_(intermediate), out_(out),
         depthwise_(next.step, constants, intermediate, out), reach_((s_.kernel_h - 1) * s_.dilation_h + 1) {}
@@ -191,9 +193,8 @@ class Fusion {
     float* buffer = work.scratch[kFused].get(panels * block);
     Product p = columns(product_, sample, first * kPanel, panels * kPanel, buffer, block);
     if (formed_) {
-      const Index depth = product_.tile.depth;
-      float* w = work.scratch[kFormed].get(panels * kPanel * depth);
-      multiply(columns(*formed_, sample, first * kPanel, panels * kPanel, w, kPanel * depth), serial);
+      float* w = work.scratch[kFormed].get(panels * kPanel * product_.tile.depth * product_.tile.num_taps);
+      formed_->run(sample, first, panels, w);
       p.tile.w = w;
     }
     const Index start = depthwise_.input_rows(top, top + 1).from, stop = depthwise_.input_rows(bottom - 1, bottom).to;
@@ -225,7 +226,7 @@ class Fusion {
   }
 
   const Product& product_;
-  const Product* formed_;
+  const Formation* formed_;
   const Step& s_;
   const Images& intermediate_;
   Images& out_;
@@ -252,20 +253,20 @@ void dense_steps(const Step& s, const float* constants, const Images& x, const I
   Product p = product_of(v, x, out, s.out_channels, constants + s.weight, out.data, out.block());
   set_output(s, constants, add, p);
   p.prefetch = prefetch;
-  Product formed;
+  std::optional<Formation> formed;
   if (s.dynamic) {
     const Coefficients c = coefficients(s, constants, x, team);
     if (c.bias) {
       p.tile.bias = c.bias;
-      p.bias_sample = c.sample;
+      p.bias_sample = c.bias_sample;
     }
     if (forms_kernel(s, out)) {
-      formed = formation(s, constants, c, out.samples, team);
-      p.w_sample = formed.out_sample;
+      formed.emplace(s, constants, c, out.samples, team);
+      p.w_sample = formed->size();
       if (!next) {
-        formed.tile.out = Workspace::this_thread().scratch[kFormed].get(out.samples * formed.out_sample);
-        multiply(formed, team);
-        p.tile.w = formed.tile.out;
+        float* w = Workspace::this_thread().scratch[kFormed].get(out.samples * formed->size());
+        formed->run(w, team);
+        p.tile.w = w;
       }
     } else {
       p.tile.scale = c.scale;
@@ -282,7 +283,7 @@ void dense_steps(const Step& s, const float* constants, const Images& x, const I
   }
   merge_rows(p, !s.dynamic && !next && !out.sums);
   if (next) {
-    Fusion(p, formed.channels ? &formed : nullptr, constants, out, *next, result).run(team);
+    Fusion(p, formed ? &*formed : nullptr, constants, out, *next, result).run(team);
   } else {
     multiply_with_sums(p, out, team);
   }

@@ -79,15 +79,13 @@ DepthwiseWeights dynamic_weights(const Step& s, const float* constants, const Im
   const Coefficients c = coefficients(s, constants, x, team);
   const Index taps = s.kernel_h * s.kernel_w, size = round_up(s.out_channels, kPanel) * taps;
   float* w = Workspace::this_thread().scratch[kFormed].get(x.samples * size);
-  if (s.latent) {
-    Product formed = formation(s, constants, c, x.samples, team);
-    formed.tile.out = w;
-    multiply(formed, team);
+  if (s.latent || is_mixture(s)) {
+    Formation(s, constants, c, x.samples, team).run(w, team);
   } else {
     for (Index n = 0; n < x.samples; ++n)
       scale_taps(constants + s.weight, c.scale + n * c.sample, x.blocks(), taps, w + n * size);
   }
-  if (c.bias) return {w, size, c.bias, c.sample};
+  if (c.bias) return {w, size, c.bias, c.bias_sample};
   return {w, size, constant_at(constants, s.bias), 0};
 }
 

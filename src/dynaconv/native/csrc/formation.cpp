@@ -1,4 +1,4 @@
-// Forms W(x) of a DCD layer: Lambda W0 + P Phi Q^T, or Lambda W0 + P Phi R^T if it is depthwise.
+// Forms W(x): Lambda W0 + P Phi Q^T of a DCD layer, Lambda W0 + P Phi R^T if it is depthwise, or a mixture of kernels.
 #include "layers.h"
 
 namespace dynaconv {
@@ -36,11 +36,9 @@ const float* multiply_phi_q(const Step& s, const float* constants, const Coeffic
   return result;
 }
 
-}  // namespace
-
-Product formation(const Step& s, const float* constants, const Coefficients& c, Index samples, const Team& team) {
-  const bool depthwise = s.kind == kDepthwise;
-  const Index rows = depthwise ? s.kernel_h * s.kernel_w : s.in_channels, block = rows * kPanel;
+Product dcd_formation(const Step& s, const float* constants, const Coefficients& c, Index samples, Index rows,
+                      const Team& team) {
+  const Index block = rows * kPanel;
   Product p = pointwise(constants + s.q_rows, block, s.latent, constants + s.p, rows, s.out_channels, nullptr, block);
   p.samples = samples;
   if (s.out_channels < rows && phi_has_equal_panels(s)) {
@@ -54,10 +52,63 @@ Product formation(const Step& s, const float* constants, const Coefficients& c, 
   p.tile.scale = c.scale;
   p.tile.scales_add = true;
   p.scale_sample = c.sample;
-  // The weights of a dense layer are panels; those of a depthwise layer are blocks of 16 channels, including the last.
-  p.to_panels = !depthwise;
-  p.out_sample = rows * (depthwise ? round_up(s.out_channels, kPanel) : panel_width(s.out_channels));
+  p.to_panels = s.kind != kDepthwise;
   return p;
+}
+
+}  // namespace
+
+Formation::Formation(const Step& s, const float* constants, const Coefficients& c, Index samples, const Team& team)
+    : step_(s), weight_(constants + s.weight), c_(c), samples_(samples) {
+  const bool depthwise = s.kind == kDepthwise;
+  rows_ = s.kernel_h * s.kernel_w * (depthwise ? 1 : s.in_channels);
+  // The weights of a dense layer are panels; those of a depthwise layer are blocks of 16 channels, including the last.
+  size_ = rows_ * (depthwise ? round_up(s.out_channels, kPanel) : panel_width(s.out_channels));
+  if (!is_mixture(s)) {
+    product_ = dcd_formation(s, constants, c, samples, rows_, team);
+    product_.out_sample = size_;
+  }
+}
+
+void Formation::run(float* out, const Team& team) const {
+  if (!is_mixture(step_)) {
+    Product p = product_;
+    p.tile.out = out;
+    return multiply(p, team);
+  }
+  // Parts of a panel whose kernels fit into the L1 cache, so that they are read once for all samples.
+  constexpr Index kPartBytes = 16 << 10;
+  const Index row_bytes = step_.kernels * kPanel * Index(sizeof(float));
+  const Index height = std::min(rows_, std::max<Index>(8, kPartBytes / row_bytes / 8 * 8));
+  const Index parts = (rows_ + height - 1) / height;
+  const double work = double(samples_) * double(size_) * double(step_.kernels);
+  team.parallel_for(panels() * parts, work, [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) {
+      const Index panel = i / parts, from = (i - panel * parts) * height, to = std::min(from + height, rows_);
+      for (Index n = 0; n < samples_; ++n) mix(n, panel, from, to, out + n * size_ + panel * rows_ * kPanel);
+    }
+  });
+}
+
+void Formation::run(Index sample, Index first, Index count, float* out) const {
+  const Index panel = rows_ * kPanel;
+  if (!is_mixture(step_)) return multiply(columns(product_, sample, first * kPanel, count * kPanel, out, panel), Team());
+  for (Index i = 0; i < count; ++i) mix(sample, first + i, 0, rows_, out + i * panel);
+}
+
+void Formation::mix(Index sample, Index panel, Index from, Index to, float* out) const {
+  const bool half = step_.kind != kDepthwise && step_.out_channels - panel * kPanel <= kHalf;
+  const Index width = half ? kHalf : kPanel;
+  Mix m{};
+  m.rows = to - from;
+  m.kernels = int(step_.kernels);
+  m.w = weight_ + (panel * rows_ * kPanel + from * width) * step_.kernels;
+  static const float kOne = 1.0f;
+  m.attention = c_.attention ? c_.attention + sample * c_.sample : &kOne;
+  if (c_.factors) m.factors = c_.factors + sample * c_.factors_sample + from;
+  if (c_.scale) m.lanes = c_.scale + sample * c_.sample + panel * kPanel;
+  m.out = out + from * width;
+  kernels().mix[!half](m);
 }
 
 }  // namespace dynaconv

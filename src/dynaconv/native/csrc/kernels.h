@@ -18,6 +18,9 @@ constexpr int kHalf = 8;
 
 enum class Activation : int { kNone = 0, kRelu = 1, kRelu6 = 2 };
 
+// Functions of single values. The last three are 2 hsig, 2 sigmoid and 1 + tanh.
+enum class Function { kRelu, kRelu6, kSilu, kGelu, kHardswish, kHardSigmoid, kSigmoid, kTanh };
+
 // Memory that is read soon. Products prefetch it into the L2 cache, a few cache lines of 64 bytes at a time, to hide
 // the latency of main memory.
 struct Prefetch {
@@ -81,6 +84,17 @@ struct Row {
 
 using RowFn = void (*)(const Row&, float* sum);
 
+// Rows of a panel of W(x) = lanes * factors * sum_k attention_k W_k. A row has one weight per output channel.
+struct Mix {
+  Index rows;
+  const float* w;          // (row, kernel, channel)
+  int kernels;
+  const float* attention;  // one per kernel
+  const float* factors;    // one per row, or null
+  const float* lanes;      // one per channel, or null
+  float* out;              // (row, channel)
+};
+
 constexpr int kMaxPixels = 14;
 // Most pixels of a depthwise run: their accumulators fit into registers. Benchmark:
 // benchmarks/native.py (results on Zen 4: docs/native.md).
@@ -102,6 +116,9 @@ struct Kernels {
   void (*max_pool)(const float* x, Index x_row, Index x_column, Index rows, Index columns, float* out);
   // Adds the sum over `pixels` pixels of each of 16 channels to `sum`.
   void (*sum_pixels)(const float* x, Index pixels, float* sum);
+  void (*mix[2])(const Mix&);      // of a half panel, of a panel
+  // Applies a function to `count` values in place, `count` being a multiple of 16.
+  void (*apply)(Function function, float* values, Index count);
 };
 
 // Null if this build has no code for the instruction set.

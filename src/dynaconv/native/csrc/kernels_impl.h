@@ -3,6 +3,7 @@
 // The code uses GCC's vector extensions, and intrinsics where a compiler would otherwise generate two instructions for
 // one. Everything is in an unnamed namespace: if two instruction sets shared an inline function, the linker could keep
 // the copy that the processor cannot run.
+#include <initializer_list>
 #include <utility>
 
 #if defined(__AVX__)
@@ -315,6 +316,97 @@ void sum_pixels(const float* x, Index pixels, float* sum) {
   }
 }
 
+// exp(x), by powers of two and the Taylor series of the rest, whose error is below that of rounding. NaN stays NaN.
+template <class V>
+[[gnu::always_inline]] inline V exponential(V x) {
+  typedef int Ints __attribute__((vector_size(sizeof(V))));
+  x = vector_min(V{} + 88.0f, vector_max(V{} - 87.0f, x));
+  // Adding this number rounds to an integer.
+  constexpr float kRound = 12582912.0f;
+  const V n = (x * 1.44269504088896341f + kRound) - kRound;
+  const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  V p = V{} + 1.0f / 5040;
+  for (const float c : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) p = p * r + c;
+  const Ints bits = (__builtin_convertvector(n, Ints) + 127) << 23;
+  V power;
+  __builtin_memcpy(&power, &bits, sizeof power);
+  return p * power;
+}
+
+// The error function, by formula 7.1.26 of Abramowitz and Stegun; its error is below 1.5e-7.
+template <class V>
+[[gnu::always_inline]] inline V error_function(V x) {
+  const V size = vector_max(-x, x), t = 1.0f / (1.0f + 0.3275911f * size);
+  V p = V{} + 1.061405429f;
+  for (const float c : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f}) p = p * t + c;
+  const V tail = p * t * exponential(-size * size);
+  return x < V{} ? tail - 1.0f : 1.0f - tail;
+}
+
+template <Function F, class V>
+[[gnu::always_inline]] inline V function_of(V v) {
+  const V zero = {};
+  if constexpr (F == Function::kRelu) return vector_max(zero, v);
+  if constexpr (F == Function::kRelu6) return vector_min(zero + 6.0f, vector_max(zero, v));
+  if constexpr (F == Function::kSilu) return v / (1.0f + exponential(-v));
+  if constexpr (F == Function::kGelu) return 0.5f * v * (1.0f + error_function(v * 0.70710678118654752440f));
+  if constexpr (F == Function::kHardswish) return v * function_of<Function::kRelu6>(v + 3.0f) / 6.0f;
+  if constexpr (F == Function::kHardSigmoid) return function_of<Function::kRelu6>(v + 3.0f) / 3.0f;
+  if constexpr (F == Function::kSigmoid) return 2.0f / (1.0f + exponential(-v));
+  // 1 + tanh(t)
+  return 2.0f / (1.0f + exponential(-2.0f * v));
+}
+
+template <Function F>
+void apply_one(float* values, Index count) {
+  using V = typename Vec<VL>::type;
+  for (Index i = 0; i < count; i += VL) store<V>(values + i, function_of<F>(load<V>(values + i)));
+}
+
+void apply(Function function, float* values, Index count) {
+  switch (function) {
+    case Function::kRelu: return apply_one<Function::kRelu>(values, count);
+    case Function::kRelu6: return apply_one<Function::kRelu6>(values, count);
+    case Function::kSilu: return apply_one<Function::kSilu>(values, count);
+    case Function::kGelu: return apply_one<Function::kGelu>(values, count);
+    case Function::kHardswish: return apply_one<Function::kHardswish>(values, count);
+    case Function::kHardSigmoid: return apply_one<Function::kHardSigmoid>(values, count);
+    case Function::kSigmoid: return apply_one<Function::kSigmoid>(values, count);
+    case Function::kTanh: return apply_one<Function::kTanh>(values, count);
+  }
+}
+
+// ROWS rows of a mix from row `row` on. Each sum is a chain of multiply-adds; there are enough rows to hide its latency.
+template <class V, int N, int WIDTH, int ROWS>
+[[gnu::always_inline]] inline void mix_rows(const Mix& m, Index row, const V* lanes) {
+  constexpr int kVectors = WIDTH / N;
+  V acc[ROWS][kVectors] = {};
+  const float* w = m.w + row * m.kernels * WIDTH;
+  for (int k = 0; k < m.kernels; ++k, w += WIDTH) {
+    const V attention = V{} + m.attention[k];
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) acc[r][v] += attention * load<V>(w + r * m.kernels * WIDTH + v * N);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; ++r) {
+    const V factor = V{} + (m.factors ? m.factors[row + r] : 1.0f);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) store<V>(m.out + (row + r) * WIDTH + v * N, acc[r][v] * (factor * lanes[v]));
+  }
+}
+
+template <class V, int N, int WIDTH>
+void mix(const Mix& m) {
+  constexpr int kVectors = WIDTH / N, kRows = kVectors > 8 ? 1 : 8 / kVectors;
+  V lanes[kVectors];
+  for (int v = 0; v < kVectors; ++v) lanes[v] = m.lanes ? load<V>(m.lanes + v * N) : V{} + 1.0f;
+  Index row = 0;
+  for (; row + kRows <= m.rows; row += kRows) mix_rows<V, N, WIDTH, kRows>(m, row, lanes);
+  for (; row < m.rows; ++row) mix_rows<V, N, WIDTH, 1>(m, row, lanes);
+}
+
 constexpr int kHalfVector = VL < kHalf ? VL : kHalf;
 
 template <int WIDTH, int XS, std::size_t... M>
@@ -357,6 +449,9 @@ Kernels table(const char* name) {
   k.point = &point;
   k.max_pool = &max_pool;
   k.sum_pixels = &sum_pixels;
+  k.mix[0] = &mix<typename Vec<kHalfVector>::type, kHalfVector, kHalf>;
+  k.mix[1] = &mix<typename Vec<VL>::type, VL, kPanel>;
+  k.apply = &apply;
   return k;
 }
 

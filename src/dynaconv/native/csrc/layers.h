@@ -39,22 +39,50 @@ inline TapRange taps_inside(Index from, Index taps, Index dilation, Index size) 
 
 Size output_size(const Step& step, Index height, Index width);
 
-// The branch's result for sample 0: Lambda, the bias, and Phi in panels. `sample` is the distance to the next sample
-// in floats.
+// The branch's result for sample 0: Lambda, which is also the attention over output channels, the bias, Phi in panels,
+// the weights of the kernels of a mixture, and a factor for each tap and input channel. `sample` and the other distances
+// from one sample to the next are in floats.
 struct Coefficients {
   const float* scale = nullptr;
-  const float* bias = nullptr;
   const float* phi = nullptr;
+  const float* attention = nullptr;
   Index sample = 0;
+  const float* bias = nullptr;
+  Index bias_sample = 0;
+  const float* factors = nullptr;
+  Index factors_sample = 0;
 };
 
 Coefficients coefficients(const Step& step, const float* constants, const Images& x, const Team& team);
 // Number of floats that the heads compute per sample.
 Index heads_size(const Step& step);
 
-// Returns the product that forms W(x) of every sample in the layout of W0. The caller sets `tile.out`; samples are
-// `out_sample` floats apart. The step must have a Phi, which is multiplied here with the smaller one of P and Q (or R).
-Product formation(const Step& step, const float* constants, const Coefficients& c, Index samples, const Team& team);
+// Returns whether the kernel is a mixture, or has attention over input channels or taps, so that W(x) must be formed.
+inline bool is_mixture(const Step& s) { return s.dynamic && (s.kernels > 1 || s.has_channel || s.has_spatial); }
+
+// Forms W(x) of every sample, in the layout of W0: of DCD by products with Phi, or of a mixture.
+class Formation {
+ public:
+  // The step must have a Phi, which is multiplied here with the smaller one of P and Q (or R), or be a mixture.
+  Formation(const Step& step, const float* constants, const Coefficients& c, Index samples, const Team& team);
+  // Floats of one W(x).
+  Index size() const { return size_; }
+  // Forms W(x) of all samples, one after another.
+  void run(float* out, const Team& team) const;
+  // Forms `count` panels of one sample from panel `first` on.
+  void run(Index sample, Index first, Index count, float* out) const;
+
+ private:
+  Index panels() const { return (step_.out_channels + kPanel - 1) / kPanel; }
+  // Mixes rows [from, to) of one panel; a row has the weights of one tap and input channel.
+  void mix(Index sample, Index panel, Index from, Index to, float* out) const;
+
+  const Step& step_;
+  const float* weight_;
+  Coefficients c_;
+  Index samples_, rows_, size_;
+  Product product_;
+};
 
 // Computes `out`, whose data, size and channels are set; `add`, which may be null, has the same shape. With `next`, a
 // static depthwise step, each panel of the result is the input of that step while it is in the cache, and `out` is the

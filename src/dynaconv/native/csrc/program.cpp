@@ -54,14 +54,25 @@ void check_dynamic(const Step& s, const StepChecker& checker) {
   checker.require_range(s.branch_activation, kReluB, kGate, "branch activation");
   checker.require_range(s.scale_activation, kAffine, kTanh, "scale activation");
   const Index channels = round_up(s.out_channels, kPanel), hidden = round_up(s.hidden, kPanel);
-  checker.require(s.squeeze, {panel_width(s.hidden), s.in_channels, s.context_size, s.context_size}, "squeeze");
-  checker.require_if_present(s.squeeze_bias, hidden, "squeeze bias");
-  if (s.branch_activation == kGate) checker.require(s.gate, {panel_width(s.hidden), s.hidden}, "gate");
+  checker.require_range(s.kernels, 1, kMaxSize, "number of kernels");
+  checker.require_range(s.static_kernel, 0, s.kernels > 1, "static kernel");
+  if (s.squeeze < 0) {
+    if (s.hidden != s.in_channels || s.context_size != 1) checker.fail("no squeeze");
+  } else {
+    checker.require(s.squeeze, {panel_width(s.hidden), s.in_channels, s.context_size, s.context_size}, "squeeze");
+    checker.require_if_present(s.squeeze_bias, hidden, "squeeze bias");
+    if (s.branch_activation == kGate) checker.require(s.gate, {panel_width(s.hidden), s.hidden}, "gate");
+  }
   checker.require(s.heads, {heads_size(s), s.hidden}, "heads");
   checker.require_if_present(s.heads_bias, heads_size(s), "heads' bias");
   checker.require_if_present(s.scaled_bias, channels, "scaled bias");
-  if (s.scaled_bias >= 0 && !(s.has_shift && s.has_scale)) checker.fail("a scaled bias without its heads");
-  if (s.kind == kDepthwise && !s.latent && !s.has_scale) checker.fail("neither Lambda nor a residual");
+  if (s.scaled_bias >= 0 && !s.has_scale) checker.fail("a scaled bias without its scale");
+  if (s.biases >= 0) checker.require(s.biases, {channels, s.kernels}, "biases");
+  if (s.biases >= 0 && s.kernels == 1) checker.fail("biases without kernels");
+  if (is_mixture(s) && (s.latent || (s.kind == kDepthwise && s.has_channel)))
+    checker.fail("a mixture with parts that it does not allow");
+  if (s.kind == kDepthwise && !s.latent && !s.has_scale && !is_mixture(s))
+    checker.fail("neither Lambda nor a residual");
   if (!s.latent) return;
   checker.require(s.p, {panel_width(s.out_channels), s.latent}, "P");
   if (s.kind == kDepthwise) {
@@ -99,12 +110,13 @@ void check_step(const Program& p, int index) {
         next->target == s.source)
       throw_damaged(index, "no static depthwise step after it, although it is fused");
   }
+  const std::int64_t kernels = s.dynamic ? s.kernels : 1;
   if (s.kind == kDepthwise) {
-    checker.require(s.weight, {channels, s.kernel_h, s.kernel_w}, "weight");
+    checker.require(s.weight, {channels, s.kernel_h, s.kernel_w, kernels}, "weight");
     if (s.dynamic) check_dynamic(s, checker);
     return;
   }
-  checker.require(s.weight, {panel_width(s.out_channels), s.in_channels, s.kernel_h, s.kernel_w}, "weight");
+  checker.require(s.weight, {panel_width(s.out_channels), s.in_channels, s.kernel_h, s.kernel_w, kernels}, "weight");
   if (s.dynamic) check_dynamic(s, checker);
 }
 

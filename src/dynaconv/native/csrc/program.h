@@ -20,13 +20,16 @@ struct Step {
   std::int64_t dynamic, algorithm, latent, p, q, q_rows, scaled_bias;
   std::int64_t context_size, normalise, hidden, squeeze, squeeze_bias, branch_activation, gate, unit;
   std::int64_t heads, heads_bias, has_scale, scale_activation, has_shift;
+  // A mixture of `kernels` kernels, whose weights are a softmax or sigmoids of logits; with `static_kernel` the first
+  // kernel has weight one and no logit. `has_channel`, `has_spatial`: attention over input channels and over taps.
+  std::int64_t kernels, softmax, static_kernel, biases, has_channel, has_spatial;
 };
 
 constexpr int kFields = sizeof(Step) / sizeof(std::int64_t);
 
 // Format of programs in files. Raise it here and in steps.py with every change of the steps or of the order of the
 // constants: a file of another format is refused.
-constexpr int kFormat = 1;
+constexpr int kFormat = 2;
 
 // Epsilons added to a variance and to a squared length; families/contract has the same numbers.
 constexpr float kNormEpsilon = 1e-5f, kLengthEpsilon = 1e-4f;
