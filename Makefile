@@ -39,7 +39,8 @@ bench: env
 sanitize: env
 	DYNACONV_CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1" \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest -p no:cacheprovider tests/native/test_layers.py
+	ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest -p no:cacheprovider tests/native/test_layers.py \
+		tests/native/test_mixtures.py tests/native/test_excitation.py
 
 # The sdist and the wheels, with native kernels and without, into dist/; each is installed and run on its own.
 packages: env

@@ -1,4 +1,4 @@
-"""Latency of DCD by the native kernels, beside the static network in ONNX Runtime, OpenVINO and torch.
+"""Latency of every family by the native kernels, beside the static network in ONNX Runtime, OpenVINO and torch.
 
     python benchmarks/native.py                                 # the table of docs/native.md
     python benchmarks/native.py --batch 1 --threads 1 --rounds 100 --only ort native --folder runs/exported
@@ -34,8 +34,17 @@ CANDIDATES = {
     "DCD torch": ("dcd", "torch"),
     "DCD native": ("dcd", "native"),
     "static native": ("static", "native"),
+    "SE native": ("se", "native"),
+    "DY-Conv native": ("dyconv", "native"),
+    "ODConv native": ("odconv", "native"),
+    "CondConv native": ("condconv", "native"),
 }
-RATIOS = (("DCD native", "static ORT"), ("DCD native", "static native"), ("static native", "static ORT"))
+FAMILIES = ("DCD", "SE", "DY-Conv", "ODConv", "CondConv")
+RATIOS = (
+    ("DCD native", "static ORT"),
+    ("static native", "static ORT"),
+    *((f"{family} native", "static native") for family in FAMILIES),
+)
 
 
 def runner(

@@ -38,7 +38,7 @@ class Islands(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(3, 24, 3, 2, 1), nn.ReLU6(), DCDConv2d(24, 20, 1), nn.ReLU())
-        self.between = LAYERS["se"](20, 20, 1)
+        self.between = LAYERS["odconv"](20, 20, 1, groups=2)
         self.second = nn.Sequential(DCDConv2d(20, 20, 1), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,6 +89,15 @@ def test_a_whole_network_is_one_operator(runtime: str, tmp_path: Path) -> None:
     if runtime == "onnxruntime":
         assert set(operators(report)) <= {"NativeProgram", "Transpose", "Reshape"}
         assert operators(report).count("NativeProgram") == 1
+
+
+@both
+@pytest.mark.parametrize("family", ["condconv", "dyconv", "odconv", "se"])
+def test_mixtures_are_one_operator(runtime: str, family: str, tmp_path: Path) -> None:
+    model = timm.create_model(f"{family}_mobilenetv2_035", num_classes=10).eval()
+    report = written(runtime, model, tmp_path)
+    assert report.notes[0] == "native programs: 1; of 52 convolutions 52 are in one."
+    assert report.difference <= 1e-5
 
 
 def test_openvino_computes_natively_in_float32_whatever_its_own_precision_is(tmp_path: Path) -> None:

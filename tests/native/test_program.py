@@ -5,13 +5,14 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dynaconv import DCDConv2d, deploy
+from dynaconv import CondConv2d, DCDConv2d, DYConv2d, ODConv2d, SEConv2d, deploy
 from dynaconv.errors import ConversionError
 from dynaconv.native import NativeProgram, instruction_set
 from dynaconv.native.library import use_huge_pages
@@ -32,6 +33,19 @@ def network() -> nn.Module:
         DCDConv2d(40, 40, 3, 1, 1, groups=40),
     )
     return randomise_heads(nn.Sequential(*parts)).eval()
+
+
+def network_of_mixtures() -> nn.Module:
+    parts = (
+        nn.Conv2d(3, 8, 1),
+        ODConv2d(8, 8, 3, padding=1),
+        nn.SiLU(),
+        CondConv2d(8, 8, 3, padding=1, groups=8, num_experts=2, residual=True),
+        SEConv2d(8, 8, 3, padding=1),
+        nn.Hardswish(),
+        DYConv2d(8, 5, 1, num_kernels=2),
+    )
+    return nn.Sequential(*parts).eval()
 
 
 class Reader(nn.Module):
@@ -165,10 +179,12 @@ def test_exported_with_a_free_batch() -> None:
     assert_close(program.module()(x), want(x))
 
 
+@pytest.mark.parametrize("model", [network, network_of_mixtures])
 @torch.no_grad()
-def test_damaged_programs_are_refused() -> None:
+def test_damaged_programs_are_refused(model: Callable[[], nn.Module]) -> None:
     """No value of any field may crash: it raises an error, or the program computes something else."""
-    native, _ = native_network()
+    native = deploy(model(), backend="native")
+    assert isinstance(native, NativeProgram)
     x = torch.randn(1, 3, 6, 6)
     refused = 0
     for index in range(native.steps.numel()):
@@ -190,6 +206,35 @@ def test_a_depthwise_branch_without_parts_is_refused() -> None:
     for name in ("latent", "has_scale"):
         steps[last + FIELDS.index(name)] = 0
     with refuses(RuntimeError):
+        torch.ops.dynaconv.native_program(
+            torch.randn(1, 3, 6, 6), native.constants, steps, native._out_channels, native.sizes
+        )
+
+
+@pytest.mark.parametrize(
+    ("step", "fields"),
+    [
+        (1, {"kernels": 0}),
+        (1, {"kernels": 400}),
+        (1, {"latent": 2}),
+        (1, {"static_kernel": 2}),
+        (1, {"squeeze": -1}),
+        (2, {"has_channel": 1}),
+        (2, {"kernels": 1, "static_kernel": 0, "biases": -1}),
+        (2, {"biases": 10**6}),
+        (4, {"has_scale": 0}),
+        (4, {"has_spatial": 1}),
+        (4, {"dynamic": 0}),
+        (4, {"kind": 3}),
+    ],
+)
+@torch.no_grad()
+def test_damaged_mixtures_are_refused(step: int, fields: dict[str, int]) -> None:
+    native = deploy(network_of_mixtures(), backend="native")
+    steps = native.steps.clone()
+    for name, value in fields.items():
+        steps.view(-1, len(FIELDS))[step, FIELDS.index(name)] = value
+    with pytest.raises(RuntimeError, match="damaged"):
         torch.ops.dynaconv.native_program(
             torch.randn(1, 3, 6, 6), native.constants, steps, native._out_channels, native.sizes
         )
@@ -220,15 +265,20 @@ def test_sizes_whose_product_overflows_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "chosen", [pytest.param("test_dcd_par", id="few"), pytest.param("", id="all", marks=pytest.mark.slow)]
+    "chosen",
+    [
+        pytest.param("test_dcd_par or mixture_fused or test_activations_of", id="few"),
+        pytest.param("", id="all", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("name", SETS)
 def test_each_instruction_set(name: str, chosen: str) -> None:
     """Runs the tests of layers again in a process with DYNACONV_ISA set."""
     if SETS.index(name) > SETS.index(instruction_set()):
         pytest.skip(f"this processor has no {name}")
-    file = str(Path(__file__).parent / "test_layers.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, file]
+    names = ("test_layers.py", "test_mixtures.py", "test_excitation.py")
+    files = [str(Path(__file__).parent / each) for each in names]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files]
     done = subprocess.run(command, env=os.environ | {"DYNACONV_ISA": name}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv
+from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv, MixedKernel
 from dynaconv.families.dcd.deployed import DeployedDCD, DeployedDCDConv, DeployedDCDLinear
 from dynaconv.native.packing import blocks, dense_weight, depthwise_weight, padded_vector, panels, round_up
 from dynaconv.native.steps import (
@@ -18,6 +18,7 @@ from dynaconv.native.steps import (
     DEPTHWISE,
     MAX_POOL,
     MEAN,
+    SCALE,
     SCALE_ACTIVATIONS,
     Step,
     UnsupportedError,
@@ -28,30 +29,33 @@ def activation_of(module: nn.Module | None) -> str | None:
     """Return the name of an activation that a step can fuse; None for any other module."""
     if module is None or type(module) is nn.Identity:
         return "none"
-    return {nn.ReLU: "relu", nn.ReLU6: "relu6"}.get(type(module))
+    if type(module) is nn.GELU and module.approximate != "none":
+        return None
+    names = {nn.ReLU: "relu", nn.ReLU6: "relu6", nn.SiLU: "silu", nn.GELU: "gelu", nn.Hardswish: "hardswish"}
+    return names.get(type(module))
 
 
 @torch.no_grad()
-def lower(conv: nn.Module, activation: str = "none") -> Step:
-    """Return the step that computes a layer and the activation after it in eval mode.
+def lower(conv: nn.Module, activation: str = "none") -> list[Step]:
+    """Return the steps that compute a layer and the activation after it in eval mode, each from the one before.
 
     Raises:
         UnsupportedError: The library has no kernel for the layer.
     """
     if type(conv) is nn.Conv2d:
-        return _static(conv, activation)
+        return [_static(conv, activation)]
     if isinstance(conv, DeployedDCD):
-        return _dcd(conv, activation)
+        return [_dcd(conv, activation)]
     if isinstance(conv, DeployedConv):
-        return _mixture(conv, activation)
-    if type(conv) is nn.Linear:
-        return _linear(conv, activation)
+        return _deployed(conv, activation)
+    if type(conv) is nn.Linear or (type(conv).__module__, type(conv).__name__) == ("timm.layers.linear", "Linear"):
+        return [_linear(conv, activation)]
     if type(conv) is nn.MaxPool2d and activation == "none":
-        return _max_pool(conv)
+        return [_max_pool(conv)]
     raise UnsupportedError(f"{type(conv).__name__} has no native form")
 
 
-def _linear(layer: nn.Linear, activation: str) -> Step:
+def _linear(layer: Any, activation: str) -> Step:
     _check_type(layer)
     geometry = _vector_geometry(layer.in_features, layer.out_features)
     return Step(
@@ -85,7 +89,7 @@ def _pair(value: Any) -> tuple[int, int]:
     return value if isinstance(value, tuple) else (value, value)
 
 
-def _static(conv: nn.Conv2d, activation: str) -> Step:
+def _static(conv: Any, activation: str) -> Step:
     _check_type(conv)
     geometry = _geometry(conv)
     if conv.groups == 1:
@@ -195,11 +199,40 @@ def _dcd_heads(form: DeployedDCD) -> list[AffineMap]:
     return heads
 
 
-def _mixture(form: DeployedConv, activation: str) -> Step:
+def _deployed(form: DeployedConv, activation: str) -> list[Step]:
     _check_type(form)
-    mixed = form.mixed_kernel()
-    if mixed is None or form.dims != 2 or form.transposed:
+    mixed, excitation = form.mixed_kernel(), form.excitation()
+    if form.dims != 2 or form.transposed or (mixed is None and excitation is None):
         raise UnsupportedError(f"{type(form).__name__} with these arguments has no native form")
+    if mixed is not None:
+        return [_mixture(form, mixed, activation)]
+    assert excitation is not None
+    scale = scale_step(form.branch, excitation, "sigmoid")
+    scale.bias, scale.activation = _vector(form.shift), ACTIVATIONS[activation]
+    return [_static(form, "none"), scale]
+
+
+def scale_step(branch: DeployedBranch, head: AffineMap, gate: str) -> Step:
+    """Return the step that multiplies each channel by a gate, which a branch computes from the mean of all pixels.
+
+    Args:
+        branch: Maps the mean to the hidden vector.
+        head: Maps the hidden vector to logits.
+        gate: ``sigmoid`` or ``hard_sigmoid``, applied to the logits.
+    """
+    channels = len(head.weight)
+    return Step(
+        kind=SCALE,
+        dynamic=1,
+        has_scale=1,
+        scale_activation=SCALE_ACTIVATIONS[gate],
+        **_branch(branch, channels),
+        **_heads([head]),
+        **_vector_geometry(channels, channels),
+    )
+
+
+def _mixture(form: DeployedConv, mixed: MixedKernel, activation: str) -> Step:
     geometry, heads = _geometry(form), dict(mixed.heads)
     depthwise = form.groups == form.in_channels == form.out_channels
     if depthwise and "channel" in heads and "filter" not in heads:

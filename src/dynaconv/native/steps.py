@@ -7,8 +7,8 @@ from torch import Tensor
 
 FORMAT = 2
 """Format of programs in files: ``kFormat`` in ``csrc/program.h``, which says when to raise it."""
-DENSE, DEPTHWISE, MAX_POOL, MEAN = 0, 1, 2, 3
-ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2}
+DENSE, DEPTHWISE, MAX_POOL, MEAN, SCALE = 0, 1, 2, 3, 4
+ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2, "silu": 3, "gelu": 4, "hardswish": 5}
 ALGORITHMS = {"auto": 0, "kernel": 1, "factored": 2}
 BRANCH_ACTIVATIONS = {"relu": 0, "relu6": 1, "silu": 2, "gelu": 3, "hardswish": 4, "gate": 5}
 SCALE_ACTIVATIONS = {"affine": 0, "hard_sigmoid": 1, "sigmoid": 2, "tanh": 3}

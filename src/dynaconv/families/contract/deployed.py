@@ -210,6 +210,14 @@ class DeployedLayer(DynamicOperator):
         """Return the kernel as a mixture with attentions, from which backends form it; None if it is none."""
         return None
 
+    def excitation(self) -> AffineMap | None:
+        """Return the last map of the branch of a layer with squeeze-and-excitation; None for other layers.
+
+        Such a layer computes y, a convolution with ``weight`` and ``bias``, then ``y * sigmoid(map(h)) + shift``,
+        where h is the branch's hidden vector for the averaged y.
+        """
+        return None
+
     @abstractmethod
     def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
         """Make the layer compute ``scale * forward(x) + shift``, so that a fixed norm after it can be removed.

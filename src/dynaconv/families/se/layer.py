@@ -176,6 +176,11 @@ class DeployedSEConv(_SqueezeExcite, DeployedConv):
         self.branch = DeployedBranch.of(layer.branch, layer.context_norm)
         self._adopt_settings(layer)
 
+    def excitation(self) -> AffineMap:
+        """The map of the scales."""
+        head: AffineMap = self.branch.head("scale")
+        return head
+
     def mixed_kernel(self) -> MixedKernel | None:
         """One kernel, scaled by its filters; None if the kernel reads more than one pixel, or not all pixels.
 

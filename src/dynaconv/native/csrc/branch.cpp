@@ -65,10 +65,10 @@ void activate_hidden(const Step& s, const float* constants, float* hidden, Index
     multiply(pointwise(hidden, samples * kPanel, s.hidden, constants + s.gate, samples, s.hidden, gate,
                        samples * kPanel),
              team);
-    kernels().apply(Function::kHardSigmoid, gate, blocks * samples * kPanel);
+    kernels().apply(Function::kHardSigmoid, gate, blocks * samples, nullptr);
     for (Index i = 0; i < blocks * samples * kPanel; ++i) hidden[i] *= gate[i];
   } else {
-    kernels().apply(Function(s.branch_activation), hidden, blocks * samples * kPanel);
+    kernels().apply(Function(s.branch_activation), hidden, blocks * samples, nullptr);
   }
   if (!s.unit) return;
   for (Index n = 0; n < samples; ++n) {
@@ -130,8 +130,8 @@ void multiply_attentions(const Step& s, float* channel, float* spatial, Index sa
   const Index taps = s.kernel_h * s.kernel_w, inputs = s.kind == kDepthwise ? 1 : s.in_channels;
   float* factors = Workspace::this_thread().scratch[kAttentions].get(samples * taps * inputs);
   for (Index n = 0; n < samples; ++n) {
-    if (channel) kernels().apply(Function::kSigmoid, channel + n * c.sample, round_up(inputs, kPanel));
-    if (spatial) kernels().apply(Function::kSigmoid, spatial + n * c.sample, round_up(taps, kPanel));
+    if (channel) kernels().apply(Function::kSigmoid, channel + n * c.sample, (inputs + kPanel - 1) / kPanel, nullptr);
+    if (spatial) kernels().apply(Function::kSigmoid, spatial + n * c.sample, (taps + kPanel - 1) / kPanel, nullptr);
     for (Index tap = 0; tap < taps; ++tap)
       for (Index i = 0; i < inputs; ++i)
         factors[(n * taps + tap) * inputs + i] =
@@ -222,7 +222,8 @@ Coefficients coefficients(const Step& s, const float* constants, const Images& x
   float* spatial = part(s.has_spatial, s.kernel_h * s.kernel_w);
   for (Index n = 0; n < samples; ++n) {
     if (scale && s.scale_activation != kAffine)
-      kernels().apply(scale_function(s.scale_activation), scale + n * size, round_up(s.out_channels, kPanel));
+      kernels().apply(scale_function(s.scale_activation), scale + n * size,
+                      (s.out_channels + kPanel - 1) / kPanel, nullptr);
     if (attention) activate_attention(s, attention + n * size);
   }
   c.attention = attention;

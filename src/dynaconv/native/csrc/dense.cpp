@@ -234,14 +234,52 @@ class Fusion {
   Index reach_;
 };
 
+// Runs a product with W(x), which is formed one or two panels at a time by the thread that multiplies them: each thread
+// reads its own part of the kernels, and W(x) stays in its cache. If there are too few panels for all threads, W(x) is
+// formed as a whole. Benchmark of both numbers: benchmarks/native.py --threads 2 (results: docs/native.md).
+void multiply_formed(Product& p, const Formation& formed, const Images& out, const Team& team) {
+  constexpr Index kMinPanels = 2, kMinPairs = 4;   // per thread
+  const Index panels = out.blocks(), threads = team.size();
+  Workspace& main = Workspace::this_thread();
+  if (team.is_parallel() && panels < kMinPanels * threads) {
+    float* w = main.scratch[kFormed].get(out.samples * formed.size());
+    formed.run(w, team);
+    p.tile.w = w;
+    p.w_sample = formed.size();
+    return multiply(p, team);
+  }
+  const Index width = team.is_parallel() && panels < 2 * kMinPairs * threads ? 1 : kernels().panels;
+  const Index groups = (panels + width - 1) / width, panel = Index(p.tile.num_taps) * p.tile.depth * kPanel;
+  const Index tiles = tiles_per_sample(p);
+  const double work = double(out.samples) * double(out.pixels()) * double(p.channels) * double(panel);
+  team.parallel_for(groups, work, [&](Index begin, Index end) {
+    float* w = Workspace::this_thread().scratch[kFormed].get(width * panel);
+    for (Index i = begin * out.samples; i < end * out.samples; ++i) {
+      const Index group = i / out.samples, n = i - group * out.samples, first = group * width;
+      const Index count = std::min(width, panels - first);
+      formed.run(n, first, count, w);
+      Product part = columns(p, n, first * kPanel, count * kPanel,
+                             p.tile.out + n * p.out_sample + first * p.tile.out_block, p.tile.out_block);
+      part.tile.w = w;
+      if (p.tile.sum) part.tile.sum += n * tiles * p.tile.sum_tile + first * kPanel;
+      // While this group is multiplied, the kernels of the next one are fetched; after the last, the next step's.
+      part.prefetch = group + 1 < end ? formed.kernels(first + width, std::min(width, panels - first - width))
+                                            .part(n, n + 1, out.samples, 1)
+                                      : p.prefetch.part(n, n + 1, out.samples, 1);
+      multiply(part, Team());
+    }
+  });
+}
+
 // Runs the product and, if `out.sums` is not null, computes the sums over the pixels of each image. Each tile writes
 // its own partial sum, so that threads do not synchronise.
-void multiply_with_sums(Product& p, Images& out, const Team& team) {
-  if (!out.sums) return multiply(p, team);
+void multiply_with_sums(Product& p, const Formation* formed, Images& out, const Team& team) {
+  const auto run = [&] { formed ? multiply_formed(p, *formed, out, team) : multiply(p, team); };
+  if (!out.sums) return run();
   const Index size = out.blocks() * kPanel, tiles = tiles_per_sample(p);
   float* sum = p.tile.sum = Workspace::this_thread().scratch[kSums].get(out.samples * tiles * size);
   p.tile.sum_tile = size;
-  multiply(p, team);
+  run();
   for (Index n = 0; n < out.samples; ++n)
     for (Index b = 0; b < out.blocks(); ++b)
       sum_parts(sum + n * tiles * size + b * kPanel, tiles, size, out.sums + (b * out.samples + n) * kPanel);
@@ -262,12 +300,6 @@ void dense_steps(const Step& s, const float* constants, const Images& x, const I
     }
     if (forms_kernel(s, out)) {
       formed.emplace(s, constants, c, out.samples, team);
-      p.w_sample = formed->size();
-      if (!next) {
-        float* w = Workspace::this_thread().scratch[kFormed].get(out.samples * formed->size());
-        formed->run(w, team);
-        p.tile.w = w;
-      }
     } else {
       p.tile.scale = c.scale;
       p.scale_sample = c.sample;
@@ -285,7 +317,7 @@ void dense_steps(const Step& s, const float* constants, const Images& x, const I
   if (next) {
     Fusion(p, formed ? &*formed : nullptr, constants, out, *next, result).run(team);
   } else {
-    multiply_with_sums(p, out, team);
+    multiply_with_sums(p, formed ? &*formed : nullptr, out, team);
   }
 }
 
@@ -351,7 +383,7 @@ void dense_from(const Step& s, const float* constants, const Input& input, Index
   if (next) {
     Fusion(p, nullptr, constants, out, *next, result).run(team);
   } else {
-    multiply_with_sums(p, result, team);
+    multiply_with_sums(p, nullptr, result, team);
   }
 }
 

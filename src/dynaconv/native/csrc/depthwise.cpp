@@ -27,16 +27,20 @@ void DepthwiseBlock::run(const float* x, Index x_from, Index block, Index sample
   float* out = out_.data + block * out_.block() + sample * out_.pixels() * kPanel;
   const Index num_runs = (out_.width + kMaxRow - 1) / kMaxRow, small = out_.width / num_runs;
   const Index longer = out_.width - num_runs * small;
+  const auto act = Activation(s_.activation);
+  const bool later = is_applied_later(act);
   for (Index oy = from; oy < to; ++oy) {
     const Index y = oy * s_.stride_h - s_.pad_top;
     const TapRange rows = taps_inside(y, s_.kernel_h, s_.dilation_h, x_.height);
     const float* row = x + (y + rows.first * s_.dilation_h - x_from) * x_.width * kPanel;
-    float* sum = sums ? sums + oy * kPanel : nullptr;
+    float* row_sum = sums ? sums + oy * kPanel : nullptr;
+    float* sum = later ? nullptr : row_sum;
     if (sum) std::fill_n(sum, kPanel, 0.0f);
     // Runs have two lengths; the longer ones come first.
     run_part(row, rows, 0, longer, small + 1, w, bias, out + oy * out_.width * kPanel, sum);
     run_part(row, rows, longer * (small + 1), num_runs - longer, small, w, bias,
              out + (oy * out_.width + longer * (small + 1)) * kPanel, sum);
+    if (later) kernels().apply(function_of(act), out + oy * out_.width * kPanel, out_.width, row_sum);
   }
 }
 
@@ -50,7 +54,7 @@ void DepthwiseBlock::run_part(const float* row, TapRange rows, Index begin, Inde
   const Index left = std::max<Index>(0, -x0), right = std::max<Index>(0, stop - x_.width);
   const float* first = w + rows.first * s_.kernel_w * kPanel;
   const Index x_row = x_.width * s_.dilation_h * kPanel;
-  const auto act = Activation(s_.activation);
+  const auto act = is_applied_later(Activation(s_.activation)) ? Activation::kNone : Activation(s_.activation);
   const Index edge = (s_.kernel_w - 1) / 2;
   if (fast_ && left <= edge && right <= edge) {
     const Row r{count, row + x0 * kPanel, x_row, int(rows.count), first, int(left), int(right), bias, out, act};

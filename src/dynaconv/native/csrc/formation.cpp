@@ -108,7 +108,7 @@ void Formation::mix(Index sample, Index panel, Index from, Index to, float* out)
   if (c_.factors) m.factors = c_.factors + sample * c_.factors_sample + from;
   if (c_.scale) m.lanes = c_.scale + sample * c_.sample + panel * kPanel;
   m.out = out + from * width;
-  kernels().mix[!half](m);
+  dynaconv::kernels().mix[!half](m);
 }
 
 }  // namespace dynaconv

@@ -16,10 +16,14 @@ using Index = std::ptrdiff_t;
 constexpr int kPanel = 16;
 constexpr int kHalf = 8;
 
-enum class Activation : int { kNone = 0, kRelu = 1, kRelu6 = 2 };
+enum class Activation : int { kNone = 0, kRelu = 1, kRelu6 = 2, kSilu = 3, kGelu = 4, kHardswish = 5 };
 
-// Functions of single values. The last three are 2 hsig, 2 sigmoid and 1 + tanh.
+// Functions of single values, in the order of the activations. The last three are 2 hsig, 2 sigmoid and 1 + tanh.
 enum class Function { kRelu, kRelu6, kSilu, kGelu, kHardswish, kHardSigmoid, kSigmoid, kTanh };
+
+// ReLUs are part of the kernels; other activations are applied to results that were just stored.
+inline bool is_applied_later(Activation act) { return act > Activation::kRelu6; }
+inline Function function_of(Activation act) { return Function(int(act) - 1); }
 
 // Memory that is read soon. Products prefetch it into the L2 cache, a few cache lines of 64 bytes at a time, to hide
 // the latency of main memory.
@@ -117,8 +121,10 @@ struct Kernels {
   // Adds the sum over `pixels` pixels of each of 16 channels to `sum`.
   void (*sum_pixels)(const float* x, Index pixels, float* sum);
   void (*mix[2])(const Mix&);      // of a half panel, of a panel
-  // Applies a function to `count` values in place, `count` being a multiple of 16.
-  void (*apply)(Function function, float* values, Index count);
+  // Applies a function to pixels of 16 channels in place. Writes their sum to `sum` if it is not null.
+  void (*apply)(Function function, float* x, Index pixels, float* sum);
+  // out = scale * x + bias + add, on pixels of 16 channels; `bias` and `add` may be null.
+  void (*scale)(const float* x, const float* scale, const float* bias, const float* add, Index pixels, float* out);
 };
 
 // Null if this build has no code for the instruction set.

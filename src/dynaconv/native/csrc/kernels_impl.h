@@ -3,57 +3,12 @@
 // The code uses GCC's vector extensions, and intrinsics where a compiler would otherwise generate two instructions for
 // one. Everything is in an unnamed namespace: if two instruction sets shared an inline function, the linker could keep
 // the copy that the processor cannot run.
-#include <initializer_list>
 #include <utility>
 
-#if defined(__AVX__)
-#include <immintrin.h>
-#endif
-
-#include "kernels.h"
+#include "vectors_impl.h"
 
 namespace dynaconv {
 namespace {
-
-template <int N>
-struct Vec {
-  typedef float type __attribute__((vector_size(4 * N)));
-};
-
-template <class V>
-[[gnu::always_inline]] inline V load(const float* p) {
-  V v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
-}
-
-template <class V>
-[[gnu::always_inline]] inline void store(float* p, V v) {
-  __builtin_memcpy(p, &v, sizeof v);
-}
-
-// Maximum and minimum of two vectors; `b` if one of the two is NaN, as the x86 instructions do.
-template <class V>
-[[gnu::always_inline]] inline V vector_max(V a, V b) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(V) == 64) return V(_mm512_max_ps(__m512(a), __m512(b)));
-#endif
-#if defined(__AVX__)
-  if constexpr (sizeof(V) == 32) return V(_mm256_max_ps(__m256(a), __m256(b)));
-#endif
-  return a > b ? a : b;
-}
-
-template <class V>
-[[gnu::always_inline]] inline V vector_min(V a, V b) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(V) == 64) return V(_mm512_min_ps(__m512(a), __m512(b)));
-#endif
-#if defined(__AVX__)
-  if constexpr (sizeof(V) == 32) return V(_mm256_min_ps(__m256(a), __m256(b)));
-#endif
-  return a < b ? a : b;
-}
 
 // Applies an activation; NaN stays NaN.
 template <Activation ACT, class V>
@@ -143,8 +98,9 @@ template <bool SUMS, class V, int N, int PIXELS, int PANELS, int PER_PANEL>
 }
 
 template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
-[[gnu::always_inline]] inline void compute_tile(const Tile& t, const float* x, const float* z, const float* add,
-                                                float* out, float* sum, Prefetch& next_panels, Prefetch& next_step) {
+[[gnu::always_inline]] inline void compute_tile(const Tile& t, Activation act, const float* x, const float* z,
+                                                const float* add, float* out, float* sum, Prefetch& next_panels,
+                                                Prefetch& next_step) {
   constexpr int kVectors = PANELS * PER_PANEL;
   // A product that is not scaled starts from the bias.
   const bool starts_from_bias = t.bias && !(t.scale && !t.scales_add);
@@ -185,9 +141,9 @@ template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
   else if (add)
     accumulate<false, V, N, PIXELS, PANELS, PER_PANEL>(acc, add, t.add_pixel, t.add_block, nullptr);
   if (sum)
-    epilogue<true, V, N, PIXELS, PANELS, PER_PANEL>(t.act, acc, out, t.out_pixel, t.out_block, sum);
+    epilogue<true, V, N, PIXELS, PANELS, PER_PANEL>(act, acc, out, t.out_pixel, t.out_block, sum);
   else
-    epilogue<false, V, N, PIXELS, PANELS, PER_PANEL>(t.act, acc, out, t.out_pixel, t.out_block, sum);
+    epilogue<false, V, N, PIXELS, PANELS, PER_PANEL>(act, acc, out, t.out_pixel, t.out_block, sum);
 }
 
 // The loop over tiles is inside the kernel: the overhead of a call per tile would be significant for few inputs.
@@ -196,8 +152,13 @@ void tile(const Tile& t) {
   const float *x = t.x, *z = t.z, *add = t.add;
   float *out = t.out, *sum = t.sum;
   Prefetch next_panels = t.next_panels, next_step = t.next_step;
+  const bool later = is_applied_later(t.act);
+  const Activation act = later ? Activation::kNone : t.act;
   for (Index i = 0; i < t.count; ++i) {
-    compute_tile<V, N, PIXELS, PANELS, PER_PANEL, XS>(t, x, z, add, out, sum, next_panels, next_step);
+    compute_tile<V, N, PIXELS, PANELS, PER_PANEL, XS>(t, act, x, z, add, out, later ? nullptr : sum, next_panels,
+                                                    next_step);
+    for (int panel = 0; later && panel < PANELS; ++panel)
+      apply(function_of(t.act), out + panel * t.out_block, PIXELS, sum ? sum + panel * kPanel : nullptr);
     x += PIXELS * (XS ? XS : t.x_pixel);
     out += PIXELS * t.out_pixel;
     if (z) z += PIXELS * kPanel;
@@ -316,97 +277,6 @@ void sum_pixels(const float* x, Index pixels, float* sum) {
   }
 }
 
-// exp(x), by powers of two and the Taylor series of the rest, whose error is below that of rounding. NaN stays NaN.
-template <class V>
-[[gnu::always_inline]] inline V exponential(V x) {
-  typedef int Ints __attribute__((vector_size(sizeof(V))));
-  x = vector_min(V{} + 88.0f, vector_max(V{} - 87.0f, x));
-  // Adding this number rounds to an integer.
-  constexpr float kRound = 12582912.0f;
-  const V n = (x * 1.44269504088896341f + kRound) - kRound;
-  const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  V p = V{} + 1.0f / 5040;
-  for (const float c : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) p = p * r + c;
-  const Ints bits = (__builtin_convertvector(n, Ints) + 127) << 23;
-  V power;
-  __builtin_memcpy(&power, &bits, sizeof power);
-  return p * power;
-}
-
-// The error function, by formula 7.1.26 of Abramowitz and Stegun; its error is below 1.5e-7.
-template <class V>
-[[gnu::always_inline]] inline V error_function(V x) {
-  const V size = vector_max(-x, x), t = 1.0f / (1.0f + 0.3275911f * size);
-  V p = V{} + 1.061405429f;
-  for (const float c : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f}) p = p * t + c;
-  const V tail = p * t * exponential(-size * size);
-  return x < V{} ? tail - 1.0f : 1.0f - tail;
-}
-
-template <Function F, class V>
-[[gnu::always_inline]] inline V function_of(V v) {
-  const V zero = {};
-  if constexpr (F == Function::kRelu) return vector_max(zero, v);
-  if constexpr (F == Function::kRelu6) return vector_min(zero + 6.0f, vector_max(zero, v));
-  if constexpr (F == Function::kSilu) return v / (1.0f + exponential(-v));
-  if constexpr (F == Function::kGelu) return 0.5f * v * (1.0f + error_function(v * 0.70710678118654752440f));
-  if constexpr (F == Function::kHardswish) return v * function_of<Function::kRelu6>(v + 3.0f) / 6.0f;
-  if constexpr (F == Function::kHardSigmoid) return function_of<Function::kRelu6>(v + 3.0f) / 3.0f;
-  if constexpr (F == Function::kSigmoid) return 2.0f / (1.0f + exponential(-v));
-  // 1 + tanh(t)
-  return 2.0f / (1.0f + exponential(-2.0f * v));
-}
-
-template <Function F>
-void apply_one(float* values, Index count) {
-  using V = typename Vec<VL>::type;
-  for (Index i = 0; i < count; i += VL) store<V>(values + i, function_of<F>(load<V>(values + i)));
-}
-
-void apply(Function function, float* values, Index count) {
-  switch (function) {
-    case Function::kRelu: return apply_one<Function::kRelu>(values, count);
-    case Function::kRelu6: return apply_one<Function::kRelu6>(values, count);
-    case Function::kSilu: return apply_one<Function::kSilu>(values, count);
-    case Function::kGelu: return apply_one<Function::kGelu>(values, count);
-    case Function::kHardswish: return apply_one<Function::kHardswish>(values, count);
-    case Function::kHardSigmoid: return apply_one<Function::kHardSigmoid>(values, count);
-    case Function::kSigmoid: return apply_one<Function::kSigmoid>(values, count);
-    case Function::kTanh: return apply_one<Function::kTanh>(values, count);
-  }
-}
-
-// ROWS rows of a mix from row `row` on. Each sum is a chain of multiply-adds; there are enough rows to hide its latency.
-template <class V, int N, int WIDTH, int ROWS>
-[[gnu::always_inline]] inline void mix_rows(const Mix& m, Index row, const V* lanes) {
-  constexpr int kVectors = WIDTH / N;
-  V acc[ROWS][kVectors] = {};
-  const float* w = m.w + row * m.kernels * WIDTH;
-  for (int k = 0; k < m.kernels; ++k, w += WIDTH) {
-    const V attention = V{} + m.attention[k];
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) acc[r][v] += attention * load<V>(w + r * m.kernels * WIDTH + v * N);
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < ROWS; ++r) {
-    const V factor = V{} + (m.factors ? m.factors[row + r] : 1.0f);
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) store<V>(m.out + (row + r) * WIDTH + v * N, acc[r][v] * (factor * lanes[v]));
-  }
-}
-
-template <class V, int N, int WIDTH>
-void mix(const Mix& m) {
-  constexpr int kVectors = WIDTH / N, kRows = kVectors > 8 ? 1 : 8 / kVectors;
-  V lanes[kVectors];
-  for (int v = 0; v < kVectors; ++v) lanes[v] = m.lanes ? load<V>(m.lanes + v * N) : V{} + 1.0f;
-  Index row = 0;
-  for (; row + kRows <= m.rows; row += kRows) mix_rows<V, N, WIDTH, kRows>(m, row, lanes);
-  for (; row < m.rows; ++row) mix_rows<V, N, WIDTH, 1>(m, row, lanes);
-}
-
 constexpr int kHalfVector = VL < kHalf ? VL : kHalf;
 
 template <int WIDTH, int XS, std::size_t... M>
@@ -452,6 +322,7 @@ Kernels table(const char* name) {
   k.mix[0] = &mix<typename Vec<kHalfVector>::type, kHalfVector, kHalf>;
   k.mix[1] = &mix<typename Vec<VL>::type, VL, kPanel>;
   k.apply = &apply;
+  k.scale = &scale;
   return k;
 }
 

@@ -38,6 +38,8 @@ inline TapRange taps_inside(Index from, Index taps, Index dilation, Index size) 
 }
 
 Size output_size(const Step& step, Index height, Index width);
+// The shape of a step's images, without data.
+Images shape_after(const Step& step, const Images& x);
 
 // The branch's result for sample 0: Lambda, which is also the attention over output channels, the bias, Phi in panels,
 // the weights of the kernels of a mixture, and a factor for each tap and input channel. `sample` and the other distances
@@ -71,6 +73,12 @@ class Formation {
   void run(float* out, const Team& team) const;
   // Forms `count` panels of one sample from panel `first` on.
   void run(Index sample, Index first, Index count, float* out) const;
+  // The memory that forming `count` panels from panel `first` on reads most of.
+  Prefetch kernels(Index first, Index count) const {
+    const float* from = weight_ + first * rows_ * kPanel * step_.kernels;
+    const float* to = from + count * rows_ * kPanel * step_.kernels;
+    return {reinterpret_cast<const char*>(from), reinterpret_cast<const char*>(to)};
+  }
 
  private:
   Index panels() const { return (step_.out_channels + kPanel - 1) / kPanel; }
@@ -97,6 +105,10 @@ void dense(const Step& step, const float* constants, const Images& x, const Imag
 void dense_from(const Step& step, const float* constants, const Input& input, Index first, Images& out,
                 const Next* next, const Prefetch& prefetch, const Team& team);
 bool reads_input(const Step& step);
+
+// out = act(x * Lambda / 2 + bias + add): squeeze-and-excitation, whose gates are half of the scale activations.
+void scale(const Step& step, const float* constants, const Images& x, const Images* add, Images& out,
+           const Team& team);
 
 // The maximum over each window, and the mean over the whole image, of each channel.
 void max_pool(const Step& step, const Images& x, Images& out, const Team& team);

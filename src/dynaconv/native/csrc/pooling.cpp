@@ -1,4 +1,4 @@
-// Max pooling, and the mean over whole images.
+// Max pooling, the mean over whole images, and squeeze-and-excitation.
 #include <algorithm>
 
 #include "layers.h"
@@ -21,6 +21,24 @@ void max_pool(const Step& s, const Images& x, Images& out, const Team& team) {
         kernels().max_pool(from + first * kPanel, s.dilation_h * x.width * kPanel, s.dilation_w * kPanel, rows.count,
                           columns.count, to);
       }
+    }
+  });
+}
+
+void scale(const Step& s, const float* constants, const Images& x, const Images* add, Images& out, const Team& team) {
+  const Coefficients c = coefficients(s, constants, x, team);
+  const auto act = Activation(s.activation);
+  const float* bias = constant_at(constants, s.bias);
+  const double work = double(out.blocks()) * double(out.block());
+  team.parallel_for(out.blocks() * out.samples * out.height, work, [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) {
+      const Index image = i / out.height, b = image / out.samples, n = image - b * out.samples;
+      const Index row = i * out.width * kPanel;
+      float half[kPanel];
+      for (int lane = 0; lane < kPanel; ++lane) half[lane] = 0.5f * c.scale[n * c.sample + b * kPanel + lane];
+      kernels().scale(x.data + row, half, bias ? bias + b * kPanel : nullptr, add ? add->data + row : nullptr, out.width,
+                      out.data + row);
+      if (act != Activation::kNone) kernels().apply(function_of(act), out.data + row, out.width, nullptr);
     }
   });
 }

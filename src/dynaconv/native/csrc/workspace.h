@@ -39,6 +39,7 @@ enum Scratch { kPadded, kContext, kHidden, kGateOut, kHeads, kBias, kAttentions,
 
 struct Workspace {
   std::deque<Buffer> slots, sums;
+  Buffer group, group_sums;
   Buffer scratch[kNumScratch];
 
   static Workspace& this_thread() {

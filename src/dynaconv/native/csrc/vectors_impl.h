@@ -1,0 +1,164 @@
+// Vectors and functions of single values, and kernels that are loops over them; part of kernels_impl.h.
+#include <initializer_list>
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+#include "kernels.h"
+
+namespace dynaconv {
+namespace {
+
+template <int N>
+struct Vec {
+  typedef float type __attribute__((vector_size(4 * N)));
+};
+
+template <class V>
+[[gnu::always_inline]] inline V load(const float* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class V>
+[[gnu::always_inline]] inline void store(float* p, V v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+// Maximum and minimum of two vectors; `b` if one of the two is NaN, as the x86 instructions do.
+template <class V>
+[[gnu::always_inline]] inline V vector_max(V a, V b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) return V(_mm512_max_ps(__m512(a), __m512(b)));
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof(V) == 32) return V(_mm256_max_ps(__m256(a), __m256(b)));
+#endif
+  return a > b ? a : b;
+}
+
+template <class V>
+[[gnu::always_inline]] inline V vector_min(V a, V b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) return V(_mm512_min_ps(__m512(a), __m512(b)));
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof(V) == 32) return V(_mm256_min_ps(__m256(a), __m256(b)));
+#endif
+  return a < b ? a : b;
+}
+
+// exp(x), by powers of two and the Taylor series of the rest, whose error is below that of rounding. NaN stays NaN.
+template <class V>
+[[gnu::always_inline]] inline V exponential(V x) {
+  typedef int Ints __attribute__((vector_size(sizeof(V))));
+  x = vector_min(V{} + 88.0f, vector_max(V{} - 87.0f, x));
+  // Adding this number rounds to an integer.
+  constexpr float kRound = 12582912.0f;
+  const V n = (x * 1.44269504088896341f + kRound) - kRound;
+  const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  V p = V{} + 1.0f / 5040;
+  for (const float c : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) p = p * r + c;
+  const Ints bits = (__builtin_convertvector(n, Ints) + 127) << 23;
+  V power;
+  __builtin_memcpy(&power, &bits, sizeof power);
+  return p * power;
+}
+
+// The error function, by formula 7.1.26 of Abramowitz and Stegun; its error is below 1.5e-7.
+template <class V>
+[[gnu::always_inline]] inline V error_function(V x) {
+  const V size = vector_max(-x, x), t = 1.0f / (1.0f + 0.3275911f * size);
+  V p = V{} + 1.061405429f;
+  for (const float c : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f}) p = p * t + c;
+  const V tail = p * t * exponential(-size * size);
+  return x < V{} ? tail - 1.0f : 1.0f - tail;
+}
+
+template <Function F, class V>
+[[gnu::always_inline]] inline V value_of(V v) {
+  const V zero = {};
+  if constexpr (F == Function::kRelu) return vector_max(zero, v);
+  if constexpr (F == Function::kRelu6) return vector_min(zero + 6.0f, vector_max(zero, v));
+  if constexpr (F == Function::kSilu) return v / (1.0f + exponential(-v));
+  if constexpr (F == Function::kGelu) return 0.5f * v * (1.0f + error_function(v * 0.70710678118654752440f));
+  if constexpr (F == Function::kHardswish) return v * value_of<Function::kRelu6>(v + 3.0f) / 6.0f;
+  if constexpr (F == Function::kHardSigmoid) return value_of<Function::kRelu6>(v + 3.0f) / 3.0f;
+  if constexpr (F == Function::kSigmoid) return 2.0f / (1.0f + exponential(-v));
+  // 1 + tanh(t)
+  return 2.0f / (1.0f + exponential(-2.0f * v));
+}
+
+template <Function F>
+void apply_one(float* x, Index pixels, float* sum) {
+  using V = typename Vec<VL>::type;
+  for (int lane = 0; lane < kPanel; lane += VL) {
+    V total = {};
+    for (Index m = 0; m < pixels; ++m) {
+      const V value = value_of<F>(load<V>(x + m * kPanel + lane));
+      store<V>(x + m * kPanel + lane, value);
+      total += value;
+    }
+    if (sum) store<V>(sum + lane, total);
+  }
+}
+
+void apply(Function function, float* x, Index pixels, float* sum) {
+  switch (function) {
+    case Function::kRelu: return apply_one<Function::kRelu>(x, pixels, sum);
+    case Function::kRelu6: return apply_one<Function::kRelu6>(x, pixels, sum);
+    case Function::kSilu: return apply_one<Function::kSilu>(x, pixels, sum);
+    case Function::kGelu: return apply_one<Function::kGelu>(x, pixels, sum);
+    case Function::kHardswish: return apply_one<Function::kHardswish>(x, pixels, sum);
+    case Function::kHardSigmoid: return apply_one<Function::kHardSigmoid>(x, pixels, sum);
+    case Function::kSigmoid: return apply_one<Function::kSigmoid>(x, pixels, sum);
+    case Function::kTanh: return apply_one<Function::kTanh>(x, pixels, sum);
+  }
+}
+
+void scale(const float* x, const float* scale, const float* bias, const float* add, Index pixels, float* out) {
+  using V = typename Vec<VL>::type;
+  for (int lane = 0; lane < kPanel; lane += VL) {
+    const V s = load<V>(scale + lane), b = bias ? load<V>(bias + lane) : V{};
+    for (Index m = lane; m < pixels * kPanel; m += kPanel) {
+      const V value = s * load<V>(x + m) + b;
+      store<V>(out + m, add ? value + load<V>(add + m) : value);
+    }
+  }
+}
+
+// ROWS rows of a mix from row `row` on. Each sum is a chain of multiply-adds; there are enough rows to hide its latency.
+template <class V, int N, int WIDTH, int ROWS>
+[[gnu::always_inline]] inline void mix_rows(const Mix& m, Index row, const V* lanes) {
+  constexpr int kVectors = WIDTH / N;
+  V acc[ROWS][kVectors] = {};
+  const float* w = m.w + row * m.kernels * WIDTH;
+  for (int k = 0; k < m.kernels; ++k, w += WIDTH) {
+    const V attention = V{} + m.attention[k];
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) acc[r][v] += attention * load<V>(w + r * m.kernels * WIDTH + v * N);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; ++r) {
+    const V factor = V{} + (m.factors ? m.factors[row + r] : 1.0f);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) store<V>(m.out + (row + r) * WIDTH + v * N, acc[r][v] * (factor * lanes[v]));
+  }
+}
+
+template <class V, int N, int WIDTH>
+void mix(const Mix& m) {
+  constexpr int kVectors = WIDTH / N, kRows = kVectors > 8 ? 1 : 8 / kVectors;
+  V lanes[kVectors];
+  for (int v = 0; v < kVectors; ++v) lanes[v] = m.lanes ? load<V>(m.lanes + v * N) : V{} + 1.0f;
+  Index row = 0;
+  for (; row + kRows <= m.rows; row += kRows) mix_rows<V, N, WIDTH, kRows>(m, row, lanes);
+  for (; row < m.rows; ++row) mix_rows<V, N, WIDTH, 1>(m, row, lanes);
+}
+
+}  // namespace
+}  // namespace dynaconv
