@@ -19,6 +19,7 @@ from dynaconv.export._native_form import (
     set_program_attributes,
 )
 from dynaconv.export._onnx_rules import for_graph_runtimes
+from dynaconv.export._recorded import record_layers
 from dynaconv.export._sample_loop import loop_over_samples
 from dynaconv.export.capture import Capture, FreeSize
 from dynaconv.export.packages import require, versioned
@@ -42,6 +43,8 @@ def export_onnx(
     opset: int = MIN_OPSET,
     rewrite: bool = True,
     native: bool = False,
+    coefficients: bool = False,
+    kernels: bool = False,
     overwrite: bool = False,
 ) -> ExportReport:
     """Write a network as one ONNX file, and keep it only if its outputs in ONNX Runtime match the network's.
@@ -65,6 +68,10 @@ def export_onnx(
         native: Write the parts that the native kernels support as operators of their own, which take a fraction of the
             time. To load the file, register the library ``dynaconv.native.extension("onnxruntime")`` in ONNX Runtime,
             see docs/native.md.
+        coefficients: Also write the coefficients of each dynamic layer, as outputs named ``<layer>.<coefficient>``
+            after the fields of ``layer.coefficients(x)``, such as ``layer1.0.conv1.scale``. Of further calls of the
+            same layer they end in ``.2``, ``.3`` and so on.
+        kernels: Also write the kernel W(x) of each dynamic layer, ``(B, *weight.shape)``, as ``<layer>.weight``.
         overwrite: Replace an existing file.
 
     Returns:
@@ -72,11 +79,18 @@ def export_onnx(
         image size if the size is free.
 
     Raises:
-        ExportError: A package is missing, the path cannot be used, the network cannot be exported, or
-            ``max|a - b| / max|b|`` exceeds 1e-4 for an output. No new file is left; an existing file does not change.
+        ExportError: A package is missing, the path cannot be used, the network cannot be exported or has no dynamic
+            layer to record, ``coefficients`` or ``kernels`` is combined with ``native``, or ``max|a - b| / max|b|``
+            exceeds 1e-4 for an output. No new file is left; an existing file does not change.
     """
     if not isinstance(opset, int) or opset < MIN_OPSET:
         raise ExportError(f"`opset` must be an integer of at least {MIN_OPSET}; got {opset!r}.")
+    recorded = coefficients or kernels
+    if native and recorded:
+        raise ExportError(
+            "an operator of the native kernels holds several layers and gives only the last one's output; leave out "
+            "`native`, or `coefficients` and `kernels`."
+        )
     require("onnx", "onnxscript", "onnxruntime", needed_by="export_onnx")
     library = checked_extension("onnxruntime") if native else None
 
@@ -90,6 +104,7 @@ def export_onnx(
         write=write,
         load=partial(load_onnx, library=library),
         notes=partial(native_notes, _REGISTER_METHOD, "onnxruntime") if native else no_notes,
+        **({"record": partial(record_layers, coefficients=coefficients, kernels=kernels)} if recorded else {}),
         **written_form(rewrite=rewrite, native=native),
     )
     return export_as(file_format, model, path, example, batch=batch, free_size=free_size, overwrite=overwrite)

@@ -25,6 +25,7 @@ from dynaconv.export.verify import (
     verify,
 )
 from dynaconv.families import DeployedLayer
+from dynaconv.families.contract.operator import DynamicOperator
 from dynaconv.interrupts import propagating_interrupts
 
 # Largest difference between the outputs for a batch and those for its samples one by one that rounding explains.
@@ -57,6 +58,8 @@ class Format:
             a batch of one. If `write` can loop over the samples of a batch, dynamic networks that compute each sample
             by itself are written in this form; None if it cannot.
         notes: Returns notes for the report on how to use the file of a traced network.
+        record: Adds outputs to the copy of the network that is exported, in place; see `record_layers`. The layers are
+            then written as they are trained, because deployed forms have other coefficients. None adds nothing.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Format:
     prepare: Callable[[nn.Module, tuple[Tensor, ...]], nn.Module] = lambda network, inputs: network
     for_one_sample: Callable[[nn.Module], nn.Module] | None = None
     notes: Callable[[Capture], tuple[str, ...]] = no_notes
+    record: Callable[[nn.Module], None] | None = None
 
 
 def export_as(
@@ -97,7 +101,10 @@ def export_as(
     with verified_target(
         path, suffixes=file_format.suffixes, overwrite=overwrite, companions=file_format.companions
     ) as file:
-        request = _Request.of(file_format, frozen_copy(model), inputs, batch)
+        frozen = frozen_copy(model)
+        if file_format.record is not None:
+            file_format.record(frozen)
+        request = _Request.of(file_format, frozen, inputs, batch)
         notes: list[str] = []
         captured: Capture | None = None
         checks: tuple[Check, ...] = ()
@@ -154,7 +161,7 @@ class _Request:
         """Choose the form of a frozen network."""
         examples = random_inputs(inputs, batch or 2)
         outputs = outputs_of(frozen, examples)
-        form = deployed_layers(frozen)
+        form = deployed_layers(frozen) if file_format.record is None else frozen
         for_one_sample = file_format.for_one_sample
         if for_one_sample is not None and _computes_each_sample(frozen, form, examples, outputs):
             return cls(file_format, frozen, for_one_sample(form), inputs, batch, loop=batch != 1)
@@ -167,15 +174,16 @@ class _Request:
 def _computes_each_sample(
     frozen: nn.Module, form: nn.Module, examples: tuple[Tensor, ...], outputs: dict[str, Tensor]
 ) -> bool:
-    """Return whether a network has deployed layers and computes each sample of a batch without the others.
+    """Return whether a network has dynamic layers to write and computes each sample of a batch without the others.
 
     Args:
         frozen: The network.
-        form: The network with deployed layers.
+        form: The network with the layers that are written.
         examples: A batch of inputs.
         outputs: The network's outputs for them.
     """
-    if not any(isinstance(module, DeployedLayer) for module in form.modules()):
+    written = DeployedLayer if form is not frozen else DynamicOperator
+    if not any(isinstance(module, written) for module in form.modules()):
         return False
     count = len(examples[0])
     if not all(tensor.dim() and len(tensor) == count for tensor in outputs.values()):
