@@ -104,7 +104,7 @@ def export_onnx(
         write=write,
         load=partial(load_onnx, library=library),
         notes=partial(native_notes, _REGISTER_METHOD, "onnxruntime") if native else no_notes,
-        **({"record": partial(record_layers, coefficients=coefficients, kernels=kernels)} if recorded else {}),
+        record=partial(record_layers, coefficients=coefficients, kernels=kernels) if recorded else None,
         **written_form(rewrite=rewrite, native=native),
     )
     return export_as(file_format, model, path, example, batch=batch, free_size=free_size, overwrite=overwrite)
