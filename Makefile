@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS ?= runs
 
-.PHONY: demo test lint types unit slow docs bench sanitize packages mobile litert full env clean
+.PHONY: demo test lint types unit slow docs bench sanitize explorer packages mobile litert full env clean
 
 demo: env
 	$(BIN)/dynaconv demo --out $(RUNS)/demo
@@ -20,8 +20,8 @@ types: env
 
 # Exported networks run in processes of their own: the runtimes start threads, and data loaders fork.
 unit: env
-	$(BIN)/pytest -n 2 -m "not slow and not gpu and not export"
-	$(BIN)/pytest -n 2 -m "export and not slow and not gpu"
+	$(BIN)/pytest -n 2 -m "not slow and not gpu and not export and not browser"
+	$(BIN)/pytest -n 2 -m "export and not slow and not gpu and not browser"
 
 slow: env
 	$(BIN)/pytest -m slow
@@ -41,6 +41,13 @@ sanitize: env
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest -p no:cacheprovider tests/native/test_layers.py \
 		tests/native/test_mixtures.py tests/native/test_excitation.py
+
+# The explorer's page with its networks, into src/dynaconv/explore/page, and its tests in Chromium. Needs Node.js 20 or newer
+# and Chromium: /usr/bin/chromium, or the program that CHROMIUM names.
+explorer: env
+	cd explorer && npm ci --no-audit --no-fund && npm run build
+	$(BIN)/python tools/export_explorer.py
+	$(BIN)/pytest -m browser
 
 # The sdist and the wheels, with native kernels and without, into dist/; each is installed and run on its own.
 packages: env

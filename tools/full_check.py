@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results" / "full.md"
 ENVIRONMENTS = {"mobile": ".venv-mobile", "litert": ".venv-litert"}
-CHECKS = ("test", "slow", "docs", "sanitize", "packages", *ENVIRONMENTS)
+CHECKS = ("test", "slow", "docs", "sanitize", "explorer", "packages", *ENVIRONMENTS)
 _SUMMARY = re.compile(r"^=* ?((?:\d+ \w+,? ?)+ in [\d.]+s.*?) ?=*$|^(every package .*|.*wheel.* ok.*)$")
 _ROW = re.compile(r"^\| (\w+) \| Python")
 

@@ -14,12 +14,14 @@ Size = tuple[int | None, int, int]
 CHECKPOINT = "a run folder, model.safetensors or .ckpt"
 
 
-def add_checkpoint(command: argparse.ArgumentParser, *, names: bool = False, several: bool = False) -> None:
+def add_checkpoint(
+    command: argparse.ArgumentParser, *, names: bool = False, several: bool = False, optional: bool = False
+) -> None:
     """Add the network, or several, as positional arguments; with ``names``, a timm name is accepted too."""
     command.add_argument(
         "checkpoints" if several else "checkpoint",
         metavar="CHECKPOINT",
-        nargs="+" if several else None,
+        nargs=("*" if optional else "+") if several else None,
         help=f"{CHECKPOINT}, or a timm name, dynaconv's included" if names else CHECKPOINT,
     )
 

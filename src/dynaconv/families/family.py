@@ -99,6 +99,7 @@ class Family:
     Attributes:
         name: Name in folders, records and registered networks, such as "dcd".
         title: Descriptive name.
+        equation: The kernel W(x) in one line of text, with the symbols of the coefficients.
         arxiv: arXiv identifier of the paper.
         citation: BibTeX of the paper.
         layer: Class of the convolution over images, or the only one.
@@ -131,6 +132,7 @@ class Family:
     arxiv: str
     citation: str
     layer: type[DynamicConv]
+    equation: str = ""
     others: tuple[type[DynamicConv], ...] = ()
     linear: type[Any] | None = None
     coefficients: Mapping[str, Coefficient] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from dynaconv.families.family import Coefficient, Family
 CONDCONV = Family(
     name="condconv",
     title="conditionally parameterised convolution (CondConv)",
+    equation="W(x) = Σₖ πₖ(x) Wₖ with 0 < πₖ < 1",
     arxiv="1904.04971",
     citation="""@inproceedings{yang2019condconv,
   title     = {CondConv: Conditionally Parameterized Convolutions for Efficient Inference},

@@ -88,6 +88,11 @@ class DynamicLayer(DynamicOperator):
         """
         return self.deployed()
 
+    @property
+    def neutral_kernel(self) -> Tensor:
+        """W0: the kernel that neutral coefficients give, with the shape of one sample's `kernel`."""
+        return self.weight
+
     def static_kernel_refusal(self) -> str | None:
         """Return why the layer cannot have the kernel of a static one; None if it can."""
         return None
@@ -225,6 +230,11 @@ class DynamicConv(DynamicConvolution, DynamicLayer):
     def _neutralise(self) -> None:
         """Make the coefficients neutral for every input, such that training can change them."""
         self.branch.neutralise()
+
+    @property
+    def neutral_kernel(self) -> Tensor:
+        """W0: the kernel that neutral coefficients give, with the shape of one sample's `kernel`."""
+        return self._static_value("weight")
 
     @property
     def is_neutral(self) -> bool:

@@ -20,6 +20,7 @@ def _limit(layer: DCDConv2d | DCDLinear) -> float | None:
 DCD = Family(
     name="dcd",
     title="dynamic convolution decomposition (DCD)",
+    equation="W(x) = Λ(x) W₀ + P Φ(x) Qᵀ",
     arxiv="2103.08756",
     citation="""@inproceedings{li2021revisiting,
   title     = {Revisiting Dynamic Convolution via Matrix Decomposition},

@@ -13,6 +13,7 @@ from dynaconv.families.family import Coefficient, Family
 DYCONV = Family(
     name="dyconv",
     title="attention over kernels (DY-Conv)",
+    equation="W(x) = Σₖ πₖ(x) Wₖ with Σₖ πₖ = 1",
     arxiv="1912.03458",
     citation="""@inproceedings{chen2020dynamic,
   title     = {Dynamic Convolution: Attention over Convolution Kernels},

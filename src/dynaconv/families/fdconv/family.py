@@ -12,6 +12,7 @@ def _limit(layer: FDConv2d) -> float:
 FDCONV = Family(
     name="fdconv",
     title="frequency dynamic convolution (FDConv)",
+    equation="W(x) = gates(x) · inverse Fourier transform of gains(x) · spectra",
     arxiv="2503.18783",
     citation="""@inproceedings{chen2025frequency,
   title     = {Frequency Dynamic Convolution for Dense Image Prediction},

@@ -19,6 +19,7 @@ from dynaconv.families.kernel_warehouse.sharing import fitting_errors, join_name
 KERNEL_WAREHOUSE = Family(
     name="kernel_warehouse",
     title="KernelWarehouse",
+    equation="each block of W(x) = Σₙ Aₙ(x) Eₙ, a mixture of the warehouse's cells E",
     arxiv="2406.07879",
     citation="""@inproceedings{li2024kernelwarehouse,
   title     = {KernelWarehouse: Rethinking the Design of Dynamic Convolution},

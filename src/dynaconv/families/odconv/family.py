@@ -7,6 +7,7 @@ from dynaconv.families.odconv.published import published_odconv_layer, published
 ODCONV = Family(
     name="odconv",
     title="omni-dimensional dynamic convolution (ODConv)",
+    equation="W(x) = Σₖ πₖ(x) Wₖ, scaled for each channel out, channel in and position",
     arxiv="2209.07947",
     citation="""@inproceedings{li2022omni,
   title     = {Omni-Dimensional Dynamic Convolution},

@@ -6,6 +6,7 @@ from dynaconv.families.se.layer import SEConv1d, SEConv2d, SEConv3d
 SE = Family(
     name="se",
     title="squeeze-and-excitation (SE)",
+    equation="W(x) = diag(s(x)) W₀",
     arxiv="1709.01507",
     citation="""@inproceedings{hu2018squeeze,
   title     = {Squeeze-and-Excitation Networks},
