@@ -70,6 +70,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
             {"checkpoints", "-o", "--out", "--overwrite", *DATA, "--split", "--images", "--batch-size", "--layer"}
             | {"--device", "--json"},
         ),
+        ("explore", {"checkpoints", *DATA, "--images", "--port", "--no-browser"}),
         (
             "convert",
             {"checkpoint", "--family", "--include", "--exclude", "--kinds", "--kernel-sizes", "--min-channels"}

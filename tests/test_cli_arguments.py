@@ -103,6 +103,11 @@ def bases(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     monkeypatch.setitem(sys.modules, "dynaconv.demo", types.SimpleNamespace(run_demo=lambda **_: None))
     monkeypatch.setattr(export, "_export", lambda *_, **__: "exported")
     monkeypatch.setattr("dynaconv.train.run.fit", checked_only)
+    monkeypatch.setattr("dynaconv.explore.networks.export_onnx", lambda *_, **__: None)
+    monkeypatch.setattr("dynaconv.explore.server.PAGE", tmp_path)
+    monkeypatch.setattr("dynaconv.commands.explore._serve", lambda *_: None)
+    (tmp_path / "index.html").touch()
+    (tmp_path / "networks").mkdir()
     network: Base = {"checkpoint": [checkpoint]}
 
     def base(command: str) -> Base:
@@ -120,6 +125,7 @@ def bases(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
             "eval": network,
             "profile": network | {"compare": ["none"]},
             "analyze": {"checkpoints": [checkpoint], "out": ["report.html"], "overwrite": [], "images": ["20"]},
+            "explore": {"checkpoints": [checkpoint], "images": ["20"], "port": ["0"]},
             "convert": network | {"again": []},
             "export": network | {"format": ["pt2"]},
             "models": {"pattern": ["se_resnet10"]},

@@ -89,7 +89,7 @@ def test_every_family_is_whole() -> None:
 
 def test_imports_point_one_way() -> None:
     order = ["ops", "families", "models", "conversion", "deployment", "measure", "native"]
-    order += ["export", "explain", "train", "study", "hub", "demo", "commands"]
+    order += ["export", "explain", "train", "study", "hub", "demo", "explore", "commands"]
     for rank, package in enumerate(order):
         for file in (ROOT / "src/dynaconv" / package).rglob("*.py"):
             for imported in re.findall(r"^\s*(?:from|import) dynaconv\.(\w+)", file.read_text(), re.MULTILINE):
