@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUNS ?= runs
+CHROMIUM ?= /usr/bin/chromium
 
 .PHONY: demo test lint types unit slow docs bench sanitize explorer packages mobile litert full env clean
 
@@ -47,7 +48,7 @@ sanitize: env
 explorer: env
 	cd explorer && npm ci --no-audit --no-fund && npm run build
 	$(BIN)/python tools/export_explorer.py
-	$(BIN)/pytest -m browser
+	CHROMIUM=$(CHROMIUM) $(BIN)/pytest -s -m browser
 
 # The sdist and the wheels, with native kernels and without, into dist/; each is installed and run on its own.
 packages: env

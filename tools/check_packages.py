@@ -7,7 +7,7 @@ The library of operators for ONNX Runtime is loaded too; it needs no ONNX Runtim
 
 Wheels are made from the sdist, so that this one is complete: one with native kernels (needs g++ or clang++) and one
 without. Auditwheel names the oldest system that the kernels run on, such as manylinux_2_28; torch's libraries
-are left out. Each package runs once as it is and once where no compiler is found; what has to happen is checked.
+are left out. The packages have the explorer's page if `make explorer` has built it. Each package runs once as it is and once where no compiler is found; what has to happen is checked.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = "explore/page/index.html"
 PROGRAM = """
 import ctypes, pathlib, time, torch, warnings
 from torch import nn
@@ -106,6 +107,7 @@ def check(name: str, package: Path, folder: Path, torch_from: Path | None) -> bo
         good = [
             installed.is_relative_to(folder),
             carried == (name == "native wheel"),
+            (installed / PAGE).is_file() == (ROOT / "src" / "dynaconv" / PAGE).is_file(),
             compiled == (native and not carried),
             kind == ("NativeProgram" if native else "Sequential"),
             warnings == ("0" if native else "1"),
