@@ -1,6 +1,6 @@
 /** The list of layers, and the coefficients and kernels of the chosen one. */
 import type { LayerResult, Network } from "./network";
-import { largestMagnitude, paintBars, paintKernel, paintValues } from "./plots";
+import { colourLimit, largestMagnitude, paintBars, paintKernel, paintValues } from "./plots";
 import { percent, type Slot } from "./slot";
 
 /** Draws the list; `choose` is called with the number of a layer. */
@@ -54,9 +54,9 @@ export function showDetail(network: Network, index: number, slots: Slot[]): void
   find("#coefficients").replaceChildren(...coefficientFigures(shown));
   paintCanvases(find("#coefficients"));
   const { neutral, mean } = network.references[index]!;
-  const limit = largestMagnitude(neutral, mean, ...shown.map(({ layer: { kernel } }) => kernel));
+  const limit = colourLimit(neutral, mean, ...shown.map(({ layer: { kernel } }) => kernel));
   const differences = shown.map(({ slot, layer: { kernel } }) => ({ slot, values: kernel.map((value, i) => value - mean[i]!) }));
-  const range = largestMagnitude(...differences.map(({ values }) => values));
+  const range = colourLimit(...differences.map(({ values }) => values));
   const kernels = find("#kernels");
   const panels: [string, string, Float32Array, number][] = [
     ["W₀", "the kernel at neutral coefficients", neutral, limit],

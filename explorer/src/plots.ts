@@ -21,6 +21,16 @@ export function largestMagnitude(...arrays: Float32Array[]): number {
   return found || 1;
 }
 
+/** Where the colours of a kernel end: three times the root mean square, so that few large numbers do not hide the others. */
+export function colourLimit(...arrays: Float32Array[]): number {
+  let [sum, count] = [0, 0];
+  for (const array of arrays) {
+    for (const value of array) sum += value ** 2;
+    count += array.length;
+  }
+  return Math.min(3 * Math.sqrt(sum / Math.max(count, 1)), largestMagnitude(...arrays)) || 1;
+}
+
 /** Draws numbers as a picture: negative, zero and positive in the three colours of the page's scale. */
 function paintMatrix(
   canvas: HTMLCanvasElement,

@@ -140,7 +140,7 @@ export class Slot {
 }
 
 export function percent(share: number): string {
-  return `${share >= 0.0995 || share === 0 ? Math.round(100 * share) : (100 * share).toFixed(1)} %`;
+  return `${share >= 0.0995 || share === 0 ? Math.round(100 * share) : (100 * share).toFixed(1)}\u00a0%`;
 }
 
 function frozenSentence(result: Result, info: NetworkInfo): string {
