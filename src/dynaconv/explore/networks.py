@@ -199,7 +199,7 @@ def _write_samples(network: _Network, folder: Path) -> list[dict[str, str]]:
     names, metadata = network.metadata["class_names"], network.metadata
     mean, std = (torch.tensor(metadata[key])[:, None, None] for key in ("mean", "std"))
     images, classes = (torch.cat(parts) for parts in zip(*network.batches, strict=True))
-    present = classes.unique()
+    present = torch.tensor(sorted(set(classes.tolist())))
     (folder / "samples").mkdir(exist_ok=True)
     found = []
     for target in present[:: -(-len(present) // _SAMPLES)].tolist():
