@@ -36,7 +36,8 @@ def test_public_names_change_on_purpose_only() -> None:
     convolutions |= {f"{family}ConvTranspose{dims}d" for family in ("Cond", "DCD", "DY") for dims in (1, 2, 3)}
     others = """
     DCDConfig DCDLinear DynamicConv DynamicConv2d DynamicLayer FDConv2d Family
-    KernelWarehouseLinear Warehouse apply_conversion batched_conv batched_conv_transpose conversion_of convert deploy
+    KernelWarehouseLinear SharedContext Warehouse apply_conversion
+    batched_conv batched_conv_transpose conversion_of convert deploy
     export_onnx export_openvino freeze load_published parameter_groups plan_conversion plan_deployment profile
     published_layer register_family revert set_temperature share_cells
     """

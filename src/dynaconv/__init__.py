@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from dynaconv.families import SEConv1d as SEConv1d
     from dynaconv.families import SEConv2d as SEConv2d
     from dynaconv.families import SEConv3d as SEConv3d
+    from dynaconv.families import SharedContext as SharedContext
     from dynaconv.families import Warehouse as Warehouse
     from dynaconv.families import parameter_groups as parameter_groups
     from dynaconv.families import register_family as register_family
@@ -116,6 +117,7 @@ _NAMES = {
         "SEConv1d",
         "SEConv2d",
         "SEConv3d",
+        "SharedContext",
         "Warehouse",
         "parameter_groups",
         "register_family",

@@ -132,6 +132,14 @@ def test_prepared_constants_follow_the_layer(name: str) -> None:
     assert_close_to_scale(form.float()(x.float()), want(x).float(), "float32")
 
 
+@pytest.mark.parametrize("name", PREPARED)
+def test_prepared_layers_that_are_neutral_take_a_batch(name: str) -> None:
+    conv, x = CASES[name].static_twin(dtype=torch.float64).eval(), images()
+    form: Any = CASES[name].neutral(conv).deployed()
+    form.algorithm = "prepared"
+    torch.testing.assert_close(form(x), conv(x), **TOLERANCE["float64"])
+
+
 def test_prepared_half_precision_and_autocast_compute_the_branch_in_float32() -> None:
     form: Any = ready("dcd-pointwise").eval().deployed().float()
     form.algorithm = "prepared"

@@ -32,6 +32,7 @@ AWAY: dict[str, list[dict[str, Any]]] = {
         {"fusion": "joint", "latent_taps": 2, "context_size": 2, "context_norm": None, "hidden_channels": 5},
         {"norm": "batch", "hidden_norm": "unit", "scale_activation": "tanh"},
         {"context_norm": "layer", "hidden_norm": None, "weight_norm": False},
+        {"context_features": 5},
     ],
     "dyconv": [
         {"num_kernels": 3, "reduction": 2, "temperature": 0.5, "algorithm": "mixed"},
@@ -43,9 +44,10 @@ AWAY: dict[str, list[dict[str, Any]]] = {
         {"band_gate": "softmax", "band_groups": 2},
         {"min_hidden_channels": 7, "spectra": 2, "kernel_temperature": 2.0, "local_gate": None, "low_band": True},
         {"stored": "kernel", "bands": [2, 4], "gate_limit": 1.5, "band_kernel_size": 5, "context_norm": "running"},
-        {"algorithm": "kernel"},
+        {"algorithm": "kernel", "context_features": 5},
     ],
     "kernel_warehouse": [
+        {"context_features": 5},
         {"budget": 2, "reduction": 2, "temperature": 0.5, "algorithm": "kernel", "whole_taps": True},
         {"budget": 0.5, "start": "least_squares", "warehouse": "a", "out_divisor": 4, "in_divisor": 1},
         {"branch_norm": "layer", "min_hidden_channels": 17, "context_norm": "batch", "basis_reduction": 4},
@@ -53,11 +55,17 @@ AWAY: dict[str, list[dict[str, Any]]] = {
     "odconv": [
         {"num_kernels": 2, "reduction": 2, "temperature": 2.5, "algorithm": "mixed"},
         {"context_norm": "batch", "min_hidden_channels": 17},
+        {"context_features": 5},
     ],
-    "se": [{"reduction": 2, "context_norm": "batch", "algorithm": "kernel"}, {"min_hidden_channels": 9}],
+    "se": [
+        {"reduction": 2, "context_norm": "batch", "algorithm": "kernel"},
+        {"min_hidden_channels": 9, "context_features": 5},
+    ],
 }
 ACTS_IN_NETWORKS = {"kernel_warehouse": {"warehouse", "basis_reduction", "start"}}
 """Options about what layers share, or about a layer's start from a static one; the family's tests show their effect."""
+OF_BLOCKS = {"shared_context"}
+"""Options that `convert` sets; tests/conversion/test_block_context.py shows their effect."""
 CASES = [(family, options) for family, several in AWAY.items() for options in several]
 
 
@@ -86,7 +94,7 @@ def test_every_option_is_away_from_its_default_somewhere() -> None:
     assert AWAY.keys() == LAYERS.keys()
     for family, several in AWAY.items():
         fields = {field.name: field.default for field in dataclasses.fields(LAYERS[family](4, 4, 3).config)}
-        assert {name for options in several for name in options} == fields.keys(), family
+        assert {name for options in several for name in options} == fields.keys() - OF_BLOCKS, family
         assert all(fields[name] != value for options in several for name, value in options.items()), family
 
 

@@ -4,13 +4,14 @@ import dataclasses
 import inspect
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from dynaconv.conversion.adopt import find_adoptable, layer_names
+from dynaconv.conversion.blocks import first_of_block
 from dynaconv.conversion.eligibility import find_shared, find_stems, first_lazy, refusal
 from dynaconv.conversion.kinds import KINDS, Kind, describe, kind_of
 from dynaconv.conversion.plan import AdoptedModule, ConversionPlan, PlannedLayer
@@ -38,6 +39,7 @@ def plan_conversion(
     predicate: Predicate | None = None,
     input_size: Sequence[int] | None = None,
     again: bool = False,
+    context: Literal["block"] | None = None,
     **hyperparameters: Any,
 ) -> ConversionPlan:
     """Plan which convolutions of a network to make dynamic. The model is not changed.
@@ -68,6 +70,9 @@ def plan_conversion(
         predicate: Further condition, called with the name and the convolution.
         input_size: ``(C, H, W)`` or ``(B, C, H, W)`` of these images; None: one that the model accepts.
         again: Allow a model that already has dynamic layers; those do not change.
+        context: ``block``: the layers of a block read one context, the averaged input of its first layer, which that
+            layer passes on in each forward pass. A block is a module around several converted convolutions that holds
+            no smaller block. None: each layer reads its own averaged input.
         hyperparameters: Keyword-only arguments of the family's layer.
 
     Raises:
@@ -78,6 +83,8 @@ def plan_conversion(
     check_module(model)
     chosen = _family(family)
     _check_hyperparameters(chosen, hyperparameters)
+    if context not in (None, "block"):
+        raise ConversionError(f"`context` must be 'block', or None for a context of each layer's own; got {context!r}.")
     _check_model(model, again=again)
     named = Selection(
         include=as_patterns("include", include),
@@ -101,6 +108,7 @@ def plan_conversion(
     adoptable = {} if again else find_adoptable(model, chosen)
     if adoptable:
         conditions = named != Selection(kinds=KINDS) or kinds is not None or last_stages is not None
+        conditions = conditions or context is not None
         if conditions or hyperparameters:
             raise ConversionError(
                 f"the model has {chosen.name} layers of another package, which are taken over as they are; leave "
@@ -110,7 +118,7 @@ def plan_conversion(
     stages = {} if last_stages is None else _stage_refusals(model, last_stages, input_size)
     layers = _plan_layers(model, chosen, selection, named, hyperparameters, stages)
     layers = _apply_position(layers, position)
-    layers = _share(model, chosen, layers, hyperparameters)
+    layers = _share(model, chosen, layers, hyperparameters, by_block=context == "block")
     plan = ConversionPlan(
         family=chosen.name,
         hyperparameters=dict(hyperparameters),
@@ -137,6 +145,7 @@ def convert(
     predicate: Predicate | None = None,
     input_size: Sequence[int] | None = None,
     again: bool = False,
+    context: Literal["block"] | None = None,
     inplace: bool = False,
     **hyperparameters: Any,
 ) -> nn.Module:
@@ -150,8 +159,8 @@ def convert(
     Args:
         inplace: Change ``model`` itself instead of a copy. If an error is raised, ``model`` is unchanged.
         model, family, include, exclude, kinds, kernel_sizes, min_channels, max_channels, last_stages, position,
-            predicate, input_size, again, hyperparameters: As for `plan_conversion`, which shows the effect without
-            changing the model.
+            predicate, input_size, again, context, hyperparameters: As for `plan_conversion`, which shows the effect
+            without changing the model.
 
     Returns:
         The dynamic network; ``model`` itself if ``inplace``.
@@ -174,6 +183,7 @@ def convert(
         predicate=predicate,
         input_size=input_size,
         again=again,
+        context=context,
         **hyperparameters,
     )
     return plan.apply(model, inplace=inplace)
@@ -281,27 +291,38 @@ def _apply_position(layers: list[PlannedLayer], position: slice | None) -> list[
 
 
 def _share(
-    model: nn.Module, family: Family, layers: list[PlannedLayer], hyperparameters: Mapping[str, Any]
+    model: nn.Module,
+    family: Family,
+    layers: list[PlannedLayer],
+    hyperparameters: Mapping[str, Any],
+    *,
+    by_block: bool,
 ) -> list[PlannedLayer]:
-    """Plan what the layers that become dynamic share, and count their parameters accordingly.
+    """Plan what the layers that become dynamic share, parameters or contexts, and count their parameters accordingly.
 
     Raises:
         ConversionError: The layers cannot share it.
     """
     convolutions: dict[str, Any] = {layer.name: model.get_submodule(layer.name) for layer in layers if layer.converts}
-    if family.sharing is None or not convolutions:
+    first = first_of_block(convolutions) if by_block else {}
+    if (family.sharing is None and not first) or not convolutions:
         return layers
     try:
-        further = family.sharing.options(model, convolutions, hyperparameters)
+        further = {name: _context_options(convolutions, first.get(name)) for name in convolutions}
+        if family.sharing is not None:
+            shared = family.sharing.options(model, convolutions, hyperparameters)
+            further = {name: {**further[name], **shared[name]} for name in convolutions}
         options = {name: {**hyperparameters, **further[name]} for name in convolutions}
         dynamic = {name: _like_on_meta(family, conv, options[name]) for name, conv in convolutions.items()}
         family.join(list(dynamic.values()))
     except ValueError as error:
         raise ConversionError(str(error)) from error
-    errors = family.sharing.errors(options, {name: conv.weight for name, conv in convolutions.items()})
+    weights = {name: conv.weight for name, conv in convolutions.items()}
+    errors = {} if family.sharing is None else family.sharing.errors(options, weights)
     return [
         dataclasses.replace(
             layer,
+            note=", ".join([layer.note] * bool(layer.note) + _context_note(layer.name, first.get(layer.name))),
             options=further[layer.name],
             dynamic_params=sum(parameter.numel() for parameter in dynamic[layer.name].parameters()),
             relative_error=errors.get(layer.name),
@@ -310,6 +331,17 @@ def _share(
         else layer
         for layer in layers
     ]
+
+
+def _context_options(convolutions: Mapping[str, Any], first: str | None) -> dict[str, Any]:
+    """Return the options of a convolution that shares the context of the one named ``first``; None: its own."""
+    return {} if first is None else {"context_features": convolutions[first].in_channels, "shared_context": first}
+
+
+def _context_note(name: str, first: str | None) -> list[str]:
+    if first is None:
+        return []
+    return ["computes the context of its block"] if name == first else [f"context of {first}"]
 
 
 def _like_on_meta(family: Family, conv: Any, hyperparameters: Mapping[str, Any]) -> DynamicConv:
@@ -353,10 +385,12 @@ def _check_hyperparameters(family: Family, hyperparameters: Mapping[str, Any]) -
         name for name, value in inspect.signature(convert).parameters.items() if value.kind is value.KEYWORD_ONLY
     ]
     for name in hyperparameters:
+        if name == "shared_context" and hyperparameters[name] is not None:
+            raise ConversionError("`shared_context` follows from the blocks of the network; pass context='block'.")
         if name == "context_features" and hyperparameters[name] is not None:
             raise ConversionError(
-                "`context_features` needs a network that calls layer(x, context); leave it out, or build the layers "
-                "into the network yourself."
+                "`context_features` needs a network that calls layer(x, context); leave it out, pass context='block', "
+                "or build the layers into the network yourself."
             )
         if name not in layer_options:
             near = nearest_names(name, [*layer_options, *convert_options], count=1)[0]

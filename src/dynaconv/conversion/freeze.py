@@ -29,12 +29,14 @@ class KernelMean:
         bias: Mean of the sample biases, ``(C_out,)``; None if the layer adds none.
         squares: Sum of ||W(x) - E W||^2 over the inputs.
         count: Number of inputs.
+        input_alone: Whether the layer was called with its input alone, without a context or a mask.
     """
 
     kernel: Tensor
     bias: Tensor | None = None
     squares: float = 0.0
     count: int = 0
+    input_alone: bool = True
 
     def add(self, kernels: Tensor, biases: Tensor | None) -> None:
         """Add the kernels ``(B, ...)`` and biases ``(B, C_out)`` of a batch."""
@@ -65,7 +67,8 @@ def freeze(
 
     The frozen kernel is E W(x). In CondConv, DY-Conv, DCD and SE the kernel is linear in the coefficients, so E W(x) is
     also the kernel at the mean coefficients. In ODConv, whose attentions multiply each other, it is not. The frozen
-    layer is an ordinary `torch.nn.Conv2d` or `torch.nn.Linear`. It computes the function of the dynamic layer exactly
+    layer is an ordinary `torch.nn.Conv2d` or `torch.nn.Linear`; one that the network calls with a context or a mask has
+    a hook that leaves these out. It computes the function of the dynamic layer exactly
     if the coefficients do not depend on the input, as in `revert`.
 
     Args:
@@ -107,6 +110,9 @@ def freeze(
     static: dict[str, nn.Module] = {
         name: layer.static_with(means[layer].kernel, means[layer].bias) for layer, name in layers.items()
     }
+    for layer, name in layers.items():
+        if not means[layer].input_alone:
+            static[name].register_forward_pre_hook(_input_alone, with_kwargs=True)
     if "" in static:
         return static[""]
     target = model if inplace else copied(model)
@@ -133,17 +139,19 @@ def kernel_means(
     """
     means: dict[Any, KernelMean] = {}
 
-    def add(module: Any, inputs: tuple[Tensor, ...]) -> None:
+    def add(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs = module.call_arguments(*args, **kwargs)
         size = len(inputs[0])
         chunk = max(1, _MAX_NUMBERS // module.weight.numel()) if inputs[0].dim() > 1 else max(1, size)
         for start in range(0, size, chunk):
-            part = [given[start : start + chunk] for given in inputs]
+            part = [None if given is None else given[start : start + chunk] for given in inputs]
             kernels, biases = module.kernel(*part), module.sample_bias(*part)
             if len(kernels):
                 mean = means.setdefault(module, KernelMean(torch.zeros_like(kernels[0], dtype=torch.float64)))
                 mean.add(kernels, biases)
+                mean.input_alone &= len(args) + len(kwargs) == 1
 
-    hooks = [layer.register_forward_pre_hook(add) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(add, with_kwargs=True) for layer in layers]
     device = next(model.parameters()).device
     try:
         with eval_mode(model), torch.no_grad():
@@ -155,11 +163,17 @@ def kernel_means(
     return means
 
 
-def _check_sharing(model: nn.Module, layers: Mapping[DynamicLayer, str]) -> None:
-    """Raise ConversionError if a layer shares its stored kernel with one that stays dynamic.
+def _input_alone(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Leave out the context and the mask that the network gives to a layer that was dynamic."""
+    return args[:1], {}
 
-    One of them owns the parameters, and a record of the conversion rebuilds them from all layers that share them.
+
+def _check_sharing(model: nn.Module, layers: Mapping[DynamicLayer, str]) -> None:
+    """Raise ConversionError if a layer shares its stored kernel with one that stays dynamic, or computes its context.
+
+    One of those that share parameters owns them, and a record of the conversion rebuilds them from all of these layers.
     """
+    contexts = {id(layer.block_context): name for layer, name in layers.items() if not layer.place_in_block}
     frozen = {id(layer.stored_kernel): name for layer, name in layers.items()}
     for name, layer in model.named_modules():
         if isinstance(layer, DynamicLayer) and layer not in layers and id(layer.stored_kernel) in frozen:
@@ -167,6 +181,13 @@ def _check_sharing(model: nn.Module, layers: Mapping[DynamicLayer, str]) -> None
                 f"{frozen[id(layer.stored_kernel)]!r} shares the parameters of its kernel with {name!r}, which would "
                 f"stay dynamic; freeze all layers that share them, or none."
             )
+        if isinstance(layer, DynamicLayer) and layer not in layers and layer.block_context is not None:
+            first = contexts.get(id(layer.block_context))
+            if first is not None:
+                raise ConversionError(
+                    f"{first!r} computes the context of {name!r}, which would stay dynamic; freeze all layers of the "
+                    f"block, or leave the first one dynamic."
+                )
 
 
 def _images(data: object, max_batches: int | None) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from dynaconv.conversion.kinds import Kind, describe, kind_of
 from dynaconv.conversion.swap import insert_dynamic
 from dynaconv.errors import ConversionError
 from dynaconv.families import DynamicConv, get_family
+from dynaconv.families.contract.block import join_contexts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +126,7 @@ class ConversionPlan:
         dynamic = {layer: _build(self, layer, target) for layer in self.converted}
         try:
             get_family(self.family).join(list(dynamic.values()))
+            join_contexts({layer.name: built for layer, built in dynamic.items()})
         except ValueError as error:
             raise ConversionError(str(error)) from error
         if is_single_layer:

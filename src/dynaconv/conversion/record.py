@@ -9,6 +9,7 @@ from dynaconv.conversion.adopt import find_adoptable, layer_names
 from dynaconv.conversion.swap import NormedConv2d, insert_dynamic
 from dynaconv.errors import ConversionError, with_article
 from dynaconv.families import DynamicLayer, families, family_of, get_family
+from dynaconv.families.contract.block import join_contexts
 from dynaconv.families.contract.checks import check_module
 
 Record = dict[str, dict[str, Any]]
@@ -80,6 +81,10 @@ def apply_conversion(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
             ) from error
         built.append((names, layer))
     _join([layer for _, layer in built])
+    try:
+        join_contexts({names[0]: layer for names, layer in built})
+    except ValueError as error:
+        raise ConversionError(f"the record of the conversion does not fit this network: {error}") from error
     for names, layer in built:
         insert_dynamic(model, names, layer)
     return model

@@ -279,14 +279,14 @@ class _Visitor:
         self.called = False
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
-    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        coefficients = module.coefficients(*args)  # type: ignore[operator]
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        coefficients = module.coefficients(*args, **kwargs)  # type: ignore[operator]
         parts = {part: values for part, values in coefficients._asdict().items() if isinstance(values, Tensor)}
         self.called = True
         self.visit(module, parts, self.classes)
 
     def __enter__(self) -> _Visitor:
-        self._handles = [module.register_forward_pre_hook(self._before) for module in self.modules]
+        self._handles = [module.register_forward_pre_hook(self._before, with_kwargs=True) for module in self.modules]
         return self
 
     def __exit__(self, *exc: object) -> None:

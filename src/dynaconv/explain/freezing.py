@@ -135,7 +135,10 @@ def _effect(name: str, images: int, counts: list[int], movement: float | None) -
     return FrozenEffect(name=name, images=images, lost=lost, gained=gained, changed=changed, movement=movement)
 
 
-def _without_context(static: nn.Module, x: Tensor, *context: Tensor) -> Any:
+def _frozen_forward(layer: Any, static: nn.Module, x: Tensor, *args: Tensor, **kwargs: Tensor) -> Any:
+    if layer.block_context is not None:
+        # Other layers may read the context that this one computes.
+        layer.pass_context_on(x, *args, **kwargs)
     return static(x)
 
 
@@ -145,5 +148,5 @@ def _replaced(layers: Mapping[nn.Module, nn.Module]) -> Iterator[None]:
     with ExitStack() as stack:
         for layer, static in layers.items():
             stack.callback(vars(layer).pop, "forward")
-            vars(layer)["forward"] = partial(_without_context, static)
+            vars(layer)["forward"] = partial(_frozen_forward, layer, static)
         yield

@@ -266,11 +266,11 @@ class _GradientPass:
         self.batches += 1
 
     @torch.no_grad()
-    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.probes[module].add_coefficients(module.coefficients(*args))  # type: ignore[operator]
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.probes[module].add_coefficients(module.coefficients(*args, **kwargs))  # type: ignore[operator]
 
     def __enter__(self) -> _GradientPass:
-        self._handles = [module.register_forward_pre_hook(self._before) for module in self.probes]
+        self._handles = [module.register_forward_pre_hook(self._before, with_kwargs=True) for module in self.probes]
         leaves = [leaf for probe in self.probes.values() for leaf in probe.leaves]
         self._frozen = [leaf for leaf in leaves if not leaf.requires_grad]
         for leaf in self._frozen:

@@ -32,6 +32,10 @@ def in_runtime_form(network: nn.Module) -> nn.Module:
         return network
     network = copy.deepcopy(network)
     for layer, paths in _preparable_layers(network).items():
+        if layer.context_features is not None:
+            # It stays, because it may pass its context on or read another layer's.
+            layer.use_prepared(PreparedDCD(layer, convolves=True))
+            continue
         form = RuntimeDCD(layer)
         if paths == [""]:
             return form

@@ -22,6 +22,7 @@ from dynaconv.families.contract.base import (
 from dynaconv.families.contract.deployed import DeployedLayer
 from dynaconv.families.contract.mixture import KernelMixture, KernelMixture2d, MixtureCoefficients
 from dynaconv.families.contract.parameters import parameter_groups
+from dynaconv.families.contract.shared import SharedContext
 from dynaconv.families.contract.temperature import set_temperature
 from dynaconv.families.dcd.config import DCDConfig
 from dynaconv.families.dcd.core import DCDCoefficients
@@ -118,6 +119,7 @@ __all__ = [
     "SEConv1d",
     "SEConv2d",
     "SEConv3d",
+    "SharedContext",
     "Warehouse",
     "families",
     "family_of",

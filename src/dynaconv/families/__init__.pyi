@@ -24,6 +24,7 @@ from dynaconv.families.contract.mixture import KernelMixture as KernelMixture
 from dynaconv.families.contract.mixture import KernelMixture2d as KernelMixture2d
 from dynaconv.families.contract.mixture import MixtureCoefficients as MixtureCoefficients
 from dynaconv.families.contract.parameters import parameter_groups as parameter_groups
+from dynaconv.families.contract.shared import SharedContext as SharedContext
 from dynaconv.families.contract.temperature import set_temperature as set_temperature
 from dynaconv.families.dcd.config import DCDConfig as DCDConfig
 from dynaconv.families.dcd.core import DCDCoefficients as DCDCoefficients
@@ -75,10 +76,12 @@ class CondConv1d(_CondConv1d):
         algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
             kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
             model.
-        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
-            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
         context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
             one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
+        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
+            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
         num_experts: K, the number of kernels.
 
     Raises:
@@ -100,8 +103,9 @@ class CondConv1d(_CondConv1d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
-        residual: bool = False,
         context_features: int | None = None,
+        shared_context: str | None = None,
+        residual: bool = False,
         num_experts: int = 8,
     ) -> None: ...
 
@@ -123,10 +127,12 @@ class CondConv2d(_CondConv2d):
         algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
             kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
             model.
-        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
-            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
         context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
             one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
+        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
+            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
         num_experts: K, the number of kernels.
 
     Raises:
@@ -150,8 +156,9 @@ class CondConv2d(_CondConv2d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
-        residual: bool = False,
         context_features: int | None = None,
+        shared_context: str | None = None,
+        residual: bool = False,
         num_experts: int = 8,
     ) -> None: ...
 
@@ -166,10 +173,12 @@ class CondConv3d(_CondConv3d):
         algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
             kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
             model.
-        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
-            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
         context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
             one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
+        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
+            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
         num_experts: K, the number of kernels.
 
     Raises:
@@ -191,8 +200,9 @@ class CondConv3d(_CondConv3d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
-        residual: bool = False,
         context_features: int | None = None,
+        shared_context: str | None = None,
+        residual: bool = False,
         num_experts: int = 8,
     ) -> None: ...
 
@@ -207,10 +217,12 @@ class CondConvTranspose1d(_CondConvTranspose1d):
         algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
             kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
             model.
-        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
-            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
         context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
             one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
+        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
+            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
         num_experts: K, the number of kernels.
 
     Raises:
@@ -233,8 +245,9 @@ class CondConvTranspose1d(_CondConvTranspose1d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
-        residual: bool = False,
         context_features: int | None = None,
+        shared_context: str | None = None,
+        residual: bool = False,
         num_experts: int = 8,
     ) -> None: ...
 
@@ -249,10 +262,12 @@ class CondConvTranspose2d(_CondConvTranspose2d):
         algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
             kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
             model.
-        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
-            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
         context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
             one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
+        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
+            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
         num_experts: K, the number of kernels.
 
     Raises:
@@ -275,8 +290,9 @@ class CondConvTranspose2d(_CondConvTranspose2d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
-        residual: bool = False,
         context_features: int | None = None,
+        shared_context: str | None = None,
+        residual: bool = False,
         num_experts: int = 8,
     ) -> None: ...
 
@@ -291,10 +307,12 @@ class CondConvTranspose3d(_CondConvTranspose3d):
         algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
             kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
             model.
-        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
-            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
         context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
             one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
+        residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
+            ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
         num_experts: K, the number of kernels.
 
     Raises:
@@ -317,8 +335,9 @@ class CondConvTranspose3d(_CondConvTranspose3d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
-        residual: bool = False,
         context_features: int | None = None,
+        shared_context: str | None = None,
+        residual: bool = False,
         num_experts: int = 8,
     ) -> None: ...
 
@@ -332,6 +351,10 @@ class DCDConv1d(_DCDConv1d):
             statistics. ``auto``: ``batch``, but None with ``norm="batch"``.
         algorithm: ``kernel`` forms W(x), ``factored`` applies its factors to feature maps, ``auto`` uses the cost
             model.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: r: the branch has max(C_in // r, min_hidden_channels) hidden units; see `keeps_length` for small
             contexts.
         min_hidden_channels: Minimum number of hidden units.
@@ -379,6 +402,8 @@ class DCDConv1d(_DCDConv1d):
         *,
         context_norm: Literal["auto", "layer", "batch", "running"] | None = "auto",
         algorithm: Literal["auto", "kernel", "factored"] = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 16,
         min_hidden_channels: int = 16,
         variant: Literal["full", "scale", "residual", "input"] = "full",
@@ -418,6 +443,10 @@ class DCDConv2d(_DCDConv2d):
             statistics. ``auto``: ``batch``, but None with ``norm="batch"``.
         algorithm: ``kernel`` forms W(x), ``factored`` applies its factors to feature maps, ``auto`` uses the cost
             model.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: r: the branch has max(C_in // r, min_hidden_channels) hidden units; see `keeps_length` for small
             contexts.
         min_hidden_channels: Minimum number of hidden units.
@@ -474,6 +503,8 @@ class DCDConv2d(_DCDConv2d):
         *,
         context_norm: Literal["auto", "layer", "batch", "running"] | None = "auto",
         algorithm: Literal["auto", "kernel", "factored"] = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 16,
         min_hidden_channels: int = 16,
         variant: Literal["full", "scale", "residual", "input"] = "full",
@@ -501,6 +532,10 @@ class DCDConv3d(_DCDConv3d):
             statistics. ``auto``: ``batch``, but None with ``norm="batch"``.
         algorithm: ``kernel`` forms W(x), ``factored`` applies its factors to feature maps, ``auto`` uses the cost
             model.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: r: the branch has max(C_in // r, min_hidden_channels) hidden units; see `keeps_length` for small
             contexts.
         min_hidden_channels: Minimum number of hidden units.
@@ -548,6 +583,8 @@ class DCDConv3d(_DCDConv3d):
         *,
         context_norm: Literal["auto", "layer", "batch", "running"] | None = "auto",
         algorithm: Literal["auto", "kernel", "factored"] = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 16,
         min_hidden_channels: int = 16,
         variant: Literal["full", "scale", "residual", "input"] = "full",
@@ -575,6 +612,10 @@ class DCDConvTranspose1d(_DCDConvTranspose1d):
             statistics. ``auto``: ``batch``, but None with ``norm="batch"``.
         algorithm: ``kernel`` forms W(x), ``factored`` applies its factors to feature maps, ``auto`` uses the cost
             model.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: r: the branch has max(C_in // r, min_hidden_channels) hidden units; see `keeps_length` for small
             contexts.
         min_hidden_channels: Minimum number of hidden units.
@@ -623,6 +664,8 @@ class DCDConvTranspose1d(_DCDConvTranspose1d):
         *,
         context_norm: Literal["auto", "layer", "batch", "running"] | None = "auto",
         algorithm: Literal["auto", "kernel", "factored"] = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 16,
         min_hidden_channels: int = 16,
         variant: Literal["full", "scale", "residual", "input"] = "full",
@@ -650,6 +693,10 @@ class DCDConvTranspose2d(_DCDConvTranspose2d):
             statistics. ``auto``: ``batch``, but None with ``norm="batch"``.
         algorithm: ``kernel`` forms W(x), ``factored`` applies its factors to feature maps, ``auto`` uses the cost
             model.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: r: the branch has max(C_in // r, min_hidden_channels) hidden units; see `keeps_length` for small
             contexts.
         min_hidden_channels: Minimum number of hidden units.
@@ -698,6 +745,8 @@ class DCDConvTranspose2d(_DCDConvTranspose2d):
         *,
         context_norm: Literal["auto", "layer", "batch", "running"] | None = "auto",
         algorithm: Literal["auto", "kernel", "factored"] = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 16,
         min_hidden_channels: int = 16,
         variant: Literal["full", "scale", "residual", "input"] = "full",
@@ -725,6 +774,10 @@ class DCDConvTranspose3d(_DCDConvTranspose3d):
             statistics. ``auto``: ``batch``, but None with ``norm="batch"``.
         algorithm: ``kernel`` forms W(x), ``factored`` applies its factors to feature maps, ``auto`` uses the cost
             model.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: r: the branch has max(C_in // r, min_hidden_channels) hidden units; see `keeps_length` for small
             contexts.
         min_hidden_channels: Minimum number of hidden units.
@@ -773,6 +826,8 @@ class DCDConvTranspose3d(_DCDConvTranspose3d):
         *,
         context_norm: Literal["auto", "layer", "batch", "running"] | None = "auto",
         algorithm: Literal["auto", "kernel", "factored"] = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 16,
         min_hidden_channels: int = 16,
         variant: Literal["full", "scale", "residual", "input"] = "full",
@@ -793,6 +848,9 @@ class DCDConvTranspose3d(_DCDConvTranspose3d):
 class DCDLinear(_DCDLinear):
     """A linear layer whose matrix is W(x) = Lambda(x) W0 + P Phi(x) Q^T; the context is the input vector itself.
 
+    With `context_features`, a context ``(B, F)`` is given, and all rows of a sample of ``(B, ..., in_features)`` have
+    one matrix.
+
     Args:
         in_features, out_features, bias, device, dtype: As for `torch.nn.Linear`.
 
@@ -803,6 +861,8 @@ class DCDLinear(_DCDLinear):
             statistics. ``auto``: ``batch``, but None with ``norm="batch"``.
         algorithm: ``kernel`` forms W(x), ``factored`` applies its factors to feature maps, ``auto`` uses the cost
             model.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
         reduction: r: the branch has max(C_in // r, min_hidden_channels) hidden units; see `keeps_length` for small
             contexts.
         min_hidden_channels: Minimum number of hidden units.
@@ -843,6 +903,7 @@ class DCDLinear(_DCDLinear):
         *,
         context_norm: Literal["auto", "layer", "batch", "running"] | None = "auto",
         algorithm: Literal["auto", "kernel", "factored"] = "auto",
+        context_features: int | None = None,
         reduction: int = 16,
         min_hidden_channels: int = 16,
         variant: Literal["full", "scale", "residual", "input"] = "full",
@@ -868,6 +929,10 @@ class DYConv1d(_DYConv1d):
         algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
             kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
             model.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
         min_hidden_channels: Minimum number of hidden units.
         num_kernels: K, the number of kernels.
@@ -875,8 +940,6 @@ class DYConv1d(_DYConv1d):
             it later. It is saved in the state dict and never averaged with the weights.
         residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
             ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
-        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
-            one that several layers share; None: it reads the averaged input.
 
     Raises:
         ValueError: an argument is out of range or does not match the others."""
@@ -897,12 +960,13 @@ class DYConv1d(_DYConv1d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 4,
         min_hidden_channels: int = 4,
         num_kernels: int = 4,
         temperature: float = 1.0,
         residual: bool = False,
-        context_features: int | None = None,
     ) -> None: ...
 
 class DYConv2d(_DYConv2d):
@@ -924,6 +988,10 @@ class DYConv2d(_DYConv2d):
         algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
             kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
             model.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
         min_hidden_channels: Minimum number of hidden units.
         num_kernels: K, the number of kernels.
@@ -931,8 +999,6 @@ class DYConv2d(_DYConv2d):
             it later. It is saved in the state dict and never averaged with the weights.
         residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
             ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
-        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
-            one that several layers share; None: it reads the averaged input.
 
     Raises:
         ValueError: an argument is out of range or does not match the others.
@@ -959,12 +1025,13 @@ class DYConv2d(_DYConv2d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 4,
         min_hidden_channels: int = 4,
         num_kernels: int = 4,
         temperature: float = 1.0,
         residual: bool = False,
-        context_features: int | None = None,
     ) -> None: ...
 
 class DYConv3d(_DYConv3d):
@@ -978,6 +1045,10 @@ class DYConv3d(_DYConv3d):
         algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
             kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
             model.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
         min_hidden_channels: Minimum number of hidden units.
         num_kernels: K, the number of kernels.
@@ -985,8 +1056,6 @@ class DYConv3d(_DYConv3d):
             it later. It is saved in the state dict and never averaged with the weights.
         residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
             ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
-        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
-            one that several layers share; None: it reads the averaged input.
 
     Raises:
         ValueError: an argument is out of range or does not match the others."""
@@ -1007,12 +1076,13 @@ class DYConv3d(_DYConv3d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 4,
         min_hidden_channels: int = 4,
         num_kernels: int = 4,
         temperature: float = 1.0,
         residual: bool = False,
-        context_features: int | None = None,
     ) -> None: ...
 
 class DYConvTranspose1d(_DYConvTranspose1d):
@@ -1026,6 +1096,10 @@ class DYConvTranspose1d(_DYConvTranspose1d):
         algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
             kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
             model.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
         min_hidden_channels: Minimum number of hidden units.
         num_kernels: K, the number of kernels.
@@ -1033,8 +1107,6 @@ class DYConvTranspose1d(_DYConvTranspose1d):
             it later. It is saved in the state dict and never averaged with the weights.
         residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
             ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
-        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
-            one that several layers share; None: it reads the averaged input.
 
     Raises:
         ValueError: an argument is out of range or does not match the others."""
@@ -1056,12 +1128,13 @@ class DYConvTranspose1d(_DYConvTranspose1d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 4,
         min_hidden_channels: int = 4,
         num_kernels: int = 4,
         temperature: float = 1.0,
         residual: bool = False,
-        context_features: int | None = None,
     ) -> None: ...
 
 class DYConvTranspose2d(_DYConvTranspose2d):
@@ -1075,6 +1148,10 @@ class DYConvTranspose2d(_DYConvTranspose2d):
         algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
             kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
             model.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
         min_hidden_channels: Minimum number of hidden units.
         num_kernels: K, the number of kernels.
@@ -1082,8 +1159,6 @@ class DYConvTranspose2d(_DYConvTranspose2d):
             it later. It is saved in the state dict and never averaged with the weights.
         residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
             ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
-        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
-            one that several layers share; None: it reads the averaged input.
 
     Raises:
         ValueError: an argument is out of range or does not match the others."""
@@ -1105,12 +1180,13 @@ class DYConvTranspose2d(_DYConvTranspose2d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 4,
         min_hidden_channels: int = 4,
         num_kernels: int = 4,
         temperature: float = 1.0,
         residual: bool = False,
-        context_features: int | None = None,
     ) -> None: ...
 
 class DYConvTranspose3d(_DYConvTranspose3d):
@@ -1124,6 +1200,10 @@ class DYConvTranspose3d(_DYConvTranspose3d):
         algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` mixes the outputs of all
             kernels, ``grouped`` forms W(x) and convolves with the batch folded into groups, ``auto`` uses the cost
             model.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
         min_hidden_channels: Minimum number of hidden units.
         num_kernels: K, the number of kernels.
@@ -1131,8 +1211,6 @@ class DYConvTranspose3d(_DYConvTranspose3d):
             it later. It is saved in the state dict and never averaged with the weights.
         residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
             ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
-        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
-            one that several layers share; None: it reads the averaged input.
 
     Raises:
         ValueError: an argument is out of range or does not match the others."""
@@ -1154,12 +1232,13 @@ class DYConvTranspose3d(_DYConvTranspose3d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 4,
         min_hidden_channels: int = 4,
         num_kernels: int = 4,
         temperature: float = 1.0,
         residual: bool = False,
-        context_features: int | None = None,
     ) -> None: ...
 
 class FDConv2d(_FDConv2d):
@@ -1170,7 +1249,8 @@ class FDConv2d(_FDConv2d):
     frequencies, sorted by their distance from zero, form K groups of equal size; V(x) is the kernel whose frequencies
     are multiplied by the gain of their group. All gates and gains depend on the averages of x over its pixels: through
     a hidden layer with batch norm, or, for the local gates, through a convolution along the channels. `modulate`
-    multiplies bands of frequencies of x by maps that convolutions of x compute, by default only for 3x3 kernels.
+    multiplies bands of frequencies of x by maps that convolutions of x compute, by default only for 3x3 kernels. With
+    `context_features`, the given context replaces the averages for all but the local gates, which belong to channels.
 
     In train mode the branch's batch norm uses the statistics of the batch, so W(x) of a sample depends on the others.
     `kernel` and `coefficients` also use them, but do not update the running statistics.
@@ -1186,6 +1266,10 @@ class FDConv2d(_FDConv2d):
             them into the branch.
         algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``grouped`` convolves with the batch
             folded into groups, ``auto`` uses the cost model.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
         min_hidden_channels: Minimum number of hidden units.
         num_kernels: K, the number of groups of frequencies of the kernel, each with a gain of its own. If it does
@@ -1233,6 +1317,8 @@ class FDConv2d(_FDConv2d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 16,
         min_hidden_channels: int = 16,
         num_kernels: int = 64,
@@ -1260,6 +1346,10 @@ class KernelWarehouseConv1d(_KernelWarehouseConv1d):
             them into the branch.
         algorithm: ``kernel`` applies W(x) by matrix products, ``grouped`` by one convolution with the batch folded
             into groups, ``auto`` uses the cost model.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
         min_hidden_channels: Minimum number of hidden units.
         budget: Cells per block of the kernels, b: 1/4, 1/2, 1, 2, 3 or 4. 1 keeps the number of kernel weights.
@@ -1300,6 +1390,8 @@ class KernelWarehouseConv1d(_KernelWarehouseConv1d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 16,
         min_hidden_channels: int = 16,
         budget: float = 1,
@@ -1340,6 +1432,10 @@ class KernelWarehouseConv2d(_KernelWarehouseConv2d):
             them into the branch.
         algorithm: ``kernel`` applies W(x) by matrix products, ``grouped`` by one convolution with the batch folded
             into groups, ``auto`` uses the cost model.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
         min_hidden_channels: Minimum number of hidden units.
         budget: Cells per block of the kernels, b: 1/4, 1/2, 1, 2, 3 or 4. 1 keeps the number of kernel weights.
@@ -1386,6 +1482,8 @@ class KernelWarehouseConv2d(_KernelWarehouseConv2d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 16,
         min_hidden_channels: int = 16,
         budget: float = 1,
@@ -1409,6 +1507,10 @@ class KernelWarehouseConv3d(_KernelWarehouseConv3d):
             them into the branch.
         algorithm: ``kernel`` applies W(x) by matrix products, ``grouped`` by one convolution with the batch folded
             into groups, ``auto`` uses the cost model.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
         min_hidden_channels: Minimum number of hidden units.
         budget: Cells per block of the kernels, b: 1/4, 1/2, 1, 2, 3 or 4. 1 keeps the number of kernel weights.
@@ -1449,6 +1551,8 @@ class KernelWarehouseConv3d(_KernelWarehouseConv3d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 16,
         min_hidden_channels: int = 16,
         budget: float = 1,
@@ -1476,6 +1580,8 @@ class KernelWarehouseLinear(_KernelWarehouseLinear):
             ``batch`` each feature over the batch, ``running`` each feature by the statistics of earlier batches;
             None: no norm. In eval mode ``batch`` and ``running`` have fixed statistics, and `dynaconv.deploy` folds
             them into the branch.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
         reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
         min_hidden_channels: Minimum number of hidden units.
         budget: Cells per block of the kernels, b: 1/4, 1/2, 1, 2, 3 or 4. 1 keeps the number of kernel weights.
@@ -1511,6 +1617,7 @@ class KernelWarehouseLinear(_KernelWarehouseLinear):
         dtype: torch.dtype | None = None,
         *,
         context_norm: str | None = None,
+        context_features: int | None = None,
         reduction: int = 16,
         min_hidden_channels: int = 16,
         budget: float = 1,
@@ -1534,6 +1641,10 @@ class ODConv1d(_ODConv1d):
         algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` scales the input and output of
             one shared convolution with all K kernels, ``grouped`` forms W(x) and convolves with the batch folded
             into groups, ``auto`` uses the cost model.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
         min_hidden_channels: Minimum number of hidden units.
         num_kernels: K, the number of kernels; 1 needs the parameters of a static convolution plus the branch.
@@ -1559,6 +1670,8 @@ class ODConv1d(_ODConv1d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 16,
         min_hidden_channels: int = 16,
         num_kernels: int = 4,
@@ -1589,6 +1702,10 @@ class ODConv2d(_ODConv2d):
         algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` scales the input and output of
             one shared convolution with all K kernels, ``grouped`` forms W(x) and convolves with the batch folded
             into groups, ``auto`` uses the cost model.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
         min_hidden_channels: Minimum number of hidden units.
         num_kernels: K, the number of kernels; 1 needs the parameters of a static convolution plus the branch.
@@ -1622,6 +1739,8 @@ class ODConv2d(_ODConv2d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 16,
         min_hidden_channels: int = 16,
         num_kernels: int = 4,
@@ -1639,6 +1758,10 @@ class ODConv3d(_ODConv3d):
         algorithm: ``kernel`` forms W(x) and applies it by matrix products, ``mixed`` scales the input and output of
             one shared convolution with all K kernels, ``grouped`` forms W(x) and convolves with the batch folded
             into groups, ``auto`` uses the cost model.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
         min_hidden_channels: Minimum number of hidden units.
         num_kernels: K, the number of kernels; 1 needs the parameters of a static convolution plus the branch.
@@ -1664,6 +1787,8 @@ class ODConv3d(_ODConv3d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 16,
         min_hidden_channels: int = 16,
         num_kernels: int = 4,
@@ -1680,6 +1805,10 @@ class SEConv1d(_SEConv1d):
             them into the branch.
         algorithm: ``factored`` scales the output, ``kernel`` forms W(x) and convolves once more, ``auto`` uses the
             cost model, which always chooses ``factored``.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
         min_hidden_channels: Minimum number of hidden units.
 
@@ -1702,6 +1831,8 @@ class SEConv1d(_SEConv1d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 16,
         min_hidden_channels: int = 8,
     ) -> None: ...
@@ -1724,6 +1855,10 @@ class SEConv2d(_SEConv2d):
             them into the branch.
         algorithm: ``factored`` scales the output, ``kernel`` forms W(x) and convolves once more, ``auto`` uses the
             cost model, which always chooses ``factored``.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
         min_hidden_channels: Minimum number of hidden units.
 
@@ -1752,6 +1887,8 @@ class SEConv2d(_SEConv2d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 16,
         min_hidden_channels: int = 8,
     ) -> None: ...
@@ -1766,6 +1903,10 @@ class SEConv3d(_SEConv3d):
             them into the branch.
         algorithm: ``factored`` scales the output, ``kernel`` forms W(x) and convolves once more, ``auto`` uses the
             cost model, which always chooses ``factored``.
+        context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
+            one that several layers share; None: it reads the averaged input.
+        shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+            name share it. `convert` with context='block' sets it.
         reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
         min_hidden_channels: Minimum number of hidden units.
 
@@ -1788,6 +1929,8 @@ class SEConv3d(_SEConv3d):
         *,
         context_norm: str | None = None,
         algorithm: str = "auto",
+        context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 16,
         min_hidden_channels: int = 8,
     ) -> None: ...

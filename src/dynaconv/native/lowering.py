@@ -144,6 +144,7 @@ def _geometry(conv: Any) -> dict[str, Any]:
 def _dcd(form: DeployedDCD, activation: str) -> Step:
     _check_type(form)
     sizes, branch = form.sizes, form.branch
+    _check_context(form)
     if form.has_input_scale:
         raise UnsupportedError("DCD that scales its input")
     if isinstance(form, DeployedDCDConv):
@@ -183,6 +184,11 @@ def _dcd(form: DeployedDCD, activation: str) -> Step:
     return step
 
 
+def _check_context(form: Any) -> None:
+    if form.context_features is not None:
+        raise UnsupportedError("a context that is given to the layer")
+
+
 def _squeeze(weight: Tensor, cells: int) -> Tensor:
     """Return the branch's first linear map in panels; its inputs have the order (cell of the context, channel)."""
     return panels(weight.reshape(weight.shape[0], -1, cells).transpose(1, 2).flatten(1))
@@ -201,6 +207,7 @@ def _dcd_heads(form: DeployedDCD) -> list[AffineMap]:
 
 def _deployed(form: DeployedConv, activation: str) -> list[Step]:
     _check_type(form)
+    _check_context(form)
     mixed, excitation = form.mixed_kernel(), form.excitation()
     if form.dims != 2 or form.transposed or (mixed is None and excitation is None):
         raise UnsupportedError(f"{type(form).__name__} with these arguments has no native form")

@@ -9,7 +9,7 @@ from torch import Tensor
 from dynaconv.ops.exporting import is_exporting
 
 
-def pool_context(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+def pool_context(x: Tensor, size: int, dtype: torch.dtype, mask: Tensor | None = None) -> Tensor:
     """Average ``x`` over a grid of ``size`` cells along each spatial axis, summing in ``dtype``.
 
     The cells are those of `torch.nn.functional.adaptive_avg_pool2d`: if an axis has odd length, neighbouring cells of a
@@ -19,10 +19,14 @@ def pool_context(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
         x: Input, ``(B, C, *sizes)``.
         size: Number of cells along each axis, 1 or 2.
         dtype: Dtype of the sums and the result; float32 prevents overflow of half-precision inputs.
+        mask: Positions that count, bool, ``(B, 1, *sizes)``, only for a ``size`` of 1; None: all.
 
     Returns:
         ``(B, C * size**dims)``; for ``size=2`` the cells of a channel are adjacent, in row-major order.
     """
+    if mask is not None:
+        assert size == 1
+        return _masked_mean(x, mask, dtype)
     if size == 1:
         return _mean(x, dtype)
     grid = itertools.product(*map(_halves, x.shape[2:]))
@@ -37,6 +41,13 @@ def _mean(x: Tensor, dtype: torch.dtype) -> Tensor:
     # The gradient of `sum` is a view that takes no memory, and the accumulated gradient of ``x`` keeps the memory
     # format of ``x``. The gradient of `mean` is a new tensor as large as ``x`` that is never channels_last.
     return x.sum(axes, dtype=dtype) / math.prod(x.shape[2:])
+
+
+def _masked_mean(x: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Average the positions that the mask keeps; zero for a sample without any. Other positions may be infinite."""
+    axes = tuple(range(2, x.dim()))
+    total = x.masked_fill(~mask, 0).sum(axes, dtype=dtype)
+    return total / mask.sum(axes, dtype=dtype).clamp(min=1)
 
 
 def _halves(size: int) -> tuple[tuple[int, int], tuple[int, int]]:

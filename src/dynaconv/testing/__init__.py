@@ -11,6 +11,7 @@
 `check_family` runs all checks without pytest.
 """
 
+from dynaconv.testing import context as context
 from dynaconv.testing.cases import GEOMETRIES, Case, cases
 from dynaconv.testing.contract import CHECKS, check_family
 from dynaconv.testing.tolerance import TOLERANCE, assert_close, assert_close_to_scale

@@ -35,15 +35,16 @@ def check_family(family: Family, options: Iterable[Mapping[str, Any]] = ({},)) -
             passed on with the same note.
     """
     for case in cases(family, options):
-        for name, check in CHECKS.items():
+        for name, function in CHECKS.items():
             try:
-                check(case)
+                function(case)
             except Exception as error:
                 error.add_note(f"in the check {name} of {case}: {dict(case.arguments)}")
                 raise
 
 
-def _check(function: Check) -> Check:
+def check(function: Check) -> Check:
+    """Add a check under its name."""
     CHECKS[function.__name__] = function
     return function
 
@@ -54,9 +55,9 @@ def value_and_gradients(output: Tensor, inputs: Sequence[Tensor]) -> tuple[Tenso
     return (output, *torch.autograd.grad(output, inputs, upstream, materialize_grads=True))
 
 
-def convolve_each(layer: DynamicConvolution, x: Tensor) -> Tensor:
+def convolve_each(layer: DynamicConvolution, x: Tensor, *context: Tensor) -> Tensor:
     """Convolve each sample of the modulated ``x`` by torch's convolution with its own kernel and bias."""
-    kernels, biases, x = layer.kernel(x), layer.sample_bias(x), layer.modulate(x)
+    kernels, biases, x = layer.kernel(x, *context), layer.sample_bias(x, *context), layer.modulate(x)
     static: Any = STATIC_CLASSES[layer.dims, layer.transposed](**conv_arguments(layer), bias=False, dtype=x.dtype)
     outs = []
     for sample in range(x.shape[0]):
@@ -65,7 +66,7 @@ def convolve_each(layer: DynamicConvolution, x: Tensor) -> Tensor:
     return torch.cat(outs)
 
 
-@_check
+@check
 def forward_is_convolution_with_each_samples_kernel(case: Case) -> None:
     """Every algorithm gives the output and gradients of a convolution with each sample's kernel, in float64."""
     for algorithm in case.algorithms:
@@ -75,7 +76,7 @@ def forward_is_convolution_with_each_samples_kernel(case: Case) -> None:
         assert_close(value_and_gradients(layer(x), leaves), want, message=algorithm)
 
 
-@_check
+@check
 def kernel_exists_in_train_mode(case: Case) -> None:
     """In train mode, the layer applies the kernel that `kernel` returns, unless it uses batch statistics."""
     if case.uses_batch_statistics:
@@ -86,7 +87,7 @@ def kernel_exists_in_train_mode(case: Case) -> None:
     assert_close(layer(x), want)
 
 
-@_check
+@check
 def batch_equals_single_samples(case: Case) -> None:
     """In eval mode, a batch gives the same outputs as its samples one by one."""
     for algorithm in case.algorithms:
@@ -95,13 +96,13 @@ def batch_equals_single_samples(case: Case) -> None:
         assert_close(layer(x), each, message=algorithm)
 
 
-@_check
+@check
 def kernels_differ_between_inputs(case: Case) -> None:
     """Different inputs give different kernels; otherwise the layer would be static."""
     assert any(not torch.allclose(a, b) for a, b in pairwise(case.ready().kernel(case.images())))
 
 
-@_check
+@check
 def shape_and_attributes_are_those_of_torch(case: Case) -> None:
     """Output shape and attributes are those of torch's convolution, whose state-dict keys are present."""
     layer, static = case.make(), case.static_twin()
@@ -114,7 +115,7 @@ def shape_and_attributes_are_those_of_torch(case: Case) -> None:
     assert set(static.state_dict()) - computed <= set(layer.state_dict())
 
 
-@_check
+@check
 def every_parameter_gets_a_gradient(case: Case) -> None:
     """In train mode, every parameter has a gradient other than zero."""
     layer = case.ready().float().train()
@@ -124,7 +125,7 @@ def every_parameter_gets_a_gradient(case: Case) -> None:
         assert parameter.grad.abs().max() > 0, key
 
 
-@_check
+@check
 def neutral_start_computes_the_static_convolution(case: Case) -> None:
     """`from_conv` keeps output, mode and `requires_grad` of the convolution, in train mode and in eval mode."""
     conv = case.static_twin(dtype=torch.float64)
@@ -139,7 +140,7 @@ def neutral_start_computes_the_static_convolution(case: Case) -> None:
         assert_close(layer(x), static(x))
 
 
-@_check
+@check
 def neutral_start_can_move(case: Case) -> None:
     """A neutral layer has a gradient other than zero beyond its static kernel and bias."""
     layer = case.neutral(case.static_twin())
@@ -148,7 +149,7 @@ def neutral_start_can_move(case: Case) -> None:
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in further)
 
 
-@_check
+@check
 def one_sample_of_few_pixels(case: Case) -> None:
     """A single small image works in train and eval mode, although one value has no variance."""
     for training in (True, False):
@@ -164,7 +165,7 @@ def one_sample_of_few_pixels(case: Case) -> None:
         out.sum().backward()
 
 
-@_check
+@check
 def channels_last_gives_the_same(case: Case) -> None:
     """channels_last does not change the output in train or eval mode."""
     if case.kind.dims == 1:
@@ -177,7 +178,7 @@ def channels_last_gives_the_same(case: Case) -> None:
         assert_close(got, want)
 
 
-@_check
+@check
 def autocast_is_close_and_finite(case: Case) -> None:
     """Under autocast the output is close to that in float32, and the branch computes in float32."""
     for training in (True, False):
@@ -193,7 +194,7 @@ def autocast_is_close_and_finite(case: Case) -> None:
             assert all(p.grad is None or p.grad.isfinite().all() for p in layer.parameters())
 
 
-@_check
+@check
 def layer_of_another_dtype(case: Case) -> None:
     """A layer that was cast to another dtype gives close outputs in that dtype."""
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
@@ -205,7 +206,7 @@ def layer_of_another_dtype(case: Case) -> None:
         assert_close_to_scale(got.float(), want, name)
 
 
-@_check
+@check
 def meta_device(case: Case) -> None:
     """The forward pass and `kernel` work on the meta device."""
     layer, x = case.make(device="meta"), case.images().to("meta", torch.float32)
@@ -213,7 +214,7 @@ def meta_device(case: Case) -> None:
     assert layer.eval().kernel(x).shape == (3, *case.static_twin().weight.shape)
 
 
-@_check
+@check
 def copies_and_state(case: Case) -> None:
     """Deep copies, pickles and state dicts give the same output."""
     layer, x = case.ready(), case.images()
@@ -226,7 +227,7 @@ def copies_and_state(case: Case) -> None:
     assert not torch.equal(torch.func.functional_call(layer, doubled, (x,)), want)
 
 
-@_check
+@check
 def options_rebuild_the_layer(case: Case) -> None:
     """`config` alone rebuilds the layer, also after conversion to plain values."""
     layer = case.make()
@@ -236,7 +237,7 @@ def options_rebuild_the_layer(case: Case) -> None:
     again.load_state_dict(layer.state_dict())
 
 
-@_check
+@check
 def empty_batch(case: Case) -> None:
     """Every algorithm accepts an empty batch."""
     for algorithm in case.algorithms:
@@ -244,7 +245,7 @@ def empty_batch(case: Case) -> None:
         assert layer(case.images(0)).shape == (0, *layer(case.images(1)).shape[1:])
 
 
-@_check
+@check
 def a_static_state_dict_loads_through_the_key_weight(case: Case) -> None:
     """With neutral coefficients, the layer then gives the output of the static layer."""
     static, x = case.static_twin(dtype=torch.float64), case.images()
@@ -256,7 +257,7 @@ def a_static_state_dict_loads_through_the_key_weight(case: Case) -> None:
     assert_close(layer(x), static(x))
 
 
-@_check
+@check
 def looking_at_a_layer_leaves_it_as_it_was(case: Case) -> None:
     """Reading coefficients, kernels and biases does not change the state, also in train mode."""
     layer, x = case.ready().train(), case.images()
@@ -269,7 +270,7 @@ def looking_at_a_layer_leaves_it_as_it_was(case: Case) -> None:
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-@_check
+@check
 def costs_are_given_for_every_algorithm(case: Case) -> None:
     """`algorithm_costs`, by which ``auto`` chooses, has valid costs for every algorithm."""
     layer = case.make(device="meta")
@@ -278,14 +279,14 @@ def costs_are_given_for_every_algorithm(case: Case) -> None:
     assert all(cost.multiply_adds > 0 and cost.moved >= 0 and cost.calls > 0 for cost in costs.values())
 
 
-@_check
+@check
 def coefficients_are_described(case: Case) -> None:
     """The family describes every coefficient, for tables and figures."""
     parts = case.ready().coefficients(case.images())._asdict()
     assert {name for name, value in parts.items() if value is not None} <= case.family.coefficients.keys()
 
 
-@_check
+@check
 def export_keeps_the_batch_free(case: Case) -> None:
     """With ``auto``, the layer and its deployed form can be exported with a dynamic batch size."""
     layer = case.ready()
@@ -297,7 +298,7 @@ def export_keeps_the_batch_free(case: Case) -> None:
             assert_close(program(x), layer(x))
 
 
-@_check
+@check
 def torch_fx_takes_it_for_one_operation(case: Case) -> None:
     """`torch.fx` traces a network that contains the layer or its deployed form."""
     layer, x = case.ready(), case.images()
@@ -306,7 +307,7 @@ def torch_fx_takes_it_for_one_operation(case: Case) -> None:
         assert_close(traced(x), layer(x).relu())
 
 
-@_check
+@check
 def deployed_form_computes_the_same(case: Case) -> None:
     """All algorithms and kernels of the form give the layer's output. It has no batch norm; the layer is unchanged."""
     layer, x = case.ready(), case.images()
@@ -323,7 +324,7 @@ def deployed_form_computes_the_same(case: Case) -> None:
     assert conv_arguments(form) == conv_arguments(layer)
 
 
-@_check
+@check
 def deployed_form_takes_in_a_norm(case: Case) -> None:
     """The form absorbs a norm twice, or raises ValueError and stays unchanged."""
     layer, x = case.ready(), case.images()
@@ -347,7 +348,7 @@ def deployed_form_takes_in_a_norm(case: Case) -> None:
         assert_close(convolve_each(form, x), want)
 
 
-@_check
+@check
 def deployed_form_keeps_type_layout_and_state(case: Case) -> None:
     """The form keeps dtype and memory format; copies, pickles and state dicts give the same output."""
     layer, x = case.ready().float(), case.images(dtype=torch.float32)

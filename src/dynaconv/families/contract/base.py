@@ -40,6 +40,8 @@ class DynamicLayer(DynamicOperator):
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         describe(cls, cls.config_class, cls._without)
+        names = {field.name for field in dataclasses.fields(cls.config_class)}.difference(cls._without)
+        cls._accepts_context = "context_features" in names
 
     @classmethod
     def _make_config(cls, options: Mapping[str, Any]) -> Any:
@@ -57,6 +59,16 @@ class DynamicLayer(DynamicOperator):
     @config.setter
     def config(self, value: Any) -> None:
         self._config = value
+
+    @property
+    def _own_features(self) -> int:
+        """Length of the context that the layer computes itself."""
+        raise NotImplementedError
+
+    @property
+    def _branch_features(self) -> int:
+        """Length of the branch's input."""
+        return self._own_features if self.context_features is None else self.context_features
 
     @property
     def algorithm(self) -> Any:
@@ -182,6 +194,7 @@ class DynamicConv(DynamicConvolution, DynamicLayer):
     def _make_parameters(self, bias: bool, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         """Create and initialise every part of a layer whose arguments and config are set."""
         config = self._config
+        self.context_features = getattr(config, "context_features", None)
         kernels, biases = self._leading_shapes(config)
         rows, columns = (
             (self.in_channels, self.out_channels) if self.transposed else (self.out_channels, self.in_channels)
@@ -213,6 +226,10 @@ class DynamicConv(DynamicConvolution, DynamicLayer):
     def static_axes(self, name: str) -> int:
         """Return the number of axes of the static ``weight`` or ``bias``."""
         return self.dims + 2 if name == "weight" else 1
+
+    @property
+    def _own_features(self) -> int:
+        return self.in_channels
 
     def _leading_shapes(self, config: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the leading axes of ``weight`` and ``bias``: ``(K,)`` if the family mixes K of them, else ``()``."""

@@ -2,9 +2,12 @@
 
 import difflib
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor, nn
+
+from dynaconv.ops import is_exporting
 
 
 def check_module(model: object) -> None:
@@ -82,3 +85,40 @@ def check_images(x: Tensor, in_channels: int, dims: int, layer: str) -> None:
         raise ValueError(
             f"{layer} was built for in_channels={in_channels}; the input {tuple(x.shape)} has {x.shape[1]} channels."
         )
+
+
+def has_shape(tensor: Tensor, shape: Sequence[int]) -> bool:
+    """Whether a tensor has a shape; while a graph is recorded, whose batch size may be free, without the first axis."""
+    if tensor.dim() != len(shape):
+        return False
+    first = int(torch.compiler.is_compiling() or is_exporting())
+    return tuple(tensor.shape[first:]) == tuple(shape[first:])
+
+
+def checked_mask(mask: Tensor, batch: int, sizes: Sequence[int], layer: str) -> Tensor:
+    """Return a mask of the positions of a batch as ``(B, 1, *sizes)`` in bool.
+
+    Args:
+        mask: ``(B, *sizes)`` or ``(B, 1, *sizes)``, bool or 0 and 1.
+        batch, sizes: Lengths of the input's axes.
+        layer: Name of the layer's class, for messages.
+
+    Raises:
+        ValueError: the mask has another shape, or values other than 0 and 1.
+    """
+    if has_shape(mask, (batch, *sizes)):
+        mask = mask.unsqueeze(1)
+    elif not has_shape(mask, (batch, 1, *sizes)):
+        lengths = ", ".join(map(str, sizes))
+        raise ValueError(
+            f"the mask of {layer} must have one value for each position of the input, ({batch}, {lengths}) or "
+            f"({batch}, 1, {lengths}); got {tuple(mask.shape)}."
+        )
+    if mask.dtype == torch.bool:
+        return mask
+    kept = mask != 0
+    # On other devices, reading a value would wait for the device.
+    readable = mask.device.type == "cpu" and not (torch.compiler.is_compiling() or is_exporting())
+    if readable and not (kept == mask).all():
+        raise ValueError(f"the mask of {layer} must be 1 for positions that count and 0 for padding; got other values.")
+    return kept

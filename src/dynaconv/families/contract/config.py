@@ -58,7 +58,37 @@ class LayerConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BranchConfig(LayerConfig):
+class ContextConfig(LayerConfig):
+    """The options of a layer whose branch can read a context that is given."""
+
+    context_features: int | None = option(
+        None,
+        "F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as one that several "
+        "layers share; None: it reads the averaged input.",
+    )
+
+    shared_context: str | None = option(
+        None,
+        "Name of the layer of the network whose averaged input is the context; layers with the same name share it. "
+        "`convert` with context='block' sets it.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.context_features is not None:
+            check_positive("context_features", self.context_features)
+        if self.shared_context is None:
+            return
+        if not isinstance(self.shared_context, str) or not self.shared_context:
+            raise ValueError(f"shared_context must be the name of a layer, or None; got {self.shared_context!r}.")
+        if self.context_features is None:
+            raise ValueError(
+                f"shared_context={self.shared_context!r} needs context_features, the channels of that layer's input."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BranchConfig(ContextConfig):
     """The options of a layer whose branch has a hidden layer."""
 
     reduction: int = option(16, "The branch has max(channels // reduction, min_hidden_channels) hidden units.")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.checks import check_choice, check_divides, check_images, check_positive
 from dynaconv.families.contract.operator import DynamicOperator
 from dynaconv.ops import (
@@ -17,6 +18,7 @@ from dynaconv.ops import (
     check_output_padding,
     is_exporting,
     per_axis,
+    pool_context,
     same_padding,
     swap_channels,
     transposed_geometry,
@@ -153,7 +155,10 @@ class DynamicConvolution(DynamicOperator):
             self._algorithm_by_shape[shape] = cached = cheapest(self._costs_of(shape))
         return cached
 
-    def sample_bias(self, x: Tensor) -> Tensor | None:
+    def _pooled(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return pool_context(x, 1, context_dtype(x.dtype), mask)
+
+    def sample_bias(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
         """The bias of each sample of ``x``, ``(B, C_out)``, or None if the layer adds no bias."""
         return None if self.bias is None else self.bias.expand(x.shape[0], -1)
 

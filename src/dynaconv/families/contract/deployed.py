@@ -239,6 +239,8 @@ class DeployedLayer(DynamicOperator):
         The branch of a half-precision layer is stored in float32, because it computes in float32.
         """
         self.asked = self._algorithm = layer.algorithm
+        self.context_features = layer.context_features
+        self.block_context, self.place_in_block = layer.block_context, layer.place_in_block
         self.branch.to(layer.stored_kernel.device, context_dtype(layer.stored_kernel.dtype))
         copy_hooks_and_attributes(layer, self)
         self.eval()

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from dynaconv.families.contract.affine import add_bias
 from dynaconv.families.contract.base import DynamicConv, DynamicConv2d
-from dynaconv.families.contract.branch import context_dtype
-from dynaconv.families.contract.checks import check_choice, check_positive
-from dynaconv.families.contract.config import LayerConfig
+from dynaconv.families.contract.checks import check_choice
+from dynaconv.families.contract.config import ContextConfig
 from dynaconv.families.contract.convolution import DynamicConvolution
 from dynaconv.families.contract.deployed import DeployedBranch, DeployedConv, MixedKernel
 from dynaconv.families.contract.norms import make_context_norm, normalise
 from dynaconv.families.contract.options import option
-from dynaconv.ops import Cost, full_precision, pool_context
+from dynaconv.ops import Cost, full_precision
 from dynaconv.ops.mixture import grouped_mixture, kernel_mixture, mix_kernels, mixed_mixture, mixture_costs
 
 MixtureAlgorithm = Literal["auto", "kernel", "mixed", "grouped"]
@@ -25,7 +24,7 @@ MIXTURE_ALGORITHMS = ("auto", "kernel", "mixed", "grouped")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixtureConfig(LayerConfig):
+class MixtureConfig(ContextConfig):
     """The options that CondConv and DY-Conv share."""
 
     _algorithms = MIXTURE_ALGORITHMS
@@ -34,11 +33,6 @@ class MixtureConfig(LayerConfig):
         False,
         "Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise; ``weight`` and "
         "``bias`` then hold 1 + K of them, W0 first.",
-    )
-    context_features: int | None = option(
-        None,
-        "F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as one that several "
-        "layers share; None: it reads the averaged input.",
     )
     algorithm: str = option(
         "auto",
@@ -49,8 +43,6 @@ class MixtureConfig(LayerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("residual", self.residual, (False, True))
-        if self.context_features is not None:
-            check_positive("context_features", self.context_features)
 
 
 class MixtureCoefficients(NamedTuple):
@@ -68,15 +60,11 @@ class _Mixture(DynamicConvolution):
 
     num_kernels: int
     residual: bool
-    _accepts_context = True
     _functions: ClassVar = {"kernel": kernel_mixture, "mixed": mixed_mixture, "grouped": grouped_mixture}
 
     @abstractmethod
-    def _checked_logits(self, x: Tensor, context: Tensor | None, *, track: bool) -> Tensor:
-        """Return the logits ``(B, K)`` of a checked input and context.
-
-        With ``track``, train mode updates running statistics.
-        """
+    def _logits_of(self, context: Tensor, *, track: bool) -> Tensor:
+        """Return the logits ``(B, K)`` of a context ``(B, F)``; with ``track``, train mode updates statistics."""
 
     @abstractmethod
     def _attention(self, logits: Tensor) -> Tensor:
@@ -86,33 +74,26 @@ class _Mixture(DynamicConvolution):
         """Return the weight of each kernel in `weight`, ``(B, K)``, or ``(B, 1 + K)`` in a residual mixture."""
         return F.pad(attention, (1, 0), value=1.0) if self.residual else attention
 
-    def _context(self, x: Tensor, context: Tensor | None) -> Tensor:
-        """Return the input of the branch, in its dtype: the context, or the averaged input."""
-        dtype = context_dtype(x.dtype)
-        return pool_context(x, 1, dtype) if context is None else context.to(dtype)
-
-    def logits(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def logits(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the logits of the attention, ``(B, K)``, for ``x``, ``(B, C_in, *sizes)``."""
-        self._check_input(x)
-        self._check_context(x, context)
-        return self._checked_logits(x, context, track=False)
+        return self._logits_of(self._context(x, *self._checked(x, context, mask)), track=False)
 
-    def coefficients(self, x: Tensor, context: Tensor | None = None) -> MixtureCoefficients:
+    def coefficients(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> MixtureCoefficients:
         """The weight of each kernel for each sample of ``x``, ``(B, C_in, *sizes)``."""
-        return MixtureCoefficients(self._attention(self.logits(x, context)))
+        return MixtureCoefficients(self._attention(self.logits(x, context, mask)))
 
-    def kernel(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def kernel(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """W(x) of each sample, ``(B, *weight.shape)`` of the static convolution."""
-        weights = self.stacked_weights(self.coefficients(x, context).attention)
+        weights = self.stacked_weights(self.coefficients(x, context, mask).attention)
         return self.as_torch(mix_kernels(weights, self.conv_weight))
 
-    def sample_bias(self, x: Tensor, context: Tensor | None = None) -> Tensor | None:
+    def sample_bias(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
         """The mixed bias of each sample, ``(B, C_out)``, or None."""
-        bias = self._mixed_bias(self.coefficients(x, context).attention)
+        bias = self._mixed_bias(self.coefficients(x, context, mask).attention)
         return None if bias is None else bias.expand(x.shape[0], -1)
 
-    def _compute(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        attention = self._attention(self._checked_logits(x, context, track=True))
+    def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        attention = self._attention(self._logits_of(self._context(x, context, mask), track=True))
         padded = self._padded(x)
         out = self._function(padded)(padded, self.stacked_weights(attention), self.conv_weight, self.geometry)
         return add_bias(out, self._mixed_bias(attention))
@@ -159,13 +140,7 @@ class KernelMixture(_Mixture, DynamicConv):
 
     def _build(self, config: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.num_kernels, self.residual = self._kernel_count(config), config.residual
-        self.context_features = config.context_features
         self.context_norm = make_context_norm(config.context_norm, self._branch_features, device, dtype)
-
-    @property
-    def _branch_features(self) -> int:
-        """Length of the branch's input."""
-        return self.in_channels if self.context_features is None else self.context_features
 
     def _static_value(self, name: str) -> Tensor:
         if not self.residual:
@@ -182,9 +157,9 @@ class KernelMixture(_Mixture, DynamicConv):
     def _logits(self, context: Tensor) -> Tensor:
         """Return the logits ``(B, K)`` of the normalised context ``(B, F)``, by default the averaged input."""
 
-    def _checked_logits(self, x: Tensor, context: Tensor | None, *, track: bool) -> Tensor:
-        with full_precision(x.device):
-            return self._logits(normalise(self.context_norm, self._context(x, context), track=track))
+    def _logits_of(self, context: Tensor, *, track: bool) -> Tensor:
+        with full_precision(context.device):
+            return self._logits(normalise(self.context_norm, context, track=track))
 
 
 class KernelMixture2d(KernelMixture, DynamicConv2d):
@@ -204,12 +179,11 @@ class DeployedMixture(_Mixture, DeployedConv):
         super().__init__(layer)
         self.num_kernels, self.residual = layer.num_kernels, layer.residual
         self.branch, self.activation = branch, activation
-        self.context_features = layer.context_features
         self._adopt_settings(layer)
 
     def mixed_kernel(self) -> MixedKernel | None:
-        """The kernels, biases and branch; None if the context is given from outside."""
-        if self.context_features is not None:
+        """The kernels, biases and branch; None if the kernels differ along an axis."""
+        if self.context_axis is not None:
             return None
         single, softmax = len(self.weight) == 1, self.activation == "softmax"
         if single and not softmax:
@@ -224,8 +198,8 @@ class DeployedMixture(_Mixture, DeployedConv):
             biases=self.bias,
         )
 
-    def _checked_logits(self, x: Tensor, context: Tensor | None, *, track: bool) -> Tensor:
-        logits: Tensor = self.branch(self._context(x, context))["attention"]
+    def _logits_of(self, context: Tensor, *, track: bool) -> Tensor:
+        logits: Tensor = self.branch(context)["attention"]
         return logits
 
     def _attention(self, logits: Tensor) -> Tensor:

@@ -3,13 +3,17 @@
 import copy
 import sys
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from dynaconv.ops import is_exporting
+from dynaconv.families.contract.branch import context_dtype
+from dynaconv.families.contract.checks import checked_mask, has_shape
+from dynaconv.ops import pool_context
+
+if TYPE_CHECKING:
+    from dynaconv.families.contract.block import BlockContext
 
 STATIC_KEYS = ("weight", "bias")
 """Keys of a static layer's state dict."""
@@ -27,9 +31,13 @@ class DynamicOperator(nn.Module, ABC):
     """The static kernel, or K of them; a property in families that store their kernel in another form."""
     bias: nn.Parameter | None
     _accepts_context: ClassVar[bool] = False
-    """Whether layers of the family can be built with ``context_features``."""
+    """Whether layers of this class can be built with ``context_features``."""
     context_features: int | None = None
     """Length F of the context that `forward` takes beside the input; None: the branch reads the input."""
+    block_context: "BlockContext | None" = None
+    """The context that layers of a block share if none is given to them; None for other layers."""
+    place_in_block: int = 0
+    """Number of the layer in its block; the first layer, 0, computes the context."""
 
     @property
     def stored_kernel(self) -> Tensor:
@@ -47,30 +55,38 @@ class DynamicOperator(nn.Module, ABC):
         """``auto`` or one of `algorithms`; it can be set at any time."""
 
     @abstractmethod
-    def coefficients(self, x: Tensor) -> Any:
-        """The coefficients that the dynamic branch computes for ``x``: a named tuple of tensors, batch first."""
+    def coefficients(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Any:
+        """The coefficients that the dynamic branch computes: a named tuple of tensors, batch first. As `forward`."""
 
     @abstractmethod
-    def kernel(self, x: Tensor) -> Tensor:
-        """The kernel of each sample of ``x``, ``(B, *weight.shape)`` of the static operator."""
+    def kernel(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """The kernel of each sample of ``x``, ``(B, *weight.shape)`` of the static operator. Arguments as `forward`."""
 
     @abstractmethod
-    def sample_bias(self, x: Tensor) -> Tensor | None:
-        """The bias of each sample of ``x``, ``(B, C_out)``, or None if the layer adds no bias."""
+    def sample_bias(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
+        """The bias of each sample, ``(B, C_out)``, or None if the layer adds no bias. Arguments as `forward`."""
 
     @abstractmethod
     def _check_input(self, x: Tensor) -> None:
         """Raise ValueError unless ``x`` is a valid input."""
 
     @abstractmethod
-    def _compute(self, x: Tensor) -> Tensor:
-        """Run `forward` on a checked input."""
+    def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Run `forward` on a checked input, and a context and a mask that `_checked` returned."""
 
     @abstractmethod
     def _choose(self, x: Tensor) -> str:
         """Return the algorithm for this input: the one that was set, or the cheapest."""
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def _pooled(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the average of ``x``, ``(B, F)``, that the branch reads if the layer takes no context."""
+        raise NotImplementedError
+
+    def _context(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Return the input of the branch, ``(B, F)`` in its dtype: the given context, or the averaged ``x``."""
+        return self._pooled(x, mask) if context is None else context.to(context_dtype(x.dtype))
+
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Convolve each sample of ``(B, C_in, *sizes)`` with its own kernel: ``(B, C_out, *out_sizes)``.
 
         A linear layer maps ``(..., in_features)`` to ``(..., out_features)``, each row with its own matrix.
@@ -78,21 +94,88 @@ class DynamicOperator(nn.Module, ABC):
         Args:
             x: Input.
             context: Input of the branch, ``(B, context_features)``, if the layer was built with `context_features`.
+            mask: Positions that the average of ``x`` includes, ``(B, *sizes)`` or ``(B, 1, *sizes)``, bool or 0 and 1;
+                others are padding. None: all. It changes the kernel, not the input of the convolution.
 
         Raises:
-            ValueError: the input has an invalid shape or is complex, or the context is missing, unexpected or of
-                another shape.
+            ValueError: the input has an invalid shape or is complex, or the context or the mask is missing, unexpected
+                or of another shape, or the layer shares the context of a layer that did not run before it.
         """
         if isinstance(x, Proxy):
-            return self._record_call(x, *(() if context is None else (context,)))
+            given = {"context": context, "mask": mask}
+            out: Tensor = record_call(self, x, **{name: value for name, value in given.items() if value is not None})
+            return out
+        context, mask = self._checked(x, context, mask, running=True)
+        # The layers of a family that takes neither have one argument.
+        return self._compute(x) if context is None and mask is None else self._compute(x, context, mask)
+
+    def _checked(
+        self, x: Tensor, context: Tensor | None, mask: Tensor | None, *, running: bool = False
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Check the arguments of a call; return the context and the mask, ``(B, 1, *sizes)`` in bool.
+
+        Args:
+            x, context, mask: As for `forward`.
+            running: Whether this is the forward pass, in which the layers of a block pass on their context.
+
+        Raises:
+            ValueError: see `forward`.
+        """
         self._check_input(x)
-        if context is None and self.context_features is None:
-            return self._compute(x)
+        if context is None and mask is None and self.context_features is None:
+            return None, None
+        if context is None and self.block_context is not None:
+            return self._context_of_block(self.block_context, x, mask, running=running), None
         self._check_context(x, context)
-        # Families whose layers take a context have a second argument.
-        compute: Any = self._compute
-        out: Tensor = compute(x, context)
-        return out
+        return context, None if mask is None else self._checked_mask(x, mask)
+
+    def _context_of_block(self, block: "BlockContext", x: Tensor, mask: Tensor | None, *, running: bool) -> Tensor:
+        """Return the context of the layer's block: computed and passed on in the first layer, read in the others."""
+        kind = type(self).__name__
+        if self.place_in_block:
+            if mask is not None:
+                self._checked_mask(x, mask)
+            return block.read(self.place_in_block, x, kind, running=running)
+        if mask is not None:
+            mask = checked_mask(mask, x.shape[0], self._mask_sizes(x), kind)
+        context = pool_context(x, 1, context_dtype(x.dtype), mask)
+        if running:
+            block.write(context)
+        return context
+
+    def pass_context_on(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> None:
+        """Compute or read the context of the layer's block as `forward` does, without its output."""
+        self._checked(x, context, mask, running=True)
+
+    def call_arguments(
+        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor | None, ...]:
+        """Return the arguments of a call without trailing ones that are None, each with the batch as first axis."""
+        if context is None and self.block_context is not None:
+            context, mask = self._context_of_block(self.block_context, x, mask, running=False), None
+        given = (x, context, mask)
+        return given if mask is not None else given[: 1 + (context is not None)]
+
+    def _mask_sizes(self, x: Tensor) -> tuple[int, ...]:
+        """Return the lengths of the axes over which `_pooled` averages."""
+        return tuple(x.shape[2:])
+
+    def _mask_refusal(self) -> str | None:
+        """Return why the layer takes no mask, as a clause; None if it takes one."""
+        if self.context_features is not None:
+            return "reads a context that is given, which a mask does not change"
+        return None
+
+    def _checked_mask(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return the mask as ``(B, 1, *sizes)`` in bool.
+
+        Raises:
+            ValueError: the layer takes no mask, or the mask has another shape or values other than 0 and 1.
+        """
+        kind = type(self).__name__
+        if (reason := self._mask_refusal()) is not None:
+            raise ValueError(f"this {kind} {reason}; leave the mask out.")
+        return checked_mask(mask, x.shape[0], self._mask_sizes(x), kind)
 
     def _check_context(self, x: Tensor, context: Tensor | None) -> None:
         """Raise ValueError unless ``context`` is one for ``x``, or None if the layer takes none."""
@@ -105,23 +188,11 @@ class DynamicOperator(nn.Module, ABC):
             return
         if context is None:
             raise ValueError(f"this {kind} was built with context_features={features}; call it with (x, context).")
-        # A free batch size of an export is not compared.
-        sizes = context.shape[1:] if torch.compiler.is_compiling() or is_exporting() else context.shape
-        wanted = (x.shape[0], features)[-len(sizes) :] if context.dim() == 2 else None
-        if wanted is None or tuple(sizes) != tuple(wanted):
+        if not has_shape(context, (x.shape[0], features)):
             raise ValueError(
                 f"the context of this {kind} must have the shape (B, {features}) with the B={x.shape[0]} of the input; "
                 f"got {tuple(context.shape)}."
             )
-
-    def _record_call(self, *inputs: Any) -> Any:
-        """Record the call of this layer as one node of the `torch.fx` graph."""
-        tracer: Any = inputs[0].tracer
-        if tracer.root is self:
-            raise TypeError(
-                f"torch.fx records the layer {type(self).__name__} as one operation; trace a network that holds it."
-            )
-        return tracer.create_proxy("call_module", tracer.path_of_module(self), inputs, {})
 
     def __prepare_scriptable__(self) -> None:
         """Called by `torch.jit.script`.
@@ -172,3 +243,13 @@ class DynamicOperator(nn.Module, ABC):
                 f"{function} folds a batch norm only into `weight` and `bias`, but the kernel of a "
                 f"{type(self).__name__} has other parts; call dynaconv.deploy(network) first, which folds batch norms."
             )
+
+
+def record_call(layer: nn.Module, x: Any, **further: Any) -> Any:
+    """Record the call of a layer as one node of the `torch.fx` graph."""
+    tracer: Any = x.tracer
+    if tracer.root is layer:
+        raise TypeError(
+            f"torch.fx records the layer {type(layer).__name__} as one operation; trace a network that holds it."
+        )
+    return tracer.create_proxy("call_module", tracer.path_of_module(layer), (x,), further)

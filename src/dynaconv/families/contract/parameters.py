@@ -7,6 +7,7 @@ from torch import nn
 
 from dynaconv.families.contract.base import DynamicLayer
 from dynaconv.families.contract.checks import check_module
+from dynaconv.families.contract.shared import SharedContext
 
 
 def parameter_groups(
@@ -20,7 +21,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Group the trainable parameters of a network for any torch optimiser.
 
-    A branch holds the parameters between the context and the coefficients: ``layer.branch`` of every dynamic layer.
+    A branch holds the parameters from the context on to the coefficients: ``layer.branch`` of every dynamic layer, and
+    every `SharedContext`.
     The parameters to which coefficients are applied, such as W0, P and Q of DCD or the kernels of a mixture, are not
     part of it.
 
@@ -54,8 +56,8 @@ def parameter_groups(
     branches = {
         id(parameter)
         for layer in model.modules()
-        if isinstance(layer, DynamicLayer)
-        for parameter in layer.get_submodule("branch").parameters()
+        if isinstance(layer, DynamicLayer | SharedContext)
+        for parameter in (layer.get_submodule("branch") if isinstance(layer, DynamicLayer) else layer).parameters()
     }
     if not branches and (branch_lr is not None or branch_weight_decay is not None):
         raise ValueError("the network has no dynamic layer; leave out branch_lr and branch_weight_decay.")

@@ -112,6 +112,8 @@ class DCDConfig(BranchConfig):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
         check_choice("context_size", self.context_size, (1, 2))
+        if self.context_features is not None and self.context_size != 1:
+            raise ValueError("context_size has no effect on a context that is given; leave it or context_features out.")
         check_choice("hidden_norm", self.hidden_norm, ("auto", "unit", None))
         if type(self.gain) not in (int, float) or not 0 < self.gain < math.inf:
             raise ValueError(f"gain must be a positive number; got {self.gain!r}.")
@@ -217,9 +219,10 @@ def dcd_sizes(
     Raises:
         ValueError: a size does not match the convolution.
     """
-    context = in_channels * config.context_size**dims
+    pooled = config.context_features or in_channels
+    context = pooled * config.context_size**dims
     least = 2 * context + 1 if config.keeps_length(context) else config.min_hidden_channels
-    hidden = config.hidden_channels or max(in_channels // config.reduction, config.min_hidden_channels, least)
+    hidden = config.hidden_channels or max(pooled // config.reduction, config.min_hidden_channels, least)
     form = _form(config, in_channels, groups)
     if not config.has_residual:
         return DCDSizes(form, 1, 0, 0, hidden, context)

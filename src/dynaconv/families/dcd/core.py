@@ -99,80 +99,102 @@ class DCDOperator(DynamicOperator):
 
 
 class DCDOnImages(DCDOperator, DynamicConvolution):
-    """DCD as a convolution, whose context is the averaged input."""
+    """DCD as a convolution, whose own context is the averaged input."""
 
     context_size: int
     """The input is averaged over a grid of this many cells along each axis."""
 
-    def _context(self, x: Tensor) -> Tensor:
-        return pool_context(x, self.context_size, context_dtype(x.dtype))
+    def _pooled(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return pool_context(x, self.context_size, context_dtype(x.dtype), mask)
 
-    def coefficients(self, x: Tensor) -> DCDCoefficients:
+    def _mask_refusal(self) -> str | None:
+        if self.context_size > 1:
+            return f"averages over a grid of context_size={self.context_size} cells, whose borders a mask would move"
+        return super()._mask_refusal()
+
+    def coefficients(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> DCDCoefficients:
         """Lambda(x) and Phi(x) of each sample of ``x``, ``(B, C_in, *sizes)``, in float32 (float64 for float64)."""
-        self._check_input(x)
-        return self._drop_single_block_axis(self._coefficients(self._context(x)))
+        context = self._context(x, *self._checked(x, context, mask))
+        return self._drop_single_block_axis(self._coefficients(context))
 
-    def kernel(self, x: Tensor) -> Tensor:
+    def kernel(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """W(x) of each sample, ``(B, *weight.shape)``.
 
         Raises:
             RuntimeError: with ``norm="batch"`` in train mode, because batch statistics define no kernel per sample.
         """
-        self._check_input(x)
-        return self.as_torch(self._kernel_and_bias(self._context(x), self.conv_weight, self.geometry)[0])
+        context = self._context(x, *self._checked(x, context, mask))
+        return self.as_torch(self._kernel_and_bias(context, self.conv_weight, self.geometry)[0])
 
-    def sample_bias(self, x: Tensor) -> Tensor | None:
+    def sample_bias(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
         """The bias of each sample, ``(B, C_out)``; with ``norm="batch"`` it includes shifts of the latent norms."""
-        self._check_input(x)
-        return self._kernel_and_bias(self._context(x), self.conv_weight, self.geometry)[1]
+        context = self._context(x, *self._checked(x, context, mask))
+        return self._kernel_and_bias(context, self.conv_weight, self.geometry)[1]
 
-    def _compute(self, x: Tensor) -> Tensor:
-        return self._apply_dcd(self._padded(x), self._context(x), self.conv_weight, self.geometry)
+    def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        context = self._context(x, context, mask)
+        return self._apply_dcd(self._padded(x), context, self.conv_weight, self.geometry)
 
     def _costs_of(self, padded: tuple[int, ...]) -> dict[str, Cost]:
         return self._costs(padded, self.geometry, self.out_channels)
 
 
 class DCDOnRows(DCDOperator):
-    """DCD as a linear map, whose context is the input vector itself."""
+    """DCD as a linear map, whose context is the input vector itself, or one that is given for each sample.
+
+    By its own context, each row of ``(..., in_features)`` has its own matrix. By given contexts ``(B, F)``, all rows of
+    a sample of ``(B, ..., in_features)`` have one matrix.
+    """
 
     in_features: int
     out_features: int
 
-    def coefficients(self, x: Tensor) -> DCDCoefficients:
-        """Lambda(x) and Phi(x) of each row of ``x``, ``(N, in_features)``."""
-        self._check_input(x)
-        return self._drop_single_block_axis(self._coefficients(self._rows(x)))
+    def _pooled(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return x.reshape(-1, self.in_features).to(context_dtype(x.dtype))
 
-    def kernel(self, x: Tensor) -> Tensor:
-        """W(x) of each row of ``x``, ``(N, out_features, in_features)``.
+    def _mask_refusal(self) -> str | None:
+        return "averages nothing, because each row is a context of its own"
+
+    def coefficients(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> DCDCoefficients:
+        """Lambda(x) and Phi(x) of each row of ``x``, ``(N, in_features)``, or of each given context."""
+        context = self._context(x, *self._checked(x, context, mask))
+        return self._drop_single_block_axis(self._coefficients(context))
+
+    def kernel(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """W(x) of each row of ``x``, ``(N, out_features, in_features)``, or of each given context.
 
         Raises:
             RuntimeError: with ``norm="batch"`` in train mode, because batch statistics define no matrix per row.
         """
-        self._check_input(x)
-        return self._kernel_and_bias(self._rows(x), self._weight_4d, _POINT)[0].flatten(2)
+        context = self._context(x, *self._checked(x, context, mask))
+        return self._kernel_and_bias(context, self._weight_4d, _POINT)[0].flatten(2)
 
-    def sample_bias(self, x: Tensor) -> Tensor | None:
-        """The bias of each row of ``x``, ``(N, out_features)``."""
-        self._check_input(x)
-        return self._kernel_and_bias(self._rows(x), self._weight_4d, _POINT)[1]
+    def sample_bias(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
+        """The bias of each row of ``x``, ``(N, out_features)``, or of each given context."""
+        context = self._context(x, *self._checked(x, context, mask))
+        return self._kernel_and_bias(context, self._weight_4d, _POINT)[1]
 
-    def _compute(self, x: Tensor) -> Tensor:
-        context = self._rows(x)
-        rows = x.reshape(-1, self.in_features, 1, 1)
-        return self._apply_dcd(rows, context, self._weight_4d, _POINT).reshape(*x.shape[:-1], self.out_features)
+    def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        if context is None:
+            rows = x.reshape(-1, self.in_features, 1, 1)
+        else:
+            # The rows of a sample are the pixels of an image.
+            rows = x.reshape(x.shape[0], -1, self.in_features).transpose(1, 2)[..., None]
+        out = self._apply_dcd(rows, self._context(x, context, mask), self._weight_4d, _POINT)
+        return out.flatten(2).transpose(1, 2).reshape(*x.shape[:-1], self.out_features)
 
     def algorithm_costs(self, input_shape: Sequence[int]) -> dict[str, Cost]:
         """Return each algorithm's cost for an input ``(..., in_features)``, by which ``algorithm="auto"`` chooses."""
-        return self._costs((math.prod(input_shape[:-1]), self.in_features, 1, 1), _POINT, self.out_features)
+        rows = math.prod(input_shape[:-1])
+        samples = rows if self.context_features is None else input_shape[0]
+        return self._costs((samples, self.in_features, rows // max(samples, 1), 1), _POINT, self.out_features)
 
     def _choose(self, x: Tensor) -> str:
         if self.algorithm != "auto":
             return str(self.algorithm)
         if is_exporting():
             return self._exported_algorithm
-        costs = self._costs((x.shape[0], self.in_features, 1, 1), _POINT, self.out_features)
+        costs = self._costs(tuple(x.shape), _POINT, self.out_features)
         return cheapest(costs, undecided=self._exported_algorithm)
 
     @property
@@ -185,9 +207,11 @@ class DCDOnRows(DCDOperator):
             raise ValueError(
                 f"DCDLinear was built for in_features={self.in_features}, the last axis; got an input {tuple(x.shape)}."
             )
-
-    def _rows(self, x: Tensor) -> Tensor:
-        return x.reshape(-1, self.in_features).to(context_dtype(x.dtype))
+        if x.dim() == 1 and self.context_features is not None:
+            raise ValueError(
+                f"DCDLinear with context_features takes (batch, ..., {self.in_features}), because each sample has a "
+                f"context; got an input {tuple(x.shape)}."
+            )
 
     def extra_repr(self) -> str:
         """Sizes of the layer."""

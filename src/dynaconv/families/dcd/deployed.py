@@ -155,6 +155,10 @@ class DeployedDCDConv(DeployedDCD, DCDOnImages, DeployedConv):
         DeployedLayer.algorithm.fset(self, value)  # type: ignore[attr-defined]
         self._prepare()
 
+    def use_prepared(self, prepared: PreparedDCD) -> None:
+        """Run this module, made of this layer, as the algorithm ``prepared``."""
+        self._algorithm, self.prepared = "prepared", prepared
+
     def _prepare(self) -> None:
         self.prepared = PreparedDCD(self) if self.algorithm == "prepared" and not self.weight.is_meta else None
 
@@ -176,12 +180,12 @@ class DeployedDCDConv(DeployedDCD, DCDOnImages, DeployedConv):
         heads = heads_cost(self, input_shape[0])
         return {name: cost + heads for name, cost in costs.items()} | {"prepared": prepared_cost(self, input_shape)}
 
-    def _compute(self, x: Tensor) -> Tensor:
+    def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         prepared = self.prepared
         # With half-precision features the branch computes in float32, which `prepared` does not support.
         if prepared is None or x.dtype != self.weight.dtype or autocasts(x.device):
-            return super()._compute(x)
-        out: Tensor = prepared(x)
+            return super()._compute(x, context, mask)
+        out: Tensor = prepared(x, context, mask)
         return out
 
 

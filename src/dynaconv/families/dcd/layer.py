@@ -123,6 +123,9 @@ class DCDConvTranspose3d(_DCDConv, DynamicConvTranspose3d):
 class DCDLinear(DCDCore, DCDOnRows, DynamicLinear):
     """A linear layer whose matrix is W(x) = Lambda(x) W0 + P Phi(x) Q^T; the context is the input vector itself.
 
+    With `context_features`, a context ``(B, F)`` is given, and all rows of a sample of ``(B, ..., in_features)`` have
+    one matrix.
+
     Args:
         in_features, out_features, bias, device, dtype: As for `torch.nn.Linear`.
 
@@ -133,7 +136,7 @@ class DCDLinear(DCDCore, DCDOnRows, DynamicLinear):
     """
 
     config_class = DCDConfig
-    _without = ("fusion", "latent_taps", "context_size")
+    _without = ("fusion", "latent_taps", "context_size", "shared_context")
 
     def __init__(
         self,
@@ -146,6 +149,7 @@ class DCDLinear(DCDCore, DCDOnRows, DynamicLinear):
     ) -> None:
         super().__init__()
         config = self._make_config(options)
+        self.context_features = config.context_features
         self.in_features = check_positive("in_features", in_features)
         self.out_features = check_positive("out_features", out_features)
         self.weight = nn.Parameter(check_real(torch.empty(out_features, in_features, device=device, dtype=dtype)))

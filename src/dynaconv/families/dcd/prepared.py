@@ -181,11 +181,14 @@ class PreparedDCD(nn.Module):
         one[-1] = 1
         return constants | {"q": F.pad(q_transposed, (0, 0, 0, 0, 0, 0, 0, 1)), "q_bias": one}
 
-    def forward(self, x: Tensor) -> Tensor:
-        """As `DeployedDCDConv.forward`."""
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """As `DeployedDCDConv.forward`, with a mask ``(B, 1, *sizes)`` in bool."""
         by_kernel = self.form in ("kernel", "product")
-        pooled = by_kernel or self.context_size > 1
-        hidden = self.branch.hidden(pool_context(x, self.context_size, x.dtype) if pooled else _pooled(x))
+        if context is None and not by_kernel and self.context_size == 1 and mask is None:
+            context = _pooled(x)
+        elif context is None:
+            context = pool_context(x, self.context_size, x.dtype, mask)
+        hidden = self.branch.hidden(context.to(x.dtype))
         if by_kernel:
             return self._by_kernel(x, hidden)
         return self._by_factors(x, hidden)
@@ -318,8 +321,11 @@ def _has_constant_unit(branch: DeployedBranch) -> bool:
 
 
 def _multiply_channels(matrix: Tensor, x: Tensor) -> Tensor:
-    """Multiply the channels of each pixel by the sample's matrix: ``(B, M, N)`` and ``(B, N, H, W)``."""
-    return per_sample_conv(x, matrix[..., None, None], _POINT)
+    """Multiply the channels of each pixel by the sample's matrix: ``(B, M, N)`` and ``(B, N, H, W)``.
+
+    A map that does not depend on the hidden vector gives one matrix for all samples, ``(1, M, N)``.
+    """
+    return per_sample_conv(x, matrix.expand(x.shape[0], -1, -1)[..., None, None], _POINT)
 
 
 def _pooled(x: Tensor) -> Tensor:

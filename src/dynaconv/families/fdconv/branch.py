@@ -97,7 +97,7 @@ class FDConvBranch(nn.Module):
         hidden_channels: Number of hidden units.
         heads: Name and number of logits of each coefficient.
         temperatures: Divisor of the logits of each head.
-        local: Number of maps of `LocalLogits`; None for no such logits.
+        local: Arguments of `LocalLogits`, which reads the averaged input; None for no such logits.
         device, dtype: Device and dtype of the weights.
     """
 
@@ -110,7 +110,7 @@ class FDConvBranch(nn.Module):
         heads: Mapping[str, int],
         *,
         temperatures: Mapping[str, float],
-        local: int | None = None,
+        local: tuple[int, int] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -122,7 +122,7 @@ class FDConvBranch(nn.Module):
         self.heads = nn.ModuleDict(
             {name: BranchLinear(hidden_channels, size, _STD, device, dtype, bias=True) for name, size in heads.items()}
         )
-        self.local = None if local is None else LocalLogits(in_features, local, device, dtype)
+        self.local = None if local is None else LocalLogits(*local, device, dtype)
 
     def reset_parameters(self) -> None:
         """Initialise every weight, set every bias to zero and reset the running statistics."""

@@ -52,8 +52,8 @@ class FDConvolution(DynamicConvolution):
         return (self.out_channels, self.in_channels, height, width)
 
     @abstractmethod
-    def _context(self, x: Tensor, *, track: bool) -> Tensor:
-        """Return the normalised context ``(B, C_in)`` of a checked input."""
+    def _normalised(self, context: Tensor, *, track: bool) -> Tensor:
+        """Return a context, ``(B, F)``, after the context norm."""
 
     @abstractmethod
     def _heads_of(self, context: Tensor, *, track: bool) -> dict[str, Tensor]:
@@ -67,10 +67,15 @@ class FDConvolution(DynamicConvolution):
     def _static_part(self, gains: Tensor) -> Tensor:
         """Return the static kernel with its frequencies times the gains ``(B, N)``, ``(B, C_out, C_in, k_h, k_w)``."""
 
-    def _gates_and_local(self, x: Tensor, *, track: bool) -> tuple[FDConvCoefficients, Tensor | None]:
+    def _gates_and_local(
+        self, x: Tensor, context: Tensor | None, mask: Tensor | None, *, track: bool
+    ) -> tuple[FDConvCoefficients, Tensor | None]:
         with full_precision(x.device):
-            context = self._context(x, track=track)
-            return self._from_logits(self._heads_of(context, track=track)), self._local_of(context)
+            read = self._normalised(self._context(x, context, mask), track=track)
+            # The local gate of a kernel element reads its neighbours among the input's channels, which a context that
+            # is given does not have.
+            local = self._local_of(read if context is None else self._pooled(x, None))
+            return self._from_logits(self._heads_of(read, track=track)), local
 
     def _from_logits(self, heads: dict[str, Tensor]) -> FDConvCoefficients:
         return fdconv_coefficients(self._named(heads), self._gate, self._gate_limit)
@@ -93,41 +98,43 @@ class FDConvolution(DynamicConvolution):
     def _local_limit(self) -> float:
         return self._gate_limit if self._local_gate == "sigmoid" else 1.0
 
-    def logits(self, x: Tensor) -> FDConvCoefficients:
+    def _mask_refusal(self) -> str | None:
+        if self.bands is not None:
+            return "modulates bands of the whole feature map, padding included; use bands=() for masks"
+        return super()._mask_refusal()
+
+    def logits(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> FDConvCoefficients:
         """The logits of gates and gains for ``x``, ``(B, C_in, H, W)``, divided by their temperatures."""
-        self._check_input(x)
+        context = self._context(x, *self._checked(x, context, mask))
         with full_precision(x.device):
-            return self._named(self._heads_of(self._context(x, track=False), track=False))
+            return self._named(self._heads_of(self._normalised(context, track=False), track=False))
 
-    def coefficients(self, x: Tensor) -> FDConvCoefficients:
+    def coefficients(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> FDConvCoefficients:
         """Gates and gains of each sample of ``x``, in float32 (float64 for float64 inputs)."""
-        self._check_input(x)
-        return self._gates_and_local(x, track=False)[0]
+        return self._gates_and_local(x, *self._checked(x, context, mask), track=False)[0]
 
-    def local_gates(self, x: Tensor) -> Tensor | None:
+    def local_gates(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
         """The gate of each element of each sample's kernel, ``(B, C_out, C_in, k_h, k_w)``; None without them."""
-        self._check_input(x)
-        local = self._gates_and_local(x, track=False)[1]
+        local = self._gates_and_local(x, *self._checked(x, context, mask), track=False)[1]
         return None if local is None else local * self._local_limit
 
-    def kernel(self, x: Tensor) -> Tensor:
+    def kernel(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """W(x) of each sample, ``(B, C_out, C_in, k_h, k_w)``; it is applied to `modulate` of x."""
-        self._check_input(x)
-        return self._kernel_of(x, track=False)
+        return self._kernel_of(x, *self._checked(x, context, mask), track=False)
 
     def modulate(self, x: Tensor) -> Tensor:
         """The input after band modulation, ``(B, C_in, H, W)``; x itself if the layer modulates no bands."""
         x = super().modulate(x)
         return x if self.bands is None else self.bands(x)
 
-    def _kernel_of(self, x: Tensor, *, track: bool) -> Tensor:
-        coefficients, local = self._gates_and_local(x, track=track)
+    def _kernel_of(self, x: Tensor, context: Tensor | None, mask: Tensor | None, *, track: bool) -> Tensor:
+        coefficients, local = self._gates_and_local(x, context, mask, track=track)
         with full_precision(x.device):
             kernel = gated_kernel(self._static_part(coefficients.kernel), coefficients, local, self._local_limit)
         return kernel.to(self.stored_kernel.dtype)
 
-    def _compute(self, x: Tensor) -> Tensor:
-        kernel = self._kernel_of(x, track=True)
+    def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        kernel = self._kernel_of(x, context, mask, track=True)
         padded = self._padded(self.modulate(x))
         return add_bias(self._function(padded)(padded, kernel, self.geometry), self.bias)
 
@@ -141,7 +148,8 @@ class FDConvolution(DynamicConvolution):
         out_h, out_w = self.geometry.output_size(*self._padded(torch.empty(input_shape, device="meta")).shape[2:])
         weights = self.out_channels * channels * self.geometry.num_taps
         hidden, heads = len(self.branch.squeeze.weight), self.branch.heads
-        branch = hidden * (channels + sum(len(head.weight) for head in heads.values()))
+        features = channels if self.context_features is None else self.context_features
+        branch = hidden * (features + sum(len(head.weight) for head in heads.values()))
         local = self._local_logits()
         total = out_h * out_w * weights + branch + transform_macs(weights) + 4 * weights
         total += 0 if local is None else weights * local.conv.weight.shape[-1]

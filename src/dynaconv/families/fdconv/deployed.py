@@ -15,7 +15,6 @@ from dynaconv.families.fdconv.coefficients import FDConvCoefficients
 from dynaconv.families.fdconv.core import MAX_KERNELS, FDConvolution, in_layout
 from dynaconv.families.fdconv.kernel import group_kernels, transformed_kernel
 from dynaconv.families.fdconv.spectrum import spectrum_kernel
-from dynaconv.ops import pool_context
 from dynaconv.ops.mixture import mix_kernels
 
 
@@ -101,8 +100,7 @@ class DeployedFDConv(FDConvolution, DeployedConv):
     def _add_fixed(self, shift: Tensor) -> None:
         self.bias = frozen_sum(self.bias, shift, self.stored_kernel)
 
-    def _context(self, x: Tensor, *, track: bool) -> Tensor:
-        context = pool_context(x, 1, context_dtype(x.dtype))
+    def _normalised(self, context: Tensor, *, track: bool) -> Tensor:
         if self.normalise:
             return torch.layer_norm(context, context.shape[1:], eps=NORM_EPSILON)
         scale: Any = self.branch.context_scale

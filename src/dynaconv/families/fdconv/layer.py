@@ -23,7 +23,6 @@ from dynaconv.families.fdconv.spectrum import (
     num_groups,
     spectrum_kernel,
 )
-from dynaconv.ops import pool_context
 
 KERNEL_SIZES = (1, 3)
 """Side lengths of the kernels that the layer supports."""
@@ -37,7 +36,8 @@ class FDConv2d(FDConvolution, DynamicConv2d):
     frequencies, sorted by their distance from zero, form K groups of equal size; V(x) is the kernel whose frequencies
     are multiplied by the gain of their group. All gates and gains depend on the averages of x over its pixels: through
     a hidden layer with batch norm, or, for the local gates, through a convolution along the channels. `modulate`
-    multiplies bands of frequencies of x by maps that convolutions of x compute, by default only for 3x3 kernels.
+    multiplies bands of frequencies of x by maps that convolutions of x compute, by default only for 3x3 kernels. With
+    `context_features`, the given context replaces the averages for all but the local gates, which belong to channels.
 
     In train mode the branch's batch norm uses the statistics of the batch, so W(x) of a sample depends on the others.
     `kernel` and `coefficients` also use them, but do not update the running statistics.
@@ -125,15 +125,16 @@ class FDConv2d(FDConvolution, DynamicConv2d):
             **({"spatial": taps} if taps > 1 else {}),
             "kernel": config.spectra * self.num_kernels,
         }
-        self.context_norm = make_context_norm(config.context_norm, self.in_channels, device, dtype)
+        features = self._branch_features
+        self.context_norm = make_context_norm(config.context_norm, features, device, dtype)
         self.branch = FDConvBranch(
-            self.in_channels,
-            max(self.in_channels // config.reduction, config.min_hidden_channels),
+            features,
+            max(features // config.reduction, config.min_hidden_channels),
             heads,
             temperatures={
                 name: config.kernel_temperature if name == "kernel" else config.temperature for name in heads
             },
-            local=self.out_channels * taps if config.local_gate else None,
+            local=(self.in_channels, self.out_channels * taps) if config.local_gate else None,
             device=device,
             dtype=dtype,
         )
@@ -211,8 +212,8 @@ class FDConv2d(FDConvolution, DynamicConv2d):
         if not self.frequency_group.is_meta:
             self._sort_frequencies()
 
-    def _context(self, x: Tensor, *, track: bool) -> Tensor:
-        return normalise(self.context_norm, pool_context(x, 1, context_dtype(x.dtype)), track=track)
+    def _normalised(self, context: Tensor, *, track: bool) -> Tensor:
+        return normalise(self.context_norm, context, track=track)
 
     def _heads_of(self, context: Tensor, *, track: bool) -> dict[str, Tensor]:
         heads: dict[str, Tensor] = self.branch(context, track=track)

@@ -40,10 +40,6 @@ class KernelWarehouseOperator(UsesWarehouse, DynamicOperator):
         """Shape of one kernel as its blocks are numbered, ``(C_out, C_in / groups, *k)``; a linear map has k = 1."""
 
     @abstractmethod
-    def _context(self, x: Tensor) -> Tensor:
-        """Return the mean of a checked input over its positions, ``(B, C_in)``."""
-
-    @abstractmethod
     def _logits(self, context: Tensor, *, track: bool) -> Tensor:
         """Return the logits of the cells, ``(B, M, n + 1)``."""
 
@@ -89,19 +85,21 @@ class KernelWarehouseOperator(UsesWarehouse, DynamicOperator):
         """Return beta, ``(M, n)``."""
         return start_table(self._starting_cells(), self.warehouse.num_cells)
 
-    def _attention(self, x: Tensor, *, track: bool) -> Tensor:
-        with full_precision(x.device):
-            logits = self._logits(self._context(x), track=track)
+    def _attention(self, context: Tensor, *, track: bool) -> Tensor:
+        with full_precision(context.device):
+            logits = self._logits(context, track=track)
         return warehouse_attention(logits, self._start_table, self._tau())
 
-    def coefficients(self, x: Tensor) -> KernelWarehouseCoefficients:
+    def coefficients(
+        self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None
+    ) -> KernelWarehouseCoefficients:
         """The weights of the cells for each block and each sample of ``x``, ``(B, M, n)``."""
-        self._check_input(x)
-        return KernelWarehouseCoefficients(self._attention(x, track=False))
+        context = self._context(x, *self._checked(x, context, mask))
+        return KernelWarehouseCoefficients(self._attention(context, track=False))
 
-    def kernel(self, x: Tensor) -> Tensor:
+    def kernel(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """W(x) of each sample, with the shape of a static layer's ``weight``."""
-        kernels: Tensor = self.warehouse(self.coefficients(x).attention, self.kernel_shape)
+        kernels: Tensor = self.warehouse(self.coefficients(x, context, mask).attention, self.kernel_shape)
         return kernels.reshape(-1, *self._weight_shape)
 
 
@@ -115,15 +113,12 @@ class KernelWarehouseConvolution(KernelWarehouseOperator, DynamicConvolution):
         """``(C_out, C_in / groups, *k)``."""
         return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
-    def _context(self, x: Tensor) -> Tensor:
-        return pool_context(x, 1, context_dtype(x.dtype))
+    def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        return add_bias(self._convolved(x, self._context(x, context, mask)), self.bias)
 
-    def _compute(self, x: Tensor) -> Tensor:
-        return add_bias(self._convolved(x), self.bias)
-
-    def _convolved(self, x: Tensor) -> Tensor:
-        """Return the output before the bias is added."""
-        kernel = self.warehouse(self._attention(x, track=True), self.kernel_shape)
+    def _convolved(self, x: Tensor, context: Tensor) -> Tensor:
+        """Return the output before the bias is added, for the input of the branch, ``(B, F)``."""
+        kernel = self.warehouse(self._attention(context, track=True), self.kernel_shape)
         padded = self._padded(x)
         return self._function(padded)(padded, kernel, self.geometry)
 
@@ -168,7 +163,7 @@ class KernelWarehouseMap(KernelWarehouseOperator):
         forming = Cost(dense=batch * self.warehouse.num_cells * weights, moved=4.0 * batch * weights, calls=2)
         return {"kernel": forming + Cost(batched=tokens * weights, calls=1)}
 
-    def sample_bias(self, x: Tensor) -> Tensor | None:
+    def sample_bias(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
         """The bias of each sample of ``x``, ``(B, out_features)``, or None."""
         return None if self.bias is None else self.bias.expand(x.shape[0], -1)
 
@@ -180,16 +175,22 @@ class KernelWarehouseMap(KernelWarehouseOperator):
                 f"an input {tuple(x.shape)}."
             )
 
-    def _context(self, x: Tensor) -> Tensor:
-        return x.reshape(x.shape[0], -1, self.in_features).mean(1, dtype=context_dtype(x.dtype))
+    def _mask_sizes(self, x: Tensor) -> tuple[int, ...]:
+        return tuple(x.shape[1:-1])
 
-    def _compute(self, x: Tensor) -> Tensor:
-        out = self._mapped(x)
+    def _pooled(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        tokens = x.reshape(x.shape[0], -1, self.in_features)
+        if mask is None:
+            return tokens.mean(1, dtype=context_dtype(x.dtype))
+        return pool_context(tokens.transpose(1, 2), 1, context_dtype(x.dtype), mask.flatten(2))
+
+    def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        out = self._mapped(x, self._context(x, context, mask))
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
-    def _mapped(self, x: Tensor) -> Tensor:
-        """Return the output before the bias is added."""
-        kernel = self.warehouse(self._attention(x, track=True), self.kernel_shape)[..., 0]
+    def _mapped(self, x: Tensor, context: Tensor) -> Tensor:
+        """Return the output before the bias is added, for the input of the branch, ``(B, F)``."""
+        kernel = self.warehouse(self._attention(context, track=True), self.kernel_shape)[..., 0]
         tokens = x.reshape(x.shape[0], -1, self.in_features)
         return torch.bmm(tokens, kernel.transpose(1, 2)).reshape(*x.shape[:-1], self.out_features)
 

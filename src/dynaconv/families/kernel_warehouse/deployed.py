@@ -47,9 +47,9 @@ class _Deployed(KernelWarehouseOperator, DeployedLayer):
     def _logits(self, context: Tensor, *, track: bool) -> Tensor:
         return self.branch.logits(context)
 
-    def kernel(self, x: Tensor) -> Tensor:
+    def kernel(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """W(x) of each sample, with the shape of a static layer's ``weight``."""
-        kernel = super().kernel(x)
+        kernel = super().kernel(x, context, mask)
         if self.scale is None:
             return kernel
         return kernel * self.scale.reshape(-1, *[1] * (kernel.dim() - 2))
@@ -80,8 +80,8 @@ class DeployedKernelWarehouseConv(_Deployed, KernelWarehouseConvolution, Deploye
     def _store_kernel(self, layer: Any) -> None:
         """The cells are stored later."""
 
-    def _convolved(self, x: Tensor) -> Tensor:
-        out = super()._convolved(x)
+    def _convolved(self, x: Tensor, context: Tensor) -> Tensor:
+        out = super()._convolved(x, context)
         return out if self.scale is None else out * over_pixels(self.scale.to(out.dtype), self.dims)
 
 
@@ -99,6 +99,6 @@ class DeployedKernelWarehouseLinear(_Deployed, KernelWarehouseMap):
         self._store_frozen("bias", layer.bias)
         self._adopt(layer, {} if memo is None else memo)
 
-    def _mapped(self, x: Tensor) -> Tensor:
-        out = super()._mapped(x)
+    def _mapped(self, x: Tensor, context: Tensor) -> Tensor:
+        out = super()._mapped(x, context)
         return out if self.scale is None else out * self.scale.to(out.dtype)

@@ -53,14 +53,10 @@ class KernelWarehouseLayer(HasTemperature, KernelWarehouseOperator, DynamicLayer
         self.static_kernel = self.fitted_logits = None
         self.budget = config.budget
         parts = partition([self.kernel_shape], **config.cutting)
-        self.context_norm = make_context_norm(config.context_norm, self._context_features, device, dtype)
+        self.context_features = config.context_features
+        self.context_norm = make_context_norm(config.context_norm, self._branch_features, device, dtype)
         self._set_up_temperature(config.temperature, device)
         self.place(Warehouse(parts, device, dtype), parts.slots[0], owner=True)
-
-    @property
-    def _context_features(self) -> int:
-        """Length of the context."""
-        raise NotImplementedError
 
     def place(self, warehouse: Warehouse, slot: Slot, *, owner: bool) -> None:
         """Give the layer a place in a warehouse, and a new branch.
@@ -70,7 +66,7 @@ class KernelWarehouseLayer(HasTemperature, KernelWarehouseOperator, DynamicLayer
             slot: The layer's part of them.
             owner: Whether the warehouse becomes a submodule of this layer.
         """
-        config, features = self.config, self._context_features
+        config, features = self.config, self._branch_features
         self.slot = slot
         self._use_warehouse(warehouse, owner=owner)
         self.branch = KernelWarehouseBranch(
@@ -204,10 +200,6 @@ class _KernelWarehouseConv(KernelWarehouseLayer, KernelWarehouseConvolution, Dyn
     def _store_kernel(self, kernel: Tensor) -> None:
         """The cells hold the kernel."""
 
-    @property
-    def _context_features(self) -> int:
-        return self.in_channels
-
     def _build(self, config: KernelWarehouseConfig, device: torch.device, dtype: torch.dtype) -> None:
         self._set_up(config, device, dtype)
 
@@ -309,7 +301,7 @@ class KernelWarehouseLinear(KernelWarehouseLayer, KernelWarehouseMap, DynamicLin
     """
 
     config_class = KernelWarehouseConfig
-    _without = ("whole_taps", "algorithm")
+    _without = ("whole_taps", "algorithm", "shared_context")
 
     def __init__(
         self,
@@ -330,7 +322,7 @@ class KernelWarehouseLinear(KernelWarehouseLayer, KernelWarehouseMap, DynamicLin
         self.reset_parameters()
 
     @property
-    def _context_features(self) -> int:
+    def _own_features(self) -> int:
         return self.in_features
 
     @classmethod

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from dynaconv.families.contract.affine import add_bias, frozen_sum
 from dynaconv.families.contract.base import DynamicConv, DynamicConv1d, DynamicConv2d, DynamicConv3d
-from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.config import AttentionConfig
 from dynaconv.families.contract.convolution import DynamicConvolution
 from dynaconv.families.contract.deployed import (
@@ -33,7 +32,7 @@ from dynaconv.families.odconv import (
     odconv_kernel,
 )
 from dynaconv.families.odconv.branch import ODConvBranch
-from dynaconv.ops import Cost, full_precision, pool_context
+from dynaconv.ops import Cost, full_precision
 
 ODConvAlgorithm = Literal["auto", "kernel", "mixed", "grouped"]
 
@@ -73,36 +72,35 @@ class _ODConvolution(DynamicConvolution):
 
     @abstractmethod
     def _heads_of(self, context: Tensor, *, track: bool) -> Mapping[str, Tensor]:
-        """Return the logits of each attention, ``(B, N)``, for the averaged input ``(B, C_in)``."""
+        """Return the logits of each attention, ``(B, N)``, for a context ``(B, F)``."""
 
     @abstractmethod
     def _attention(self, logits: ODConvCoefficients) -> ODConvCoefficients:
         """Convert logits to attentions."""
 
-    def logits(self, x: Tensor) -> ODConvCoefficients:
+    def logits(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> ODConvCoefficients:
         """Return the logits of the attentions for ``x``, ``(B, C_in, *sizes)``."""
-        self._check_input(x)
-        return self._logits(x, track=False)
+        return self._logits(self._context(x, *self._checked(x, context, mask)), track=False)
 
-    def coefficients(self, x: Tensor) -> ODConvCoefficients:
+    def coefficients(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> ODConvCoefficients:
         """The attentions of each sample of ``x``, ``(B, C_in, *sizes)``, in float32 (float64 for float64 inputs)."""
-        return self._attention(self.logits(x))
+        return self._attention(self.logits(x, context, mask))
 
-    def kernel(self, x: Tensor) -> Tensor:
+    def kernel(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """W(x) of each sample, ``(B, C_out, C_in / groups, *k)``."""
-        return odconv_kernel(self.coefficients(x), self.weight, self.groups)
+        return odconv_kernel(self.coefficients(x, context, mask), self.weight, self.groups)
 
-    def _compute(self, x: Tensor) -> Tensor:
-        attention = self._attention(self._logits(x, track=True))
+    def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        attention = self._attention(self._logits(self._context(x, context, mask), track=True))
         padded = self._padded(x)
         out = self._function(padded)(padded, attention, self.weight, self.geometry)
         return add_bias(out, self.bias)
 
-    def _logits(self, x: Tensor, *, track: bool) -> ODConvCoefficients:
-        with full_precision(x.device):
-            heads = dict(self._heads_of(pool_context(x, 1, context_dtype(x.dtype)), track=track))
+    def _logits(self, context: Tensor, *, track: bool) -> ODConvCoefficients:
+        with full_precision(context.device):
+            heads = dict(self._heads_of(context, track=track))
         if "spatial" in heads:
-            heads["spatial"] = heads["spatial"].reshape(x.shape[0], *self.kernel_size)
+            heads["spatial"] = heads["spatial"].reshape(context.shape[0], *self.kernel_size)
         return ODConvCoefficients(**heads)
 
     def _costs_of(self, padded: tuple[int, ...]) -> dict[str, Cost]:
@@ -124,9 +122,10 @@ class _ODConv(HasTemperature, _ODConvolution, DynamicConv):
 
     def _build(self, config: ODConvConfig, device: torch.device, dtype: torch.dtype) -> None:
         self.num_kernels = config.num_kernels
-        self.context_norm = make_context_norm(config.context_norm, self.in_channels, device, dtype)
-        hidden = max(self.in_channels // config.reduction, config.min_hidden_channels)
-        self.branch = ODConvBranch(self.in_channels, hidden, self._heads(), device, dtype)
+        features = self._branch_features
+        self.context_norm = make_context_norm(config.context_norm, features, device, dtype)
+        hidden = max(features // config.reduction, config.min_hidden_channels)
+        self.branch = ODConvBranch(features, hidden, self._heads(), device, dtype)
         # At zero logits a sigmoid is 1/2, and the softmax gives the mean of the kernels, which needs no gain.
         self.neutral_gain = 0.5 ** sum(name != "kernel" for name in self.branch.heads)
         self._set_up_temperature(config.temperature, device)

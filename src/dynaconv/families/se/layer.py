@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dynaconv.families.contract.affine import add_bias
 from dynaconv.families.contract.base import DynamicConv, DynamicConv1d, DynamicConv2d, DynamicConv3d
-from dynaconv.families.contract.branch import DynamicBranch, context_dtype
+from dynaconv.families.contract.branch import DynamicBranch
 from dynaconv.families.contract.config import BranchConfig
 from dynaconv.families.contract.convolution import DynamicConvolution
 from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv, MixedKernel
@@ -22,7 +22,7 @@ from dynaconv.families.se import (
     scale_rows,
     squeeze_excite_costs,
 )
-from dynaconv.ops import Cost, pool_context, shared_conv
+from dynaconv.ops import Cost, shared_conv
 
 SEAlgorithm = Literal["auto", "kernel", "factored"]
 
@@ -60,25 +60,52 @@ class _SqueezeExcite(DynamicConvolution):
     branch: Any
 
     @abstractmethod
-    def _scales(self, out: Tensor, *, track: bool = False) -> Tensor:
-        """Compute the scales ``(B, C_out)`` from the convolution's output, which includes the bias."""
+    def _scales_of(self, context: Tensor, *, track: bool) -> Tensor:
+        """Compute the scales ``(B, C_out)`` from a context ``(B, F)``."""
 
-    def coefficients(self, x: Tensor) -> SECoefficients:
-        """The scales for ``x``, ``(B, C_in, *sizes)``. Runs the convolution, because they depend on its output."""
-        self._check_input(x)
-        return SECoefficients(self._scales(shared_conv(self._padded(x), self.weight, self.geometry, self.bias)))
+    def _scales(self, out: Tensor, context: Tensor | None, mask: Tensor | None, *, track: bool) -> Tensor:
+        """Compute the scales from the convolution's output, which includes the bias, or from a given context.
 
-    def kernel(self, x: Tensor) -> Tensor:
+        The mask is one of the input; an output counts if the one at its place in the sample without padding exists.
+        """
+        return self._scales_of(
+            self._context(out, context, None if mask is None else self._of_output(mask)), track=track
+        )
+
+    def _of_output(self, mask: Tensor) -> Tensor:
+        """Return the mask of the output for a mask ``(B, 1, *sizes)`` of the input, whose padding is at its ends."""
+        geometry, pads = self._geometry_and_pads
+        for axis, size in enumerate(mask.shape[2:]):
+            first = 2 * (self.dims - 1 - axis)
+            added = 2 * geometry.padding[axis] + (0 if pads is None else sum(pads[first : first + 2]))
+            excess = geometry.dilation[axis] * (geometry.kernel_size[axis] - 1) - added
+            count = (size - excess - 1) // geometry.stride[axis] + 1
+            # A sample of n pixels has output o if o * stride + excess < n, so if its pixel of this number exists.
+            last = torch.arange(count, device=mask.device) * geometry.stride[axis] + excess
+            mask = mask.index_select(2 + axis, last.clamp(0, size - 1))
+        return mask
+
+    def coefficients(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> SECoefficients:
+        """The scales for ``x``, ``(B, C_in, *sizes)``.
+
+        Without a context it runs the convolution, because the scales depend on its output.
+        """
+        context, mask = self._checked(x, context, mask)
+        out = x if context is not None else shared_conv(self._padded(x), self.weight, self.geometry, self.bias)
+        return SECoefficients(self._scales(out, context, mask, track=False))
+
+    def kernel(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """W(x) of each sample, ``(B, C_out, C_in / groups, *k)``."""
-        return scale_rows(self.coefficients(x).scale, self.weight)
+        return scale_rows(self.coefficients(x, context, mask).scale, self.weight)
 
-    def sample_bias(self, x: Tensor) -> Tensor | None:
+    def sample_bias(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
         """The scaled bias of each sample, ``(B, C_out)``, or None."""
-        return None if self.bias is None else scale_rows(self.coefficients(x).scale, self.bias)
+        return None if self.bias is None else scale_rows(self.coefficients(x, context, mask).scale, self.bias)
 
-    def _compute(self, x: Tensor) -> Tensor:
+    def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         padded = self._padded(x)
-        return self._function(padded)(padded, self.weight, self.bias, partial(self._scales, track=True), self.geometry)
+        scales = partial(self._scales, context=context, mask=mask, track=True)
+        return self._function(padded)(padded, self.weight, self.bias, scales, self.geometry)
 
     def published_macs(self, input_shape: tuple[int, ...]) -> int:
         """Multiply-adds for an input ``(B, C_in, *sizes)`` as papers count them: the convolution, F1 and F2.
@@ -86,7 +113,8 @@ class _SqueezeExcite(DynamicConvolution):
         The multiplication of each output by its scale is not counted.
         """
         static = self.algorithm_costs(input_shape)["factored"].multiply_adds
-        return int(static) + input_shape[0] * 2 * self.out_channels * len(self.branch.squeeze.weight)
+        hidden, features = self.branch.squeeze.weight.shape
+        return int(static) + input_shape[0] * int(features + self.out_channels) * int(hidden)
 
     def _costs_of(self, padded: tuple[int, ...]) -> dict[str, Cost]:
         return squeeze_excite_costs(self.geometry, padded, self.out_channels)
@@ -105,10 +133,11 @@ class _SEConv(_SqueezeExcite, DynamicConv):
     config_class = SEConfig
 
     def _build(self, config: SEConfig, device: torch.device, dtype: torch.dtype) -> None:
-        self.context_norm = make_context_norm(config.context_norm, self.out_channels, device, dtype)
+        features = self._branch_features
+        self.context_norm = make_context_norm(config.context_norm, features, device, dtype)
         self.branch = DynamicBranch(
-            self.out_channels,
-            max(self.out_channels // config.reduction, config.min_hidden_channels),
+            features,
+            max(features // config.reduction, config.min_hidden_channels),
             {"scale": self.out_channels},
             unit_hidden=False,
             device=device,
@@ -117,9 +146,12 @@ class _SEConv(_SqueezeExcite, DynamicConv):
             head_bias=True,
         )
 
-    def _scales(self, out: Tensor, *, track: bool = False) -> Tensor:
-        context = normalise(self.context_norm, pool_context(out, 1, context_dtype(out.dtype)), track=track)
-        return torch.sigmoid(self.branch(context)["scale"])
+    @property
+    def _own_features(self) -> int:
+        return self.out_channels
+
+    def _scales_of(self, context: Tensor, *, track: bool) -> Tensor:
+        return torch.sigmoid(self.branch(normalise(self.context_norm, context, track=track))["scale"])
 
     def deployed(self) -> "DeployedSEConv":
         """Return the deployed form, which computes the layer's function in eval mode."""
@@ -201,9 +233,9 @@ class DeployedSEConv(_SqueezeExcite, DeployedConv):
             scaled_bias=bias,
         )
 
-    def sample_bias(self, x: Tensor) -> Tensor | None:
+    def sample_bias(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
         """The scaled bias of each sample, ``(B, C_out)``, or None."""
-        bias = super().sample_bias(x)
+        bias = super().sample_bias(x, context, mask)
         if self.shift is None:
             return bias
         return self.shift.expand(x.shape[0], -1) if bias is None else bias + self.shift
@@ -211,12 +243,15 @@ class DeployedSEConv(_SqueezeExcite, DeployedConv):
     def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:
         """Make the layer compute ``scale * forward(x) + shift``; see `DeployedLayer.absorb_affine`.
 
-        The branch reads the output, so its first map is multiplied by the inverse of the scale.
+        Without `context_features`, the branch reads the output, so its first map is multiplied by the inverse scale.
 
         Raises:
             ValueError: a channel's scale is zero or too small to divide by, or the branch has a layer norm; the layer
                 is unchanged.
         """
+        if self.context_features is not None:
+            super().absorb_affine(scale, shift)
+            return
         first = self.branch.squeeze
         assert first is not None
         inverse = 1 / scale.to(first.weight)
@@ -227,8 +262,8 @@ class DeployedSEConv(_SqueezeExcite, DeployedConv):
         super().absorb_affine(scale, shift)
         self.branch.squeeze = first.fold_input_affine(inverse, torch.zeros_like(inverse))
 
-    def _compute(self, x: Tensor) -> Tensor:
-        return add_bias(super()._compute(x), self.shift)
+    def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        return add_bias(super()._compute(x, context, mask), self.shift)
 
-    def _scales(self, out: Tensor, *, track: bool = False) -> Tensor:
-        return torch.sigmoid(self.branch(pool_context(out, 1, context_dtype(out.dtype)))["scale"])
+    def _scales_of(self, context: Tensor, *, track: bool) -> Tensor:
+        return torch.sigmoid(self.branch(context)["scale"])
