@@ -42,7 +42,7 @@ def networks(name: str, family: str) -> dict[str, nn.Module]:
 
 def session(network: nn.Module, x: Tensor, folder: Path) -> Callable[[], Any]:
     """A call of the exported network."""
-    export_onnx(network, folder / "net.onnx", x)
+    export_onnx(network, folder / "net.onnx", x, overwrite=True)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     run = onnxruntime.InferenceSession(str(folder / "net.onnx"), options, providers=["CPUExecutionProvider"])

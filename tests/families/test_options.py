@@ -24,6 +24,7 @@ from tests.messages import refuses
 AWAY: dict[str, list[dict[str, Any]]] = {
     "condconv": [
         {"num_experts": 3, "context_norm": "layer", "algorithm": "kernel"},
+        {"context_axis": -2},
         {"context_features": 5, "residual": True},
     ],
     "dcd": [
@@ -36,6 +37,7 @@ AWAY: dict[str, list[dict[str, Any]]] = {
     ],
     "dyconv": [
         {"num_kernels": 3, "reduction": 2, "temperature": 0.5, "algorithm": "mixed"},
+        {"context_axis": -1},
         {"context_norm": "running", "min_hidden_channels": 17},
         {"context_features": 5, "residual": True},
     ],
@@ -188,7 +190,7 @@ def test_signature_and_docstring_name_every_option(kind: type[DynamicLayer]) -> 
     parameters = inspect.signature(kind).parameters
     options = {name: each.default for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY}
     fields = {field.name: field.default for field in dataclasses.fields(kind.config_class)}
-    left_out = {"fusion", "latent_taps", "context_size"} if kind is DCDLinear else set()
+    left_out = {"fusion", "latent_taps", "context_size", "shared_context"} if kind is DCDLinear else set()
     assert options == {name: default for name, default in fields.items() if name not in left_out}
     assert kind.__doc__ is not None
     section = kind.__doc__.partition("Options:\n")[2].partition("\n\n")[0]

@@ -136,6 +136,8 @@ def probe_for(layer: nn.Module, form: SVDForm | None = None) -> Probe | str:
     if isinstance(layer, KernelMixture):
         if layer.residual:
             return "its kernels are added to a static one"
+        if layer.context_axis is not None:
+            return "its kernels differ along context_axis"
         return MixtureProbe(layer, form) if layer.num_kernels > 1 else "it has a single kernel"
     if not isinstance(layer, DCDCore):
         return "it is neither a mixture of kernels nor DCD"

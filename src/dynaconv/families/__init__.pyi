@@ -82,6 +82,9 @@ class CondConv1d(_CondConv1d):
             name share it. `convert` with context='block' sets it.
         residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
             ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_axis: Axis along which kernels differ: -1, the last one, such as time, or -2, such as frequency. The
+            input is averaged over the other axes, and the outputs of the K kernels are mixed at each position.
+            None: no axis.
         num_experts: K, the number of kernels.
 
     Raises:
@@ -106,6 +109,7 @@ class CondConv1d(_CondConv1d):
         context_features: int | None = None,
         shared_context: str | None = None,
         residual: bool = False,
+        context_axis: int | None = None,
         num_experts: int = 8,
     ) -> None: ...
 
@@ -133,6 +137,9 @@ class CondConv2d(_CondConv2d):
             name share it. `convert` with context='block' sets it.
         residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
             ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_axis: Axis along which kernels differ: -1, the last one, such as time, or -2, such as frequency. The
+            input is averaged over the other axes, and the outputs of the K kernels are mixed at each position.
+            None: no axis.
         num_experts: K, the number of kernels.
 
     Raises:
@@ -159,6 +166,7 @@ class CondConv2d(_CondConv2d):
         context_features: int | None = None,
         shared_context: str | None = None,
         residual: bool = False,
+        context_axis: int | None = None,
         num_experts: int = 8,
     ) -> None: ...
 
@@ -179,6 +187,9 @@ class CondConv3d(_CondConv3d):
             name share it. `convert` with context='block' sets it.
         residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
             ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_axis: Axis along which kernels differ: -1, the last one, such as time, or -2, such as frequency. The
+            input is averaged over the other axes, and the outputs of the K kernels are mixed at each position.
+            None: no axis.
         num_experts: K, the number of kernels.
 
     Raises:
@@ -203,6 +214,7 @@ class CondConv3d(_CondConv3d):
         context_features: int | None = None,
         shared_context: str | None = None,
         residual: bool = False,
+        context_axis: int | None = None,
         num_experts: int = 8,
     ) -> None: ...
 
@@ -223,6 +235,9 @@ class CondConvTranspose1d(_CondConvTranspose1d):
             name share it. `convert` with context='block' sets it.
         residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
             ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_axis: Axis along which kernels differ: -1, the last one, such as time, or -2, such as frequency. The
+            input is averaged over the other axes, and the outputs of the K kernels are mixed at each position.
+            None: no axis.
         num_experts: K, the number of kernels.
 
     Raises:
@@ -248,6 +263,7 @@ class CondConvTranspose1d(_CondConvTranspose1d):
         context_features: int | None = None,
         shared_context: str | None = None,
         residual: bool = False,
+        context_axis: int | None = None,
         num_experts: int = 8,
     ) -> None: ...
 
@@ -268,6 +284,9 @@ class CondConvTranspose2d(_CondConvTranspose2d):
             name share it. `convert` with context='block' sets it.
         residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
             ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_axis: Axis along which kernels differ: -1, the last one, such as time, or -2, such as frequency. The
+            input is averaged over the other axes, and the outputs of the K kernels are mixed at each position.
+            None: no axis.
         num_experts: K, the number of kernels.
 
     Raises:
@@ -293,6 +312,7 @@ class CondConvTranspose2d(_CondConvTranspose2d):
         context_features: int | None = None,
         shared_context: str | None = None,
         residual: bool = False,
+        context_axis: int | None = None,
         num_experts: int = 8,
     ) -> None: ...
 
@@ -313,6 +333,9 @@ class CondConvTranspose3d(_CondConvTranspose3d):
             name share it. `convert` with context='block' sets it.
         residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
             ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_axis: Axis along which kernels differ: -1, the last one, such as time, or -2, such as frequency. The
+            input is averaged over the other axes, and the outputs of the K kernels are mixed at each position.
+            None: no axis.
         num_experts: K, the number of kernels.
 
     Raises:
@@ -338,6 +361,7 @@ class CondConvTranspose3d(_CondConvTranspose3d):
         context_features: int | None = None,
         shared_context: str | None = None,
         residual: bool = False,
+        context_axis: int | None = None,
         num_experts: int = 8,
     ) -> None: ...
 
@@ -940,6 +964,9 @@ class DYConv1d(_DYConv1d):
             it later. It is saved in the state dict and never averaged with the weights.
         residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
             ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_axis: Axis along which kernels differ: -1, the last one, such as time, or -2, such as frequency. The
+            input is averaged over the other axes, and the outputs of the K kernels are mixed at each position.
+            None: no axis.
 
     Raises:
         ValueError: an argument is out of range or does not match the others."""
@@ -967,6 +994,7 @@ class DYConv1d(_DYConv1d):
         num_kernels: int = 4,
         temperature: float = 1.0,
         residual: bool = False,
+        context_axis: int | None = None,
     ) -> None: ...
 
 class DYConv2d(_DYConv2d):
@@ -999,6 +1027,9 @@ class DYConv2d(_DYConv2d):
             it later. It is saved in the state dict and never averaged with the weights.
         residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
             ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_axis: Axis along which kernels differ: -1, the last one, such as time, or -2, such as frequency. The
+            input is averaged over the other axes, and the outputs of the K kernels are mixed at each position.
+            None: no axis.
 
     Raises:
         ValueError: an argument is out of range or does not match the others.
@@ -1032,6 +1063,7 @@ class DYConv2d(_DYConv2d):
         num_kernels: int = 4,
         temperature: float = 1.0,
         residual: bool = False,
+        context_axis: int | None = None,
     ) -> None: ...
 
 class DYConv3d(_DYConv3d):
@@ -1056,6 +1088,9 @@ class DYConv3d(_DYConv3d):
             it later. It is saved in the state dict and never averaged with the weights.
         residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
             ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_axis: Axis along which kernels differ: -1, the last one, such as time, or -2, such as frequency. The
+            input is averaged over the other axes, and the outputs of the K kernels are mixed at each position.
+            None: no axis.
 
     Raises:
         ValueError: an argument is out of range or does not match the others."""
@@ -1083,6 +1118,7 @@ class DYConv3d(_DYConv3d):
         num_kernels: int = 4,
         temperature: float = 1.0,
         residual: bool = False,
+        context_axis: int | None = None,
     ) -> None: ...
 
 class DYConvTranspose1d(_DYConvTranspose1d):
@@ -1107,6 +1143,9 @@ class DYConvTranspose1d(_DYConvTranspose1d):
             it later. It is saved in the state dict and never averaged with the weights.
         residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
             ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_axis: Axis along which kernels differ: -1, the last one, such as time, or -2, such as frequency. The
+            input is averaged over the other axes, and the outputs of the K kernels are mixed at each position.
+            None: no axis.
 
     Raises:
         ValueError: an argument is out of range or does not match the others."""
@@ -1135,6 +1174,7 @@ class DYConvTranspose1d(_DYConvTranspose1d):
         num_kernels: int = 4,
         temperature: float = 1.0,
         residual: bool = False,
+        context_axis: int | None = None,
     ) -> None: ...
 
 class DYConvTranspose2d(_DYConvTranspose2d):
@@ -1159,6 +1199,9 @@ class DYConvTranspose2d(_DYConvTranspose2d):
             it later. It is saved in the state dict and never averaged with the weights.
         residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
             ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_axis: Axis along which kernels differ: -1, the last one, such as time, or -2, such as frequency. The
+            input is averaged over the other axes, and the outputs of the K kernels are mixed at each position.
+            None: no axis.
 
     Raises:
         ValueError: an argument is out of range or does not match the others."""
@@ -1187,6 +1230,7 @@ class DYConvTranspose2d(_DYConvTranspose2d):
         num_kernels: int = 4,
         temperature: float = 1.0,
         residual: bool = False,
+        context_axis: int | None = None,
     ) -> None: ...
 
 class DYConvTranspose3d(_DYConvTranspose3d):
@@ -1211,6 +1255,9 @@ class DYConvTranspose3d(_DYConvTranspose3d):
             it later. It is saved in the state dict and never averaged with the weights.
         residual: Add the kernels to a static one, W(x) = W0 + sum_k a_k(x) dW_k, and the biases likewise;
             ``weight`` and ``bias`` then hold 1 + K of them, W0 first.
+        context_axis: Axis along which kernels differ: -1, the last one, such as time, or -2, such as frequency. The
+            input is averaged over the other axes, and the outputs of the K kernels are mixed at each position.
+            None: no axis.
 
     Raises:
         ValueError: an argument is out of range or does not match the others."""
@@ -1239,6 +1286,7 @@ class DYConvTranspose3d(_DYConvTranspose3d):
         num_kernels: int = 4,
         temperature: float = 1.0,
         residual: bool = False,
+        context_axis: int | None = None,
     ) -> None: ...
 
 class FDConv2d(_FDConv2d):

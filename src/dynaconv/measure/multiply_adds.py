@@ -125,6 +125,9 @@ def published_macs(layer: nn.Module, work: LayerWork) -> int:
     kernel = own or getattr(layer, "kernel", None)
     if kernel is None or None in work.input_shapes:
         return work.macs
+    if getattr(layer, "context_axis", None) is not None:
+        # Its kernels are applied by mixing outputs; they are never formed.
+        return work.macs
     if own is not None:
         return sum(int(own(shape)) for shape in work.input_shapes)
     total = 0

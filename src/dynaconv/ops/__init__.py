@@ -1,7 +1,7 @@
 """Operators that the families share, and their cost model. This package imports only torch."""
 
 from dynaconv.ops.batched import batched_conv, batched_conv_transpose
-from dynaconv.ops.context import pool_context
+from dynaconv.ops.context import pool_context, pool_other_axes
 from dynaconv.ops.cost import DEFAULT_MACHINE, Cost, Machine, cheapest
 from dynaconv.ops.exporting import is_exporting
 from dynaconv.ops.geometry import (
@@ -32,6 +32,7 @@ __all__ = [
     "per_axis",
     "per_sample_conv",
     "pool_context",
+    "pool_other_axes",
     "same_padding",
     "shared_conv",
     "static_conv",

@@ -34,6 +34,39 @@ def pool_context(x: Tensor, size: int, dtype: torch.dtype, mask: Tensor | None =
     return torch.stack(cells, dim=2).flatten(1)
 
 
+def pool_other_axes(x: Tensor, axis: int, length: int, dtype: torch.dtype, mask: Tensor | None = None) -> Tensor:
+    """Average ``x`` over all spatial axes but one, and resize that to the length of an output.
+
+    Each position of the output gets the average of those that it covers, as in adaptive average pooling.
+
+    Args:
+        x: Input, ``(B, C, *sizes)``.
+        axis: The axis that stays, -1 or -2.
+        length: S, its length after resizing.
+        dtype: Dtype of the sums and the result.
+        mask: Positions that count, bool, ``(B, 1, *sizes)``; None: all.
+
+    Returns:
+        ``(B, S, C)``.
+    """
+    others = tuple(other for other in range(2, x.dim()) if other != x.dim() + axis)
+    if not others:
+        pooled = (x if mask is None else x.masked_fill(~mask, 0)).to(dtype)
+    elif mask is None:
+        pooled = x.mean(others, dtype=dtype)
+    else:
+        total = x.masked_fill(~mask, 0).sum(others, dtype=dtype)
+        pooled = total / mask.sum(others, dtype=dtype).clamp(min=1)
+    own = pooled.shape[2]
+    if own != length:
+        numbers = torch.arange(length, device=x.device)[:, None]
+        first, end = numbers * own // length, ((numbers + 1) * own + length - 1) // length
+        positions = torch.arange(own, device=x.device)
+        covered = (positions >= first) & (positions < end)
+        pooled = torch.matmul(pooled, (covered.to(dtype) / (end - first)).T)
+    return pooled.transpose(1, 2)
+
+
 def _mean(x: Tensor, dtype: torch.dtype) -> Tensor:
     axes = tuple(range(2, x.dim()))
     if not torch.is_grad_enabled() or is_exporting():

@@ -60,7 +60,7 @@ class _DYConv(HasTemperature, KernelMixture):
         return logits
 
     def _attention(self, logits: Tensor) -> Tensor:
-        return torch.softmax(logits / self.temperature.to(logits.dtype), dim=1)
+        return torch.softmax(logits / self.temperature.to(logits.dtype), dim=-1)
 
     def deployed(self) -> DeployedMixture:
         """Return the deployed form, which computes the layer's function in eval mode."""

@@ -3,6 +3,6 @@
 from dynaconv.ops.mixture.cost import mixture_costs
 from dynaconv.ops.mixture.grouped import grouped_mixture
 from dynaconv.ops.mixture.kernel import kernel_mixture, mix_kernels
-from dynaconv.ops.mixture.mixed import mixed_mixture
+from dynaconv.ops.mixture.mixed import along_axis, mixed_mixture
 
-__all__ = ["grouped_mixture", "kernel_mixture", "mix_kernels", "mixed_mixture", "mixture_costs"]
+__all__ = ["along_axis", "grouped_mixture", "kernel_mixture", "mix_kernels", "mixed_mixture", "mixture_costs"]
