@@ -110,6 +110,7 @@ def test_forms_copies_and_the_neutral_start_agree(case: str) -> None:
     start = type(layer).from_conv(static, context_axis=layer.context_axis)
     assert_close(start(x), static(x))
     assert_close(start.static_conv()(x), static(x))
+    assert layer(x[:0]).shape == (0, *layer(x).shape[1:])
     assert layer.algorithms == ("mixed",)
     assert layer.algorithm_costs(tuple(x.shape)).keys() == {"mixed"}
 

@@ -114,7 +114,7 @@ class _Mixture(DynamicConvolution):
         read = self._context(x, context, mask)
         if self.context_axis is None:
             return self._logits_of(read, track=track)
-        return self._logits_of(read.flatten(0, 1), track=track).reshape(*read.shape[:2], -1)
+        return self._logits_of(read.flatten(0, 1), track=track).reshape(*read.shape[:2], self.num_kernels)
 
     @abstractmethod
     def _attention(self, logits: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ class _Mixture(DynamicConvolution):
         if self.bias is None:
             return None
         weights = self.stacked_weights(attention)
-        return mix_kernels(weights.flatten(0, -2), self.bias).reshape(*weights.shape[:-1], -1)
+        return mix_kernels(weights.flatten(0, -2), self.bias).reshape(*weights.shape[:-1], self.out_channels)
 
     def _costs_of(self, padded: tuple[int, ...]) -> dict[str, Cost]:
         costs = mixture_costs(self.geometry, padded, self.out_channels, self.num_kernels + self.residual)
