@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import dynaconv.export.pipeline
 from dynaconv.errors import ExportError
 from dynaconv.export import export_aoti, export_onnx, export_openvino, export_program
 from dynaconv.export.capture import Capture
 from dynaconv.export.pipeline import Format, export_as
+from dynaconv.export.verify import LIMITS
 from tests.export.networks import Branches, FixedSize, padded_as_tensorflow
 from tests.messages import refuses
 
@@ -142,4 +142,4 @@ def test_a_format_that_cannot_take_a_free_size_falls_back(tmp_path: Path) -> Non
     assert report.free_axes == ("batch",)
     assert "height and width are fixed" in report.notes[0]
     assert "symbolic height" in report.notes[0]
-    assert dynaconv.export.pipeline.LIMIT == report.limit == 1e-4
+    assert LIMITS["float32"] == report.limit == 1e-4

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 
-def load(file: Path, library: Path | None) -> Callable[..., list[Any]]:
-    """Load a file for the CPU in float32, with an extension library if it needs one.
+def load(file: Path, library: Path | None, precision: str | None) -> Callable[..., list[Any]]:
+    """Load a file for the CPU, with an extension library if it needs one, in the precision or the default one.
 
     Returns:
         A function that takes the input arrays and returns the output arrays.
@@ -16,7 +16,7 @@ def load(file: Path, library: Path | None) -> Callable[..., list[Any]]:
     core = openvino.Core()
     if library is not None:
         core.add_extension(library)
-    compiled = core.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core.compile_model(file, "CPU", {} if precision is None else {"INFERENCE_PRECISION_HINT": precision})
 
     def run(*inputs: Any) -> list[Any]:
         results = compiled(list(inputs))

@@ -60,27 +60,33 @@ class Capture:
         return tuple(axis for axis in ("batch", "height", "width") if axis in free)
 
 
-def frozen_copy(model: nn.Module) -> nn.Module:
+def frozen_copy(model: nn.Module, *, half: bool = False) -> nn.Module:
     """Return a copy of ``model`` on the CPU, in eval mode and without gradients; ``model`` itself does not change.
 
     The copy has the original modules in place of native programs, because other runtimes cannot run native programs.
 
+    Args:
+        model: The network.
+        half: Accept tensors in half precision; the copy has them in float32.
+
     Raises:
-        ExportError: The model cannot be copied, is on the meta device, or has tensors in half precision.
+        ExportError: The model cannot be copied, is on the meta device, or has tensors in half precision without `half`.
     """
     tensors = [*model.parameters(), *model.buffers()]
     if any(tensor.is_meta for tensor in tensors):
         raise ExportError("the model has tensors without values (device 'meta'); load its weights first.")
     halves = {tensor.dtype for tensor in tensors if tensor.is_floating_point() and tensor.dtype.itemsize < 4}
-    if halves:
+    if halves and not half:
         raise ExportError(
-            f"the model has tensors in {min(map(str, halves))}; call model.float() to export it in float32."
+            f"the model has tensors in {min(map(str, halves))}; call model.float() to export it in float32, or pass "
+            f"half=True to export_onnx or export_openvino."
         )
     try:
         frozen = copy.deepcopy(model)
     except Exception as error:
         raise ExportError(f"the model cannot be copied, and an export needs a copy: {first_line(error)}") from error
-    return restore(frozen).cpu().eval().requires_grad_(False)
+    frozen = restore(frozen).cpu().eval().requires_grad_(False)
+    return frozen.float() if halves else frozen
 
 
 def capture(

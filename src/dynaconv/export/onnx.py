@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dynaconv.errors import ExportError
 from dynaconv.export._dcd_form import in_runtime_form
+from dynaconv.export._half_form import in_half_form
 from dynaconv.export._native_form import (
     checked_extension,
     in_native_form,
@@ -45,6 +46,7 @@ def export_onnx(
     native: bool = False,
     coefficients: bool = False,
     kernels: bool = False,
+    half: bool = False,
     overwrite: bool = False,
 ) -> ExportReport:
     """Write a network as one ONNX file, and keep it only if its outputs in ONNX Runtime match the network's.
@@ -72,6 +74,10 @@ def export_onnx(
             after the fields of ``layer.coefficients(x)``, such as ``layer1.0.conv1.scale``. Of further calls of the
             same layer they end in ``.2``, ``.3`` and so on.
         kernels: Also write the kernel W(x) of each dynamic layer, ``(B, *weight.shape)``, as ``<layer>.weight``.
+        half: Store and compute in float16, except for the branches of dynamic layers, which stay in float32, as do
+            inputs and outputs. The model may be in any floating-point dtype. The accepted difference is 1e-2. The
+            kernels of a GPU use float16; ONNX Runtime on an x86 processor converts to float32 and back, see
+            docs/export.md.
         overwrite: Replace an existing file.
 
     Returns:
@@ -81,7 +87,7 @@ def export_onnx(
     Raises:
         ExportError: A package is missing, the path cannot be used, the network cannot be exported or has no dynamic
             layer to record, ``coefficients`` or ``kernels`` is combined with ``native``, or ``max|a - b| / max|b|``
-            exceeds 1e-4 for an output. No new file is left; an existing file does not change.
+            exceeds 1e-4 for an output (1e-2 with ``half``). No new file is left; an existing file does not change.
     """
     if not isinstance(opset, int) or opset < MIN_OPSET:
         raise ExportError(f"`opset` must be an integer of at least {MIN_OPSET}; got {opset!r}.")
@@ -92,28 +98,41 @@ def export_onnx(
             "`native`, or `coefficients` and `kernels`."
         )
     require("onnx", "onnxscript", "onnxruntime", needed_by="export_onnx")
+    check_half(half, native)
     library = checked_extension("onnxruntime") if native else None
 
     def write(captured: Capture, file: Path) -> None:
         write_onnx(captured, file, opset=opset, rewrite=rewrite, native=native)
 
     file_format = Format(
-        name=f"ONNX (opset {opset}{', native kernels' if native else ''})",
+        name=f"ONNX (opset {opset}{', native kernels' if native else ''}{', float16' if half else ''})",
         runtime=versioned("onnxruntime", "ONNX Runtime"),
         suffixes=(".onnx",),
         write=write,
         load=partial(load_onnx, library=library),
         notes=partial(native_notes, _REGISTER_METHOD, "onnxruntime") if native else no_notes,
         record=partial(record_layers, coefficients=coefficients, kernels=kernels) if recorded else None,
-        **written_form(rewrite=rewrite, native=native),
+        **written_form(rewrite=rewrite, native=native, half=half),
     )
     return export_as(file_format, model, path, example, batch=batch, free_size=free_size, overwrite=overwrite)
 
 
-def written_form(*, rewrite: bool, native: bool) -> dict[str, Any]:
+def check_half(half: bool, native: bool) -> None:
+    """Raise ExportError if both options are set."""
+    if half and native:
+        raise ExportError("`half` and `native` exclude each other, as native kernels compute in float32; pass one.")
+
+
+def written_form(*, rewrite: bool, native: bool, half: bool = False) -> dict[str, Any]:
     """Return the fields of `Format` for the form in which a graph runtime gets a network."""
     if native:
         return {"prepare": in_native_form}
+    if half:
+        return {
+            "precision": "float16",
+            "prepare": lambda network, inputs: in_half_form(network),
+            "for_one_sample": (lambda network: in_half_form(in_runtime_form(network))) if rewrite else None,
+        }
     return {"for_one_sample": in_runtime_form} if rewrite else {}
 
 

@@ -12,11 +12,11 @@ from dynaconv.export import _openvino_run
 from dynaconv.export._child import Child
 from dynaconv.export._native_form import checked_extension, conversion_extensions, native_notes
 from dynaconv.export.capture import Capture, FreeSize
-from dynaconv.export.onnx import write_onnx, written_form
+from dynaconv.export.onnx import check_half, write_onnx, written_form
 from dynaconv.export.packages import require, versioned
 from dynaconv.export.pipeline import Format, export_as, no_notes
 from dynaconv.export.report import ExportReport
-from dynaconv.export.verify import Run
+from dynaconv.export.verify import Precision, Run
 
 
 def export_openvino(
@@ -28,19 +28,23 @@ def export_openvino(
     free_size: FreeSize = "auto",
     rewrite: bool = True,
     native: bool = False,
+    half: bool = False,
     overwrite: bool = False,
 ) -> ExportReport:
     """Write a network for OpenVINO, and keep the files only if their outputs in OpenVINO match the network's.
 
-    The export writes two files in float32, the graph ``*.xml`` and its weights ``*.bin``, which OpenVINO converts from
-    an ONNX file. The checks compute in float32, with the option ``{"INFERENCE_PRECISION_HINT": "f32"}``. Without it
-    OpenVINO computes in bfloat16 on processors that support it.
+    The export writes two files, the graph ``*.xml`` and its weights ``*.bin``, which OpenVINO converts from an ONNX
+    file. The checks compute in float32, with the option ``{"INFERENCE_PRECISION_HINT": "f32"}``. Without it OpenVINO
+    computes in bfloat16 on processors that support it.
 
     Args:
         model, example, batch, free_size, overwrite: See `export_onnx`.
         path: The file to write, ``*.xml``.
         rewrite: See `export_onnx`.
         native: See `export_onnx`; the library is ``dynaconv.native.extension("openvino")``.
+        half: Store the weights in float16. The model may be in any floating-point dtype. OpenVINO computes in the
+            precision that it chooses for the processor, in which the file is then verified: the accepted difference is
+            1e-2, or 5e-2 if that precision is bfloat16.
 
     Returns:
         See `export_onnx`.
@@ -49,8 +53,9 @@ def export_openvino(
         ExportError: See `export_onnx`.
     """
     require("onnx", "onnxscript", "openvino", needed_by="export_openvino")
+    check_half(half, native)
     return export_as(
-        openvino_format(rewrite=rewrite, native=native),
+        openvino_format(rewrite=rewrite, native=native, half=half),
         model,
         path,
         example,
@@ -60,23 +65,28 @@ def export_openvino(
     )
 
 
-def openvino_format(*, rewrite: bool = True, native: bool = False) -> Format:
+def openvino_format(*, rewrite: bool = True, native: bool = False, half: bool = False) -> Format:
     """Return the format that writes, loads and runs OpenVINO IR files."""
     library = checked_extension("openvino") if native else None
+    runtime, precision = versioned("openvino", "OpenVINO"), _chosen_precision() if half else "float32"
 
     return Format(
-        name="OpenVINO IR (native kernels)" if native else "OpenVINO IR",
-        runtime=versioned("openvino", "OpenVINO"),
+        name=f"OpenVINO IR{' (native kernels)' if native else ''}{' (float16 weights)' if half else ''}",
+        runtime=f"{runtime} in {precision}" if half else runtime,
+        # In float32, the rounding of the weights to float16 remains.
+        precision="bfloat16" if precision == "bfloat16" else "float16" if half else "float32",
         suffixes=(".xml",),
-        write=partial(write_openvino, library=library, rewrite=rewrite),
-        load=partial(load_openvino, library=library),
+        write=partial(write_openvino, library=library, rewrite=rewrite, half=half),
+        load=partial(load_openvino, library=library, precision=None if half else "f32"),
         companions=(".bin",),
         notes=partial(native_notes, "Core.add_extension", "openvino") if native else no_notes,
         **written_form(rewrite=rewrite, native=native),
     )
 
 
-def write_openvino(captured: Capture, file: Path, *, library: Path | None = None, rewrite: bool = False) -> None:
+def write_openvino(
+    captured: Capture, file: Path, *, library: Path | None = None, rewrite: bool = False, half: bool = False
+) -> None:
     """Write a traced network as OpenVINO's two files.
 
     Args:
@@ -84,26 +94,37 @@ def write_openvino(captured: Capture, file: Path, *, library: Path | None = None
         file: The file to write.
         library: The extension library if the network has native programs.
         rewrite: See `write_onnx`.
+        half: Whether to store the weights in float16.
     """
     with tempfile.TemporaryDirectory() as folder:
         onnx_file = Path(folder) / "model.onnx"
         write_onnx(captured, onnx_file, rewrite=rewrite, native=library is not None)
-        convert_onnx_file(onnx_file, file, library=library)
+        convert_onnx_file(onnx_file, file, library=library, half=half)
 
 
-def convert_onnx_file(source: Path, file: Path, *, library: Path | None = None) -> None:
-    """Convert an ONNX file to OpenVINO's two files in the same precision."""
+def convert_onnx_file(source: Path, file: Path, *, library: Path | None = None, half: bool = False) -> None:
+    """Convert an ONNX file to OpenVINO's two files in the same precision or, with ``half``, with float16 weights."""
     (openvino,) = require("openvino", needed_by="OpenVINO export")
     extensions = None if library is None else conversion_extensions(library)
-    openvino.save_model(openvino.convert_model(source, extension=extensions), file, compress_to_fp16=False)
+    openvino.save_model(openvino.convert_model(source, extension=extensions), file, compress_to_fp16=half)
 
 
-def load_openvino(file: Path, *, library: Path | None = None) -> Run:
-    """Load OpenVINO's files for the CPU in float32, with an extension library if they need one.
+def _chosen_precision() -> Precision:
+    """Return the precision in which OpenVINO computes on this processor unless told otherwise."""
+    (openvino,) = require("openvino", needed_by="OpenVINO export")
+    chosen = openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
+    precisions: dict[str, Precision] = {"bf16": "bfloat16", "f16": "float16"}
+    return precisions.get(chosen, "float32")
+
+
+def load_openvino(file: Path, *, library: Path | None = None, precision: str | None = "f32") -> Run:
+    """Load OpenVINO's files for the CPU, with an extension library if they need one.
+
+    They compute in ``precision``, an ``INFERENCE_PRECISION_HINT``, or in the one that OpenVINO chooses.
 
     A child process compiles and runs them, because OpenVINO crashes for some networks on some processors.
     """
-    child = Child(_openvino_run.load, file, library)
+    child = Child(_openvino_run.load, file, library, precision)
 
     def run(*inputs: Tensor) -> Any:
         return child(*(each.numpy() for each in inputs))

@@ -16,7 +16,8 @@ from dynaconv.export.report import Check, ExportReport
 from dynaconv.export.target import verified_target
 from dynaconv.export.verify import (
     BATCHES,
-    LIMIT,
+    LIMITS,
+    Precision,
     Run,
     as_inputs,
     first_line,
@@ -51,7 +52,7 @@ class Format:
         write: Writes a traced network to a path, and next to it the further files that the format may have.
         load: Loads the written file, for `verify`.
         companions: Suffixes of the further files.
-        limit: Largest difference that `verify` accepts.
+        precision: Precision of the file, which determines the largest difference that `verify` accepts.
         prepare: Takes a network with deployed layers and its example inputs, and returns the network in the form that
             is written, unless `for_one_sample` applies. The file is verified against the original network.
         for_one_sample: Takes a network with deployed layers, and returns the form that the runtime computes fastest for
@@ -68,7 +69,7 @@ class Format:
     write: Callable[[Capture, Path], object]
     load: Callable[[Path], Run]
     companions: tuple[str, ...] = ()
-    limit: float = LIMIT
+    precision: Precision = "float32"
     prepare: Callable[[nn.Module, tuple[Tensor, ...]], nn.Module] = lambda network, inputs: network
     for_one_sample: Callable[[nn.Module], nn.Module] | None = None
     notes: Callable[[Capture], tuple[str, ...]] = no_notes
@@ -96,12 +97,13 @@ def export_as(
         raise ExportError(f"`free_size` must be True, False or 'auto'; got {free_size!r}.")
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise ExportError(f"`batch` must be an integer of at least 1, or None for a free batch size; got {batch!r}.")
-    inputs = tuple(tensor.detach().cpu() for tensor in as_inputs(example))
+    half = file_format.precision != "float32"
+    inputs = tuple(_on_cpu(tensor, half) for tensor in as_inputs(example))
     batches = tuple(batches) if batch is None else (batch,)
     with verified_target(
         path, suffixes=file_format.suffixes, overwrite=overwrite, companions=file_format.companions
     ) as file:
-        frozen = frozen_copy(model)
+        frozen = frozen_copy(model, half=half)
         if file_format.record is not None:
             file_format.record(frozen)
         request = _Request.of(file_format, frozen, inputs, batch)
@@ -136,9 +138,15 @@ def export_as(
         outputs=captured.outputs,
         free_axes=captured.free_axes,
         checks=checks,
-        limit=file_format.limit,
+        limit=LIMITS[file_format.precision],
         notes=tuple(notes),
     )
+
+
+def _on_cpu(tensor: Tensor, half: bool) -> Tensor:
+    """Return an input on the CPU, in float32 if the file is in half precision."""
+    tensor = tensor.detach().cpu()
+    return tensor.float() if half and tensor.is_floating_point() else tensor
 
 
 class _FreeSizeError(ExportError):
@@ -219,7 +227,7 @@ def _export_free(request: _Request, file: Path, batches: tuple[int, ...]) -> tup
     except ExportError as error:
         raise _FreeSizeError(str(error)) from error
     run = _open(file_format, file)
-    checks = verify(run, frozen, inputs, runtime=file_format.runtime, batches=batches, limit=file_format.limit)
+    checks = verify(run, frozen, inputs, runtime=file_format.runtime, batches=batches, precision=file_format.precision)
     try:
         checks += verify(
             run,
@@ -228,7 +236,7 @@ def _export_free(request: _Request, file: Path, batches: tuple[int, ...]) -> tup
             runtime=file_format.runtime,
             batches=batches[-1:],
             sizes=(other,),
-            limit=file_format.limit,
+            precision=file_format.precision,
         )
     except ExportError as error:
         raise _FreeSizeError(str(error)) from error
@@ -240,7 +248,12 @@ def _write_and_verify(request: _Request, captured: Capture, file: Path, batches:
     _write(file_format, captured, file)
     run = _open(file_format, file)
     return verify(
-        run, request.frozen, request.inputs, runtime=file_format.runtime, batches=batches, limit=file_format.limit
+        run,
+        request.frozen,
+        request.inputs,
+        runtime=file_format.runtime,
+        batches=batches,
+        precision=file_format.precision,
     )
 
 

@@ -4,7 +4,7 @@ import copy
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,12 @@ from dynaconv.export.report import Check
 
 LIMIT = 1e-4
 """Largest accepted difference of a float32 runtime from the network: ``max|a - b| / max|b|`` of each output."""
+Precision = Literal["float32", "float16", "bfloat16"]
+LIMITS: dict[Precision, float] = {"float32": LIMIT, "float16": 1e-2, "bfloat16": 5e-2}
+"""As `LIMIT`, by the precision of the file, or of the runtime if that is lower."""
 BATCHES = (1, 3)
+# Size of a rounding error in each precision, relative to one in float32.
+_ROUNDING_SCALES: dict[Precision, int] = {"float32": 1, "float16": 2**13, "bfloat16": 2**16}
 # Largest ratio of a difference to the network's own rounding error, float32 against float64, that rounding can explain.
 # Two float32 computations differ from each other by a few times as much as either from float64.
 _MAX_ROUNDING_RATIO = 20
@@ -35,7 +40,7 @@ def verify(
     runtime: str,
     batches: Sequence[int] = BATCHES,
     sizes: Sequence[tuple[int, int] | None] = (None,),
-    limit: float = LIMIT,
+    precision: Precision = "float32",
     seed: int = 0,
 ) -> tuple[Check, ...]:
     """Run the written file and the network on the same random inputs and compare their outputs.
@@ -48,19 +53,22 @@ def verify(
         batches: Batch sizes.
         sizes: Heights and widths; None is the size of the example. The first size is checked at every batch size, the
             others only at the last batch size.
-        limit: Largest accepted difference.
+        precision: Precision of the file, or of the runtime if that is lower; `LIMITS` has the largest accepted
+            difference for each.
         seed: Seed of the random inputs.
 
-    If a check fails on inputs for which the network's own rounding errors exceed ``limit / 4``, the failure does not
-    show an error of the runtime. Then inputs with smaller rounding errors are drawn once, and `Check.redrawn` is True.
+    If a check fails on inputs for which the network's own rounding errors exceed a quarter of the limit, the failure
+    does not show an error of the runtime. Then inputs with smaller rounding errors are drawn once, and `Check.redrawn`
+    is True.
 
     Returns:
         One check per run, in the order of ``batches``, then of the further ``sizes``.
 
     Raises:
         ExportError: The file cannot be run, its outputs differ in number or shape, or their difference exceeds
-            ``limit``. The message says whether the cause is the runtime or the network's own rounding errors.
+            the limit. The message says whether the cause is the runtime or the network's own rounding errors.
     """
+    limit, scale = LIMITS[precision], _ROUNDING_SCALES[precision]
     shapes = [(batch, sizes[0]) for batch in batches] + [(batches[-1], size) for size in sizes[1:]]
     checks: list[Check] = []
     for batch, size in shapes:
@@ -71,14 +79,14 @@ def verify(
         if (
             not difference <= limit
             and (rounding := rounding_error(model, inputs, want)) is not None
-            and rounding > limit / 4
+            and scale * rounding > limit / 4
         ):
-            stable = _stable_inputs(model, example, batch, size, seed + len(checks), limit / 4)
+            stable = _stable_inputs(model, example, batch, size, seed + len(checks), limit / 4 / scale)
             if stable is not None:
                 redrawn, inputs = True, stable
                 difference, want = _compare(run, model, inputs, runtime)
         if not difference <= limit:
-            raise ExportError(_difference_message(difference, model, inputs, want, runtime, limit))
+            raise ExportError(_difference_message(difference, model, inputs, want, runtime, precision))
         checks.append(
             Check(shapes=tuple(tuple(tensor.shape) for tensor in inputs), difference=difference, redrawn=redrawn)
         )
@@ -307,7 +315,12 @@ def _stable_inputs(
 
 
 def _difference_message(
-    difference: float, model: nn.Module, inputs: Sequence[Tensor], want: Any, runtime: str, limit: float
+    difference: float,
+    model: nn.Module,
+    inputs: Sequence[Tensor],
+    want: Any,
+    runtime: str,
+    precision: Precision,
 ) -> str:
     """Return the message for a difference above the limit, with its cause and a remedy."""
     if not all(bool(tensor.isfinite().all()) for tensor in named_outputs(want).values()):
@@ -315,13 +328,14 @@ def _difference_message(
             f"the network itself gives NaN or infinite outputs at {_shapes(inputs)}, so {runtime} cannot be compared "
             f"with it; train it, or give an `example` in the value range that it expects."
         )
+    limit, scale = LIMITS[precision], _ROUNDING_SCALES[precision]
     rounding = rounding_error(model, inputs, want)
-    if rounding is not None and rounding > limit / 4 and difference <= _MAX_ROUNDING_RATIO * rounding:
+    if rounding is not None and scale * rounding > limit / 4 and difference <= _MAX_ROUNDING_RATIO * scale * rounding:
         return (
             f"the network is too sensitive to rounding to be verified: at {_shapes(inputs)} its own outputs differ by "
-            f"{rounding:.1e} of the largest between float32 and float64, and {runtime} differs from it by "
-            f"{difference:.1e}, more than {limit:.0e}; train it, or run it on some images in train mode to set the "
-            f"statistics of its normalisation layers, and give real inputs as `example`."
+            f"{rounding:.1e} of the largest between float32 and float64{_in_precision(precision)}, and {runtime} "
+            f"differs from it by {difference:.1e}, more than {limit:.0e}; train it, or run it on some images in train "
+            f"mode to set the statistics of its normalisation layers, and give real inputs as `example`."
         )
     cause = (
         f"rounding does not explain it, since the network's own outputs differ by {rounding:.1e} between float32 and "
@@ -333,3 +347,9 @@ def _difference_message(
         f"{runtime} differs from the network by {difference:.1e} of the largest output at {_shapes(inputs)}, more than "
         f"{limit:.0e}; {cause}. Nothing was written; try another format, or another version of the runtime or PyTorch."
     )
+
+
+def _in_precision(precision: Precision) -> str:
+    """Return how much larger rounding errors are in a half precision than in float32, for a message."""
+    scale = _ROUNDING_SCALES[precision]
+    return "" if scale == 1 else f", and rounding errors in {precision} are {scale} times as large"

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv.families.contract.affine import add_bias
-from dynaconv.families.contract.branch import LENGTH_EPSILON
+from dynaconv.families.contract.branch import LENGTH_EPSILON, context_dtype
 from dynaconv.families.contract.deployed import AffineMap, DeployedBranch
 from dynaconv.families.dcd.factors import activate_scale, required
 from dynaconv.ops import Cost, Geometry, per_sample_conv, pool_context
@@ -187,8 +187,8 @@ class PreparedDCD(nn.Module):
         if context is None and not by_kernel and self.context_size == 1 and mask is None:
             context = _pooled(x)
         elif context is None:
-            context = pool_context(x, self.context_size, x.dtype, mask)
-        hidden = self.branch.hidden(context.to(x.dtype))
+            context = pool_context(x, self.context_size, context_dtype(x.dtype), mask)
+        hidden = self.branch.hidden(context.to(context_dtype(x.dtype)))
         if by_kernel:
             return self._by_kernel(x, hidden)
         return self._by_factors(x, hidden)
@@ -213,11 +213,11 @@ class PreparedDCD(nn.Module):
         return add_bias(out, bias)
 
     def _by_factors(self, x: Tensor, hidden: Tensor) -> Tensor:
-        static = F.conv2d(x, self.static, self.static_bias if self.scaled_bias else None)
+        static = F.conv2d(x, self.static.to(x.dtype), self.static_bias.to(x.dtype) if self.scaled_bias else None)
         scale = self._scale(hidden)
         if scale is not None:
-            static = static * scale[..., None, None]
-        latent = F.conv2d(x, self.q, None if self.form == "factors" else self.q_bias)
+            static = static * scale[..., None, None].to(x.dtype)
+        latent = F.conv2d(x, self.q.to(x.dtype), None if self.form == "factors" else self.q_bias.to(x.dtype))
         if self.form == "expand":
             expand = self._map("expand", hidden).reshape(-1, self.out_channels, self.latent + 1)
             return static + _multiply_channels(expand, latent)
@@ -230,7 +230,7 @@ class PreparedDCD(nn.Module):
     def _expanded(self, fusion: Tensor, latent: Tensor) -> Tensor:
         """Return P Phi z for latent features z, in the order that costs least."""
         if is_exporting():
-            return F.conv2d(_multiply_channels(fusion, latent), self.p[:, :, None, None])
+            return F.conv2d(_multiply_channels(fusion, latent), self.p[:, :, None, None].to(latent.dtype))
         return _multiply_channels(torch.matmul(self.p, fusion), latent)
 
     def _scale(self, hidden: Tensor) -> Tensor | None:
@@ -325,9 +325,9 @@ def _multiply_channels(matrix: Tensor, x: Tensor) -> Tensor:
 
     A map that does not depend on the hidden vector gives one matrix for all samples, ``(1, M, N)``.
     """
-    return per_sample_conv(x, matrix.expand(x.shape[0], -1, -1)[..., None, None], _POINT)
+    return per_sample_conv(x, matrix.expand(x.shape[0], -1, -1)[..., None, None].to(x.dtype), _POINT)
 
 
 def _pooled(x: Tensor) -> Tensor:
     """Return the mean over pixels, ``(B, C)``, by an operator that pools in any memory format."""
-    return x.mean((2, 3), keepdim=True).flatten(1)
+    return x.mean((2, 3), keepdim=True, dtype=context_dtype(x.dtype)).flatten(1)
