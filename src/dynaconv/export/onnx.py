@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.errors import ExportError
+from dynaconv.export._activations import clip_once, clip_translation_table
 from dynaconv.export._dcd_form import in_runtime_form
 from dynaconv.export._half_form import in_half_form
 from dynaconv.export._native_form import (
@@ -149,6 +150,7 @@ def write_onnx(
         native: Whether the network contains native programs.
     """
     (onnx,) = require("onnx", needed_by="ONNX export")
+    clip_once(captured.program)
     program = torch.onnx.export(
         captured.program,
         (),
@@ -158,7 +160,7 @@ def write_onnx(
         output_names=list(captured.outputs),
         optimize=False,
         verbose=False,
-        custom_translation_table=native_translation_table() if native else None,
+        custom_translation_table=clip_translation_table() | (native_translation_table() if native else {}),
     )
     assert program is not None
     _simplify(program)
