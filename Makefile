@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNS ?= runs
 CHROMIUM ?= /usr/bin/chromium
 
-.PHONY: demo test lint types unit slow docs bench sanitize explorer packages mobile litert full env clean
+.PHONY: demo test lint types unit slow docs bench sanitize explorer packages mobile litert gpu full env clean
 
 demo: env
 	$(BIN)/dynaconv demo --out $(RUNS)/demo
@@ -64,6 +64,12 @@ litert:
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[models,litert]' pytest hypothesis
 	$(BIN)/pytest -p no:anyio tests/export/test_litert.py
+
+# The tests that need a CUDA device, then time on it of every family; without one, a sentence says so.
+gpu: env
+	$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make gpu needs a CUDA device that torch can use; this machine has none.")'
+	$(BIN)/pytest -m gpu
+	$(BIN)/python benchmarks/gpu.py --out $(RUNS)/gpu.md $(GPU)
 
 # All checks above, for a maintainer before a release: some hours, most of them for `slow`. Writes docs/results/full.md.
 full:

@@ -62,7 +62,7 @@ def reference_low_pass(x: Tensor, divisor: int) -> Tensor:
     height, width = x.shape[2:]
     rows, columns = (torch.fft.fftfreq(64).abs(), torch.fft.rfftfreq(64))
     distance = torch.maximum(rows[:, None], columns)
-    mask = (distance < torch.tensor(0.5 / divisor + 1e-8)).to(x.dtype)
+    mask = (distance < torch.tensor(0.5 / divisor + 1e-8, device=distance.device)).to(x.dtype)
     resized = F.interpolate(mask[None, None], size=(height, width // 2 + 1), mode="nearest")
     low: Tensor = torch.fft.irfft2(torch.fft.rfft2(x) * resized, s=(height, width))
     return low

@@ -26,7 +26,7 @@ def reference_attention(logits: Tensor, temperature: float, start: Sequence[int 
     Reference: Li and Yao, ICML 2024, arXiv:2406.07879, the contrasting-driven attention function.
     """
     batch, blocks, columns = logits.shape
-    weights = torch.zeros(batch, blocks, columns - 1, dtype=logits.dtype)
+    weights = logits.new_zeros(batch, blocks, columns - 1)
     for b, m in product(range(batch), range(blocks)):
         scale = sum(abs(logits[b, m, j]) for j in range(columns)) + EPSILON
         for j in range(columns - 1):
@@ -51,7 +51,7 @@ def reference_kernel(attention: Tensor, cells: Tensor, shape: Sequence[int]) -> 
     """
     out_channels, in_channels, *size = shape
     c_o, c_i, *taps = cells.shape[1:]
-    kernel = torch.zeros(*shape, dtype=cells.dtype)
+    kernel = cells.new_zeros(shape)
     places = list(product(*(range(k // t) for k, t in zip(size, taps, strict=True))))
     for m, (place, o, i) in enumerate(product(places, range(out_channels // c_o), range(in_channels // c_i))):
         window = tuple(slice(p * t, (p + 1) * t) for p, t in zip(place, taps, strict=True))
