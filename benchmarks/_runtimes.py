@@ -15,6 +15,7 @@ SUFFIXES = {"ort": ".onnx", "openvino": ".xml"}
 """Of the files that runtimes other than torch open."""
 WARM_UP_PASSES = 10
 WARM_UP_BATCH = 8
+CALIBRATION_IMAGES = 8
 
 
 def session(
@@ -126,7 +127,8 @@ def exported(folder: Path, runtime: str, name: str, side: int, form: str = "") -
     """The file of a deployed network, written where it is not there yet; its batch is free.
 
     OpenVINO's file is made of the ONNX file, as `export_openvino` does; operators of the native kernels are not.
-    `form` is `as_it_stands` for a network that is not rewritten, `native` for one operator of the native kernels.
+    `form` is `as_it_stands` for a network that is not rewritten, `native` for one operator of the native kernels,
+    `half` for half precision, `int8` for a network quantised with random images.
     """
     path = exported_path(folder, runtime, name, side, form)
     if path.exists():
@@ -134,17 +136,24 @@ def exported(folder: Path, runtime: str, name: str, side: int, form: str = "") -
     import torch
 
     from dynaconv import deploy, export_onnx, export_openvino
+    from dynaconv.export import quantize_onnx, quantize_openvino
     from dynaconv.export.openvino import convert_onnx_file
+    from dynaconv.export.verify import random_inputs
 
     torch.set_num_threads(1)
-    if runtime == "openvino" and form != "native":
+    if runtime == "openvino" and form in ("", "as_it_stands"):
         convert_onnx_file(exported(folder, "ort", name, side, form), path)
         return path
     network = built(name)
     example = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     warm_up(network, example)
+    if form == "int8":
+        quantize = quantize_onnx if runtime == "ort" else quantize_openvino
+        images = random_inputs(example, CALIBRATION_IMAGES)
+        quantize(deploy(network, inplace=True), path, images)
+        return path
     write = export_onnx if runtime == "ort" else export_openvino
-    options = {"rewrite": form != "as_it_stands", "native": form == "native"}
+    options = {"rewrite": form != "as_it_stands", "native": form == "native", "half": form == "half"}
     write(deploy(network, inplace=True), path, example, free_size=False, **options)
     return path
 

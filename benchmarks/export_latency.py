@@ -4,6 +4,8 @@
     python benchmarks/export_latency.py --candidates static dcd dyconv condconv odconv --runtimes ort openvino-free \
         openvino openvino-free-default openvino-default --batch 1 --threads 1      # the tables of docs/export.md
     python benchmarks/export_latency.py --batch 1 --threads 2 --runtimes ort --rounds 20
+    python benchmarks/export_latency.py --candidates static dcd static-half dcd-half static-int8 dcd-int8 --threads 1 \
+        --runtimes ort openvino-free openvino openvino-default --batch 1            # the tables of docs/int8.md
     python benchmarks/export_latency.py --profile                        # where a call's time goes, by operator
 
 "openvino-free" leaves the batch free where "openvino" reshapes the network to one; "default" is the precision that
@@ -41,6 +43,11 @@ CANDIDATES = {
     "dcd-as-it-stands": ("dcd", "as_it_stands"),
     "dcd": ("dcd", ""),
     "dcd-native": ("dcd", "native"),
+    "static-half": ("static", "half"),
+    "dcd-half": ("dcd", "half"),
+    "static-int8": ("static", "int8"),
+    "dcd-int8": ("dcd", "int8"),
+    "dyconv-int8": ("dyconv", "int8"),
     "dyconv": ("dyconv", ""),
     "condconv": ("condconv", ""),
     "odconv": ("odconv", ""),

@@ -62,7 +62,7 @@ def training_step(network: nn.Module, x: Tensor, mode: str, dtype: torch.dtype) 
         optimizer.zero_grad()
         with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
             loss: Tensor = F.cross_entropy(run(x), classes)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return loss
 

@@ -75,9 +75,11 @@ def quantise(model: nn.Module, data: Any, folder: Path, images: int) -> tuple[di
     example = next(iter(calibration))[0][:2]
     files: dict[str, Path] = {}
     reports: dict[str, Int8Report] = {}
+    source = folder / "source.onnx"
+    export_onnx(model, source, example, rewrite="int8")
     for runtime, suffix in zip(RUNTIMES, (".onnx", ".xml"), strict=True):
-        source = files[f"{runtime} float"] = folder / f"float{suffix}"
-        (export_onnx if suffix == ".onnx" else export_openvino)(model, source, example, rewrite=False)
+        file = files[f"{runtime} float"] = folder / f"float{suffix}"
+        (export_onnx if suffix == ".onnx" else export_openvino)(model, file, example)
         function = quantize_onnx if suffix == ".onnx" else quantize_openvino
         for branch, name in (("float", "int8"), ("int8", "int8, branch too")):
             key = f"{runtime} {name}"

@@ -73,6 +73,15 @@ def test_a_norm_folded_by_deploy_is_kept(options: dict[str, Any]) -> None:
     assert difference(form, deploy(network), images(12)) < 2e-6
 
 
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_constant_factors_compute_the_layer(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    made = layer(*SIZES["kernel"], **options)
+    form = RuntimeDCD(made.deployed(), constant_factors=True)
+    assert form.form in ("mixed", "factors")
+    assert difference(form, made, images(SIZES["kernel"][0])) < 2e-6
+
+
 def test_sizes_decide_the_form() -> None:
     forms = [RuntimeDCD(layer(*sizes).deployed()) for sizes in SIZES.values()]
     assert [form.form for form in forms] == ["kernel", "kernel", "product", "expand", "mixed"]

@@ -64,6 +64,13 @@ def test_native_kernels_in_half_precision_are_refused(tmp_path: Path) -> None:
             export(tiny("dcd"), tmp_path / name, EXAMPLE, half=True, native=True)
 
 
+def test_forms_that_exclude_each_other_are_refused(tmp_path: Path) -> None:
+    with refuses(ExportError, "rewrite"):
+        export_onnx(tiny("dcd"), tmp_path / "net.onnx", EXAMPLE, rewrite="fp8")  # type: ignore[arg-type]
+    with refuses(ExportError, "rewrite"):
+        export_openvino(tiny("dcd"), tmp_path / "net.xml", EXAMPLE, rewrite="int8", half=True)
+
+
 def test_the_limit_of_a_half_precision_is_its_tolerance() -> None:
     for precision in ("float16", "bfloat16"):
         assert LIMITS[precision] == TOLERANCE[precision]["rtol"]

@@ -175,12 +175,25 @@ def test_nothing_else_is_written_where_shape_inference_gives_up(
 
 
 @BOTH
-def test_a_loop_over_samples_is_refused(tmp_path: Path, runtime: str) -> None:
-    network = nn.Sequential(DCDConv2d(1, 8, 1), nn.ReLU6()).eval()
+def test_a_loop_over_samples_is_quantised_and_kept(tmp_path: Path, runtime: str) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), DCDConv2d(8, 16, 1), nn.ReLU6()).eval()
     function, suffix = _of(runtime)
-    export_onnx(network, tmp_path / "float.onnx", stripes(2, 0)[0], free_size=False)
-    with refuses(ExportError, "rewrite=False"):
-        function(tmp_path / "float.onnx", tmp_path / f"net{suffix}", [stripes(4, 1)[0]])
+    images = stripes(8, 1)[0]
+    report = function(network, tmp_path / f"net{suffix}", [images])
+    assert (report.free_batch, report.batches) == (True, (1, 3))
+    # The stem, W0, Q and P; the branch and Phi are not.
+    assert report.quantized == 4
+    assert report.error < 0.05
+    run = _loaded(report)
+    together, alone = run(images[:3])[0], [run(images[i : i + 1])[0] for i in range(3)]
+    assert torch.equal(torch.as_tensor(together), torch.cat([torch.as_tensor(each) for each in alone]))
+
+
+def test_a_loop_in_openvinos_own_format_is_refused(tmp_path: Path) -> None:
+    network = nn.Sequential(DCDConv2d(1, 8, 1), nn.ReLU6()).eval()
+    export_openvino(network, tmp_path / "float.xml", stripes(2, 0)[0], free_size=False)
+    with refuses(ExportError):
+        quantize_openvino(tmp_path / "float.xml", tmp_path / "net.xml", [stripes(4, 1)[0]])
 
 
 def test_a_fixed_batch_is_kept(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ Importing this package needs only torch. Each export function imports the packag
 """
 
 from dynaconv.export.aot import export_aoti
+from dynaconv.export.int8_onnx import quantize_onnx
+from dynaconv.export.int8_openvino import quantize_openvino
+from dynaconv.export.int8_report import Int8Report
 from dynaconv.export.onnx import export_onnx
 from dynaconv.export.openvino import export_openvino
 from dynaconv.export.program import export_program
@@ -14,10 +17,13 @@ from dynaconv.export.verify import verify
 __all__ = [
     "Check",
     "ExportReport",
+    "Int8Report",
     "export_aoti",
     "export_onnx",
     "export_openvino",
     "export_program",
+    "quantize_onnx",
+    "quantize_openvino",
     "verified_target",
     "verify",
 ]

@@ -17,16 +17,17 @@ class RuntimeDCD(ModuleProxy, PreparedDCD):
 
     _forwarded_names = CONV2D_ATTRIBUTES
 
-    def __init__(self, layer: DeployedDCDConv) -> None:
-        super().__init__(layer, convolves=True)
+    def __init__(self, layer: DeployedDCDConv, *, constant_factors: bool = False) -> None:
+        super().__init__(layer, convolves=True, constant_factors=constant_factors)
         self._set_replaced(layer)
 
 
-def in_runtime_form(network: nn.Module) -> nn.Module:
+def in_runtime_form(network: nn.Module, *, constant_factors: bool = False) -> nn.Module:
     """Return a copy of a network whose 1x1 DCD layers are `RuntimeDCD`; the network itself if it has no such layer.
 
     Args:
         network: A network with deployed dynamic layers.
+        constant_factors: Keep W0, Q and P as kernels of convolutions of their own, which can be quantised.
     """
     if not _preparable_layers(network):
         return network
@@ -36,7 +37,7 @@ def in_runtime_form(network: nn.Module) -> nn.Module:
             # It stays, because it may pass its context on or read another layer's.
             layer.use_prepared(PreparedDCD(layer, convolves=True))
             continue
-        form = RuntimeDCD(layer)
+        form = RuntimeDCD(layer, constant_factors=constant_factors)
         if paths == [""]:
             return form
         replace_module(network, paths, form)

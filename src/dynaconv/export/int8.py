@@ -1,9 +1,11 @@
 """The steps that both int8 exports share: read images, quantise, compare with the float network, move the file."""
 
 import math
+import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +17,9 @@ from dynaconv.export.int8_images import Shape, calibration_images, check_shapes,
 from dynaconv.export.int8_report import Branch, Int8Report
 from dynaconv.export.target import verified_target
 from dynaconv.export.verify import Run, first_line
+from dynaconv.measure.timing import time_in_turns
 
+_TIMED_ROUNDS = 9
 BATCHES = (1, 3)
 """Batch sizes at which a file with a free batch size is run."""
 LOOPS = frozenset({"Scan", "Loop", "TensorIterator"})
@@ -92,7 +96,7 @@ class Int8Backend:
         sources: Endings of the float files that `quantize` reads.
         suffix: Ending of the int8 file.
         companions: Suffixes of further files.
-        export: Writes a float file from a model, a path and an example.
+        export: Writes a float ONNX file from a model, a path and an example.
         input_shapes: Returns the shapes of a float file's inputs; raises `ExportError` if the file has a loop.
         quantize: Writes an int8 file. Takes the float file, the path to write, images ``(B, C, H, W)`` that fit the
             float file, and the options.
@@ -141,6 +145,9 @@ def quantize_with(
         int8_run = _load(backend, file)
         relative_error = _relative_error(backend, float_run, int8_run, in_batches(images, shape))
         batches = _check_batches(backend, int8_run, images, shape)
+        float_ms, int8_ms = _milliseconds(
+            (float_run, int8_run), images[0][torch.arange(shape[0] or 1) % len(images[0])]
+        )
         accuracy = _Accuracy()
         if evaluate is not None:
             accuracy.measure(float_run, int8_run, labelled_images(evaluate), shape)
@@ -159,6 +166,8 @@ def quantize_with(
         evaluated=accuracy.num_images,
         agreement=accuracy.percentage(accuracy.agreeing),
         error=relative_error,
+        float_ms=float_ms,
+        int8_ms=int8_ms,
         float_bytes=float_bytes,
         int8_bytes=int8_bytes,
         **counts._asdict(),
@@ -171,7 +180,7 @@ def quantize_with(
 
 def _float_file(backend: Int8Backend, model: nn.Module | str | Path, scratch: Path, example: Tensor) -> Path:
     if isinstance(model, nn.Module):
-        source = scratch / f"float{backend.suffix}"
+        source = scratch / "float.onnx"
         backend.export(model, source, example)
         return source
     if not isinstance(model, str | Path):
@@ -197,12 +206,20 @@ def _files_of(backend: Int8Backend, source: Path) -> list[Path]:
 
 
 def check_no_loop(source: Path, operators: Iterable[str]) -> None:
-    """Raise ExportError if the operators of a float file include a loop, whose body the tools do not quantise."""
+    """Raise ExportError if the operators of a float file include a loop, whose body the tools do not quantise.
+
+    An ONNX file that is one loop over the samples is quantised all the same, see `write_one_sample`.
+    """
     if not LOOPS.isdisjoint(operators):
         raise ExportError(
-            f"{source} computes one sample at a time in a loop, which cannot be quantised; export the network with "
-            f"rewrite=False, or pass the network itself."
+            f"{source} computes one sample at a time in a loop, which cannot be quantised; pass the network itself, or "
+            f"its ONNX file."
         )
+
+
+def one_by_one(images: Iterable[Tensor]) -> list[Tensor]:
+    """Return the images of some batches as batches of one."""
+    return [image[None] for batch in images for image in batch]
 
 
 def _input_shape(backend: Int8Backend, source: Path) -> Shape:
@@ -261,6 +278,12 @@ def _check_batches(backend: Int8Backend, int8_run: Run, images: Sequence[Tensor]
         if any(len(output) != size for output in _outputs(int8_run, batch, "int8")):
             raise ExportError(f"the int8 network does not give {size} results for {size} images in {backend.runtime}.")
     return BATCHES
+
+
+def _milliseconds(runs: Sequence[Run], images: Tensor) -> list[float]:
+    """Return the median time of a call of each function; the functions take turns."""
+    times = time_in_turns({str(i): partial(run, images) for i, run in enumerate(runs)}, _TIMED_ROUNDS, warmup=2)
+    return [1e3 * statistics.median(each) for each in times.values()]
 
 
 class _Accuracy:

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dynaconv.export.int8 import Int8Backend, Int8Options, Quantized, check_no_loop, quantize_with
+from dynaconv.export._sample_loop import loop_file, write_one_sample
+from dynaconv.export.int8 import Int8Backend, Int8Options, Quantized, check_no_loop, one_by_one, quantize_with
 from dynaconv.export.int8_branch import GraphNode, dynamic_nodes, named_nodes
 from dynaconv.export.int8_images import Shape
 from dynaconv.export.int8_output import suppressed_output
@@ -90,9 +91,8 @@ def quantize_onnx(
         sources=(".onnx",),
         suffix=".onnx",
         companions=(),
-        # The rewritten form computes Lambda W0 + P Phi Q^T as a whole, without constant factors to quantise.
-        export=partial(export_onnx, rewrite=False),
-        input_shapes=_input_shapes,
+        export=partial(export_onnx, rewrite="int8"),
+        input_shapes=onnx_input_shapes,
         quantize=quantize,
         load=load_onnx,
     )
@@ -102,8 +102,9 @@ def quantize_onnx(
 def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Options, reduce_range: bool) -> Quantized:
     onnx, quantization = require("onnx", "onnxruntime.quantization", needed_by="quantize_onnx")
     with suppressed_output("root"), tempfile.TemporaryDirectory() as folder:
-        prepared = Path(folder) / "prepared.onnx"
-        _prepare(source, prepared)
+        flat, prepared = Path(folder) / "one_sample.onnx", Path(folder) / "prepared.onnx"
+        batch = write_one_sample(source, flat)
+        _prepare(source if batch is None else flat, prepared)
         network = onnx.load(prepared)
         nodes = onnx_nodes(network)
         float_nodes = named_nodes(nodes, options.ignored)
@@ -112,7 +113,7 @@ def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Optio
         quantization.quantize_static(
             prepared,
             file,
-            _reader(network.graph.input, network.graph.initializer, images),
+            _reader(network.graph.input, network.graph.initializer, images if batch is None else one_by_one(images)),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -122,7 +123,10 @@ def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Optio
             # The operations between products are cheaper in float32 than with conversions to int8.
             op_types_to_quantize=list(_PRODUCTS),
         )
-    return _counts(onnx.load(file), len(float_nodes))
+        counts = _counts(onnx.load(file), len(float_nodes))
+        if batch is not None:
+            loop_file(file, batch)
+    return counts
 
 
 def _prepare(source: Path, prepared: Path) -> None:
@@ -157,10 +161,16 @@ def _reader(inputs: Any, initializers: Any, images: list[Tensor]) -> Any:
     return Reader()
 
 
-def _input_shapes(source: Path) -> list[Shape]:
+def onnx_input_shapes(source: Path) -> list[Shape]:
+    """Return the shapes of the inputs of an ONNX file, with None for free axes.
+
+    Raises:
+        ExportError: The file has a loop, and something else.
+    """
     (onnx,) = require("onnx", needed_by="quantize_onnx")
     graph = onnx.load(source, load_external_data=False).graph
-    check_no_loop(source, (node.op_type for node in graph.node))
+    if [node.op_type for node in graph.node] != ["Scan"]:
+        check_no_loop(source, (node.op_type for node in graph.node))
     weights = {each.name for each in graph.initializer}
     return [
         tuple(

@@ -9,12 +9,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from dynaconv.export._child import Child
-from dynaconv.export.int8 import Int8Backend, Int8Options, Quantized, check_no_loop, quantize_with
+from dynaconv.export._openvino_loop import loop_over_samples
+from dynaconv.export._sample_loop import write_one_sample
+from dynaconv.export.int8 import Int8Backend, Int8Options, Quantized, check_no_loop, one_by_one, quantize_with
 from dynaconv.export.int8_branch import GraphNode, dynamic_nodes, named_nodes
 from dynaconv.export.int8_images import Shape
+from dynaconv.export.int8_onnx import onnx_input_shapes
 from dynaconv.export.int8_output import suppressed_output
 from dynaconv.export.int8_report import Branch, Int8Report
-from dynaconv.export.openvino import convert_onnx_file, export_openvino, load_openvino
+from dynaconv.export.onnx import export_onnx
+from dynaconv.export.openvino import convert_onnx_file, load_openvino
 from dynaconv.export.packages import require, versioned
 
 _PRODUCTS = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
@@ -77,8 +81,7 @@ def quantize_openvino(
         sources=(".xml", ".onnx"),
         suffix=".xml",
         companions=(".bin",),
-        # The rewritten form computes Lambda W0 + P Phi Q^T as a whole, without constant factors to quantise.
-        export=partial(export_openvino, rewrite=False),
+        export=partial(export_onnx, rewrite="int8"),
         input_shapes=_input_shapes,
         quantize=_quantize_in_child,
         load=load_openvino,
@@ -101,7 +104,10 @@ def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Optio
         openvino, nncf, ranges = require(
             "openvino", "nncf", "nncf.quantization.range_estimator", extra="int8", needed_by="quantize_openvino"
         )
-        network = openvino.Core().read_model(_converted(source, Path(folder)))
+        file_to_read, batch = _converted(source, Path(folder))
+        network = openvino.Core().read_model(file_to_read)
+        if batch is not None:
+            images = one_by_one(images)
         _expand_scalar_biases(network)
         nodes = openvino_nodes(network)
         float_nodes = named_nodes(nodes, options.ignored)
@@ -121,8 +127,11 @@ def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Optio
                 disable_bias_correction=options.branch == "int8",
             ),
         )
+        counts = _counts(quantized, len(float_nodes))
+        if batch is not None:
+            quantized = loop_over_samples(quantized, batch)
         openvino.save_model(quantized, file, compress_to_fp16=False)
-    return _counts(quantized, len(float_nodes))
+    return counts
 
 
 def _expand_scalar_biases(network: Any) -> None:
@@ -146,19 +155,22 @@ def _expand_scalar_biases(network: Any) -> None:
                 op.input(position).replace_source_output(expanded.output(0))
 
 
-def _converted(source: Path, folder: Path) -> Path:
-    """Convert an ONNX file to OpenVINO's own format; return the path of any other file unchanged.
+def _converted(source: Path, folder: Path) -> tuple[Path, int | str | None]:
+    """Return a file in OpenVINO's own format and, if it is the network of one sample of ``source``, the batch.
 
     NNCF breaks some graphs that OpenVINO reads from an ONNX file directly, and quantises others badly.
     """
     if source.suffix != ".onnx":
-        return source
-    file = folder / "converted.xml"
-    convert_onnx_file(source, file)
-    return file
+        return source, None
+    file, flat = folder / "converted.xml", folder / "one_sample.onnx"
+    batch = write_one_sample(source, flat)
+    convert_onnx_file(source if batch is None else flat, file)
+    return file, batch
 
 
 def _input_shapes(source: Path) -> list[Shape]:
+    if source.suffix == ".onnx":
+        return onnx_input_shapes(source)
     (openvino,) = require("openvino", needed_by="quantize_openvino")
     network = openvino.Core().read_model(source)
     check_no_loop(source, (op.get_type_name() for op in network.get_ops()))

@@ -21,6 +21,8 @@ class Int8Report:
         agreement: Percentage of the evaluated images to which both networks assign the same class; None if it was not
             measured.
         error: ``|int8 - float| / |float|``, Euclidean over the calibration images, the largest over the outputs.
+        float_ms, int8_ms: Time of one image, or of one batch if the batch size is fixed, in the float and in the int8
+            network on this machine, in milliseconds: the median of calls in turns.
         float_bytes, int8_bytes: Size of all files of the float and of the int8 network.
         quantized: Number of convolutions and matrix products that compute in int8.
         products: Number of all convolutions and matrix products.
@@ -41,6 +43,8 @@ class Int8Report:
     evaluated: int
     agreement: float | None
     error: float
+    float_ms: float
+    int8_ms: float
     float_bytes: int
     int8_bytes: int
     quantized: int
@@ -57,6 +61,11 @@ class Int8Report:
         return None if self.before is None or self.after is None else self.before - self.after
 
     @property
+    def slower(self) -> bool:
+        """Whether int8 takes longer than float32 on this machine."""
+        return self.int8_ms > self.float_ms
+
+    @property
     def conditions(self) -> str:
         """The conditions of the measurement in one line, to show next to every number."""
         measured = f"{self.evaluated:,} images evaluated" if self.evaluated else "accuracy not measured"
@@ -70,7 +79,7 @@ class Int8Report:
         values = asdict(self)
         values["path"] = str(self.path)
         values["files"] = [str(file) for file in self.files]
-        return {**values, "drop": self.drop, "conditions": self.conditions}
+        return {**values, "drop": self.drop, "slower": self.slower, "conditions": self.conditions}
 
     def __str__(self) -> str:
         """Return a summary in a few lines: files, sizes, int8 operations, error and accuracy."""
@@ -86,5 +95,7 @@ class Int8Report:
                 f"  accuracy  {self.before:.2f} % -> {self.after:.2f} % ({self.after - self.before:+.2f} points), "
                 f"{self.agreement:.2f} % of the images in the same class"
             )
+        verdict = "int8 is slower on this machine" if self.slower else f"{self.int8_ms / self.float_ms:.2f} of float32"
+        lines.append(f"  time      {self.float_ms:.2f} ms -> {self.int8_ms:.2f} ms ({verdict})")
         free = "free" if self.free_batch else f"fixed to {self.batches[0]}"
         return "\n".join([*lines, f"  batch     {free}", f"  {self.conditions}"])

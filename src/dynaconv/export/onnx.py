@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from dynaconv.export.pipeline import Format, export_as, no_notes
 from dynaconv.export.report import ExportReport
 from dynaconv.export.verify import Run
 
+Rewrite = bool | Literal["int8"]
 MIN_OPSET = 18
 # Largest size of the weights in a single file: ONNX's serialisation allows 2 GiB, and the graph needs a part of it.
 _MAX_SINGLE_FILE_BYTES = 1_900_000_000
@@ -43,7 +44,7 @@ def export_onnx(
     batch: int | None = None,
     free_size: FreeSize = "auto",
     opset: int = MIN_OPSET,
-    rewrite: bool = True,
+    rewrite: Rewrite = True,
     native: bool = False,
     coefficients: bool = False,
     kernels: bool = False,
@@ -66,8 +67,8 @@ def export_onnx(
         opset: Version of the ONNX operator set, 18 or newer.
         rewrite: Write a dynamic network in the form that ONNX Runtime computes fastest: the network of one sample,
             whose dynamic layers are convolutions with computed kernels, in a loop over the batch. False writes
-            operators on the whole batch, and W0 of DCD as a separate convolution; pass False if the file will be
-            quantised.
+            operators on the whole batch. ``"int8"`` writes the loop, but W0, Q and P of DCD as convolutions of their
+            own, which `quantize_onnx` and `quantize_openvino` quantise.
         native: Write the parts that the native kernels support as operators of their own, which take a fraction of the
             time. To load the file, register the library ``dynaconv.native.extension("onnxruntime")`` in ONNX Runtime,
             see docs/native.md.
@@ -99,11 +100,11 @@ def export_onnx(
             "`native`, or `coefficients` and `kernels`."
         )
     require("onnx", "onnxscript", "onnxruntime", needed_by="export_onnx")
-    check_half(half, native)
+    check_form(rewrite, native=native, half=half)
     library = checked_extension("onnxruntime") if native else None
 
     def write(captured: Capture, file: Path) -> None:
-        write_onnx(captured, file, opset=opset, rewrite=rewrite, native=native)
+        write_onnx(captured, file, opset=opset, rewrite=bool(rewrite), native=native)
 
     file_format = Format(
         name=f"ONNX (opset {opset}{', native kernels' if native else ''}{', float16' if half else ''})",
@@ -118,23 +119,28 @@ def export_onnx(
     return export_as(file_format, model, path, example, batch=batch, free_size=free_size, overwrite=overwrite)
 
 
-def check_half(half: bool, native: bool) -> None:
-    """Raise ExportError if both options are set."""
+def check_form(rewrite: Rewrite, *, native: bool, half: bool) -> None:
+    """Raise ExportError if an option is unknown or options exclude each other."""
+    if rewrite not in (True, False, "int8"):
+        raise ExportError(f"`rewrite` must be True, False or 'int8'; got {rewrite!r}.")
     if half and native:
         raise ExportError("`half` and `native` exclude each other, as native kernels compute in float32; pass one.")
+    if rewrite == "int8" and (half or native):
+        raise ExportError("rewrite='int8' is for a float32 file without native kernels; pass it alone.")
 
 
-def written_form(*, rewrite: bool, native: bool, half: bool = False) -> dict[str, Any]:
+def written_form(*, rewrite: Rewrite, native: bool, half: bool = False) -> dict[str, Any]:
     """Return the fields of `Format` for the form in which a graph runtime gets a network."""
     if native:
         return {"prepare": in_native_form}
-    if half:
-        return {
-            "precision": "float16",
-            "prepare": lambda network, inputs: in_half_form(network),
-            "for_one_sample": (lambda network: in_half_form(in_runtime_form(network))) if rewrite else None,
-        }
-    return {"for_one_sample": in_runtime_form} if rewrite else {}
+    one_sample = partial(in_runtime_form, constant_factors=rewrite == "int8") if rewrite else None
+    if not half:
+        return {"for_one_sample": one_sample}
+    return {
+        "precision": "float16",
+        "prepare": lambda network, inputs: in_half_form(network),
+        "for_one_sample": None if one_sample is None else lambda network: in_half_form(one_sample(network)),
+    }
 
 
 def write_onnx(

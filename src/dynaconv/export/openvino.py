@@ -12,7 +12,7 @@ from dynaconv.export import _openvino_run
 from dynaconv.export._child import Child
 from dynaconv.export._native_form import checked_extension, conversion_extensions, native_notes
 from dynaconv.export.capture import Capture, FreeSize
-from dynaconv.export.onnx import check_half, write_onnx, written_form
+from dynaconv.export.onnx import Rewrite, check_form, write_onnx, written_form
 from dynaconv.export.packages import require, versioned
 from dynaconv.export.pipeline import Format, export_as, no_notes
 from dynaconv.export.report import ExportReport
@@ -26,7 +26,7 @@ def export_openvino(
     *,
     batch: int | None = None,
     free_size: FreeSize = "auto",
-    rewrite: bool = True,
+    rewrite: Rewrite = True,
     native: bool = False,
     half: bool = False,
     overwrite: bool = False,
@@ -53,7 +53,7 @@ def export_openvino(
         ExportError: See `export_onnx`.
     """
     require("onnx", "onnxscript", "openvino", needed_by="export_openvino")
-    check_half(half, native)
+    check_form(rewrite, native=native, half=half)
     return export_as(
         openvino_format(rewrite=rewrite, native=native, half=half),
         model,
@@ -65,7 +65,7 @@ def export_openvino(
     )
 
 
-def openvino_format(*, rewrite: bool = True, native: bool = False, half: bool = False) -> Format:
+def openvino_format(*, rewrite: Rewrite = True, native: bool = False, half: bool = False) -> Format:
     """Return the format that writes, loads and runs OpenVINO IR files."""
     library = checked_extension("openvino") if native else None
     runtime, precision = versioned("openvino", "OpenVINO"), _chosen_precision() if half else "float32"
@@ -76,7 +76,7 @@ def openvino_format(*, rewrite: bool = True, native: bool = False, half: bool = 
         # In float32, the rounding of the weights to float16 remains.
         precision="bfloat16" if precision == "bfloat16" else "float16" if half else "float32",
         suffixes=(".xml",),
-        write=partial(write_openvino, library=library, rewrite=rewrite, half=half),
+        write=partial(write_openvino, library=library, rewrite=bool(rewrite), half=half),
         load=partial(load_openvino, library=library, precision=None if half else "f32"),
         companions=(".bin",),
         notes=partial(native_notes, "Core.add_extension", "openvino") if native else no_notes,

@@ -46,8 +46,15 @@ def can_prepare(layer: Any) -> bool:
     )
 
 
-def form_of(layer: Any) -> str:
-    """Return the form of a layer, as described above: ``kernel``, ``product``, ``expand``, ``mixed`` or ``factors``."""
+def form_of(layer: Any, *, constant_factors: bool = False) -> str:
+    """Return the form of a layer, as described above: ``kernel``, ``product``, ``expand``, ``mixed`` or ``factors``.
+
+    Args:
+        layer: A layer for which `can_prepare` holds.
+        constant_factors: Choose only between the last two, in which W0, Q and P are kernels of their own.
+    """
+    if constant_factors:
+        return "factors" if _has_sample_bias(layer) else "mixed"
     out_channels, in_channels = layer.weight.shape[:2]
     affine = not layer.has_scale or layer.scale_activation == "affine"
     units = len(layer.branch.squeeze.weight) + _has_constant_unit(layer.branch) + 1
@@ -97,6 +104,7 @@ class PreparedDCD(nn.Module):
         layer: The layer, a `DeployedDCDConv` for which `can_prepare` holds.
         convolves: Whether the layer is for the export of a single sample, where each product is a convolution, which
             adds a bias at no cost.
+        constant_factors: See `form_of`.
     """
 
     static: Tensor
@@ -105,7 +113,7 @@ class PreparedDCD(nn.Module):
     q: Tensor
     q_bias: Tensor
 
-    def __init__(self, layer: Any, *, convolves: bool = False) -> None:
+    def __init__(self, layer: Any, *, convolves: bool = False, constant_factors: bool = False) -> None:
         super().__init__()
         self.context_size = layer.context_size
         self.scale_activation = layer.scale_activation if layer.has_scale else "none"
@@ -114,7 +122,7 @@ class PreparedDCD(nn.Module):
         self.branch = _HiddenBranch(layer.branch)
         self.out_channels, self.in_channels = layer.weight.shape[:2]
         self.latent = required(layer.p).shape[1]
-        self.form = form_of(layer)
+        self.form = form_of(layer, constant_factors=constant_factors)
         # If the output is wider than the input, an input channel of ones is cheaper than the sum with a bias. A bias
         # that is the same for every sample costs nothing if a convolution follows.
         widens = self.out_channels > self.in_channels
@@ -148,7 +156,7 @@ class PreparedDCD(nn.Module):
         expand, q_transposed = p @ parts["fusion"].T.reshape(-1, self.latent, self.latent), q.T
         constants = _affine("scale", parts["scale"])
         if self.appends_ones:
-            own = torch.zeros(self.out_channels) if not self.scaled_bias else required(layer.scaled_bias).detach()
+            own = weight.new_zeros(self.out_channels) if not self.scaled_bias else required(layer.scaled_bias).detach()
             weight = torch.cat((weight, own.double()[:, None]), 1)
             expand = torch.cat((expand, parts["bias"].T[:, :, None]), 2)
             q_transposed = F.pad(q_transposed, (0, 1, 0, 1))
@@ -177,7 +185,7 @@ class PreparedDCD(nn.Module):
             fusions = F.pad(fusions, (0, 1, 0, 1))
             fusions[-1, -1, -1] = 1
             constants |= {"p": torch.cat((p, parts["bias"][:, -1:]), 1)} | _affine("fusion", fusions.flatten(1).T)
-        one = torch.zeros(self.latent + 1, dtype=q.dtype)
+        one = q.new_zeros(self.latent + 1)
         one[-1] = 1
         return constants | {"q": F.pad(q_transposed, (0, 0, 0, 0, 0, 0, 0, 1)), "q_bias": one}
 
@@ -291,7 +299,7 @@ def _coefficient_maps(layer: Any) -> dict[str, Tensor]:
         return torch.cat((F.pad(affine.weight.double(), (0, extra)), affine.constant.double()[:, None]), 1)
 
     fusion = head("fusion")
-    scale, bias = (torch.zeros(layer.out_channels, fusion.shape[1], dtype=fusion.dtype) for _ in range(2))
+    scale, bias = (fusion.new_zeros(layer.out_channels, fusion.shape[1]) for _ in range(2))
     scale[:, -1] = 1
     if layer.bias is not None:
         bias[:, -1] = layer.bias
