@@ -1,4 +1,4 @@
-"""The command line: ``dynaconv demo|train|study|eval|predict|profile|analyze|explore|convert|export|shard|advise|models|env``.
+"""The command line, ``dynaconv COMMAND``; `make_parser` has the commands.
 
 Each command imports the heavy packages that it needs. An error that the user can correct is reported as one sentence on
 standard error, with exit code 2. docs/command-line.md lists the exit codes.
@@ -157,6 +157,21 @@ def make_parser() -> Parser:
     version = f"dynaconv {__version__}"
     parser.add_argument("--version", action="version", version=version, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    for command in (demo, train, study, eval, predict, profile, analyze, explore, convert, export, shard, advise, models, env):
+    for command in (
+        demo,
+        train,
+        study,
+        eval,
+        predict,
+        profile,
+        analyze,
+        explore,
+        convert,
+        export,
+        shard,
+        advise,
+        models,
+        env,
+    ):
         command.add(commands)
     return parser
