@@ -34,7 +34,7 @@ RUNTIMES = {
     "ort": "ONNX Runtime",
     "openvino": "OpenVINO",
 }
-NATIVE_NETWORKS = ("static", "dcd")
+NATIVE_NETWORKS = ("static", "dcd", "dyconv", "condconv", "odconv")
 """The native kernels run these; other families would run in torch."""
 ARCHITECTURES = {
     **{f"mobilenetv2_{int(100 * width):03d}": f"MobileNetV2 x{width}" for width in (1.0, 0.5, 0.35, 0.75, 1.4)},
