@@ -67,7 +67,7 @@ FORMATS: dict[str, tuple[Callable[..., object], tuple[str, ...], tuple[str, ...]
     "int8 openvino": (
         int8("openvino"),
         (".xml", ".bin"),
-        ("openvino.convert_model", _IN_A_CHILD),
+        ("torch.onnx.export", _IN_A_CHILD),
     ),
 }
 CASES = [(form, place) for form in FORMATS for place in FORMATS[form][2]]

@@ -369,10 +369,10 @@ def test_damaged_files_are_errors_in_openvino(tmp_path: Path) -> None:
         return report.path
 
     with pytest.raises(RuntimeError, match=r"written for other native kernels \(format 0\).*export the network again"):
-        load_openvino(damaged('format="1"', 'format="0"'), library=library)
+        load_openvino(damaged('format="2"', 'format="0"'), library=library)
     with pytest.raises(RuntimeError, match="not one of whole steps"):
         load_openvino(damaged('steps="0, ', 'steps="'), library=library)
     with pytest.raises(RuntimeError, match="the native program is damaged"):
         load_openvino(damaged('steps="0, ', 'steps="9, '), library=library)(torch.rand(1, 3, 32, 32))
     with pytest.raises(RuntimeError, match="NativeProgram"):
-        load_openvino(damaged('format="1"', 'format="1"'))
+        load_openvino(damaged('format="2"', 'format="2"'))

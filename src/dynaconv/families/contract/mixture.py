@@ -87,7 +87,7 @@ class _Mixture(DynamicConvolution):
     @property
     def algorithms(self) -> tuple[str, ...]:
         """Names of the algorithms that can evaluate this layer; with `context_axis`, ``mixed`` alone."""
-        return super().algorithms if self.context_axis is None else ("mixed",)
+        return tuple(self._functions) if self.context_axis is None else ("mixed",)
 
     def _length_after(self, size: int) -> int:
         """Return the length of the output along `context_axis` for an input of this length."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.families.contract.affine import frozen_sum, multiply_rows
+from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv, DeployedLayer
 from dynaconv.families.contract.norms import norm_affine
 from dynaconv.families.dcd import DCDFactors, fold_latent_norms
@@ -183,7 +184,8 @@ class DeployedDCDConv(DeployedDCD, DCDOnImages, DeployedConv):
     def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         prepared = self.prepared
         # With half-precision features the branch computes in float32, which `prepared` does not support.
-        if prepared is None or x.dtype != self.weight.dtype or autocasts(x.device):
+        whole = x.dtype == self.weight.dtype == context_dtype(x.dtype)
+        if prepared is None or not whole or autocasts(x.device):
             return super()._compute(x, context, mask)
         out: Tensor = prepared(x, context, mask)
         return out
