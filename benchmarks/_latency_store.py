@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import platform
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from typing import Any
 from _latency_cells import Cell
 
 from dynaconv.files import write_text
+from dynaconv.measure.machine import processor_model
 
 PACKAGES = ("torch", "timm", "onnxruntime", "openvino")
 Row = dict[str, Any]
@@ -28,9 +28,8 @@ def processor() -> str:
     text = ""
     with contextlib.suppress(OSError):
         text = Path("/proc/cpuinfo").read_text()
-    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     vectors = next((title for flag, title in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in text), "")
-    parts = [model[1].strip() if model else platform.machine(), vectors, f"{os.cpu_count()} CPUs"]
+    parts = [processor_model(), vectors, f"{os.cpu_count()} CPUs"]
     return ", ".join(part for part in parts if part)
 
 

@@ -36,20 +36,14 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _machine() -> dict[str, str]:
+    from dynaconv.measure.machine import processor_model
+
     return {
         "dynaconv": f"{__version__} in {Path(__file__).parents[1]}",
         "python": f"{platform.python_version()} in {sys.prefix}",
         "system": platform.platform(),
-        "processor": f"{_processor()}, {os.cpu_count()} cores",
+        "processor": f"{processor_model()}, {os.cpu_count()} cores",
     }
-
-
-def _processor() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _torch() -> dict[str, str]:

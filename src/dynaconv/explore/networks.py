@@ -12,7 +12,7 @@ from dynaconv.conversion import freeze
 from dynaconv.errors import RunError
 from dynaconv.explain.movement import dynamic_layers, movement_of, reached_means
 from dynaconv.export import export_onnx
-from dynaconv.families import Family, families
+from dynaconv.families import Family, family_of
 from dynaconv.files import write_json
 from dynaconv.measure.modules import is_dynamic
 from dynaconv.train.checkpoint import load_trained
@@ -160,7 +160,7 @@ def _freeze(network: _Network, file: Path) -> tuple[nn.Module, list[dict[str, An
 
 def _coefficients(layer: Any) -> dict[str, dict[str, Any]]:
     """Return what a family says of the coefficients of a layer, by their names."""
-    family = _family_of(layer)
+    family = family_of(layer)
     if family is None:
         return {}
     return {
@@ -174,13 +174,9 @@ def _coefficients(layer: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def _family_of(layer: Any) -> Family | None:
-    return next((family for family in families() if isinstance(layer, family.layers)), None)
-
-
 def _family(network: _Network) -> Family | None:
     """Return the family of the first dynamic layer; None for a static network."""
-    return next((family for layer in network.layers if (family := _family_of(layer)) is not None), None)
+    return next((family for layer in network.layers if (family := family_of(layer)) is not None), None)
 
 
 @torch.inference_mode()

@@ -165,9 +165,8 @@ def published_fdconv_layer(state: Mapping[str, Tensor], metadata: Mapping[str, A
     not_shown({name: own[name] for name in of_state if own.get(name) is not None}, of_state, ())
     if not any(key.startswith("bands.") for key in ours):
         of_state |= {"use_fbm_if_k_in": [], "use_fbm_for_stride": False}
-    given = {**of_state, **own, **shown, **geometry}
-    ratio_of_hidden = given.get("reduction", _DEFAULTS["reduction"])
-    check_hidden("reduction", ratio_of_hidden, max(int(in_channels * ratio_of_hidden), 16), hidden)
+    given = {**_DEFAULTS, **of_state, **own, **shown, **geometry}
+    check_hidden("reduction", given["reduction"], max(int(in_channels * given["reduction"]), 16), hidden)
     options = published_fdconv_options(given, shown["out_channels"])
     layer = FDConv2d(**shown, **geometry, **options, device=stored.device, dtype=stored.dtype)
     missing, unexpected = layer.load_state_dict(ours, strict=False)
