@@ -2,8 +2,17 @@
 
 from dynaconv.native.deploy import deploy_native
 from dynaconv.native.extension import extension
-from dynaconv.native.library import NativeError, instruction_set, ready
+from dynaconv.native.library import NativeError, accelerate_training, instruction_set, ready
 from dynaconv.native.program import NativeProgram
 from dynaconv.native.toolchain import BuildError
 
-__all__ = ["BuildError", "NativeError", "NativeProgram", "deploy_native", "extension", "instruction_set", "ready"]
+__all__ = [
+    "BuildError",
+    "NativeError",
+    "NativeProgram",
+    "accelerate_training",
+    "deploy_native",
+    "extension",
+    "instruction_set",
+    "ready",
+]

@@ -13,6 +13,7 @@ from torch import Tensor
 from dynaconv.errors import DynaconvError
 from dynaconv.native.steps import FIELDS
 from dynaconv.native.toolchain import BuildError, build, check_platform, prebuilt_library
+from dynaconv.ops.mixture import enable_compiled
 
 # Most of torch.library has no type annotations.
 _library: Any = torch.library
@@ -20,6 +21,15 @@ _DEFINITIONS = _library.Library("dynaconv", "DEF")
 _DEFINITIONS.define(
     "native_program(Tensor x, Tensor constants, Tensor steps, int out_channels, int[] sizes) -> Tensor",
     tags=(torch.Tag.needs_fixed_stride_order,),
+)
+# `coefficients` are attention, channel, spatial and filter, where an empty tensor stands for none; `sizes` those of the
+# kernel, then stride, padding and dilation, height before width.
+_DEFINITIONS.define(
+    "mixture_conv(Tensor x, Tensor kernels, Tensor[] coefficients, Tensor(a!) out, int[] sizes) -> Tensor(a!)"
+)
+_DEFINITIONS.define(
+    "mixture_conv_gradients(Tensor x, Tensor kernels, Tensor transposed, Tensor[] coefficients, Tensor gradient, "
+    "Tensor(a!) to_x, Tensor(b!) to_kernels, Tensor(c!)[] to_coefficients, int[] sizes) -> ()"
 )
 
 
@@ -119,3 +129,23 @@ def use_huge_pages(constants: Tensor) -> None:
         library.dynaconv_native_settle(
             ctypes.c_void_p(constants.data_ptr()), ctypes.c_size_t(constants.numel() * constants.element_size())
         )
+
+
+def accelerate_training(enabled: bool = True) -> bool:
+    """Let layers train by compiled operators where there are some: CondConv, DY-Conv and ODConv with several taps.
+
+    They serve eager float32 training on the CPU of dense 2-D convolutions with ``algorithm="auto"``; every other case
+    runs as before, and so do second derivatives. Results differ by rounding.
+
+    Args:
+        enabled: False switches the operators off.
+
+    Returns:
+        Whether they are on; if they cannot be compiled here, a warning says why.
+
+    Raises:
+        NativeError: DYNACONV_ISA names an unknown or unsupported instruction set.
+    """
+    on = enabled and ready()
+    enable_compiled(on)
+    return on

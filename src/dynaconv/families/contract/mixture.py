@@ -18,7 +18,17 @@ from dynaconv.families.contract.deployed import DeployedBranch, DeployedConv, Mi
 from dynaconv.families.contract.norms import make_context_norm, normalise
 from dynaconv.families.contract.options import option
 from dynaconv.ops import Cost, full_precision, pool_other_axes
-from dynaconv.ops.mixture import along_axis, grouped_mixture, kernel_mixture, mix_kernels, mixed_mixture, mixture_costs
+from dynaconv.ops.mixture import (
+    Attentions,
+    along_axis,
+    compiled_mixture,
+    grouped_mixture,
+    kernel_mixture,
+    mix_kernels,
+    mixed_mixture,
+    mixture_costs,
+    supports_compiled,
+)
 
 MixtureAlgorithm = Literal["auto", "kernel", "mixed", "grouped"]
 MIXTURE_ALGORITHMS = ("auto", "kernel", "mixed", "grouped")
@@ -152,7 +162,11 @@ class _Mixture(DynamicConvolution):
         padded = self._padded(x)
         if self.context_axis is not None:
             return self._mixed_along(self.context_axis, padded, attention)
-        out = self._function(padded)(padded, self.stacked_weights(attention), self.conv_weight, self.geometry)
+        weights = self.stacked_weights(attention)
+        if self.algorithm == "auto" and supports_compiled(padded, (weights,), self.conv_weight, self.geometry):
+            out = compiled_mixture(padded, Attentions(weights), self.conv_weight, self.geometry)
+        else:
+            out = self._function(padded)(padded, weights, self.conv_weight, self.geometry)
         return add_bias(out, self._mixed_bias(attention))
 
     def _mixed_along(self, axis: int, padded: Tensor, attention: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dynaconv.families.dcd.factors import DCDFactors, at_centre, required
-from dynaconv.families.dcd.step import differentiable_gradients
+from dynaconv.ops.eager import differentiable_gradients
 from dynaconv.ops.geometry import Geometry
 from dynaconv.ops.per_sample import grouped_matmul, outer_per_sample
 from dynaconv.ops.shared import static_conv

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dynaconv.families.dcd.factors import DCDFactors, required
-from dynaconv.families.dcd.step import differentiable_gradients
+from dynaconv.ops.eager import differentiable_gradients
 from dynaconv.ops.per_sample import grouped_matmul, is_channels_last, outer_per_sample
 
 

@@ -32,7 +32,9 @@ from dynaconv.families.odconv import (
     odconv_kernel,
 )
 from dynaconv.families.odconv.branch import ODConvBranch
+from dynaconv.families.odconv.compiled import compiled_odconv
 from dynaconv.ops import Cost, full_precision
+from dynaconv.ops.mixture import supports_compiled
 
 ODConvAlgorithm = Literal["auto", "kernel", "mixed", "grouped"]
 
@@ -93,7 +95,10 @@ class _ODConvolution(DynamicConvolution):
     def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         attention = self._attention(self._logits(self._context(x, context, mask), track=True))
         padded = self._padded(x)
-        out = self._function(padded)(padded, attention, self.weight, self.geometry)
+        if self.algorithm == "auto" and supports_compiled(padded, attention, self.weight, self.geometry):
+            out = compiled_odconv(padded, attention, self.weight, self.geometry)
+        else:
+            out = self._function(padded)(padded, attention, self.weight, self.geometry)
         return add_bias(out, self.bias)
 
     def _logits(self, context: Tensor, *, track: bool) -> ODConvCoefficients:

@@ -15,6 +15,8 @@
 
 #include "call.h"
 #include "huge_pages.h"
+#include "mixture_conv.h"
+#include "mixture_conv.h"
 
 namespace {
 
@@ -65,9 +67,78 @@ Tensor native_program(const Tensor& x, const Tensor& constants, const Tensor& st
   return out;
 }
 
+using Sizes = std::vector<std::int64_t>;
+
+dynaconv::Map map_of(const Tensor& t) {
+  require(is_float(t) && t.dim() == 4, "the feature maps of a convolution are float32, (B, C, H, W), on the CPU.");
+  return {t.size(1), t.size(2), t.size(3), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
+}
+
+// The floats of a contiguous tensor of `size` numbers; null for an empty one, which stands for none.
+const float* floats_of(const Tensor& t, dynaconv::Index size) {
+  if (!t.numel()) return nullptr;
+  require(is_float(t) && t.is_contiguous() && t.numel() == size,
+          "the kernels and coefficients of a mixture are contiguous float32 tensors of matching sizes on the CPU.");
+  return static_cast<const float*>(t.const_data_ptr());
+}
+
+// `coefficients`: attention, channel, spatial and filter. `sizes`: kernel size, stride, padding and dilation, height
+// before width.
+dynaconv::MixtureConv mixture_of(const Tensor& x, const Tensor& y, const Tensor& kernels, const Tensor& transposed,
+                                 const std::vector<Tensor>& coefficients, const Sizes& sizes) {
+  require(sizes.size() == 8 && coefficients.size() == 4 && x.size(0) == y.size(0) && coefficients[0].dim() == 2,
+          "the arguments of a convolution with mixed kernels do not match.");
+  dynaconv::MixtureConv c{};
+  c.batch = x.size(0);
+  c.kernels = coefficients[0].size(1);
+  c.x = map_of(x);
+  c.y = map_of(y);
+  c.kernel_h = sizes[0], c.kernel_w = sizes[1];
+  c.stride_h = sizes[2], c.stride_w = sizes[3];
+  c.pad_h = sizes[4], c.pad_w = sizes[5];
+  c.dilation_h = sizes[6], c.dilation_w = sizes[7];
+  c.input = static_cast<const float*>(x.const_data_ptr());
+  c.weights = floats_of(kernels, c.weights_size());
+  c.transposed = floats_of(transposed, c.transposed_size());
+  c.attention = floats_of(coefficients[0], c.batch * c.kernels);
+  c.channel = floats_of(coefficients[1], c.batch * c.input_lanes());
+  c.spatial = floats_of(coefficients[2], c.batch * c.taps());
+  c.filter = floats_of(coefficients[3], c.batch * c.output_lanes());
+  require(c.weights && c.attention, "a mixture needs kernels and their weights.");
+  return c;
+}
+
+Tensor mixture_conv(const Tensor& x, const Tensor& kernels, std::vector<Tensor> coefficients, Tensor out, Sizes sizes) {
+  const Tensor none = torch::stable::empty({0}, torch::headeronly::ScalarType::Float);
+  const dynaconv::MixtureConv c = mixture_of(x, out, kernels, none, coefficients, sizes);
+  dynaconv::mixture_conv(c, static_cast<float*>(out.mutable_data_ptr()));
+  return out;
+}
+
+// Writes gradients; that of x is left out if `to_x` is empty.
+void mixture_conv_gradients(const Tensor& x, const Tensor& kernels, const Tensor& transposed,
+                            std::vector<Tensor> coefficients, const Tensor& gradient, Tensor to_x, Tensor to_kernels,
+                            std::vector<Tensor> to_coefficients, Sizes sizes) {
+  const dynaconv::MixtureConv c = mixture_of(x, gradient, kernels, transposed, coefficients, sizes);
+  require(to_kernels.numel() == kernels.numel() && to_kernels.is_contiguous() && to_coefficients.size() == 4 &&
+              (!to_x.numel() || (to_x.numel() == x.numel() && c.transposed)),
+          "the gradients of a mixture do not match its arguments.");
+  for (std::size_t i = 0; i < 4; ++i)
+    require(to_coefficients[i].numel() == coefficients[i].numel() && to_coefficients[i].is_contiguous(),
+            "the gradients of a mixture do not match its coefficients.");
+  const auto data = [](Tensor& t) { return t.numel() ? static_cast<float*>(t.mutable_data_ptr()) : nullptr; };
+  auto& to = to_coefficients;
+  dynaconv::mixture_conv_gradients(c, static_cast<const float*>(gradient.const_data_ptr()),
+                                   {data(to_x), data(to_kernels), data(to[0]), data(to[1]), data(to[2]), data(to[3])});
+}
+
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(dynaconv, CPU, m) { m.impl("native_program", TORCH_BOX(&native_program)); }
+STABLE_TORCH_LIBRARY_IMPL(dynaconv, CPU, m) {
+  m.impl("native_program", TORCH_BOX(&native_program));
+  m.impl("mixture_conv", TORCH_BOX(&mixture_conv));
+  m.impl("mixture_conv_gradients", TORCH_BOX(&mixture_conv_gradients));
+}
 
 // Python calls this when it loads the library: returns the name of the instruction set, or null and a message in
 // `error` if DYNACONV_ISA names one that cannot run.

@@ -99,6 +99,17 @@ struct Mix {
   float* out;              // (row, channel)
 };
 
+// The gradients of what a mix is formed from, for the gradient of its result. Those of the kernels, the attention and the
+// factors are added to.
+struct Unmix {
+  Mix mix;
+  const float* gradient;   // (row, channel)
+  float* to_w;             // (row, kernel, channel)
+  float* to_attention;
+  float* to_factors;       // or null
+  float* to_lanes;         // or null
+};
+
 constexpr int kMaxPixels = 14;
 // Most pixels of a depthwise run: their accumulators fit into registers. Benchmark:
 // benchmarks/native.py (results on Zen 4: docs/native.md).
@@ -121,6 +132,7 @@ struct Kernels {
   // Adds the sum over `pixels` pixels of each of 16 channels to `sum`.
   void (*sum_pixels)(const float* x, Index pixels, float* sum);
   void (*mix[2])(const Mix&);      // of a half panel, of a panel
+  void (*unmix[2])(const Unmix&);
   // Applies a function to pixels of 16 channels in place. Writes their sum to `sum` if it is not null.
   void (*apply)(Function function, float* x, Index pixels, float* sum);
   // out = scale * x + bias + add, on pixels of 16 channels; `bias` and `add` may be null.

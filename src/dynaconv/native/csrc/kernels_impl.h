@@ -321,6 +321,8 @@ Kernels table(const char* name) {
   k.sum_pixels = &sum_pixels;
   k.mix[0] = &mix<typename Vec<kHalfVector>::type, kHalfVector, kHalf>;
   k.mix[1] = &mix<typename Vec<VL>::type, VL, kPanel>;
+  k.unmix[0] = &unmix<typename Vec<kHalfVector>::type, kHalfVector, kHalf>;
+  k.unmix[1] = &unmix<typename Vec<VL>::type, VL, kPanel>;
   k.apply = &apply;
   k.scale = &scale;
   return k;

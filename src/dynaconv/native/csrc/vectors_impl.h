@@ -160,5 +160,67 @@ void mix(const Mix& m) {
   for (; row < m.rows; ++row) mix_rows<V, N, WIDTH, 1>(m, row, lanes);
 }
 
+template <class V, int N>
+[[gnu::always_inline]] inline float sum_of(V v) {
+  float lanes[N], total = 0;
+  store<V>(lanes, v);
+  for (int i = 0; i < N; ++i) total += lanes[i];
+  return total;
+}
+
+// Kernels are taken four at a time, so that their sums stay in registers.
+template <class V, int N, int WIDTH, int KERNELS>
+void unmix_kernels(const Unmix& u, int first) {
+  constexpr int kVectors = WIDTH / N;
+  const Mix& m = u.mix;
+  V to_attention[KERNELS] = {}, lanes[kVectors];
+  for (int v = 0; v < kVectors; ++v) lanes[v] = m.lanes ? load<V>(m.lanes + v * N) : V{} + 1.0f;
+  for (Index row = 0; row < m.rows; ++row) {
+    const V factor = V{} + (m.factors ? m.factors[row] : 1.0f);
+    const Index at = (row * m.kernels + first) * WIDTH;
+    for (int v = 0; v < kVectors; ++v) {
+      const V scaled = load<V>(u.gradient + row * WIDTH + v * N) * (factor * lanes[v]);
+#pragma GCC unroll 4
+      for (int k = 0; k < KERNELS; ++k) {
+        const Index i = at + k * WIDTH + v * N;
+        to_attention[k] += scaled * load<V>(m.w + i);
+        store<V>(u.to_w + i, load<V>(u.to_w + i) + m.attention[first + k] * scaled);
+      }
+    }
+  }
+  for (int k = 0; k < KERNELS; ++k) u.to_attention[first + k] += sum_of<V, N>(to_attention[k]);
+}
+
+template <class V, int N, int WIDTH>
+void unmix_scales(const Unmix& u) {
+  constexpr int kVectors = WIDTH / N;
+  const Mix& m = u.mix;
+  V to_lanes[kVectors] = {}, lanes[kVectors];
+  for (int v = 0; v < kVectors; ++v) lanes[v] = m.lanes ? load<V>(m.lanes + v * N) : V{} + 1.0f;
+  for (Index row = 0; row < m.rows; ++row) {
+    const V factor = V{} + (m.factors ? m.factors[row] : 1.0f);
+    V to_factor = {};
+    for (int v = 0; v < kVectors; ++v) {
+      V mixed = {};
+      for (int k = 0; k < m.kernels; ++k)
+        mixed += m.attention[k] * load<V>(m.w + (row * m.kernels + k) * WIDTH + v * N);
+      mixed *= load<V>(u.gradient + row * WIDTH + v * N);
+      to_lanes[v] += factor * mixed;
+      to_factor += lanes[v] * mixed;
+    }
+    if (u.to_factors) u.to_factors[row] += sum_of<V, N>(to_factor);
+  }
+  if (u.to_lanes)
+    for (int v = 0; v < kVectors; ++v) store<V>(u.to_lanes + v * N, to_lanes[v]);
+}
+
+template <class V, int N, int WIDTH>
+void unmix(const Unmix& u) {
+  int k = 0;
+  for (; k + 4 <= u.mix.kernels; k += 4) unmix_kernels<V, N, WIDTH, 4>(u, k);
+  for (; k < u.mix.kernels; ++k) unmix_kernels<V, N, WIDTH, 1>(u, k);
+  if (u.to_factors || u.to_lanes) unmix_scales<V, N, WIDTH>(u);
+}
+
 }  // namespace
 }  // namespace dynaconv

@@ -1,0 +1,397 @@
+#include "mixture_conv.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "product.h"
+
+namespace dynaconv {
+namespace {
+
+// Rows of patches and of their gradients are made for as many output pixels at a time as fit into the L2 cache.
+constexpr Index kPatchBytes = 256 << 10;
+
+struct Buffers {
+  Buffer image, result, patches, gradient, kernel, kernel_gradient, factors, to_factors, sums;
+
+  static Buffers& this_thread() {
+    thread_local Buffers buffers;
+    return buffers;
+  }
+};
+
+// Calls f(first, last) on ranges of output rows, `width` pixels each.
+template <class F>
+void for_each_strip(const MixtureConv& c, Index width, const F& f) {
+  const Index row = c.rows() * width * Index(sizeof(float));
+  const Index step = std::clamp<Index>(kPatchBytes / row, 1, c.y.height);
+  for (Index first = 0; first < c.y.height; first += step) f(first, std::min(first + step, c.y.height));
+}
+
+// The pixels of a padded image that output pixels at the same distance read, as one image: the stride splits the image
+// into stride_h * stride_w of them. In such an image a tap of a convolution reads adjacent pixels for adjacent outputs,
+// if the output is given the image's width; its columns beyond the output's width are void.
+struct Grid {
+  Index height, width, size;   // of one channel
+
+  explicit Grid(const MixtureConv& c)
+      : height(c.y.height + (c.kernel_h - 1) * c.dilation_h / c.stride_h),
+        width(c.y.width + (c.kernel_w - 1) * c.dilation_w / c.stride_w), size(height * width) {}
+
+  // Floats of all phases of all channels, and of the lanes behind the last one.
+  Index floats(const MixtureConv& c) const { return c.stride_h * c.stride_w * c.x.channels * size + kPanel; }
+
+  // Where channel 0 of row y and column x of the padded image is.
+  Index at(const MixtureConv& c, Index y, Index x) const {
+    const Index phase = y % c.stride_h * c.stride_w + x % c.stride_w;
+    return phase * c.x.channels * size + y / c.stride_h * width + x / c.stride_w;
+  }
+
+  // Output pixels of rows [first, last), void columns included, but those behind the last one.
+  Index pixels(const MixtureConv& c, Index first, Index last) const { return (last - first - 1) * width + c.y.width; }
+
+  // Calls f(pixel, index in the phases, rows of x) for each pixel of an image that a tap reads.
+  template <class F>
+  void for_each_pixel(const MixtureConv& c, const F& f) const {
+    const Map& m = c.x;
+    const Index rows = std::min(m.height, height * c.stride_h - c.pad_h);
+    const Index columns = std::min(m.width, width * c.stride_w - c.pad_w);
+    for (Index y = 0; y < rows; ++y)
+      for (Index x = 0; x < columns; ++x) f(y * m.stride_h + x * m.stride_w, at(c, y + c.pad_h, x + c.pad_w));
+  }
+};
+
+// Rows [first, last) of a map as panels of 16 channels, a last one of at most 8 channels 8 wide; `width` pixels a row,
+// those beyond the map zero, and none behind the last one of the map.
+void pack(const Map& m, const float* data, Index first, Index last, Index width, float* out) {
+  for (Index channel = 0; channel < m.channels; channel += kPanel) {
+    const Index lanes = std::min<Index>(kPanel, m.channels - channel), step = lanes <= kHalf ? kHalf : kPanel;
+    for (Index y = first; y < last; ++y) {
+      const float* from = data + channel * m.stride_c + y * m.stride_h;
+      for (Index x = 0; x < m.width; ++x, from += m.stride_w, out += step)
+        if (m.stride_c == 1 && lanes == kPanel)
+          std::copy_n(from, kPanel, out);
+        else
+          for (Index i = 0; i < step; ++i) out[i] = i < lanes ? from[i * m.stride_c] : 0.0f;
+      if (y + 1 == last) break;
+      std::fill_n(out, (width - m.width) * step, 0.0f);
+      out += (width - m.width) * step;
+    }
+  }
+}
+
+// A map in blocks of 16 channels, moved by `top` and `left`, with zeros around it.
+const float* fill_blocks(const Map& m, const float* data, Index top, Index left, Index height, Index width) {
+  const Index block = height * width * kPanel, size = round_up(m.channels, kPanel) / kPanel * block;
+  float* out = Buffers::this_thread().image.get(size);
+  const Index rows = std::clamp<Index>(height - top, 0, m.height), columns = std::clamp<Index>(width - left, 0, m.width);
+  if (rows < height || columns < width) std::fill_n(out, size, 0.0f);
+  for (Index channel = 0; channel < m.channels; channel += kPanel) {
+    const Index lanes = std::min<Index>(kPanel, m.channels - channel);
+    for (Index y = 0; y < rows; ++y) {
+      float* to = out + channel / kPanel * block + ((top + y) * width + left) * kPanel;
+      for (Index x = 0; x < columns; ++x, to += kPanel) {
+        const float* from = data + channel * m.stride_c + y * m.stride_h + x * m.stride_w;
+        if (m.stride_c == 1 && lanes == kPanel)
+          std::copy_n(from, kPanel, to);
+        else
+          for (Index i = 0; i < lanes; ++i) to[i] = from[i * m.stride_c];
+      }
+    }
+  }
+  return out;
+}
+
+// Rows and columns that the taps read.
+struct Padded {
+  Index height, width;
+
+  explicit Padded(const MixtureConv& c)
+      : height((c.y.height - 1) * c.stride_h + (c.kernel_h - 1) * c.dilation_h + 1),
+        width((c.y.width - 1) * c.stride_w + (c.kernel_w - 1) * c.dilation_w + 1) {}
+};
+
+// The taps that read pixels of one phase, and the rows and columns of the phase: pixel (q, r) is (row + q * stride_h,
+// column + r * stride_w) of the image.
+struct Phase {
+  std::vector<Index> taps;
+  Index row, column, first_q, first_r, rows, columns;
+};
+
+// The phases of one axis: its first pixel inside the image, its number among all pixels of the phase, and how many follow.
+struct Run {
+  Index pixel, first, count;
+};
+
+Run run_of(Index phase, Index stride, Index pad, Index size) {
+  const Index first = phase < pad ? (pad - phase + stride - 1) / stride : 0, pixel = first * stride + phase - pad;
+  return {pixel, first, pixel < size ? (size - 1 - pixel) / stride + 1 : 0};
+}
+
+std::vector<Phase> phases_of(const MixtureConv& c) {
+  std::vector<Phase> phases;
+  for (Index py = 0; py < c.stride_h; ++py)
+    for (Index px = 0; px < c.stride_w; ++px) {
+      const Run y = run_of(py, c.stride_h, c.pad_h, c.x.height), x = run_of(px, c.stride_w, c.pad_w, c.x.width);
+      Phase phase{{}, y.pixel, x.pixel, y.first, x.first, y.count, x.count};
+      for (Index tap = 0; tap < c.taps(); ++tap)
+        if (tap / c.kernel_w * c.dilation_h % c.stride_h == py && tap % c.kernel_w * c.dilation_w % c.stride_w == px)
+          phase.taps.push_back(tap);
+      phases.push_back(phase);
+    }
+  return phases;
+}
+
+// Copies blocks of 16 channels, the pixels of a row adjacent, to pixels `step_h` and `step_w` floats apart.
+void unpack(const float* from, Index block, Index channels, Index rows, Index columns, float* to, Index step_c,
+            Index step_h, Index step_w) {
+  for (Index channel = 0; channel < channels; channel += kPanel) {
+    const Index lanes = std::min<Index>(kPanel, channels - channel);
+    const float* pixel = from + channel / kPanel * block;
+    for (Index y = 0; y < rows; ++y)
+      for (Index x = 0; x < columns; ++x, pixel += kPanel) {
+        float* out = to + channel * step_c + y * step_h + x * step_w;
+        for (Index i = 0; i < lanes; ++i) out[i * step_c] = pixel[i];
+      }
+  }
+}
+
+// Runs a product whose result is `channels` channels of rows of pixels, wherever they are.
+void multiply_to(Product& p, float* out, Index channels, Index step_c, Index step_h, Index step_w) {
+  if (!p.rows || !p.length) return;
+  // A last panel of 8 channels writes 8 of them.
+  const bool direct = step_c == 1 && channels % kHalf == 0;
+  const Index block = p.rows * p.length * kPanel;
+  p.tile.out = direct ? out : Buffers::this_thread().result.get(round_up(channels, kPanel) / kPanel * block);
+  p.tile.out_pixel = direct ? step_w : kPanel;
+  p.tile.out_block = direct ? kPanel : block;
+  p.out_row = direct ? step_h : p.length * kPanel;
+  multiply(p, Team());
+  if (!direct) unpack(p.tile.out, block, channels, p.rows, p.length, out, step_c, step_h, step_w);
+}
+
+void convolve(const MixtureConv& c, const std::vector<Index>& taps, const float* x, const float* kernel, float* y) {
+  const Padded padded(c);
+  Product p = pointwise(fill_blocks(c.x, x, c.pad_h, c.pad_w, padded.height, padded.width), padded.height * padded.width * kPanel, c.x.channels, kernel, c.y.width,
+                        c.y.channels, nullptr, 0);
+  p.tile.taps = taps.data();
+  p.tile.num_taps = int(taps.size());
+  p.tile.x_pixel = c.stride_w * kPanel;
+  p.rows = c.y.height;
+  p.x_row = c.stride_h * padded.width * kPanel;
+  multiply_to(p, y, c.y.channels, c.y.stride_c, c.y.stride_h, c.y.stride_w);
+}
+
+// Each phase of the image's gradient is a convolution of the output's gradient with the phase's taps.
+void gradient_of_x(const MixtureConv& c, const std::vector<Phase>& phases, const float* gradient, const float* kernel,
+                   float* x_gradient) {
+  const Index top = (c.kernel_h - 1) * c.dilation_h / c.stride_h, left = (c.kernel_w - 1) * c.dilation_w / c.stride_w;
+  const Index height = top + std::max(c.y.height, (c.x.height - 1 + c.pad_h) / c.stride_h + 1);
+  const Index width = left + std::max(c.y.width, (c.x.width - 1 + c.pad_w) / c.stride_w + 1);
+  const float* image = fill_blocks(c.y, gradient, top, left, height, width);
+  for (const Phase& phase : phases) {
+    float* out = x_gradient + phase.row * c.x.stride_h + phase.column * c.x.stride_w;
+    const Index step_h = c.stride_h * c.x.stride_h, step_w = c.stride_w * c.x.stride_w;
+    if (phase.taps.empty()) {
+      for (Index i = 0; i < c.x.channels; ++i)
+        for (Index y = 0; y < phase.rows; ++y)
+          for (Index x = 0; x < phase.columns; ++x) out[i * c.x.stride_c + y * step_h + x * step_w] = 0.0f;
+      continue;
+    }
+    std::vector<Index> offsets;
+    for (Index tap : phase.taps) {
+      const Index y = top - tap / c.kernel_w * c.dilation_h / c.stride_h;
+      const Index x = left - tap % c.kernel_w * c.dilation_w / c.stride_w;
+      offsets.push_back((y * width + x) * kPanel);
+    }
+    Product p = pointwise(image + (phase.first_q * width + phase.first_r) * kPanel, height * width * kPanel,
+                          c.y.channels, kernel, phase.columns, c.x.channels, nullptr, 0);
+    p.tile.taps = offsets.data();
+    p.tile.num_taps = int(offsets.size());
+    p.rows = phase.rows;
+    p.x_row = width * kPanel;
+    multiply_to(p, out, c.x.channels, c.x.stride_c, step_h, step_w);
+    kernel += c.input_lanes() * c.y.channels * Index(phase.taps.size());
+  }
+}
+
+void gradient_of_kernel(const MixtureConv& c, const float* gradient, const float* x, float* kernel_gradient) {
+  Buffers& buffers = Buffers::this_thread();
+  const Grid grid(c);
+  float* image = buffers.image.get(grid.floats(c));
+  std::fill_n(image, grid.floats(c), 0.0f);
+  grid.for_each_pixel(c, [&](Index pixel, Index at) {
+    for (Index i = 0; i < c.x.channels; ++i) image[at + i * grid.size] = x[pixel + i * c.x.stride_c];
+  });
+  const Index block = c.rows() * kPanel;
+  for_each_strip(c, grid.width, [&](Index first, Index last) {
+    const Index pixels = grid.pixels(c, first, last);
+    float* panels = buffers.gradient.get(pixels * round_up(c.y.channels, kPanel));
+    pack(c.y, gradient, first, last, grid.width, panels);
+    for (Index ky = 0, tap = 0; ky < c.kernel_h; ++ky)
+      for (Index kx = 0; kx < c.kernel_w; ++kx, ++tap) {
+        const float* read = image + grid.at(c, ky * c.dilation_h, kx * c.dilation_w) + first * grid.width;
+        // A half panel has rows of 8 floats.
+        for (Index channel = 0; channel < c.y.channels; channel += kPanel) {
+          const Index lanes = std::min<Index>(kPanel, c.y.channels - channel), width = lanes <= kHalf ? kHalf : kPanel;
+          float* out = kernel_gradient + channel * c.rows() + tap * c.x.channels * width;
+          Product p = pointwise(read, kPanel, pixels, panels + channel * pixels, c.x.channels, lanes, out, block);
+          p.tile.x_pixel = grid.size;
+          p.to_panels = true;
+          if (first) p.tile.add = out;
+          multiply(p, Team());
+        }
+      }
+  });
+}
+
+// Calls f(first channel, width) for each panel of `channels` channels.
+template <class F>
+void for_each_panel(Index channels, const F& f) {
+  for (Index channel = 0; channel < channels; channel += kPanel)
+    f(channel, channels - channel <= kHalf ? kHalf : kPanel);
+}
+
+// Writes the products of the factors of taps and channels, (tap, channel); returns null if there are none.
+const float* row_factors(const float* spatial, const std::vector<Index>& taps, const float* channels, Index count) {
+  if (!spatial && !channels) return nullptr;
+  float* out = Buffers::this_thread().factors.get(Index(taps.size()) * count);
+  float* to = out;
+  for (Index tap : taps)
+    for (Index i = 0; i < count; ++i) *to++ = (spatial ? spatial[tap] : 1.0f) * (channels ? channels[i] : 1.0f);
+  return out;
+}
+
+const float* at_sample(const float* data, Index n, Index size) { return data ? data + n * size : nullptr; }
+float* at_sample(float* data, Index n, Index size) { return data ? data + n * size : nullptr; }
+
+// The factors of one sample.
+struct Factors {
+  const float *attention, *channel, *spatial, *filter;
+
+  Factors(const MixtureConv& c, Index n)
+      : attention(c.attention + n * c.kernels), channel(at_sample(c.channel, n, c.input_lanes())),
+        spatial(at_sample(c.spatial, n, c.taps())), filter(at_sample(c.filter, n, c.output_lanes())) {}
+};
+
+void mix_panels(const MixtureConv& c, const float* weights, Index channels, Index rows, const float* attention,
+                const float* factors, const float* lanes, float* out) {
+  for_each_panel(channels, [&](Index channel, Index width) {
+    kernels().mix[width == kPanel]({rows, weights + channel * rows * c.kernels, int(c.kernels), attention, factors,
+                                    lanes ? lanes + channel : nullptr, out + channel * rows});
+  });
+}
+
+// W(x) of a sample, in panels of output channels.
+const float* form(const MixtureConv& c, const std::vector<Index>& taps, Index n) {
+  const Factors f(c, n);
+  float* out = Buffers::this_thread().kernel.get(c.output_lanes() * c.rows());
+  mix_panels(c, c.weights, c.y.channels, c.rows(), f.attention, row_factors(f.spatial, taps, f.channel, c.x.channels),
+             f.filter, out);
+  return out;
+}
+
+// W(x) of a sample in panels of input channels, phase by phase.
+const float* form_transposed(const MixtureConv& c, const std::vector<Phase>& phases, Index n) {
+  const Factors f(c, n);
+  float* out = Buffers::this_thread().kernel.get(c.input_lanes() * c.y.channels * c.taps());
+  Index done = 0;
+  for (const Phase& phase : phases) {
+    const Index rows = Index(phase.taps.size()) * c.y.channels;
+    mix_panels(c, c.transposed + done * c.kernels, c.x.channels, rows, f.attention,
+               row_factors(f.spatial, phase.taps, f.filter, c.y.channels), f.channel, out + done);
+    done += rows * c.input_lanes();
+  }
+  return out;
+}
+
+// The gradients of what W(x) is formed from. Those of the kernels are added to `weights`.
+void unmix(const MixtureConv& c, const std::vector<Index>& taps, Index n, const float* gradient,
+           const MixtureGradients& to, float* weights) {
+  const Factors f(c, n);
+  const float* factors = row_factors(f.spatial, taps, f.channel, c.x.channels);
+  float* to_factors = factors ? Buffers::this_thread().to_factors.get(c.rows()) : nullptr;
+  if (to_factors) std::fill_n(to_factors, c.rows(), 0.0f);
+  float* to_attention = to.attention + n * c.kernels;
+  std::fill_n(to_attention, c.kernels, 0.0f);
+  float* to_filter = at_sample(to.filter, n, c.output_lanes());
+  for_each_panel(c.y.channels, [&](Index channel, Index width) {
+    const Index at = channel * c.rows() * c.kernels;
+    const Mix m{c.rows(), c.weights + at, int(c.kernels), f.attention, factors, f.filter ? f.filter + channel : nullptr,
+                nullptr};
+    kernels().unmix[width == kPanel]({m, gradient + channel * c.rows(), weights + at, to_attention, to_factors,
+                                      to_filter ? to_filter + channel : nullptr});
+  });
+  float *to_channel = at_sample(to.channel, n, c.input_lanes()), *to_spatial = at_sample(to.spatial, n, c.taps());
+  if (to_channel) std::fill_n(to_channel, c.input_lanes(), 0.0f);
+  if (to_spatial) std::fill_n(to_spatial, c.taps(), 0.0f);
+  for (Index tap = 0; to_factors && tap < c.taps(); ++tap)
+    for (Index i = 0; i < c.x.channels; ++i) {
+      const float value = to_factors[tap * c.x.channels + i];
+      if (to_channel) to_channel[i] += value * (f.spatial ? f.spatial[tap] : 1.0f);
+      if (to_spatial) to_spatial[tap] += value * (f.channel ? f.channel[i] : 1.0f);
+    }
+}
+
+std::vector<Index> all_taps(const MixtureConv& c) {
+  std::vector<Index> taps;
+  for (Index tap = 0; tap < c.taps(); ++tap) taps.push_back(tap);
+  return taps;
+}
+
+// Calls f(part, first, last) on a fixed division of the samples into as many parts as there are threads, so that sums over
+// the parts do not depend on the order in which threads end.
+template <class F>
+void for_each_part(Index batch, Index parts, const F& f) {
+  const auto run = [&](Index begin, Index end) {
+    for (Index part = begin; part < end; ++part) f(part, batch * part / parts, batch * (part + 1) / parts);
+  };
+  threads.parallel_for(
+      parts,
+      [](Index begin, Index end, void* context) { (*static_cast<const decltype(run)*>(context))(begin, end); },
+      const_cast<void*>(static_cast<const void*>(&run)));
+}
+
+Index num_parts(Index batch) { return std::clamp<Index>(threads.count(), 1, std::max<Index>(batch, 1)); }
+
+}  // namespace
+
+Index MixtureConv::input_lanes() const { return panel_width(x.channels); }
+Index MixtureConv::output_lanes() const { return panel_width(y.channels); }
+Index MixtureConv::weights_size() const { return output_lanes() * rows() * kernels; }
+Index MixtureConv::transposed_size() const { return input_lanes() * taps() * y.channels * kernels; }
+
+void mixture_conv(const MixtureConv& c, float* out) {
+  const std::vector<Index> taps = all_taps(c);
+  std::vector<Index> offsets;
+  for (Index tap : taps)
+    offsets.push_back((tap / c.kernel_w * c.dilation_h * Padded(c).width + tap % c.kernel_w * c.dilation_w) * kPanel);
+  for_each_part(c.batch, num_parts(c.batch), [&](Index, Index first, Index last) {
+    for (Index n = first; n < last; ++n)
+      convolve(c, offsets, c.input + n * c.x.stride_n, form(c, taps, n), out + n * c.y.stride_n);
+  });
+}
+
+void mixture_conv_gradients(const MixtureConv& c, const float* gradient, const MixtureGradients& to) {
+  const std::vector<Index> taps = all_taps(c);
+  const std::vector<Phase> phases = phases_of(c);
+  const Index parts = num_parts(c.batch), size = c.weights_size();
+  // The first part adds to the result itself.
+  float* others = Buffers::this_thread().sums.get((parts - 1) * size);
+  std::fill_n(to.weights, size, 0.0f);
+  std::fill_n(others, (parts - 1) * size, 0.0f);
+  for_each_part(c.batch, parts, [&](Index part, Index first, Index last) {
+    float* weights = part ? others + (part - 1) * size : to.weights;
+    for (Index n = first; n < last; ++n) {
+      const float* own = gradient + n * c.y.stride_n;
+      if (to.input) gradient_of_x(c, phases, own, form_transposed(c, phases, n), to.input + n * c.x.stride_n);
+      float* kernel = Buffers::this_thread().kernel_gradient.get(c.output_lanes() * c.rows());
+      gradient_of_kernel(c, own, c.input + n * c.x.stride_n, kernel);
+      unmix(c, taps, n, kernel, to, weights);
+    }
+  });
+  for (Index part = 1; part < parts; ++part)
+    for (Index i = 0; i < size; ++i) to.weights[i] += others[(part - 1) * size + i];
+}
+
+}  // namespace dynaconv

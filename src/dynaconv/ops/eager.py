@@ -1,0 +1,39 @@
+"""Conditions and second derivatives of autograd functions with a backward pass of their own."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from dynaconv.ops.exporting import is_exporting
+
+_transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+
+
+def trains_eagerly(tensors: Iterable[Tensor], dtype: torch.dtype) -> bool:
+    """Whether gradients of these tensors are recorded in eager mode, and all are of ``dtype`` on the CPU.
+
+    Compilers, exporters, functorch and forward-mode differentiation support only plain operators; autocast chooses a
+    dtype for each plain operator.
+    """
+    if not torch.is_grad_enabled():
+        return False
+    tensors = tuple(tensors)
+    return (
+        any(tensor.requires_grad for tensor in tensors)
+        and all(tensor.device.type == "cpu" and tensor.dtype == dtype for tensor in tensors)
+        and not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or is_exporting() or _transformed())
+        and forward_ad._current_level < 0
+    )
+
+
+def differentiable_gradients(
+    run: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Return differentiable gradients of ``run(*inputs)``, for second derivatives; None if an input needs none."""
+    # Differentiate with respect to views, because one input (Lambda) may depend on another (x).
+    views = [tensor.view_as(tensor) for tensor in inputs]
+    needed = [tensor for tensor in views if tensor.requires_grad]
+    gradients = iter(torch.autograd.grad(run(*views), needed, gradient, create_graph=True))
+    return tuple(next(gradients) if tensor.requires_grad else None for tensor in inputs)

@@ -1,0 +1,192 @@
+"""Kernel mixture in training by compiled operators, which form W(x) one sample at a time."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dynaconv.ops.eager import differentiable_gradients, trains_eagerly
+from dynaconv.ops.geometry import Geometry, over_pixels
+from dynaconv.ops.mixture.kernel import mix_kernels
+from dynaconv.ops.per_sample import per_sample_conv
+
+_PANEL, _HALF = 16, 8
+"""Output channels of a panel and of a last one of at most 8 channels; native/csrc/kernels.h has the layout."""
+
+_enabled = False
+
+
+def enable_compiled(enabled: bool) -> None:
+    """Let `supports_compiled` hold. The native library must be loaded, because it registers the operators."""
+    global _enabled
+    _enabled = enabled
+
+
+def supports_compiled(x: Tensor, coefficients: Sequence[Tensor | None], kernels: Tensor, geometry: Geometry) -> bool:
+    """Whether this is a dense 2-D convolution with several taps, in eager float32 training on the CPU, and enabled."""
+    return (
+        _enabled
+        and geometry.dims == 2
+        and geometry.groups == 1
+        and not geometry.transposed
+        and not geometry.pointwise
+        and x.numel() > 0
+        and trains_eagerly((x, kernels, *(part for part in coefficients if part is not None)), torch.float32)
+    )
+
+
+class Attentions(NamedTuple):
+    """Coefficients of W(x)[o, i, t] = filter_o channel_i spatial_t sum_k kernel_k W_k[o, i, t], each ``(B, N)``."""
+
+    kernel: Tensor
+    channel: Tensor | None = None
+    spatial: Tensor | None = None
+    filter: Tensor | None = None
+
+
+def compiled_mixture(x: Tensor, attentions: Attentions, kernels: Tensor, geometry: Geometry) -> Tensor:
+    """Convolve each sample with its mixture of kernels, if `supports_compiled` holds.
+
+    W(x) and its gradient exist for one sample at a time, in the processor's cache. The backward pass forms W(x) again
+    from the arguments, and keeps nothing else.
+
+    Args:
+        x: Input, ``(B, C_in, H, W)``; contiguous or channels_last, it is read without a copy.
+        attentions: Coefficients of the samples.
+        kernels: ``(K, C_out, C_in, k_h, k_w)``.
+        geometry: Stride, padding and dilation.
+
+    Returns:
+        ``(B, C_out, H_out, W_out)`` in the memory format of ``x``.
+    """
+    out: Tensor = _CompiledMixture.apply(x, kernels, geometry, *attentions)
+    return out
+
+
+class _CompiledMixture(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernels: Tensor, geometry: Geometry, *attentions: Tensor | None) -> Tensor:
+        ctx.geometry = geometry
+        ctx.save_for_backward(x, kernels, *attentions)
+        sizes = (x.shape[0], kernels.shape[1], *geometry.output_size(*x.shape[2:]))
+        layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        out = torch.empty(sizes, dtype=x.dtype, memory_format=layout)
+        coefficients = _coefficients(attentions, kernels)
+        result: Tensor = torch.ops.dynaconv.mixture_conv(x, _pack(kernels), coefficients, out, _sizes(geometry))
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, kernels, *attentions = ctx.saved_tensors
+        geometry, for_x = ctx.geometry, ctx.needs_input_grad[0]
+        if torch.is_grad_enabled():
+            return _second_gradients(x, kernels, geometry, attentions, gradient)
+        coefficients = _coefficients(attentions, kernels)
+        panels, to_x = _pack(kernels), torch.empty_like(x) if for_x else x.new_empty(0)
+        transposed = _pack_transposed(kernels, geometry) if for_x else x.new_empty(0)
+        to_panels, to_coefficients = torch.empty_like(panels), [torch.empty_like(part) for part in coefficients]
+        torch.ops.dynaconv.mixture_conv_gradients(
+            x, panels, transposed, coefficients, gradient, to_x, to_panels, to_coefficients, _sizes(geometry)
+        )
+        to_attentions = (
+            None if part is None else to[:, : part.shape[1]]
+            for to, part in zip(to_coefficients, attentions, strict=True)
+        )
+        return to_x if for_x else None, _unpack(to_panels, kernels), None, *to_attentions
+
+
+def _second_gradients(
+    x: Tensor, kernels: Tensor, geometry: Geometry, attentions: Sequence[Tensor | None], gradient: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Return differentiable gradients of the arguments of `_CompiledMixture`."""
+
+    def run(x: Tensor, kernels: Tensor, *parts: Tensor) -> Tensor:
+        rest = iter(parts)
+        return plain_mixture(x, Attentions(*(part and next(rest) for part in given)), kernels, geometry)
+
+    given = [part is not None or None for part in attentions]
+    inputs = (x, kernels, *(part for part in attentions if part is not None))
+    to_x, to_kernels, *rest = differentiable_gradients(run, inputs, gradient)
+    found = iter(rest)
+    return to_x, to_kernels, None, *(part and next(found) for part in given)
+
+
+def _sizes(geometry: Geometry) -> list[int]:
+    return [*geometry.kernel_size, *geometry.stride, *geometry.padding, *geometry.dilation]
+
+
+def _coefficients(attentions: Sequence[Tensor | None], kernels: Tensor) -> list[Tensor]:
+    """Return the operators' coefficients: those of channels as long as their panels, an empty tensor for None."""
+    kernel, channel, spatial, filters = attentions
+    lengths = (len(kernels), _width(kernels.shape[2]), math.prod(kernels.shape[3:]), _width(kernels.shape[1]))
+    return [
+        kernels.new_empty(0) if part is None else F.pad(part, (0, length - part.shape[1])).contiguous()
+        for part, length in zip((kernel, channel, spatial, filters), lengths, strict=True)
+    ]
+
+
+def _width(out_channels: int) -> int:
+    """Return the output channels of all panels."""
+    rest = out_channels % _PANEL
+    return out_channels - rest + (0 if not rest else _HALF if rest <= _HALF else _PANEL)
+
+
+def _split(out_channels: int) -> tuple[int, int]:
+    """Return the output channels in panels of 16, and in a half panel."""
+    rest = out_channels % _PANEL
+    return (out_channels - rest, rest) if 0 < rest <= _HALF else (out_channels, 0)
+
+
+def _pack(kernels: Tensor) -> Tensor:
+    """Return ``(K, C_out, C_in, k_h, k_w)`` as panels, each (row, kernel, channel), one after another, flat."""
+    rows = kernels.permute(1, 3, 4, 2, 0).flatten(1)  # (C_out, k_h * k_w * C_in * K)
+    full, half = _split(len(rows))
+    panels = []
+    if full:
+        padded = F.pad(rows[:full], (0, 0, 0, -full % _PANEL))
+        panels.append(padded.view(-1, _PANEL, rows.shape[1]).transpose(1, 2).flatten())
+    if half:
+        panels.append(F.pad(rows[full:], (0, 0, 0, _HALF - half)).T.flatten())
+    return panels[0] if len(panels) == 1 else torch.cat(panels)
+
+
+def _unpack(panels: Tensor, like: Tensor) -> Tensor:
+    """Return panels as kernels in the shape and memory format of ``like``; the inverse of `_pack`."""
+    out_channels, depth = like.shape[1], math.prod(like.shape) // like.shape[1]
+    full, half = _split(out_channels)
+    size = -(-full // _PANEL) * _PANEL * depth
+    result = torch.empty_like(like)
+    order = result.permute(1, 3, 4, 2, 0)
+    if full:
+        rows = panels[:size].view(-1, depth, _PANEL).transpose(1, 2).reshape(-1, depth)[:full]
+        order[:full].copy_(rows.view(order[:full].shape))
+    if half:
+        order[full:].copy_(panels[size:].view(depth, _HALF).T[:half].reshape(order[full:].shape))
+    return result
+
+
+def _pack_transposed(kernels: Tensor, geometry: Geometry) -> Tensor:
+    """Return panels of input channels, for the taps of each phase of the stride after one another."""
+    swapped = kernels.transpose(1, 2)
+    if set(geometry.stride) == {1}:
+        return _pack(swapped)
+    taps: dict[tuple[int, ...], list[int]] = {}
+    for number, tap in enumerate(geometry.taps):
+        steps = zip(tap, geometry.dilation, geometry.stride, strict=True)
+        taps.setdefault(tuple(at * spacing % step for at, spacing, step in steps), []).append(number)
+    flat = swapped.flatten(3)
+    return torch.cat([_pack(flat[..., taps[phase]].unsqueeze(-1)) for phase in sorted(taps)])
+
+
+def plain_mixture(x: Tensor, attentions: Attentions, kernels: Tensor, geometry: Geometry) -> Tensor:
+    """As `compiled_mixture`, by plain operators."""
+    kernel = mix_kernels(attentions.kernel, kernels)
+    if attentions.channel is not None:
+        kernel = kernel * over_pixels(attentions.channel[:, None], 2)
+    if attentions.spatial is not None:
+        kernel = kernel * attentions.spatial.reshape(len(x), 1, 1, *geometry.kernel_size)
+    out = per_sample_conv(x, kernel, geometry)
+    return out if attentions.filter is None else out * over_pixels(attentions.filter, 2)
