@@ -32,6 +32,17 @@ _DEFINITIONS.define(
     "Tensor(a!) to_x, Tensor(b!) to_kernels, Tensor(c!)[] to_coefficients, int[] sizes) -> ()"
 )
 
+# The branch of a DCD layer reads context, squeeze, scale head, fusion head, P and Q; `settings` are its gain and the
+# bounds of the heads.
+_DEFINITIONS.define("dcd_branch(Tensor[] inputs, float[] settings, Tensor(a!)[] out) -> ()")
+_DEFINITIONS.define(
+    "dcd_branch_gradients(Tensor[] inputs, float[] settings, Tensor saved, Tensor to_scale, Tensor to_mix, "
+    "Tensor(a!)[] out) -> ()"
+)
+_SUM = "Tensor fixed, Tensor z, Tensor scale, Tensor mix"
+_DEFINITIONS.define(f"dcd_sum({_SUM}, Tensor(a!) out) -> Tensor(a!)")
+_DEFINITIONS.define(f"dcd_sum_gradients({_SUM}, Tensor gradient, Tensor(a!)[] out) -> ()")
+
 
 class NativeError(DynaconvError):
     """The native backend cannot run with the given settings."""

@@ -16,9 +16,10 @@ from dynaconv.families.contract.convolution import DynamicConvolution
 from dynaconv.families.contract.norms import LatentBatchNorm2d, make_context_norm, normalise, scale_and_shift
 from dynaconv.families.contract.operator import DynamicOperator
 from dynaconv.families.dcd import DCDFactors, dcd_kernel, factored_dcd, fold_latent_norms, kernel_dcd
+from dynaconv.families.dcd.compiled_step import compiled_step_dcd, supports_compiled_step
 from dynaconv.families.dcd.config import ALGORITHMS, DCDConfig, DCDSizes, dcd_sizes
 from dynaconv.families.dcd.cost import dcd_costs
-from dynaconv.families.dcd.factors import activate_scale
+from dynaconv.families.dcd.factors import activate_scale, required
 from dynaconv.ops import Cost, Geometry, cheapest, is_exporting, pool_context
 
 SMALL_STD = 0.01
@@ -321,6 +322,24 @@ class DCDCore(DCDOperator, DynamicLayer):
         return self.config.has_scale
 
     @property
+    def _has_default_branch(self) -> bool:
+        """Whether the compiled operators compute this branch and residual."""
+        options = self.resolved
+        return (
+            self.config.norm is None
+            and self.sizes.form == "channel"
+            and self.sizes.blocks == 1
+            and set(self.branch.heads) == {"scale", "fusion"}
+            and (options.activation, options.hidden_norm, options.scale_activation) == ("relu", "unit", "sigmoid")
+            and options.weight_norm
+            and not self.branch.keeps_length
+        )
+
+    @property
+    def _branch_parameters(self) -> tuple[Tensor, ...]:
+        return self.branch.squeeze.weight, self._head("scale"), self._head("fusion")
+
+    @property
     def config(self) -> DCDConfig:
         """The options of the layer, as they were passed."""
         return self._config
@@ -401,6 +420,12 @@ class DCDCore(DCDOperator, DynamicLayer):
 
     def _apply_dcd(self, x: Tensor, context: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
         if not self._normalises_by_batch():
+            if self._has_default_branch and self._choose(x) == "factored":
+                parameters = (weight, *self._branch_parameters, required(self.p), required(self.q))
+                if supports_compiled_step(x, (*parameters, context), geometry):
+                    context = normalise(self.context_norm, context, track=True)
+                    settings = (self.config.gain, *(self.branch.heads[name].bound for name in ("scale", "fusion")))
+                    return add_bias(compiled_step_dcd(x, context, parameters, settings, geometry), self.bias)
             return super()._apply_dcd(x, context, weight, geometry)
         if self.algorithm == "kernel":
             raise RuntimeError(

@@ -24,8 +24,7 @@ def factored_step_dcd(x: Tensor, factors: DCDFactors, geometry: Geometry) -> Ten
     Lambda and the sum with the residual are one in-place pass. The backward pass uses x, W0 x, Q^T x and P Phi.
     """
     scale, fusion, p, q = map(required, (factors.scale, factors.fusion, factors.p, factors.q))
-    joined = joins(len(p), q.shape[1], geometry)
-    out: Tensor = _FactoredStep.apply(x, factors.weight, scale, fusion, p, q, geometry, joined)
+    out: Tensor = _FactoredStep.apply(x, factors.weight, scale, fusion, p, q, geometry)
     return out
 
 
@@ -43,6 +42,50 @@ def joins(out_channels: int, latent_dim: int, geometry: Geometry) -> bool:
     return geometry.pointwise or fits or not aligned
 
 
+class Products:
+    """W0 x and Q^T x, by one kernel where `joins` holds, and their gradients.
+
+    Args:
+        weight: W0, ``(C_out, C_in, k_h, k_w)``.
+        q: ``(C_in, L)``.
+        geometry: Stride, padding and dilation.
+    """
+
+    def __init__(self, weight: Tensor, q: Tensor, geometry: Geometry) -> None:
+        self.weight, self.q, self.geometry = weight, q, geometry
+        self.joined = joins(len(weight), q.shape[1], geometry)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return W0 x and Q^T x; joined, they are views of one tensor, in which Q^T x follows W0 x."""
+        if self.joined:
+            return _parts(static_conv(x, _join(self.weight, self.q, self.geometry), self.geometry), len(self.weight))
+        latent = grouped_matmul(self.q.T.expand(len(x), -1, -1), _strided(x, self.geometry))
+        return static_conv(x, self.weight, self.geometry), latent
+
+    def empty_like(self, static: Tensor, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `gradients` reads, empty, and the parts of it that belong to W0 x and Q^T x."""
+        if not self.joined:
+            to_static = torch.empty_like(static)
+            return to_static, to_static, torch.empty_like(latent)
+        both = _empty_joined(static, latent)
+        return both, *_parts(both, len(self.weight))
+
+    def gradients(
+        self, x: Tensor, to_both: Tensor, to_latent: Tensor, *, for_x: bool
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Return the gradients of x (if ``for_x``), W0 and Q."""
+        weight, q, geometry = self.weight, self.q, self.geometry
+        if self.joined:
+            to_x, to_kernel = _conv_gradients(to_both, x, _join(weight, q, geometry), geometry, for_x)
+            centre = to_kernel[len(weight) :, :, geometry.centre[0], geometry.centre[1]]
+            return to_x, to_kernel[: len(weight)], centre.T
+        to_x, to_weight = _conv_gradients(to_both, x, weight, geometry, for_x)
+        to_q = outer_per_sample(_strided(x, geometry), to_latent).sum(0)
+        if for_x:
+            _add_product(_strided(to_x, geometry), q, to_latent)
+        return to_x, to_weight, to_q
+
+
 class _FactoredStep(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -54,18 +97,12 @@ class _FactoredStep(torch.autograd.Function):
         p: Tensor,
         q: Tensor,
         geometry: Geometry,
-        joined: bool,
     ) -> Tensor:
-        if joined:
-            both = static_conv(x, _join(weight, q, geometry), geometry)
-            static, latent = _parts(both, len(p))
-        else:
-            static = static_conv(x, weight, geometry)
-            latent = grouped_matmul(q.T.expand(len(x), -1, -1), _strided(x, geometry))
+        static, latent = Products(weight, q, geometry)(x)
         mix = torch.matmul(p, fusion[:, 0])  # (B, C_out, L)
         out = grouped_matmul(mix, latent)
         out.addcmul_(static, scale[:, :, None, None])
-        ctx.geometry, ctx.joined = geometry, joined
+        ctx.geometry = geometry
         ctx.save_for_backward(x, weight, scale, fusion, p, q, static, latent, mix)
         return out
 
@@ -74,31 +111,18 @@ class _FactoredStep(torch.autograd.Function):
         x, weight, scale, fusion, p, q, static, latent, mix = ctx.saved_tensors
         geometry: Geometry = ctx.geometry
         if torch.is_grad_enabled():
-            plain = functools.partial(_plain, geometry)
-            return *differentiable_gradients(plain, (x, weight, scale, fusion, p, q), gradient), None, None
-        for_x, transposed = ctx.needs_input_grad[0], mix.transpose(1, 2)
-        if ctx.joined:
-            to_both = _empty_joined(static, latent)
-            to_static, to_latent = _parts(to_both, len(p))
-        else:
-            to_static = torch.empty_like(static)
+            plain = functools.partial(plain_factored_step, geometry)
+            return *differentiable_gradients(plain, (x, weight, scale, fusion, p, q), gradient), None
+        products = Products(weight, q, geometry)
+        to_base, to_static, to_latent = products.empty_like(static, latent)
         to_scale = torch.mul(gradient, static, out=to_static).sum((2, 3))
         torch.mul(gradient, scale[:, :, None, None], out=to_static)
-        if ctx.joined:
-            to_latent.copy_(grouped_matmul(transposed, gradient))
-            to_x, to_kernel = _conv_gradients(to_both, x, _join(weight, q, geometry), geometry, for_x)
-            centre = to_kernel[len(p) :, :, geometry.centre[0], geometry.centre[1]]
-            to_weight, to_q = to_kernel[: len(p)], centre.T
-        else:
-            to_latent = grouped_matmul(transposed, gradient)
-            to_x, to_weight = _conv_gradients(to_static, x, weight, geometry, for_x)
-            to_q = outer_per_sample(_strided(x, geometry), to_latent).sum(0)
-            if for_x:
-                _add_product(_strided(to_x, geometry), q, to_latent)
+        to_latent.copy_(grouped_matmul(mix.transpose(1, 2), gradient))
+        to_x, to_weight, to_q = products.gradients(x, to_base, to_latent, for_x=ctx.needs_input_grad[0])
         to_mix = outer_per_sample(gradient, latent)
         to_fusion = torch.matmul(p.T, to_mix)[:, None]
         to_p = torch.bmm(to_mix, fusion[:, 0].transpose(1, 2)).sum(0)
-        return to_x, to_weight, to_scale, to_fusion, to_p, to_q, None, None
+        return to_x, to_weight, to_scale, to_fusion, to_p, to_q, None
 
 
 def _strided(x: Tensor, geometry: Geometry) -> Tensor:
@@ -146,8 +170,9 @@ def _conv_gradients(
     return to_x, to_weight
 
 
-def _plain(
+def plain_factored_step(
     geometry: Geometry, x: Tensor, weight: Tensor, scale: Tensor, fusion: Tensor, p: Tensor, q: Tensor
 ) -> Tensor:
+    """As `factored_step_dcd`, by plain operators."""
     static, latent = _parts(static_conv(x, _join(weight, q, geometry), geometry), len(p))
     return static * scale[:, :, None, None] + grouped_matmul(torch.matmul(p, fusion[:, 0]), latent)

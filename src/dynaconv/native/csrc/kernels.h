@@ -110,6 +110,33 @@ struct Unmix {
   float* to_lanes;         // or null
 };
 
+// out(m, n) += sum_k a(m, k) b(k, n) for small matrices; the rows of b and out are contiguous.
+struct Gemm {
+  Index m, n, k;
+  const float* a;
+  Index a_m, a_k;
+  const float* b;
+  Index b_k;
+  float* out;
+  Index out_m;
+};
+
+// Gradients of scale * fixed + sum_l mix_l z_l for one panel of channels, from that of the sum; all adjacent in a pixel.
+struct SumGradients {
+  Index pixels;
+  const float* gradient;
+  Index gradient_pixel;
+  const float* fixed;
+  Index fixed_pixel;
+  const float* z;
+  Index z_pixel;
+  int latent;
+  const float* scale;
+  float* to_fixed;
+  Index to_fixed_pixel;
+  float *to_scale, *to_mix;   // (channel) and (latent, channel)
+};
+
 constexpr int kMaxPixels = 14;
 // Most pixels of a depthwise run: their accumulators fit into registers. Benchmark:
 // benchmarks/native.py (results on Zen 4: docs/native.md).
@@ -133,6 +160,8 @@ struct Kernels {
   void (*sum_pixels)(const float* x, Index pixels, float* sum);
   void (*mix[2])(const Mix&);      // of a half panel, of a panel
   void (*unmix[2])(const Unmix&);
+  void (*gemm)(const Gemm&);
+  void (*sum_gradients[2])(const SumGradients&);
   // Applies a function to pixels of 16 channels in place. Writes their sum to `sum` if it is not null.
   void (*apply)(Function function, float* x, Index pixels, float* sum);
   // out = scale * x + bias + add, on pixels of 16 channels; `bias` and `add` may be null.

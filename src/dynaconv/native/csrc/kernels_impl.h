@@ -323,6 +323,9 @@ Kernels table(const char* name) {
   k.mix[1] = &mix<typename Vec<VL>::type, VL, kPanel>;
   k.unmix[0] = &unmix<typename Vec<kHalfVector>::type, kHalfVector, kHalf>;
   k.unmix[1] = &unmix<typename Vec<VL>::type, VL, kPanel>;
+  k.gemm = &gemm;
+  k.sum_gradients[0] = &sum_gradients<typename Vec<kHalfVector>::type, kHalfVector, kHalf>;
+  k.sum_gradients[1] = &sum_gradients<typename Vec<VL>::type, VL, kPanel>;
   k.apply = &apply;
   k.scale = &scale;
   return k;

@@ -222,5 +222,69 @@ void unmix(const Unmix& u) {
   if (u.to_factors || u.to_lanes) unmix_scales<V, N, WIDTH>(u);
 }
 
+// ROWS rows of N columns of a product.
+template <class V, int N, int ROWS>
+[[gnu::always_inline]] inline void gemm_tile(const Gemm& g, Index m, Index n) {
+  V acc[ROWS];
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; ++r) acc[r] = load<V>(g.out + (m + r) * g.out_m + n);
+  const float *a = g.a + m * g.a_m, *b = g.b + n;
+  for (Index k = 0; k < g.k; ++k, a += g.a_k, b += g.b_k) {
+    const V row = load<V>(b);
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) acc[r] += a[r * g.a_m] * row;
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; ++r) store<V>(g.out + (m + r) * g.out_m + n, acc[r]);
+}
+
+// Columns [n, end), N at a time; returns the first column that is left.
+template <int N>
+[[gnu::always_inline]] inline Index gemm_columns(const Gemm& g, Index n) {
+  using V = typename Vec<N>::type;
+  for (; n + N <= g.n; n += N) {
+    Index m = 0;
+    for (; m + 8 <= g.m; m += 8) gemm_tile<V, N, 8>(g, m, n);
+    for (; m < g.m; ++m) gemm_tile<V, N, 1>(g, m, n);
+  }
+  return n;
+}
+
+void gemm(const Gemm& g) {
+  Index n = 0;
+  if constexpr (VL > 8) n = gemm_columns<VL>(g, n);
+  if constexpr (VL > 4) n = gemm_columns<8>(g, n);
+  n = gemm_columns<4>(g, n);
+  gemm_columns<1>(g, n);
+}
+
+// Latent channels are taken four at a time, so that their sums stay in registers.
+template <class V, int N, int WIDTH>
+void sum_gradients(const SumGradients& s) {
+  for (int lane = 0; lane < WIDTH; lane += N) {
+    const V scale = load<V>(s.scale + lane);
+    V to_scale = {};
+    for (int first = 0; first == 0 || first < s.latent; first += 4) {
+      const int count = s.latent - first < 4 ? s.latent - first : 4;
+      V to_mix[4] = {};
+      for (Index pixel = 0; pixel < s.pixels; ++pixel) {
+        const V gradient = load<V>(s.gradient + pixel * s.gradient_pixel + lane);
+        const float* z = s.z + pixel * s.z_pixel + first;
+        if (first == 0) {
+          to_scale += gradient * load<V>(s.fixed + pixel * s.fixed_pixel + lane);
+          store<V>(s.to_fixed + pixel * s.to_fixed_pixel + lane, gradient * scale);
+        }
+        if (count == 4)
+#pragma GCC unroll 4
+          for (int l = 0; l < 4; ++l) to_mix[l] += z[l] * gradient;
+        else
+          for (int l = 0; l < count; ++l) to_mix[l] += z[l] * gradient;
+      }
+      for (int l = 0; l < count; ++l) store<V>(s.to_mix + (first + l) * WIDTH + lane, to_mix[l]);
+    }
+    store<V>(s.to_scale + lane, to_scale);
+  }
+}
+
 }  // namespace
 }  // namespace dynaconv

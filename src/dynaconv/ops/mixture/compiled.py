@@ -25,6 +25,11 @@ def enable_compiled(enabled: bool) -> None:
     _enabled = enabled
 
 
+def compiled_is_enabled() -> bool:
+    """Return whether layers train by compiled operators where there are some."""
+    return _enabled
+
+
 def supports_compiled(x: Tensor, coefficients: Sequence[Tensor | None], kernels: Tensor, geometry: Geometry) -> bool:
     """Whether this is a dense 2-D convolution with several taps, in eager float32 training on the CPU, and enabled."""
     return (
