@@ -99,8 +99,7 @@ struct Mix {
   float* out;              // (row, channel)
 };
 
-// The gradients of what a mix is formed from, for the gradient of its result. Those of the kernels, the attention and the
-// factors are added to.
+// The gradients of what a mix is formed from, for the gradient of its result. They are added to what is there.
 struct Unmix {
   Mix mix;
   const float* gradient;   // (row, channel)

@@ -252,85 +252,122 @@ void for_each_panel(Index channels, const F& f) {
     f(channel, channels - channel <= kHalf ? kHalf : kPanel);
 }
 
-// Writes the products of the factors of taps and channels, (tap, channel); returns null if there are none.
-const float* row_factors(const float* spatial, const std::vector<Index>& taps, const float* channels, Index count) {
-  if (!spatial && !channels) return nullptr;
-  float* out = Buffers::this_thread().factors.get(Index(taps.size()) * count);
-  float* to = out;
-  for (Index tap : taps)
-    for (Index i = 0; i < count; ++i) *to++ = (spatial ? spatial[tap] : 1.0f) * (channels ? channels[i] : 1.0f);
-  return out;
-}
+// Samples [first, last), whose kernels are formed together: a few rows of all kernels at a time, which stay in the L1 cache
+// for all of these samples.
+struct Group {
+  Index first, last;
 
-const float* at_sample(const float* data, Index n, Index size) { return data ? data + n * size : nullptr; }
-float* at_sample(float* data, Index n, Index size) { return data ? data + n * size : nullptr; }
-
-// The factors of one sample.
-struct Factors {
-  const float *attention, *channel, *spatial, *filter;
-
-  Factors(const MixtureConv& c, Index n)
-      : attention(c.attention + n * c.kernels), channel(at_sample(c.channel, n, c.input_lanes())),
-        spatial(at_sample(c.spatial, n, c.taps())), filter(at_sample(c.filter, n, c.output_lanes())) {}
+  Index size() const { return last - first; }
 };
 
-void mix_panels(const MixtureConv& c, const float* weights, Index channels, Index rows, const float* attention,
-                const float* factors, const float* lanes, float* out) {
-  for_each_panel(channels, [&](Index channel, Index width) {
-    kernels().mix[width == kPanel]({rows, weights + channel * rows * c.kernels, int(c.kernels), attention, factors,
-                                    lanes ? lanes + channel : nullptr, out + channel * rows});
+template <class F>
+void for_each_group(const MixtureConv& c, Index first, Index last, const F& f) {
+  constexpr Index kGroupBytes = 512 << 10, kMaxSamples = 8;
+  const Index bytes = std::max(c.output_lanes() * c.rows(), c.input_lanes() * c.taps() * c.y.channels) * Index(sizeof(float));
+  const Index step = std::clamp<Index>(kGroupBytes / bytes, 1, kMaxSamples);
+  for (; first < last; first += step) f(Group{first, std::min(first + step, last)});
+}
+
+// Calls f(first channel, width, first row, rows) for parts of panels of `channels` channels and `rows` rows.
+template <class F>
+void for_each_part_of_panels(const MixtureConv& c, Index channels, Index rows, const F& f) {
+  constexpr Index kPartBytes = 16 << 10;
+  const Index step = std::max<Index>(1, kPartBytes / (c.kernels * kPanel * Index(sizeof(float))));
+  for (Index channel = 0; channel < channels; channel += kPanel)
+    for (Index row = 0; row < rows; row += step)
+      f(channel, channels - channel <= kHalf ? kHalf : kPanel, row, std::min(step, rows - row));
+}
+
+// Writes the products of the factors of taps and channels, (tap, channel); leaves `out` alone if there are none.
+void row_factors(const float* spatial, const std::vector<Index>& taps, const float* channels, Index count, float* out) {
+  if (!spatial && !channels) return;
+  for (Index tap : taps)
+    for (Index i = 0; i < count; ++i) *out++ = (spatial ? spatial[tap] : 1.0f) * (channels ? channels[i] : 1.0f);
+}
+
+template <class T>
+T* at_sample(T* data, Index n, Index size) { return data ? data + n * size : nullptr; }
+
+// Forms the kernels of a group in panels of `channels` channels; those of a sample are `size` floats, from `done` on, behind
+// those of the sample before. `lanes` and `others` are the factors of the panels' channels and of the other ones.
+void mix_group(const MixtureConv& c, const Group& g, const float* weights, const std::vector<Index>& taps, Index channels,
+               const float* lanes, Index lanes_size, Index others_count, const float* others, Index others_size,
+               float* out, Index size) {
+  const Index rows = Index(taps.size()) * others_count;
+  float* factors = c.spatial || others ? Buffers::this_thread().factors.get(g.size() * rows) : nullptr;
+  for (Index n = g.first; factors && n < g.last; ++n)
+    row_factors(at_sample(c.spatial, n, c.taps()), taps, at_sample(others, n, others_size), others_count,
+                factors + (n - g.first) * rows);
+  for_each_part_of_panels(c, channels, rows, [&](Index channel, Index width, Index row, Index count) {
+    const float* w = weights + channel * rows * c.kernels + row * c.kernels * width;
+    for (Index n = g.first; n < g.last; ++n)
+      kernels().mix[width == kPanel]({count, w, int(c.kernels), c.attention + n * c.kernels,
+                                      factors ? factors + (n - g.first) * rows + row : nullptr,
+                                      lanes ? lanes + n * lanes_size + channel : nullptr,
+                                      out + (n - g.first) * size + channel * rows + row * width});
   });
 }
 
-// W(x) of a sample, in panels of output channels.
-const float* form(const MixtureConv& c, const std::vector<Index>& taps, Index n) {
-  const Factors f(c, n);
-  float* out = Buffers::this_thread().kernel.get(c.output_lanes() * c.rows());
-  mix_panels(c, c.weights, c.y.channels, c.rows(), f.attention, row_factors(f.spatial, taps, f.channel, c.x.channels),
-             f.filter, out);
+// W(x) of each sample of a group, in panels of output channels.
+const float* form(const MixtureConv& c, const std::vector<Index>& taps, const Group& g) {
+  const Index size = c.output_lanes() * c.rows();
+  float* out = Buffers::this_thread().kernel.get(g.size() * size);
+  mix_group(c, g, c.weights, taps, c.y.channels, c.filter, c.output_lanes(), c.x.channels, c.channel, c.input_lanes(), out,
+            size);
   return out;
 }
 
-// W(x) of a sample in panels of input channels, phase by phase.
-const float* form_transposed(const MixtureConv& c, const std::vector<Phase>& phases, Index n) {
-  const Factors f(c, n);
-  float* out = Buffers::this_thread().kernel.get(c.input_lanes() * c.y.channels * c.taps());
+// W(x) of each sample of a group in panels of input channels, phase by phase.
+const float* form_transposed(const MixtureConv& c, const std::vector<Phase>& phases, const Group& g) {
+  const Index size = c.input_lanes() * c.y.channels * c.taps();
+  float* out = Buffers::this_thread().kernel.get(g.size() * size);
   Index done = 0;
   for (const Phase& phase : phases) {
-    const Index rows = Index(phase.taps.size()) * c.y.channels;
-    mix_panels(c, c.transposed + done * c.kernels, c.x.channels, rows, f.attention,
-               row_factors(f.spatial, phase.taps, f.filter, c.y.channels), f.channel, out + done);
-    done += rows * c.input_lanes();
+    mix_group(c, g, c.transposed + done * c.kernels, phase.taps, c.x.channels, c.channel, c.input_lanes(), c.y.channels,
+              c.filter, c.output_lanes(), out + done, size);
+    done += Index(phase.taps.size()) * c.y.channels * c.input_lanes();
   }
   return out;
 }
 
-// The gradients of what W(x) is formed from. Those of the kernels are added to `weights`.
-void unmix(const MixtureConv& c, const std::vector<Index>& taps, Index n, const float* gradient,
+// The gradients of what the kernels of a group are formed from. Those of the kernels are added to `weights`.
+void unmix(const MixtureConv& c, const std::vector<Index>& taps, const Group& g, const float* gradient,
            const MixtureGradients& to, float* weights) {
-  const Factors f(c, n);
-  const float* factors = row_factors(f.spatial, taps, f.channel, c.x.channels);
-  float* to_factors = factors ? Buffers::this_thread().to_factors.get(c.rows()) : nullptr;
-  if (to_factors) std::fill_n(to_factors, c.rows(), 0.0f);
-  float* to_attention = to.attention + n * c.kernels;
-  std::fill_n(to_attention, c.kernels, 0.0f);
-  float* to_filter = at_sample(to.filter, n, c.output_lanes());
-  for_each_panel(c.y.channels, [&](Index channel, Index width) {
-    const Index at = channel * c.rows() * c.kernels;
-    const Mix m{c.rows(), c.weights + at, int(c.kernels), f.attention, factors, f.filter ? f.filter + channel : nullptr,
-                nullptr};
-    kernels().unmix[width == kPanel]({m, gradient + channel * c.rows(), weights + at, to_attention, to_factors,
-                                      to_filter ? to_filter + channel : nullptr});
-  });
-  float *to_channel = at_sample(to.channel, n, c.input_lanes()), *to_spatial = at_sample(to.spatial, n, c.taps());
-  if (to_channel) std::fill_n(to_channel, c.input_lanes(), 0.0f);
-  if (to_spatial) std::fill_n(to_spatial, c.taps(), 0.0f);
-  for (Index tap = 0; to_factors && tap < c.taps(); ++tap)
-    for (Index i = 0; i < c.x.channels; ++i) {
-      const float value = to_factors[tap * c.x.channels + i];
-      if (to_channel) to_channel[i] += value * (f.spatial ? f.spatial[tap] : 1.0f);
-      if (to_spatial) to_spatial[tap] += value * (f.channel ? f.channel[i] : 1.0f);
+  Buffers& buffers = Buffers::this_thread();
+  const Index rows = c.rows(), size = c.output_lanes() * rows;
+  const bool scaled = c.spatial || c.channel;
+  float* factors = scaled ? buffers.factors.get(g.size() * rows) : nullptr;
+  float* to_factors = scaled ? buffers.to_factors.get(g.size() * rows) : nullptr;
+  if (scaled) std::fill_n(to_factors, g.size() * rows, 0.0f);
+  std::fill_n(to.attention + g.first * c.kernels, g.size() * c.kernels, 0.0f);
+  if (to.filter) std::fill_n(to.filter + g.first * c.output_lanes(), g.size() * c.output_lanes(), 0.0f);
+  for (Index n = g.first; scaled && n < g.last; ++n)
+    row_factors(at_sample(c.spatial, n, c.taps()), taps, at_sample(c.channel, n, c.input_lanes()), c.x.channels,
+                factors + (n - g.first) * rows);
+  for_each_part_of_panels(c, c.y.channels, rows, [&](Index channel, Index width, Index row, Index count) {
+    const Index at = channel * rows * c.kernels + row * c.kernels * width;
+    for (Index n = g.first; n < g.last; ++n) {
+      const Index sample = n - g.first, lane = n * c.output_lanes() + channel;
+      const Mix m{count, c.weights + at, int(c.kernels), c.attention + n * c.kernels,
+                  scaled ? factors + sample * rows + row : nullptr, c.filter ? c.filter + lane : nullptr, nullptr};
+      kernels().unmix[width == kPanel]({m, gradient + sample * size + channel * rows + row * width, weights + at,
+                                        to.attention + n * c.kernels,
+                                        scaled ? to_factors + sample * rows + row : nullptr,
+                                        to.filter ? to.filter + lane : nullptr});
     }
+  });
+  for (Index n = g.first; n < g.last; ++n) {
+    const float *spatial = at_sample(c.spatial, n, c.taps()), *channel = at_sample(c.channel, n, c.input_lanes());
+    float *to_channel = at_sample(to.channel, n, c.input_lanes()), *to_spatial = at_sample(to.spatial, n, c.taps());
+    if (to_channel) std::fill_n(to_channel, c.input_lanes(), 0.0f);
+    if (to_spatial) std::fill_n(to_spatial, c.taps(), 0.0f);
+    for (Index tap = 0; scaled && tap < c.taps(); ++tap)
+      for (Index i = 0; i < c.x.channels; ++i) {
+        const float value = to_factors[(n - g.first) * rows + tap * c.x.channels + i];
+        if (to_channel) to_channel[i] += value * (spatial ? spatial[tap] : 1.0f);
+        if (to_spatial) to_spatial[tap] += value * (channel ? channel[i] : 1.0f);
+      }
+  }
 }
 
 std::vector<Index> all_taps(const MixtureConv& c) {
@@ -367,8 +404,11 @@ void mixture_conv(const MixtureConv& c, float* out) {
   for (Index tap : taps)
     offsets.push_back((tap / c.kernel_w * c.dilation_h * Padded(c).width + tap % c.kernel_w * c.dilation_w) * kPanel);
   for_each_part(c.batch, num_parts(c.batch), [&](Index, Index first, Index last) {
-    for (Index n = first; n < last; ++n)
-      convolve(c, offsets, c.input + n * c.x.stride_n, form(c, taps, n), out + n * c.y.stride_n);
+    for_each_group(c, first, last, [&](const Group& g) {
+      const float* kernel = form(c, taps, g);
+      for (Index n = g.first; n < g.last; ++n, kernel += c.output_lanes() * c.rows())
+        convolve(c, offsets, c.input + n * c.x.stride_n, kernel, out + n * c.y.stride_n);
+    });
   });
 }
 
@@ -382,13 +422,16 @@ void mixture_conv_gradients(const MixtureConv& c, const float* gradient, const M
   std::fill_n(others, (parts - 1) * size, 0.0f);
   for_each_part(c.batch, parts, [&](Index part, Index first, Index last) {
     float* weights = part ? others + (part - 1) * size : to.weights;
-    for (Index n = first; n < last; ++n) {
-      const float* own = gradient + n * c.y.stride_n;
-      if (to.input) gradient_of_x(c, phases, own, form_transposed(c, phases, n), to.input + n * c.x.stride_n);
-      float* kernel = Buffers::this_thread().kernel_gradient.get(c.output_lanes() * c.rows());
-      gradient_of_kernel(c, own, c.input + n * c.x.stride_n, kernel);
-      unmix(c, taps, n, kernel, to, weights);
-    }
+    for_each_group(c, first, last, [&](const Group& g) {
+      const float* kernel = to.input ? form_transposed(c, phases, g) : nullptr;
+      for (Index n = g.first; kernel && n < g.last; ++n, kernel += c.input_lanes() * c.y.channels * c.taps())
+        gradient_of_x(c, phases, gradient + n * c.y.stride_n, kernel, to.input + n * c.x.stride_n);
+      const Index size = c.output_lanes() * c.rows();
+      float* to_kernels = Buffers::this_thread().kernel_gradient.get(g.size() * size);
+      for (Index n = g.first; n < g.last; ++n)
+        gradient_of_kernel(c, gradient + n * c.y.stride_n, c.input + n * c.x.stride_n, to_kernels + (n - g.first) * size);
+      unmix(c, taps, g, to_kernels, to, weights);
+    });
   });
   for (Index part = 1; part < parts; ++part)
     for (Index i = 0; i < size; ++i) to.weights[i] += others[(part - 1) * size + i];

@@ -211,7 +211,7 @@ void unmix_scales(const Unmix& u) {
     if (u.to_factors) u.to_factors[row] += sum_of<V, N>(to_factor);
   }
   if (u.to_lanes)
-    for (int v = 0; v < kVectors; ++v) store<V>(u.to_lanes + v * N, to_lanes[v]);
+    for (int v = 0; v < kVectors; ++v) store<V>(u.to_lanes + v * N, load<V>(u.to_lanes + v * N) + to_lanes[v]);
 }
 
 template <class V, int N, int WIDTH>
