@@ -267,7 +267,7 @@ def test_sizes_whose_product_overflows_are_refused() -> None:
 @pytest.mark.parametrize(
     "chosen",
     [
-        pytest.param("test_dcd_par or mixture_fused or test_activations_of", id="few"),
+        pytest.param("test_dcd_par or mixture_fused or test_activations_of or (output_and_gradients and 3-)", id="few"),
         pytest.param("", id="all", marks=pytest.mark.slow),
     ],
 )
@@ -276,7 +276,7 @@ def test_each_instruction_set(name: str, chosen: str) -> None:
     """Runs the tests of layers again in a process with DYNACONV_ISA set."""
     if SETS.index(name) > SETS.index(instruction_set()):
         pytest.skip(f"this processor has no {name}")
-    names = ("test_layers.py", "test_mixtures.py", "test_excitation.py")
+    names = ("test_layers.py", "test_mixtures.py", "test_excitation.py", "test_training.py")
     files = [str(Path(__file__).parent / each) for each in names]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files]
     done = subprocess.run(command, env=os.environ | {"DYNACONV_ISA": name}, capture_output=True, text=True, check=False)

@@ -113,21 +113,27 @@ def instruction_set() -> str:
 
 
 @functools.cache
+def _reason() -> str | None:
+    """Return why the library cannot be loaded here; None if it is loaded."""
+    try:
+        _load()
+    except (BuildError, OSError) as error:
+        return str(error).rstrip(".")
+    return None
+
+
+@functools.cache
 def ready() -> bool:
     """Return whether native programs can run here; if not, warn once with the reason.
 
     Raises:
         NativeError: DYNACONV_ISA names an unknown or unsupported instruction set.
     """
-    try:
-        _load()
-    except (BuildError, OSError) as error:
-        reason = str(error).rstrip(".")
-        warnings.warn(
-            f"{reason}; networks deployed with backend='native' run in torch instead.", RuntimeWarning, stacklevel=2
-        )
-        return False
-    return True
+    reason = _reason()
+    if reason is not None:
+        message = f"{reason}; networks deployed with backend='native' run in torch instead."
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+    return reason is None
 
 
 def use_huge_pages(constants: Tensor) -> None:
@@ -143,20 +149,24 @@ def use_huge_pages(constants: Tensor) -> None:
 
 
 def accelerate_training(enabled: bool = True) -> bool:
-    """Let layers train by compiled operators where there are some: CondConv, DY-Conv and ODConv with several taps.
+    """Let dynamic layers train by compiled operators where there are some; off by default.
 
-    They serve eager float32 training on the CPU of dense 2-D convolutions with ``algorithm="auto"``; every other case
-    runs as before, and so do second derivatives. Results differ by rounding.
+    They serve eager float32 training on the CPU: CondConv, DY-Conv and ODConv with several taps, whose W(x) they form a
+    sample at a time, and DCD with its default branch in channels_last format; dense 2-D convolutions with
+    ``algorithm="auto"``. Every other case, and second derivatives, run as before. Results differ by rounding. The first
+    call may compile the operators, which takes about a minute.
 
     Args:
         enabled: False switches the operators off.
 
     Returns:
-        Whether they are on; if they cannot be compiled here, a warning says why.
+        Whether they are on. If they cannot be compiled here, a warning says why.
 
     Raises:
         NativeError: DYNACONV_ISA names an unknown or unsupported instruction set.
     """
-    on = enabled and ready()
-    enable_compiled(on)
-    return on
+    reason = _reason() if enabled else None
+    if reason is not None:
+        warnings.warn(f"{reason}; layers train in torch instead.", RuntimeWarning, stacklevel=2)
+    enable_compiled(enabled and reason is None)
+    return enabled and reason is None

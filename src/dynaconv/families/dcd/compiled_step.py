@@ -40,8 +40,8 @@ def compiled_step_dcd(
     Args:
         x: Input, ``(B, C_in, H, W)``, channels_last.
         context: The normalised context, ``(B, F)``.
-        parameters: W0, the branch's first map ``(H, F)``, its heads for Lambda ``(C_out, H)`` and Phi ``(L * L, H)``, P and
-            Q.
+        parameters: W0, the branch's first map ``(H, F)``, its heads for Lambda ``(C_out, H)`` and Phi
+            ``(L * L, H)``, P and Q.
         settings: The branch's gain, and the bounds of the heads for Lambda and Phi.
         geometry: Stride, padding and dilation.
     """

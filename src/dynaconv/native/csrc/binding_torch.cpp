@@ -101,6 +101,15 @@ dynaconv::MixtureConv mixture_of(const Tensor& x, const Tensor& y, const Tensor&
   c.pad_h = sizes[4], c.pad_w = sizes[5];
   c.dilation_h = sizes[6], c.dilation_w = sizes[7];
   c.input = static_cast<const float*>(x.const_data_ptr());
+  for (const dynaconv::Index size : {sizes[0], sizes[1], sizes[2], sizes[3], sizes[6], sizes[7]})
+    require(size > 0 && size < 1 << 16, "the sizes of a convolution are positive.");
+  const auto outputs = [](auto size, auto kernel, auto stride, auto pad, auto dilation) {
+    return (size + 2 * pad - dilation * (kernel - 1) - 1) / stride + 1;
+  };
+  require(c.pad_h >= 0 && c.pad_w >= 0 &&
+              c.y.height == outputs(c.x.height, c.kernel_h, c.stride_h, c.pad_h, c.dilation_h) &&
+              c.y.width == outputs(c.x.width, c.kernel_w, c.stride_w, c.pad_w, c.dilation_w),
+          "the feature maps of a convolution with mixed kernels do not match its sizes.");
   c.weights = floats_of(kernels, c.weights_size());
   c.transposed = floats_of(transposed, c.transposed_size());
   c.attention = floats_of(coefficients[0], c.batch * c.kernels);

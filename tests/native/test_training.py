@@ -1,0 +1,263 @@
+"""Compares training by compiled operators with the layers in float64, over random geometries and options."""
+
+import copy
+import random
+import warnings
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from dynaconv import CondConv2d, DCDConv2d, DYConv2d, ODConv2d, SEConv2d
+from dynaconv.families.contract.branch import BranchLinear
+from dynaconv.families.dcd import compiled_step
+from dynaconv.native import NativeError, accelerate_training, library
+from dynaconv.native.toolchain import BuildError
+from dynaconv.ops.mixture import compiled
+from dynaconv.testing import assert_close_to_scale
+
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+@pytest.fixture(autouse=True)
+def accelerated() -> Iterator[None]:
+    assert accelerate_training()
+    yield
+    accelerate_training(False)
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the compiled functions in the order in which they ran."""
+    found: list[str] = []
+    for holder, name in ((compiled._CompiledMixture, "mixture"), (compiled_step._CompiledStep, "dcd")):
+        plain = holder.apply
+
+        def noted(*arguments: object, name: str = name, plain: Callable[..., Tensor] = plain) -> Tensor:
+            found.append(name)
+            return plain(*arguments)
+
+        monkeypatch.setattr(holder, "apply", noted)
+    return found
+
+
+def moved(layer: nn.Module) -> nn.Module:
+    """Give the branch weights that move the kernels far."""
+    for module in layer.modules():
+        if isinstance(module, BranchLinear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+    return layer
+
+
+def random_layer(draw: random.Random, family: str) -> nn.Module:
+    size = (draw.choice([1, 2, 3, 5]), draw.choice([2, 3, 4]))
+    geometry = {
+        "stride": (draw.choice([1, 1, 2, 3]), draw.choice([1, 1, 2])),
+        "padding": (draw.choice([0, 1, 2, 4]), draw.choice([0, 1, 3])),
+        "dilation": (draw.choice([1, 1, 2]), draw.choice([1, 1, 3])),
+        "bias": draw.random() < 0.5,
+    }
+    channels = draw.choice([1, 3, 8, 16, 21, 40]), draw.choice([4, 8, 13, 16, 24, 48])
+    if family == "dcd":
+        channels = draw.choice([8, 16, 21, 40]), draw.choice([8, 16, 24, 40])
+        return moved(DCDConv2d(*channels, size, algorithm="factored", **geometry))
+    kernels = draw.choice([1, 2, 4, 5, 9]) if family == "odconv" else draw.choice([2, 3, 4, 9])
+    name = "num_experts" if family == "condconv" else "num_kernels"
+    kind = {"condconv": CondConv2d, "dyconv": DYConv2d, "odconv": ODConv2d}[family]
+    options = {} if family == "odconv" else {"residual": draw.random() < 0.3}
+    return moved(kind(*channels, size, **geometry, **options, **{name: kernels}))
+
+
+def gradients(layer: nn.Module, x: Tensor, weight: Tensor) -> list[Tensor]:
+    """Return the output, and the gradients of the input, if it has one, and of the parameters."""
+    out = layer(x)
+    inputs = [each for each in (x, *layer.parameters()) if each.requires_grad]
+    return [out, *torch.autograd.grad(out, inputs, weight.to(out.dtype).broadcast_to(out.shape))]
+
+
+def check(layer: nn.Module, x: Tensor) -> None:
+    with torch.no_grad():
+        weight = torch.randn_like(copy.deepcopy(layer)(x))
+    reference = copy.deepcopy(layer).double()
+    expected = gradients(reference, x.detach().double().requires_grad_(x.requires_grad), weight)
+    for found, exact in zip(gradients(layer, x, weight), expected, strict=True):
+        assert found.dtype == torch.float32
+        assert_close_to_scale(found.double(), exact, "float32")
+
+
+@pytest.mark.parametrize("family", ["dcd", "condconv", "dyconv", "odconv"])
+@pytest.mark.parametrize("seed", [*range(12), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(12, 150))])
+def test_output_and_gradients(seed: int, family: str, runs: list[str]) -> None:
+    draw = random.Random(seed)
+    layer, layout = random_layer(draw, family), "channels_last" if family == "dcd" or seed % 2 else "contiguous"
+    x = torch.randn(draw.choice([1, 2, 5, 11]), layer.in_channels, draw.randint(15, 30), draw.randint(15, 30))
+    x = x.contiguous(memory_format=LAYOUTS[layout]).requires_grad_(draw.random() < 0.8)
+    check(layer, x)
+    assert runs == ["dcd" if family == "dcd" else "mixture"]
+
+
+@pytest.mark.parametrize("family", ["dcd", "odconv"])
+def test_several_threads(family: str) -> None:
+    layer = moved(DCDConv2d(8, 16, 3, padding=1) if family == "dcd" else ODConv2d(8, 16, 3, padding=1))
+    x = torch.randn(7, 8, 9, 9).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.randn(7, 16, 9, 9)
+    alone = gradients(copy.deepcopy(layer), x, weight)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        first, second = (gradients(copy.deepcopy(layer), x, weight) for _ in range(2))
+    finally:
+        torch.set_num_threads(threads)
+    for one, two, serial in zip(first, second, alone, strict=True):
+        assert torch.equal(one, two)
+        assert_close_to_scale(two, serial, "float32")
+
+
+@pytest.mark.parametrize("family", ["dcd", "odconv"])
+def test_second_derivatives(family: str) -> None:
+    layer = moved(DCDConv2d(3, 8, 3, padding=1) if family == "dcd" else ODConv2d(3, 8, 3, padding=1, num_kernels=2))
+    x = torch.randn(3, 3, 5, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
+
+    def second(layer: nn.Module, x: Tensor) -> list[Tensor]:
+        inputs = (x, *layer.parameters())
+        first = torch.autograd.grad(layer(x).square().sum(), inputs, create_graph=True)
+        return list(torch.autograd.grad(sum(each.square().sum() for each in first), inputs))
+
+    expected = second(copy.deepcopy(layer).double(), x.detach().double().requires_grad_())
+    for found, exact in zip(second(layer, x), expected, strict=True):
+        assert_close_to_scale(found.double(), exact, "float32")
+
+
+@pytest.mark.parametrize("norm", ["layer", "running", None])
+def test_context_norms_of_dcd(norm: str | None, runs: list[str]) -> None:
+    layer = moved(DCDConv2d(8, 8, 3, padding=1, context_norm=norm))
+    check(layer, torch.randn(4, 8, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_())
+    assert runs
+
+
+def test_zero_factors_of_dcd_have_finite_gradients() -> None:
+    layer = DCDConv2d(8, 8, 3, padding=1)
+    nn.init.zeros_(layer.p)
+    check(layer, torch.randn(4, 8, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_())
+
+
+def test_shared_contexts(runs: list[str]) -> None:
+    layer = moved(DYConv2d(4, 8, 3, context_features=5))
+    context, reference = torch.randn(3, 5), copy.deepcopy(layer).double()
+    x = torch.randn(3, 4, 8, 8)
+    assert_close_to_scale(layer(x, context).double(), reference(x.double(), context.double()), "float32")
+    assert runs == ["mixture"]
+
+
+def jvp(layer: nn.Module, x: Tensor) -> None:
+    with forward_ad.dual_level():
+        layer(forward_ad.make_dual(x, torch.ones_like(x)))
+
+
+def autocast(layer: nn.Module, x: Tensor) -> None:
+    with torch.autocast("cpu"):
+        layer(x)
+
+
+def without_gradients(layer: nn.Module, x: Tensor) -> None:
+    with torch.no_grad():
+        layer(x)
+
+
+PLAIN: dict[str, tuple[nn.Module, Callable[[nn.Module, Tensor], object]]] = {
+    "no gradients": (DYConv2d(8, 8, 3), without_gradients),
+    "forward mode": (DYConv2d(8, 8, 3), jvp),
+    "autocast": (DYConv2d(8, 8, 3), autocast),
+    "vmap": (DYConv2d(8, 8, 3), lambda layer, x: torch.vmap(layer)(x[None])),
+    "export": (DYConv2d(8, 8, 3).eval(), lambda layer, x: torch.export.export(layer, (x,))),
+    "float64": (DYConv2d(8, 8, 3).double(), lambda layer, x: layer(x.double())),
+    "empty batch": (DYConv2d(8, 8, 3), lambda layer, x: layer(x[:0])),
+    "algorithm": (DYConv2d(8, 8, 3, algorithm="mixed"), lambda layer, x: layer(x)),
+    "one tap": (DYConv2d(8, 8, 1), lambda layer, x: layer(x)),
+    "depthwise": (DYConv2d(8, 8, 3, groups=8), lambda layer, x: layer(x)),
+    "dcd, contiguous": (DCDConv2d(8, 8, 3), lambda layer, x: layer(x.contiguous())),
+    "dcd, 12 channels": (DCDConv2d(8, 12, 3), lambda layer, x: layer(x)),
+    "dcd, another branch": (DCDConv2d(8, 8, 3, weight_norm=False), lambda layer, x: layer(x)),
+    "dcd, few features": (DCDConv2d(3, 8, 3), lambda layer, x: layer(x[:, :3])),
+    "dcd, blocks": (DCDConv2d(8, 8, 3, blocks=2), lambda layer, x: layer(x)),
+    "se": (SEConv2d(8, 8, 3), lambda layer, x: layer(x)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@pytest.mark.parametrize("case", PLAIN)
+def test_cases_that_run_as_before(case: str, runs: list[str]) -> None:
+    layer, run = PLAIN[case]
+    x = torch.randn(2, 8, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
+    run(layer, x)
+    assert not runs
+
+
+def test_it_can_be_switched_off(runs: list[str]) -> None:
+    assert not accelerate_training(False)
+    DYConv2d(8, 8, 3)(torch.randn(2, 8, 6, 6))
+    assert not runs
+
+
+def test_without_a_compiler_a_warning_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise BuildError("the native backend needs a C++ compiler; install g++ or clang++.")
+
+    monkeypatch.setattr(library, "_load", fails)
+    library._reason.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="C\\+\\+ compiler.*; layers train in torch instead"):
+            assert not accelerate_training()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert not accelerate_training(False)
+    finally:
+        library._reason.cache_clear()
+
+
+def damaged(name: str) -> Callable[[], object]:
+    x, out, kernels = torch.randn(2, 4, 5, 5), torch.empty(2, 8, 3, 3), torch.randn(2 * 9 * 4 * 8)
+    coefficients = [torch.randn(2, 2), *(torch.empty(0),) * 3]
+    sizes = [3, 3, 1, 1, 0, 0, 1, 1]
+    branch = [torch.randn(*shape) for shape in ((2, 4), (6, 4), (8, 6), (9, 6), (8, 3), (4, 3))]
+    results = [torch.empty(2, 8), torch.empty(2, 24), torch.empty(2 * (12 + 1 + 17))]
+    if name == "kernels":
+        kernels = kernels[1:]
+    elif name == "coefficients":
+        coefficients = coefficients[:3]
+    elif name == "attention":
+        coefficients[0] = torch.randn(3, 2)
+    elif name == "sizes":
+        sizes = sizes[:6]
+    elif name == "output":
+        out = torch.empty(2, 8, 4, 3)
+    elif name == "dtype":
+        x = x.double()
+    elif name == "head":
+        branch[2] = torch.randn(8, 5)
+    elif name == "result":
+        results[1] = torch.empty(2, 23)
+    if name in ("head", "result"):
+        return lambda: torch.ops.dynaconv.dcd_branch(branch, [1.0, 1.0, 1.0], results)
+    return lambda: torch.ops.dynaconv.mixture_conv(x, kernels, coefficients, out, sizes)
+
+
+@pytest.mark.parametrize("name", ["kernels", "coefficients", "attention", "sizes", "output", "dtype", "head", "result"])
+def test_operators_refuse_arguments_that_do_not_match(name: str) -> None:
+    with pytest.raises(RuntimeError):
+        damaged(name)()
+
+
+def test_an_unknown_instruction_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise NativeError("DYNACONV_ISA must be 'avx512', 'avx2' or 'portable'; got 'sse9'.")
+
+    monkeypatch.setattr(library, "_load", fails)
+    library._reason.cache_clear()
+    try:
+        with pytest.raises(NativeError, match="DYNACONV_ISA"):
+            accelerate_training()
+    finally:
+        library._reason.cache_clear()
