@@ -4,6 +4,8 @@
     python benchmarks/training.py --threads 1 --only static dcd    # the processor's time, which other programs spare
     python benchmarks/training.py --compile --only static dcd      # and each under torch.compile
     python benchmarks/training.py --size resnet18 --case 16 128
+    python benchmarks/training.py --accelerate                     # and each by compiled operators
+    python benchmarks/training.py --size resnet10 --case 128 32 --accelerate --threads 1   # as in the studies
 
 One step is a forward pass, cross entropy over 1,000 classes, a backward pass and SGD with momentum, on random images.
 All candidates of a case are built first and take turns. Every network is taken in contiguous and in channels_last
@@ -36,12 +38,16 @@ from dynaconv.files import write_text
 from dynaconv.markdown import markdown_table
 from dynaconv.measure.memory import saved_bytes
 from dynaconv.measure.timing import time_in_turns
+from dynaconv.native import accelerate_training
 from dynaconv.train.allocator import keep_freed_memory
+
+NARROW: dict[str, Any] = {"channels": (8, 16, 32, 64), "stem_stride": 2, "in_chans": 1, "num_classes": 500}
+"""Arguments of the ResNet-10 of the studies."""
 
 
 def _plain(name: str, **options: Any) -> Callable[[str], nn.Module]:
     given: dict[str, Any] = {"family_options": options} if options else {}
-    return lambda size: timm.create_model(f"{name}_{size}", **given)
+    return lambda size: timm.create_model(f"{name}_{size}", **given, **(NARROW if size == "resnet10" else {}))
 
 
 CANDIDATES: dict[str, Callable[[str], nn.Module]] = {
@@ -69,14 +75,17 @@ def _give_back_memory() -> None:
 class Step:
     """One network in one memory format, and its training step."""
 
-    def __init__(self, make: Callable[[str], nn.Module], size: str, layout: str, batch: int, side: int) -> None:
+    def __init__(
+        self, make: Callable[[str], nn.Module], size: str, layout: str, batch: int, side: int, *, accelerated: bool
+    ) -> None:
         torch.manual_seed(0)
         model = make(size).train()
-        x = torch.randn(batch, 3, side, side)
+        x = torch.randn(batch, 1 if size == "resnet10" else 3, side, side)
+        self.accelerated = accelerated
         if layout == "channels_last":
             model, x = model.to(memory_format=FORMATS[layout]), x.contiguous(memory_format=FORMATS[layout])
         self.network, self.model, self.x = model, model, x
-        self.classes = torch.randint(0, 1000, (batch,))
+        self.classes = torch.randint(0, 500 if size == "resnet10" else 1000, (batch,))
         self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
 
     def compile(self) -> "Step":
@@ -85,11 +94,13 @@ class Step:
         return self
 
     def __call__(self) -> None:
+        accelerate_training(self.accelerated)
         self.optimizer.zero_grad()
         F.cross_entropy(self.model(self.x), self.classes).backward()
         self.optimizer.step()
 
     def saved_mib(self) -> float:
+        accelerate_training(self.accelerated)
         return saved_bytes(self.network, self.x) / 2**20
 
 
@@ -98,7 +109,7 @@ def measure(args: argparse.Namespace, batch: int, side: int) -> list[dict[str, A
     keys = [(name, layout, mode) for name in args.only for layout in args.layouts for mode in args.modes]
     steps = {}
     for name, layout, mode in keys:
-        step = Step(CANDIDATES[name], args.size, layout, batch, side)
+        step = Step(CANDIDATES[name], args.size, layout, batch, side, accelerated=mode == "accelerated")
         steps["|".join((name, layout, mode))] = step.compile() if mode == "compile" else step
     saved = {key: step.saved_mib() for key, step in steps.items()}
     for step in steps.values():
@@ -148,11 +159,12 @@ def main() -> None:
     parser.add_argument("--layouts", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--accelerate", action="store_true", help="measure each by compiled operators too")
     parser.add_argument("--return-memory", action="store_true", help="leave the C library's allocator as it is")
     parser.add_argument("--compile", action="store_true", help="measure each under torch.compile too")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    args.modes = ["eager", *(["compile"] if args.compile else [])]
+    args.modes = ["eager", *(["accelerated"] if args.accelerate else []), *(["compile"] if args.compile else [])]
     torch.set_num_threads(args.threads)
     if not args.return_memory:
         keep_freed_memory()

@@ -176,6 +176,7 @@ PLAIN: dict[str, tuple[nn.Module, Callable[[nn.Module, Tensor], object]]] = {
     "empty batch": (DYConv2d(8, 8, 3), lambda layer, x: layer(x[:0])),
     "algorithm": (DYConv2d(8, 8, 3, algorithm="mixed"), lambda layer, x: layer(x)),
     "one tap": (DYConv2d(8, 8, 1), lambda layer, x: layer(x)),
+    "large kernels": (DYConv2d(8, 8, 41, padding=20), lambda layer, x: layer(x)),
     "depthwise": (DYConv2d(8, 8, 3, groups=8), lambda layer, x: layer(x)),
     "dcd, contiguous": (DCDConv2d(8, 8, 3), lambda layer, x: layer(x.contiguous())),
     "dcd, 12 channels": (DCDConv2d(8, 12, 3), lambda layer, x: layer(x)),

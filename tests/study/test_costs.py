@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dynaconv.native import ready
-from dynaconv.study.costs import _TrainableNetwork, measure_costs, step_peak_bytes
+from dynaconv.study.costs import _TrainableNetwork, measure_costs, merge_costs, step_peak_bytes
 from dynaconv.study.load import load_study
 from tests.helpers import count
 from tests.study.helpers import write_study
@@ -52,3 +52,18 @@ def test_the_reference_is_measured_too(tmp_path: Path) -> None:
     assert list(found["variants"]) == ["slow", "fast"]
     with pytest.raises(KeyError):
         found["variants"]["other"]
+
+
+def test_later_costs_join_the_earlier_ones_by_their_ratio_to_the_reference() -> None:
+    def cost(seconds: float, parameters: int) -> dict[str, object]:
+        return {"parameters": parameters, "step_seconds": seconds, "step_rounds": [seconds, 2 * seconds]}
+
+    earlier = {"conditions": {"rounds": 5}, "variants": {"static": cost(2.0, 10), "dcd": cost(3.0, 11)}}
+    found = {
+        "conditions": {"rounds": 7},
+        "variants": {"static": cost(4.0, 10), "dcd": cost(5.0, 12), "se": cost(6.0, 9)},
+    }
+    merged = merge_costs(earlier, found, "static")
+    assert merged["conditions"] == {"rounds": 5}
+    assert merged["variants"] == {"static": cost(2.0, 10), "dcd": cost(2.5, 12), "se": cost(3.0, 9)}
+    assert merge_costs({"conditions": {}, "variants": {"dcd": cost(3.0, 11)}}, found, "static") == found

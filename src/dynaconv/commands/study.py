@@ -1,6 +1,7 @@
 """``dynaconv study``: run a study, and report its results."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,14 +133,17 @@ def _checked_seeds(study: "Study", seeds: list[int]) -> tuple[int, ...]:
 
 def _measure(study: "Study", folder: "StudyFolder", options: "RunOptions", rounds: int) -> None:
     from dynaconv.files import write_json
-    from dynaconv.study.costs import measure_costs
+    from dynaconv.study.costs import measure_costs, merge_costs
     from dynaconv.study.folder import COSTS_FILE
     from dynaconv.study.runner import check_recipes
 
     check_recipes(study)
     folder.claim(study)
     found = measure_costs(study, options.only, rounds=rounds, say=lambda line: print(line, flush=True))
-    write_json(folder.path / COSTS_FILE, found)
+    file = folder.path / COSTS_FILE
+    if options.only and file.is_file():
+        found = merge_costs(json.loads(file.read_text(encoding="utf-8")), found, study.reference)
+    write_json(file, found)
 
 
 def _report(study: "Study", folder: "StudyFolder", out: Path | None) -> None:

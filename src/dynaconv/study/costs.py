@@ -3,7 +3,7 @@
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from dynaconv.deployment import deploy
 from dynaconv.measure.memory import MemoryRecorder
 from dynaconv.measure.profile import profile
 from dynaconv.measure.timing import time_in_turns
-from dynaconv.native import ready
+from dynaconv.native import accelerate_training, ready
 from dynaconv.study.definition import Study, Variant
 from dynaconv.train.config import make_parser, resolve
 
@@ -62,8 +62,9 @@ def measure_costs(
 
     Each round runs every variant once, and every second round runs in reverse order, so that a temporary slowdown of
     the machine affects all variants. There are three series of rounds: one training step on the first batch of the
-    variant's recipe; one inference pass of one image; and, if the native kernels can be compiled, ten such passes of
-    ``deploy(network, backend="native")``. Augmentation and data loading are not measured.
+    variant's recipe, by compiled operators where there are some, as ``dynaconv train`` runs it; one inference pass of
+    one image; and, if the native kernels can be compiled, ten such passes of ``deploy(network, backend="native")``.
+    Augmentation and data loading are not measured.
 
     Args:
         study: The study.
@@ -78,6 +79,7 @@ def measure_costs(
     threads = torch.get_num_threads()
     if study.threads is not None:
         torch.set_num_threads(study.threads)
+    accelerate_training(ready())
     try:
         names = set(only or study.variants) | {study.reference}
         cost_keys = {name: _cost_key(variant) for name, variant in study.variants.items() if name in names}
@@ -96,6 +98,35 @@ def measure_costs(
         }
     finally:
         torch.set_num_threads(threads)
+        accelerate_training(False)
+
+
+def merge_costs(earlier: Mapping[str, Any], found: Mapping[str, Any], reference: str) -> dict[str, Any]:
+    """Add the costs of some variants to those of an earlier measurement, whose conditions remain.
+
+    Times of the two may differ because the machine does, so new times are scaled to the earlier ones by the reference,
+    which both have: they keep their ratios to it. A variant that both have takes its new costs.
+
+    Args:
+        earlier, found: Results of `measure_costs`.
+        reference: Name of the study's reference.
+    """
+    before, now = earlier["variants"].get(reference), found["variants"][reference]
+    if before is None:
+        return dict(found)
+    merged = dict(earlier["variants"])
+    for name, cost in found["variants"].items():
+        if name == reference:
+            continue
+        scaled = dict(cost)
+        for kind in ("step", "latency", "native"):
+            seconds, rounds = f"{kind}_seconds", f"{kind}_rounds"
+            if seconds in cost and seconds in now and seconds in before:
+                factor = before[seconds] / now[seconds]
+                scaled[seconds] = cost[seconds] * factor
+                scaled[rounds] = [float(f"{each * factor:.4g}") for each in cost[rounds]]
+        merged[name] = scaled
+    return {"conditions": earlier["conditions"], "variants": merged}
 
 
 def _cost_key(variant: Variant) -> str:

@@ -331,7 +331,7 @@ class DCDCore(DCDOperator, DynamicLayer):
             and self.sizes.blocks == 1
             and set(self.branch.heads) == {"scale", "fusion"}
             and (options.activation, options.hidden_norm, options.scale_activation) == ("relu", "unit", "sigmoid")
-            and options.weight_norm
+            and bool(options.weight_norm)
             and not self.branch.keeps_length
         )
 

@@ -16,6 +16,10 @@ from dynaconv.ops.per_sample import per_sample_conv
 _PANEL, _HALF = 16, 8
 """Output channels of a panel and of a last one of at most 8 channels; native/csrc/kernels.h has the layout."""
 
+_MAX_BYTES = 3 << 19
+"""Size of the largest kernels that the operators take. `benchmarks/training.py --accelerate` with resnet10 and resnet18:
+kernels that fill the L2 cache are read too often, sample by sample."""
+
 _enabled = False
 
 
@@ -31,13 +35,17 @@ def compiled_is_enabled() -> bool:
 
 
 def supports_compiled(x: Tensor, coefficients: Sequence[Tensor | None], kernels: Tensor, geometry: Geometry) -> bool:
-    """Whether this is a dense 2-D convolution with several taps, in eager float32 training on the CPU, and enabled."""
+    """Whether this is a dense 2-D convolution with several taps and small kernels, trained eagerly in float32 on the CPU.
+
+    False unless the operators are enabled.
+    """
     return (
         _enabled
         and geometry.dims == 2
         and geometry.groups == 1
         and not geometry.transposed
         and not geometry.pointwise
+        and kernels.numel() * kernels.element_size() <= _MAX_BYTES
         and x.numel() > 0
         and trains_eagerly((x, kernels, *(part for part in coefficients if part is not None)), torch.float32)
     )
@@ -108,15 +116,20 @@ def _second_gradients(
 ) -> tuple[Tensor | None, ...]:
     """Return differentiable gradients of the arguments of `_CompiledMixture`."""
 
-    def run(x: Tensor, kernels: Tensor, *parts: Tensor) -> Tensor:
-        rest = iter(parts)
-        return plain_mixture(x, Attentions(*(part and next(rest) for part in given)), kernels, geometry)
+    given = [part is not None for part in attentions]
 
-    given = [part is not None or None for part in attentions]
+    def run(x: Tensor, kernels: Tensor, *parts: Tensor) -> Tensor:
+        return plain_mixture(x, Attentions(*_placed(given, parts)), kernels, geometry)  # type: ignore[arg-type]
+
     inputs = (x, kernels, *(part for part in attentions if part is not None))
     to_x, to_kernels, *rest = differentiable_gradients(run, inputs, gradient)
-    found = iter(rest)
-    return to_x, to_kernels, None, *(part and next(found) for part in given)
+    return to_x, to_kernels, None, *_placed(given, rest)
+
+
+def _placed(given: Sequence[bool], parts: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Return the parts at the places where one is given, and None elsewhere."""
+    rest = iter(parts)
+    return [next(rest) if each else None for each in given]
 
 
 def _sizes(geometry: Geometry) -> list[int]:
