@@ -153,7 +153,7 @@ def exported(folder: Path, runtime: str, name: str, side: int, form: str = "") -
         quantize(deploy(network, inplace=True), path, images)
         return path
     write = export_onnx if runtime == "ort" else export_openvino
-    options = {"rewrite": form != "as_it_stands", "native": form == "native", "half": form == "half"}
+    options: dict[str, Any] = {"rewrite": form != "as_it_stands", "native": form == "native", "half": form == "half"}
     write(deploy(network, inplace=True), path, example, free_size=False, **options)
     return path
 

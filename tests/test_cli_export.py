@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dynaconv.cli import main
+from tests.export.test_image_info import entries
 from tests.test_cli import TINY, refused
 
 NET = ["dcd_mobilenetv2_035", "--option", "num_classes=3", "--size", "3x32x32"]
@@ -33,9 +34,19 @@ def test_a_named_network_is_written_here_under_its_name(
 )
 def test_onnx_and_openvino(form: str, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / f"net{suffix}"
-    argv = ["export", "se_resnet10", "--size", "1x16x16", "--option", "num_classes=3", "--format", form, "-o", str(out)]
-    assert main([*argv, "--fixed-size"]) == 0
-    assert "free     batch" in capsys.readouterr().out
+    argv = ["export", "se_resnet10", "--size", "3x16x16", "--option", "num_classes=3", "--format", form, "-o", str(out)]
+    assert main([*argv, "--fixed-size", "--preprocessing"]) == 0
+    printed = capsys.readouterr().out
+    assert "free     batch" in printed
+    assert "images (batch, 16, 16, 3)" in printed
+    assert entries(out) == {
+        "input": "uint8 BHWC",
+        "colors": "RGB",
+        "image_size": "16,16",
+        "crop_mode": "center",
+        "crop_pct": "0.875",
+        "interpolation": "bilinear",
+    }
     assert out.stat().st_size > 1000
     assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
 
@@ -54,6 +65,9 @@ def test_onnx_and_openvino(form: str, suffix: str, tmp_path: Path, capsys: pytes
         ([*NET, "--format", "onnx", "--max-batch", "4"], "--max-batch belongs to executorch; onnx does not have it"),
         ([*NET, "--format", "pt2", "--native"], "--native belongs to onnx and openvino; pt2 does not have it"),
         ([NET[0], "--format", "onnx", "--native", "--int8"], "--native does not go with --int8: the native kernels"),
+        ([NET[0], "--format", "onnx", "--preprocessing", "--int8"], "--preprocessing does not go with --int8"),
+        ([*NET, "--format", "pt2", "--preprocessing"], "--preprocessing belongs to onnx and openvino; pt2 does not"),
+        ([*NET[:-1], "1x32x32", "--format", "onnx", "--preprocessing"], "dcd_mobilenetv2_035 has none for 1 channels"),
         ([*NET, "--format", "pt2", "--batches", "4"], "--batches belongs to litert; pt2 does not have it"),
         ([*NET, "--format", "litert", "--fixed-size"], "--fixed-size belongs to onnx, openvino, pt2 and aoti"),
         ([*NET, "--format", "executorch", "--max-batch", "0"], "--max-batch must be an integer from 1 to"),
@@ -137,6 +151,9 @@ def test_int8_of_a_run_tells_the_accuracy_before_and_after(
     assert "32 calibration images" in printed
     assert out.is_file()
     assert "--overwrite" in refused(capsys, *argv)
+    found = entries(out)
+    assert found["class_names"].split("\n") == [str(digit) for digit in range(10)]
+    assert found["crop_mode"] == "squash"
 
 
 def test_a_run_takes_images_of_its_own_channels(

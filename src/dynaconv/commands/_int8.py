@@ -49,6 +49,8 @@ def check_flags(arguments: argparse.Namespace) -> None:
             raise RunError(f"--{name.replace('_', '-')} does not go with --int8: the data sets the size.")
     if arguments.native:
         raise RunError("--native does not go with --int8: the native kernels compute in float32.")
+    if arguments.preprocessing:
+        raise RunError("--preprocessing does not go with --int8: the calibration images are normalised.")
 
 
 def export_int8(arguments: argparse.Namespace, network: LoadedNetwork, out: Path) -> "Int8Report":
@@ -76,6 +78,7 @@ def export_int8(arguments: argparse.Namespace, network: LoadedNetwork, out: Path
         subset_size=images,
         evaluate=test,
         max_drop=arguments.max_drop,
+        info=network.image_info(),
         overwrite=arguments.overwrite,
     )
     return report

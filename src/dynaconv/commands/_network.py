@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,8 @@ from dynaconv.errors import RunError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from dynaconv.export import ImageInfo
 
 # Options that only dynamic networks have.
 _DYNAMIC_OPTIONS = ("family_options", "dynamic_depthwise", "dynamic_downsample", "fc_squeeze")
@@ -37,6 +39,15 @@ class LoadedNetwork:
     options: dict[str, Any]
     size: tuple[int, int, int]
     metadata: dict[str, Any] | None = None
+
+    def image_info(self) -> "ImageInfo | None":
+        """Return the description of the images, of a run or in timm's config; None if there is none for them."""
+        from dynaconv.export import ImageInfo
+
+        facts = self.metadata or getattr(self.model, "pretrained_cfg", None) or {}
+        if len(facts.get("mean") or ()) != self.size[0]:
+            return None
+        return replace(ImageInfo.of(facts), image_size=self.size[1:])
 
 
 def is_run(given: str) -> bool:

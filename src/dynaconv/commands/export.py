@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _EPILOG = (
     "The file is kept only if its runtime computes the same outputs as the network. onnx, openvino, pt2 and aoti leave "
     "the batch size free, and height and width if the network allows it; executorch leaves the batch size free up to "
-    "--max-batch; litert has one signature for each of --batches. See docs/export.md, docs/export-mobile.md and "
-    "docs/int8.md."
+    "--max-batch; litert has one signature for each of --batches. Files of onnx and openvino hold class names and "
+    "normalisation. See docs/export.md, docs/native.md, docs/export-mobile.md and docs/int8.md."
 )
 
 
@@ -33,8 +33,8 @@ class _Format:
 
 _FREE = ("fixed_batch", "fixed_size")
 _FORMATS = {
-    "onnx": _Format((".onnx",), (*_FREE, "native")),
-    "openvino": _Format((".xml", ".bin"), (*_FREE, "native")),
+    "onnx": _Format((".onnx",), (*_FREE, "native", "preprocessing")),
+    "openvino": _Format((".xml", ".bin"), (*_FREE, "native", "preprocessing")),
     "pt2": _Format((".pt2",), _FREE),
     "aoti": _Format((".pt2",), _FREE),
     "executorch": _Format((".pte",), ("max_batch",)),
@@ -51,7 +51,14 @@ def add(commands: Any) -> None:
     shared.add_size(command)
     command.add_argument("--fixed-batch", action="store_true", help="fix the batch size at 1")
     command.add_argument("--fixed-size", action="store_true", help="fix height and width")
-    command.add_argument("--native", action="store_true", help="write operators of the native kernels (docs/native.md)")
+    command.add_argument(
+        "--native", action="store_true", help="onnx and openvino: write operators of the native kernels"
+    )
+    command.add_argument(
+        "--preprocessing",
+        action="store_true",
+        help="onnx and openvino: the file takes uint8 pixels (B, H, W, C) and normalises them",
+    )
     command.add_argument(
         "--max-batch", metavar="N", type=shared.integer(1), help="executorch: the largest batch size (8)"
     )
@@ -120,6 +127,7 @@ def _export(
     fixed_batch: bool = False,
     fixed_size: bool = False,
     native: bool = False,
+    preprocessing: bool = False,
     max_batch: int | None = None,
     batches: Sequence[int] | None = None,
 ) -> "ExportReport":
@@ -137,6 +145,14 @@ def _export(
 
         sizes = {} if batches is None else {"batches": batches}
         return export_litert(network.model, out, example, overwrite=overwrite, **sizes)
+    further: dict[str, Any] = {}
+    if form in ("onnx", "openvino"):
+        further = {"native": native, "preprocessing": preprocessing, "info": network.image_info()}
+        if preprocessing and further["info"] is None:
+            raise RunError(
+                f"--preprocessing needs the mean and std of the images, and {network.name} has none for "
+                f"{network.size[0]} channels; give a trained run."
+            )
     return _free_exporter(form)(
         network.model,
         out,
@@ -144,7 +160,7 @@ def _export(
         batch=1 if fixed_batch else None,
         free_size=False if fixed_size else "auto",
         overwrite=overwrite,
-        **({"native": True} if native else {}),
+        **further,
     )
 
 

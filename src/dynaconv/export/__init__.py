@@ -4,6 +4,7 @@ Importing this package needs only torch. Each export function imports the packag
 """
 
 from dynaconv.export.aot import export_aoti
+from dynaconv.export.image_info import ImageInfo
 from dynaconv.export.int8_onnx import quantize_onnx
 from dynaconv.export.int8_openvino import quantize_openvino
 from dynaconv.export.int8_report import Int8Report
@@ -17,6 +18,7 @@ from dynaconv.export.verify import verify
 __all__ = [
     "Check",
     "ExportReport",
+    "ImageInfo",
     "Int8Report",
     "export_aoti",
     "export_onnx",

@@ -217,6 +217,15 @@ def check_no_loop(source: Path, operators: Iterable[str]) -> None:
         )
 
 
+def check_takes_floats(source: Path, element_types: Iterable[str]) -> None:
+    """Raise ExportError if a float file takes pixels, which are not what calibration images are."""
+    if any(name in ("uint8", "u8") for name in element_types):
+        raise ExportError(
+            f"{source} takes pixels, and calibration images are normalised; pass the network itself, or a file "
+            f"exported without `preprocessing`."
+        )
+
+
 def one_by_one(images: Iterable[Tensor]) -> list[Tensor]:
     """Return the images of some batches as batches of one."""
     return [image[None] for batch in images for image in batch]

@@ -1,15 +1,25 @@
 """Exports int8 networks for ONNX Runtime."""
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from dynaconv.errors import ExportError
 from dynaconv.export._sample_loop import loop_file, write_one_sample
-from dynaconv.export.int8 import Int8Backend, Int8Options, Quantized, check_no_loop, one_by_one, quantize_with
+from dynaconv.export.image_info import ImageInfo
+from dynaconv.export.int8 import (
+    Int8Backend,
+    Int8Options,
+    Quantized,
+    check_no_loop,
+    check_takes_floats,
+    one_by_one,
+    quantize_with,
+)
 from dynaconv.export.int8_branch import GraphNode, dynamic_nodes, named_nodes
 from dynaconv.export.int8_images import Shape
 from dynaconv.export.int8_output import suppressed_output
@@ -38,6 +48,7 @@ def quantize_onnx(
     evaluate: Iterable[Any] | None = None,
     max_drop: float | None = None,
     reduce_range: bool = False,
+    info: ImageInfo | None = None,
     overwrite: bool = False,
 ) -> Int8Report:
     """Write an int8 network for ONNX Runtime, with value ranges from a few training images.
@@ -61,6 +72,7 @@ def quantize_onnx(
         max_drop: Raise an error if more percentage points of accuracy than this are lost.
         reduce_range: Quantise weights to 7 bits. On x86 processors with AVX2 or AVX-512 but no VNNI, sums of two
             products of 8-bit numbers can saturate in 16 bits.
+        info: As for `export_onnx`, of a network; the int8 file of a file has that file's description.
         overwrite: Replace an existing file.
 
     Returns:
@@ -91,12 +103,23 @@ def quantize_onnx(
         sources=(".onnx",),
         suffix=".onnx",
         companions=(),
-        export=partial(export_onnx, rewrite="int8"),
+        export=float_export(model, info),
         input_shapes=onnx_input_shapes,
         quantize=quantize,
         load=load_onnx,
     )
     return quantize_with(backend, model, path, calibration, options, evaluate)
+
+
+def float_export(model: object, info: ImageInfo | None) -> Callable[[nn.Module, Path, Tensor], object]:
+    """Return the function that writes the float file of a network.
+
+    Raises:
+        ExportError: There is a description, and the model is a file, which has its own.
+    """
+    if info is not None and not isinstance(model, nn.Module):
+        raise ExportError(f"{model} has the description that it was exported with; leave out `info`.")
+    return partial(export_onnx, rewrite="int8", info=info)
 
 
 def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Options, reduce_range: bool) -> Quantized:
@@ -169,6 +192,8 @@ def onnx_input_shapes(source: Path) -> list[Shape]:
     """
     (onnx,) = require("onnx", needed_by="quantize_onnx")
     graph = onnx.load(source, load_external_data=False).graph
+    kind = onnx.TensorProto.DataType
+    check_takes_floats(source, (kind.Name(each.type.tensor_type.elem_type).lower() for each in graph.input))
     if [node.op_type for node in graph.node] != ["Scan"]:
         check_no_loop(source, (node.op_type for node in graph.node))
     weights = {each.name for each in graph.initializer}

@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,22 @@ from torch import Tensor, nn
 from dynaconv.export._child import Child
 from dynaconv.export._openvino_loop import loop_over_samples
 from dynaconv.export._sample_loop import write_one_sample
-from dynaconv.export.int8 import Int8Backend, Int8Options, Quantized, check_no_loop, one_by_one, quantize_with
+from dynaconv.export.image_info import ImageInfo
+from dynaconv.export.int8 import (
+    Int8Backend,
+    Int8Options,
+    Quantized,
+    check_no_loop,
+    check_takes_floats,
+    one_by_one,
+    quantize_with,
+)
 from dynaconv.export.int8_branch import GraphNode, dynamic_nodes, named_nodes
 from dynaconv.export.int8_images import Shape
-from dynaconv.export.int8_onnx import onnx_input_shapes
+from dynaconv.export.int8_onnx import float_export, onnx_input_shapes
 from dynaconv.export.int8_output import suppressed_output
 from dynaconv.export.int8_report import Branch, Int8Report
-from dynaconv.export.onnx import export_onnx
-from dynaconv.export.openvino import convert_onnx_file, load_openvino
+from dynaconv.export.openvino import convert_onnx_file, copy_description, load_openvino
 from dynaconv.export.packages import require, versioned
 
 _PRODUCTS = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
@@ -42,6 +49,7 @@ def quantize_openvino(
     branch: Branch = "float",
     evaluate: Iterable[Any] | None = None,
     max_drop: float | None = None,
+    info: ImageInfo | None = None,
     overwrite: bool = False,
 ) -> Int8Report:
     """Write an int8 network for OpenVINO with NNCF, with value ranges from a few training images.
@@ -54,8 +62,8 @@ def quantize_openvino(
     Args:
         model: A network, or an exported ``*.xml`` or ``*.onnx`` file.
         path: The file to write, ``*.xml``; its weights are written next to it, as ``*.bin``.
-        calibration, subset_size, ignored, evaluate, max_drop, overwrite: See `quantize_onnx`; accuracy is measured in
-            OpenVINO.
+        calibration, subset_size, ignored, evaluate, max_drop, info, overwrite: See `quantize_onnx`; accuracy is
+            measured in OpenVINO.
         branch: ``"int8"`` quantises the dynamic branches too. Then NNCF does not correct biases, because it would take
             the 1 that is added to a scale for the bias of the preceding layer.
 
@@ -81,7 +89,7 @@ def quantize_openvino(
         sources=(".xml", ".onnx"),
         suffix=".xml",
         companions=(".bin",),
-        export=partial(export_onnx, rewrite="int8"),
+        export=float_export(model, info),
         input_shapes=_input_shapes,
         quantize=_quantize_in_child,
         load=load_openvino,
@@ -130,6 +138,7 @@ def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Optio
         counts = _counts(quantized, len(float_nodes))
         if batch is not None:
             quantized = loop_over_samples(quantized, batch)
+        copy_description(network, quantized)
         openvino.save_model(quantized, file, compress_to_fp16=False)
     return counts
 
@@ -173,6 +182,7 @@ def _input_shapes(source: Path) -> list[Shape]:
         return onnx_input_shapes(source)
     (openvino,) = require("openvino", needed_by="quantize_openvino")
     network = openvino.Core().read_model(source)
+    check_takes_floats(source, (each.element_type.to_string() for each in network.inputs))
     check_no_loop(source, (op.get_type_name() for op in network.get_ops()))
     return [
         tuple(axis.get_length() if axis.is_static else None for axis in each.partial_shape) for each in network.inputs

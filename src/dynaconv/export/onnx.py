@@ -21,11 +21,13 @@ from dynaconv.export._native_form import (
     set_program_attributes,
 )
 from dynaconv.export._onnx_rules import for_graph_runtimes
+from dynaconv.export._pixels import ImageForm, channels_last
 from dynaconv.export._recorded import record_layers
 from dynaconv.export._sample_loop import loop_over_samples
 from dynaconv.export.capture import Capture, FreeSize
+from dynaconv.export.image_info import PREFIX, ImageInfo
 from dynaconv.export.packages import require, versioned
-from dynaconv.export.pipeline import Format, export_as, no_notes
+from dynaconv.export.pipeline import Format, no_notes
 from dynaconv.export.report import ExportReport
 from dynaconv.export.verify import Run
 
@@ -33,6 +35,7 @@ Rewrite = bool | Literal["int8"]
 MIN_OPSET = 18
 # Largest size of the weights in a single file: ONNX's serialisation allows 2 GiB, and the graph needs a part of it.
 _MAX_SINGLE_FILE_BYTES = 1_900_000_000
+NO_IMAGES = ImageForm()
 _REGISTER_METHOD = "SessionOptions.register_custom_ops_library"
 
 
@@ -49,6 +52,8 @@ def export_onnx(
     coefficients: bool = False,
     kernels: bool = False,
     half: bool = False,
+    info: ImageInfo | None = None,
+    preprocessing: bool = False,
     overwrite: bool = False,
 ) -> ExportReport:
     """Write a network as one ONNX file, and keep it only if its outputs in ONNX Runtime match the network's.
@@ -80,6 +85,9 @@ def export_onnx(
             inputs and outputs. The model may be in any floating-point dtype. The accepted difference is 1e-2. The
             kernels of a GPU use float16; ONNX Runtime on an x86 processor converts to float32 and back, see
             docs/export.md.
+        info: Class names and normalisation to write into the file's metadata, such as ``ImageInfo.of(metadata)``.
+        preprocessing: Put the normalisation of ``info`` into the file. The file then takes the pixels of an image
+            decoder, ``uint8`` ``(B, H, W, C)`` with red, green, blue; ``example`` stays a normalised image.
         overwrite: Replace an existing file.
 
     Returns:
@@ -101,10 +109,11 @@ def export_onnx(
         )
     require("onnx", "onnxscript", "onnxruntime", needed_by="export_onnx")
     check_form(rewrite, native=native, half=half)
+    images = ImageForm.of(example, info, preprocessing=preprocessing)
     library = checked_extension("onnxruntime") if native else None
 
     def write(captured: Capture, file: Path) -> None:
-        write_onnx(captured, file, opset=opset, rewrite=bool(rewrite), native=native)
+        write_onnx(captured, file, opset=opset, rewrite=bool(rewrite), native=native, images=images)
 
     file_format = Format(
         name=f"ONNX (opset {opset}{', native kernels' if native else ''}{', float16' if half else ''})",
@@ -116,7 +125,7 @@ def export_onnx(
         record=partial(record_layers, coefficients=coefficients, kernels=kernels) if recorded else None,
         **written_form(rewrite=rewrite, native=native, half=half),
     )
-    return export_as(file_format, model, path, example, batch=batch, free_size=free_size, overwrite=overwrite)
+    return images.export(file_format, model, path, example, batch=batch, free_size=free_size, overwrite=overwrite)
 
 
 def check_form(rewrite: Rewrite, *, native: bool, half: bool) -> None:
@@ -144,7 +153,13 @@ def written_form(*, rewrite: Rewrite, native: bool, half: bool = False) -> dict[
 
 
 def write_onnx(
-    captured: Capture, file: Path, *, opset: int = MIN_OPSET, rewrite: bool = False, native: bool = False
+    captured: Capture,
+    file: Path,
+    *,
+    opset: int = MIN_OPSET,
+    rewrite: bool = False,
+    native: bool = False,
+    images: ImageForm = NO_IMAGES,
 ) -> None:
     """Write a traced network as an ONNX file and run ONNX's checker on the file.
 
@@ -154,6 +169,7 @@ def write_onnx(
         opset: Version of the ONNX operator set.
         rewrite: Whether to apply `for_graph_runtimes`.
         native: Whether the network contains native programs.
+        images: Whether the file takes pixels, and what it says of them.
     """
     (onnx,) = require("onnx", needed_by="ONNX export")
     clip_once(captured.program)
@@ -177,6 +193,9 @@ def write_onnx(
     if captured.samples is not None:
         loop_over_samples(program.model, captured.samples)
     _name_axes(program.model, captured.symbols)
+    if images.preprocessing:
+        channels_last(program.model)
+    program.model.metadata_props.update({f"{PREFIX}.{key}": value for key, value in images.entries.items()})
     tensors = [*captured.program.state_dict.values(), *captured.program.constants.values()]
     num_bytes = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
     program.save(file, external_data=num_bytes > _MAX_SINGLE_FILE_BYTES)

@@ -1,7 +1,7 @@
 """Exports networks as OpenVINO IR files and verifies the files in OpenVINO's CPU runtime."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from dynaconv.export import _openvino_run
 from dynaconv.export._child import Child
 from dynaconv.export._native_form import checked_extension, conversion_extensions, native_notes
+from dynaconv.export._pixels import ImageForm
 from dynaconv.export.capture import Capture, FreeSize
-from dynaconv.export.onnx import Rewrite, check_form, write_onnx, written_form
+from dynaconv.export.image_info import KEYS, PREFIX, ImageInfo
+from dynaconv.export.onnx import NO_IMAGES, Rewrite, check_form, write_onnx, written_form
 from dynaconv.export.packages import require, versioned
-from dynaconv.export.pipeline import Format, export_as, no_notes
+from dynaconv.export.pipeline import Format, no_notes
 from dynaconv.export.report import ExportReport
 from dynaconv.export.verify import Precision, Run
 
@@ -29,6 +31,8 @@ def export_openvino(
     rewrite: Rewrite = True,
     native: bool = False,
     half: bool = False,
+    info: ImageInfo | None = None,
+    preprocessing: bool = False,
     overwrite: bool = False,
 ) -> ExportReport:
     """Write a network for OpenVINO, and keep the files only if their outputs in OpenVINO match the network's.
@@ -45,6 +49,8 @@ def export_openvino(
         half: Store the weights in float16. The model may be in any floating-point dtype. OpenVINO computes in the
             precision that it chooses for the processor, in which the file is then verified: the accepted difference is
             1e-2, or 5e-2 if that precision is bfloat16.
+        info, preprocessing: See `export_onnx`; the description is written into the section ``dynaconv`` of the
+            ``rt_info``.
 
     Returns:
         See `export_onnx`.
@@ -54,8 +60,9 @@ def export_openvino(
     """
     require("onnx", "onnxscript", "openvino", needed_by="export_openvino")
     check_form(rewrite, native=native, half=half)
-    return export_as(
-        openvino_format(rewrite=rewrite, native=native, half=half),
+    images = ImageForm.of(example, info, preprocessing=preprocessing)
+    return images.export(
+        openvino_format(rewrite=rewrite, native=native, half=half, images=images),
         model,
         path,
         example,
@@ -65,7 +72,9 @@ def export_openvino(
     )
 
 
-def openvino_format(*, rewrite: Rewrite = True, native: bool = False, half: bool = False) -> Format:
+def openvino_format(
+    *, rewrite: Rewrite = True, native: bool = False, half: bool = False, images: ImageForm = NO_IMAGES
+) -> Format:
     """Return the format that writes, loads and runs OpenVINO IR files."""
     library = checked_extension("openvino") if native else None
     runtime, precision = versioned("openvino", "OpenVINO"), _chosen_precision() if half else "float32"
@@ -76,7 +85,7 @@ def openvino_format(*, rewrite: Rewrite = True, native: bool = False, half: bool
         # In float32, the rounding of the weights to float16 remains.
         precision="bfloat16" if precision == "bfloat16" else "float16" if half else "float32",
         suffixes=(".xml",),
-        write=partial(write_openvino, library=library, rewrite=bool(rewrite), half=half),
+        write=partial(write_openvino, library=library, rewrite=bool(rewrite), half=half, images=images),
         load=partial(load_openvino, library=library, precision=None if half else "f32"),
         companions=(".bin",),
         notes=partial(native_notes, "Core.add_extension", "openvino") if native else no_notes,
@@ -85,7 +94,13 @@ def openvino_format(*, rewrite: Rewrite = True, native: bool = False, half: bool
 
 
 def write_openvino(
-    captured: Capture, file: Path, *, library: Path | None = None, rewrite: bool = False, half: bool = False
+    captured: Capture,
+    file: Path,
+    *,
+    library: Path | None = None,
+    rewrite: bool = False,
+    half: bool = False,
+    images: ImageForm = NO_IMAGES,
 ) -> None:
     """Write a traced network as OpenVINO's two files.
 
@@ -95,18 +110,37 @@ def write_openvino(
         library: The extension library if the network has native programs.
         rewrite: See `write_onnx`.
         half: Whether to store the weights in float16.
+        images: See `write_onnx`.
     """
     with tempfile.TemporaryDirectory() as folder:
         onnx_file = Path(folder) / "model.onnx"
-        write_onnx(captured, onnx_file, rewrite=rewrite, native=library is not None)
+        write_onnx(captured, onnx_file, rewrite=rewrite, native=library is not None, images=images)
         convert_onnx_file(onnx_file, file, library=library, half=half)
 
 
 def convert_onnx_file(source: Path, file: Path, *, library: Path | None = None, half: bool = False) -> None:
-    """Convert an ONNX file to OpenVINO's two files in the same precision or, with ``half``, with float16 weights."""
+    """Convert an ONNX file to OpenVINO's two files in the same precision or, with ``half``, with float16 weights.
+
+    The description of the images becomes the section ``dynaconv`` of the ``rt_info``.
+    """
     (openvino,) = require("openvino", needed_by="OpenVINO export")
     extensions = None if library is None else conversion_extensions(library)
-    openvino.save_model(openvino.convert_model(source, extension=extensions), file, compress_to_fp16=half)
+    model = openvino.convert_model(source, extension=extensions)
+    # OpenVINO writes the metadata of an ONNX file into this section.
+    copy_description(model, model, lambda key: ["framework", f"{PREFIX}.{key}"])
+    openvino.save_model(model, file, compress_to_fp16=half)
+
+
+def copy_description(source: Any, target: Any, place: Callable[[str], list[str]] = lambda key: [PREFIX, key]) -> None:
+    """Copy the description of the images from one of OpenVINO's models to another.
+
+    Args:
+        source, target: The models.
+        place: Path of an entry in the ``rt_info`` of ``source``.
+    """
+    for key in KEYS:
+        if source.has_rt_info(place(key)):
+            target.set_rt_info(source.get_rt_info(place(key)).value, [PREFIX, key])
 
 
 def _chosen_precision() -> Precision:
