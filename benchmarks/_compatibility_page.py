@@ -117,7 +117,7 @@ def _introduction(networks: Sequence[Network]) -> str:
 {len(networks)} networks of {", ".join(libraries)}, each made dynamic by `dynaconv.convert(model, family)` with default
 options. All start from random weights: this page says what works, not how accurate it is. It is made by
 
-```
+```bash
 python benchmarks/compatibility.py --work FOLDER --jobs 2
 ```
 
