@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUNS ?= runs
+EXPLORER := src/dynaconv/explore/page
 CHROMIUM ?= /usr/bin/chromium
 
-.PHONY: demo test lint types unit slow docs bench sanitize explorer packages mobile litert gpu full env clean
+.PHONY: demo test lint types unit slow docs bench sanitize page explorer packages mobile litert gpu full env clean
 
 demo: env
 	$(BIN)/dynaconv demo --out $(RUNS)/demo
@@ -27,8 +28,11 @@ unit: env
 slow: env
 	$(BIN)/pytest -m slow
 
-# The documentation into site/, about a minute; open site/index.html, or for the search run .venv/bin/mkdocs serve.
+# The documentation into site/, about a minute; open site/index.html, or for the search and the explorer run
+# .venv/bin/mkdocs serve. The explorer is part of it if its page is built, or npm can build it.
 docs: env
+	@if test -f $(EXPLORER)/networks/index.json; then :; elif command -v npm > /dev/null; then $(MAKE) page; \
+	else echo "The site has no explorer: its page is not built, and there is no npm to build it."; fi
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Time, memory and size of every network in every runtime, 40 minutes at most; called again, it goes on where it stopped.
@@ -43,11 +47,13 @@ sanitize: env
 	ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest -p no:cacheprovider tests/native/test_layers.py \
 		tests/native/test_mixtures.py tests/native/test_excitation.py tests/native/test_training.py
 
-# The explorer's page with its networks, into src/dynaconv/explore/page, and its tests in Chromium. Needs Node.js 20 or newer
-# and Chromium: /usr/bin/chromium, or the program that CHROMIUM names.
-explorer: env
+# The explorer's page with its networks, into src/dynaconv/explore/page. Needs Node.js 20 or newer.
+page: env
 	cd explorer && npm ci --no-audit --no-fund && npm run build
 	$(BIN)/python tools/export_explorer.py
+
+# The page, and its tests in Chromium: /usr/bin/chromium, or the program that CHROMIUM names.
+explorer: page
 	CHROMIUM=$(CHROMIUM) $(BIN)/pytest -s -m browser
 
 # The sdist and the wheels, with native kernels and without, into dist/; each is installed and run on its own.

@@ -1,7 +1,8 @@
 """Pages of the documentation site that are made from other files: a hook of mkdocs, named in mkdocs.yml.
 
 README.md is the front page, CHANGELOG.md and CONTRIBUTING.md are pages too, and the reference has a page for each part
-of the package, on which mkdocstrings sets the docstrings of its public names.
+of the package, on which mkdocstrings sets the docstrings of its public names. The explorer is part of the site if
+`make explorer` has built it.
 """
 
 import ast
@@ -22,6 +23,11 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
 TOP_PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 REFERENCE = "reference"
+EXPLORER = SOURCE / "dynaconv" / "explore" / "page"
+APP = "explorer/app"
+"""Folder of the explorer in the site."""
+APP_LINK = "<!-- the explorer -->"
+"""Place of the link to it, on the page explorer.md."""
 WITH_INHERITED = {"dynaconv.DynamicConv": "\n    options: {inherited_members: true}"}
 """Directive of names that are shown with the members of their bases: the contract of all layers."""
 _LINK = re.compile(r"(?P<text>!?\[(?:[^\[\]]|\[[^\]]*\])*\])\((?P<target>[^)\s]+)\)")
@@ -110,6 +116,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
     for page, text in reference():
         files.append(File.generated(config, page, content=text))
+    if _has_explorer():
+        for file in filter(Path.is_file, EXPLORER.rglob("*")):
+            place = f"{APP}/{file.relative_to(EXPLORER).as_posix()}"
+            files.append(File.generated(config, place, abs_src_path=str(file)))
     return files
 
 
@@ -117,7 +127,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Set the links of a page for the site, where README.md and its like have other places."""
     target = page.file.src_uri
     source = next((name for name, top in TOP_PAGES.items() if top == target), f"docs/{target}")
+    if _has_explorer():
+        markdown = markdown.replace(APP_LINK, f"[Open the explorer]({APP}/index.html){{ .md-button }}")
     return relink(markdown, source, target, TOP_PAGES)
+
+
+def _has_explorer() -> bool:
+    """Return whether the page of the explorer and its networks are built."""
+    return (EXPLORER / "index.html").is_file() and (EXPLORER / "networks" / "index.json").is_file()
 
 
 class Docstrings(griffe.Extension):

@@ -6,6 +6,15 @@ import wasmUrl from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
 ort.env.wasm.numThreads = 1;
 ort.env.wasm.wasmPaths = { wasm: wasmUrl };
 
+/** An ONNX file of one Identity. */
+const IDENTITY = "CAg6NwoQCgF4EgF5IghJZGVudGl0eRIBZ1oPCgF4EgoKCAgBEgQKAggBYg8KAXkSCgoICAESBAoCCAFCBAoAEBI=";
+/** The first session, with which ONNX Runtime starts. That takes longer than all else and blocks the page. */
+let runtime: Promise<unknown> | undefined;
+
+function startRuntime(): Promise<unknown> {
+  return (runtime ??= ort.InferenceSession.create(Uint8Array.from(atob(IDENTITY), (byte) => byte.charCodeAt(0))));
+}
+
 export type Role = "mixing" | "gate" | "matrix";
 
 export interface CoefficientInfo {
@@ -84,9 +93,10 @@ export class Network {
 
   static async load(info: NetworkInfo, folder: string): Promise<Network> {
     const files = [info.file, ...(info.frozen ? [info.frozen.file, info.frozen.kernels] : [])];
-    const [network, twin, kernels] = await Promise.all(
-      files.map(async (file) => new Uint8Array(await (await fetched(`${folder}/${file}`)).arrayBuffer())),
-    );
+    const loading = files.map(async (file) => new Uint8Array(await (await fetched(`${folder}/${file}`)).arrayBuffer()));
+    // After the requests, so that the files arrive meanwhile.
+    await startRuntime();
+    const [network, twin, kernels] = await Promise.all(loading);
     const session = await ort.InferenceSession.create(network!);
     const frozen = twin ? await ort.InferenceSession.create(twin) : null;
     return new Network(info, session, frozen, kernels ? cutKernels(kernels, info.layers) : []);

@@ -118,7 +118,8 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "networks").mkdir(parents=True)
     (folder / "index.html").write_text("page")
     (folder / "networks" / "index.json").write_text("shipped")
-    (folder / "code.wasm").write_bytes(b"\0asm")
+    (folder / "assets").mkdir()
+    (folder / "assets" / "code.wasm").write_bytes(b"\0asm")
     monkeypatch.setattr(server, "PAGE", folder)
     return folder
 
@@ -138,13 +139,13 @@ def address(page: Path, tmp_path: Path) -> Iterator[str]:
 
 
 def test_the_server_gives_the_page_and_the_networks_and_nothing_else(address: str) -> None:
-    def get(path: str) -> tuple[str, str]:
+    def get(path: str) -> tuple[str, str, str]:
         with urllib.request.urlopen(address + path) as answer:
-            return answer.headers.get_content_type(), answer.read().decode()
+            return answer.headers.get_content_type(), answer.read().decode(), answer.headers["Cache-Control"]
 
-    assert get("/") == ("text/html", "page")
-    assert get("/networks/index.json") == ("application/json", "own")
-    assert get("/code.wasm")[0] == "application/wasm"
+    assert get("/") == ("text/html", "page", "no-cache")
+    assert get("/networks/index.json") == ("application/json", "own", "no-cache")
+    assert get("/assets/code.wasm") == ("application/wasm", "\0asm", "max-age=31536000, immutable")
     for path in ("/networks/", "/networks/../../secret.txt", "/../secret.txt", "/nothing"):
         with pytest.raises(urllib.error.HTTPError, match="404"):
             get(path)

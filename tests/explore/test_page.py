@@ -3,9 +3,12 @@
 import json
 import math
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +247,27 @@ def test_nothing_is_cut_on_a_narrow_screen(page: Any) -> None:
         assert cut == []
     draw(page, LETTERS["E"])
     assert page.locator(".slot.a .answers li").count() == 3
+
+
+def test_the_site_has_the_explorer(browser: Any, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)]
+    subprocess.run(command, cwd=WEIGHTS.parents[2], env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, check=True)
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as site:
+        threading.Thread(target=site.serve_forever, daemon=True).start()
+        page = browser.new_page()
+        said: list[str] = []
+        page.goto(f"http://localhost:{site.server_address[1]}/explorer.html")
+        page.on("console", lambda message: said.append(message.text))
+        page.get_by_role("link", name="Open the explorer").click()
+        settle(page)
+        assert page.url.endswith("/explorer/app/index.html")
+        draw(page, LETTERS["T"])
+        assert answer(page) == "T"
+        page.close()
+        site.shutdown()
+    assert said == []
 
 
 def test_times_are_printed(browser: Any, address: str) -> None:

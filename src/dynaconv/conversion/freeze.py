@@ -96,10 +96,7 @@ def freeze(
     layers = _selected(model, as_patterns("names", names))
     if "" in layers.values() and inplace:
         raise ConversionError("the model is itself a layer, which cannot be replaced in place; leave `inplace` out.")
-    for layer, name in layers.items():
-        if (reason := layer.freezing_refusal()) is not None:
-            raise ConversionError(f"{name or 'the layer'!r} cannot be frozen: {reason}.")
-    _check_sharing(model, layers)
+    _check_freezable(model, layers)
     means = kernel_means(model, layers, data, max_batches=max_batches)
     unreached = [name for layer, name in layers.items() if layer not in means]
     if unreached:
@@ -107,6 +104,24 @@ def freeze(
             f"no batch reached {listed(unreached[:3])}, so {'its' if len(unreached) == 1 else 'their'} mean kernel is "
             f"unknown; give images, and freeze only layers that the network calls."
         )
+    return freeze_at(model, layers, means, inplace=inplace)
+
+
+def freeze_at(
+    model: nn.Module, layers: Mapping[Any, str], means: Mapping[Any, KernelMean], *, inplace: bool = False
+) -> nn.Module:
+    """Return the network with some layers static, at mean kernels that are known; see `freeze`.
+
+    Args:
+        model: The network.
+        layers: Dynamic layers to freeze, and their names.
+        means: What `kernel_means` returned for these layers, and maybe others.
+        inplace: Change ``model`` itself instead of a copy.
+
+    Raises:
+        ConversionError: See `freeze`.
+    """
+    _check_freezable(model, layers)
     static: dict[str, nn.Module] = {
         name: layer.static_with(means[layer].kernel, means[layer].bias) for layer, name in layers.items()
     }
@@ -166,6 +181,14 @@ def kernel_means(
 def _input_alone(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Leave out the context and the mask that the network gives to a layer that was dynamic."""
     return args[:1], {}
+
+
+def _check_freezable(model: nn.Module, layers: Mapping[Any, str]) -> None:
+    """Raise ConversionError if a layer cannot become static while the others stay dynamic."""
+    for layer, name in layers.items():
+        if (reason := layer.freezing_refusal()) is not None:
+            raise ConversionError(f"{name or 'the layer'!r} cannot be frozen: {reason}.")
+    _check_sharing(model, layers)
 
 
 def _check_sharing(model: nn.Module, layers: Mapping[DynamicLayer, str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynaconv.conversion import freeze
+from dynaconv.conversion.freeze import freeze_at
 from dynaconv.errors import RunError
 from dynaconv.explain.movement import dynamic_layers, movement_of, reached_means
 from dynaconv.export import export_onnx
@@ -154,8 +154,8 @@ def _freeze(network: _Network, file: Path) -> tuple[nn.Module, list[dict[str, An
             }
         )
     file.write_bytes(b"".join(kernel.detach().contiguous().half().numpy().tobytes() for kernel in kernels))
-    freezable = [names[layer] for layer in means if layer.freezing_refusal() is None]  # type: ignore[operator]
-    return freeze(network.model, freezable, network.batches) if freezable else network.model, entries
+    freezable = {layer: names[layer] for layer in means if layer.freezing_refusal() is None}  # type: ignore[operator]
+    return freeze_at(network.model, freezable, means), entries
 
 
 def _coefficients(layer: Any) -> dict[str, dict[str, Any]]:

@@ -37,8 +37,9 @@ class _Handler(SimpleHTTPRequestHandler):
         return str(found)
 
     def end_headers(self) -> None:
-        # Networks change under the same address.
-        self.send_header("Cache-Control", "no-cache")
+        # The names of assets change with their content, and networks change under the same address.
+        kept = self.path.startswith("/assets/")
+        self.send_header("Cache-Control", "max-age=31536000, immutable" if kept else "no-cache")
         super().end_headers()
 
     def list_directory(self, path: Any) -> None:
