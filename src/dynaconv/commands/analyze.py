@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dynaconv.commands import _arguments as shared
 from dynaconv.commands._shared import add_command
 from dynaconv.errors import DynaconvError, RunError
+from dynaconv.progress import done, step
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,7 +95,8 @@ def _analyze(
     device = next(model.parameters()).device
     batches = _batches(arguments, metadata)
     try:
-        accuracy = evaluate(model, batches, metadata["class_names"], device=device).accuracy
+        with step(f"{title}: accuracy"):
+            accuracy = evaluate(model, batches, metadata["class_names"], device=device).accuracy
         return analyze_network(
             model,
             batches,
@@ -125,6 +127,7 @@ class _LimitedBatches:
             for images, classes in self.loader:
                 yield images[:remaining], classes[:remaining]
                 remaining -= len(images)
+                done(self.images - max(0, remaining), self.images, "images")
                 if remaining <= 0:
                     break
 

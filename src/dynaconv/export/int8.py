@@ -18,6 +18,7 @@ from dynaconv.export.int8_report import Branch, Int8Report
 from dynaconv.export.target import verified_target
 from dynaconv.export.verify import Run, first_line
 from dynaconv.measure.timing import time_in_turns
+from dynaconv.progress import step
 
 _TIMED_ROUNDS = 9
 BATCHES = (1, 3)
@@ -137,20 +138,23 @@ def quantize_with(
         check_shapes(images, shape, "calibration")
         float_run = _load(backend, source)
         try:
-            counts = backend.quantize(source, file, list(in_batches(images, shape)), options)
+            with step(f"calibrating with {sum(map(len, images)):,} images and quantising in {backend.tool}"):
+                counts = backend.quantize(source, file, list(in_batches(images, shape)), options)
         except ExportError:
             raise
         except Exception as error:
             raise ExportError(f"{backend.tool} cannot quantise the network: {first_line(error)}") from error
         int8_run = _load(backend, file)
-        relative_error = _relative_error(backend, float_run, int8_run, in_batches(images, shape))
+        with step("comparing the int8 with the float network"):
+            relative_error = _relative_error(backend, float_run, int8_run, in_batches(images, shape))
         batches = _check_batches(backend, int8_run, images, shape)
         float_ms, int8_ms = _milliseconds(
             (float_run, int8_run), images[0][torch.arange(shape[0] or 1) % len(images[0])]
         )
         accuracy = _Accuracy()
         if evaluate is not None:
-            accuracy.measure(float_run, int8_run, labelled_images(evaluate), shape)
+            with step("measuring the accuracy of both networks"):
+                accuracy.measure(float_run, int8_run, labelled_images(evaluate), shape)
             accuracy.check(options.max_drop)
         names = sorted((each.name for each in file.parent.iterdir()), key=lambda name: (name != file.name, name))
         int8_bytes = sum((file.parent / name).stat().st_size for name in names)

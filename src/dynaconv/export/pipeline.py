@@ -28,6 +28,7 @@ from dynaconv.export.verify import (
 from dynaconv.families import DeployedLayer
 from dynaconv.families.contract.operator import DynamicOperator
 from dynaconv.interrupts import propagating_interrupts
+from dynaconv.progress import step
 
 # Largest difference between the outputs for a batch and those for its samples one by one that rounding explains.
 _SAMPLE_LIMIT = 1e-3
@@ -106,7 +107,8 @@ def export_as(
         frozen = frozen_copy(model, half=half)
         if file_format.record is not None:
             file_format.record(frozen)
-        request = _Request.of(file_format, frozen, inputs, batch)
+        with step("preparing the network"):
+            request = _Request.of(file_format, frozen, inputs, batch)
         notes: list[str] = []
         captured: Capture | None = None
         checks: tuple[Check, ...] = ()
@@ -176,7 +178,8 @@ class _Request:
         return cls(file_format, frozen, file_format.prepare(form, inputs), inputs, batch, loop=False)
 
     def capture(self, *, free_size: bool) -> Capture:
-        return capture(self.prepared, self.inputs, batch=self.batch, free_size=free_size, loop=self.loop)
+        with step(f"tracing the network{' with a free image size' if free_size else ''}"):
+            return capture(self.prepared, self.inputs, batch=self.batch, free_size=free_size, loop=self.loop)
 
 
 def _computes_each_sample(
@@ -227,39 +230,38 @@ def _export_free(request: _Request, file: Path, batches: tuple[int, ...]) -> tup
     except ExportError as error:
         raise _FreeSizeError(str(error)) from error
     run = _open(file_format, file)
-    checks = verify(run, frozen, inputs, runtime=file_format.runtime, batches=batches, precision=file_format.precision)
+    checks = _verify(request, run, batches)
     try:
-        checks += verify(
-            run,
-            frozen,
-            inputs,
-            runtime=file_format.runtime,
-            batches=batches[-1:],
-            sizes=(other,),
-            precision=file_format.precision,
-        )
+        checks += _verify(request, run, batches[-1:], other)
     except ExportError as error:
         raise _FreeSizeError(str(error)) from error
     return captured, checks
 
 
 def _write_and_verify(request: _Request, captured: Capture, file: Path, batches: tuple[int, ...]) -> tuple[Check, ...]:
+    _write(request.file_format, captured, file)
+    return _verify(request, _open(request.file_format, file), batches)
+
+
+def _verify(
+    request: _Request, run: Run, batches: tuple[int, ...], size: tuple[int, int] | None = None
+) -> tuple[Check, ...]:
     file_format = request.file_format
-    _write(file_format, captured, file)
-    run = _open(file_format, file)
-    return verify(
-        run,
-        request.frozen,
-        request.inputs,
-        runtime=file_format.runtime,
-        batches=batches,
-        precision=file_format.precision,
-    )
+    with step(f"comparing the file in {file_format.runtime} with the network"):
+        return verify(
+            run,
+            request.frozen,
+            request.inputs,
+            runtime=file_format.runtime,
+            batches=batches,
+            sizes=(size,),
+            precision=file_format.precision,
+        )
 
 
 def _open(file_format: Format, file: Path) -> Run:
     try:
-        with propagating_interrupts():
+        with propagating_interrupts(), step(f"loading the file into {file_format.runtime}"):
             return file_format.load(file)
     except Exception as error:
         raise ExportError(f"{file_format.runtime} cannot load the exported file: {first_line(error)}") from error
@@ -267,7 +269,7 @@ def _open(file_format: Format, file: Path) -> Run:
 
 def _write(file_format: Format, captured: Capture, file: Path) -> None:
     try:
-        with propagating_interrupts():
+        with propagating_interrupts(), step(f"writing {file_format.name}"):
             file_format.write(captured, file)
     except ExportError:
         raise

@@ -23,6 +23,7 @@ import torch
 
 from dynaconv.errors import DynaconvError
 from dynaconv.files import replacing
+from dynaconv.progress import step
 
 SOURCES = Path(__file__).parent / "csrc"
 FLAGS = ("-O3", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
@@ -111,7 +112,11 @@ def _cached(digest: str, name: str, make: Callable[[Path], Path]) -> Path:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # Loading an incomplete library ends the process, so another process, or one after a power cut, finds none.
-            with tempfile.TemporaryDirectory(dir=folder) as scratch, replacing(file) as temporary:
+            with (
+                step("compiling the native kernels, once"),
+                tempfile.TemporaryDirectory(dir=folder) as scratch,
+                replacing(file) as temporary,
+            ):
                 make(Path(scratch)).replace(temporary)
         except OSError as error:
             raise BuildError(

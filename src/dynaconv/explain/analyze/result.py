@@ -19,6 +19,7 @@ from dynaconv.explain.figures import choose_layer
 from dynaconv.explain.freezing import FreezingRanking, rank_layers
 from dynaconv.explain.statistics import NetworkStatistics, collect_statistics
 from dynaconv.explain.suppression import NoFactorsError, Suppression, measure_suppression
+from dynaconv.progress import step
 
 GRADIENT_BATCHES = 4
 """Number of batches for which gradients are computed."""
@@ -94,9 +95,11 @@ def analyze_network(
         ValueError: The network has no dynamic layer or none of that name, there are no images, or the weights are not
             finite.
     """
-    statistics = collect_statistics(model, batches, class_names)
+    with step(f"{title}: coefficients and kernels"):
+        statistics = collect_statistics(model, batches, class_names)
     shown = choose_layer([entry.coefficients for entry in statistics.layers], layer).name
-    decompositions = decompose(model, statistics)
+    with step(f"{title}: decomposition"):
+        decompositions = decompose(model, statistics)
     chosen = choose_mixture(decompositions, layer)
     samples = {entry.name: entry.samples for entry in statistics.layers}
     detail = None
@@ -104,8 +107,10 @@ def analyze_network(
         attention = samples[chosen.name]
         assert attention is not None
         detail = mixture_detail(model, chosen, attention)
-    freezing = rank_layers(model, batches)
-    suppression, reason = _suppression(model, batches, decompositions)
+    with step(f"{title}: cost of freezing each layer"):
+        freezing = rank_layers(model, batches)
+    with step(f"{title}: gradients"):
+        suppression, reason = _suppression(model, batches, decompositions)
     return NetworkAnalysis(
         title=title,
         model=name,
