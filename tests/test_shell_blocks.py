@@ -31,7 +31,7 @@ PAGES = [
 TARGETS = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 BUILT = "src/dynaconv/explore/page/"
-"""A folder that `make explorer` makes."""
+"""A folder that `make page` makes."""
 _HEREDOC = re.compile(r"<<'?(\w+)'?[^\n]*\n.*?^\1$", re.DOTALL | re.MULTILINE)
 _KEYWORDS = {"do", "done", "then", "else", "fi", "if", "srun"}
 _OUTPUTS = ("-o", "--out", "--json", "--csv", "--folder", "-L")

@@ -7,7 +7,7 @@ The library of operators for ONNX Runtime is loaded too; it needs no ONNX Runtim
 
 Wheels are made from the sdist, so that this one is complete: one with native kernels (needs g++ or clang++) and one
 without. Auditwheel names the oldest system that the kernels run on, such as manylinux_2_28; torch's libraries
-are left out. The packages have the explorer's page if `make explorer` has built it. Each package runs once as it is and
+are left out. The packages have the explorer's page if `make page` has built it. Each package runs once as it is and
 once where no compiler is found; what has to happen is checked.
 """
 

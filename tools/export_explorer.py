@@ -17,7 +17,7 @@ def main() -> None:
     """Replace the networks beside the page."""
     if not (PAGE / "index.html").is_file():
         raise SystemExit(
-            f"there is no page in {PAGE}; run `npm ci && npm run build` in explorer/ first, or `make explorer`."
+            f"there is no page in {PAGE}; run `npm ci && npm run build` in explorer/ first, or `make page`."
         )
     folder = PAGE / NETWORKS
     shutil.rmtree(folder, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 README.md is the front page, CHANGELOG.md and CONTRIBUTING.md are pages too, and the reference has a page for each part
 of the package, on which mkdocstrings sets the docstrings of its public names. The explorer is part of the site if
-`make explorer` has built it.
+`make page` has built it.
 """
 
 import ast

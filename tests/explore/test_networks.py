@@ -156,7 +156,7 @@ def test_the_shipped_networks_are_those_of_the_page(page: Path) -> None:
         assert running.server_address[0] == "127.0.0.1"
     (page / "networks" / "index.json").unlink()
     (page / "networks").rmdir()
-    with refuses(RunError, "make explorer"):
+    with refuses(RunError, "make page"):
         server.open_server(0)
 
 
@@ -170,7 +170,7 @@ def test_a_page_that_is_not_built_and_a_taken_port_are_one_sentence(
     assert error.count("\n") == 1
     (page / "index.html").unlink()
     assert main(["explore", "--no-browser"]) == 2
-    assert "make explorer" in capsys.readouterr().err
+    assert "make page" in capsys.readouterr().err
 
 
 def test_the_command_prints_the_address_and_ctrl_c_ends_it(

@@ -41,7 +41,7 @@ LETTERS: dict[str, list[Stroke]] = {
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     if not (PAGE / "index.html").is_file():
-        pytest.skip("the page is not built; run `make explorer`")
+        pytest.skip("the page is not built; run `make page`")
     with open_server(0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://localhost:{server.server_address[1]}/"

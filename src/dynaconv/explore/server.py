@@ -9,7 +9,7 @@ from typing import Any
 from dynaconv.errors import RunError
 
 PAGE = Path(__file__).parent / "page"
-"""The built page; ``make explorer`` builds it, and wheels have it."""
+"""The built page; ``make page`` builds it, and wheels have it."""
 NETWORKS = "networks"
 """Folder of the networks beside the page."""
 _HOST = "127.0.0.1"
@@ -63,7 +63,7 @@ def open_server(port: int, networks: Path | None = None) -> ThreadingHTTPServer:
     missing = next((path for path in (PAGE / "index.html", networks or shipped) if not path.exists()), None)
     if missing is not None:
         raise RunError(
-            f"the explorer's page is not built, there is no {missing}; run `make explorer` in a clone of dynaconv, or "
+            f"the explorer's page is not built, there is no {missing}; run `make page` in a clone of dynaconv, or "
             f"install a wheel of it."
         )
     try:
