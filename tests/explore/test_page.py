@@ -192,6 +192,7 @@ def test_a_file_is_read_as_a_picture(page: Any, tmp_path: Path) -> None:
     sample = networks()[0]["samples"][3]
     source = Image.open(PAGE / "networks" / sample["file"])
     source.resize((256, 256), Image.Resampling.NEAREST).convert("RGB").save(tmp_path / "letter.png")
+    page.evaluate("window.explorer.settled = false")
     page.locator(".slot.a input[type=file]").set_input_files(tmp_path / "letter.png")
     settle(page)
     want = (np.array(source).flatten() / 255 - 0.5) / 0.33
