@@ -18,9 +18,9 @@ from dynaconv.cli import main
 from dynaconv.commands import export
 from dynaconv.conversion import conversion_of
 from dynaconv.train.checkpoint import save_trained
-from dynaconv.train.config import TrainConfig
+from dynaconv.train.config import TrainConfig, resolve
 from dynaconv.train.factory import create_network
-from dynaconv.train.run import RunResult, _resolve
+from dynaconv.train.run import RunResult
 from tests.study.helpers import write_static_run, write_study
 from tests.test_cli import parsers
 from tests.train.helpers import write_folder, write_image
@@ -90,7 +90,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def checked_only(config: TrainConfig, *, overrides: Sequence[str], **_: Any) -> RunResult:
     """Check a configuration as `fit` does, in place of a training."""
-    _resolve(config, overrides)
+    resolve(config, overrides)
     weights = {"epoch": 1, "ema": False, "checkpoint": "best.ckpt"}
     summary = {"weights": weights, "test_accuracy": 0.5, "test_loss": 1.0, "train_seconds": 1.0}
     return RunResult(directory=Path("run"), summary=summary, model=nn.Identity())

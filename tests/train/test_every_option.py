@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Trainer
 
-from dynaconv.train.config import TrainConfig, choices, option_types
+from dynaconv.train.config import TrainConfig, choices, option_types, resolve
 from dynaconv.train.data.pack import pack_folder
-from dynaconv.train.run import _build, _resolve, fit
+from dynaconv.train.execution import build
+from dynaconv.train.run import fit
 from tests.train.helpers import TINY_MODEL, tiny_config, write_folder
 
 DIGITS = ["--data.name=digits", "--data.batch_size=8", "--data.num_workers=0"]
@@ -138,10 +139,9 @@ def observe(words: list[str]) -> dict[str, Any]:
     """What a run does: its first batches, one step, its learning rates and its plan."""
     if not any(word.startswith("--model.name") for word in words):
         words = [f"--model.name={TINY_MODEL}", *words]
-    resolved, _ = _resolve(TrainConfig(), [*words, "--trainer.accelerator=cpu", "--trainer.max_epochs=4"])
-    seed_everything(resolved.seed, workers=True, verbose=False)
-    built = _build(resolved)
-    data, module = built.data, built.module
+    resolved = resolve(TrainConfig(), [*words, "--trainer.accelerator=cpu", "--trainer.max_epochs=4"])
+    built = build(resolved)
+    data, module = built.data, built.model
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     trainer.datamodule = data  # type: ignore[attr-defined]
     module.trainer = trainer
@@ -169,7 +169,7 @@ def observe(words: list[str]) -> dict[str, Any]:
         "rates": [module.schedule.factor(step, 20, 5) for step in range(20)],
         "temperatures": schedules,
         "skip_nonfinite": module.hparams["skip_nonfinite"],
-        "saving": built.checkpoints,
+        "saving": built.checkpoint,
     }
 
 

@@ -18,10 +18,10 @@ from dynaconv.errors import CheckpointError, DataError, RunError, TrainingDiverg
 from dynaconv.files import write_csv
 from dynaconv.train.callbacks import COLUMNS, EpochTable
 from dynaconv.train.checkpoint import load_trained
-from dynaconv.train.config import resolve
+from dynaconv.train.config import foreign_options, resolve
 from dynaconv.train.folders import RUN_VARIABLE
 from dynaconv.train.progress import RunProgress
-from dynaconv.train.run import RunResult, _check_and_complete, _without_foreign_options, fit, resume
+from dynaconv.train.run import RunResult, fit, resume
 from tests.messages import refuses, spelled
 from tests.train.helpers import tiny_config, write_folder
 
@@ -220,7 +220,6 @@ def test_images_that_no_step_of_an_epoch_sees_are_told(tmp_path: Path, batch: in
 def test_a_run_without_a_length_has_a_default_one(tmp_path: Path) -> None:
     for changes, epochs in (({}, 30), ({"trainer__max_steps": 7}, None), ({"trainer__max_epochs": 4}, 4)):
         resolved = resolve(tiny_config(**{"trainer__max_epochs": None, **changes}))
-        _check_and_complete(resolved)
         assert resolved.trainer.max_epochs == epochs
 
 
@@ -281,14 +280,13 @@ def test_a_folder_is_recorded_with_its_whole_path(tmp_path: Path, monkeypatch: p
     assert summary["train_seconds"] > 0
 
 
-def test_a_recipes_options_stay_with_our_models(tmp_path: Path) -> None:
+def test_a_recipes_options_stay_with_our_models() -> None:
     recipe = tiny_config(model__name="dcd_mobilenetv2_035", model__model_options={"stem_stride": 1})
-    config, notes = _without_foreign_options(recipe, "resnet18")
-    assert config.model["model_options"] is None
-    assert notes == [
-        "resnet18 is not one of dynaconv's models, so the recipe's model_options (stem_stride: 1) are left out."
-    ]
-    assert _without_foreign_options(recipe, "dcd_resnet18") == (recipe, [])
+    for name, kept in (("dcd_resnet18", {"stem_stride": 1}), ("resnet18", None)):
+        assert resolve(recipe, [f"--model.name={name}"]).model.model_options == kept
+        assert bool(foreign_options(recipe, name)) == (kept is None)
+    own = ["--model.name=resnet18", '--model.model_options={"drop_rate": 0.1}']
+    assert resolve(recipe, own).model.model_options == {"drop_rate": 0.1}
 
 
 class BreakWeights(Callback):

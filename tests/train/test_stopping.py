@@ -18,7 +18,7 @@ from lightning.pytorch import Callback
 from matplotlib.figure import Figure
 
 import dynaconv.files
-import dynaconv.train.run
+import dynaconv.train.execution
 from dynaconv.cli import main
 from dynaconv.train.config import TrainConfig
 from dynaconv.train.evaluate import Evaluation
@@ -87,7 +87,7 @@ def test_a_stop_is_no_failure_that_a_loop_goes_on_after() -> None:
 
 
 def in_test(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
-    evaluate = dynaconv.train.run.evaluate
+    evaluate = dynaconv.train.execution.evaluate
 
     def interrupted(*args: Any, report: Callable[[int], None], **options: Any) -> Evaluation:
         def told(images: int) -> None:
@@ -96,7 +96,7 @@ def in_test(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
 
         return evaluate(*args, report=told, **options)
 
-    monkeypatch.setattr(dynaconv.train.run, "evaluate", interrupted)
+    monkeypatch.setattr(dynaconv.train.execution, "evaluate", interrupted)
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
@@ -169,7 +169,7 @@ def test_a_signal_that_comes_too_late_is_passed_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     got: list[int] = []
-    monkeypatch.setattr(dynaconv.train.run, "training_curves", lambda *_: send(number) or Figure())
+    monkeypatch.setattr(dynaconv.train.execution, "training_curves", lambda *_: send(number) or Figure())
     before = signal.signal(number, lambda number, _: got.append(number))
     try:
         fit(tiny_config(), out=tmp_path / "run")
@@ -191,7 +191,7 @@ def test_a_stream_that_cannot_be_saved_inside_an_epoch_says_what_is_kept(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(
-            dynaconv.train.run,
+            dynaconv.train.execution,
             "SaveRun",
             lambda *args, inside_epochs: SaveRun(*args, inside_epochs=False),
         )
@@ -254,14 +254,14 @@ def test_a_loader_that_hangs_ends_when_its_run_says_so() -> None:
 @pytest.fixture
 def interrupted(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Every run gets Ctrl+C in its third step."""
-    training_step = dynaconv.train.run.ClassificationModule.training_step
+    training_step = dynaconv.train.execution.ClassificationModule.training_step
 
     def interrupting(self: Any, batch: Any, batch_index: int) -> Any:
         if self.global_step == 2:
             send()
         return training_step(self, batch, batch_index)
 
-    monkeypatch.setattr(dynaconv.train.run.ClassificationModule, "training_step", interrupting)
+    monkeypatch.setattr(dynaconv.train.execution.ClassificationModule, "training_step", interrupting)
     return monkeypatch
 
 

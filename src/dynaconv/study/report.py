@@ -15,7 +15,7 @@ from dynaconv.study.folder import COSTS_FILE
 from dynaconv.study.record import PAGE_FILE, RESULTS_FILE, write_record
 from dynaconv.study.results import Results, VariantResults
 from dynaconv.study.statistics import Interval
-from dynaconv.train.run import DEFAULT_EPOCHS
+from dynaconv.train.config import DEFAULT_EPOCHS
 
 COLUMNS = (
     "variant",

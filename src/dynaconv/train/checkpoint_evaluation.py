@@ -5,12 +5,13 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.utils.data import IterableDataset, Subset
+from torch.utils.data import IterableDataset
 
 from dynaconv.errors import DataError, RunError
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.source import Split
 from dynaconv.train.data.sources import GREY_SOURCES, absolute_location, is_folder_name, missing_folder
+from dynaconv.train.data.splits import subset_of
 from dynaconv.train.evaluate import Evaluation, evaluate
 
 SplitName = Literal["train", "val", "test"]
@@ -132,5 +133,4 @@ def random_images(module: ImageDataModule, split: SplitName, count: int, *, seed
         return chosen
     order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))
     indices = sorted(order[:count].tolist())
-    subset: Split = chosen.subset(indices) if hasattr(chosen, "subset") else Subset(chosen, indices)
-    return subset
+    return subset_of(chosen, indices)

@@ -13,12 +13,16 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from dynaconv.errors import RunError, listed, nearest_names
+from dynaconv.errors import RunError, check_range, listed, nearest_names
 from dynaconv.train import RECIPES
 from dynaconv.train.data.module import ImageDataModule
+from dynaconv.train.data.sources import absolute_location
+from dynaconv.train.factory import is_own_model
 from dynaconv.train.module import ClassificationModule
 from dynaconv.train.saving import CheckpointOptions
 
+DEFAULT_EPOCHS = 30
+"""Epochs of a run whose configuration sets neither epochs nor steps."""
 _GROUPS = ("data", "model", "trainer", "checkpoint")
 _RESERVED = {"default_root_dir", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"}
 
@@ -101,8 +105,8 @@ def check_seed(seed: int, where: str = "--seed") -> None:
 def make_parser() -> LightningArgumentParser:
     """Return the parser of all arguments of the data module, the module and the Trainer.
 
-    It is the parser of LightningCLI. LightningCLI itself parses and instantiates in one step, but a run has to create
-    its folder between the two.
+    It is the parser of LightningCLI. LightningCLI itself makes the Trainer in the constructor that parses. Here the
+    Trainer follows from the data and the run folder, and the folder is made once the data is found.
     """
     parser = LightningArgumentParser(prog="dynaconv train", description="", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--seed", type=int, default=0, help="Seed of weights, image order, augmentation and dropout.")
@@ -117,10 +121,10 @@ def make_parser() -> LightningArgumentParser:
 
 
 def resolve(config: TrainConfig, overrides: Sequence[str] = ()) -> Namespace:
-    """Check a configuration and fill in every default.
+    """Check a configuration, fill in every default and make its paths absolute.
 
     Args:
-        config: The configuration.
+        config: The configuration. `foreign_options` of it are left out.
         overrides: Command-line arguments that change it, such as ``["--trainer.max_epochs=3"]``.
 
     Raises:
@@ -130,8 +134,11 @@ def resolve(config: TrainConfig, overrides: Sequence[str] = ()) -> Namespace:
     for name in values:
         _check_name(name)
     values["seed"] = config.seed
-    given = [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in values.items()]
-    given += parse_overrides(overrides)
+    changes = parse_overrides(overrides)
+    if foreign_options(config, dict(changes).get("model.name")):
+        del values["model.model_options"]
+    given = [*((name, value if isinstance(value, str) else json.dumps(value)) for name, value in values.items())]
+    given += changes
     try:
         resolved = make_parser().parse_args([f"--{name}={value}" for name, value in given])
     except ArgumentError as error:
@@ -145,7 +152,40 @@ def resolve(config: TrainConfig, overrides: Sequence[str] = ()) -> Namespace:
             next(iter(kinds.values()))(**value)
         elif (kind := kinds.get(value.class_path.rpartition(".")[2])) is not None:
             kind(**value.get("init_args", {}))
+    check_seed(resolved.seed)
+    _check_trainer(resolved.trainer)
+    resolved.data.name, resolved.data.data_dir = absolute_location(resolved.data.name, resolved.data.data_dir)
     return resolved
+
+
+def foreign_options(config: TrainConfig, name: str | None) -> Mapping[str, Any]:
+    """Return the ``model_options`` of a recipe for one of dynaconv's models that do not suit the model ``name``."""
+    options = config.model.get("model_options") or {}
+    suits = not options or name is None or config.model.get("name") in (None, name) or is_own_model(name)
+    return {} if suits else options
+
+
+def _check_trainer(trainer: Namespace) -> None:
+    """Check options of the Trainer that would fail late or have no effect, and fill in the number of epochs."""
+    if trainer.fast_dev_run:
+        raise RunError(
+            "trainer.fast_dev_run writes no checkpoint to test; for a short run pass --epochs 1 "
+            "--trainer.limit_train_batches 2."
+        )
+    if trainer.max_epochs is not None and trainer.max_epochs < 1:
+        raise RunError(f"--epochs is at least 1; got {trainer.max_epochs}.")
+    if trainer.max_steps == 0 or trainer.max_steps < -1:
+        raise RunError(f"--trainer.max_steps is at least 1; got {trainer.max_steps}.")
+    if trainer.limit_test_batches is not None:
+        raise RunError(
+            "trainer.limit_test_batches has no effect, because every run is tested on all images; leave it out."
+        )
+    if trainer.gradient_clip_val is not None:
+        check_range("trainer.gradient_clip_val", trainer.gradient_clip_val, 0, open_low=True)
+    elif trainer.gradient_clip_algorithm is not None:
+        raise RunError("trainer.gradient_clip_algorithm needs trainer.gradient_clip_val, the largest gradient.")
+    if trainer.max_epochs is None and trainer.max_steps == -1:
+        trainer.max_epochs = DEFAULT_EPOCHS
 
 
 def parse_overrides(words: Sequence[str], *, short: Iterable[str] = ()) -> list[tuple[str, str]]:

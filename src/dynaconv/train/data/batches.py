@@ -157,10 +157,15 @@ def collated(dataset: Any, indices: Sequence[int]) -> Batch:
     return images, targets
 
 
+def loader_options() -> dict[str, Any]:
+    """Return the options that all loaders share."""
+    return {"worker_init_fn": start_loader_process, "pin_memory": torch.cuda.is_available()}
+
+
 def make_loader(dataset: Any, **options: Any) -> DataLoader[Any]:
     """Build a loader. Whole batches are not collated, and an `EpochSampler` leaves the global generator alone."""
     if hasattr(dataset, "__getitems__"):
         options["collate_fn"] = already_collated
     if isinstance(options.get("sampler"), EpochSampler):
         options["generator"] = torch.Generator()
-    return DataLoader(dataset, worker_init_fn=start_loader_process, pin_memory=torch.cuda.is_available(), **options)
+    return DataLoader(dataset, **loader_options(), **options)

@@ -1,16 +1,14 @@
 """The Lightning data module: a named image source, its augmentation, and its loaders."""
 
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import torch
 from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import DataLoader, IterableDataset
 
 from dynaconv.errors import DataError, check_range
 from dynaconv.train.data.augmentation import Augmentation, Photo, Small
@@ -18,11 +16,11 @@ from dynaconv.train.data.batches import EpochSampler, Photographs, SmallImages, 
 from dynaconv.train.data.corrupt import CorruptImages
 from dynaconv.train.data.drawn import DrawnBatches, DrawnImages
 from dynaconv.train.data.image_file import Mode, convert_image, named_in_errors
-from dynaconv.train.data.shard_source import hold_out_shards
 from dynaconv.train.data.shards import ShardSet
 from dynaconv.train.data.shares import PaddedImages, evaluation_share
-from dynaconv.train.data.source import Source, Split, TensorImages, length_of, stratified_split
+from dynaconv.train.data.source import Source, Split, TensorImages, length_of
 from dynaconv.train.data.sources import load_source
+from dynaconv.train.data.splits import hold_out, limit_images
 from dynaconv.train.data.stream import ShardStream, StreamLoader, check_workers
 from dynaconv.train.data.transforms import BatchTransform, SmallTransform, photo_transform
 
@@ -97,11 +95,16 @@ class ImageDataModule(LightningDataModule):
             options: Options of a data set whose images are drawn anew ("glyphs" and others, see docs/drawn-data.md).
         """
         super().__init__()
-        _check_ranges(
-            at_least_0={"num_workers": num_workers, "max_corrupt": max_corrupt},
-            at_least_1={"batch_size": batch_size, "eval_batch_size": eval_batch_size, "shuffle_buffer": shuffle_buffer},
-            at_least_4={"image_size": image_size},
-        )
+        for option, value, least in (
+            ("num_workers", num_workers, 0),
+            ("max_corrupt", max_corrupt, 0),
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("shuffle_buffer", shuffle_buffer, 1),
+            ("image_size", image_size, 4),
+        ):
+            if value is not None:
+                check_range(f"data.{option}", value, least, error=DataError)
         if val_fraction is not None:
             check_range("data.val_fraction", val_fraction, 0, 1, open_high=True, error=DataError)
         source = load_source(
@@ -142,9 +145,9 @@ class ImageDataModule(LightningDataModule):
             max_corrupt=max_corrupt or None,
         )
         fraction = 0.1 if val_fraction is None else val_fraction
-        self.train_split, self.val_split = _hold_out(source.train, source.validation, fraction, split_seed or 0)
+        self.train_split, self.val_split = hold_out(source.train, source.validation, fraction, split_seed or 0)
         if train_limit is not None:
-            self.train_split = _limit(self.train_split, train_limit, split_seed or 0)
+            self.train_split = limit_images(self.train_split, train_limit, split_seed or 0)
         if isinstance(self.train_split, DrawnImages) and not isinstance(augment, Small):
             raise DataError(
                 f"data.augment={type(augment).__name__} cannot be used with {name}, whose images are drawn "
@@ -166,8 +169,8 @@ class ImageDataModule(LightningDataModule):
         for name, value in (("crop_pct", crop_pct), ("interpolation", interpolation)):
             if value is not None and self.style == "small":
                 raise DataError(f"data.{name} is for photographs, but {self.name} has small images; leave it out.")
-        if crop_pct is not None and not 0 < crop_pct <= 1:
-            raise DataError(f"data.crop_pct must be a fraction in (0, 1]; got {crop_pct}.")
+        if crop_pct is not None:
+            check_range("data.crop_pct", crop_pct, 0, 1, open_low=True, error=DataError)
 
     def _check_photo_options(self) -> None:
         """Build the pipeline once, so that an unknown policy raises an error before the run starts."""
@@ -254,7 +257,7 @@ class ImageDataModule(LightningDataModule):
         if training:
             stream.start, stream.corrupt = self.start, self.corrupt
         workers = self._stream_workers(shards, training=training, world=world)
-        return StreamLoader(stream, epoch=self._epoch, num_workers=workers)
+        return StreamLoader(stream, num_workers=workers, epoch=self._epoch)
 
     def _stream_workers(self, shards: ShardSet, *, training: bool, world: int) -> int:
         max_workers = min(os.cpu_count() or 1, _MAX_AUTO_WORKERS)
@@ -314,15 +317,6 @@ class ImageDataModule(LightningDataModule):
         return 0 if in_memory else min(os.cpu_count() or 1, _MAX_AUTO_WORKERS)
 
 
-def _check_ranges(**values: Mapping[str, int | None]) -> None:
-    """Check integers; the keys are ``at_least_<minimum>``."""
-    for key, options in values.items():
-        minimum = int(key.rpartition("_")[2])
-        for name, value in options.items():
-            if value is not None and value < minimum:
-                raise DataError(f"data.{name} must be at least {minimum}; got {value}.")
-
-
 def _refuse_unused(source: Source, **given: Any) -> None:
     """Raise `DataError` for an option that would have no effect on a data set; None stands for an option left out."""
     in_memory = isinstance(source.train, TensorImages | DrawnImages)
@@ -341,75 +335,3 @@ def _refuse_unused(source: Source, **given: Any) -> None:
 def _convert(image: Image.Image, mode: Mode, transform: Callable[[Image.Image], Tensor]) -> Tensor:
     with named_in_errors("an image of the stream", "repair the data set"):
         return transform(convert_image(image, mode))
-
-
-def _targets(split: Split) -> Any:
-    targets = getattr(split, "targets", None)
-    if targets is None:
-        inner = getattr(split, "dataset", None)
-        samples = getattr(getattr(inner, "reader", None), "samples", None)
-        if samples is not None:
-            return [int(sample[1]) for sample in samples]
-        targets = getattr(getattr(inner, "reader", None) or inner, "targets", None)
-        targets = getattr(getattr(inner, "dataset", None), "targets", None) if targets is None else targets
-    return targets
-
-
-def _subset(split: Split, indices: list[int]) -> Split:
-    if hasattr(split, "subset"):
-        return split.subset(indices)
-    return Subset(cast(Any, split), indices)
-
-
-def _hold_out(train: Split, validation: Split | None, fraction: float, seed: int) -> tuple[Split, Split | None]:
-    """Return training and validation images; a validation set that the source defines is used as it is."""
-    if validation is not None or fraction == 0:
-        return train, validation
-    if isinstance(train, ShardSet):
-        return hold_out_shards(train, fraction, seed)
-    if isinstance(train, IterableDataset):
-        raise DataError("a streamed data set cannot be split; pass val_fraction=0, or use one with a validation set.")
-    return _split(train, fraction, seed)
-
-
-def _split(train: Split, fraction: float, seed: int) -> tuple[Split, Split | None]:
-    targets = _targets(train)
-    if targets is None:
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
-        taken = max(round(len(order) * fraction), 1)
-        first, second = sorted(order[taken:]), sorted(order[:taken])
-    else:
-        first, second = stratified_split(targets, fraction, seed=seed)
-    if not first or not second:
-        raise DataError(
-            f"val_fraction={fraction} does not divide {len(train)} training images into two sets; "
-            f"pass val_fraction=0 or add images."
-        )
-    return _subset(train, first), _subset(train, second)
-
-
-def _limit(train: Split, limit: int, seed: int) -> Split:
-    if isinstance(train, DrawnImages):
-        raise DataError(
-            f"train_limit={limit} cannot be used with images that are drawn anew; use data.options.distinct."
-        )
-    if isinstance(train, ShardSet):
-        raise DataError(f"train_limit={limit} cannot be used with shards; use data.epoch_size.")
-    if isinstance(train, IterableDataset):
-        raise DataError(
-            f"train_limit={limit} cannot be used with a streamed data set; use trainer.limit_train_batches."
-        )
-    if not 1 <= limit <= len(train):
-        raise DataError(f"train_limit={limit} must be from 1 to {len(train)}, the number of training images.")
-    targets = _targets(train)
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
-    if targets is not None:
-        # The first image of every class, then the second of every class, and so on.
-        counts: Counter[int] = Counter()
-        ranks: dict[int, int] = {}
-        for index in order:
-            label = int(targets[index])
-            ranks[index] = counts[label]
-            counts[label] += 1
-        order.sort(key=ranks.__getitem__)
-    return _subset(train, sorted(order[:limit]))

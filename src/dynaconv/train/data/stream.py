@@ -17,12 +17,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from dynaconv.errors import CorruptImageError, DataError
-from dynaconv.train.data.batches import Batch, collated
+from dynaconv.train.data.batches import Batch, collated, loader_options
 from dynaconv.train.data.corrupt import CorruptImages
 from dynaconv.train.data.image_file import decode_image, named_in_errors
 from dynaconv.train.data.shards import Sample, ShardSet, describe, read_range, sample_class, sample_image
 from dynaconv.train.data.shares import PADDING
-from dynaconv.train.stopping import start_loader_process
 
 
 class ShardStream(IterableDataset[Batch]):
@@ -162,16 +161,10 @@ def _decode(sample: Sample, shards: ShardSet) -> tuple[Image.Image, int] | Corru
 class StreamLoader(DataLoader[Any]):
     """A loader that sets the epoch of its `ShardStream` before the workers start."""
 
-    def __init__(self, stream: ShardStream, *, epoch: Callable[[], int], num_workers: int) -> None:
+    def __init__(self, stream: ShardStream, *, num_workers: int, epoch: Callable[[], int]) -> None:
         self._epoch = epoch
-        super().__init__(
-            stream,
-            batch_size=None,
-            num_workers=num_workers,
-            worker_init_fn=start_loader_process,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),
-        )
+        options = {**loader_options(), "generator": torch.Generator()}
+        super().__init__(stream, batch_size=None, num_workers=num_workers, **options)
 
     def __iter__(self) -> Any:
         stream: Any = self.dataset
