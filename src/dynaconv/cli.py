@@ -129,7 +129,7 @@ def _explain(error: Exception) -> tuple[str | None, int]:
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
         return f"the system refused: {str(error.strerror or error).rstrip('.')}{where}.", 1
-    disk_full = any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT))
+    disk_full = any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
     return str(error), 1 if disk_full or not isinstance(error, DynaconvError) else error.exit_code
 
 

@@ -63,7 +63,7 @@ def add_command(
     command.register("type", None, _text)
     command.register("type", Path, lambda text: Path(_text(text)))
     command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    command.set_defaults(run=run, parser=command, passes_on=False, outputs={}, overwrite=False)
+    command.set_defaults(run=run, parser=command, passes_on=False, outputs={}, overwrite=False, writes_by_default=False)
     return command
 
 
@@ -113,10 +113,13 @@ def prepared_outputs(arguments: argparse.Namespace) -> Iterator[None]:
     holds that file and nothing else.
 
     Raises:
-        RunError: An output cannot be written or exists, or two flags name the same file.
+        RunError: An output cannot be written or exists, two flags name the same file, or ``--overwrite`` has no effect.
         PermissionError: The permissions do not allow a file to be written.
     """
     given = {name: getattr(arguments, name) for name in arguments.outputs if getattr(arguments, name)}
+    if arguments.overwrite and not given and not arguments.writes_by_default:
+        flags = listed((f"--{name}" for name in arguments.outputs), last="or", quote=False)
+        raise RunError(f"--overwrite has no file to replace; pass {flags} too, or leave --overwrite out.")
     replaceable = "--overwrite" in arguments.parser._option_string_actions
     names_by_path: dict[Path, str] = {}
     for name, path in given.items():

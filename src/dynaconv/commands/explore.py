@@ -8,6 +8,7 @@ from typing import Any
 
 from dynaconv.commands import _arguments as shared
 from dynaconv.commands._shared import add_command
+from dynaconv.errors import RunError
 
 _EPILOG = (
     "The page runs the network in the browser and shows its coefficients and kernels for pictures that are drawn or "
@@ -20,9 +21,7 @@ def add(commands: Any) -> None:
     command = add_command(commands, "explore", "show in the browser what the kernels of a network do", run, _EPILOG)
     shared.add_checkpoint(command, several=True, optional=True)
     shared.add_data(command)
-    command.add_argument(
-        "--images", metavar="N", type=shared.integer(1), default=512, help="test images of the mean kernels (512)"
-    )
+    command.add_argument("--images", metavar="N", type=shared.integer(1), help="test images of the mean kernels (512)")
     command.add_argument(
         "--port", metavar="N", type=shared.integer(0, 65535), default=8000, help="port of the page, 0 for any (8000)"
     )
@@ -34,6 +33,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     from dynaconv.explore.server import open_server
 
     if not arguments.checkpoints:
+        given = [arguments.data, arguments.data_dir, arguments.images]
+        if any(value is not None for value in given):
+            raise RunError("--data, --data-dir and --images are for a CHECKPOINT; name one, or leave them out.")
         _serve(open_server(arguments.port), arguments)
         return
     with tempfile.TemporaryDirectory(prefix="dynaconv-explore-") as made:
@@ -47,7 +49,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
                 folder,
                 data=arguments.data,
                 data_dir=arguments.data_dir,
-                images=arguments.images,
+                images=arguments.images or 512,
                 say=lambda line: print(line, flush=True),
             )
             _serve(server, arguments)

@@ -45,6 +45,7 @@ _FORMATS = {
 def add(commands: Any) -> None:
     """Add ``dynaconv export``."""
     command = add_command(commands, "export", "write a network for another runtime", run, _EPILOG)
+    command.set_defaults(writes_by_default=True)
     shared.add_checkpoint(command, names=True)
     command.add_argument("--format", choices=tuple(_FORMATS), required=True, help="format of the file")
     shared.add_out(command, "file to write; by default the model's name, in the current folder")

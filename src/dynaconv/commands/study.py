@@ -79,6 +79,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         raise RunError("--rounds belongs to the measurement of costs; pass --costs too, or leave --rounds out.")
     if arguments.out is not None and not arguments.report:
         raise RunError("--out is the folder of the report and needs --report; the folder of the runs is --folder.")
+    _refuse_unused(arguments)
     study = load_study(arguments.study)
     folder = StudyFolder(arguments.folder or Path("studies") / study.name)
     options = RunOptions(
@@ -110,6 +111,17 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         print(f"dynaconv: {message}", file=sys.stderr)
         return
     _print_failures(study, folder, options)
+
+
+def _refuse_unused(arguments: argparse.Namespace) -> None:
+    """Raise RunError for an option of the runs if no run is started, and for an action that another one excludes."""
+    actions = [f"--{name}" for name in ("list", "costs", "report") if getattr(arguments, name)]
+    if len(actions) > 1 and arguments.list:
+        raise RunError(f"--list prints the state of the runs and exits; leave it or {actions[1]} out.")
+    options = {"jobs": arguments.jobs != 1, "retry": arguments.retry, "keep-checkpoints": arguments.keep_checkpoints}
+    for name, given in options.items():
+        if given and actions:
+            raise RunError(f"--{name} is for runs, and {actions[0]} starts none; leave one of them out.")
 
 
 def _checked_variants(study: "Study", names: list[str]) -> tuple[str, ...]:

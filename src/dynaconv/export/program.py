@@ -1,5 +1,6 @@
 """Exports networks as `torch.export` programs and verifies the files in PyTorch."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +48,10 @@ def export_program(
 
 
 def _write(captured: Capture, file: Path) -> None:
-    torch.export.save(captured.program, file)
+    # In memory first, because torch's file writer ends the process when the disk is full.
+    buffer = io.BytesIO()
+    torch.export.save(captured.program, buffer)
+    file.write_bytes(buffer.getbuffer())
 
 
 def _load(file: Path) -> Run:
