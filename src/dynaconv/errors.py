@@ -85,6 +85,12 @@ def check_range(
     raise error(f"{name} must be {wanted}; got {value}.")
 
 
+def check_type(name: str, value: object, kind: type) -> None:
+    """Raise TypeError unless an argument is an instance of a class."""
+    if not isinstance(value, kind):
+        raise TypeError(f"`{name}` must be {with_article(kind.__name__)}; got {with_article(type(value).__name__)}.")
+
+
 def nearest_names(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
     """Return up to ``count`` known names that are similar to ``name``.
 

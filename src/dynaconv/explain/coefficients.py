@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.conversion.example import eval_mode
+from dynaconv.explain.movement import dynamic_layers
 from dynaconv.families import Coefficient, families
-from dynaconv.measure.modules import is_dynamic
 
 RELATIVE_ROUNDING = 1e-6
 """Relative rounding error of float32 coefficients: smaller changes do not count as dependence on the input."""
@@ -199,9 +199,7 @@ def visit_coefficients(
     Raises:
         ValueError: As for `collect_coefficients`.
     """
-    names = {module: name for name, module in model.named_modules() if is_dynamic(module)}
-    if not names:
-        raise ValueError(f"{type(model).__name__} has no dynamic layer: no module has a method `coefficients(x)`.")
+    names = dynamic_layers(model)
     device = next(model.parameters()).device
     visitor = _Visitor(names, visit)
     with eval_mode(model), visitor:

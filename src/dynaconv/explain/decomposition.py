@@ -206,7 +206,8 @@ def latent_form(kernels: Tensor, *, groups: int = 1) -> LatentForm:
     Raises:
         ValueError: As for `svd_form`, or the kernels are larger than 1x1.
     """
-    if kernels.dim() == 5 and tuple(kernels.shape[3:]) != (1, 1):
+    kernels = check_kernels(kernels)
+    if tuple(kernels.shape[3:]) != (1, 1):
         raise ValueError(
             f"the latent form needs 1x1 kernels; got {kernels.shape[3]}x{kernels.shape[4]}. "
             "Use `svd_form` for larger kernels."

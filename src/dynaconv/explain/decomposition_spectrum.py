@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dynaconv.errors import check_type
 from dynaconv.explain.decomposition import residual_form
 from dynaconv.explain.mixtures import as_matrices, check_groups
 
@@ -97,6 +98,7 @@ def directions_for_energy(singular_values: Tensor, share: float) -> int:
 
 
 def _checked(singular_values: Tensor) -> Tensor:
+    check_type("singular_values", singular_values, Tensor)
     values = singular_values.detach().double().flatten()
     if values.numel() == 0 or bool((values < 0).any()) or not bool(values.isfinite().all()):
         raise ValueError(

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynaconv.errors import check_type
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mixture:
@@ -78,6 +80,7 @@ def mix(kernels: Tensor, attention: Tensor) -> Tensor:
 
 def check_kernels(kernels: Tensor) -> Tensor:
     """Return the kernels, detached and at least in float32. Raise ValueError unless they have 5 axes and are finite."""
+    check_type("kernels", kernels, Tensor)
     if kernels.dim() != 5:
         hint = " For pointwise kernels append two axes of size 1: kernels[..., None, None]."
         raise ValueError(
@@ -93,6 +96,7 @@ def check_kernels(kernels: Tensor) -> Tensor:
 
 def check_attention(attention: Tensor, kernels: Tensor) -> Tensor:
     """Return the attention in the kernels' dtype and on their device; ValueError unless it is (B, K) and finite."""
+    check_type("attention", attention, Tensor)
     if attention.dim() != 2 or attention.shape[0] == 0:
         raise ValueError(
             f"attention must be (B, K), one row per sample and at least one row; got {tuple(attention.shape)}."

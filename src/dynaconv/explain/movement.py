@@ -9,6 +9,7 @@ from torch import nn
 
 from dynaconv.conversion.freeze import KernelMean, kernel_means
 from dynaconv.explain.mixtures import ratio
+from dynaconv.families.contract.checks import check_module
 from dynaconv.measure.modules import is_dynamic
 
 
@@ -38,6 +39,7 @@ def kernel_movement(model: nn.Module, batches: Iterable[Any], *, max_batches: in
 
 def dynamic_layers(model: nn.Module) -> dict[nn.Module, str]:
     """Return the dynamic layers of a network and their names. Raise ValueError if it has none."""
+    check_module(model)
     layers = {module: name for name, module in model.named_modules() if is_dynamic(module)}
     if not layers:
         raise ValueError(f"{type(model).__name__} has no dynamic layer: no module has a method `coefficients(x)`.")

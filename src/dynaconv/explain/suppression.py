@@ -21,8 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv.conversion.example import eval_mode
+from dynaconv.errors import check_type
 from dynaconv.explain._suppression_probes import MixtureProbe, Probe, probe_for
 from dynaconv.explain.decomposition import SVDForm
+from dynaconv.families.contract.checks import check_module
 from dynaconv.measure.modules import is_dynamic
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -213,6 +215,8 @@ def measure_suppression(
     """
     probes: dict[str, Probe] = {}
     skipped: dict[str, str] = {}
+    check_module(model)
+    check_type("forms", forms or {}, Mapping)
     modules = dict(model.named_modules())
     for name, module in modules.items():
         if is_dynamic(module):

@@ -18,6 +18,7 @@ from dynaconv.errors import ExportError
 from dynaconv.export._failing_layer import layer_at_failure
 from dynaconv.export._symbolic_sizes import limited_expressions
 from dynaconv.export.verify import as_inputs, first_line, named_outputs, random_inputs
+from dynaconv.families.contract.checks import check_module
 from dynaconv.interrupts import propagating_interrupts
 from dynaconv.log_levels import raised_log_levels
 from dynaconv.native.replace import restore
@@ -72,6 +73,7 @@ def frozen_copy(model: nn.Module, *, half: bool = False) -> nn.Module:
     Raises:
         ExportError: The model cannot be copied, is on the meta device, or has tensors in half precision without `half`.
     """
+    check_module(model)
     tensors = [*model.parameters(), *model.buffers()]
     if any(tensor.is_meta for tensor in tensors):
         raise ExportError("the model has tensors without values (device 'meta'); load its weights first.")

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from dynaconv.errors import ExportError, with_article
 from dynaconv.export.report import Check
+from dynaconv.families.contract.checks import check_choice
 
 LIMIT = 1e-4
 """Largest accepted difference of a float32 runtime from the network: ``max|a - b| / max|b|`` of each output."""
@@ -68,6 +69,13 @@ def verify(
         ExportError: The file cannot be run, its outputs differ in number or shape, or their difference exceeds
             the limit. The message says whether the cause is the runtime or the network's own rounding errors.
     """
+    check_choice("precision", precision, LIMITS)
+    batches, sizes = tuple(batches), tuple(sizes)
+    if not batches or not sizes or not isinstance(seed, int):
+        raise ValueError(
+            f"`batches` and `sizes` need at least one value, and `seed` is an integer; got {batches}, {sizes} and "
+            f"{seed!r}."
+        )
     limit, scale = LIMITS[precision], _ROUNDING_SCALES[precision]
     shapes = [(batch, sizes[0]) for batch in batches] + [(batches[-1], size) for size in sizes[1:]]
     checks: list[Check] = []

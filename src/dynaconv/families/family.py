@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from dynaconv.errors import nearest_names, with_article
+from dynaconv.errors import check_type, nearest_names, with_article
 from dynaconv.families.contract.base import DynamicConv, DynamicLayer
 
 Kind = Literal["pointwise", "depthwise", "grouped", "spatial", "transposed"]
@@ -189,6 +189,7 @@ def register_family(family: Family) -> Family:
     Raises:
         ValueError: Its name, an alias or a layer belongs to another family.
     """
+    check_type("family", family, Family)
     for other in _registered.values():
         if taken := {family.name, *family.aliases} & {other.name, *other.aliases}:
             raise ValueError(

@@ -3,14 +3,15 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 
 from dynaconv import __version__
-from dynaconv.errors import CheckpointError, listed
+from dynaconv.errors import CheckpointError, check_type, listed
 
 FORMAT = 1
 """Format number of the entry ``dynaconv``."""
@@ -20,8 +21,27 @@ _RESERVED = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pr
 _RESERVED |= {"num_classes", "in_chans"}
 _PRETRAINED = ("mean", "std", "crop_pct", "crop_mode", "interpolation", "first_conv", "classifier", "license")
 _OWN = ("style", "conversion", "training")
+Described = TypeVar("Described")
 
 
+def _one_sentence(described: type[Described]) -> type[Described]:
+    """Let a class raise CheckpointError for a field of another type."""
+    create = described.__init__
+
+    @wraps(create)
+    def checked(self: Any, *args: Any, **fields: Any) -> None:
+        try:
+            create(self, *args, **fields)
+        except StrictDataclassFieldValidationError as error:
+            # The cause names the field and its value; of a union, it lists one more error per type.
+            reason = " ".join(str(error.__cause__ or error).split()).partition(" Errors: ")[0].rstrip(".")
+            raise CheckpointError(f"{reason}.") from error
+
+    described.__init__ = checked  # type: ignore[method-assign]
+    return described
+
+
+@_one_sentence
 @strict
 @dataclass(kw_only=True)
 class HubConfig:
@@ -154,10 +174,8 @@ class HubConfig:
             )
         except KeyError as error:
             raise CheckpointError(f"{file} has no entry {error}; it was changed after it was saved.") from error
-        except (StrictDataclassFieldValidationError, TypeError, ValueError) as error:
-            # The cause names the field and its value; of a union, it lists one more error per type.
-            reason = str(error.__cause__ or error).partition(". Errors: ")[0].rstrip(".")
-            raise CheckpointError(f"{file} does not describe a network: {reason}.") from error
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{file} does not describe a network: {str(error).rstrip('.')}.") from error
 
 
 def pretrained_fields(pretrained: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,6 +185,7 @@ def pretrained_fields(pretrained: Mapping[str, Any]) -> dict[str, Any]:
 
 def creation_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the arguments of `timm.create_model` that neither load other weights nor are fields of a `HubConfig`."""
+    check_type("model_options", options or {}, Mapping)
     return {key: value for key, value in (options or {}).items() if key not in _RESERVED}
 
 

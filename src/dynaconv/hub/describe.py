@@ -11,6 +11,7 @@ from torch import nn
 
 from dynaconv.conversion import conversion_of
 from dynaconv.errors import CheckpointError
+from dynaconv.families.contract.checks import check_module
 from dynaconv.hub.build import build_network
 from dynaconv.hub.config import HubConfig, creation_options, pretrained_fields
 from dynaconv.train.checkpoint import MODEL_FILE, load_trained
@@ -75,6 +76,7 @@ def describe_network(
     Raises:
         CheckpointError: The network lacks an attribute for an argument that is None, or the values do not agree.
     """
+    check_module(network)
     own: dict[str, Any] = dict(getattr(network, "pretrained_cfg", None) or {})
     own |= {key: value for key, value in given.items() if value is not None}
     arguments = getattr(network, "_model_args", {})
@@ -91,7 +93,7 @@ def describe_network(
         )
     first = network.state_dict().get(f"{own.get('first_conv')}.weight")
     config = HubConfig(
-        model=name.split(".", 1)[0],
+        model=str(name).split(".", 1)[0],
         model_options=creation_options(arguments if model_options is None else model_options),
         num_classes=getattr(network, "num_classes", 0),
         in_channels=arguments.get("in_chans", channels) if first is None else first.shape[1],

@@ -187,6 +187,8 @@ class _Plan:
     fc_squeeze: int | None = None
 
     def __post_init__(self) -> None:
+        if not 0 < self.width < math.inf:
+            raise ValueError(f"`width` must be a positive number; got {self.width!r}.")
         self.kinds = _kinds(self.family, self.dynamic, self.dynamic_depthwise, self.published)
         fam.check_stem_stride(self.stem_stride)
         self.options = fam.check_family_options(self.family, self.family_options)

@@ -73,6 +73,8 @@ class DynamicResNet(ResNet):
         published: bool = False,
         **kwargs: Any,
     ) -> None:
+        if not (isinstance(block, type) and issubclass(block, nn.Module)):
+            raise TypeError(f"`block` is a class of modules, such as timm's BasicBlock; got {block!r}.")
         fam.check_stem_stride(stem_stride)
         spec = fam.get_family(family)
         options = fam.check_family_options(family, family_options)

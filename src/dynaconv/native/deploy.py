@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from dynaconv.families.contract.checks import check_module
 from dynaconv.native import library
 from dynaconv.native.replace import replace
 
@@ -21,4 +22,5 @@ def deploy_native(model: nn.Module) -> nn.Module:
     Raises:
         NativeError: The environment variable DYNACONV_ISA names an unknown or unsupported instruction set.
     """
+    check_module(model)
     return replace(model)[0] if library.ready() else model

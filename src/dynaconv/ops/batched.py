@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dynaconv.errors import check_type
 from dynaconv.ops.exporting import is_exporting
 from dynaconv.ops.geometry import (
     Geometry,
@@ -110,6 +111,8 @@ def batched_conv_transpose(
 
 def _check_kernels(name: str, x: Tensor, kernels: Tensor) -> int:
     """Return the number of spatial axes."""
+    check_type("x", x, Tensor)
+    check_type("kernels", kernels, Tensor)
     if x.dim() not in (3, 4, 5) or kernels.dim() != x.dim() + 1:
         raise ValueError(
             f"{name} takes an input (B, C_in, L), (B, C_in, H, W) or (B, C_in, D, H, W), and kernels with one axis "
@@ -163,6 +166,7 @@ def _named_padding(
 def _with_bias(out: Tensor, bias: Tensor | None, out_channels: int) -> Tensor:
     if bias is None:
         return out
+    check_type("bias", bias, Tensor)
     if tuple(bias.shape) not in ((out_channels,), (out.shape[0], out_channels)):
         raise ValueError(f"bias must be (C_out,) or (B, C_out), {out_channels} values each; got {tuple(bias.shape)}.")
     return out + over_pixels(bias, out.dim() - 2).to(out.dtype)

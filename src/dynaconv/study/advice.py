@@ -80,8 +80,9 @@ def _setting(row: Mapping[str, str]) -> Setting:
 
 def loss_floor(num_classes: int, label_smoothing: float) -> float:
     """Return the smallest cross-entropy against smoothed labels, in nats: the entropy of the labels."""
-    shares = [1 - label_smoothing + label_smoothing / num_classes] + [label_smoothing / num_classes] * (num_classes - 1)
-    return -sum(share * math.log(share) for share in shares if share > 0)
+    other = label_smoothing / num_classes
+    shares = {1 - label_smoothing + other: 1, other: num_classes - 1}
+    return -sum(count * share * math.log(share) for share, count in shares.items() if share > 0)
 
 
 def fit_slope(settings: Sequence[Setting]) -> float:
@@ -120,7 +121,12 @@ def advise(train_loss: float, num_classes: int, label_smoothing: float = 0.0) ->
     Raises:
         RunError: A value is out of range, or the loss is below its floor, so that one of them is wrong.
     """
-    if num_classes < 2 or not 0 <= label_smoothing < 1 or not math.isfinite(train_loss):
+    if (
+        not isinstance(num_classes, int)
+        or num_classes < 2
+        or not 0 <= label_smoothing < 1
+        or not math.isfinite(train_loss)
+    ):
         raise RunError(
             f"a prediction needs a finite loss, at least 2 classes and a smoothing in [0, 1); got {train_loss}, "
             f"{num_classes} and {label_smoothing}."

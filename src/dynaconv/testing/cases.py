@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynaconv.errors import check_type
 from dynaconv.families import DynamicConv, Family
 from dynaconv.families.contract.branch import BranchLinear, DynamicBranch
 from dynaconv.families.contract.norms import LatentBatchNorm2d
@@ -123,6 +124,7 @@ def cases(family: Family, options: Iterable[Mapping[str, Any]] = ({},)) -> list[
     These are every geometry with the first options, also in the family's other dimensions, and a 1x1 and a 3x3
     convolution over images with each of the other options.
     """
+    check_type("family", family, Family)
     first, *rest = options
     result = [Case(family, name, {**geometry, **first}) for name, geometry in geometries(family).items()]
     for each in rest:

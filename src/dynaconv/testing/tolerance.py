@@ -5,6 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynaconv.errors import check_type
+from dynaconv.families.contract.checks import check_choice
+
 TOLERANCE: dict[str, dict[str, float]] = {
     # A fast algorithm compared to its reference: the same arithmetic in another order.
     "float64": {"rtol": 1e-10, "atol": 1e-10},
@@ -29,6 +32,7 @@ def assert_close(got: Any, want: Any, tolerance: str = "float64", message: str |
     Raises:
         AssertionError: They differ by more than the tolerance.
     """
+    check_choice("tolerance", tolerance, TOLERANCE)
     limits = TOLERANCE[tolerance]
     torch.testing.assert_close(got, want, rtol=limits["rtol"], atol=limits["atol"], msg=message)
 
@@ -39,5 +43,7 @@ def assert_close_to_scale(got: Tensor, want: Tensor, tolerance: str) -> None:
     Raises:
         AssertionError: They differ by more than the tolerance.
     """
+    check_type("got", got, Tensor)
+    check_type("want", want, Tensor)
     scale = want.abs().max().clamp(min=torch.finfo(want.dtype).tiny)
     assert_close(got / scale, want / scale, tolerance)

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from dynaconv.errors import RunError, check_range, listed, nearest_names
+from dynaconv.errors import RunError, check_range, check_type, listed, nearest_names
 from dynaconv.train import RECIPES
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.sources import absolute_location
@@ -130,6 +130,7 @@ def resolve(config: TrainConfig, overrides: Sequence[str] = ()) -> Namespace:
     Raises:
         RunError: A key is unknown, or a value is invalid or missing.
     """
+    check_type("config", config, TrainConfig)
     values = {f"{group}.{key}": value for group in _GROUPS for key, value in getattr(config, group).items()}
     for name in values:
         _check_name(name)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from dynaconv.errors import check_type
 from dynaconv.ops import is_exporting
 
 
@@ -59,7 +60,8 @@ def check_divides(name: str, value: int, channels_name: str, channels: int) -> N
 
 
 def check_real(tensor: Tensor) -> Tensor:
-    """Return ``tensor`` if it is real, else raise ValueError."""
+    """Return ``tensor`` if it is a real tensor, else raise TypeError or ValueError."""
+    check_type("x", tensor, Tensor)
     if tensor.is_complex():
         raise ValueError(
             f"dynamic layers take real numbers; got {str(tensor.dtype).removeprefix('torch.')}. Pass the real and the "
@@ -104,8 +106,10 @@ def checked_mask(mask: Tensor, batch: int, sizes: Sequence[int], layer: str) -> 
         layer: Name of the layer's class, for messages.
 
     Raises:
+        TypeError: the mask is no tensor.
         ValueError: the mask has another shape, or values other than 0 and 1.
     """
+    check_type("mask", mask, Tensor)
     if has_shape(mask, (batch, *sizes)):
         mask = mask.unsqueeze(1)
     elif not has_shape(mask, (batch, 1, *sizes)):

@@ -172,7 +172,7 @@ class DynamicConvolution(DynamicOperator):
         return self._functions[self._choose(padded)]
 
     def _check_input(self, x: Tensor) -> None:
-        if x.dim() != self.dims + 2 or x.shape[1] != self.in_channels or x.is_complex():
+        if not isinstance(x, Tensor) or x.dim() != self.dims + 2 or x.shape[1] != self.in_channels or x.is_complex():
             check_images(x, self.in_channels, self.dims, type(self).__name__)
 
     def _padded(self, x: Tensor) -> Tensor:

@@ -30,7 +30,6 @@ from dynaconv.ops.mixture import (
     supports_compiled,
 )
 
-MixtureAlgorithm = Literal["auto", "kernel", "mixed", "grouped"]
 MIXTURE_ALGORITHMS = ("auto", "kernel", "mixed", "grouped")
 
 

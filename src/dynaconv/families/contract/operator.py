@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from dynaconv.errors import check_type
 from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.checks import checked_mask, has_shape
 from dynaconv.ops import pool_context
@@ -180,6 +181,8 @@ class DynamicOperator(nn.Module, ABC):
     def _check_context(self, x: Tensor, context: Tensor | None) -> None:
         """Raise ValueError unless ``context`` is one for ``x``, or None if the layer takes none."""
         kind, features = type(self).__name__, self.context_features
+        if context is not None:
+            check_type("context", context, Tensor)
         if features is None:
             if context is not None:
                 length = context.shape[-1] if context.dim() else 1

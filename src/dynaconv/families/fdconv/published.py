@@ -42,9 +42,6 @@ _DEFAULTS: dict[str, Any] = {
     "fbm_cfg": {},
 }
 """Further arguments of the published constructor."""
-_IGNORED = ("indices", "cached_masks", "freq_thres")
-"""Arguments of the published band modulation that it does not read."""
-_UNUSED_BANDS = {"fs_feat", "spatial", "init", "global_selection"}
 
 
 def published_fdconv_name(key: str) -> str:
