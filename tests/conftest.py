@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, settings
 from torch import nn
 
 import dynaconv.models  # noqa: F401  # registers the networks with timm
+from dynaconv.native import toolchain
+from dynaconv.ops.mixture import enable_compiled
 from tests.toy import ToyDynamic
 
 pytest_plugins = ["tests.messages"]
@@ -24,6 +26,8 @@ settings.register_profile(
 )
 settings.load_profile("dynaconv")
 torch.set_num_threads(1)
+# Tests with a cache of their own for data would compile the kernels once more.
+os.environ.setdefault("DYNACONV_CACHE", str(toolchain._cache()))
 # A shell starts what runs in the background with Ctrl+C ignored, and nohup with SIGHUP ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -37,6 +41,7 @@ def _fixed_numerics() -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
+    enable_compiled(False)
 
 
 @pytest.fixture

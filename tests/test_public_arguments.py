@@ -124,6 +124,7 @@ CALLS: dict[str, Callable[[Path], dict[str, Any]]] = {
     **{f"dynaconv.{name}.from_conv": lambda _: {"conv": nn.Conv2d(4, 8, 3)} for name in LAYERS},
     "dynaconv.conversion.ConversionPlan.apply": lambda _: {"model": network()},
     "dynaconv.hub.DynaconvModel.generate_model_card": lambda _: {},
+    "dynaconv.native.accelerate_training": lambda folder: {"enabled": True},
     "dynaconv.hub.DynaconvModel.save_pretrained": lambda folder: {"save_directory": folder / "hub"},
     "dynaconv.explain.coefficients.collect_coefficients": lambda _: {
         "model": classifier(),

@@ -137,6 +137,16 @@ def test_context_norms_of_dcd(norm: str | None, runs: list[str]) -> None:
     assert runs
 
 
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (3, 1, 5), (3, 5, 1), (1, 2, 2), (2, 3, 3)], ids=str)
+@pytest.mark.parametrize("family", ["dcd", "dcd 1x1", "odconv"])
+def test_images_of_few_pixels(family: str, sizes: tuple[int, int, int], runs: list[str]) -> None:
+    layers = {"dcd": DCDConv2d(8, 8, 3, padding=1, algorithm="factored"), "dcd 1x1": DCDConv2d(16, 8, 1)}
+    layer = moved(layers.get(family) or ODConv2d(8, 8, 3, padding=1))
+    batch, *pixels = sizes
+    x = torch.randn(batch, layer.in_channels, *pixels).contiguous(memory_format=torch.channels_last)
+    check(layer, x.requires_grad_())
+
+
 def test_zero_factors_of_dcd_have_finite_gradients() -> None:
     layer = DCDConv2d(8, 8, 3, padding=1)
     nn.init.zeros_(layer.p)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
+from dynaconv.ops.mixture import compiled_is_enabled
 from dynaconv.train.config import TrainConfig, choices, option_types, resolve
 from dynaconv.train.data.pack import pack_folder
 from dynaconv.train.execution import build
@@ -89,6 +90,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "model.mix.MixupOrCutMix.switch_prob": ("0.99", DIGITS),
     "model.ema_decay": ("0.5", DIGITS),
     "model.channels_last": ("true", DIGITS),
+    "model.compiled_operators": ("false", [*DIGITS, *DCD]),
     "model.temperature.TemperatureSchedule.start": ("20", [*DIGITS, *DYCONV]),
     "model.temperature.TemperatureSchedule.end": ("2", [*DIGITS, *DYCONV]),
     "model.temperature.TemperatureSchedule.epochs": ("1", [*DIGITS, *DYCONV]),
@@ -155,6 +157,7 @@ def observe(words: list[str]) -> dict[str, Any]:
         if module.ema is not None:
             module.ema.update(module.model, step=number)  # type: ignore[operator]
     weights = torch.cat([value.detach().flatten().float() for value in module.evaluated_model.state_dict().values()])
+    module.choose_operators(torch.device("cpu"))
     schedules = [getattr(callback, "schedule", None) for callback in module.configure_callbacks()]
     return {
         "train": [images for images, _ in batches],
@@ -166,6 +169,7 @@ def observe(words: list[str]) -> dict[str, Any]:
         "layout": [
             value.is_contiguous(memory_format=torch.channels_last) for value in module.parameters() if value.dim() == 4
         ],
+        "compiled": compiled_is_enabled(),
         "rates": [module.schedule.factor(step, 20, 5) for step in range(20)],
         "temperatures": schedules,
         "skip_nonfinite": module.hparams["skip_nonfinite"],

@@ -163,8 +163,11 @@ def accelerate_training(enabled: bool = True) -> bool:
         Whether they are on. If they cannot be compiled here, a warning says why.
 
     Raises:
+        TypeError: ``enabled`` is not a bool.
         NativeError: DYNACONV_ISA names an unknown or unsupported instruction set.
     """
+    if not isinstance(enabled, bool):
+        raise TypeError(f"accelerate_training takes True or False; got {enabled!r}.")
     reason = _reason() if enabled else None
     if reason is not None:
         warnings.warn(f"{reason}; layers train in torch instead.", RuntimeWarning, stacklevel=2)

@@ -12,8 +12,9 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from dynaconv.errors import RunError, check_range
-from dynaconv.families import parameter_groups
+from dynaconv.families import DynamicLayer, parameter_groups
 from dynaconv.families.contract.temperature import has_temperature
+from dynaconv.native import accelerate_training
 from dynaconv.train.batch_scale import global_batch
 from dynaconv.train.data.shares import PADDING
 from dynaconv.train.factory import create_network
@@ -80,6 +81,7 @@ class ClassificationModule(LightningModule):
         mix: Mix | None = None,
         ema_decay: float | None = None,
         channels_last: bool = False,
+        compiled_operators: bool = True,
         temperature: TemperatureSchedule | None = None,
         pretrained: bool = False,
         weights: str | None = None,
@@ -108,6 +110,8 @@ class ClassificationModule(LightningModule):
             mix: Mixup, CutMix or MixupOrCutMix; by default images are not mixed.
             ema_decay: Decay of the moving average of the weights, such as 0.9998; by default off.
             channels_last: Keep images and weights in channels_last memory format.
+            compiled_operators: Train dynamic layers on the CPU by compiled operators where there are some, see
+                `dynaconv.native.accelerate_training`. The first run of a version compiles them, in about a minute.
             temperature: How the temperature of the attention falls, for networks that have one; by default as in the
                 family's paper.
             pretrained: Download timm's weights for this model, and start from them.
@@ -292,6 +296,7 @@ class ClassificationModule(LightningModule):
         if self._configured:
             return
         self._configured = True
+        self.choose_operators(self.trainer.strategy.root_device)
         networks = [self.model] if self.ema is None else [self.model, self.evaluated_model]
         for network in networks:
             if self.sync_norms and self.trainer.world_size > 1:
@@ -332,6 +337,11 @@ class ClassificationModule(LightningModule):
         if math.isfinite(batches):
             return max(math.ceil(batches / self.trainer.accumulate_grad_batches), 1)
         return max(total / max(self.trainer.max_epochs or 1, 1), 1)
+
+    def choose_operators(self, device: torch.device) -> None:
+        """Switch the compiled operators for training on or off, as the options and the network ask for."""
+        dynamic = any(isinstance(module, DynamicLayer) for module in self.model.modules())
+        accelerate_training(self.hparams["compiled_operators"] and dynamic and device.type == "cpu")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["dynaconv"] = self.metadata

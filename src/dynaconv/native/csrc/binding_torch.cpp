@@ -192,11 +192,16 @@ void dcd_branch_gradients(Tensors inputs, std::vector<double> settings, const Te
 }
 
 // The distance from pixel to pixel of channels_last images that follow one another, which may be channels of wider ones.
+// The stride of an axis of length one has no meaning.
 dynaconv::Index pixel_of(const Tensor& t) {
-  require(is_float(t) && t.dim() == 4 && (t.stride(1) == 1 || t.size(1) == 1) &&
-              t.stride(2) == t.size(3) * t.stride(3) && t.stride(0) == t.size(2) * t.stride(2),
-          "the feature maps of a DCD layer are float32 in channels_last format on the CPU.");
-  return t.stride(3);
+  require(is_float(t) && t.dim() == 4, "the feature maps of a DCD layer are float32, (B, C, H, W), on the CPU.");
+  const dynaconv::Index batch = t.size(0), channels = t.size(1), height = t.size(2), width = t.size(3);
+  const dynaconv::Index pixel =
+      width > 1 ? t.stride(3) : height > 1 ? t.stride(2) : batch > 1 ? t.stride(0) : channels;
+  require((channels == 1 || t.stride(1) == 1) && (height == 1 || t.stride(2) == width * pixel) &&
+              (batch == 1 || t.stride(0) == height * width * pixel) && pixel >= channels,
+          "the feature maps of a DCD layer are in channels_last format.");
+  return pixel;
 }
 
 dynaconv::DCDSum sum_of(const Tensor& fixed, const Tensor& z, const Tensor& scale, const Tensor& mix) {

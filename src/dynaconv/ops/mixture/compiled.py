@@ -17,8 +17,8 @@ _PANEL, _HALF = 16, 8
 """Output channels of a panel and of a last one of at most 8 channels; native/csrc/kernels.h has the layout."""
 
 _MAX_BYTES = 3 << 19
-"""Size of the largest kernels that the operators take. `benchmarks/training.py --accelerate` with resnet10 and resnet18:
-kernels that fill the L2 cache are read too often, sample by sample."""
+"""Size of the largest kernels that the operators take: larger ones are read too often, sample by sample
+(`benchmarks/training.py --accelerate` with resnet10 and resnet18)."""
 
 _enabled = False
 
@@ -35,9 +35,9 @@ def compiled_is_enabled() -> bool:
 
 
 def supports_compiled(x: Tensor, coefficients: Sequence[Tensor | None], kernels: Tensor, geometry: Geometry) -> bool:
-    """Whether this is a dense 2-D convolution with several taps and small kernels, trained eagerly in float32 on the CPU.
+    """Whether this is a dense 2-D convolution with several taps and small kernels, trained eagerly in float32.
 
-    False unless the operators are enabled.
+    On the CPU, and only while the operators are enabled.
     """
     return (
         _enabled
