@@ -45,7 +45,8 @@ sanitize: env
 	DYNACONV_CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1" \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest -p no:cacheprovider tests/native/test_layers.py \
-		tests/native/test_mixtures.py tests/native/test_excitation.py tests/native/test_training.py
+		tests/native/test_mixtures.py tests/native/test_excitation.py tests/native/test_training.py \
+		tests/native/test_warehouse.py
 
 # The explorer's page with its networks, into src/dynaconv/explore/page. Needs Node.js 20 or newer.
 page: env

@@ -38,7 +38,7 @@ class Islands(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(3, 24, 3, 2, 1), nn.ReLU6(), DCDConv2d(24, 20, 1), nn.ReLU())
-        self.between = LAYERS["odconv"](20, 20, 1, groups=2)
+        self.between = LAYERS["odconv"](20, 20, 3, padding=1, padding_mode="reflect")
         self.second = nn.Sequential(DCDConv2d(20, 20, 1), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,8 +92,8 @@ def test_a_whole_network_is_one_operator(runtime: str, tmp_path: Path) -> None:
 
 
 @both
-@pytest.mark.parametrize("family", ["condconv", "dyconv", "odconv", "se"])
-def test_mixtures_are_one_operator(runtime: str, family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["condconv", "dyconv", "odconv", "se", "kernel_warehouse"])
+def test_other_families_are_one_operator(runtime: str, family: str, tmp_path: Path) -> None:
     model = timm.create_model(f"{family}_mobilenetv2_035", num_classes=10).eval()
     report = written(runtime, model, tmp_path)
     assert report.notes[0] == "native programs: 1; of 52 convolutions 52 are in one."

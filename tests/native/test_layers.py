@@ -84,6 +84,32 @@ def test_depthwise_convolutions(seed: int) -> None:
     check(nn.Sequential(conv, nn.ReLU6()), torch.randn(batch, channels, height, width))
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_grouped_convolutions(seed: int) -> None:
+    draw = random.Random(seed)
+    arguments, (batch, height, width) = random_geometry(draw)
+    groups = draw.choice([2, 3, 5, 8])
+    inputs, outputs = groups * draw.choice([1, 2, 4, 7, 8, 16, 24]), groups * draw.choice([1, 2, 5, 8, 16, 33])
+    conv = nn.Conv2d(inputs, outputs, groups=groups, bias=draw.random() < 0.5, **arguments)
+    # What it reads is another step's result, whose last block of channels may be incomplete.
+    network = nn.Sequential(nn.Conv2d(3, inputs, 1), nn.ReLU(), conv, nn.ReLU(), nn.Conv2d(outputs, 4, 1))
+    check(network, torch.randn(batch, 3, height, width))
+
+
+def test_a_grouped_convolution_fused_with_the_depthwise_step_after_it() -> None:
+    layers = nn.Conv2d(24, 144, 1, groups=3), nn.ReLU(), nn.Conv2d(144, 144, 3, padding=1, groups=144)
+    check(nn.Sequential(*layers), torch.randn(2, 24, 15, 21))
+
+
+@torch.no_grad()
+def test_a_group_reads_no_padding_of_its_input() -> None:
+    """The lanes behind the last channel hold what an earlier image left there."""
+    network = nn.Sequential(nn.Conv2d(8, 40, 1), nn.Conv2d(40, 24, 1), nn.Conv2d(24, 24, 1, groups=3)).eval()
+    native, x = deploy(network, backend="native"), torch.randn(1, 8, 5, 5)
+    assert native(torch.full_like(x, torch.nan)).isnan().all()
+    torch.testing.assert_close(native(x), network(x), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_max_pooling(seed: int) -> None:
     draw = random.Random(seed)

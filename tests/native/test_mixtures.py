@@ -51,6 +51,18 @@ def test_dense_mixtures(seed: int, family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("seed", range(8))
+def test_grouped_mixtures(seed: int, family: str) -> None:
+    draw = random.Random(seed)
+    geometry, (batch, height, width) = random_geometry(draw)
+    groups = draw.choice([2, 3, 4])
+    channels = groups * draw.choice([2, 8, 16, 20]), groups * draw.choice([1, 3, 8, 24])
+    layer = random_layer(draw, family, channels, groups, **geometry)
+    network = nn.Sequential(nn.Conv2d(3, channels[0], 1), layer, nn.ReLU())
+    check(network, torch.randn(batch, 3, height, width))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("seed", range(8))
 def test_depthwise_mixtures(seed: int, family: str) -> None:
     draw = random.Random(seed)
     geometry, (batch, height, width) = depthwise_geometry(draw, fast=bool(seed % 2))

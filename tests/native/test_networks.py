@@ -115,7 +115,7 @@ def test_hooks_keep_a_module_in_torch() -> None:
 
 def test_a_block_with_an_unknown_part_stays_in_torch() -> None:
     block = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.Softplus(), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 4, 1), nn.ReLU()
+        nn.Conv2d(3, 8, 3), nn.Softplus(), nn.Conv2d(8, 8, 3, padding_mode="reflect"), nn.Conv2d(8, 4, 1), nn.ReLU()
     )
     native = deploy(block.eval(), backend="native")
     assert [type(module).__name__ for module in native] == [

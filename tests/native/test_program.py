@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dynaconv import CondConv2d, DCDConv2d, DYConv2d, ODConv2d, SEConv2d, deploy
+from dynaconv import CondConv2d, DCDConv2d, DYConv2d, KernelWarehouseConv2d, ODConv2d, SEConv2d, deploy
 from dynaconv.errors import ConversionError
 from dynaconv.native import NativeProgram, instruction_set
 from dynaconv.native.library import use_huge_pages
@@ -44,6 +44,18 @@ def network_of_mixtures() -> nn.Module:
         SEConv2d(8, 8, 3, padding=1),
         nn.Hardswish(),
         DYConv2d(8, 5, 1, num_kernels=2),
+    )
+    return nn.Sequential(*parts).eval()
+
+
+def network_of_cells_and_groups() -> nn.Module:
+    parts = (
+        nn.Conv2d(3, 24, 1),
+        KernelWarehouseConv2d(24, 12, 3, padding=1, in_divisor=3, branch_norm="layer", temperature=0.3),
+        KernelWarehouseConv2d(12, 12, 3, padding=1, groups=12),
+        nn.ReLU(),
+        nn.Conv2d(12, 24, 1, groups=4),
+        ODConv2d(24, 6, 1, groups=2, num_kernels=2),
     )
     return nn.Sequential(*parts).eval()
 
@@ -179,7 +191,7 @@ def test_exported_with_a_free_batch() -> None:
     assert_close(program.module()(x), want(x))
 
 
-@pytest.mark.parametrize("model", [network, network_of_mixtures])
+@pytest.mark.parametrize("model", [network, network_of_mixtures, network_of_cells_and_groups])
 @torch.no_grad()
 def test_damaged_programs_are_refused(model: Callable[[], nn.Module]) -> None:
     """No value of any field may crash: it raises an error, or the program computes something else."""
@@ -240,6 +252,39 @@ def test_damaged_mixtures_are_refused(step: int, fields: dict[str, int]) -> None
         )
 
 
+@pytest.mark.parametrize(
+    ("step", "fields"),
+    [
+        (1, {"num_cells": 0}),
+        (1, {"num_cells": 2**19}),
+        (1, {"cells": 10**6}),
+        (1, {"cell_out": 5}),
+        (1, {"cell_in": 0}),
+        (1, {"cell_h": 2}),
+        (1, {"kernels": 2}),
+        (1, {"has_scale": 1}),
+        (1, {"blend": 10**6}),
+        (1, {"channel_scale": 10**6}),
+        (1, {"hidden_norm": 10**6}),
+        (1, {"groups": 5}),
+        (2, {"groups": 2}),
+        (2, {"squeeze": -1, "hidden": 12, "hidden_norm": 0}),
+        (3, {"groups": 0}),
+        (4, {"latent": 2}),
+    ],
+)
+@torch.no_grad()
+def test_damaged_cells_and_groups_are_refused(step: int, fields: dict[str, int]) -> None:
+    native = deploy(network_of_cells_and_groups(), backend="native")
+    steps = native.steps.clone()
+    for name, value in fields.items():
+        steps.view(-1, len(FIELDS))[step, FIELDS.index(name)] = value
+    with pytest.raises(RuntimeError, match="damaged"):
+        torch.ops.dynaconv.native_program(
+            torch.randn(1, 3, 6, 6), native.constants, steps, native._out_channels, native.sizes
+        )
+
+
 @torch.no_grad()
 def test_what_lies_between_two_fused_steps_is_not_read() -> None:
     native, _ = native_network()
@@ -267,7 +312,11 @@ def test_sizes_whose_product_overflows_are_refused() -> None:
 @pytest.mark.parametrize(
     "chosen",
     [
-        pytest.param("test_dcd_par or mixture_fused or test_activations_of or (output_and_gradients and 3-)", id="few"),
+        pytest.param(
+            "test_dcd_par or mixture_fused or layer_fused or grouped_convolution_fused or test_activations_of "
+            "or (output_and_gradients and 3-)",
+            id="few",
+        ),
         pytest.param("", id="all", marks=pytest.mark.slow),
     ],
 )
@@ -276,8 +325,8 @@ def test_each_instruction_set(name: str, chosen: str) -> None:
     """Runs the tests of layers again in a process with DYNACONV_ISA set."""
     if SETS.index(name) > SETS.index(instruction_set()):
         pytest.skip(f"this processor has no {name}")
-    names = ("test_layers.py", "test_mixtures.py", "test_excitation.py", "test_training.py")
-    files = [str(Path(__file__).parent / each) for each in names]
+    names = ("layers", "mixtures", "excitation", "training", "warehouse")
+    files = [str(Path(__file__).parent / f"test_{each}.py") for each in names]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files]
     done = subprocess.run(command, env=os.environ | {"DYNACONV_ISA": name}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dynaconv.families.contract.branch import LENGTH_EPSILON
 from dynaconv.families.contract.norms import NORM_EPSILON
+from dynaconv.families.kernel_warehouse.reference import EPSILON
 from dynaconv.native import steps
 
 HEADER = (Path(steps.__file__).parent / "csrc" / "program.h").read_text()
@@ -43,4 +44,5 @@ def test_the_codes_are_the_same() -> None:
 
 def test_the_small_terms_are_the_same() -> None:
     found = dict(re.findall(r"k(\w+)Epsilon = ([\d.e-]+)f", HEADER))
-    assert {name: float(value) for name, value in found.items()} == {"Norm": NORM_EPSILON, "Length": LENGTH_EPSILON}
+    want = {"Norm": NORM_EPSILON, "Length": LENGTH_EPSILON, "Shares": EPSILON}
+    assert {name: float(value) for name, value in found.items()} == want

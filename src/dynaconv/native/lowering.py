@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv, MixedKernel
+from dynaconv.families.contract.deployed import (
+    AffineMap,
+    AssembledKernel,
+    DeployedBranch,
+    DeployedConv,
+    DeployedLayer,
+    MixedKernel,
+)
 from dynaconv.families.dcd.deployed import DeployedDCD, DeployedDCDConv, DeployedDCDLinear
 from dynaconv.native.packing import blocks, dense_weight, depthwise_weight, padded_vector, panels, round_up
 from dynaconv.native.steps import (
@@ -46,7 +53,7 @@ def lower(conv: nn.Module, activation: str = "none") -> list[Step]:
         return [_static(conv, activation)]
     if isinstance(conv, DeployedDCD):
         return [_dcd(conv, activation)]
-    if isinstance(conv, DeployedConv):
+    if isinstance(conv, DeployedLayer):
         return _deployed(conv, activation)
     if type(conv) is nn.Linear or (type(conv).__module__, type(conv).__name__) == ("timm.layers.linear", "Linear"):
         return [_linear(conv, activation)]
@@ -92,17 +99,19 @@ def _pair(value: Any) -> tuple[int, int]:
 def _static(conv: Any, activation: str) -> Step:
     _check_type(conv)
     geometry = _geometry(conv)
-    if conv.groups == 1:
-        weight, kind = dense_weight(conv.weight), DENSE
-    elif conv.groups == conv.in_channels == conv.out_channels:
+    if _is_depthwise(conv):
         weight, kind = depthwise_weight(conv.weight), DEPTHWISE
     else:
-        raise UnsupportedError(f"groups={conv.groups} is neither 1 nor depthwise")
+        weight, kind = dense_weight(conv.weight, conv.groups), DENSE
     return Step(kind=kind, weight=weight, bias=_vector(conv.bias), activation=ACTIVATIONS[activation], **geometry)
 
 
+def _is_depthwise(conv: Any) -> bool:
+    return bool(1 < conv.groups == conv.in_channels == conv.out_channels)
+
+
 def _check_type(layer: Any) -> None:
-    weight: Tensor = layer.stored_kernel if isinstance(layer, DeployedConv) else layer.weight
+    weight: Tensor = layer.stored_kernel if isinstance(layer, DeployedLayer) else layer.weight
     if weight.dtype != torch.float32 or weight.device.type != "cpu":
         raise UnsupportedError(f"weights of {weight.dtype} on {weight.device} are not float32 on the CPU")
 
@@ -138,6 +147,7 @@ def _geometry(conv: Any) -> dict[str, Any]:
         "pad_left": pads[1][0],
         "pad_bottom": pads[0][1],
         "pad_right": pads[1][1],
+        "groups": 1 if _is_depthwise(conv) else conv.groups,
     }
 
 
@@ -205,12 +215,18 @@ def _dcd_heads(form: DeployedDCD) -> list[AffineMap]:
     return heads
 
 
-def _deployed(form: DeployedConv, activation: str) -> list[Step]:
+def _deployed(form: DeployedLayer, activation: str) -> list[Step]:
     _check_type(form)
     _check_context(form)
-    mixed, excitation = form.mixed_kernel(), form.excitation()
-    if form.dims != 2 or form.transposed or (mixed is None and excitation is None):
+    assembled, mixed, excitation = form.assembled_kernel(), form.mixed_kernel(), form.excitation()
+    if not isinstance(form, DeployedConv):
+        if assembled is None:
+            raise UnsupportedError(f"{type(form).__name__} has no native form")
+        return [_assembled(form, assembled, activation)]
+    if form.dims != 2 or form.transposed or (assembled is None and mixed is None and excitation is None):
         raise UnsupportedError(f"{type(form).__name__} with these arguments has no native form")
+    if assembled is not None:
+        return [_assembled(form, assembled, activation)]
     if mixed is not None:
         return [_mixture(form, mixed, activation)]
     assert excitation is not None
@@ -241,17 +257,15 @@ def scale_step(branch: DeployedBranch, head: AffineMap, gate: str) -> Step:
 
 def _mixture(form: DeployedConv, mixed: MixedKernel, activation: str) -> Step:
     geometry, heads = _geometry(form), dict(mixed.heads)
-    depthwise = form.groups == form.in_channels == form.out_channels
+    depthwise = _is_depthwise(form)
     if depthwise and "channel" in heads and "filter" not in heads:
         # Each filter reads one channel.
         heads["filter"] = heads.pop("channel")
-    if form.groups != 1 and not (depthwise and "channel" not in heads):
-        raise UnsupportedError(f"groups={form.groups} is neither 1 nor depthwise")
+    if depthwise and "channel" in heads:
+        raise UnsupportedError("a depthwise mixture with attention over both input and output channels")
     sigmoids = [name for name in ("filter", "channel", "spatial") if name in heads]
     # The kernels compute twice the sigmoid, as the scale activation of DCD does.
     stack = mixed.kernels * 0.5 ** len(sigmoids)
-    # (C_out, taps, input channels, K): the weights of all kernels for one input lie side by side.
-    matrix = stack.permute(1, 3, 4, 2, 0).flatten(1)
     maps = [heads["filter"]] if "filter" in heads else []
     if "kernel" in heads:
         kernel = heads["kernel"]
@@ -260,7 +274,7 @@ def _mixture(form: DeployedConv, mixed: MixedKernel, activation: str) -> Step:
     maps += [heads[name] for name in ("channel", "spatial") if name in heads]
     return Step(
         kind=DEPTHWISE if depthwise else DENSE,
-        weight=blocks(matrix) if depthwise else panels(matrix),
+        weight=blocks(stack.permute(1, 3, 4, 2, 0).flatten(1)) if depthwise else dense_weight(stack, form.groups),
         bias=_vector(mixed.bias),
         activation=ACTIVATIONS[activation],
         dynamic=1,
@@ -275,6 +289,38 @@ def _mixture(form: DeployedConv, mixed: MixedKernel, activation: str) -> Step:
         has_spatial=int("spatial" in heads),
         **_branch(mixed.branch, form.in_channels),
         **_heads(maps),
+        **geometry,
+    )
+
+
+def _assembled(form: Any, assembled: AssembledKernel, activation: str) -> Step:
+    cells, norm = assembled.cells, assembled.hidden_norm
+    linear = not isinstance(form, DeployedConv)
+    geometry = _vector_geometry(form.in_features, form.out_features) if linear else _geometry(form)
+    blend = None
+    if assembled.start is not None:
+        tau, start = assembled.start
+        blend = torch.cat([padded_vector(cells.new_tensor([1 - tau])), tau * start.to(cells).flatten()])
+    # The cells of a linear map have one axis of taps, of length 1.
+    num_cells, cell_out, cell_in, cell_h, cell_w = (*cells.shape, 1)[:5]
+    # (taps, c_i, c_o, n)
+    elements = cells.reshape(*cells.shape[:3], -1).permute(3, 2, 1, 0)
+    return Step(
+        kind=DENSE if linear or not _is_depthwise(form) else DEPTHWISE,
+        bias=_vector(assembled.bias),
+        activation=ACTIVATIONS[activation],
+        dynamic=1,
+        hidden_norm=None if norm is None else torch.cat([padded_vector(part) for part in norm]),
+        cells=panels(elements.flatten(0, 2)),
+        num_cells=num_cells,
+        cell_out=cell_out,
+        cell_in=cell_in,
+        cell_h=cell_h,
+        cell_w=cell_w,
+        blend=blend,
+        channel_scale=_vector(assembled.scale),
+        **_branch(assembled.branch, geometry["in_channels"]),
+        **_heads([assembled.head]),
         **geometry,
     )
 

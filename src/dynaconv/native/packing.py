@@ -42,9 +42,44 @@ def padded_vector(vector: Tensor) -> Tensor:
     return F.pad(vector, (0, round_up(len(vector)) - len(vector)))
 
 
-def dense_weight(weight: Tensor) -> Tensor:
-    """Pack a kernel ``(C_out, C_in, k_h, k_w)`` into panels; the inputs have the order (tap, input channel)."""
-    return panels(weight.permute(0, 2, 3, 1).flatten(1))
+def dense_weight(weight: Tensor, groups: int = 1) -> Tensor:
+    """Pack kernels ``(..., C_out, C_in / groups, k_h, k_w)`` into panels, for inputs in the order (tap, input channel).
+
+    The weights of several kernels for one input lie side by side. A panel of a grouped convolution has weights for the
+    inputs that `windows` gives, and zeros for those of other groups.
+    """
+    out_channels, inputs = weight.shape[-4], weight.shape[-3]
+    # (C_out, taps, C_in / groups, K)
+    rows = weight.reshape(-1, *weight.shape[-4:]).flatten(-2).permute(1, 3, 2, 0)
+    if groups == 1:
+        return panels(rows.flatten(1))
+    reach = windows(inputs * groups, out_channels, groups)
+    size = max(count for _, count in reach)
+    parts: list[Tensor] = []
+    for part, (first, count) in zip(torch.split(rows, PANEL), reach, strict=True):
+        window = rows.new_zeros(len(part), rows.shape[1], count, rows.shape[3])
+        for row, kernel in enumerate(part):
+            start = (len(parts) * PANEL + row) * groups // out_channels * inputs - first
+            window[row, :, start : start + inputs] = kernel
+        packed = panels(window.flatten(1))
+        parts.append(F.pad(packed, (0, packed.numel() // count * (size - count))))
+    return torch.cat(parts)
+
+
+def windows(in_channels: int, out_channels: int, groups: int) -> list[tuple[int, int]]:
+    """Return the first input channel and the number of input channels that each panel of a convolution reads.
+
+    ``Windows`` in ``csrc/windows.h`` has the same rule.
+    """
+    inputs, outputs = in_channels // groups, out_channels // groups
+    firsts, ends = [], []
+    for channel in range(0, out_channels, PANEL):
+        firsts.append(channel // outputs * inputs // PANEL)
+        last = min(channel + PANEL, out_channels) - 1
+        ends.append(-(-(last // outputs + 1) * inputs // PANEL))
+    size = max(end - first for first, end in zip(firsts, ends, strict=True))
+    firsts = [PANEL * min(first, -(-in_channels // PANEL) - size) for first in firsts]
+    return [(first, min(PANEL * size, in_channels - first)) for first in firsts]
 
 
 def depthwise_weight(weight: Tensor) -> Tensor:

@@ -48,7 +48,8 @@ class Builder:
             # Constants are stored in the order in which the kernels read them, so that they can be prefetched.
             for name in sorted(FIELDS, key=lambda name: name in ("weight", "bias")):
                 if isinstance(values[name], Tensor):
-                    values[name] = constants.append(values[name])
+                    # Layers may have the same cells.
+                    values[name] = constants.append(values[name], shared=name == "cells")
             table += [_number(value) for value in values.values()]
         return constants.joined(), torch.tensor(table, dtype=torch.int64), self._sizes()
 
@@ -102,13 +103,23 @@ class _Constants:
 
     def __init__(self) -> None:
         self.parts: list[Tensor] = []
+        self.shared: list[tuple[Tensor, int]] = []
         self.size = 0
 
-    def append(self, vector: Tensor) -> int:
-        """Append a constant, padded to a multiple of 16 floats, and return its offset."""
-        offset, padded = self.size, round_up(len(vector))
-        self.parts.append(torch.nn.functional.pad(vector.detach().float(), (0, padded - len(vector))))
-        self.size += padded
+    def append(self, vector: Tensor, *, shared: bool) -> int:
+        """Append a constant, padded to a multiple of 16 floats, and return its offset.
+
+        With ``shared``, an equal constant that is already there is used again.
+        """
+        padded = torch.nn.functional.pad(vector.detach().float(), (0, round_up(len(vector)) - len(vector)))
+        for known, offset in self.shared if shared else ():
+            if torch.equal(known, padded):
+                return offset
+        offset = self.size
+        if shared:
+            self.shared.append((padded, offset))
+        self.parts.append(padded)
+        self.size += len(padded)
         return offset
 
     def joined(self) -> Tensor:

@@ -6,9 +6,8 @@ from typing import Any
 from torch import nn
 
 from dynaconv.conversion.proxy import IdentityProxy, SequentialProxy
-from dynaconv.families.contract.deployed import AffineMap, DeployedBranch
+from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv, DeployedLayer
 from dynaconv.families.contract.static import replaced_method
-from dynaconv.families.dcd.deployed import DeployedDCDLinear
 from dynaconv.native.lowering import activation_of, lower, mean_step, scale_step
 from dynaconv.native.program_builder import Builder
 from dynaconv.native.steps import ACTIVATIONS, DEPTHWISE, MAX_POOL, MEAN, Step, UnsupportedError
@@ -53,7 +52,7 @@ def _append(builder: Builder, module: nn.Module, value: int) -> int:
         return block(builder, module, value)
     if type(module) in (nn.Sequential, SequentialProxy):
         return _sequence(builder, list(module.children()), value)
-    if type(module) is nn.Linear or isinstance(module, DeployedDCDLinear):
+    if type(module) is nn.Linear or (isinstance(module, DeployedLayer) and not isinstance(module, DeployedConv)):
         raise UnsupportedError("a linear layer takes vectors, and programs start with images")
     return _add(builder, lower(module), value)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-FORMAT = 2
+FORMAT = 3
 """Format of programs in files: ``kFormat`` in ``csrc/program.h``, which says when to raise it."""
 DENSE, DEPTHWISE, MAX_POOL, MEAN, SCALE = 0, 1, 2, 3, 4
 ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2, "silu": 3, "gelu": 4, "hardswish": 5}
@@ -42,6 +42,7 @@ class Step:
     fused: int = 0
     weight: Tensor | None = None
     bias: Tensor | None = None
+    groups: int = 1
     dynamic: int = 0
     algorithm: int = 0
     latent: int = 0
@@ -54,6 +55,7 @@ class Step:
     hidden: int = 1
     squeeze: Tensor | None = None
     squeeze_bias: Tensor | None = None
+    hidden_norm: Tensor | None = None
     branch_activation: int = 0
     gate: Tensor | None = None
     unit: int = 0
@@ -68,6 +70,14 @@ class Step:
     biases: Tensor | None = None
     has_channel: int = 0
     has_spatial: int = 0
+    cells: Tensor | None = None
+    num_cells: int = 0
+    cell_out: int = 1
+    cell_in: int = 1
+    cell_h: int = 1
+    cell_w: int = 1
+    blend: Tensor | None = None
+    channel_scale: Tensor | None = None
 
     @property
     def resize(self) -> tuple[int, int, int, int]:

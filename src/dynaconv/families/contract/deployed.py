@@ -173,6 +173,35 @@ class MixedKernel:
     biases: Tensor | None = None
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AssembledKernel:
+    """A kernel W(x) of M blocks, each a weighted sum of n cells, of a deployed layer.
+
+    The kernel ``(C_out, C_in / groups, *k)`` is cut into blocks of the shape of a cell, numbered by tap, output block,
+    input block, the last fastest. Block m is scale * sum_j a_mj(x) E_j, where scale has one factor for each output
+    channel and, for logits t of the layer's head, a_mj = (1 - tau) t_mj / (sum_k |t_mk| + 0.001) + tau * start_mj. A
+    further logit in each block belongs to no cell.
+
+    Attributes:
+        cells: E_j, ``(n, c_o, c_i, *taps)``; other layers may have the same tensor.
+        branch: Maps the averaged input to the hidden vector; its own heads may have other names.
+        hidden_norm: Scale and shift, ``(R,)`` each, of a layer norm between the branch's first map and its activation;
+            None for no norm.
+        head: Maps the hidden vector to the logits, ``(M * (n + 1),)``.
+        start: tau and start, ``(M, n)``; None if tau is zero.
+        scale: ``(C_out,)``; None for ones.
+        bias: ``(C_out,)``; None for zeros.
+    """
+
+    cells: Tensor
+    branch: DeployedBranch
+    hidden_norm: tuple[Tensor, Tensor] | None = None
+    head: AffineMap
+    start: tuple[float, Tensor] | None = None
+    scale: Tensor | None = None
+    bias: Tensor | None = None
+
+
 class DeployedLayer(DynamicOperator):
     """A dynamic layer in eval mode, only for inference; made by `DynamicLayer.deployed`.
 
@@ -208,6 +237,10 @@ class DeployedLayer(DynamicOperator):
 
     def mixed_kernel(self) -> MixedKernel | None:
         """Return the kernel as a mixture with attentions, from which backends form it; None if it is none."""
+        return None
+
+    def assembled_kernel(self) -> AssembledKernel | None:
+        """Return the kernel as blocks of cells, from which backends form it; None if it is none."""
         return None
 
     def excitation(self) -> AffineMap | None:

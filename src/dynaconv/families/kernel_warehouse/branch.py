@@ -187,6 +187,18 @@ class DeployedKernelWarehouseBranch(DeployedBranch):
         assert self.squeeze is not None
         return F.relu(normalise(self.norm, self.squeeze(context)))
 
+    def whole_head(self) -> AffineMap:
+        """Return the map of the hidden vector to all logits, ``(M * (n + 1),)``, with F3 and the constant D in it."""
+        head = self.head("attention")
+        if self.basis is None:
+            return head
+        # The map is affine, so its values at zero and at the unit vectors define it.
+        points = torch.cat(
+            [head.weight.new_zeros(1, head.weight.shape[1]), torch.eye(head.weight.shape[1]).to(head.weight)]
+        )
+        constant, *rows = self.sizes.join(head(points), self.basis, self.constant).flatten(1)
+        return AffineMap((torch.stack(rows) - constant).T, constant)
+
     def logits(self, context: Tensor) -> Tensor:
         """Map ``(B, features)`` in float32 or float64 to logits ``(B, M, n + 1)``."""
         with full_precision(context.device):

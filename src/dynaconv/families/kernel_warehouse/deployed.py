@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dynaconv.families.contract.affine import frozen_sum, multiply_rows
 from dynaconv.families.contract.branch import context_dtype
-from dynaconv.families.contract.deployed import DeployedConv, DeployedLayer
+from dynaconv.families.contract.deployed import AssembledKernel, DeployedConv, DeployedLayer
 from dynaconv.families.kernel_warehouse.branch import DeployedKernelWarehouseBranch
 from dynaconv.families.kernel_warehouse.core import (
     KernelWarehouseConvolution,
@@ -53,6 +53,20 @@ class _Deployed(KernelWarehouseOperator, DeployedLayer):
         if self.scale is None:
             return kernel
         return kernel * self.scale.reshape(-1, *[1] * (kernel.dim() - 2))
+
+    @torch.no_grad()
+    def assembled_kernel(self) -> AssembledKernel:
+        """The cells, and the branch that weights them."""
+        branch, norm = self.branch, self.branch.norm
+        return AssembledKernel(
+            cells=self.warehouse.cells,
+            branch=branch,
+            hidden_norm=None if norm is None else (norm.weight, norm.bias),
+            head=branch.whole_head(),
+            start=(self.temperature, self._start_table()) if self.temperature else None,
+            scale=self.scale,
+            bias=self.bias,
+        )
 
     @torch.no_grad()
     def absorb_affine(self, scale: Tensor, shift: Tensor) -> None:

@@ -101,6 +101,21 @@ void activate_attention(const Step& s, float* attention) {
   if (first) attention[0] = 1.0f;
 }
 
+// Turns logits into the weights of the cells in each block: their shares of the sum of the magnitudes. The last logit of a
+// block belongs to no cell.
+void weigh_cells(const Step& s, const float* constants, float* logits) {
+  const float* blend = constant_at(constants, s.blend);
+  for (Index block = 0; block < num_blocks(s); ++block, logits += s.num_cells + 1) {
+    float total = kSharesEpsilon;
+    for (Index k = 0; k <= s.num_cells; ++k) total += std::abs(logits[k]);
+    const float factor = (blend ? blend[0] : 1.0f) / total;
+    for (Index k = 0; k < s.num_cells; ++k) {
+      logits[k] *= factor;
+      if (blend) logits[k] += blend[kPanel + block * s.num_cells + k];
+    }
+  }
+}
+
 // The bias of each sample: the one of the heads or the constant one, Lambda times `scaled_bias`, and mixed `biases`.
 void sum_bias(const Step& s, const float* constants, const float* shift, Index samples, Coefficients& c) {
   if (!s.has_shift && s.scaled_bias < 0 && s.biases < 0) return;
@@ -153,6 +168,14 @@ const float* squeezed(const Step& s, const float* constants, const float* contex
   squeeze.tile.num_taps = int(cells);
   squeeze.tile.bias = constant_at(constants, s.squeeze_bias);
   multiply(squeeze, team);
+  if (s.hidden_norm >= 0) {
+    normalise(hidden, 1, s.hidden, samples);
+    const Index length = round_up(s.hidden, kPanel);
+    for (Index i = 0; i < length * samples; ++i) {
+      const float* scale = constants + s.hidden_norm + i / (samples * kPanel) * kPanel + i % kPanel;
+      hidden[i] = hidden[i] * scale[0] + scale[length];
+    }
+  }
   activate_hidden(s, constants, hidden, samples, team);
   return hidden;
 }
@@ -189,7 +212,8 @@ Index heads_size(const Step& s) {
   const Index phi = round_up(panel_width(s.latent) * s.latent, kPanel);
   return (s.has_scale ? channels : 0) + (s.has_shift ? channels : 0) + phi +
          (s.kernels > 1 ? round_up(s.kernels, kPanel) : 0) + (s.has_channel ? round_up(s.in_channels, kPanel) : 0) +
-         (s.has_spatial ? round_up(s.kernel_h * s.kernel_w, kPanel) : 0);
+         (s.has_spatial ? round_up(s.kernel_h * s.kernel_w, kPanel) : 0) +
+         (is_assembled(s) ? round_up(num_blocks(s) * (s.num_cells + 1), kPanel) : 0);
 }
 
 Coefficients coefficients(const Step& s, const float* constants, const Images& x, const Team& team) {
@@ -220,13 +244,16 @@ Coefficients coefficients(const Step& s, const float* constants, const Images& x
   float* attention = part(s.kernels > 1, s.kernels);
   float* channel = part(s.has_channel, s.in_channels);
   float* spatial = part(s.has_spatial, s.kernel_h * s.kernel_w);
+  float* cell_weights = is_assembled(s) ? part(true, num_blocks(s) * (s.num_cells + 1)) : nullptr;
   for (Index n = 0; n < samples; ++n) {
     if (scale && s.scale_activation != kAffine)
       kernels().apply(scale_function(s.scale_activation), scale + n * size,
                       (s.out_channels + kPanel - 1) / kPanel, nullptr);
     if (attention) activate_attention(s, attention + n * size);
+    if (cell_weights) weigh_cells(s, constants, cell_weights + n * size);
   }
   c.attention = attention;
+  c.cells = cell_weights;
   sum_bias(s, constants, shift, samples, c);
   multiply_attentions(s, channel, spatial, samples, c);
   return c;

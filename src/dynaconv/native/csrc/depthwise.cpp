@@ -83,7 +83,7 @@ DepthwiseWeights dynamic_weights(const Step& s, const float* constants, const Im
   const Coefficients c = coefficients(s, constants, x, team);
   const Index taps = s.kernel_h * s.kernel_w, size = round_up(s.out_channels, kPanel) * taps;
   float* w = Workspace::this_thread().scratch[kFormed].get(x.samples * size);
-  if (s.latent || is_mixture(s)) {
+  if (s.latent || is_mixture(s) || is_assembled(s)) {
     Formation(s, constants, c, x.samples, team).run(w, team);
   } else {
     for (Index n = 0; n < x.samples; ++n)

@@ -1,4 +1,5 @@
-// Forms W(x): Lambda W0 + P Phi Q^T of a DCD layer, Lambda W0 + P Phi R^T if it is depthwise, or a mixture of kernels.
+// Forms W(x): Lambda W0 + P Phi Q^T of a DCD layer, Lambda W0 + P Phi R^T if it is depthwise, a mixture of kernels, or a
+// kernel of cells.
 #include "layers.h"
 
 namespace dynaconv {
@@ -59,18 +60,20 @@ Product dcd_formation(const Step& s, const float* constants, const Coefficients&
 }  // namespace
 
 Formation::Formation(const Step& s, const float* constants, const Coefficients& c, Index samples, const Team& team)
-    : step_(s), weight_(constants + s.weight), c_(c), samples_(samples) {
+    : step_(s), constants_(constants), c_(c), windows_(s.kind == kDepthwise ? Windows(1) : Windows(s)),
+      samples_(samples) {
   const bool depthwise = s.kind == kDepthwise;
-  rows_ = s.kernel_h * s.kernel_w * (depthwise ? 1 : s.in_channels);
+  rows_ = s.kernel_h * s.kernel_w * windows_.size();
   // The weights of a dense layer are panels; those of a depthwise layer are blocks of 16 channels, including the last.
   size_ = rows_ * (depthwise ? round_up(s.out_channels, kPanel) : panel_width(s.out_channels));
-  if (!is_mixture(s)) {
+  if (!is_mixture(s) && !is_assembled(s)) {
     product_ = dcd_formation(s, constants, c, samples, rows_, team);
     product_.out_sample = size_;
   }
 }
 
 void Formation::run(float* out, const Team& team) const {
+  if (is_assembled(step_)) return assemble(step_, constants_, c_, windows_, samples_, size_, out, team);
   if (!is_mixture(step_)) {
     Product p = product_;
     p.tile.out = out;
@@ -97,18 +100,27 @@ void Formation::run(Index sample, Index first, Index count, float* out) const {
 }
 
 void Formation::mix(Index sample, Index panel, Index from, Index to, float* out) const {
+  const auto window = windows_.at(panel);
+  const Index taps = step_.kernel_h * step_.kernel_w, inputs = kernel_inputs(step_) * step_.groups;
+  to = std::min(to, taps * window.count);
+  // The factors of a window are adjacent for one tap.
+  const Index part = windows_.is_grouped() && c_.factors ? window.count : rows_;
   const bool half = step_.kind != kDepthwise && step_.out_channels - panel * kPanel <= kHalf;
   const Index width = half ? kHalf : kPanel;
   Mix m{};
-  m.rows = to - from;
   m.kernels = int(step_.kernels);
-  m.w = weight_ + (panel * rows_ * kPanel + from * width) * step_.kernels;
   static const float kOne = 1.0f;
   m.attention = c_.attention ? c_.attention + sample * c_.sample : &kOne;
-  if (c_.factors) m.factors = c_.factors + sample * c_.factors_sample + from;
   if (c_.scale) m.lanes = c_.scale + sample * c_.sample + panel * kPanel;
-  m.out = out + from * width;
-  dynaconv::kernels().mix[!half](m);
+  const float* w = constants_ + step_.weight + panel * rows_ * kPanel * step_.kernels;
+  for (; from < to; from += m.rows) {
+    const Index tap = from / part;
+    m.rows = std::min(to, (tap + 1) * part) - from;
+    m.w = w + from * width * step_.kernels;
+    if (c_.factors) m.factors = c_.factors + sample * c_.factors_sample + tap * inputs + window.first + from - tap * part;
+    m.out = out + from * width;
+    dynaconv::kernels().mix[!half](m);
+  }
 }
 
 }  // namespace dynaconv

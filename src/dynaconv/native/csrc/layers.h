@@ -42,12 +42,13 @@ Size output_size(const Step& step, Index height, Index width);
 Images shape_after(const Step& step, const Images& x);
 
 // The branch's result for sample 0: Lambda, which is also the attention over output channels, the bias, Phi in panels,
-// the weights of the kernels of a mixture, and a factor for each tap and input channel. `sample` and the other distances
-// from one sample to the next are in floats.
+// the weights of the kernels of a mixture, those of the cells in each block, one float apart, and a factor for each tap
+// and input channel. `sample` and the other distances from one sample to the next are in floats.
 struct Coefficients {
   const float* scale = nullptr;
   const float* phi = nullptr;
   const float* attention = nullptr;
+  const float* cells = nullptr;
   Index sample = 0;
   const float* bias = nullptr;
   Index bias_sample = 0;
@@ -61,21 +62,33 @@ Index heads_size(const Step& step);
 
 // Returns whether the kernel is a mixture, or has attention over input channels or taps, so that W(x) must be formed.
 inline bool is_mixture(const Step& s) { return s.dynamic && (s.kernels > 1 || s.has_channel || s.has_spatial); }
+// Returns whether the kernel is assembled from cells.
+inline bool is_assembled(const Step& s) { return s.dynamic && s.num_cells > 0; }
+// Input channels of the kernel of one output channel.
+inline Index kernel_inputs(const Step& s) { return s.kind == kDepthwise ? 1 : s.in_channels / s.groups; }
+// Number of blocks of an assembled kernel.
+Index num_blocks(const Step& step);
+// Assembles W(x) of all samples from cells; one of them takes `size` floats.
+void assemble(const Step& step, const float* constants, const Coefficients& c, const Windows& windows, Index samples,
+              Index size, float* out, const Team& team);
 
-// Forms W(x) of every sample, in the layout of W0: of DCD by products with Phi, or of a mixture.
+// Forms W(x) of every sample, in the layout of W0: of DCD by products with Phi, of a mixture, or of cells.
 class Formation {
  public:
-  // The step must have a Phi, which is multiplied here with the smaller one of P and Q (or R), or be a mixture.
+  // The step must have a Phi, which is multiplied here with the smaller one of P and Q (or R), be a mixture or be
+  // assembled from cells.
   Formation(const Step& step, const float* constants, const Coefficients& c, Index samples, const Team& team);
   // Floats of one W(x).
   Index size() const { return size_; }
   // Forms W(x) of all samples, one after another.
   void run(float* out, const Team& team) const;
+  // Whether only whole kernels can be formed.
+  bool is_whole() const { return is_assembled(step_); }
   // Forms `count` panels of one sample from panel `first` on.
   void run(Index sample, Index first, Index count, float* out) const;
   // The memory that forming `count` panels from panel `first` on reads most of.
   Prefetch kernels(Index first, Index count) const {
-    const float* from = weight_ + first * rows_ * kPanel * step_.kernels;
+    const float* from = constants_ + step_.weight + first * rows_ * kPanel * step_.kernels;
     const float* to = from + count * rows_ * kPanel * step_.kernels;
     return {reinterpret_cast<const char*>(from), reinterpret_cast<const char*>(to)};
   }
@@ -86,9 +99,12 @@ class Formation {
   void mix(Index sample, Index panel, Index from, Index to, float* out) const;
 
   const Step& step_;
-  const float* weight_;
+  const float* constants_;
   Coefficients c_;
-  Index samples_, rows_, size_;
+  Windows windows_;
+  Index samples_;
+  Index rows_;   // of the panels with the most rows
+  Index size_;
   Product product_;
 };
 
@@ -101,6 +117,10 @@ struct Next {
 };
 void dense(const Step& step, const float* constants, const Images& x, const Images* add, Images& out, const Next* next,
            const Prefetch& prefetch, const Team& team);
+// Runs the product of a dense step, panel by panel, and the depthwise step after it. If `formed` is not null, it forms
+// the panels of W(x) when they are needed.
+void run_fused(const Product& product, const Formation* formed, const float* constants, const Images& intermediate,
+               const Next& next, Images& out, const Team& team);
 // A static convolution with few input channels, which reads the program's input itself, from sample `first` on.
 void dense_from(const Step& step, const float* constants, const Input& input, Index first, Images& out,
                 const Next* next, const Prefetch& prefetch, const Team& team);

@@ -8,7 +8,8 @@ namespace {
 
 const Index kNoOffset = 0;
 
-// Output channels of one tile: two panels if the registers hold them, a half panel at the end.
+// Output channels of one tile: two panels if the registers hold them and they read the same inputs, a half panel at the
+// end.
 struct Columns {
   int width;
   Index step;
@@ -17,7 +18,9 @@ struct Columns {
 Columns columns_at(const Product& p, Index channel, int panels) {
   const Index rest = p.channels - channel;
   if (rest <= kHalf) return {kWidthHalf, kHalf};
-  if (panels == 2 && rest > kPanel + kHalf) return {kWidthTwo, 2 * kPanel};
+  const Index panel = p.first_panel + channel / kPanel;
+  if (panels == 2 && rest > kPanel + kHalf && p.windows.at(panel).first == p.windows.at(panel + 1).first)
+    return {kWidthTwo, 2 * kPanel};
   return {kWidthOne, kPanel};
 }
 
@@ -96,6 +99,11 @@ class Tiles {
       const Index panel = channel / kPanel;
       const Index pixel = p_.to_panels && columns.width == kWidthHalf ? kHalf : kPanel;
       t.x += sample * p_.x_sample + row * p_.x_row + begin * t.x_pixel;
+      if (p_.windows.is_grouped()) {
+        const auto window = p_.windows.at(p_.first_panel + panel);
+        t.x += window.first / kPanel * t.x_block;
+        t.depth = int(window.count);
+      }
       t.w += sample * p_.w_sample + channel * depth_;
       t.w_panel = kPanel * depth_;
       if (t.latent) {
@@ -152,6 +160,7 @@ Product columns(const Product& product, Index sample, Index first, Index channel
   t.out = out;
   t.out_block = out_block;
   p.samples = 1;
+  p.first_panel += first / kPanel;
   p.channels = std::min(channels, product.channels - first);
   return p;
 }

@@ -1,6 +1,7 @@
 // A matrix product over rows of pixels, in register tiles.
 #pragma once
 
+#include "windows.h"
 #include "workspace.h"
 
 namespace dynaconv {
@@ -19,6 +20,8 @@ struct Product {
   Index out_sample = 0, out_row = 0;
   Prefetch prefetch;                 // memory that is read after this product
   bool to_panels = false;            // `add` and `out` are panels: 8 floats per pixel in a half panel
+  Windows windows{};                 // the inputs that each panel reads, if the convolution is grouped
+  Index first_panel = 0;             // among those of the windows
 };
 
 void multiply(const Product& product, const Team& team);

@@ -13,26 +13,32 @@ struct Step {
   std::int64_t kind, source, target, residual;
   std::int64_t in_channels, out_channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
   std::int64_t pad_top, pad_left, pad_bottom, pad_right;
-  // `fused`: the next step is a static depthwise convolution, and the only one that reads this one's target.
-  std::int64_t activation, fused, weight, bias;
+  // `fused`: the next step is a static depthwise convolution, and the only one that reads this one's target. `groups`
+  // are those of a dense convolution.
+  std::int64_t activation, fused, weight, bias, groups;
   // The dynamic part; if `dynamic` is 0, all fields after it are unused. In a depthwise step `latent` is L_k,
   // `q_rows` is R by rows, and `q` is absent.
   std::int64_t dynamic, algorithm, latent, p, q, q_rows, scaled_bias;
-  std::int64_t context_size, normalise, hidden, squeeze, squeeze_bias, branch_activation, gate, unit;
+  std::int64_t context_size, normalise, hidden, squeeze, squeeze_bias, hidden_norm, branch_activation, gate, unit;
   std::int64_t heads, heads_bias, has_scale, scale_activation, has_shift;
   // A mixture of `kernels` kernels, whose weights are a softmax or sigmoids of logits; with `static_kernel` the first
   // kernel has weight one and no logit. `has_channel`, `has_spatial`: attention over input channels and over taps.
   std::int64_t kernels, softmax, static_kernel, biases, has_channel, has_spatial;
+  // A kernel of blocks, each a weighted sum of `num_cells` cells of the shape (cell_out, cell_in, cell_h, cell_w).
+  // `blend`: a factor of all weights of cells, padded to 16 floats, then what is added to them. `channel_scale`: a
+  // factor of each output channel.
+  std::int64_t cells, num_cells, cell_out, cell_in, cell_h, cell_w, blend, channel_scale;
 };
 
 constexpr int kFields = sizeof(Step) / sizeof(std::int64_t);
 
 // Format of programs in files. Raise it here and in steps.py with every change of the steps or of the order of the
 // constants: a file of another format is refused.
-constexpr int kFormat = 2;
+constexpr int kFormat = 3;
 
-// Epsilons added to a variance and to a squared length; families/contract has the same numbers.
-constexpr float kNormEpsilon = 1e-5f, kLengthEpsilon = 1e-4f;
+// Epsilons added to a variance, to a squared length and to a sum of magnitudes; families/contract and
+// families/kernel_warehouse have the same numbers.
+constexpr float kNormEpsilon = 1e-5f, kLengthEpsilon = 1e-4f, kSharesEpsilon = 1e-3f;
 
 // kScale multiplies each channel by half of Lambda, which the branch computes from the mean of the same images.
 enum StepKind { kDense = 0, kDepthwise = 1, kMaxPool = 2, kMean = 3, kScale = 4 };

@@ -40,6 +40,27 @@ class StepChecker {
 
 constexpr std::int64_t kMaxSize = 1 << 20;
 
+void check_cells(const Step& s, const StepChecker& checker) {
+  checker.require_range(s.num_cells, 0, kMaxSize, "number of cells");
+  if (!is_assembled(s)) return;
+  if (s.kind == kScale || is_mixture(s) || s.latent || s.has_scale || s.has_shift)
+    checker.fail("a kernel of cells with parts that it does not allow");
+  const std::int64_t whole[] = {s.out_channels, kernel_inputs(s), s.kernel_h, s.kernel_w};
+  const std::int64_t cell[] = {s.cell_out, s.cell_in, s.cell_h, s.cell_w};
+  for (int axis = 0; axis < 4; ++axis) {
+    checker.require_range(cell[axis], 1, whole[axis], "size of cells");
+    if (whole[axis] % cell[axis]) checker.fail("cells that do not divide its kernel");
+  }
+  // Neither the kernel nor the number of its blocks is limited by the size of the constants.
+  constexpr double kMaxKernel = 1 << 28;
+  if (double(s.out_channels) * double(s.in_channels) * double(s.kernel_h) * double(s.kernel_w) > kMaxKernel)
+    checker.fail("too large a kernel of cells");
+  const std::int64_t size = s.cell_out * s.cell_in * s.cell_h * s.cell_w;
+  checker.require(s.cells, {panel_width(size), s.num_cells}, "cells");
+  if (s.blend >= 0) checker.require(s.blend, {kPanel + num_blocks(s) * s.num_cells}, "blend");
+  checker.require_if_present(s.channel_scale, round_up(s.out_channels, kPanel), "scale of channels");
+}
+
 void check_dynamic(const Step& s, const StepChecker& checker) {
   checker.require_range(s.algorithm, kAuto, kFactors, "algorithm");
   checker.require_range(s.latent, 0, kMaxSize, "latent size");
@@ -57,6 +78,9 @@ void check_dynamic(const Step& s, const StepChecker& checker) {
     checker.require_if_present(s.squeeze_bias, hidden, "squeeze bias");
     if (s.branch_activation == kGate) checker.require(s.gate, {panel_width(s.hidden), s.hidden}, "gate");
   }
+  if (s.hidden_norm >= 0 && s.squeeze < 0) checker.fail("a norm of the hidden vector without a squeeze");
+  if (s.hidden_norm >= 0) checker.require(s.hidden_norm, {2, hidden}, "norm of the hidden vector");
+  check_cells(s, checker);
   checker.require(s.heads, {heads_size(s), s.hidden}, "heads");
   checker.require_if_present(s.heads_bias, heads_size(s), "heads' bias");
   checker.require_if_present(s.scaled_bias, channels, "scaled bias");
@@ -65,9 +89,10 @@ void check_dynamic(const Step& s, const StepChecker& checker) {
   if (s.biases >= 0 && s.kernels == 1) checker.fail("biases without kernels");
   if (is_mixture(s) && (s.latent || (s.kind == kDepthwise && s.has_channel)))
     checker.fail("a mixture with parts that it does not allow");
-  if (s.kind == kDepthwise && !s.latent && !s.has_scale && !is_mixture(s))
+  if (s.kind == kDepthwise && !s.latent && !s.has_scale && !is_mixture(s) && !is_assembled(s))
     checker.fail("neither Lambda nor a residual");
   if (!s.latent) return;
+  if (s.groups > 1) checker.fail("a residual, which groups do not allow");
   checker.require(s.p, {panel_width(s.out_channels), s.latent}, "P");
   if (s.kind == kDepthwise) {
     checker.require(s.q_rows, {round_up(s.latent, kPanel), s.kernel_h, s.kernel_w}, "R by rows");
@@ -89,12 +114,14 @@ void check_step(const Program& p, int index) {
   for (auto pad : {s.pad_top, s.pad_left, s.pad_bottom, s.pad_right})
     checker.require_range(pad, 0, kMaxSize, "padding");
   checker.require_range(s.activation, 0, int(Activation::kHardswish), "activation");
+  checker.require_range(s.groups, 1, kMaxSize, "number of groups");
+  if (s.in_channels % s.groups || s.out_channels % s.groups) throw_damaged(index, "groups that do not divide its channels");
   if (s.target == s.source || s.target == s.residual || s.target == 0)
     throw_damaged(index, "a target that is also read");
   const Index channels = round_up(s.out_channels, kPanel);
   checker.require_if_present(s.bias, channels, "bias");
   const bool has_no_branch = s.kind == kMaxPool || s.kind == kMean;
-  if (s.kind != kDense && (s.in_channels != s.out_channels || (s.residual >= 0 && s.kind != kScale) || s.fused ||
+  if (s.kind != kDense && (s.in_channels != s.out_channels || (s.residual >= 0 && s.kind != kScale) || s.fused || s.groups > 1 ||
                            (s.dynamic && has_no_branch)))
     throw_damaged(index, "fields that its kind does not allow");
   if (has_no_branch) return;
@@ -109,14 +136,12 @@ void check_step(const Program& p, int index) {
         next->target == s.source)
       throw_damaged(index, "no static depthwise step after it, although it is fused");
   }
-  const std::int64_t kernels = s.dynamic ? s.kernels : 1;
-  if (s.kind == kDepthwise) {
-    checker.require(s.weight, {channels, s.kernel_h, s.kernel_w, kernels}, "weight");
-    if (s.dynamic) check_dynamic(s, checker);
-    return;
-  }
-  checker.require(s.weight, {panel_width(s.out_channels), s.in_channels, s.kernel_h, s.kernel_w, kernels}, "weight");
   if (s.dynamic) check_dynamic(s, checker);
+  if (is_assembled(s)) return;
+  const std::int64_t kernels = s.dynamic ? s.kernels : 1;
+  const bool depthwise = s.kind == kDepthwise;
+  const Index width = depthwise ? channels : panel_width(s.out_channels);
+  checker.require(s.weight, {width, depthwise ? 1 : Windows(s).size(), s.kernel_h, s.kernel_w, kernels}, "weight");
 }
 
 }  // namespace

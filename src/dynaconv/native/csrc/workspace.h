@@ -35,7 +35,10 @@ class Buffer {
   Index size_ = 0;
 };
 
-enum Scratch { kPadded, kContext, kHidden, kGateOut, kHeads, kBias, kAttentions, kLatent, kMixed, kFormed, kFused, kSums, kNumScratch };
+enum Scratch {
+  kPadded, kContext, kHidden, kGateOut, kHeads, kBias, kAttentions, kLatent, kMixed, kBlocks, kFormed, kFused, kSums,
+  kNumScratch
+};
 
 struct Workspace {
   std::deque<Buffer> slots, sums;
