@@ -46,7 +46,7 @@ sanitize: env
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest -p no:cacheprovider tests/native/test_layers.py \
 		tests/native/test_mixtures.py tests/native/test_excitation.py tests/native/test_training.py \
-		tests/native/test_warehouse.py
+		tests/native/test_warehouse.py tests/native/test_graph.py
 
 # The explorer's page with its networks, into src/dynaconv/explore/page. Needs Node.js 20 or newer.
 page: env

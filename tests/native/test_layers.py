@@ -34,7 +34,7 @@ def depthwise_geometry(draw: random.Random, fast: bool) -> tuple[dict[str, Any],
     """As `random_geometry`; if ``fast``, a geometry for which there is a specialised kernel."""
     arguments, size = random_geometry(draw)
     if fast:
-        side = draw.choice([3, 5])
+        side = draw.choice([3, 5, 7])
         arguments |= {"kernel_size": side, "padding": side // 2, "dilation": 1, "stride": draw.choice([1, 2])}
     return arguments, size
 

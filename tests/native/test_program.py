@@ -313,8 +313,7 @@ def test_sizes_whose_product_overflows_are_refused() -> None:
     "chosen",
     [
         pytest.param(
-            "test_dcd_par or mixture_fused or layer_fused or grouped_convolution_fused or test_activations_of "
-            "or (output_and_gradients and 3-)",
+            "test_dcd_par or fused or layer_norms or test_activations_of or (output_and_gradients and 3-)",
             id="few",
         ),
         pytest.param("", id="all", marks=pytest.mark.slow),
@@ -325,7 +324,7 @@ def test_each_instruction_set(name: str, chosen: str) -> None:
     """Runs the tests of layers again in a process with DYNACONV_ISA set."""
     if SETS.index(name) > SETS.index(instruction_set()):
         pytest.skip(f"this processor has no {name}")
-    names = ("layers", "mixtures", "excitation", "training", "warehouse")
+    names = ("layers", "mixtures", "excitation", "training", "warehouse", "graph")
     files = [str(Path(__file__).parent / f"test_{each}.py") for each in names]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *files]
     done = subprocess.run(command, env=os.environ | {"DYNACONV_ISA": name}, capture_output=True, text=True, check=False)

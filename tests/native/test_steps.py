@@ -37,8 +37,8 @@ def test_the_codes_are_the_same() -> None:
     # Python has the names of the layers' algorithms, "kernel" and "factored".
     assert codes("Algorithm") == ["auto", "form", "factors"]
     assert list(steps.ALGORITHMS.values()) == [0, 1, 2]
-    assert codes("StepKind") == ["dense", "depthwise", "maxpool", "mean", "scale"]
-    assert (steps.DENSE, steps.DEPTHWISE, steps.MAX_POOL, steps.MEAN, steps.SCALE) == (0, 1, 2, 3, 4)
+    assert codes("StepKind") == ["dense", "depthwise", "maxpool", "mean", "scale", "norm"]
+    assert (steps.DENSE, steps.DEPTHWISE, steps.MAX_POOL, steps.MEAN, steps.SCALE, steps.NORM) == (0, 1, 2, 3, 4, 5)
     assert f"constexpr int kFormat = {steps.FORMAT};" in HEADER
 
 

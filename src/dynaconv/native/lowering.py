@@ -1,4 +1,4 @@
-"""Lowers a deployed layer, static, DCD or a mixture of kernels, to a step of a native program."""
+"""Lowers deployed layers to steps of a native program: static, DCD, mixtures of kernels, kernels of cells."""
 
 import math
 from typing import Any
@@ -17,14 +17,21 @@ from dynaconv.families.contract.deployed import (
 )
 from dynaconv.families.dcd.deployed import DeployedDCD, DeployedDCDConv, DeployedDCDLinear
 from dynaconv.native.packing import blocks, dense_weight, depthwise_weight, padded_vector, panels, round_up
+from dynaconv.native.static_layers import (
+    check_type,
+    geometry_of,
+    is_depthwise,
+    linear_step,
+    max_pool_step,
+    static_step,
+    vector,
+    vector_geometry,
+)
 from dynaconv.native.steps import (
-    ACTIVATIONS,
     ALGORITHMS,
     BRANCH_ACTIVATIONS,
     DENSE,
     DEPTHWISE,
-    MAX_POOL,
-    MEAN,
     SCALE,
     SCALE_ACTIVATIONS,
     Step,
@@ -32,127 +39,28 @@ from dynaconv.native.steps import (
 )
 
 
-def activation_of(module: nn.Module | None) -> str | None:
-    """Return the name of an activation that a step can fuse; None for any other module."""
-    if module is None or type(module) is nn.Identity:
-        return "none"
-    if type(module) is nn.GELU and module.approximate != "none":
-        return None
-    names = {nn.ReLU: "relu", nn.ReLU6: "relu6", nn.SiLU: "silu", nn.GELU: "gelu", nn.Hardswish: "hardswish"}
-    return names.get(type(module))
-
-
 @torch.no_grad()
-def lower(conv: nn.Module, activation: str = "none") -> list[Step]:
-    """Return the steps that compute a layer and the activation after it in eval mode, each from the one before.
+def lower(layer: nn.Module) -> list[Step]:
+    """Return the steps that compute a layer in eval mode, each from the one before.
 
     Raises:
         UnsupportedError: The library has no kernel for the layer.
     """
-    if type(conv) is nn.Conv2d:
-        return [_static(conv, activation)]
-    if isinstance(conv, DeployedDCD):
-        return [_dcd(conv, activation)]
-    if isinstance(conv, DeployedLayer):
-        return _deployed(conv, activation)
-    if type(conv) is nn.Linear or (type(conv).__module__, type(conv).__name__) == ("timm.layers.linear", "Linear"):
-        return [_linear(conv, activation)]
-    if type(conv) is nn.MaxPool2d and activation == "none":
-        return [_max_pool(conv)]
-    raise UnsupportedError(f"{type(conv).__name__} has no native form")
+    if type(layer) is nn.Conv2d:
+        return [static_step(layer)]
+    if isinstance(layer, DeployedDCD):
+        return [_dcd(layer)]
+    if isinstance(layer, DeployedLayer):
+        return _deployed(layer)
+    if type(layer) is nn.Linear or (type(layer).__module__, type(layer).__name__) == ("timm.layers.linear", "Linear"):
+        return [linear_step(layer)]
+    if type(layer) is nn.MaxPool2d:
+        return [max_pool_step(layer)]
+    raise UnsupportedError(f"{type(layer).__name__} has no native form")
 
 
-def _linear(layer: Any, activation: str) -> Step:
-    _check_type(layer)
-    geometry = _vector_geometry(layer.in_features, layer.out_features)
-    return Step(
-        kind=DENSE,
-        weight=panels(layer.weight),
-        bias=_vector(layer.bias),
-        activation=ACTIVATIONS[activation],
-        **geometry,
-    )
-
-
-def _max_pool(pool: nn.MaxPool2d) -> Step:
-    if pool.ceil_mode or pool.return_indices:
-        raise UnsupportedError("max pooling with ceil_mode or indices has no native form")
-    kernel, stride, padding, dilation = map(_pair, (pool.kernel_size, pool.stride, pool.padding, pool.dilation))
-    # The builder sets the channels to those of the step that this one reads.
-    geometry: dict[str, Any] = dict(zip(("kernel_h", "kernel_w"), kernel, strict=True)) | dict(
-        zip(("stride_h", "stride_w"), stride, strict=True)
-    )
-    geometry |= {"dilation_h": dilation[0], "dilation_w": dilation[1]}
-    geometry |= {"pad_top": padding[0], "pad_left": padding[1], "pad_bottom": padding[0], "pad_right": padding[1]}
-    return Step(kind=MAX_POOL, in_channels=0, out_channels=0, **geometry)
-
-
-def mean_step() -> Step:
-    """Return the step of the mean over all pixels; the builder sets its channels."""
-    return Step(kind=MEAN, **_vector_geometry(0, 0))
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return value if isinstance(value, tuple) else (value, value)
-
-
-def _static(conv: Any, activation: str) -> Step:
-    _check_type(conv)
-    geometry = _geometry(conv)
-    if _is_depthwise(conv):
-        weight, kind = depthwise_weight(conv.weight), DEPTHWISE
-    else:
-        weight, kind = dense_weight(conv.weight, conv.groups), DENSE
-    return Step(kind=kind, weight=weight, bias=_vector(conv.bias), activation=ACTIVATIONS[activation], **geometry)
-
-
-def _is_depthwise(conv: Any) -> bool:
-    return bool(1 < conv.groups == conv.in_channels == conv.out_channels)
-
-
-def _check_type(layer: Any) -> None:
-    weight: Tensor = layer.stored_kernel if isinstance(layer, DeployedLayer) else layer.weight
-    if weight.dtype != torch.float32 or weight.device.type != "cpu":
-        raise UnsupportedError(f"weights of {weight.dtype} on {weight.device} are not float32 on the CPU")
-
-
-def _vector_geometry(inputs: int, outputs: int) -> dict[str, Any]:
-    """Return the geometry of a linear layer: a 1x1 convolution on images of one pixel."""
-    ones = ("kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w")
-    pads = ("pad_top", "pad_left", "pad_bottom", "pad_right")
-    return {"in_channels": inputs, "out_channels": outputs} | dict.fromkeys(ones, 1) | dict.fromkeys(pads, 0)
-
-
-def _geometry(conv: Any) -> dict[str, Any]:
-    if conv.padding_mode != "zeros":
-        raise UnsupportedError(f"padding_mode={conv.padding_mode!r} has no native form")
-    (kernel_h, kernel_w), (dilation_h, dilation_w) = conv.kernel_size, conv.dilation
-    if isinstance(conv.padding, str):
-        totals = [
-            d * (k - 1) if conv.padding == "same" else 0 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)
-        ]
-        pads = [(total // 2, total - total // 2) for total in totals]
-    else:
-        pads = [(pad, pad) for pad in conv.padding]
-    return {
-        "in_channels": conv.in_channels,
-        "out_channels": conv.out_channels,
-        "kernel_h": kernel_h,
-        "kernel_w": kernel_w,
-        "stride_h": conv.stride[0],
-        "stride_w": conv.stride[1],
-        "dilation_h": dilation_h,
-        "dilation_w": dilation_w,
-        "pad_top": pads[0][0],
-        "pad_left": pads[1][0],
-        "pad_bottom": pads[0][1],
-        "pad_right": pads[1][1],
-        "groups": 1 if _is_depthwise(conv) else conv.groups,
-    }
-
-
-def _dcd(form: DeployedDCD, activation: str) -> Step:
-    _check_type(form)
+def _dcd(form: DeployedDCD) -> Step:
+    check_type(form)
     sizes, branch = form.sizes, form.branch
     _check_context(form)
     if form.has_input_scale:
@@ -163,21 +71,20 @@ def _dcd(form: DeployedDCD, activation: str) -> Step:
         depthwise = sizes.form == "depthwise" and form.groups == form.out_channels
         if not depthwise and (sizes.form != "channel" or sizes.blocks != 1 or form.groups != 1):
             raise UnsupportedError(f"DCD of form {sizes.form!r} with {sizes.blocks} block(s) and groups={form.groups}")
-        weight, geometry = (depthwise_weight if depthwise else dense_weight)(form.weight), _geometry(form)
+        weight, geometry = (depthwise_weight if depthwise else dense_weight)(form.weight), geometry_of(form)
         cells = form.context_size**2
     else:
         assert isinstance(form, DeployedDCDLinear)
         depthwise, cells = False, 1
-        weight, geometry = panels(form.weight), _vector_geometry(form.in_features, form.out_features)
+        weight, geometry = panels(form.weight), vector_geometry(form.in_features, form.out_features)
     heads = _dcd_heads(form)
     step = Step(
         kind=DEPTHWISE if depthwise else DENSE,
         weight=weight,
-        bias=None if "shift" in branch.heads else _vector(form.bias),
-        activation=ACTIVATIONS[activation],
+        bias=None if "shift" in branch.heads else vector(form.bias),
         dynamic=1,
         algorithm=ALGORITHMS[form.asked],
-        scaled_bias=_vector(form.scaled_bias),
+        scaled_bias=vector(form.scaled_bias),
         has_scale=int(form.has_scale),
         scale_activation=SCALE_ACTIVATIONS[form.scale_activation] if form.has_scale else 0,
         has_shift=int("shift" in branch.heads),
@@ -215,24 +122,24 @@ def _dcd_heads(form: DeployedDCD) -> list[AffineMap]:
     return heads
 
 
-def _deployed(form: DeployedLayer, activation: str) -> list[Step]:
-    _check_type(form)
+def _deployed(form: DeployedLayer) -> list[Step]:
+    check_type(form)
     _check_context(form)
     assembled, mixed, excitation = form.assembled_kernel(), form.mixed_kernel(), form.excitation()
     if not isinstance(form, DeployedConv):
         if assembled is None:
             raise UnsupportedError(f"{type(form).__name__} has no native form")
-        return [_assembled(form, assembled, activation)]
+        return [_assembled(form, assembled)]
     if form.dims != 2 or form.transposed or (assembled is None and mixed is None and excitation is None):
         raise UnsupportedError(f"{type(form).__name__} with these arguments has no native form")
     if assembled is not None:
-        return [_assembled(form, assembled, activation)]
+        return [_assembled(form, assembled)]
     if mixed is not None:
-        return [_mixture(form, mixed, activation)]
+        return [_mixture(form, mixed)]
     assert excitation is not None
     scale = scale_step(form.branch, excitation, "sigmoid")
-    scale.bias, scale.activation = _vector(form.shift), ACTIVATIONS[activation]
-    return [_static(form, "none"), scale]
+    scale.bias = vector(form.shift)
+    return [static_step(form), scale]
 
 
 def scale_step(branch: DeployedBranch, head: AffineMap, gate: str) -> Step:
@@ -251,13 +158,13 @@ def scale_step(branch: DeployedBranch, head: AffineMap, gate: str) -> Step:
         scale_activation=SCALE_ACTIVATIONS[gate],
         **_branch(branch, channels),
         **_heads([head]),
-        **_vector_geometry(channels, channels),
+        **vector_geometry(channels, channels),
     )
 
 
-def _mixture(form: DeployedConv, mixed: MixedKernel, activation: str) -> Step:
-    geometry, heads = _geometry(form), dict(mixed.heads)
-    depthwise = _is_depthwise(form)
+def _mixture(form: DeployedConv, mixed: MixedKernel) -> Step:
+    geometry, heads = geometry_of(form), dict(mixed.heads)
+    depthwise = is_depthwise(form)
     if depthwise and "channel" in heads and "filter" not in heads:
         # Each filter reads one channel.
         heads["filter"] = heads.pop("channel")
@@ -275,8 +182,7 @@ def _mixture(form: DeployedConv, mixed: MixedKernel, activation: str) -> Step:
     return Step(
         kind=DEPTHWISE if depthwise else DENSE,
         weight=blocks(stack.permute(1, 3, 4, 2, 0).flatten(1)) if depthwise else dense_weight(stack, form.groups),
-        bias=_vector(mixed.bias),
-        activation=ACTIVATIONS[activation],
+        bias=vector(mixed.bias),
         dynamic=1,
         scaled_bias=None if mixed.scaled_bias is None else padded_vector(mixed.scaled_bias * 0.5),
         has_scale=int("filter" in heads),
@@ -293,10 +199,10 @@ def _mixture(form: DeployedConv, mixed: MixedKernel, activation: str) -> Step:
     )
 
 
-def _assembled(form: Any, assembled: AssembledKernel, activation: str) -> Step:
+def _assembled(form: Any, assembled: AssembledKernel) -> Step:
     cells, norm = assembled.cells, assembled.hidden_norm
     linear = not isinstance(form, DeployedConv)
-    geometry = _vector_geometry(form.in_features, form.out_features) if linear else _geometry(form)
+    geometry = vector_geometry(form.in_features, form.out_features) if linear else geometry_of(form)
     blend = None
     if assembled.start is not None:
         tau, start = assembled.start
@@ -306,9 +212,8 @@ def _assembled(form: Any, assembled: AssembledKernel, activation: str) -> Step:
     # (taps, c_i, c_o, n)
     elements = cells.reshape(*cells.shape[:3], -1).permute(3, 2, 1, 0)
     return Step(
-        kind=DENSE if linear or not _is_depthwise(form) else DEPTHWISE,
-        bias=_vector(assembled.bias),
-        activation=ACTIVATIONS[activation],
+        kind=DENSE if linear or not is_depthwise(form) else DEPTHWISE,
+        bias=vector(assembled.bias),
         dynamic=1,
         hidden_norm=None if norm is None else torch.cat([padded_vector(part) for part in norm]),
         cells=panels(elements.flatten(0, 2)),
@@ -318,7 +223,7 @@ def _assembled(form: Any, assembled: AssembledKernel, activation: str) -> Step:
         cell_h=cell_h,
         cell_w=cell_w,
         blend=blend,
-        channel_scale=_vector(assembled.scale),
+        channel_scale=vector(assembled.scale),
         **_branch(assembled.branch, geometry["in_channels"]),
         **_heads([assembled.head]),
         **geometry,
@@ -336,7 +241,7 @@ def _branch(branch: DeployedBranch, inputs: int, cells: int = 1) -> dict[str, An
     return fields | {
         "hidden": len(squeeze.weight),
         "squeeze": _squeeze(squeeze.weight, cells),
-        "squeeze_bias": _vector(squeeze.bias),
+        "squeeze_bias": vector(squeeze.bias),
         "branch_activation": BRANCH_ACTIVATIONS[branch.activation],
         "gate": None if branch.gate is None else panels(branch.gate.weight),
         "unit": int(branch.unit),
@@ -347,10 +252,6 @@ def _heads(maps: list[AffineMap]) -> dict[str, Any]:
     """Return all heads as one affine map, in which each of them starts at a multiple of 16."""
     rows = torch.cat([_pad_rows(each.weight) for each in maps])
     return {"heads": panels(rows), "heads_bias": torch.cat([padded_vector(each.constant) for each in maps])}
-
-
-def _vector(vector: Tensor | None) -> Tensor | None:
-    return None if vector is None else padded_vector(vector)
 
 
 def _pad_rows(matrix: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from dynaconv.conversion.swap import all_names, replace_module
 from dynaconv.native.lowering import lower
 from dynaconv.native.program import NativeProgram
 from dynaconv.native.program_builder import Builder
-from dynaconv.native.recognise import append, append_next
-from dynaconv.native.steps import UnsupportedError
+from dynaconv.native.recognise import Value, append, lower_module
+from dynaconv.native.steps import DENSE, DEPTHWISE, UnsupportedError
 
 _RUNS = {
     ("timm.models.efficientnet", "EfficientNet"): (("conv_stem", "bn1"), ("conv_head", "bn2")),
@@ -20,13 +20,6 @@ _RUNS = {
     ("timm.models.resnet", "ResNet"): (("conv1", "bn1", "act1"),),
 }
 """Attributes that a timm class runs in sequence, by the module and name of the class."""
-
-
-def lower_sequence(original: nn.Module) -> Builder:
-    """Return a builder with the steps of a module; raises UnsupportedError as `recognise.append` does."""
-    builder = Builder()
-    append(builder, original, 0)
-    return builder
 
 
 @dataclass
@@ -131,12 +124,12 @@ def _replace_in_sequence(sequence: nn.Sequential, prefix: str, replacement: Repl
 
 def _longest_run(parts: list[nn.Module]) -> int:
     """Return the number of modules, from the first one on, that can become one program."""
-    builder, value = Builder(), 0
+    builder, value = Builder(), Value()
     for count, part in enumerate(parts):
         try:
             if type(part) is nn.Sequential:
                 return count
-            value = append_next(builder, part, value)
+            value = append(builder, part, value)
         except UnsupportedError:
             return count
     return len(parts)
@@ -144,18 +137,19 @@ def _longest_run(parts: list[nn.Module]) -> int:
 
 def _lowered(parts: list[nn.Module]) -> Builder | None:
     try:
-        return lower_sequence(nn.Sequential(*parts))
+        return lower_module(nn.Sequential(*parts))
     except UnsupportedError:
         return None
 
 
 def _program(parts: list[nn.Module]) -> NativeProgram | None:
     builder = _lowered(parts)
-    if builder is None or not builder.steps:
+    # Without a convolution or linear layer a program would only change layouts.
+    if builder is None or not any(step.kind in (DENSE, DEPTHWISE) for step in builder.steps):
         return None
     # New modules are in train mode.
     original = parts[0] if len(parts) == 1 else SequentialProxy(*parts).train(parts[0].training)
-    return NativeProgram(original, lower_sequence)
+    return NativeProgram(original, lower_module)
 
 
 def _unsupported_reason(conv: nn.Module) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 FORMAT = 3
 """Format of programs in files: ``kFormat`` in ``csrc/program.h``, which says when to raise it."""
-DENSE, DEPTHWISE, MAX_POOL, MEAN, SCALE = 0, 1, 2, 3, 4
+DENSE, DEPTHWISE, MAX_POOL, MEAN, SCALE, NORM = 0, 1, 2, 3, 4, 5
 ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2, "silu": 3, "gelu": 4, "hardswish": 5}
 ALGORITHMS = {"auto": 0, "kernel": 1, "factored": 2}
 BRANCH_ACTIVATIONS = {"relu": 0, "relu6": 1, "silu": 2, "gelu": 3, "hardswish": 4, "gate": 5}

@@ -7,7 +7,7 @@ namespace dynaconv {
 
 DepthwiseBlock::DepthwiseBlock(const Step& s, const DepthwiseWeights& weights, const Images& x, const Images& out)
     : s_(s), weights_(weights), x_(x), out_(out) {
-  fast_ = s.kernel_h == s.kernel_w && (s.kernel_w == 3 || s.kernel_w == 5) && s.dilation_w == 1 &&
+  fast_ = s.kernel_h == s.kernel_w && (s.kernel_w == 3 || s.kernel_w == 5 || s.kernel_w == 7) && s.dilation_w == 1 &&
           (s.stride_w == 1 || s.stride_w == 2);
 }
 
@@ -58,7 +58,7 @@ void DepthwiseBlock::run_part(const float* row, TapRange rows, Index begin, Inde
   const Index edge = (s_.kernel_w - 1) / 2;
   if (fast_ && left <= edge && right <= edge) {
     const Row r{count, row + x0 * kPanel, x_row, int(rows.count), first, int(left), int(right), bias, out, act};
-    k.row[s_.kernel_w == 5][s_.stride_w - 1][length - 1](r, sum);
+    k.row[(s_.kernel_w - 3) / 2][s_.stride_w - 1][length - 1](r, sum);
     return;
   }
   for (Index ox = begin; ox < end; ++ox, out += kPanel) {

@@ -136,6 +136,17 @@ struct SumGradients {
   float *to_scale, *to_mix;   // (channel) and (latent, channel)
 };
 
+// Layer norm of each pixel over its channels: out = (x - mean) / sqrt(variance + epsilon) * scale + shift.
+struct Norm {
+  Index pixels, channels;
+  const float* x;
+  Index block;         // from one channel block to the next, of `x` and of `out`
+  const float* scale;
+  const float* shift;  // or null
+  float epsilon;
+  float* out;
+};
+
 constexpr int kMaxPixels = 14;
 // Most pixels of a depthwise run: their accumulators fit into registers. Benchmark:
 // benchmarks/native.py (results on Zen 4: docs/native.md).
@@ -149,7 +160,7 @@ struct Kernels {
   int pixels;      // maximum of a tile
   int panels;      // maximum of a tile
   TileFn tile[3][3][kMaxPixels];   // [Width][Stride][pixels - 1]
-  RowFn row[2][2][kMaxRow];        // [3x3, 5x5][stride 1, 2][pixels - 1]
+  RowFn row[3][2][kMaxRow];        // [3x3, 5x5, 7x7][stride 1, 2][pixels - 1]
   // One pixel of any depthwise convolution; `rows` x `columns` taps are inside the image.
   void (*point)(const float* x, Index x_row, Index x_column, int rows, int columns, const float* w, int w_row,
                 const float* bias, Activation act, float* out, float* sum);
@@ -165,6 +176,7 @@ struct Kernels {
   void (*apply)(Function function, float* x, Index pixels, float* sum);
   // out = scale * x + bias + add, on pixels of 16 channels; `bias` and `add` may be null.
   void (*scale)(const float* x, const float* scale, const float* bias, const float* add, Index pixels, float* out);
+  void (*normalise)(const Norm&);
 };
 
 // Null if this build has no code for the instruction set.

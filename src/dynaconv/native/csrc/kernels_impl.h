@@ -316,6 +316,8 @@ Kernels table(const char* name) {
   fill_rows<3, 2>(k.row[0][1], Pixels{});
   fill_rows<5, 1>(k.row[1][0], Pixels{});
   fill_rows<5, 2>(k.row[1][1], Pixels{});
+  fill_rows<7, 1>(k.row[2][0], Pixels{});
+  fill_rows<7, 2>(k.row[2][1], Pixels{});
   k.point = &point;
   k.max_pool = &max_pool;
   k.sum_pixels = &sum_pixels;
@@ -328,6 +330,7 @@ Kernels table(const char* name) {
   k.sum_gradients[1] = &sum_gradients<typename Vec<VL>::type, VL, kPanel>;
   k.apply = &apply;
   k.scale = &scale;
+  k.normalise = &normalise;
   return k;
 }
 

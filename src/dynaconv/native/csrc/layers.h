@@ -130,6 +130,9 @@ bool reads_input(const Step& step);
 void scale(const Step& step, const float* constants, const Images& x, const Images* add, Images& out,
            const Team& team);
 
+// Layer norm of each pixel over its channels.
+void norm(const Step& step, const float* constants, const Images& x, Images& out, const Team& team);
+
 // The maximum over each window, and the mean over the whole image, of each channel.
 void max_pool(const Step& step, const Images& x, Images& out, const Team& team);
 void mean(const Images& x, Images& out, const Team& team);

@@ -1,4 +1,4 @@
-// Max pooling, the mean over whole images, and squeeze-and-excitation.
+// Max pooling, the mean over whole images, squeeze-and-excitation, and layer norms.
 #include <algorithm>
 
 #include "layers.h"
@@ -39,6 +39,22 @@ void scale(const Step& s, const float* constants, const Images& x, const Images*
       kernels().scale(x.data + row, half, bias ? bias + b * kPanel : nullptr, add ? add->data + row : nullptr, out.width,
                       out.data + row);
       if (act != Activation::kNone) kernels().apply(function_of(act), out.data + row, out.width, nullptr);
+    }
+  });
+}
+
+void norm(const Step& s, const float* constants, const Images& x, Images& out, const Team& team) {
+  const auto act = Activation(s.activation);
+  const float* scale = constants + s.weight;
+  const float epsilon = scale[round_up(s.out_channels, kPanel)];
+  const double work = 3 * double(x.blocks()) * double(x.block());
+  team.parallel_for(x.samples * x.height, work, [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) {
+      const Index row = i * x.width * kPanel;
+      kernels().normalise({x.width, x.channels, x.data + row, x.block(), scale, constant_at(constants, s.bias), epsilon,
+                           out.data + row});
+      for (Index b = 0; act != Activation::kNone && b < out.blocks(); ++b)
+        kernels().apply(function_of(act), out.data + b * out.block() + row, out.width, nullptr);
     }
   });
 }

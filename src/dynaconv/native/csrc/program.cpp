@@ -131,6 +131,8 @@ class Runner {
         max_pool(s, x, y, team);
       } else if (s.kind == kMean) {
         mean(x, y, team);
+      } else if (s.kind == kNorm) {
+        norm(s, p_.constants, x, y, team);
       } else if (s.kind == kScale) {
         scale(s, p_.constants, x, s.residual < 0 ? nullptr : &images[std::size_t(s.residual)], y, team);
       } else if (s.kind == kDepthwise && i > 0 && (&s - 1)->fused) {

@@ -40,8 +40,9 @@ constexpr int kFormat = 3;
 // families/kernel_warehouse have the same numbers.
 constexpr float kNormEpsilon = 1e-5f, kLengthEpsilon = 1e-4f, kSharesEpsilon = 1e-3f;
 
-// kScale multiplies each channel by half of Lambda, which the branch computes from the mean of the same images.
-enum StepKind { kDense = 0, kDepthwise = 1, kMaxPool = 2, kMean = 3, kScale = 4 };
+// kScale multiplies each channel by half of Lambda, which the branch computes from the mean of the same images. kNorm
+// normalises the channels of each pixel; its weight is a factor of each channel, then the epsilon, padded to 16 floats.
+enum StepKind { kDense = 0, kDepthwise = 1, kMaxPool = 2, kMean = 3, kScale = 4, kNorm = 5 };
 enum Algorithm { kAuto = 0, kForm = 1, kFactors = 2 };
 enum BranchActivation { kReluB = 0, kRelu6B = 1, kSilu = 2, kGelu = 3, kHardswish = 4, kGate = 5 };
 enum ScaleActivation { kAffine = 0, kHardSigmoid = 1, kSigmoid = 2, kTanh = 3 };

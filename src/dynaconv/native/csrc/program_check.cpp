@@ -105,7 +105,7 @@ void check_dynamic(const Step& s, const StepChecker& checker) {
 void check_step(const Program& p, int index) {
   const Step& s = p.steps[index];
   const StepChecker checker(p, index);
-  checker.require_range(s.kind, kDense, kScale, "kind");
+  checker.require_range(s.kind, kDense, kNorm, "kind");
   for (auto slot : {s.source, s.target}) checker.require_range(slot, 0, p.num_steps, "slot");
   checker.require_range(s.residual, -1, p.num_steps, "slot");
   for (auto size : {s.in_channels, s.out_channels, s.kernel_h, s.kernel_w, s.stride_h, s.stride_w, s.dilation_h,
@@ -120,10 +120,11 @@ void check_step(const Program& p, int index) {
     throw_damaged(index, "a target that is also read");
   const Index channels = round_up(s.out_channels, kPanel);
   checker.require_if_present(s.bias, channels, "bias");
-  const bool has_no_branch = s.kind == kMaxPool || s.kind == kMean;
+  const bool has_no_branch = s.kind == kMaxPool || s.kind == kMean || s.kind == kNorm;
   if (s.kind != kDense && (s.in_channels != s.out_channels || (s.residual >= 0 && s.kind != kScale) || s.fused || s.groups > 1 ||
                            (s.dynamic && has_no_branch)))
     throw_damaged(index, "fields that its kind does not allow");
+  if (s.kind == kNorm) checker.require(s.weight, {channels + kPanel}, "factors");
   if (has_no_branch) return;
   if (s.kind == kScale) {
     if (!s.dynamic || !s.has_scale || s.latent || s.has_shift || s.scaled_bias >= 0 || s.biases >= 0 || is_mixture(s))
@@ -156,8 +157,8 @@ Size output_size(const Step& s, Index height, Index width) {
 
 Images shape_after(const Step& s, const Images& x) {
   const Size size = s.kind == kMean    ? Size{1, 1}
-                    : s.kind == kScale ? Size{x.height, x.width}
-                                       : output_size(s, x.height, x.width);
+                    : s.kind == kScale || s.kind == kNorm ? Size{x.height, x.width}
+                                                          : output_size(s, x.height, x.width);
   Images out;
   out.samples = x.samples;
   out.channels = s.out_channels;

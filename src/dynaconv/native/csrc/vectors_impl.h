@@ -1,4 +1,5 @@
 // Vectors and functions of single values, and kernels that are loops over them; part of kernels_impl.h.
+#include <cmath>
 #include <initializer_list>
 
 #if defined(__AVX__)
@@ -126,6 +127,56 @@ void scale(const float* x, const float* scale, const float* bias, const float* a
       const V value = s * load<V>(x + m) + b;
       store<V>(out + m, add ? value + load<V>(add + m) : value);
     }
+  }
+}
+
+// Calls f(pixel, values) for the channels of `count` pixels, block by block, with vectors of 16 lanes or single values.
+template <class F>
+[[gnu::always_inline]] inline void for_each_channel(const Norm& n, Index first, Index count, const F& f) {
+  using V = typename Vec<VL>::type;
+  const Index full = n.channels / kPanel * kPanel;
+  for (Index c = 0; c < full; c += kPanel)
+    for (Index m = 0; m < count; ++m)
+      for (Index lane = 0; lane < kPanel; lane += VL)
+        f(m, c + lane, load<V>(n.x + c / kPanel * n.block + (first + m) * kPanel + lane));
+  for (Index m = 0; m < count; ++m)
+    for (Index c = full; c < n.channels; ++c)
+      f(m, c, n.x[full / kPanel * n.block + (first + m) * kPanel + c - full]);
+}
+
+void normalise(const Norm& n) {
+  using V = typename Vec<VL>::type;
+  // Pixels of a run, whose channels are read three times.
+  constexpr Index kRun = 8;
+  const auto mean_of = [&](const V& lanes, float rest) {
+    for (int lane = 0; lane < VL; ++lane) rest += lanes[lane];
+    return rest / float(n.channels);
+  };
+  for (Index first = 0; first < n.pixels; first += kRun) {
+    const Index count = n.pixels - first < kRun ? n.pixels - first : kRun;
+    V lanes[kRun] = {};
+    float rest[kRun] = {}, mean[kRun], factor[kRun];
+    const auto add = [&](Index m, auto value) {
+      if constexpr (sizeof(value) == sizeof(V)) lanes[m] += value;
+      else rest[m] += value;
+    };
+    for_each_channel(n, first, count, [&](Index m, Index, auto value) { add(m, value); });
+    for (Index m = 0; m < count; ++m) {
+      mean[m] = mean_of(lanes[m], rest[m]);
+      lanes[m] = V{};
+      rest[m] = 0;
+    }
+    for_each_channel(n, first, count, [&](Index m, Index, auto value) {
+      value -= mean[m];
+      add(m, value * value);
+    });
+    for (Index m = 0; m < count; ++m) factor[m] = 1.0f / std::sqrt(mean_of(lanes[m], rest[m]) + n.epsilon);
+    for_each_channel(n, first, count, [&](Index m, Index c, auto value) {
+      using T = decltype(value);
+      value = (value - mean[m]) * factor[m] * load<T>(n.scale + c);
+      if (n.shift) value += load<T>(n.shift + c);
+      store<T>(n.out + c / kPanel * n.block + (first + m) * kPanel + c % kPanel, value);
+    });
   }
 }
 
