@@ -38,8 +38,9 @@ CANDIDATES = {
     "DY-Conv native": ("dyconv", "native"),
     "ODConv native": ("odconv", "native"),
     "CondConv native": ("condconv", "native"),
+    "KernelWarehouse native": ("kernel_warehouse", "native"),
 }
-FAMILIES = ("DCD", "SE", "DY-Conv", "ODConv", "CondConv")
+FAMILIES = ("DCD", "SE", "DY-Conv", "ODConv", "CondConv", "KernelWarehouse")
 RATIOS = (
     ("DCD native", "static ORT"),
     ("static native", "static ORT"),

@@ -99,6 +99,7 @@ class Module(nn.Module):
     def __init__(self, forward: Callable[..., Tensor], **parts: Any) -> None:
         super().__init__()
         self.conv, self.other = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.one = nn.Conv2d(8, 1, 1)
         self.factor = nn.Parameter(torch.rand(8, 1, 1))
         self.norm = nn.LayerNorm(8)
         self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(8, 5)
@@ -136,6 +137,8 @@ PARTS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "a sum with itself": lambda m, x: (y := m.conv(x)) + y,
     "a sum of values of different sizes": lambda m, x: m.conv(x) + m.other(m.pool(x)),
     "three terms": lambda m, x: m.conv(m.other(x)) + m.other(x) + x,
+    "a sum with one channel": lambda m, x: m.conv(x) + m.one(x),
+    "a sum of one channel": lambda m, x: m.one(m.conv(x)) + x,
     "a number": lambda m, x: m.conv(x) * 2,
     "a sum with a factor": lambda m, x: torch.add(m.conv(x), x, alpha=2),
     "a factor of each row": lambda m, x: m.conv(x) * torch.arange(8.0)[:, None],

@@ -85,7 +85,7 @@ class _Lowering:
     def _remove_identities(self) -> None:
         for node in list(self.graph.nodes):
             if node.op == "call_module" and _is_identity(self.root.get_submodule(node.target)):
-                node.replace_all_uses_with(node.args[0])
+                node.replace_all_uses_with(node.all_input_nodes[0])
                 self.graph.erase_node(node)
 
     def _lower(self, node: fx.Node) -> Value | Tensor:
@@ -167,6 +167,11 @@ class _Lowering:
             raise UnsupportedError("an operation does not follow a layer whose result it alone reads")
         return step
 
+    def _channels(self, value: Value) -> int | None:
+        if value.number:
+            return self.builder.steps[value.number - 1].out_channels
+        return next((step.in_channels for step in self.builder.steps if step.source == 0), None)
+
     def _is_read_once(self, node: fx.Node) -> bool:
         # A permuted value is the same one.
         aliased = node.target in ("permute", torch.permute) and not self._is_read_once(node.all_input_nodes[0])
@@ -185,7 +190,9 @@ class _Lowering:
         other, node = sorted((first, second), key=lambda each: self._value(each).number)
         value, added = self._value(node), self._value(other)
         step = self._open_step(node)
-        if (value.layout, value.single) != (added.layout, added.single) or value.number == added.number:
+        if value.number == added.number:
+            raise UnsupportedError("a sum of a value with itself")
+        if (value.layout, value.single) != (added.layout, added.single) or self._channels(added) != step.out_channels:
             raise UnsupportedError("a sum of two values of different shapes")
         if step.kind not in (DENSE, SCALE) or step.residual >= 0:
             raise UnsupportedError("a sum in which the later value has no form that another can be added to")
