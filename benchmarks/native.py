@@ -6,10 +6,12 @@
 
 Each candidate has a process of its own, since the thread pools of two runtimes in one process take each other's
 processor. They take turns: a round is one burst of calls for each, of which the median counts.
-Initial weights change no timing. The native kernels take images in channels_last and give such ones, ONNX Runtime and
-OpenVINO contiguous ones, as each likes them best. Wall-clock time; a machine that others use makes all of it longer,
-and the ratios, which are medians over rounds of one candidate's time by another's in the same round, less so. With
-`--busy` the candidates also take turns beside processes that compute without end, each bound to a processor.
+Initial weights change no timing, but batch norms need statistics: without them the signal of a KernelWarehouse network
+falls to subnormal numbers, on which processors are slow. The native kernels take images in channels_last and give such
+ones, ONNX Runtime and OpenVINO contiguous ones, as each likes them best.
+Wall-clock time; a machine that others use makes all of it longer, and the ratios, which are medians over rounds of one
+candidate's time by another's in the same round, less so. With `--busy` the candidates also take turns beside processes
+that compute without end, each bound to a processor.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _runtimes import SUFFIXES, built, exported, kept, no_fallback, processors, session
+from _runtimes import SUFFIXES, built, exported, kept, no_fallback, processors, session, warm_up
 from _turns import measure
 
 from dynaconv.markdown import markdown_table
@@ -62,8 +64,10 @@ def runner(
     torch.set_num_threads(threads)
     x = torch.randn(size)
     images = x.contiguous(memory_format=torch.channels_last) if runtime == "native" else x
+    network = built(name)
+    warm_up(network, x)
     with no_fallback():
-        run = torch.inference_mode()(deploy(built(name), size, backend=runtime))
+        run = torch.inference_mode()(deploy(network, size, backend=runtime))
     return lambda: run(images)
 
 
