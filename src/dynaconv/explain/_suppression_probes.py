@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dynaconv.explain.decomposition import SVDForm, svd_form
 from dynaconv.explain.mixtures import as_matrices, matrix_groups
 from dynaconv.families import KernelMixture
-from dynaconv.families.dcd.core import DCDCore
+from dynaconv.families.dcd.trainable import DCDCore
 
 RANK_TOLERANCE = 1e-6
 """A singular value below this share of the largest is float32 rounding error; its singular vectors are arbitrary."""

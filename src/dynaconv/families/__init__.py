@@ -17,9 +17,9 @@ from dynaconv.families.contract.base import (
     DynamicConvTranspose1d,
     DynamicConvTranspose2d,
     DynamicConvTranspose3d,
-    DynamicLayer,
 )
 from dynaconv.families.contract.deployed import DeployedLayer
+from dynaconv.families.contract.layer import DynamicLayer
 from dynaconv.families.contract.mixture import KernelMixture, KernelMixture2d, MixtureCoefficients
 from dynaconv.families.contract.parameters import parameter_groups
 from dynaconv.families.contract.shared import SharedContext

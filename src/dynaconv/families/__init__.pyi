@@ -18,8 +18,8 @@ from dynaconv.families.contract.base import DynamicConv3d as DynamicConv3d
 from dynaconv.families.contract.base import DynamicConvTranspose1d as DynamicConvTranspose1d
 from dynaconv.families.contract.base import DynamicConvTranspose2d as DynamicConvTranspose2d
 from dynaconv.families.contract.base import DynamicConvTranspose3d as DynamicConvTranspose3d
-from dynaconv.families.contract.base import DynamicLayer as DynamicLayer
 from dynaconv.families.contract.deployed import DeployedLayer as DeployedLayer
+from dynaconv.families.contract.layer import DynamicLayer as DynamicLayer
 from dynaconv.families.contract.mixture import KernelMixture as KernelMixture
 from dynaconv.families.contract.mixture import KernelMixture2d as KernelMixture2d
 from dynaconv.families.contract.mixture import MixtureCoefficients as MixtureCoefficients
@@ -872,8 +872,9 @@ class DCDConvTranspose3d(_DCDConvTranspose3d):
 class DCDLinear(_DCDLinear):
     """A linear layer whose matrix is W(x) = Lambda(x) W0 + P Phi(x) Q^T; the context is the input vector itself.
 
-    With `context_features`, a context ``(B, F)`` is given, and all rows of a sample of ``(B, ..., in_features)`` have
-    one matrix.
+    With `average_rows`, all rows of a sample of ``(B, ..., in_features)`` have one matrix, whose context is their mean:
+    the layer then is a `DCDConv2d` of size 1 on channels-last features. With `context_features`, they have one matrix
+    and a context ``(B, F)`` that is given.
 
     Args:
         in_features, out_features, bias, device, dtype: As for `torch.nn.Linear`.
@@ -911,6 +912,8 @@ class DCDLinear(_DCDLinear):
             ``sigmoid``, or ``hard_sigmoid`` with ``norm="batch"``.
         norm: ``batch`` adds batch norms and a skip connection around Phi, as in the published code (channel form
             only).
+        average_rows: Whether the context is the mean over the rows of a sample of ``(B, ..., in_features)``, all
+            with one matrix, as in a 1x1 convolution; False: each row is its own context. `convert` sets it.
 
     Raises:
         ValueError: an argument is out of range or does not match the others.
@@ -940,6 +943,7 @@ class DCDLinear(_DCDLinear):
         activation: Literal["auto", "relu", "relu6", "silu", "gelu", "hardswish", "gate"] = "auto",
         scale_activation: Literal["auto", "linear", "hard_sigmoid", "sigmoid", "tanh"] = "auto",
         norm: Literal["batch"] | None = None,
+        average_rows: bool = False,
     ) -> None: ...
 
 class DYConv1d(_DYConv1d):

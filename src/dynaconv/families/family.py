@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from dynaconv.errors import check_type, nearest_names, with_article
-from dynaconv.families.contract.base import DynamicConv, DynamicLayer
+from dynaconv.families.contract.base import DynamicConv
+from dynaconv.families.contract.layer import DynamicLayer
 
 Kind = Literal["pointwise", "depthwise", "grouped", "spatial", "transposed"]
 Role = Literal["mixing", "gate", "matrix"]

@@ -1,11 +1,39 @@
 """The contract of the dynamic linear layers."""
 
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from dynaconv.families.contract.base import DynamicLayer, adopt_static, fill_static
+from dynaconv.families.contract.branch import context_dtype
+from dynaconv.families.contract.layer import DynamicLayer, adopt_static, fill_static
+from dynaconv.families.contract.operator import DynamicOperator
 from dynaconv.families.contract.static import check_static, copy_hooks_and_attributes
+from dynaconv.ops import pool_context
+
+
+class DynamicMap(DynamicOperator):
+    """A linear map of ``(B, ..., in_features)``, trainable or deployed, with one matrix for each sample.
+
+    Its own context is the mean over all axes between batch and features, as that of a 1x1 convolution of the same
+    input with its features as channels. ``(B, in_features)`` is one row for each sample.
+    """
+
+    in_features: int
+    out_features: int
+
+    def _mask_sizes(self, x: Tensor) -> tuple[int, ...]:
+        return tuple(x.shape[1:-1])
+
+    def _pooled(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        rows = x.reshape(x.shape[0], -1, self.in_features)
+        if mask is None:
+            return rows.mean(1, dtype=context_dtype(x.dtype))
+        return pool_context(rows.transpose(1, 2), 1, context_dtype(x.dtype), mask.flatten(2))
+
+    def extra_repr(self) -> str:
+        """Sizes of the layer."""
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
 class DynamicLinear(DynamicLayer):
@@ -16,6 +44,8 @@ class DynamicLinear(DynamicLayer):
 
     in_features: int
     out_features: int
+    network_options: ClassVar[Mapping[str, Any]] = {}
+    """Options with which the layer is that of a `DynamicMap`, for linear layers inside a network."""
 
     @classmethod
     def like(cls, linear: nn.Linear, **hyperparameters: Any) -> Self:

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from dynaconv.families.contract.base import DynamicLayer
 from dynaconv.families.contract.checks import check_module
+from dynaconv.families.contract.layer import DynamicLayer
 from dynaconv.families.contract.shared import SharedContext
 
 

@@ -191,6 +191,27 @@ class DCDConfig(BranchConfig):
         )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DCDLinearConfig(DCDConfig):
+    """Options of a linear DCD layer.
+
+    Raises:
+        ValueError: a field has a value outside the range given here.
+    """
+
+    average_rows: bool = option(
+        False,
+        "Whether the context is the mean over the rows of a sample of ``(B, ..., in_features)``, all with one matrix, "
+        "as in a 1x1 convolution; False: each row is its own context. `convert` sets it.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("average_rows", self.average_rows, (False, True))
+        if self.average_rows and self.context_features is not None:
+            raise ValueError("average_rows has no effect on a context that is given; leave it or context_features out.")
+
+
 class DCDSizes(NamedTuple):
     """Sizes that follow from a config for one convolution. L and L_k are 0 without a residual."""
 

@@ -1,29 +1,24 @@
-"""Base classes of DCD: evaluation with given factors, and the trainable factors, branch and norms."""
+"""The computation of DCD layers, trainable or deployed, for a given context and given factors of W(x)."""
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from dynaconv.families.contract.affine import add_bias
-from dynaconv.families.contract.base import DynamicLayer
-from dynaconv.families.contract.branch import DynamicBranch, context_dtype
+from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.checks import check_real
 from dynaconv.families.contract.convolution import DynamicConvolution
-from dynaconv.families.contract.norms import LatentBatchNorm2d, make_context_norm, normalise, scale_and_shift
+from dynaconv.families.contract.linear import DynamicMap
 from dynaconv.families.contract.operator import DynamicOperator
-from dynaconv.families.dcd import DCDFactors, dcd_kernel, factored_dcd, fold_latent_norms, kernel_dcd
-from dynaconv.families.dcd.compiled_step import compiled_step_dcd, supports_compiled_step
-from dynaconv.families.dcd.config import ALGORITHMS, DCDConfig, DCDSizes, dcd_sizes
+from dynaconv.families.dcd import DCDFactors, dcd_kernel, factored_dcd, kernel_dcd
+from dynaconv.families.dcd.config import ALGORITHMS, DCDSizes
 from dynaconv.families.dcd.cost import dcd_costs
-from dynaconv.families.dcd.factors import activate_scale, required
 from dynaconv.ops import Cost, Geometry, cheapest, is_exporting, pool_context
 
-SMALL_STD = 0.01
-"""Standard deviation of `gain` times the initial branch weights, if no norm follows in the residual."""
+_POINT = Geometry((1, 1))
 
 
 class DCDCoefficients(NamedTuple):
@@ -140,29 +135,39 @@ class DCDOnImages(DCDOperator, DynamicConvolution):
         return self._costs(padded, self.geometry, self.out_channels)
 
 
-class DCDOnRows(DCDOperator):
-    """DCD as a linear map, whose context is the input vector itself, or one that is given for each sample.
+class DCDOnRows(DCDOperator, DynamicMap):
+    """DCD as a linear map.
 
-    By its own context, each row of ``(..., in_features)`` has its own matrix. By given contexts ``(B, F)``, all rows of
-    a sample of ``(B, ..., in_features)`` have one matrix.
+    The context is that of a `DynamicMap` if `average_rows`, or is given for each sample; then all rows of a sample of
+    ``(B, ..., in_features)`` have one matrix. Else each row of ``(..., in_features)`` is its own context and has its
+    own matrix.
     """
 
-    in_features: int
-    out_features: int
+    average_rows: bool
+    """Whether the context is the mean over the rows of a sample."""
+
+    @property
+    def _per_sample(self) -> bool:
+        """Whether all rows of a sample have one matrix."""
+        return self.average_rows or self.context_features is not None
 
     def _pooled(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        if self.average_rows:
+            return super()._pooled(x, mask)
         return x.reshape(-1, self.in_features).to(context_dtype(x.dtype))
 
     def _mask_refusal(self) -> str | None:
+        if self.average_rows:
+            return super()._mask_refusal()
         return "averages nothing, because each row is a context of its own"
 
     def coefficients(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> DCDCoefficients:
-        """Lambda(x) and Phi(x) of each row of ``x``, ``(N, in_features)``, or of each given context."""
+        """Lambda(x) and Phi(x) of each matrix: of each row of ``(N, in_features)``, or of each sample."""
         context = self._context(x, *self._checked(x, context, mask))
         return self._drop_single_block_axis(self._coefficients(context))
 
     def kernel(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """W(x) of each row of ``x``, ``(N, out_features, in_features)``, or of each given context.
+        """W(x) of each row of ``x``, ``(N, out_features, in_features)``, or of each sample.
 
         Raises:
             RuntimeError: with ``norm="batch"`` in train mode, because batch statistics define no matrix per row.
@@ -171,23 +176,23 @@ class DCDOnRows(DCDOperator):
         return self._kernel_and_bias(context, self._weight_4d, _POINT)[0].flatten(2)
 
     def sample_bias(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
-        """The bias of each row of ``x``, ``(N, out_features)``, or of each given context."""
+        """The bias of each row of ``x``, ``(N, out_features)``, or of each sample."""
         context = self._context(x, *self._checked(x, context, mask))
         return self._kernel_and_bias(context, self._weight_4d, _POINT)[1]
 
     def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        if context is None:
-            rows = x.reshape(-1, self.in_features, 1, 1)
-        else:
+        if self._per_sample:
             # The rows of a sample are the pixels of an image.
             rows = x.reshape(x.shape[0], -1, self.in_features).transpose(1, 2)[..., None]
+        else:
+            rows = x.reshape(-1, self.in_features, 1, 1)
         out = self._apply_dcd(rows, self._context(x, context, mask), self._weight_4d, _POINT)
         return out.flatten(2).transpose(1, 2).reshape(*x.shape[:-1], self.out_features)
 
     def algorithm_costs(self, input_shape: Sequence[int]) -> dict[str, Cost]:
         """Return each algorithm's cost for an input ``(..., in_features)``, by which ``algorithm="auto"`` chooses."""
         rows = math.prod(input_shape[:-1])
-        samples = rows if self.context_features is None else input_shape[0]
+        samples = input_shape[0] if self._per_sample else rows
         return self._costs((samples, self.in_features, rows // max(samples, 1), 1), _POINT, self.out_features)
 
     def _choose(self, x: Tensor) -> str:
@@ -208,241 +213,9 @@ class DCDOnRows(DCDOperator):
             raise ValueError(
                 f"DCDLinear was built for in_features={self.in_features}, the last axis; got an input {tuple(x.shape)}."
             )
-        if x.dim() == 1 and self.context_features is not None:
+        if x.dim() == 1 and self._per_sample:
+            option = "average_rows" if self.average_rows else "context_features"
             raise ValueError(
-                f"DCDLinear with context_features takes (batch, ..., {self.in_features}), because each sample has a "
+                f"DCDLinear with {option} takes (batch, ..., {self.in_features}), because each sample has a "
                 f"context; got an input {tuple(x.shape)}."
             )
-
-    def extra_repr(self) -> str:
-        """Sizes of the layer."""
-        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
-
-
-_POINT = Geometry((1, 1))
-
-
-class DCDCore(DCDOperator, DynamicLayer):
-    """Mixin that adds P, Q, R, the branch and the latent norms to a static ``weight``."""
-
-    _config: DCDConfig
-    _resolved: DCDConfig
-
-    def _build_dynamic(
-        self, config: DCDConfig, in_channels: int, out_channels: int, groups: int, num_taps: int, dims: int = 2
-    ) -> None:
-        options: dict[str, Any] = {"device": self.weight.device, "dtype": self.weight.dtype}
-        self.sizes = sizes = dcd_sizes(config, in_channels, out_channels, groups, num_taps, dims)
-        self.config = config
-        self.scales_bias = config.norm == "batch" and config.has_scale
-        self._has_latent_norms = config.norm == "batch" and config.has_residual
-        self.register_parameter("p", None)
-        self.register_parameter("q", None)
-        self.register_parameter("r", None)
-        heads = {}
-        if config.has_scale:
-            heads["scale"] = out_channels
-        if config.has_input_scale:
-            heads["input_scale"] = in_channels
-        if config.has_residual:
-            heads["fusion"] = math.prod(sizes.fusion_shape)
-            latent = sizes.latent_taps if sizes.form == "depthwise" else sizes.latent_dim
-            self.p = nn.Parameter(torch.empty(out_channels, latent, **options))
-            if sizes.form != "depthwise":
-                self.q = nn.Parameter(torch.empty(in_channels, latent, **options))
-            if sizes.form != "channel":
-                self.r = nn.Parameter(torch.empty(num_taps, sizes.latent_taps, **options))
-            if config.norm == "batch":
-                self.norm1 = LatentBatchNorm2d(sizes.blocks * latent, **options)
-                self.norm2 = LatentBatchNorm2d(sizes.blocks * latent, **options)
-        self.context_norm = make_context_norm(self.resolved.context_norm, sizes.context_features, **options)
-        self.branch = DynamicBranch(
-            sizes.context_features,
-            sizes.hidden_channels,
-            heads,
-            activation=self.resolved.activation,
-            unit_hidden=self.resolved.hidden_norm == "unit",
-            keeps_length=config.keeps_length(sizes.context_features),
-            gain=config.gain,
-            std=None if config.norm == "batch" else SMALL_STD,
-            bounds={"scale": 1.0, "input_scale": 1.0, "fusion": max(sizes.latent_dim, sizes.latent_taps, 1) ** -0.5}
-            if self.resolved.weight_norm
-            else None,
-            device=self.weight.device,
-            dtype=self.weight.dtype,
-        )
-
-    def _reset_dynamic(self) -> None:
-        """Initialise near the static kernel: a small branch, and P, Q, R with columns of about unit length.
-
-        With such columns a step in Phi changes W(x) by as much as the same step in W0. Unit gain would make the columns
-        of P longer and multiply the residual's learning rate by C_out / L. With latent norms, P has unit gain.
-        """
-        self._reset_branch()
-        if self.p is None:
-            return
-        fan = self.p.shape[1] if self.config.norm == "batch" else self.p.shape[0] // self.sizes.blocks
-        nn.init.normal_(self.p, std=fan**-0.5)
-        if self.q is not None:
-            nn.init.normal_(self.q, std=(self.q.shape[0] // self.sizes.blocks) ** -0.5)
-        if self.r is not None:
-            nn.init.normal_(self.r, std=self.r.shape[0] ** -0.5)
-        if self.config.norm == "batch":
-            self.norm1.reset_parameters()
-            self.norm2.reset_parameters()
-
-    def _neutralise(self) -> None:
-        """Make the layer compute its static kernel exactly: Lambda = 1 and no residual.
-
-        Without latent norms, Phi is set to zero, so that P and Q keep their scale and Phi changes first. With latent
-        norms the skip connection would remain, so P is set to zero.
-        """
-        with torch.no_grad():
-            for name in ("scale", "input_scale"):
-                if name in self.branch.heads:
-                    self._head(name).zero_()
-            if self.p is not None:
-                (self.p if self.config.norm == "batch" else self._head("fusion")).zero_()
-
-    @property
-    def is_neutral(self) -> bool:
-        """Whether Lambda or S is 1 and the residual is zero for every input, so that the layer is a static one."""
-        parts = [self._head(name) for name in ("scale", "input_scale") if name in self.branch.heads]
-        if self.p is not None:
-            parts.append(self.p if self.config.norm == "batch" else self._head("fusion"))
-        return not any(part.any() for part in parts)
-
-    def _head(self, name: str) -> Tensor:
-        weight: Tensor = self.branch.heads[name].weight
-        return weight
-
-    @property
-    def has_scale(self) -> bool:
-        """Whether W(x) has Lambda(x)."""
-        return self.config.has_scale
-
-    @property
-    def _has_default_branch(self) -> bool:
-        """Whether the compiled operators compute this branch and residual."""
-        options = self.resolved
-        return (
-            self.config.norm is None
-            and self.sizes.form == "channel"
-            and self.sizes.blocks == 1
-            and set(self.branch.heads) == {"scale", "fusion"}
-            and (options.activation, options.hidden_norm, options.scale_activation) == ("relu", "unit", "sigmoid")
-            and bool(options.weight_norm)
-            and not self.branch.keeps_length
-        )
-
-    @property
-    def _branch_parameters(self) -> tuple[Tensor, ...]:
-        return self.branch.squeeze.weight, self._head("scale"), self._head("fusion")
-
-    @property
-    def config(self) -> DCDConfig:
-        """The options of the layer, as they were passed."""
-        return self._config
-
-    @config.setter
-    def config(self, value: DCDConfig) -> None:
-        self._config, self._resolved = value, value.resolved
-
-    @property
-    def resolved(self) -> DCDConfig:
-        """`config` with its defaults replaced by their values; see `DCDConfig.resolved`."""
-        return self._resolved
-
-    def _coefficients(self, context: Tensor) -> DCDCoefficients:
-        """Return the coefficients of a context ``(B, features)``, with Phi in the shape of the algorithms."""
-        return self._activated(self._heads(context, track=False))
-
-    def _heads(self, context: Tensor, *, track: bool) -> dict[str, Tensor]:
-        """Return the outputs of the branch for a context; with ``track``, train mode updates running statistics."""
-        heads: dict[str, Tensor] = self.branch(normalise(self.context_norm, context, track=track))
-        return heads
-
-    def _activated(self, heads: Mapping[str, Tensor]) -> DCDCoefficients:
-        scale, fusion, input_scale = heads.get("scale"), heads.get("fusion"), heads.get("input_scale")
-        if scale is not None:
-            scale = activate_scale(scale, self.resolved.scale_activation)
-        if input_scale is not None:
-            input_scale = activate_scale(input_scale, self.resolved.scale_activation)
-        if fusion is not None:
-            fusion = fusion.reshape(fusion.shape[0], *self.sizes.fusion_shape)
-            if self.resolved.weight_norm:
-                fusion = fusion * self.inverse_lengths(fusion)
-        return DCDCoefficients(scale, fusion, input_scale)
-
-    def inverse_lengths(self, like: Tensor) -> Tensor:
-        """Return 1 / the product of the root-mean-square lengths of P's, Q's and R's columns.
-
-        Each block has columns of its own. Computed in the dtype and on the device of ``like``.
-        """
-        form, blocks, latent_dim, latent_taps, _, _ = self.sizes
-        latent = latent_taps if form == "depthwise" else blocks * latent_dim
-        columns = ((self.p, latent), (self.q, latent), (self.r, latent_taps))
-        lengths = [
-            torch.linalg.vector_norm(factor.to(like)) / math.sqrt(count)
-            for factor, count in columns
-            if factor is not None
-        ]
-        # If a factor is zero, the product is zero, but the residual is zero too and stays zero.
-        product: Tensor = math.prod(lengths[1:], start=lengths[0])
-        return product.clamp(min=1e-12).reciprocal()
-
-    def _normalises_by_batch(self) -> bool:
-        """Whether a latent norm uses batch statistics, so that no kernel of a single sample exists."""
-        return self._has_latent_norms and (self.norm1.training or self.norm2.training)
-
-    def _factors(self, context: Tensor, weight: Tensor, *, track: bool) -> tuple[DCDFactors, Tensor | None]:
-        heads = self._heads(context, track=track)
-        scale, fusion, input_scale = self._activated(heads)
-        bias: Tensor | None = self.bias
-        if bias is not None and scale is not None and self.scales_bias:
-            bias = bias.to(scale.dtype) * scale
-        if fusion is not None and self._has_latent_norms and not self._normalises_by_batch():
-            assert self.p is not None
-            norms = (scale_and_shift(self.norm1, fusion.dtype), scale_and_shift(self.norm2, fusion.dtype))
-            fusion, latent_bias = fold_latent_norms(fusion, self.p, *norms)
-            bias = latent_bias if bias is None else bias + latent_bias
-        if bias is not None:
-            bias = bias.expand(context.shape[0], -1)
-        return DCDFactors(self.sizes.form, weight, scale, fusion, self.p, self.q, self.r, input_scale), bias
-
-    def _kernel_and_bias(self, context: Tensor, weight: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor | None]:
-        if self._normalises_by_batch():
-            raise RuntimeError(
-                "norm='batch' uses statistics of the whole batch in train mode, so no kernel of one sample exists; "
-                "call eval() first, or use norm=None."
-            )
-        return super()._kernel_and_bias(context, weight, geometry)
-
-    def _apply_dcd(self, x: Tensor, context: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-        if not self._normalises_by_batch():
-            if self._has_default_branch and self._choose(x) == "factored":
-                parameters = (weight, *self._branch_parameters, required(self.p), required(self.q))
-                if supports_compiled_step(x, (*parameters, context), geometry):
-                    context = normalise(self.context_norm, context, track=True)
-                    settings = (self.config.gain, *(self.branch.heads[name].bound for name in ("scale", "fusion")))
-                    return add_bias(compiled_step_dcd(x, context, parameters, settings, geometry), self.bias)
-            return super()._apply_dcd(x, context, weight, geometry)
-        if self.algorithm == "kernel":
-            raise RuntimeError(
-                "algorithm='kernel' cannot run norm='batch' in train mode, because no kernel of one sample exists; "
-                "use algorithm='auto' or 'factored', or call eval()."
-            )
-        factors, bias = self._factors(context, weight, track=True)
-        return add_bias(factored_dcd(x, factors, geometry, (self.norm1, self.norm2)), bias)
-
-    def _dcd_repr(self) -> str:
-        form, blocks, latent_dim, latent_taps, hidden, _ = self.sizes
-        parts = [f"variant={self.config.variant!r}"]
-        if self.config.has_residual:
-            parts.append(f"fusion={form!r}")
-            parts += [f"latent_dim={latent_dim}"] if form != "depthwise" else []
-            parts += [f"latent_taps={latent_taps}"] if form != "channel" else []
-            parts += [f"blocks={blocks}"] if blocks > 1 else []
-        parts.append(f"hidden_channels={hidden}")
-        parts += [f"norm={self.config.norm!r}"] if self.config.norm else []
-        return ", ".join(parts)

@@ -10,9 +10,10 @@ from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv, DeployedLayer
 from dynaconv.families.contract.norms import norm_affine
 from dynaconv.families.dcd import DCDFactors, fold_latent_norms
-from dynaconv.families.dcd.core import DCDCoefficients, DCDCore, DCDOnImages, DCDOnRows, DCDOperator
+from dynaconv.families.dcd.core import DCDCoefficients, DCDOnImages, DCDOnRows, DCDOperator
 from dynaconv.families.dcd.factors import activate_scale
 from dynaconv.families.dcd.prepared import PreparedDCD, can_prepare, heads_cost, prepared_cost
+from dynaconv.families.dcd.trainable import DCDCore
 from dynaconv.ops import Cost
 from dynaconv.ops.precision import autocasts
 
@@ -206,5 +207,6 @@ class DeployedDCDLinear(DeployedDCD, DCDOnRows):
     def __init__(self, layer: Any) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.average_rows = layer.average_rows
         self._store_frozen("weight", layer.weight)
         self._take_over(layer)

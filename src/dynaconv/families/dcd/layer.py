@@ -1,7 +1,7 @@
 """Dynamic convolution decomposition: W(x) = Lambda(x) W0 + P Phi(x) Q^T."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -17,9 +17,10 @@ from dynaconv.families.contract.base import (
 )
 from dynaconv.families.contract.checks import check_positive, check_real
 from dynaconv.families.contract.linear import DynamicLinear
-from dynaconv.families.dcd.config import DCDConfig
-from dynaconv.families.dcd.core import DCDCore, DCDOnImages, DCDOnRows
+from dynaconv.families.dcd.config import DCDConfig, DCDLinearConfig
+from dynaconv.families.dcd.core import DCDOnImages, DCDOnRows
 from dynaconv.families.dcd.deployed import DeployedDCDConv, DeployedDCDLinear
+from dynaconv.families.dcd.trainable import DCDCore
 
 
 class _DCDConv(DCDCore, DCDOnImages, DynamicConv):
@@ -123,8 +124,9 @@ class DCDConvTranspose3d(_DCDConv, DynamicConvTranspose3d):
 class DCDLinear(DCDCore, DCDOnRows, DynamicLinear):
     """A linear layer whose matrix is W(x) = Lambda(x) W0 + P Phi(x) Q^T; the context is the input vector itself.
 
-    With `context_features`, a context ``(B, F)`` is given, and all rows of a sample of ``(B, ..., in_features)`` have
-    one matrix.
+    With `average_rows`, all rows of a sample of ``(B, ..., in_features)`` have one matrix, whose context is their mean:
+    the layer then is a `DCDConv2d` of size 1 on channels-last features. With `context_features`, they have one matrix
+    and a context ``(B, F)`` that is given.
 
     Args:
         in_features, out_features, bias, device, dtype: As for `torch.nn.Linear`.
@@ -135,8 +137,9 @@ class DCDLinear(DCDCore, DCDOnRows, DynamicLinear):
     Reference: Li et al., ICLR 2021, arXiv:2103.08756v1; a dynamic classifier is part of the published networks.
     """
 
-    config_class = DCDConfig
+    config_class = DCDLinearConfig
     _without = ("fusion", "latent_taps", "context_size", "shared_context")
+    network_options: ClassVar = {"average_rows": True}
 
     def __init__(
         self,
@@ -149,7 +152,7 @@ class DCDLinear(DCDCore, DCDOnRows, DynamicLinear):
     ) -> None:
         super().__init__()
         config = self._make_config(options)
-        self.context_features = config.context_features
+        self.context_features, self.average_rows = config.context_features, config.average_rows
         self.in_features = check_positive("in_features", in_features)
         self.out_features = check_positive("out_features", out_features)
         self.weight = nn.Parameter(check_real(torch.empty(out_features, in_features, device=device, dtype=dtype)))

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dynaconv.families.contract.affine import add_bias
-from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.checks import check_real
 from dynaconv.families.contract.convolution import DynamicConvolution
+from dynaconv.families.contract.linear import DynamicMap
 from dynaconv.families.contract.operator import DynamicOperator
 from dynaconv.families.kernel_warehouse.assembly import cut, join_blocks
 from dynaconv.families.kernel_warehouse.assignment import Slot, starting_cells
@@ -22,7 +22,7 @@ from dynaconv.families.kernel_warehouse.attention import (
 )
 from dynaconv.families.kernel_warehouse.cost import kernel_warehouse_costs
 from dynaconv.families.kernel_warehouse.warehouse import UsesWarehouse
-from dynaconv.ops import Cost, full_precision, pool_context
+from dynaconv.ops import Cost, full_precision
 from dynaconv.ops.per_sample import grouped_kernel, matmul_per_sample
 
 
@@ -130,14 +130,8 @@ class KernelWarehouseConvolution(KernelWarehouseOperator, DynamicConvolution):
         return f"{super().extra_repr()}, {_of_warehouse(self)}"
 
 
-class KernelWarehouseMap(KernelWarehouseOperator):
-    """Mixin for linear maps of tokens, ``(B, ..., in_features)``, each sample with its own matrix.
-
-    The context is the mean over the tokens of a sample. ``(B, in_features)`` is one token for each sample.
-    """
-
-    in_features: int
-    out_features: int
+class KernelWarehouseMap(KernelWarehouseOperator, DynamicMap):
+    """Mixin for linear maps of tokens, ``(B, ..., in_features)``, each sample with its own matrix."""
 
     @property
     def algorithms(self) -> tuple[str, ...]:
@@ -175,15 +169,6 @@ class KernelWarehouseMap(KernelWarehouseOperator):
                 f"an input {tuple(x.shape)}."
             )
 
-    def _mask_sizes(self, x: Tensor) -> tuple[int, ...]:
-        return tuple(x.shape[1:-1])
-
-    def _pooled(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        tokens = x.reshape(x.shape[0], -1, self.in_features)
-        if mask is None:
-            return tokens.mean(1, dtype=context_dtype(x.dtype))
-        return pool_context(tokens.transpose(1, 2), 1, context_dtype(x.dtype), mask.flatten(2))
-
     def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         out = self._mapped(x, self._context(x, context, mask))
         return out if self.bias is None else out + self.bias.to(out.dtype)
@@ -196,7 +181,7 @@ class KernelWarehouseMap(KernelWarehouseOperator):
 
     def extra_repr(self) -> str:
         """Sizes of the layer, and its part of the warehouse."""
-        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {_of_warehouse(self)}"
+        return f"{super().extra_repr()}, {_of_warehouse(self)}"
 
 
 def _of_warehouse(layer: KernelWarehouseOperator) -> str:

@@ -10,10 +10,10 @@ from dynaconv.families.contract.base import (
     DynamicConv1d,
     DynamicConv2d,
     DynamicConv3d,
-    DynamicLayer,
 )
 from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.checks import check_positive, check_real
+from dynaconv.families.contract.layer import DynamicLayer
 from dynaconv.families.contract.linear import DynamicLinear
 from dynaconv.families.contract.norms import make_context_norm, normalise
 from dynaconv.families.contract.temperature import HasTemperature

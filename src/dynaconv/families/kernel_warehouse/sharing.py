@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynaconv.families.contract.base import DynamicLayer
+from dynaconv.families.contract.layer import DynamicLayer
 from dynaconv.families.kernel_warehouse.assignment import Partition, partition
 from dynaconv.families.kernel_warehouse.config import KernelWarehouseConfig
 from dynaconv.families.kernel_warehouse.layer import KernelWarehouseLayer
