@@ -77,6 +77,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
             | {
                 "--max-channels",
                 "--last-stages",
+                "--context",
                 "--first",
                 "--last",
                 "--again",

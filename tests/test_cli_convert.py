@@ -33,6 +33,16 @@ def test_plan_alone_writes_nothing(capsys: pytest.CaptureFixture[str], tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_block_reads_one_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "dynamic.safetensors"
+    assert (
+        main(["convert", NAME, "--family", "se", "--context", "block", "--include", "layer4.*", "-o", str(file)]) == 0
+    )
+    assert "(context of layer4.0.conv1)" in capsys.readouterr().out
+    options = {name: entry["hyperparameters"] for name, entry in load_trained(file)[1]["conversion"].items()}
+    assert {each["shared_context"] for each in options.values()} == {"layer4.0.conv1"}
+
+
 def test_file_holds_the_network(static: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "dynamic.safetensors"
     command = ["convert", NAME, *FEW, "--weights", str(static), "--include", "layer4.*", "-o", str(file)]
@@ -72,6 +82,8 @@ def test_training_goes_on_from_it(static: Path, tmp_path: Path, capsys: pytest.C
     [
         (["--include", "fc"], "include='fc' matches 'fc', a Linear"),
         (["--include", "layer7.*"], "no module matches include='layer7.*'"),
+        (["--context", "block", "--include", "layer4.0.conv1"], "context='block' has no effect"),
+        (["--context", "network"], "--context must be block; got 'network'"),
         (["--kinds", "depthwise"], "there is nothing to convert to dcd"),
         (["--family", "dxd"], "the nearest name is 'dcd'"),
         (["--family-option", "latent=3"], "DCDConv2d has no hyperparameter 'latent'"),

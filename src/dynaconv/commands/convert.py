@@ -28,9 +28,11 @@ def add(commands: Any) -> None:
     command = add_command(commands, "convert", "make a network dynamic without changing its function", run, _EPILOG)
     shared.add_checkpoint(command, names=True)
     command.add_argument("--family", default="dcd", help=f"{', '.join(_own_families())}, or a registered one (dcd)")
-    command.add_argument("--include", metavar="PATTERN", nargs="+", help="names of convolutions to convert")
-    command.add_argument("--exclude", metavar="PATTERN", nargs="+", help="names of convolutions to keep static")
-    command.add_argument("--kinds", metavar="KIND", nargs="+", help="pointwise, depthwise, grouped, spatial")
+    command.add_argument("--include", metavar="PATTERN", nargs="+", help="names of layers to convert")
+    command.add_argument("--exclude", metavar="PATTERN", nargs="+", help="names of layers to keep static")
+    command.add_argument(
+        "--kinds", metavar="KIND", nargs="+", help="pointwise, depthwise, grouped, spatial, transposed, linear"
+    )
     command.add_argument(
         "--kernel-sizes", metavar="N", nargs="+", type=count, help="side lengths of the kernels to convert"
     )
@@ -42,6 +44,7 @@ def add(commands: Any) -> None:
     position = command.add_mutually_exclusive_group()
     position.add_argument("--first", metavar="N", type=count, help="of these, only the first N")
     position.add_argument("--last", metavar="N", type=count, help="of these, only the last N")
+    command.add_argument("--context", choices=["block"], help="the layers of a block read one context")
     command.add_argument(
         "--again", action="store_true", help="accept a network with dynamic layers, and convert more of it"
     )
@@ -73,6 +76,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         input_size=None if arguments.last_stages is None else network.size,
         position=_position(arguments),
         again=arguments.again,
+        context=arguments.context,
         **shared.parse_options(arguments.family_option, "--family-option"),
     )
     print(plan)

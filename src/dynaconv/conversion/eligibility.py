@@ -1,4 +1,4 @@
-"""Reasons in the surrounding network against making a convolution dynamic."""
+"""Reasons in the surrounding network against making a layer dynamic."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
+from dynaconv.conversion.kinds import Static, channels_of
 from dynaconv.errors import with_article
 from dynaconv.families.contract.static import static_refusal
 
@@ -17,6 +18,8 @@ _CHANNEL_ATTENTION = re.compile(
     r"squeeze_?(and)?_?excit|^(effective)?se(module|layer|block)?$|^eca|cbam", re.IGNORECASE
 )
 """Names of channel-attention modules, in which 1x1 convolutions serve as linear maps."""
+_READS_WEIGHTS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+"""Modules of torch that give the weights of their linear layers to a function, without a call of the layers."""
 _MAX_IMAGE_CHANNELS = 4
 
 
@@ -49,18 +52,21 @@ def ancestors(model: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
         yield name, model.get_submodule(name)
 
 
-def refusal(model: nn.Module, name: str, conv: _ConvNd) -> str | None:
-    """Return why a convolution should stay static; None if it can become dynamic.
+def refusal(model: nn.Module, name: str, static: Static) -> str | None:
+    """Return why a layer should stay static; None if it can become dynamic.
 
     It should if it is in a channel-attention module or in a block that merges its branches later, if it is a fixed
-    weighted sum, or if a dynamic layer cannot take over its class or its weight.
+    weighted sum, if a module reads its weight without calling it, or if a dynamic layer cannot take over its class or
+    its weight.
     """
-    reason = static_refusal(conv)
+    reason = static_refusal(static)
     if reason is not None:
         return reason
-    if conv.out_channels == 1 and conv.bias is None and not conv.weight.requires_grad:
+    if channels_of(static)[1] == 1 and static.bias is None and not static.weight.requires_grad:
         return "a fixed weighted sum of channels"
     for outer, module in ancestors(model, name):
+        if isinstance(module, _READS_WEIGHTS) and isinstance(static, nn.Linear):
+            return f"its {type(module).__name__} reads its weight without calling it"
         method = next(
             (method for method in _REPARAMETERIZATION_METHODS if callable(getattr(module, method, None))), None
         )
@@ -77,17 +83,17 @@ def first_lazy(model: nn.Module) -> str | None:
     return next((name for name, tensor in tensors if is_lazy(tensor)), None)
 
 
-def find_shared(model: nn.Module, convolutions: Mapping[str, _ConvNd]) -> dict[str, str]:
-    """Map each convolution that shares its weight or bias with another module to that tensor's name there."""
+def find_shared(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Map each layer that shares its weight or bias with another module to that tensor's name there."""
     owners: dict[int, list[tuple[int, str]]] = {}
     for prefix, module in model.named_modules():
         for key, parameter in module._parameters.items():
             if parameter is not None:
                 owners.setdefault(id(parameter), []).append((id(module), f"{prefix}.{key}" if prefix else key))
     shared = {}
-    for name, conv in convolutions.items():
-        for parameter in conv.parameters(recurse=False):
-            others = [path for owner, path in owners.get(id(parameter), []) if owner != id(conv)]
+    for name, layer in layers.items():
+        for parameter in layer.parameters(recurse=False):
+            others = [path for owner, path in owners.get(id(parameter), []) if owner != id(layer)]
             if others:
                 shared[name] = others[0]
     return shared

@@ -5,23 +5,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from dynaconv.conversion.adopt import adopt_modules
+from dynaconv.conversion.candidates import own_options
 from dynaconv.conversion.copying import copied
-from dynaconv.conversion.kinds import Kind, describe, kind_of
+from dynaconv.conversion.kinds import Static, describe, kind_of
 from dynaconv.conversion.swap import insert_dynamic
 from dynaconv.errors import ConversionError
-from dynaconv.families import DynamicConv, get_family
+from dynaconv.families import DynamicLayer, get_family
 from dynaconv.families.contract.block import join_contexts
+from dynaconv.families.family import Kind
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedLayer:
-    """One convolution of a conversion plan.
+    """One convolution or linear layer of a conversion plan.
 
     Attributes:
-        names: All names under which the model reaches the convolution.
+        names: All names under which the model reaches the static layer.
         kind, shape: Its kind, and its channels, kernel size and stride as text.
         reason: Why it stays static; None if it becomes dynamic.
         static_params, dynamic_params: Number of parameters before and after the conversion. Parameters that several
@@ -51,7 +52,7 @@ class PlannedLayer:
 
     @property
     def converts(self) -> bool:
-        """Whether the convolution becomes dynamic."""
+        """Whether the layer becomes dynamic."""
         return self.reason is None
 
 
@@ -75,12 +76,12 @@ class AdoptedModule:
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionPlan:
-    """Which convolutions of a model become dynamic, and why the others do not. Printing it shows both.
+    """Which layers of a model become dynamic, and why the others do not. Printing it shows both.
 
     Attributes:
         family: Name of the family.
-        hyperparameters: Keyword-only arguments of the family's layer.
-        layers: Every static convolution of the model, in module order.
+        hyperparameters: Keyword-only arguments of the family's layer; a linear layer gets those that it has.
+        layers: Every static convolution of the model, and the linear layers if they were asked for, in module order.
         params: Number of parameters of the whole model before the conversion.
         adopted: Modules of other packages that are taken over with their weights.
     """
@@ -93,7 +94,7 @@ class ConversionPlan:
 
     @property
     def converted(self) -> tuple[PlannedLayer, ...]:
-        """The convolutions that become dynamic."""
+        """The layers that become dynamic."""
         return tuple(layer for layer in self.layers if layer.converts)
 
     @property
@@ -106,20 +107,20 @@ class ConversionPlan:
         """Convert a model according to the plan.
 
         Args:
-            model: The model that the plan was made for, or one with the same convolutions.
+            model: The model that the plan was made for, or one with the same layers.
             inplace: Change ``model`` itself instead of a copy. If an error is raised, ``model`` is unchanged.
 
         Returns:
             The dynamic model; ``model`` itself if ``inplace``.
 
         Raises:
-            ConversionError: The model lacks one of these convolutions, cannot be copied, or is itself a convolution and
+            ConversionError: The model lacks one of these layers, cannot be copied, or is itself one of them and
                 ``inplace`` is set.
         """
         is_single_layer = bool(self.converted) and self.converted[0].name == ""
         if is_single_layer and inplace:
             raise ConversionError(
-                "the model is itself a convolution, which cannot be replaced in place; leave `inplace` out."
+                "the model is itself a layer, which cannot be replaced in place; leave `inplace` out."
             )
         target = model if inplace else copied(model)
         adopt_modules(target, get_family(self.family), [module.names for module in self.adopted])
@@ -155,25 +156,28 @@ class ConversionPlan:
         taken = sum(len(module.layers) for module in self.adopted)
         given += f": {taken} layers of another package taken over" if taken else ""
         ratio = self.converted_params / max(self.params, 1)
+        what = "layers" if any(layer.kind == "linear" for layer in self.layers) else "convolutions"
         lines.append(
-            f"{self.family}{given}: {len(self.converted)} of {len(self.layers)} convolutions become dynamic; "
+            f"{self.family}{given}: {len(self.converted)} of {len(self.layers)} {what} become dynamic; "
             f"{self.params:,} -> {self.converted_params:,} parameters (x{ratio:.2f})."
         )
         return "\n".join(lines)
 
 
-def _build(plan: ConversionPlan, planned: PlannedLayer, model: nn.Module) -> DynamicConv:
+def _build(plan: ConversionPlan, planned: PlannedLayer, model: nn.Module) -> DynamicLayer:
     try:
-        conv = model.get_submodule(planned.name)
+        static = model.get_submodule(planned.name)
     except AttributeError:
-        conv = None
-    if not isinstance(conv, _ConvNd) or describe(conv) != planned.shape or kind_of(conv) != planned.kind:
-        what = "nothing" if conv is None else f"{type(conv).__name__}({conv.extra_repr()})"
+        static = None
+    if not isinstance(static, Static) or describe(static) != planned.shape or kind_of(static) != planned.kind:
+        what = "nothing" if static is None else f"{type(static).__name__}({static.extra_repr()})"
         raise ConversionError(
             f"the plan was made for another model: {planned.name!r} was {planned.shape}, but is {what} in this model."
         )
+    family = get_family(plan.family)
     try:
-        options = {**plan.hyperparameters, **planned.options}
-        return get_family(plan.family).layer_for(conv).from_conv(conv, **options)
+        options = {**own_options(family.layer_for(static), plan.hyperparameters), **planned.options}
+        layer: DynamicLayer = family.from_static(static, **options)
+        return layer
     except (ValueError, TypeError) as error:
         raise ConversionError(f"{planned.name!r} cannot be converted: {error}") from error

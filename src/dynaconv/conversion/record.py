@@ -69,11 +69,7 @@ def apply_conversion(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
                 raise TypeError(f"its entry is {entry!r}, not a mapping with 'family' and 'hyperparameters'")
             family, hyperparameters = entry["family"], dict(entry["hyperparameters"])
             names = (name, *entry.get("also", ()))
-            static = model.get_submodule(name)
-            if isinstance(static, nn.Linear):
-                layer: nn.Module = get_family(family).linear.from_linear(static, **hyperparameters)  # type: ignore[union-attr]
-            else:
-                layer = get_family(family).layer_for(static).from_conv(static, **hyperparameters)
+            layer = get_family(family).from_static(model.get_submodule(name), **hyperparameters)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConversionError(
                 f"the record of the conversion does not fit this network at {name!r}: "

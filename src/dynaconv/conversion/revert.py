@@ -5,7 +5,7 @@ from torch import nn
 from dynaconv.conversion.copying import copied
 from dynaconv.conversion.swap import restore_static
 from dynaconv.errors import ConversionError, listed
-from dynaconv.families import DynamicConv
+from dynaconv.families import DynamicLayer
 from dynaconv.families.contract.checks import check_module
 
 _MAX_SHOWN = 3
@@ -18,7 +18,7 @@ def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     these are frozen.
 
     Args:
-        model: A network with dynamic convolutions.
+        model: A network with dynamic layers.
         inplace: Change ``model`` itself instead of a copy.
 
     Returns:
@@ -31,7 +31,7 @@ def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     check_module(model)
     layers = _dynamic_layers(model)
     if not layers:
-        raise ConversionError("the model has no dynamic convolution, so there is nothing to revert.")
+        raise ConversionError("the model has no dynamic layer, so there is nothing to revert.")
     trained = [names[0] for names, layer in layers if not layer.is_neutral]
     if trained:
         more = f" and {len(trained) - _MAX_SHOWN} more" if len(trained) > _MAX_SHOWN else ""
@@ -40,22 +40,22 @@ def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
             f"({listed(trained[:_MAX_SHOWN])}{more}): "
             f"their kernels depend on the input, so no static network computes the same function."
         )
-    if isinstance(model, DynamicConv):
+    if isinstance(model, DynamicLayer):
         if inplace:
             raise ConversionError(
                 "the model is itself a layer, which cannot be replaced in place; leave `inplace` out."
             )
-        static: nn.Module = model.static_conv()
+        static: nn.Module = model.static_layer()
         return static
     target = model if inplace else copied(model)
     for names, layer in _dynamic_layers(target):
-        restore_static(target, names, layer.static_conv())
+        restore_static(target, names, layer.static_layer())
     return target
 
 
-def _dynamic_layers(model: nn.Module) -> list[tuple[tuple[str, ...], DynamicConv]]:
-    names: dict[DynamicConv, list[str]] = {}
+def _dynamic_layers(model: nn.Module) -> list[tuple[tuple[str, ...], DynamicLayer]]:
+    names: dict[DynamicLayer, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, DynamicConv):
+        if isinstance(module, DynamicLayer):
             names.setdefault(module, []).append(name)
     return [(tuple(several), layer) for layer, several in names.items()]

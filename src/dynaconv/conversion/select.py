@@ -1,4 +1,4 @@
-"""Selects convolutions by name, kind, size, position or predicate."""
+"""Selects convolutions and linear layers by name, kind, size, position or predicate."""
 
 import fnmatch
 import re
@@ -7,20 +7,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
-from dynaconv.conversion.kinds import KINDS, Kind, kind_of
+from dynaconv.conversion.kinds import KINDS, Static, channels_of, kernel_size_of, kind_of
 from dynaconv.errors import ConversionError, counted, listed, nearest_names, with_article
 from dynaconv.families.contract.convolution import DynamicConvolution
+from dynaconv.families.contract.linear import DynamicLinear
 from dynaconv.families.contract.static import static_class
+from dynaconv.families.family import Kind
 
 Pattern = str | re.Pattern[str]
 Predicate = Callable[[str, Any], bool]
+_WHAT = {False: "convolution", True: "layer"}
+"""What can be selected, without and with linear layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Conditions on the convolutions to convert.
+    """Conditions on the layers to convert.
 
     Attributes:
         include, exclude: Patterns of full module names: shell-style (``layer4.*``, where ``*`` also matches dots) or
@@ -28,9 +31,9 @@ class Selection:
         kinds: Kinds to convert.
         kernel_sizes: Side lengths of the kernels to convert, such as ``(3, 5)``; None for all.
         min_channels, max_channels: Bounds of ``min(in_channels, out_channels)``.
-        position: Slice of the convolutions that meet the other conditions, in module order; ``slice(-10, None)``
+        position: Slice of the layers that meet the other conditions, in module order; ``slice(-10, None)``
             selects the last ten.
-        predicate: Further condition, called with the name and the convolution.
+        predicate: Further condition, called with the name and the layer.
     """
 
     include: tuple[Pattern, ...] = ()
@@ -42,24 +45,24 @@ class Selection:
     position: slice | None = None
     predicate: Predicate | None = None
 
-    def refusal(self, names: Iterable[str], conv: _ConvNd) -> str | None:
-        """Return which condition other than ``position`` a convolution of these names fails; None if it fails none."""
+    def refusal(self, names: Iterable[str], static: Static) -> str | None:
+        """Return which condition other than ``position`` a layer of these names fails; None if it fails none."""
         names = tuple(names)
         if self.include and not any(matches(pattern, name) for pattern in self.include for name in names):
             return "not included"
         if any(matches(pattern, name) for pattern in self.exclude for name in names):
             return "excluded"
-        kind = kind_of(conv)
+        kind = kind_of(static)
         if kind not in self.kinds:
             return f"{kind}, not among the kinds"
-        if self.kernel_sizes is not None and not set(conv.kernel_size) <= set(self.kernel_sizes):
+        if self.kernel_sizes is not None and not set(kernel_size_of(static)) <= set(self.kernel_sizes):
             return f"its kernel is not among kernel_sizes={self.kernel_sizes!r}"
-        channels = min(conv.in_channels, conv.out_channels)
+        channels = min(channels_of(static))
         if self.min_channels is not None and channels < self.min_channels:
             return f"fewer than {self.min_channels} channels"
         if self.max_channels is not None and channels > self.max_channels:
             return f"more than {self.max_channels} channels"
-        if self.predicate is not None and not self.predicate(names[0], conv):
+        if self.predicate is not None and not self.predicate(names[0], static):
             return "rejected by the predicate"
         return None
 
@@ -68,25 +71,26 @@ class Selection:
         return any(isinstance(pattern, str) and pattern == name for pattern in self.include for name in names)
 
     def check_patterns(self, model: nn.Module) -> None:
-        """Check that every pattern matches a convolution.
+        """Check that every pattern matches a convolution or, if they are selected, a linear layer.
 
         Raises:
-            ConversionError: A pattern matches no convolution.
+            ConversionError: A pattern matches none.
         """
         modules = dict(model.named_modules(remove_duplicate=False))
-        convolutions = [name for name, module in modules.items() if is_convolution(module)]
+        with_linear = "linear" in self.kinds
+        layers = [name for name, module in modules.items() if _is_selectable(module, linear=with_linear)]
         for argument in ("include", "exclude"):
             for pattern in getattr(self, argument):
-                if any(matches(pattern, name) for name in convolutions):
+                if any(matches(pattern, name) for name in layers):
                     continue
                 shown = pattern if isinstance(pattern, str) else pattern.pattern
                 matched = next((name for name in modules if name and matches(pattern, name)), None)
                 if matched is not None:
-                    raise ConversionError(_no_convolution(argument, shown, matched, modules[matched]))
-                near = listed(nearest_names(shown, convolutions, count=1))
+                    raise ConversionError(_no_layer(argument, shown, matched, modules[matched], linear=with_linear))
+                near = listed(nearest_names(shown, layers, count=1))
                 raise ConversionError(
-                    f"no module matches {argument}={shown!r}; the model has "
-                    f"{counted(len(convolutions), 'convolution')}" + (f", the nearest name is {near}." if near else ".")
+                    f"no module matches {argument}={shown!r}; the model has {counted(len(layers), _WHAT[with_linear])}"
+                    + (f", the nearest name is {near}." if near else ".")
                 )
 
 
@@ -100,12 +104,18 @@ def matches(pattern: Pattern, name: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern) if isinstance(pattern, str) else pattern.search(name) is not None
 
 
-def _no_convolution(argument: str, shown: str, matched: str, module: nn.Module) -> str:
-    inside = [name for name, child in module.named_modules() if name and is_convolution(child)]
+def _is_selectable(module: nn.Module, *, linear: bool) -> bool:
+    return is_convolution(module) or (linear and isinstance(module, nn.Linear | DynamicLinear))
+
+
+def _no_layer(argument: str, shown: str, matched: str, module: nn.Module, *, linear: bool) -> str:
+    inside = [name for name, child in module.named_modules() if name and _is_selectable(child, linear=linear)]
     what = f"{argument}={shown!r} matches {matched!r}, {with_article(type(module).__name__)}"
     if inside:
-        return f"{what} that holds {len(inside)} convolutions; write '{matched}.*' to match them."
-    return f"{what}; only convolutions can be made dynamic."
+        return f"{what} that holds {len(inside)} {_WHAT[linear]}s; write '{matched}.*' to match them."
+    if isinstance(module, nn.Linear):
+        return f"{what}; linear layers are made dynamic if `kinds` has 'linear'."
+    return f"{what}; only convolutions and linear layers can be made dynamic."
 
 
 def as_patterns(argument: str, given: object) -> tuple[Pattern, ...]:

@@ -6,13 +6,12 @@ from importlib.metadata import entry_points
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from dynaconv.errors import check_type, nearest_names, with_article
 from dynaconv.families.contract.base import DynamicConv
 from dynaconv.families.contract.layer import DynamicLayer
 
-Kind = Literal["pointwise", "depthwise", "grouped", "spatial", "transposed"]
+Kind = Literal["pointwise", "depthwise", "grouped", "spatial", "transposed", "linear"]
 Role = Literal["mixing", "gate", "matrix"]
 ENTRY_POINTS = "dynaconv.families"
 """Entry-point group in which other packages name their `Family` objects."""
@@ -77,15 +76,15 @@ class Sharing:
     """How layers of a network share parameters.
 
     Attributes:
-        options: Returns further options for each of the convolutions that become dynamic, by name, given the network,
-            their modules in the order of the network's modules, and the options of all of them.
+        options: Returns further options for each of the convolutions and linear layers that become dynamic, by name,
+            given the network, their modules in the order of the network's modules, and the options of all of them.
         join: Makes layers share parameters according to their options, in place, given the layers in the same order.
             Raises ValueError, before it changes a layer, if they cannot.
         errors: Returns the relative error of each kernel that the layers could not take over exactly, by name, given
             the layers' options and static kernels by name.
     """
 
-    options: Callable[[nn.Module, Mapping[str, _ConvNd], Mapping[str, Any]], Mapping[str, Mapping[str, Any]]]
+    options: Callable[[nn.Module, Mapping[str, Any], Mapping[str, Any]], Mapping[str, Mapping[str, Any]]]
     join: Callable[[Sequence[DynamicLayer]], None]
     errors: Callable[[Mapping[str, Mapping[str, Any]], Mapping[str, Tensor]], Mapping[str, float]]
 
@@ -107,7 +106,7 @@ class Family:
         others: Classes of the convolution in other dimensions, and of transposed convolutions.
         linear: Class of the linear layer, if the family has one.
         coefficients: Descriptions of the fields of the ``coefficients`` tuple, by name.
-        kinds: Kinds of convolutions that `convert` replaces by default.
+        kinds: Kinds of layers that `convert` replaces by default.
         kernel_sizes: Side lengths of the kernels that its convolution supports; None: all.
         grouped: Whether its convolution supports groups.
         min_channels: `convert` by default, and the registered networks, leave convolutions with fewer input or output
@@ -161,17 +160,27 @@ class Family:
         """The classes of the convolutions, in every dimension that the family has."""
         return (self.layer, *self.others)
 
-    def layer_for(self, conv: nn.Module) -> type[DynamicConv]:
-        """Return the class of the family's layer for a static convolution.
+    def layer_for(self, static: nn.Module) -> type[Any]:
+        """Return the class of the family's layer for a static convolution or linear layer.
 
         Raises:
-            TypeError: ``conv`` is no convolution, or the family has no layer of its dimension.
+            TypeError: ``static`` is neither, or the family has no layer for it.
         """
-        for layer in self.convolutions:
-            if isinstance(conv, layer.static_class()):
+        for layer in self.layers:
+            if isinstance(static, layer.static_class()):
                 return layer
-        known = ", ".join(sorted(layer.static_class().__name__ for layer in self.convolutions))
-        raise TypeError(f"{self.name} has no layer for {with_article(type(conv).__name__)}; it has one for {known}.")
+        known = ", ".join(sorted(layer.static_class().__name__ for layer in self.layers))
+        raise TypeError(f"{self.name} has no layer for {with_article(type(static).__name__)}; it has one for {known}.")
+
+    def from_static(self, static: nn.Module, **options: Any) -> Any:
+        """Return the family's layer that computes the function of a static one until it is trained.
+
+        Raises:
+            TypeError: the family has no layer for ``static`` or cannot keep its function, or an option is unknown.
+            ValueError: an option is invalid for the layer.
+        """
+        layer = self.layer_for(static)
+        return (layer.from_linear if layer is self.linear else layer.from_conv)(static, **options)
 
     def join(self, layers: Sequence[DynamicLayer]) -> None:
         """Make new layers of one network share what the family shares, in place; see `Sharing.join`."""

@@ -136,6 +136,11 @@ class DynamicLayer(DynamicOperator):
         """Set the parameter ``name`` to that of a static layer."""
         getattr(self, name).copy_(static)
 
+    @classmethod
+    @abstractmethod
+    def static_class(cls) -> type[Any]:
+        """Return the class of torch that the layer replaces."""
+
     @abstractmethod
     def static_with(self, weight: Tensor, bias: Tensor | None) -> Any:
         """Return the static counterpart of the layer, with copies of ``weight`` and ``bias``.

@@ -48,6 +48,11 @@ class DynamicLinear(DynamicLayer):
     """Options with which the layer is that of a `DynamicMap`, for linear layers inside a network."""
 
     @classmethod
+    def static_class(cls) -> type[nn.Linear]:
+        """Return `torch.nn.Linear`, which `from_linear` takes."""
+        return nn.Linear
+
+    @classmethod
     def like(cls, linear: nn.Linear, **hyperparameters: Any) -> Self:
         """Return a layer with ``linear``'s sizes, weights, dtype, device and mode, and a new dynamic part.
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from dynaconv.families.kernel_warehouse.layer import KernelWarehouseLayer
 
@@ -18,22 +17,23 @@ _STAGE = re.compile(r"(?:.*?\.)??(?:[^.]*\d)(?=\.)")
 
 
 def warehouse_names(
-    model: nn.Module, convolutions: Mapping[str, _ConvNd], options: Mapping[str, Any]
+    model: nn.Module, layers: Mapping[str, Any], options: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Return the option ``warehouse`` of each convolution, for the rule that the option names in `convert`.
+    """Return the option ``warehouse`` of each layer, for the rule that the option names in `convert`.
 
-    - ``stage``: the convolutions of a stage share their cells, depthwise and grouped ones and each number of spatial
-      axes apart from the others. A stage is the part of a name up to its first number: ``layer1`` in
+    - ``stage``: the convolutions of a stage share their cells, depthwise and grouped ones, linear layers and each
+      number of spatial axes apart from the others. A stage is the part of a name up to its first number: ``layer1`` in
       ``layer1.0.conv1``.
     - ``kind``: also 1x1 convolutions apart from others.
-    - ``layer``: each convolution has cells of its own.
+    - ``layer``: each layer has cells of its own.
 
     Layers whose channels have too small a common divisor get a further warehouse. No name is one that layers of the
     model already use.
 
     Args:
         model: The network.
-        convolutions: The convolutions to name warehouses for, by name, in the order of the network's modules.
+        layers: The convolutions and linear layers to name warehouses for, by name, in the order of the network's
+            modules.
         options: Options of all layers.
 
     Raises:
@@ -43,27 +43,33 @@ def warehouse_names(
     if rule not in RULES:
         raise ValueError(f"warehouse must be one of the rules {', '.join(RULES)} in a conversion; got {rule!r}.")
     if rule == "layer":
-        return {name: {"warehouse": None} for name in convolutions}
+        return {name: {"warehouse": None} for name in layers}
     taken = {layer.config.warehouse for layer in model.modules() if isinstance(layer, KernelWarehouseLayer)}
     opened: dict[str, list[list[tuple[int, int]]]] = {}
     found: dict[str, dict[str, Any]] = {}
-    for name, conv in convolutions.items():
-        kind = "dense" if conv.groups == 1 else "depthwise" if conv.groups == conv.in_channels else "grouped"
-        if rule == "kind" and kind == "dense":
-            kind = "pointwise" if math.prod(conv.kernel_size) == 1 else "spatial"
-        dims = len(conv.kernel_size)
-        kind += "" if dims == 2 else f" {dims}d"
-        key = f"{_stage(name)} {kind}"
+    for name, static in layers.items():
+        key = f"{_stage(name)} {_kind(static, apart=rule == 'kind')}"
         while key in taken:
             key += " again"
         warehouses = opened.setdefault(key, [])
-        size = conv.out_channels, conv.in_channels // conv.groups
+        size: tuple[int, int] = tuple(static.weight.shape[:2])
         number = next((i for i, members in enumerate(warehouses) if _fits(size, members)), len(warehouses))
         if number == len(warehouses):
             warehouses.append([])
         warehouses[number].append(size)
         found[name] = {"warehouse": key if number == 0 else f"{key} {number + 1}"}
     return found
+
+
+def _kind(static: Any, *, apart: bool) -> str:
+    """Return the kind of layers with which a layer shares its cells; with ``apart``, 1x1 convolutions are a kind."""
+    if isinstance(static, nn.Linear):
+        return "linear"
+    kind = "dense" if static.groups == 1 else "depthwise" if static.groups == static.in_channels else "grouped"
+    if apart and kind == "dense":
+        kind = "pointwise" if math.prod(static.kernel_size) == 1 else "spatial"
+    dims = len(static.kernel_size)
+    return kind if dims == 2 else f"{kind} {dims}d"
 
 
 def _stage(name: str) -> str:

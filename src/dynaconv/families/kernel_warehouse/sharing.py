@@ -87,8 +87,9 @@ def fitting_errors(options: Mapping[str, Mapping[str, Any]], kernels: Mapping[st
 
     Args:
         options: Options of each layer by name, in the order of the network's modules.
-        kernels: Static kernels by name.
+        kernels: Static kernels by name; those of linear layers are matrices.
     """
+    kernels = {name: kernel if kernel.dim() > 2 else kernel[..., None] for name, kernel in kernels.items()}
     warehouses: dict[str, list[str]] = {}
     for name, given in options.items():
         if given.get("start") == "least_squares":
