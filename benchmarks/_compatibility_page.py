@@ -9,18 +9,13 @@ from pathlib import Path
 import torch
 from _compatibility_checks import BATCHES, LIMIT, WHOLE, Outcome
 from _compatibility_networks import Network
+from _families import labels
 
 from dynaconv.files import write_csv
 from dynaconv.markdown import markdown_table
 from dynaconv.markdown import write_page as write_blocks
 
-FAMILIES = {
-    "dcd": "DCD",
-    "condconv": "CondConv",
-    "dyconv": "DY-Conv",
-    "odconv": "ODConv",
-    "se": "SE",
-}
+FAMILIES = labels()
 KEPT = 1e-10
 """The largest difference before training that counts as the same function, in float64."""
 _PACKAGES = (

@@ -5,28 +5,19 @@ import contextlib
 import ctypes
 import gc
 import itertools
-import math
 import os
 import re
-import statistics
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from _families import native_networks, networks
 from _runtimes import SUFFIXES, built, compiled, exported, file_bytes, no_fallback, session, timm_name, weight_bytes
 from _turns import burst
 
-NETWORKS = {
-    "static": "static",
-    "dcd": "DCD",
-    "dcd_published": "DCD, published structure",
-    "dyconv": "DY-Conv (4)",
-    "condconv": "CondConv (8)",
-    "odconv": "ODConv (4)",
-}
 RUNTIMES = {
     "eager": "PyTorch",
     "compile": "torch.compile",
@@ -34,8 +25,6 @@ RUNTIMES = {
     "ort": "ONNX Runtime",
     "openvino": "OpenVINO",
 }
-NATIVE_NETWORKS = ("static", "dcd", "dyconv", "condconv", "odconv")
-"""The native kernels run these; other families would run in torch."""
 ARCHITECTURES = {
     **{f"mobilenetv2_{int(100 * width):03d}": f"MobileNetV2 x{width}" for width in (1.0, 0.5, 0.35, 0.75, 1.4)},
     **{f"resnet{depth}": f"ResNet-{depth}" for depth in (18, 50, 10, 34, 101)},
@@ -65,7 +54,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        return f"{NETWORKS[self.network]}, {RUNTIMES[self.runtime]}"
+        return f"{networks()[self.network]}, {RUNTIMES[self.runtime]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,43 +71,13 @@ class Group:
         return f"{ARCHITECTURES[cell.architecture]}, batch {cell.batch}, {cell.threads} thread(s): {runtimes}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Growth:
-    """How a network's time grows with one quantity, all sizes of all networks taking turns."""
-
-    axis: str
-    architecture: str
-    side: int
-    values: Mapping[str, tuple[float, ...]]
-    rank: float
-    batch: int = 1
-    threads: int = 1
-
-    @property
-    def title(self) -> str:
-        return f"{ARCHITECTURES[self.architecture]}, growth with {AXES[self.axis]}"
-
-
-AXES = {
-    "batch": "the batch",
-    "side": "the resolution",
-    "latent": "the latent size L",
-    "kernels": "the number of kernels",
-}
-GROWTH_VALUES: dict[str, dict[str, tuple[float, ...]]] = {
-    "batch": dict.fromkeys(("static", "dcd", "dyconv"), (1, 2, 4, 8, 16, 32, 64)),
-    "side": dict.fromkeys(("static", "dcd", "dyconv"), (96, 128, 160, 224, 320, 448)),
-    "latent": {"dcd": (0.25, 0.5, 1, 2, 4)},
-    "kernels": dict.fromkeys(("dyconv", "condconv", "odconv"), (1, 2, 4, 8, 16)),
-}
-_GROWTH_RANKS = {"batch": 2.5, "side": 2.6, "kernels": 3.5, "latent": 3.6}
 # Compiling takes minutes a group, so that is done last.
 _COMPILE_RANK = 4.5
 
 
-def units(args: argparse.Namespace) -> list[Group | Growth]:
+def groups(args: argparse.Namespace) -> list[Group]:
     """Everything that is asked for, the most interesting first, so that a run that is stopped has that."""
-    found: list[Group | Growth] = []
+    found: list[Group] = []
     known = {situation: rank for rank, situation in enumerate(SITUATIONS)}
     for place, architecture in enumerate(args.architectures):
         for batch, threads in itertools.product(args.batch, args.threads):
@@ -135,22 +94,11 @@ def units(args: argparse.Namespace) -> list[Group | Growth]:
                     )
                     for network in args.networks
                     for runtime in runtimes
-                    if runtime in args.runtimes and (runtime != "native" or network in NATIVE_NETWORKS)
+                    if runtime in args.runtimes and (runtime != "native" or network in native_networks())
                 )
                 if cells:
                     found.append(Group(cells=cells, rank=rank + later))
-    architecture = args.architectures[0]
-    for axis in args.growth:
-        if axis != "latent" or architecture.startswith("mobilenetv2"):
-            values = _quick(GROWTH_VALUES[axis]) if args.quick else GROWTH_VALUES[axis]
-            rank = _GROWTH_RANKS[axis]
-            found.append(Growth(axis=axis, architecture=architecture, side=args.side, values=values, rank=rank))
     return sorted(found, key=lambda unit: unit.rank)
-
-
-def _quick(values: Mapping[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
-    """Two networks at three values."""
-    return {network: each[:5:2] for network, each in list(values.items())[:2]}
 
 
 @dataclass(kw_only=True)
@@ -161,13 +109,11 @@ class Loaded:
         runs: What can be run once, by key.
         size: Bytes of the file or of the weights.
         imported: Bytes of memory that the process had before it loaded a network.
-        macs: Multiply-adds as executed, by key; of growths.
     """
 
     runs: dict[str, Callable[[], Any]]
     size: int = 0
     imported: int = 0
-    macs: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,42 +160,15 @@ def load_cell(cell: Cell, folder: Path) -> Loaded:
         network = deploy(built(name), size, inplace=True, backend="native" if cell.runtime == "native" else "torch")
     weights = weight_bytes(network)
     call = compiled(network, folder) if cell.runtime == "compile" else network
-    return Loaded(runs={"run": partial(_inference, call, x)}, size=weights, imported=imported)
+    return Loaded(runs={"run": partial(inference, call, x)}, size=weights, imported=imported)
 
 
-def _inference(network: Callable[[Any], Any], x: Any) -> Any:
+def inference(network: Callable[[Any], Any], x: Any) -> Any:
+    """Run a network of torch once."""
     import torch
 
     with torch.inference_mode():
         return network(x)
-
-
-def load_growth(growth: Growth, network: str) -> Loaded:
-    """The network in PyTorch, deployed for each of the sizes, with its multiply-adds there."""
-    import torch
-
-    from dynaconv import deploy, profile
-
-    torch.set_num_threads(growth.threads)
-    loaded = Loaded(runs={})
-    for value in growth.values[network]:
-        size, options = growth_case(growth, network, value)
-        deployed = deploy(built(timm_name(network, growth.architecture), **options), size, inplace=True)
-        loaded.macs[str(value)] = profile(deployed, size).macs
-        loaded.runs[str(value)] = partial(_inference, deployed, torch.randn(size))
-    return loaded
-
-
-def growth_case(growth: Growth, network: str, value: float) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """Input size, and arguments of the network, at one value of the axis."""
-    batch = int(value) if growth.axis == "batch" else growth.batch
-    side = int(value) if growth.axis == "side" else growth.side
-    options: dict[str, Any] = {}
-    if growth.axis == "latent":
-        options["latent_ratio"] = value
-    if growth.axis == "kernels":
-        options["family_options"] = {"num_experts" if network == "condconv" else "num_kernels": int(value)}
-    return (batch, 3, side, side), options
 
 
 def write_once(load: Callable[[], Any]) -> Generator[Any, Any, None]:
@@ -281,7 +200,7 @@ def serve_turns(load: Callable[[], Loaded], calls: int, *, compiling: bool) -> G
     reset_peak()
     for run in loaded.runs.values():
         run()
-    key = yield {"size": loaded.size, "imported": loaded.imported, "loaded": held, "macs": loaded.macs}
+    key = yield {"size": loaded.size, "imported": loaded.imported, "loaded": held}
     processor, clock = time.process_time(), time.perf_counter()
     while True:
         # A pool may spin for some milliseconds after its last call; what it does later is what others would feel.
@@ -334,9 +253,3 @@ def reset_peak() -> None:
     """Let the peak start from what is held now; some containers do not allow it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Of log y against log x, by least squares."""
-    logs = [(math.log(a), math.log(b)) for a, b in zip(x, y, strict=True)]
-    return statistics.linear_regression([a for a, _ in logs], [b for _, b in logs]).slope

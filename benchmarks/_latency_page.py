@@ -1,13 +1,13 @@
 """Tables and figures of the inference benchmark."""
 
-import math
 import os
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from _latency_cells import ARCHITECTURES, AXES, DEFAULT_ARCHITECTURES, MIB, NETWORKS, RUNTIMES, slope
+from _families import networks as known_networks
+from _latency_cells import ARCHITECTURES, DEFAULT_ARCHITECTURES, MIB, RUNTIMES
 from _latency_store import Row
 
 from dynaconv.errors import counted
@@ -15,13 +15,6 @@ from dynaconv.files import write_text
 from dynaconv.markdown import markdown_table, replace_between, write_page
 
 MARKS = ("<!-- results: python benchmarks/latency.py --page -->", "<!-- end of results -->")
-DYNAMIC = tuple(name for name in NETWORKS if name != "static")
-AXIS_LABELS = {
-    "batch": "batch",
-    "side": "pixels a side",
-    "latent": "L relative to its default",
-    "kernels": "number of kernels",
-}
 
 
 class Results:
@@ -30,7 +23,6 @@ class Results:
     def __init__(self, data: dict[str, Any]) -> None:
         self.sessions: dict[str, Row] = data["sessions"]
         self.cells: list[Row] = data["cells"]
-        self.growth: list[Row] = data["growth"]
         self.by_cell = {self.key(row): row for row in self.cells}
         order = {name: place for place, name in enumerate((*DEFAULT_ARCHITECTURES, *ARCHITECTURES))}
         self.architectures = sorted({row["architecture"] for row in self.cells}, key=lambda name: order[name])
@@ -48,6 +40,11 @@ class Results:
         return [name for name in known if any(row[field] == name for row in self.cells)]
 
 
+def dynamic_networks() -> list[str]:
+    """All networks but the static ones."""
+    return [name for name in known_networks() if name != "static"]
+
+
 def write(data: dict[str, Any], out: Path, page: Path | None) -> list[Path]:
     """Write figures and tables of what there is; the paths.
 
@@ -55,38 +52,30 @@ def write(data: dict[str, Any], out: Path, page: Path | None) -> list[Path]:
         ValueError: The page does not have each of `MARKS` once.
     """
     results = Results(data)
-    figures = {
-        name: path
-        for name, draw in (("ratios", ratio_figure), ("growth", growth_figure))
-        if (path := draw(results, out / f"{name}.png")) is not None
-    }
+    figure = ratio_figure(results, out / "ratios.png")
     target = out / "results.md" if page is None else page
-    made = blocks(results, figures, target.parent)
+    made = blocks(results, figure, target.parent)
     if page is None:
         write_page(target, made)
     else:
         write_text(page, replace_between(page.read_text(encoding="utf-8"), MARKS, "\n\n".join(made)))
-    return [target, *figures.values()]
+    return [target, *([] if figure is None else [figure])]
 
 
-def blocks(results: Results, figures: dict[str, Path], folder: Path) -> list[str]:
-    """Blocks of Markdown; figures are linked as seen from the folder."""
-    links = {
-        name: [f"![{title}]({os.path.relpath(figures[name], folder)})"] if name in figures else []
-        for name, title in (("ratios", "Time relative to the static twin"), ("growth", "How the time grows"))
-    }
-    found = ["## Overview", *overview(results), *links["ratios"]]
+def blocks(results: Results, figure: Path | None, folder: Path) -> list[str]:
+    """Blocks of Markdown; the figure is linked as seen from the folder."""
+    found = ["## Overview", *overview(results)]
+    if figure is not None:
+        found.append(f"![Time relative to the static twin]({os.path.relpath(figure, folder)})")
     found += ["## Milliseconds, and time relative to the static twin in the same runtime"]
     for architecture in results.architectures:
         found += [f"### {ARCHITECTURES[architecture]}", times(results, architecture)]
     found += ["## Against the static network in ONNX Runtime", *fastest(results)]
     found += ["## Memory and size", *memory(results)]
-    if results.growth:
-        found += ["## Growth", *growth(results), *links["growth"]]
     failed = failures(results)
     if failed:
         found += ["## What could not be measured", "\n".join(failed)]
-    return [*found, "## Conditions", "\n".join(conditions(results))]
+    return [*found, "## Conditions", "\n".join(conditions(results.sessions, results.cells))]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], texts: int) -> str:
@@ -98,7 +87,7 @@ def overview(results: Results) -> list[str]:
     """Ratios over everything, one row a network."""
     runtimes = results.some("runtime", RUNTIMES)
     rows = []
-    for network in results.some("network", DYNAMIC):
+    for network in results.some("network", dynamic_networks()):
         cells = []
         for runtime in runtimes:
             ratios = [
@@ -108,7 +97,7 @@ def overview(results: Results) -> list[str]:
             ]
             cell = f"{statistics.median(ratios):.2f}" if ratios else ""
             cells.append(cell + (f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""))
-        rows.append([NETWORKS[network], *cells])
+        rows.append([known_networks()[network], *cells])
     text = (
         "Time relative to the static twin in the same runtime: the median over architectures, batches and threads, and "
         "the least and the greatest. Above 1.00 the dynamic network is slower."
@@ -122,10 +111,10 @@ def times(results: Results, architecture: str) -> str:
     runtimes = [name for name in RUNTIMES if any(row["runtime"] == name for row in mine)]
     rows = []
     for batch, threads in results.situations(architecture):
-        for network in NETWORKS:
+        for network in known_networks():
             found = [results.by_cell.get((architecture, batch, threads, network, runtime)) for runtime in runtimes]
             if any(found):
-                rows.append([str(batch), str(threads), NETWORKS[network], *map(_time, found)])
+                rows.append([str(batch), str(threads), known_networks()[network], *map(_time, found)])
     return table(["batch", "threads", "network", *(RUNTIMES[name] for name in runtimes)], rows, 3)
 
 
@@ -135,16 +124,17 @@ def _time(row: Row | None) -> str:
     if "failure" in row:
         return "failed"
     ratio = "" if row["network"] == "static" or row["ratio"] is None else f" ({row['ratio']:.2f})"
-    return f"{_short(row['ms'])}{ratio}"
+    return f"{short(row['ms'])}{ratio}"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """Three digits or so."""
     return f"{value:.0f}" if value >= 99.5 else f"{value:.1f}" if value >= 9.95 else f"{value:.2f}"
 
 
 def fastest(results: Results) -> list[str]:
     """Each network where it runs fastest, beside the static one as it is mostly shipped."""
-    networks = results.some("network", NETWORKS)
+    networks = results.some("network", known_networks())
     rows = []
     for architecture in results.architectures:
         for batch, threads in results.situations(architecture):
@@ -157,7 +147,7 @@ def fastest(results: Results) -> list[str]:
             if any(cells):
                 rows.append([ARCHITECTURES[architecture], str(batch), str(threads), *cells])
     text = "Each network in the runtime where it is fastest: its time relative to the static network in ONNX Runtime."
-    head = ["architecture", "batch", "threads", *(NETWORKS[name] for name in networks)]
+    head = ["architecture", "batch", "threads", *(known_networks()[name] for name in networks)]
     return [text, table(head, rows, 3)]
 
 
@@ -174,12 +164,12 @@ def memory(results: Results) -> list[str]:
         situations = results.situations(architecture)
         most = max(threads for _, threads in situations)
         for batch in (batch for batch, threads in situations if threads == most):
-            for network in results.some("network", NETWORKS):
+            for network in results.some("network", known_networks()):
                 found = [results.by_cell.get((architecture, batch, most, network, runtime)) for runtime in runtimes]
                 ort = results.by_cell.get((architecture, batch, most, network, "ort"), {})
                 size = f"{ort['bytes'] / MIB:.1f}" if "bytes" in ort else ""
                 if any(found):
-                    start = [ARCHITECTURES[architecture], str(batch), NETWORKS[network], size]
+                    start = [ARCHITECTURES[architecture], str(batch), known_networks()[network], size]
                     rows.append([*start, *map(_peak, found)])
     head = ["architecture", "batch", "network", "size", *(RUNTIMES[name] for name in runtimes)]
     return [text, table(head, rows, 3)]
@@ -192,63 +182,27 @@ def _peak(row: Row | None) -> str:
     return f"{held['peak'] - held['imported']:.0f}"
 
 
-def _curves(results: Results, axis: str) -> dict[str, list[Row]]:
-    curves: dict[str, list[Row]] = {}
-    for network in NETWORKS:
-        mine = [row for row in results.growth if (row["axis"], row["network"]) == (axis, network)]
-        if len(mine) > 1:
-            curves[network] = sorted(mine, key=lambda row: row["value"])
-    return curves
-
-
-def _slopes(curve: list[Row]) -> tuple[float, float]:
-    values = [row["value"] for row in curve]
-    return slope(values, [row["ms"] for row in curve]), slope(values, [row["macs"] for row in curve])
-
-
-def growth(results: Results) -> list[str]:
-    """One row an axis and network."""
-    rows = []
-    for axis, title in AXES.items():
-        for network, curve in _curves(results, axis).items():
-            first, last = curve[0], curve[-1]
-            measured, predicted = _slopes(curve)
-            row = [title, NETWORKS[network].split(" (")[0] if axis == "kernels" else NETWORKS[network]]
-            row.append(f"{first['value']:g} to {last['value']:g}")
-            row += [f"{_short(first['ms'])} to {_short(last['ms'])}", f"{measured:.2f}", f"{predicted:.2f}"]
-            rows.append([*row, f"{last['ms'] / first['ms']:.2f}", f"{last['macs'] / first['macs']:.2f}"])
-    one = results.growth[0]
-    text = (
-        f"{ARCHITECTURES[one['architecture']]} in PyTorch, deployed, one thread, {one['side']} pixels a side and a "
-        "batch of one where nothing else is said. A slope is that of the logarithm of time against the logarithm of "
-        "the quantity, by least squares; the predicted one is that of the multiply-adds as executed "
-        "(`dynaconv.profile`). The last two columns say how many times as much the last value takes as the first."
-    )
-    head = ["growth with", "network", "from, to", "ms", "slope", "predicted", "last / first", "predicted"]
-    return [text, table(head, rows, 3)]
-
-
 def failures(results: Results) -> list[str]:
     """One line a reason."""
     reasons: dict[tuple[str, str, str], list[str]] = {}
     for row in results.cells:
         if "failure" in row:
             where = f"batch {row['batch']}, {row['threads']} thread(s)"
-            title = f"{ARCHITECTURES[row['architecture']]}, {NETWORKS[row['network']]}"
+            title = f"{ARCHITECTURES[row['architecture']]}, {known_networks()[row['network']]}"
             reasons.setdefault((title, RUNTIMES[row["runtime"]], row["failure"]), []).append(where)
     return [f"- {title}, {runtime} ({'; '.join(where)}): {why}" for (title, runtime, why), where in reasons.items()]
 
 
-def conditions(results: Results) -> list[str]:
+def conditions(sessions: dict[str, Row], measured: Sequence[Row]) -> list[str]:
     """One line a set of versions, and how often was measured."""
     found: dict[tuple[str, str], list[str]] = {}
     titles = {"python": "Python", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
-    for each in results.sessions.values():
+    for each in sessions.values():
         versions = ", ".join(f"{titles.get(name, name)} {version}" for name, version in each["versions"].items())
         found.setdefault((each["processor"], versions), []).append(each["date"])
-    rounds = [row["rounds"] for row in (*results.cells, *results.growth) if "rounds" in row]
-    idle = [row["idle"] for row in results.cells if "idle" in row]
-    others = [row["others"] for row in results.cells if "others" in row]
+    rounds = [row["rounds"] for row in measured if "rounds" in row]
+    idle = [row["idle"] for row in measured if "idle" in row]
+    others = [row["others"] for row in measured if "others" in row]
     said = [
         f"- {where}; {versions}; {min(dates)}" + (f" to {max(dates)}" if min(dates) != max(dates) else "")
         for (where, versions), dates in found.items()
@@ -275,7 +229,7 @@ def ratio_figure(results: Results, path: Path) -> Path | None:
 
     from dynaconv.explain.figures import COLOURS, light_grid, new_figure, save
 
-    networks = results.some("network", DYNAMIC)
+    networks = results.some("network", dynamic_networks())
     panels = {}
     for architecture in results.architectures:
         situations = results.situations(architecture)
@@ -309,7 +263,8 @@ def ratio_figure(results: Results, path: Path) -> Path | None:
                 axes.axhline(place - 0.5, color="0.92", linewidth=0.8)
     first = grid[0][0]
     first.set_yticks(
-        range(len(networks)), [NETWORKS[name].replace(", published structure", ", published") for name in networks]
+        range(len(networks)),
+        [known_networks()[name].replace(", published structure", ", published") for name in networks],
     )
     first.set_ylim(len(networks) - 0.5, -0.5)
     first.set_xscale("log")
@@ -324,53 +279,4 @@ def ratio_figure(results: Results, path: Path) -> Path | None:
         colour, marker = looks[runtime]
         first.plot([], [], marker, color=colour, label=RUNTIMES[runtime])
     figure.legend(loc="outside lower center", ncols=len(shown), frameon=False)
-    return save(figure, path)
-
-
-def growth_figure(results: Results, path: Path) -> Path | None:
-    """A panel an axis: measured times, and dashed what is in proportion to the multiply-adds."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    from dynaconv.explain.figures import COLOURS, light_grid, new_figure, save
-
-    panels = {axis: curves for axis in AXES if (curves := _curves(results, axis))}
-    if not panels:
-        return None
-    columns = min(2, len(panels))
-    figure = new_figure(5.2 * columns, 4.1 * math.ceil(len(panels) / columns))
-    grid = figure.subplots(math.ceil(len(panels) / columns), columns, squeeze=False).flatten()
-    looks = dict(zip(NETWORKS, zip(("0.25", *COLOURS), "oosD^v", strict=False), strict=False))
-    plain = FuncFormatter(lambda value, _: f"{value:g}")
-    for axes, (axis, curves) in zip(grid, panels.items(), strict=False):
-        for network, curve in curves.items():
-            colour, marker = looks[network]
-            values = [row["value"] for row in curve]
-            measured, predicted = _slopes(curve)
-            rate = statistics.geometric_mean(row["ms"] / row["macs"] for row in curve)
-            name = NETWORKS[network].split(" (")[0] if axis == "kernels" else NETWORKS[network]
-            label = f"{name}: slope {measured:.2f}, predicted {predicted:.2f}"
-            axes.plot(values, [row["ms"] for row in curve], marker + "-", color=colour, markersize=5, label=label)
-            axes.plot(values, [rate * row["macs"] for row in curve], linestyle=(0, (4, 3)), color=colour, linewidth=1.2)
-        axes.set_xscale("log")
-        ticks = sorted({row["value"] for curve in curves.values() for row in curve})
-        axes.xaxis.set_major_locator(FixedLocator(ticks))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(plain)
-        if axis in ("batch", "side"):
-            axes.set_yscale("log")
-            low, high = axes.get_ylim()
-            steps = [step * 10.0**power for power in range(-2, 6) for step in (1, 2, 5)]
-            axes.yaxis.set_major_locator(FixedLocator([step for step in steps if low <= step <= high]))
-            axes.yaxis.set_minor_locator(NullLocator())
-            axes.yaxis.set_major_formatter(plain)
-        else:
-            # What grows by some per cent looks like that.
-            axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
-        axes.set_title(f"Growth with {AXES[axis]}", loc="left", fontsize=11)
-        axes.set_xlabel(f"{AXIS_LABELS[axis]} (dashed: multiply-adds as executed)")
-        axes.set_ylabel("milliseconds")
-        light_grid(axes)
-        axes.legend(loc="upper left" if axis in ("batch", "side") else "lower left", fontsize=8, frameon=False)
-    for axes in grid[len(panels) :]:
-        axes.set_visible(False)
     return save(figure, path)

@@ -20,7 +20,7 @@ from dynaconv.measure.machine import processor_model
 PACKAGES = ("torch", "timm", "onnxruntime", "openvino")
 Row = dict[str, Any]
 _CELL_KEYS = ("architecture", "side", "batch", "threads", "network", "runtime")
-_GROWTH_KEYS = ("axis", "architecture", "side", "batch", "threads", "network", "value")
+_GROWTH_KEYS = ("axis", "architecture", "side", "runtime", "batch", "threads", "network", "value")
 
 
 def processor() -> str:
@@ -103,9 +103,9 @@ class Store:
         key = _key(asdict(cell), _CELL_KEYS)
         return next((row for row in self.data["cells"] if _key(row, _CELL_KEYS) == key), None)
 
-    def has_growth(self, **which: Any) -> bool:
-        """Whether there is a row like that."""
-        return any(all(row[key] == value for key, value in which.items()) for row in self.data["growth"])
+    def growth(self, **which: Any) -> list[Row]:
+        """The rows of a growth like that."""
+        return [row for row in self.data["growth"] if all(row[key] == value for key, value in which.items())]
 
 
 def _key(row: Row, keys: tuple[str, ...]) -> tuple[Any, ...]:

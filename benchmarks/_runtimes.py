@@ -4,7 +4,7 @@ import contextlib
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,14 +123,16 @@ def warm_up(network: "nn.Module", example: "Tensor", batch: int = WARM_UP_BATCH)
     network.eval()
 
 
-def exported(folder: Path, runtime: str, name: str, side: int, form: str = "") -> Path:
-    """The file of a deployed network, written where it is not there yet; its batch is free.
+def exported(
+    folder: Path, runtime: str, name: str, side: int, form: str = "", options: Mapping[str, Any] | None = None
+) -> Path:
+    """The file of a deployed network, built with these options, written where it is not there yet; its batch is free.
 
     OpenVINO's file is made of the ONNX file, as `export_openvino` does; operators of the native kernels are not.
     `form` is `as_it_stands` for a network that is not rewritten, `native` for one operator of the native kernels,
     `half` for half precision, `int8` for a network quantised with random images.
     """
-    path = exported_path(folder, runtime, name, side, form)
+    path = exported_path(folder, runtime, name, side, form, options)
     if path.exists():
         return path
     import torch
@@ -142,9 +144,9 @@ def exported(folder: Path, runtime: str, name: str, side: int, form: str = "") -
 
     torch.set_num_threads(1)
     if runtime == "openvino" and form in ("", "as_it_stands"):
-        convert_onnx_file(exported(folder, "ort", name, side, form), path)
+        convert_onnx_file(exported(folder, "ort", name, side, form, options), path)
         return path
-    network = built(name)
+    network = built(name, **(options or {}))
     example = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     warm_up(network, example)
     if form == "int8":
@@ -169,9 +171,13 @@ def kept(folder: Path | None) -> Iterator[Path]:
         yield folder
 
 
-def exported_path(folder: Path, runtime: str, name: str, side: int, form: str = "") -> Path:
+def exported_path(
+    folder: Path, runtime: str, name: str, side: int, form: str = "", options: Mapping[str, Any] | None = None
+) -> Path:
     """Return the path of a network's file."""
-    return folder / f"{'_'.join(filter(None, (name, str(side), form)))}{SUFFIXES[runtime]}"
+    given = {**(options or {}), **(options or {}).get("family_options", {})}
+    told = [f"{key}{value}" for key, value in given.items() if key != "family_options"]
+    return folder / f"{'_'.join(filter(None, (name, str(side), form, *told)))}{SUFFIXES[runtime]}"
 
 
 def file_bytes(path: Path) -> int:

@@ -25,10 +25,10 @@ import torch
 from _compatibility_checks import EXPORTS, Outcome, check
 from _compatibility_networks import Network, networks
 from _compatibility_page import Conditions, conditions, write_page
+from _families import labels
 
 from dynaconv.files import write_json
 
-FAMILIES = ("dcd", "condconv", "dyconv", "odconv", "se")
 ROOT = Path(__file__).parents[1]
 Task = tuple[Network, str, bool]
 
@@ -76,7 +76,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for results; a run goes on from what is there")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the page")
     parser.add_argument("--networks", nargs="*", default=[], metavar="LIBRARY/NAME", help="in this order; default: all")
-    parser.add_argument("--families", nargs="*", default=list(FAMILIES), choices=(*FAMILIES, "static"))
+    parser.add_argument("--families", nargs="*", default=list(labels()), choices=(*labels(), "static"))
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time, one thread each")
     parser.add_argument("--timeout", type=float, default=900, help="seconds for one network and family")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start nothing after that long")

@@ -1,20 +1,20 @@
-"""Time, memory and size of every kind of network in every runtime, beside the static twin; and how the cost grows.
+"""Time, memory and size of every kind of network in every runtime, beside the static twin.
 
     python benchmarks/latency.py                       # up to 40 minutes; called again, it goes on where it stopped
     python benchmarks/latency.py --quick               # some minutes: MobileNetV2 x0.5, a batch of one
-    python benchmarks/latency.py --redo --runtimes native ort --networks static dcd --growth      # these again
+    python benchmarks/latency.py --redo --runtimes native ort --networks static dcd               # these again
     python benchmarks/latency.py --minutes 0           # measures nothing; tables and figures of what is there
 
 `make bench` is the first, `make bench BENCH="--quick"` the second. Results go to OUT/latency.json after every group,
-tables to OUT/results.md, figures beside it. Everything of a group (an architecture, a batch, a number of threads) is in
-a process of its own, all are alive at once and take turns; what counts are medians over rounds, and of the ratios of
-one round. torch.compile, which compiles for minutes, comes as groups of its own.
+tables to OUT/results.md, figures beside it. benchmarks/growth.py has how the cost grows. Everything of a group (an
+architecture, a batch, a number of threads) is in a process of its own, all are alive at once and take turns; what
+counts are medians over rounds, and of the ratios of one round. torch.compile, which compiles for minutes, comes as
+groups of its own.
 Networks have their initial weights, which change no time: every operation is dense, and takes as long for any numbers.
 Exported and compiled files stay in the folder; delete it after a change of the export.
 """
 
 import argparse
-import itertools
 import os
 import signal
 import statistics
@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import _latency_cells as cells
-from _latency_cells import RUNTIMES, Cell, Group, Growth
+from _families import networks
+from _latency_cells import RUNTIMES, Cell, Group
 from _latency_store import Row, Store, here
 from _runtimes import exported, exported_path, timm_name
 from _turns import LEAST_ROUNDS, started, take_turns
@@ -38,27 +39,29 @@ QUICK: dict[str, Any] = {
     "networks": ["static", "dcd", "dyconv"],
     "runtimes": ["eager", "native", "ort", "openvino"],
     "batch": [1],
+    "threads": [min(os.cpu_count() or 1, 2)],
     "rounds": 5,
     "seconds": 20.0,
-    "growth": ["batch"],
+    "minutes": 40.0,
 }
 FULL: dict[str, Any] = {
     "architectures": list(cells.DEFAULT_ARCHITECTURES),
-    "networks": list(cells.NETWORKS),
     "runtimes": list(cells.RUNTIMES),
     "batch": [1, 4, 16],
     "rounds": 10,
     "seconds": 60.0,
-    "growth": list(cells.AXES),
+    "minutes": 40.0,
 }
 
 
 class Bench:
     """One run of the benchmark."""
 
+    results = "latency.json"
+
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.store = Store(args.out / "latency.json")
+        self.store = Store(args.out / self.results)
         self.store.check_processor()
         self.end: float = time.monotonic() + 60 * args.minutes
         self.failures: dict[tuple[Any, ...], str] = {}
@@ -71,12 +74,7 @@ class Bench:
 
     def run(self) -> bool:
         """Measure what is missing; False when the time was over first."""
-        for unit in cells.units(self.args):
-            if self.over:
-                return False
-            if not (self.group(unit) if isinstance(unit, Group) else self.growth(unit)):
-                return False
-        return True
+        return all(not self.over and self.group(group) for group in cells.groups(self.args))
 
     def group(self, group: Group) -> bool:
         """Prepare and measure what is missing of a group; False when the time was over first."""
@@ -113,15 +111,20 @@ class Bench:
                         if cell.runtime == "compile"
                         else partial(exported, self.args.folder, cell.runtime, name, cell.side)
                     )
-            keys = list(loads)
-            for start in range(0, len(keys), self.args.jobs):
-                if self.over:
-                    return False
-                some = {key: loads[key] for key in keys[start : start + self.args.jobs]}
-                print(f"  preparing {', '.join(' for '.join(key[:2]) for key in some)}", flush=True)
-                servers = {key: partial(cells.write_once, load) for key, load in some.items()}
-                with started(servers, self.args.jobs) as (_, _, failures):
-                    self.failures |= failures
+            if not self.write({key: partial(cells.write_once, load) for key, load in loads.items()}):
+                return False
+        return True
+
+    def write(self, servers: dict[tuple[Any, ...], Any]) -> bool:
+        """Run what writes files, by names of them, some at a time; False when the time was over first."""
+        keys = list(servers)
+        for start in range(0, len(keys), self.args.jobs):
+            if self.over:
+                return False
+            some = {key: servers[key] for key in keys[start : start + self.args.jobs]}
+            print(f"  preparing {', '.join(' for '.join(key[:2]) for key in some)}", flush=True)
+            with started(some, self.args.jobs) as (_, _, failures):
+                self.failures |= failures
         return True
 
     def file(self, cell: Cell) -> Path:
@@ -159,7 +162,7 @@ class Bench:
             word, mine = words[cell.which], turns[cell.which, "run"]
             memory = {key: round(word[key] / cells.MIB, 1) for key in ("imported", "loaded")}
             memory["peak"] = round(max(turn.peak for turn in mine) / cells.MIB, 1)
-            ratio = {key: _ratio(times, cell.which, other) for key, other in _others(cell).items()}
+            ratio = {key: ratio_of(times, cell.which, other) for key, other in _others(cell).items()}
             idle = statistics.median(turn.idle for turn in mine)
             rows.append(row | summary(times[cell.which]) | ratio | {"bytes": word["size"], "memory_mib": memory})
             rows[-1] |= {"idle": round(idle, 4), "others": round(statistics.median(turn.others for turn in mine), 4)}
@@ -174,35 +177,6 @@ class Bench:
         }
         return started(servers, self.args.jobs)
 
-    def growth(self, growth: Growth) -> bool:
-        """Measure how the cost grows with one quantity, unless that is known."""
-        which = {"axis": growth.axis, "architecture": growth.architecture, "side": growth.side}
-        networks = [
-            name for name in growth.values if self.args.redo or not self.store.has_growth(**which, network=name)
-        ]
-        if not networks or self.args.prepare:
-            return True
-        print(f"\n{growth.title}", flush=True)
-        loads = {network: partial(cells.load_growth, growth, network) for network in networks}
-        session = here()
-        with self.processes(loads) as (pipes, words, failures):
-            for network, reason in failures.items():
-                print(f"  {cells.NETWORKS[network]}: {reason}", flush=True)
-            keys = [(network, str(value)) for network in pipes for value in growth.values[network]]
-            turns, broken = take_turns(pipes, keys, self.args.rounds, self.args.seconds)
-        rows = []
-        for network, value in itertools.chain.from_iterable(((n, v) for v in growth.values[n]) for n in pipes):
-            key = (network, str(value))
-            if key in broken:
-                print(f"  {cells.NETWORKS[network]} at {value}: {broken[key]}", flush=True)
-                continue
-            row = which | {"batch": growth.batch, "threads": growth.threads, "network": network, "value": value}
-            row |= summary([turn.ms for turn in turns[key]]) | {"macs": words[network]["macs"][str(value)]}
-            print(f"  {cells.NETWORKS[network]} at {value}: {row['ms']:.2f} ms", flush=True)
-            rows.append(row)
-        self.store.add(session, growth=rows)
-        return True
-
 
 def file_key(cell: Cell) -> tuple[Any, ...]:
     """Cells with equal keys need the same file."""
@@ -214,7 +188,8 @@ def _others(cell: Cell) -> dict[str, tuple[str, str]]:
     return {"ratio": ("static", cell.runtime), "ratio_to_static_ort": cells.BASELINE}
 
 
-def _ratio(times: dict[Any, list[float]], one: Any, other: Any) -> float | None:
+def ratio_of(times: dict[Any, list[float]], one: Any, other: Any) -> float | None:
+    """Median over rounds of one candidate's time by another's in the same round; None where that one failed."""
     if other not in times:
         return None
     return round(median_ratio(times[one], times[other]), 4)
@@ -247,35 +222,41 @@ def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     choice: Any = {"nargs": "+", "metavar": "NAME"}
     parser.add_argument("--architectures", choices=cells.ARCHITECTURES, **choice)
-    parser.add_argument("--networks", choices=cells.NETWORKS, **choice)
+    parser.add_argument("--networks", choices=networks(), **choice)
     parser.add_argument("--runtimes", choices=cells.RUNTIMES, **choice)
     parser.add_argument("--batch", type=positive, nargs="+")
-    parser.add_argument("--threads", type=positive, nargs="+")
     parser.add_argument("--side", type=positive, default=224, help="pixels")
-    parser.add_argument("--growth", choices=cells.AXES, nargs="*", metavar="AXIS", help="none given: no growth")
+    add_conditions(parser, Path("runs/bench"))
+    return completed(parser, parser.parse_args(argv), QUICK, FULL | {"networks": list(networks())})
+
+
+def add_conditions(parser: argparse.ArgumentParser, folder: Path) -> None:
+    """Add the options that any benchmark of candidates in turns has."""
+    parser.add_argument("--threads", type=positive, nargs="+")
     parser.add_argument("--rounds", type=positive, help="turns of each candidate, at most")
     parser.add_argument("--seconds", type=float, help=f"no further round of a group after that, from {LEAST_ROUNDS} on")
     parser.add_argument(
         "--burst", type=positive, default=5, help="calls in a turn, of which the median counts, at most"
     )
-    parser.add_argument("--minutes", type=float, default=40.0, help="no further group after that")
+    parser.add_argument("--minutes", type=float, help="no further group after that")
     parser.add_argument(
         "--jobs", type=positive, default=min(os.cpu_count() or 1, 4), help="processes that load at once"
     )
     parser.add_argument("--redo", action="store_true", help="measure what is known or failed again")
     parser.add_argument("--prepare", action="store_true", help="export and compile only")
-    parser.add_argument(
-        "--quick", action="store_true", help="some minutes: one architecture, a batch of one, few rounds"
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of results, tables and figures")
-    parser.add_argument("--folder", type=Path, default=Path("runs/bench/files"), help="of exported and compiled files")
+    parser.add_argument("--quick", action="store_true", help="some minutes: fewer candidates, few rounds")
+    parser.add_argument("--out", type=Path, default=folder, help="folder of results, tables and figures")
+    parser.add_argument("--folder", type=Path, default=folder / "files", help="of exported and compiled files")
     parser.add_argument("--page", type=Path, help="a Markdown page whose marked part is made anew")
-    args = parser.parse_args(argv)
+
+
+def completed(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, quick: dict[str, Any], full: dict[str, Any]
+) -> argparse.Namespace:
+    """Fill in what was not given: one thread and two, where the machine has them, if the defaults do not say."""
     processors = os.cpu_count() or 1
-    defaults = (QUICK if args.quick else FULL) | {"threads": [n for n in (1, 2) if n <= processors]}
-    if args.quick:
-        defaults["threads"] = defaults["threads"][-1:]
-    for key, value in defaults.items():
+    threads = [count for count in (1, 2) if count <= processors]
+    for key, value in {"threads": threads, **(quick if args.quick else full)}.items():
         if getattr(args, key) is None:
             setattr(args, key, value)
     if max(args.threads) > processors:

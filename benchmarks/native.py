@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from _families import labels, native_networks
 from _runtimes import SUFFIXES, built, exported, kept, no_fallback, processors, session, warm_up
 from _turns import measure
 
@@ -36,18 +37,15 @@ CANDIDATES = {
     "DCD torch": ("dcd", "torch"),
     "DCD native": ("dcd", "native"),
     "static native": ("static", "native"),
-    "SE native": ("se", "native"),
-    "DY-Conv native": ("dyconv", "native"),
-    "ODConv native": ("odconv", "native"),
-    "CondConv native": ("condconv", "native"),
-    "KernelWarehouse native": ("kernel_warehouse", "native"),
 }
-FAMILIES = ("DCD", "SE", "DY-Conv", "ODConv", "CondConv", "KernelWarehouse")
-RATIOS = (
-    ("DCD native", "static ORT"),
-    ("static native", "static ORT"),
-    *((f"{family} native", "static native") for family in FAMILIES),
-)
+"""Beside these, every family that the native kernels run."""
+RATIOS = (("DCD native", "static ORT"), ("static native", "static ORT"))
+
+
+def candidates() -> dict[str, tuple[str, str]]:
+    """The network and the runtime of each candidate."""
+    native = [name for name in native_networks() if name != "static"]
+    return CANDIDATES | {f"{labels()[name]} native": (name, "native") for name in native}
 
 
 def runner(
@@ -73,15 +71,17 @@ def runner(
 
 def table(args: argparse.Namespace) -> Iterator[str]:
     """The lines of the table, as they are measured."""
-    labels = [label for label in CANDIDATES if any(part.lower() in label.lower() for part in args.only)]
-    cases = [(label, count) for count in (0, *args.busy) for label in labels]
-    ratios = [((one, 0), (other, 0)) for one, other in RATIOS if {one, other} <= set(labels)]
+    known = candidates()
+    chosen = [label for label in known if any(part.lower() in label.lower() for part in args.only)]
+    cases = [(label, count) for count in (0, *args.busy) for label in chosen]
+    pairs = (*RATIOS, *((label, "static native") for label, (_, runtime) in known.items() if runtime == "native"))
+    ratios = [((one, 0), (other, 0)) for one, other in pairs if one != other and {one, other} <= set(chosen)]
     ratios += [((label, count), (label, 0)) for label, count in cases if count]
 
     def rows() -> Iterator[list[object]]:
         for batch, threads in itertools.product(args.batch, args.threads):
             size = (batch, 3, args.side, args.side)
-            loads = {label: partial(runner, *CANDIDATES[label], size, threads, args) for label in labels}
+            loads = {label: partial(runner, *known[label], size, threads, args) for label in chosen}
             found = measure(loads, args.rounds, processes=args.processes, busy=args.busy, calls=args.burst)
             medians = [f"{statistics.median(found[case]):.2f}" for case in cases]
             yield [batch, threads, *medians, *(f"{median_ratio(found[a], found[b]):.3f}" for a, b in ratios)]

@@ -27,6 +27,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from _families import labels, number_option
 from _literal import literal_condconv, literal_dcd
 from _runtimes import processors
 from algorithms import FORMATS
@@ -50,19 +51,21 @@ def _plain(name: str, **options: Any) -> Callable[[str], nn.Module]:
     return lambda size: timm.create_model(f"{name}_{size}", **given, **(NARROW if size == "resnet10" else {}))
 
 
+def _registered() -> dict[str, Callable[[str], nn.Module]]:
+    """Every family with its default options, under its name and the number of its kernels."""
+    numbers = {name: number_option(name) for name in labels()}
+    return {name if number is None else f"{name} ({number[1]:g})": _plain(name) for name, number in numbers.items()}
+
+
 CANDIDATES: dict[str, Callable[[str], nn.Module]] = {
     "static": _plain("static"),
-    "dcd": _plain("dcd"),
+    **_registered(),
     "dcd, kernel": _plain("dcd", algorithm="kernel"),
     "dcd, factored": _plain("dcd", algorithm="factored"),
     "dcd published, literally": lambda size: literal_dcd(timm.create_model(f"dcd_{size}_published")),
     "dcd published, ours": lambda size: timm.create_model(f"dcd_{size}_published"),
-    "dyconv (4)": _plain("dyconv"),
-    "condconv (8)": _plain("condconv"),
     "condconv (8), timm's layer": lambda size: literal_condconv(timm.create_model(f"static_{size}")),
     "odconv (1)": _plain("odconv", num_kernels=1),
-    "odconv (4)": _plain("odconv", num_kernels=4),
-    "se": _plain("se"),
 }
 
 

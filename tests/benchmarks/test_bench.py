@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from functools import partial
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 from tests.messages import refuses
+
+from dynaconv.families import families
 
 pytest.importorskip("timm")
 pytest.importorskip("matplotlib")
@@ -35,7 +38,8 @@ TINY = (
 def script(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     modules = {name: importlib.import_module(f"_latency_{name}") for name in ("cells", "store", "page")}
-    return SimpleNamespace(**modules, main=importlib.import_module("latency"))
+    modules |= {name: importlib.import_module(f"_{name}") for name in ("families", "growth", "growth_page")}
+    return SimpleNamespace(**modules, main=importlib.import_module("latency"), grow=importlib.import_module("growth"))
 
 
 def run(folder: Path, *arguments: str) -> dict[str, Any]:
@@ -57,7 +61,7 @@ def test_a_tiny_network_is_measured_once_and_one_that_fails_has_its_reason(tmp_p
     (tmp_path / "files").mkdir()
     for network in ("static", "dcd"):
         (tmp_path / "files" / f"{network}_mobilenetv2_035_32.onnx").write_bytes(b"no network")
-    arguments = ("--networks", "static", "dcd", "--runtimes", "eager", "ort", "--growth", "batch")
+    arguments = ("--networks", "static", "dcd", "--runtimes", "eager", "ort")
     first = run(tmp_path, *arguments)
     cells = {(cell["network"], cell["runtime"]): cell for cell in first["cells"]}
     assert len(cells) == len(first["cells"]) == 4
@@ -68,11 +72,9 @@ def test_a_tiny_network_is_measured_once_and_one_that_fails_has_its_reason(tmp_p
     assert 0 <= cells["dcd", "eager"]["others"] <= 1
     assert 0 < memory["imported"] < memory["loaded"] < memory["peak"]
     assert "InvalidProtobuf" in cells["static", "ort"]["failure"]
-    assert [entry["value"] for entry in first["growth"] if entry["network"] == "dcd"] == [1, 4, 16]
     page = (tmp_path / "out" / "results.md").read_text()
     assert "- MobileNetV2 x0.35, DCD, ONNX Runtime (batch 1, 1 thread(s)): InvalidProtobuf" in page
     assert (tmp_path / "out" / "ratios.png").exists()
-    assert (tmp_path / "out" / "growth.png").exists()
     assert run(tmp_path, *arguments) == first
 
 
@@ -80,7 +82,7 @@ def test_a_tiny_network_is_measured_once_and_one_that_fails_has_its_reason(tmp_p
 def test_files_of_other_runtimes_are_written_and_kept(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")
-    data = run(tmp_path, "--networks", "static", "--runtimes", "ort", "openvino", "--growth")
+    data = run(tmp_path, "--networks", "static", "--runtimes", "ort", "openvino")
     assert [cell.get("failure") for cell in data["cells"]] == [None, None]
     assert sorted(path.suffix for path in (tmp_path / "files").iterdir()) == [".bin", ".onnx", ".xml"]
 
@@ -95,12 +97,15 @@ def test_candidates_take_turns_also_beside_busy_processors(script: SimpleNamespa
 
 
 def test_the_most_interesting_comes_first(script: SimpleNamespace) -> None:
-    found = script.cells.units(script.main.parsed(["--threads", "1", "2"]))
-    groups = [unit for unit in found if isinstance(unit, script.cells.Group)]
+    groups = script.cells.groups(script.main.parsed(["--threads", "1", "2"]))
     first, second = (group.cells[0] for group in groups[:2])
     assert (first.architecture, first.batch, first.threads) == ("mobilenetv2_100", 1, 2)
     assert (second.architecture, second.batch, second.threads) == ("mobilenetv2_100", 16, 2)
-    assert sum(len(group.cells) for group in groups) == 4 * 3 * 2 * (4 * 6 + 5)
+    names = script.families.networks()
+    assert names.keys() == {"static", "dcd_published", *(family.name for family in families())}
+    # Four runtimes run every network.
+    cells = 4 * len(names) + len(script.families.native_networks())
+    assert sum(len(group.cells) for group in groups) == 4 * 3 * 2 * cells
 
 
 @pytest.mark.parametrize(
@@ -168,4 +173,52 @@ def test_the_page_keeps_what_is_around_its_marks(script: SimpleNamespace, tmp_pa
 
 
 def test_the_slope_of_a_power_is_its_exponent(script: SimpleNamespace) -> None:
-    assert script.cells.slope([1, 2, 8], [3, 12, 192]) == pytest.approx(2)
+    assert script.growth.slope([1, 2, 8], [3, 12, 192]) == pytest.approx(2)
+
+
+def test_one_quantity_grows_at_a_time_for_every_family_that_has_it(script: SimpleNamespace) -> None:
+    found = script.grow.growths(script.grow.parsed(["--threads", "1", "2"]))
+    assert {(each.axis, each.runtime, each.threads) for each in found} == {
+        (axis, runtime, threads)
+        for axis in ("batch", "side", "kernels")
+        for runtime in ("native", "ort")
+        for threads in (1, 2)
+    }
+    names = {family.name for family in families()}
+    for each in found:
+        every = names & set(script.families.native_networks()) if each.runtime == "native" else names
+        having = {name for name in every if each.axis != "kernels" or script.families.number_option(name)}
+        assert each.values.keys() == having | {"static"}
+        low, high = {"batch": (1, 64), "side": (96, 448), "kernels": (1, 16)}[each.axis]
+        assert (min(each.values["dyconv"]), max(each.values["dyconv"])) == (low, high)
+    kernels = next(each for each in found if (each.axis, each.runtime) == ("kernels", "ort"))
+    assert kernels.values["kernel_warehouse"] == (1, 2, 4)
+    size, options = (1, 3, 224, 224), {"family_options": {"num_experts": 16}}
+    assert script.growth.growth_case(kernels, "condconv", 16) == (size, options)
+    assert script.growth.growth_case(kernels, "condconv", 8) == (size, {})
+    assert kernels.twin(16) == ("static", "1")
+    with pytest.raises(SystemExit):
+        script.grow.parsed(["--axes", "width"])
+
+
+def test_growth_is_measured_once_and_shown_beside_the_cost_model(tmp_path: Path) -> None:
+    places = ("--out", str(tmp_path / "out"), "--folder", str(tmp_path / "files"))
+    options = ("--architecture", "mobilenetv2_035", "--side", "32", "--networks", "dcd", "--runtimes", "eager")
+    limits = ("--threads", "1", "--seconds", "0", "--burst", "1", "--axes", "batch")
+    command = [sys.executable, BENCHMARKS / "growth.py", "--quick", *options, *limits, *places]
+    subprocess.run(command, check=True, timeout=600)
+    first = (tmp_path / "out" / "growth.json").read_text()
+    rows = json.loads(first)["growth"]
+    wanted = [(name, value) for name in ("static", "dcd") for value in (1, 4, 16)]
+    assert [(row["network"], row["value"]) for row in rows] == wanted
+    assert {row["ratio"] for row in rows if row["network"] == "static"} == {1}
+    assert all(row["macs"] == row["value"] * rows[0]["macs"] for row in rows if row["network"] == "static")
+    page = (tmp_path / "out" / "growth.md").read_text()
+    assert re.search(
+        r"\| MobileNetV2 x0.35 \| PyTorch \| 1 \| DCD \| 1 to 16 \| [0-9.]+ to [0-9.]+ \| [0-9.]+ \| [01]\.[0-9]+ \|",
+        page,
+    )
+    assert len((tmp_path / "out" / "growth.csv").read_text().splitlines()) == 7
+    assert (tmp_path / "out" / "growth_batch.png").exists()
+    subprocess.run(command, check=True, timeout=600)
+    assert (tmp_path / "out" / "growth.json").read_text() == first

@@ -9,8 +9,8 @@ most K matrices.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,93 +26,10 @@ from dynaconv.explain._dcd_alternation import (
     rank_one_rows,
     solve_scale,
 )
+from dynaconv.explain._dcd_result import DCDErrorCurve, DCDFit, Taps, columns_of
 from dynaconv.explain.mixtures import as_matrices, check_attention, check_groups, check_kernels, ratio
 
-Taps = Literal["all", "centre"]
-
-
-class FitCoefficients(NamedTuple):
-    """Lambda(x) and Phi(x) of a fit for given attention; `scale` is None if the fit has no Lambda."""
-
-    scale: Tensor | None
-    """Diagonal of Lambda(x), (B, C_out)."""
-    fusion: Tensor
-    """Phi(x), (B, groups, L, L)."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class DCDFit:
-    """A DCD kernel fitted to a mixture, in float64, and its errors.
-
-    Attributes:
-        latent_dim: Latent size L.
-        weight: W0, (C_out, C_in / groups, k_h, k_w). In a fit with Lambda its rows are scaled so that Lambda averages
-            1 over the batch, except rows whose average is close to zero.
-        p: Orthonormal columns, (groups, C_out / groups, L).
-        q: Orthonormal columns, (groups, N', L), where N' is C_in / groups * k_h * k_w, or C_in / groups with
-            `taps="centre"`.
-        taps: Taps that the residual P Phi Q^T covers.
-        sample_errors: |W(x) - W_DCD(x)| / |W(x)| for each sample of the batch, (B,), Frobenius norms.
-        error: The same ratio over the full batch.
-        residual_error: |W(x) - W_DCD(x)| over the batch relative to the varying part, |W(x) - mean of W(x)|; 1 for the
-            mean kernel alone.
-        static_error: As `error`, for the mean of W(x) over the batch alone.
-        converged: Whether the search converged before `max_steps`.
-        origin: Attention at which Lambda(x) and Phi(x) are zero, (K,): the batch mean in a fit without Lambda, else
-            zero.
-        scale_map: Linear map to Lambda(x) = (a(x) - origin) scale_map, (K, C_out); None in a fit without Lambda.
-        fusion_map: Linear map to Phi(x), likewise, (K, groups, L, L).
-    """
-
-    latent_dim: int
-    weight: Tensor
-    p: Tensor
-    q: Tensor
-    taps: Taps
-    sample_errors: Tensor
-    error: float
-    residual_error: float
-    static_error: float
-    converged: bool
-    origin: Tensor
-    scale_map: Tensor | None
-    fusion_map: Tensor
-
-    def coefficients(self, attention: Tensor) -> FitCoefficients:
-        """Return Lambda(x) and Phi(x) for attention (B, K). They are optimal in the span of the fitted attention."""
-        attention = check_attention(attention, self.fusion_map) - self.origin
-        scale = None if self.scale_map is None else attention @ self.scale_map
-        return FitCoefficients(scale, torch.einsum("bk,kglm->bglm", attention, self.fusion_map))
-
-    def reconstruct(self, attention: Tensor) -> Tensor:
-        """Return Lambda(x) W0 + P Phi(x) Q^T, (B, C_out, C_in / groups, k_h, k_w)."""
-        scale, fusion = self.coefficients(attention)
-        shape = (len(fusion), *self.weight.shape)
-        kernels = self.weight.expand(shape) if scale is None else scale[:, :, None, None, None] * self.weight
-        residual = torch.zeros(shape).to(kernels).reshape(len(fusion), self.p.shape[0], self.p.shape[1], -1)
-        residual[..., _columns(self.weight.shape[-2:], self.taps)] = self.p @ fusion @ self.q.mT
-        return kernels + residual.reshape(shape)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class DCDErrorCurve:
-    """Errors of the best DCD fit found for each latent size.
-
-    Attributes:
-        latent_dims: Latent sizes, in the order of the call.
-        scale: Whether the fits have Lambda.
-        errors: `DCDFit.error` of each fit.
-        residual_errors: `DCDFit.residual_error` of each fit.
-        sample_errors: `DCDFit.sample_errors` of each fit, (len(latent_dims), B).
-        static_error: Error of the mean of W(x) over the batch alone.
-    """
-
-    latent_dims: tuple[int, ...]
-    scale: bool
-    errors: tuple[float, ...]
-    residual_errors: tuple[float, ...]
-    sample_errors: Tensor
-    static_error: float
+__all__ = ["DCDErrorCurve", "DCDFit", "dcd_error_curve", "fit_dcd"]
 
 
 def fit_dcd(
@@ -242,7 +159,7 @@ def _fit_sizes(
     kernels = check_kernels(kernels).double()
     attention = check_attention(attention, kernels)
     matrices = as_matrices(kernels, check_groups(kernels, groups))
-    columns = _columns(kernels.shape[3:], taps)
+    columns = columns_of(kernels.shape[3:], taps)
     _check_sizes(sizes, matrices[..., columns].shape[2:], max_steps)
     full = _Targets.of(matrices, attention, torch.zeros_like(attention[0]))
     centred = _Targets.of(matrices, attention, attention.mean(0))
@@ -341,7 +258,7 @@ def _assemble(
     taps: Taps,
 ) -> DCDFit:
     """Combine the groups' solutions into one fit, with Lambda if `with_scale` is not empty."""
-    columns = _columns(shape[2:], taps)
+    columns = columns_of(shape[2:], taps)
     if with_scale:
         targets, residuals = full, [solution.residual for solution in with_scale]
         scale = torch.stack([solution.scale for solution in with_scale], dim=1)  # (J, groups, M)
@@ -383,14 +300,6 @@ def _assemble(
         scale_map=scale_map,
         fusion_map=torch.einsum("kj,jglm->kglm", targets.inverse, fusion),
     )
-
-
-def _columns(kernel_size: Sequence[int], taps: Taps) -> slice:
-    """Return the columns of a group's matrix that the residual covers; the taps of one channel are adjacent."""
-    if taps not in ("all", "centre"):
-        raise ValueError(f"taps must be 'all' or 'centre'; got {taps!r}.")
-    height, width = kernel_size
-    return slice(None) if taps == "all" else slice(height // 2 * width + width // 2, None, height * width)
 
 
 def _check_sizes(sizes: Sequence[int], sides: Sequence[int], max_steps: int) -> None:
