@@ -89,8 +89,8 @@ def processors() -> str:
 
 def timm_name(network: str, architecture: str) -> str:
     """Such as `dcd_mobilenetv2_100_published` for the network `dcd_published`."""
-    family, _, published = network.partition("_")
-    return f"{family}_{architecture}" + (f"_{published}" if published else "")
+    family = network.removesuffix("_published")
+    return f"{family}_{architecture}{network.removeprefix(family)}"
 
 
 def built(name: str, **options: Any) -> "nn.Module":

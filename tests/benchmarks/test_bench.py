@@ -15,7 +15,7 @@ from tests.messages import refuses
 
 from dynaconv.families import families
 
-pytest.importorskip("timm")
+timm = pytest.importorskip("timm")
 pytest.importorskip("matplotlib")
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -103,6 +103,8 @@ def test_the_most_interesting_comes_first(script: SimpleNamespace) -> None:
     assert (second.architecture, second.batch, second.threads) == ("mobilenetv2_100", 16, 2)
     names = script.families.networks()
     assert names.keys() == {"static", "dcd_published", *(family.name for family in families())}
+    timm_names = [importlib.import_module("_runtimes").timm_name(name, "mobilenetv2_100") for name in names]
+    assert set(timm_names) <= set(timm.list_models("*_mobilenetv2_100*"))
     # Four runtimes run every network.
     cells = 4 * len(names) + len(script.families.native_networks())
     assert sum(len(group.cells) for group in groups) == 4 * 3 * 2 * cells

@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dynaconv.families import DynamicConv, Family, families
+from dynaconv import convert, deploy, freeze
+from dynaconv.families import DynamicConv, Family, families, get_family
 from dynaconv.families.contract.convolution import conv_arguments
 from dynaconv.testing import CHECKS, Case, assert_close
 from dynaconv.testing.contract import convolve_each, value_and_gradients
-from tests.families.cases import OTHER_CASES
+from tests.families.cases import OTHER_CASES, enlarge
+from tests.messages import refuses
 
 # torch warns, once, that it may copy the input for "same" padding with even kernels; that is one of the cases.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning")
@@ -142,3 +144,58 @@ def random_input(draw: random.Random, layer: DynamicConv, batch: int) -> torch.T
         [each + draw.randint(0, 4) for each in reach] if not layer.transposed else [draw.randint(2, 6) for _ in reach]
     )
     return torch.randn(batch, layer.in_channels, *sizes, dtype=torch.float64)
+
+
+class Decoder(nn.Module):
+    """Goes down and up again to the size it came from, as U-Nets do."""
+
+    def __init__(self, *, positional: bool = False) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ConvTranspose2d(8, 4, 3, stride=2, padding=1)
+        self.positional = positional
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.down(x)
+        out: Tensor = self.up(y, x.shape[2:]) if self.positional else self.up(y, output_size=x.shape[2:])
+        return out
+
+
+@pytest.mark.parametrize("family", [family.name for family in families() if any(k.transposed for k in family.others)])
+def test_an_output_size_takes_the_place_of_the_output_padding(family: str) -> None:
+    kind: Any = next(k for k in get_family(family).others if k.transposed and k.dims == 2)
+    layer = kind(8, 4, 3, stride=(2, 3), padding=1, dtype=torch.float64).eval()
+    wider = kind(8, 4, 3, stride=(2, 3), padding=1, output_padding=(1, 2), dtype=torch.float64).eval()
+    enlarge(layer)
+    wider.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 8, 4, 5, dtype=torch.float64)
+    want, form = wider(x), layer.deployed()
+    size = want.shape[2:]
+    for given in (size, list(size), want.shape):
+        assert_close(layer(x, output_size=given), want)
+    assert_close(layer(x, size), want)
+    assert_close(layer(x, output_size=layer(x).shape), layer(x))
+    for algorithm in layer.algorithms:
+        form.algorithm = algorithm
+        assert_close(form(x, output_size=size), want)
+    assert layer(x).shape == (2, 4, 7, 13)
+    for wrong in ((6, 13), (7, 16), (7,), (2, 4, 1, 7, 13)):
+        with refuses(ValueError, "output_size", "(7, 13)", "(8, 15)"):
+            layer(x, output_size=wrong)
+    with refuses(TypeError, "output_size"):
+        get_family(family).layer(8, 4, 3)(torch.randn(2, 8, 4, 5), output_size=(2, 3))
+
+
+@pytest.mark.parametrize("positional", [False, True], ids=["keyword", "positional"])
+def test_a_decoder_that_passes_sizes_is_converted_deployed_and_frozen(positional: bool) -> None:
+    net, x = Decoder(positional=positional).double().eval(), torch.randn(2, 3, 8, 9, dtype=torch.float64)
+    dynamic: Any = convert(net, "dyconv", kinds="transposed")
+    assert_close(dynamic(x), net(x))
+    enlarge(dynamic.up)
+    assert dynamic(x).shape == (2, 4, 8, 9)
+    assert_close(deploy(dynamic, example=x)(x), dynamic(x))
+    frozen: Any = freeze(dynamic, "up", x)
+    assert type(frozen.up) is nn.ConvTranspose2d
+    assert frozen(x).shape == dynamic(x).shape
+    program = torch.export.export(dynamic, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
+    other = torch.randn(3, 3, 8, 9, dtype=torch.float64)
+    assert_close(program.module()(other), dynamic(other))

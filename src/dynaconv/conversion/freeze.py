@@ -127,7 +127,7 @@ def freeze_at(
     }
     for layer, name in layers.items():
         if not means[layer].input_alone:
-            static[name].register_forward_pre_hook(_input_alone, with_kwargs=True)
+            static[name].register_forward_pre_hook(input_alone, with_kwargs=True)
     if "" in static:
         return static[""]
     target = model if inplace else copied(model)
@@ -178,9 +178,10 @@ def kernel_means(
     return means
 
 
-def _input_alone(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Leave out the context and the mask that the network gives to a layer that was dynamic."""
-    return args[:1], {}
+def input_alone(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Leave out the context and the mask that the network gives to a layer that was dynamic; an output size stays."""
+    with_size = len(args) > 1 and isinstance(args[1], list | tuple)
+    return args[: 1 + with_size], {name: value for name, value in kwargs.items() if name == "output_size"}
 
 
 def _check_freezable(model: nn.Module, layers: Mapping[Any, str]) -> None:

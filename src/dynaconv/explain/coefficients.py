@@ -278,7 +278,8 @@ class _Visitor:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        coefficients = module.coefficients(*args, **kwargs)  # type: ignore[operator]
+        layer: Any = module
+        coefficients = layer.coefficients(*layer.call_arguments(*args, **kwargs))
         parts = {part: values for part, values in coefficients._asdict().items() if isinstance(values, Tensor)}
         self.called = True
         self.visit(module, parts, self.classes)

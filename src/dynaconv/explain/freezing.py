@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.conversion.example import eval_mode
+from dynaconv.conversion.freeze import input_alone
 from dynaconv.explain.movement import dynamic_layers, movement_of, reached_means
 from dynaconv.families import DynamicLayer
 
@@ -135,11 +136,12 @@ def _effect(name: str, images: int, counts: list[int], movement: float | None) -
     return FrozenEffect(name=name, images=images, lost=lost, gained=gained, changed=changed, movement=movement)
 
 
-def _frozen_forward(layer: Any, static: nn.Module, x: Tensor, *args: Tensor, **kwargs: Tensor) -> Any:
+def _frozen_forward(layer: Any, static: nn.Module, *args: Any, **kwargs: Any) -> Any:
     if layer.block_context is not None:
         # Other layers may read the context that this one computes.
-        layer.pass_context_on(x, *args, **kwargs)
-    return static(x)
+        layer.pass_context_on(*args, **kwargs)
+    own, further = input_alone(static, args, kwargs)
+    return static(*own, **further)
 
 
 @contextmanager

@@ -271,7 +271,8 @@ class _GradientPass:
 
     @torch.no_grad()
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.probes[module].add_coefficients(module.coefficients(*args, **kwargs))  # type: ignore[operator]
+        layer: Any = module
+        self.probes[module].add_coefficients(layer.coefficients(*layer.call_arguments(*args, **kwargs)))
 
     def __enter__(self) -> _GradientPass:
         self._handles = [module.register_forward_pre_hook(self._before, with_kwargs=True) for module in self.probes]

@@ -54,9 +54,10 @@ class _Record:
 
     def add(self, name: str, layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self.calls[name] = call = self.calls.get(name, 0) + 1
-        parts = layer.coefficients(*args, **kwargs)._asdict() if self.coefficients else {}
+        given = layer.call_arguments(*args, **kwargs)
+        parts = layer.coefficients(*given)._asdict() if self.coefficients else {}
         if self.kernels:
-            parts[KERNEL] = layer.kernel(*args, **kwargs)
+            parts[KERNEL] = layer.kernel(*given)
         for part, value in parts.items():
             if isinstance(value, Tensor):
                 self.found[f"{name}.{part}" + (f".{call}" if call > 1 else "")] = value

@@ -2,15 +2,16 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx import Proxy
 
 from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.checks import check_choice, check_divides, check_images, check_positive
-from dynaconv.families.contract.operator import DynamicOperator
+from dynaconv.families.contract.operator import DynamicOperator, record_call
 from dynaconv.ops import (
     Cost,
     Geometry,
@@ -112,6 +113,79 @@ class DynamicConvolution(DynamicOperator):
         if padding == "same" and set(self.stride) != {1}:
             raise ValueError(f"padding='same' needs stride 1; got stride={self.stride}. Give the padding as numbers.")
         return padding
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        output_size: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Convolve each sample of ``(B, C_in, *sizes)`` with its own kernel: ``(B, C_out, *out_sizes)``.
+
+        Args:
+            x: Input.
+            context, mask: See `DynamicOperator.forward`.
+            output_size: Sizes of a transposed convolution's output, ``(*out_sizes)`` or ``(B, C_out, *out_sizes)``, in
+                place of the output padding; a sequence in the place of ``context``, as torch's layers take it, too.
+
+        Raises:
+            ValueError: see `DynamicOperator.forward`; or no output padding gives the output size.
+            TypeError: the layer is not transposed, and an output size is given.
+        """
+        if self.transposed and isinstance(context, list | tuple):
+            context, output_size = None, context
+        if output_size is None:
+            return super().forward(x, context, mask)
+        if not self.transposed:
+            raise TypeError(f"`output_size` is an argument of transposed convolutions; {type(self).__name__} is none.")
+        if isinstance(x, Proxy):
+            given = {"context": context, "mask": mask, "output_size": output_size}
+            out: Tensor = record_call(self, x, **{name: value for name, value in given.items() if value is not None})
+            return out
+        return DynamicOperator.forward(self._with_output_size(x, output_size), x, context, mask)
+
+    def call_arguments(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        output_size: Sequence[int] | None = None,
+    ) -> tuple[Tensor | None, ...]:
+        """Return the arguments of a call on which the coefficients depend; see `DynamicOperator.call_arguments`."""
+        return super().call_arguments(x, None if isinstance(context, list | tuple) else context, mask)
+
+    def pass_context_on(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        output_size: Sequence[int] | None = None,
+    ) -> None:
+        """Compute or read the context of the layer's block as `forward` does, without its output."""
+        super().pass_context_on(x, None if isinstance(context, list | tuple) else context, mask)
+
+    def _with_output_size(self, x: Tensor, output_size: Sequence[int]) -> Self:
+        """Return this layer, or one with the same parameters and the output padding that gives the output size."""
+        self._check_input(x)
+        sizes, given = tuple(x.shape[2:]), tuple(output_size)
+        asked = given[2:] if len(given) == self.dims + 2 else given
+        plain = self.geometry._replace(output_padding=(0,) * self.dims)
+        least = plain.output_size(*sizes)
+        padding = tuple(size - low for size, low in zip(asked, least, strict=False))
+        if len(asked) != self.dims or not all(0 <= p < step for p, step in zip(padding, self.stride, strict=True)):
+            most = tuple(low + step - 1 for low, step in zip(least, self.stride, strict=True))
+            raise ValueError(
+                f"output_size={given} must be from {least} to {most} for an input of {sizes}; use one of these, or "
+                f"leave it out."
+            )
+        if padding == self.output_padding:
+            return self
+        # The copy shares parameters and submodules. Other threads may run the layer itself at once.
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin.output_padding = padding
+        return twin
 
     @property
     def conv_weight(self) -> Tensor:
