@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dynaconv.conversion.example import eval_mode
 from dynaconv.explain.movement import dynamic_layers
 from dynaconv.families import Coefficient, families
+from dynaconv.measure.modules import branch_arguments
 
 RELATIVE_ROUNDING = 1e-6
 """Relative rounding error of float32 coefficients: smaller changes do not count as dependence on the input."""
@@ -279,7 +280,8 @@ class _Visitor:
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         layer: Any = module
-        coefficients = layer.coefficients(*layer.call_arguments(*args, **kwargs))
+        own, further = branch_arguments(module, args, kwargs)
+        coefficients = layer.coefficients(*own, **further)
         parts = {part: values for part, values in coefficients._asdict().items() if isinstance(values, Tensor)}
         self.called = True
         self.visit(module, parts, self.classes)

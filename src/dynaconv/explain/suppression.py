@@ -25,7 +25,7 @@ from dynaconv.errors import check_type
 from dynaconv.explain._suppression_probes import MixtureProbe, Probe, probe_for
 from dynaconv.explain.decomposition import SVDForm
 from dynaconv.families.contract.checks import check_module
-from dynaconv.measure.modules import is_dynamic
+from dynaconv.measure.modules import branch_arguments, is_dynamic
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -272,7 +272,8 @@ class _GradientPass:
     @torch.no_grad()
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         layer: Any = module
-        self.probes[module].add_coefficients(layer.coefficients(*layer.call_arguments(*args, **kwargs)))
+        own, further = branch_arguments(module, args, kwargs)
+        self.probes[module].add_coefficients(layer.coefficients(*own, **further))
 
     def __enter__(self) -> _GradientPass:
         self._handles = [module.register_forward_pre_hook(self._before, with_kwargs=True) for module in self.probes]

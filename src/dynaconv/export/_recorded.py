@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dynaconv.errors import ExportError
 from dynaconv.export.verify import named_outputs
-from dynaconv.measure.modules import is_dynamic
+from dynaconv.measure.modules import branch_arguments, is_dynamic
 
 KERNEL = "weight"
 """Name of the kernel W(x) among the outputs of a layer, that of the static kernel in a state dict."""
@@ -54,10 +54,10 @@ class _Record:
 
     def add(self, name: str, layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self.calls[name] = call = self.calls.get(name, 0) + 1
-        given = layer.call_arguments(*args, **kwargs)
-        parts = layer.coefficients(*given)._asdict() if self.coefficients else {}
+        own, further = branch_arguments(layer, args, kwargs)
+        parts = layer.coefficients(*own, **further)._asdict() if self.coefficients else {}
         if self.kernels:
-            parts[KERNEL] = layer.kernel(*given)
+            parts[KERNEL] = layer.kernel(*own, **further)
         for part, value in parts.items():
             if isinstance(value, Tensor):
                 self.found[f"{name}.{part}" + (f".{call}" if call > 1 else "")] = value

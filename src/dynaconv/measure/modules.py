@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,11 +11,19 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dynaconv.conversion.example import preserved_modes
+from dynaconv.families.contract.operator import DynamicOperator
 
 
 def is_dynamic(module: nn.Module) -> bool:
     """Return whether the module has a method `coefficients(x)`, as every dynamic layer has."""
     return callable(getattr(module, "coefficients", None))
+
+
+def branch_arguments(
+    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Return the arguments of a module's call with which its coefficients and kernels are computed."""
+    return (module.call_arguments(*args, **kwargs), {}) if isinstance(module, DynamicOperator) else (args, kwargs)
 
 
 def leaf_layers(model: nn.Module) -> dict[nn.Module, str]:
