@@ -74,12 +74,13 @@ def test_a_norm_folded_by_deploy_is_kept(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_constant_factors_compute_the_layer(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("sizes", [SIZES["kernel"], SIZES["narrowing"]], ids=["widening", "narrowing"])
+def test_the_int8_form_computes_the_layer(sizes: tuple[int, int], options: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    made = layer(*SIZES["kernel"], **options)
-    form = RuntimeDCD(made.deployed(), constant_factors=True)
-    assert form.form in ("mixed", "factors")
-    assert difference(form, made, images(SIZES["kernel"][0])) < 2e-6
+    made = layer(*sizes, **options)
+    form = RuntimeDCD(made.deployed(), int8=True)
+    assert (form.form in ("kernel", "product")) == (sizes[1] > sizes[0])
+    assert difference(form, made, images(sizes[0])) < 2e-6
 
 
 def test_sizes_decide_the_form() -> None:

@@ -17,17 +17,17 @@ class RuntimeDCD(ModuleProxy, PreparedDCD):
 
     _forwarded_names = CONV2D_ATTRIBUTES
 
-    def __init__(self, layer: DeployedDCDConv, *, constant_factors: bool = False) -> None:
-        super().__init__(layer, convolves=True, constant_factors=constant_factors)
+    def __init__(self, layer: DeployedDCDConv, *, int8: bool = False) -> None:
+        super().__init__(layer, convolves=True, int8=int8)
         self._set_replaced(layer)
 
 
-def in_runtime_form(network: nn.Module, *, constant_factors: bool = False) -> nn.Module:
+def in_runtime_form(network: nn.Module, *, int8: bool = False) -> nn.Module:
     """Return a copy of a network whose 1x1 DCD layers are `RuntimeDCD`; the network itself if it has no such layer.
 
     Args:
         network: A network with deployed dynamic layers.
-        constant_factors: Keep W0, Q and P as kernels of convolutions of their own, which can be quantised.
+        int8: Choose the form of a network that will be quantised; see `form_of`.
     """
     if not _preparable_layers(network):
         return network
@@ -37,7 +37,7 @@ def in_runtime_form(network: nn.Module, *, constant_factors: bool = False) -> nn
             # It stays, because it may pass its context on or read another layer's.
             layer.use_prepared(PreparedDCD(layer, convolves=True))
             continue
-        form = RuntimeDCD(layer, constant_factors=constant_factors)
+        form = RuntimeDCD(layer, int8=int8)
         if paths == [""]:
             return form
         replace_module(network, paths, form)

@@ -15,6 +15,8 @@ def for_graph_runtimes(model: Any) -> None:
     - A vector divided by its L2 norm becomes LpNormalization, one operator instead of two.
     - A bias added to the output of a convolution with a computed weight becomes an input of the convolution. Runtimes
       do so themselves only if the weight is constant; then they also fuse the activation that follows.
+    - An activation that reads a transposed value runs before the transpose, so that a quantiser sees it beside the
+      product before it, and the runtime can choose its layout for the rest.
     - A reshape to a constant shape reads the value before other operators that only change its shape.
     """
     ir, passes = require("onnx_ir", "onnx_ir.passes.common", needed_by="ONNX export")
@@ -26,6 +28,8 @@ def for_graph_runtimes(model: Any) -> None:
             _replace(ir, graph, node, ir.node("LpNormalization", node.inputs[:1], {"axis": 1, "p": 2}))
         elif node.op_type == "Add":
             _bias_into_convolution(ir, graph, node)
+        elif node.op_type in ("Clip", "Relu"):
+            _activate_before_transpose(ir, graph, node)
     for node in graph:
         if node.op_type == "Reshape" and 0 not in _integers(ir, node, 1):
             _skip_shape_changes(ir, node)
@@ -78,6 +82,23 @@ def _bias_into_convolution(ir: Any, graph: Any, node: Any) -> None:
         graph.insert_before(node, vector)
         _replace(ir, graph, node, ir.node("Conv", [*conv.inputs, vector.outputs[0]], dict(conv.attributes)))
         return
+
+
+def _activate_before_transpose(ir: Any, graph: Any, node: Any) -> None:
+    value, moves = node.inputs[0], []
+    while len(value.consumers()) == 1 and (before := value.producer()) is not None and not value.is_graph_output():
+        if before.op_type not in ("Transpose", "Reshape"):
+            break
+        moves.append(before)
+        value = before.inputs[0]
+    if all(move.op_type != "Transpose" for move in moves):
+        return
+    activation = ir.node(node.op_type, [value, *node.inputs[1:]], dict(node.attributes), name=node.name)
+    activation.outputs[0].name = f"{node.outputs[0].name}_before_transpose"
+    activation.outputs[0].shape, activation.outputs[0].type = value.shape, value.type
+    graph.insert_before(moves[-1], activation)
+    moves[-1].replace_input_with(0, activation.outputs[0])
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [], [node.outputs[0]], [moves[0].outputs[0]])
 
 
 def _skip_shape_changes(ir: Any, node: Any) -> None:

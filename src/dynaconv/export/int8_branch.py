@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 
 from dynaconv.errors import ExportError, listed, nearest_names
 
-_Origin = Literal["constant", "features", "context"]
+Origin = Literal["constant", "features", "context"]
+"""Constants, features, or what depends on features only through an average over height and width."""
 
 
 class GraphNode(NamedTuple):
@@ -16,14 +17,15 @@ class GraphNode(NamedTuple):
         name: Name in the graph.
         sources: Names of the nodes that compute the inputs; constants may be left out.
         kind: ``input`` for the images, ``pool`` for an average over height and width, ``shape`` for operations that
-            read only shapes, ``product`` for elementwise products, matrix products and convolutions, ``other`` for all
-            others.
+            read only shapes, ``product`` for elementwise products, matrix products and convolutions, ``rows`` for a
+            matrix product that the runtime does in int8 although both factors are computed, ``sum`` for a sum that the
+            runtime does in one pass with the product before it, ``other`` for all others.
         labels: Further names that a pattern may match: those of the weights and outputs.
     """
 
     name: str
     sources: tuple[str, ...]
-    kind: Literal["input", "pool", "shape", "product", "other"] = "other"
+    kind: Literal["input", "pool", "shape", "product", "rows", "sum", "other"] = "other"
     labels: tuple[str, ...] = ()
 
 
@@ -31,9 +33,11 @@ def dynamic_nodes(nodes: Sequence[GraphNode]) -> list[str]:
     """Return the nodes that compute the coefficients of dynamic kernels, and those that multiply features with them.
 
     A branch begins at an average over height and width, contains every node that depends on features only through this
-    average, and ends where it is combined with features. The pooling before a classifier is not combined with features,
-    so it begins no branch. A product that combines the branch and features (with Lambda, P Phi, the attention of a
-    mixture or the gate of squeeze-and-excitation) is also returned.
+    average, and ends where it is combined with features. The average itself is not returned: it reads features, which
+    are quantised for others. The pooling before a classifier is not combined with features, so it begins no branch. A
+    product that combines the branch and features (with Lambda, Phi, the attention of a mixture or the gate of
+    squeeze-and-excitation) is also returned, except for ``rows`` whose first factor is features. A ``sum`` that reads
+    a returned product is returned too.
 
     Args:
         nodes: All operations, each after its sources.
@@ -41,20 +45,40 @@ def dynamic_nodes(nodes: Sequence[GraphNode]) -> list[str]:
     Returns:
         Names of the nodes, in the order of ``nodes``.
     """
-    origins: dict[str, _Origin] = {}
-    combined: set[str] = set()
-    for node in nodes:
-        origins[node.name] = origin = _origin(node, {origins.get(source, "constant") for source in node.sources})
-        if origin == "features" and any(origins.get(source) == "context" for source in node.sources):
-            combined.add(node.name)
+    origins = node_origins(nodes)
     branch: set[str] = set()
+    combined = {
+        node.name
+        for node in nodes
+        if origins[node.name] == "features" and any(origins.get(source) == "context" for source in node.sources)
+    }
     for node in reversed(nodes):
         if node.name in combined or node.name in branch:
             branch.update(source for source in node.sources if origins.get(source) == "context")
-    return [node.name for node in nodes if node.name in branch or (node.name in combined and node.kind == "product")]
+    products = {node.name for node in nodes if node.name in combined and _stays_float(node, origins)}
+    sums = {node.name for node in nodes if node.kind == "sum" and not products.isdisjoint(node.sources)}
+    return [
+        node.name
+        for node in nodes
+        if (node.name in branch and node.kind != "pool") or node.name in products or node.name in sums
+    ]
 
 
-def _origin(node: GraphNode, sources: set[_Origin]) -> _Origin:
+def node_origins(nodes: Sequence[GraphNode]) -> dict[str, Origin]:
+    """Return where each node's values come from: constants, features, or features only through an average."""
+    origins: dict[str, Origin] = {}
+    for node in nodes:
+        origins[node.name] = _origin(node, {origins.get(source, "constant") for source in node.sources})
+    return origins
+
+
+def _stays_float(node: GraphNode, origins: dict[str, Origin]) -> bool:
+    if node.kind == "rows":
+        return origins.get(node.sources[0]) != "features"
+    return node.kind == "product"
+
+
+def _origin(node: GraphNode, sources: set[Origin]) -> Origin:
     if node.kind == "input":
         return "features"
     if node.kind == "shape" or not sources - {"constant"}:

@@ -35,6 +35,8 @@ _KINDS = {
     "Mul": "product",
     **dict.fromkeys(_PRODUCTS, "product"),
 }
+_CHEAP_IN_INT8 = ("Add", "Clip", "GlobalAveragePool", "Relu")
+"""Operators between products that ONNX Runtime does in int8, or as part of the operator before."""
 
 
 def quantize_onnx(
@@ -143,8 +145,7 @@ def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Optio
             per_channel=True,
             reduce_range=reduce_range,
             nodes_to_exclude=float_nodes,
-            # The operations between products are cheaper in float32 than with conversions to int8.
-            op_types_to_quantize=list(_PRODUCTS),
+            op_types_to_quantize=[*_PRODUCTS, *_CHEAP_IN_INT8],
         )
         counts = _counts(onnx.load(file), len(float_nodes))
         if batch is not None:

@@ -20,7 +20,7 @@ from dynaconv.export.int8 import (
     one_by_one,
     quantize_with,
 )
-from dynaconv.export.int8_branch import GraphNode, dynamic_nodes, named_nodes
+from dynaconv.export.int8_branch import GraphNode, dynamic_nodes, named_nodes, node_origins
 from dynaconv.export.int8_images import Shape
 from dynaconv.export.int8_onnx import float_export, onnx_input_shapes
 from dynaconv.export.int8_output import suppressed_output
@@ -34,8 +34,12 @@ _KINDS = {
     "ShapeOf": "shape",
     "AdaptiveAvgPool": "pool",
     "Multiply": "product",
+    "Add": "sum",
     **dict.fromkeys(_PRODUCTS, "product"),
+    "MatMul": "rows",
 }
+# Largest ratio of a matrix's range to the ranges of three quarters of its rows, which then keep five bits and a sign.
+_UNEVEN = 4
 _DATA_MOVEMENT = {"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Convert"}
 
 
@@ -109,8 +113,13 @@ def _quantizer() -> Callable[..., Quantized]:
 
 def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Options) -> Quantized:
     with suppressed_output("nncf"), tempfile.TemporaryDirectory() as folder:
-        openvino, nncf, ranges = require(
-            "openvino", "nncf", "nncf.quantization.range_estimator", extra="int8", needed_by="quantize_openvino"
+        openvino, nncf, ranges, advanced = require(
+            "openvino",
+            "nncf",
+            "nncf.quantization.range_estimator",
+            "nncf.quantization.advanced_parameters",
+            extra="int8",
+            needed_by="quantize_openvino",
         )
         file_to_read, batch = _converted(source, Path(folder))
         network = openvino.Core().read_model(file_to_read)
@@ -120,11 +129,13 @@ def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Optio
         nodes = openvino_nodes(network)
         float_nodes = named_nodes(nodes, options.ignored)
         if options.branch == "float":
-            float_nodes += [name for name in dynamic_nodes(nodes) if name not in float_nodes]
+            uneven = _uneven_products(network, nodes, images)
+            float_nodes += [name for name in (*dynamic_nodes(nodes), *uneven) if name not in float_nodes]
         quantized = nncf.quantize(
             network,
             nncf.Dataset([batch.numpy() for batch in images]),
-            preset=nncf.QuantizationPreset.MIXED,
+            # Symmetric ranges: OpenVINO has no int8 product of two computed factors with zero points.
+            preset=nncf.QuantizationPreset.PERFORMANCE,
             subset_size=len(images),
             # No validation, because the graph in which NNCF looks up the names lacks the operations on shapes.
             ignored_scope=nncf.IgnoredScope(names=float_nodes, validate=False) if float_nodes else None,
@@ -132,6 +143,9 @@ def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Optio
                 # NNCF's default averages the ranges of the batches. With batches of one image it clips many values, and
                 # the result depends on the batch size.
                 activations_range_estimator_params=ranges.RangeEstimatorParametersSet.MINMAX,
+                # Otherwise the input of a depthwise convolution gets one range per channel, along an axis that is not
+                # the channel's if that input comes from a product of rows; OpenVINO cannot compile that.
+                activations_quantization_params=advanced.QuantizationParameters(per_channel=False),
                 disable_bias_correction=options.branch == "int8",
             ),
         )
@@ -162,6 +176,33 @@ def _expand_scalar_biases(network: Any) -> None:
                 shape[axis] = lengths[axis].get_length()
                 expanded = opset.constant(numpy.full(shape, constant.get_data().item(), constant.get_data().dtype))
                 op.input(position).replace_source_output(expanded.output(0))
+
+
+def _uneven_products(network: Any, nodes: Sequence[GraphNode], images: Sequence[Tensor]) -> list[str]:
+    """Return the products of features and a computed matrix, such as W(x), whose rows differ too much for one range.
+
+    OpenVINO 2026.4 gives wrong outputs for a batch larger than one if each row has a range of its own.
+    """
+    openvino, opset, numpy = require(
+        "openvino", "openvino.opset13", "numpy", extra="int8", needed_by="quantize_openvino"
+    )
+    origins = node_origins(nodes)
+    matrices = {}
+    for product in network.get_ordered_ops():
+        if product.get_type_name() == "MatMul" and product.get_attributes()["transpose_b"]:
+            matrix, features = product.input_value(1), product.input_value(0).get_node().get_friendly_name()
+            computed = origins.get(matrix.get_node().get_friendly_name()) == "context"
+            if computed and origins.get(features) == "features" and len(matrix.get_partial_shape()) == 3:
+                matrices[product.get_friendly_name()] = matrix
+    if not matrices:
+        return []
+    model = openvino.Model([opset.result(matrix) for matrix in matrices.values()], network.get_parameters())
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    rows: dict[str, Any] = {}
+    for batch in images:
+        for name, matrix in zip(matrices, compiled(batch.numpy()).values(), strict=True):
+            rows[name] = numpy.maximum(rows.get(name, 0), numpy.abs(matrix).max((0, 2)))
+    return [name for name, each in rows.items() if numpy.quantile(each, 0.25) * _UNEVEN < each.max()]
 
 
 def _converted(source: Path, folder: Path) -> tuple[Path, int | str | None]:

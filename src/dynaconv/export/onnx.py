@@ -13,6 +13,7 @@ from dynaconv.errors import ExportError
 from dynaconv.export._activations import clip_once, clip_translation_table
 from dynaconv.export._dcd_form import in_runtime_form
 from dynaconv.export._half_form import in_half_form
+from dynaconv.export._int8_form import in_int8_form
 from dynaconv.export._native_form import (
     checked_extension,
     in_native_form,
@@ -72,8 +73,8 @@ def export_onnx(
         opset: Version of the ONNX operator set, 18 or newer.
         rewrite: Write a dynamic network in the form that ONNX Runtime computes fastest: the network of one sample,
             whose dynamic layers are convolutions with computed kernels, in a loop over the batch. False writes
-            operators on the whole batch. ``"int8"`` writes the loop, but W0, Q and P of DCD as convolutions of their
-            own, which `quantize_onnx` and `quantize_openvino` quantise.
+            operators on the whole batch. ``"int8"`` writes the form that `quantize_onnx` and `quantize_openvino`
+            quantise: without a loop, if no layer needs a convolution with one kernel per sample.
         native: Write the parts that the native kernels support as operators of their own, which take a fraction of the
             time. To load the file, register the library ``dynaconv.native.extension("onnxruntime")`` in ONNX Runtime,
             see docs/native.md.
@@ -142,7 +143,12 @@ def written_form(*, rewrite: Rewrite, native: bool, half: bool = False) -> dict[
     """Return the fields of `Format` for the form in which a graph runtime gets a network."""
     if native:
         return {"prepare": in_native_form}
-    one_sample = partial(in_runtime_form, constant_factors=rewrite == "int8") if rewrite else None
+    if rewrite == "int8":
+        return {
+            "prepare": lambda network, inputs: in_int8_form(network) or network,
+            "for_one_sample": lambda network: None if in_int8_form(network) else in_runtime_form(network, int8=True),
+        }
+    one_sample = in_runtime_form if rewrite else None
     if not half:
         return {"for_one_sample": one_sample}
     return {

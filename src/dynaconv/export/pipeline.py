@@ -58,7 +58,8 @@ class Format:
             is written, unless `for_one_sample` applies. The file is verified against the original network.
         for_one_sample: Takes a network with deployed layers, and returns the form that the runtime computes fastest for
             a batch of one. If `write` can loop over the samples of a batch, dynamic networks that compute each sample
-            by itself are written in this form; None if it cannot.
+            by itself are written in this form; None if it cannot. The function may return None for a network that
+            needs no loop, which is then written as by ``prepare``.
         notes: Returns notes for the report on how to use the file of a traced network.
         record: Adds outputs to the copy of the network that is exported, in place; see `record_layers`. The layers are
             then written as they are trained, because deployed forms have other coefficients. None adds nothing.
@@ -72,7 +73,7 @@ class Format:
     companions: tuple[str, ...] = ()
     precision: Precision = "float32"
     prepare: Callable[[nn.Module, tuple[Tensor, ...]], nn.Module] = lambda network, inputs: network
-    for_one_sample: Callable[[nn.Module], nn.Module] | None = None
+    for_one_sample: Callable[[nn.Module], nn.Module | None] | None = None
     notes: Callable[[Capture], tuple[str, ...]] = no_notes
     record: Callable[[nn.Module], None] | None = None
 
@@ -174,7 +175,9 @@ class _Request:
         form = deployed_layers(frozen) if file_format.record is None else frozen
         for_one_sample = file_format.for_one_sample
         if for_one_sample is not None and _computes_each_sample(frozen, form, examples, outputs):
-            return cls(file_format, frozen, for_one_sample(form), inputs, batch, loop=batch != 1)
+            one_sample = for_one_sample(form)
+            if one_sample is not None:
+                return cls(file_format, frozen, one_sample, inputs, batch, loop=batch != 1)
         return cls(file_format, frozen, file_format.prepare(form, inputs), inputs, batch, loop=False)
 
     def capture(self, *, free_size: bool) -> Capture:

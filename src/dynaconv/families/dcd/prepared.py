@@ -32,6 +32,8 @@ _KERNEL_NUMBERS = 150_000
 _EXPAND_NUMBERS = 30_000
 # Largest W(x), in elements, that is formed if its affine map is too large.
 _PRODUCT_NUMBERS = 60_000
+# Largest W(x), in elements, that an int8 network forms, chosen with benchmarks/export_latency.py on MobileNetV2.
+_INT8_NUMBERS = 9_000
 _POINT = Geometry((1, 1))
 
 
@@ -46,16 +48,18 @@ def can_prepare(layer: Any) -> bool:
     )
 
 
-def form_of(layer: Any, *, constant_factors: bool = False) -> str:
+def form_of(layer: Any, *, int8: bool = False) -> str:
     """Return the form of a layer, as described above: ``kernel``, ``product``, ``expand``, ``mixed`` or ``factors``.
 
     Args:
         layer: A layer for which `can_prepare` holds.
-        constant_factors: Choose only between the last two, in which W0, Q and P are kernels of their own.
+        int8: Choose for a network that will be quantised. A pass over a wide feature map then costs more than forming
+            W(x), which can be quantised at run time. Other layers keep W0, Q and P as kernels of their own, whose
+            weights are int8 in the file.
     """
-    if constant_factors:
-        return "factors" if _has_sample_bias(layer) else "mixed"
     out_channels, in_channels = layer.weight.shape[:2]
+    if int8 and (out_channels <= in_channels or in_channels * out_channels > _INT8_NUMBERS):
+        return "factors" if _has_sample_bias(layer) else "mixed"
     affine = not layer.has_scale or layer.scale_activation == "affine"
     units = len(layer.branch.squeeze.weight) + _has_constant_unit(layer.branch) + 1
     if affine and units * out_channels * in_channels <= _KERNEL_NUMBERS:
@@ -104,7 +108,8 @@ class PreparedDCD(nn.Module):
         layer: The layer, a `DeployedDCDConv` for which `can_prepare` holds.
         convolves: Whether the layer is for the export of a single sample, where each product is a convolution, which
             adds a bias at no cost.
-        constant_factors: See `form_of`.
+        int8: See `form_of`. The products with one matrix per sample then have channels last, as the layout of a
+            runtime's int8 convolutions.
     """
 
     static: Tensor
@@ -113,7 +118,7 @@ class PreparedDCD(nn.Module):
     q: Tensor
     q_bias: Tensor
 
-    def __init__(self, layer: Any, *, convolves: bool = False, constant_factors: bool = False) -> None:
+    def __init__(self, layer: Any, *, convolves: bool = False, int8: bool = False) -> None:
         super().__init__()
         self.context_size = layer.context_size
         self.scale_activation = layer.scale_activation if layer.has_scale else "none"
@@ -122,7 +127,8 @@ class PreparedDCD(nn.Module):
         self.branch = _HiddenBranch(layer.branch)
         self.out_channels, self.in_channels = layer.weight.shape[:2]
         self.latent = required(layer.p).shape[1]
-        self.form = form_of(layer, constant_factors=constant_factors)
+        self.form = form_of(layer, int8=int8)
+        self.multiply = _multiply_rows if int8 else _multiply_channels
         # If the output is wider than the input, an input channel of ones is cheaper than the sum with a bias. A bias
         # that is the same for every sample costs nothing if a convolution follows.
         widens = self.out_channels > self.in_channels
@@ -212,13 +218,12 @@ class PreparedDCD(nn.Module):
             expand = self._map("expand", hidden).reshape(-1, self.out_channels, self.latent + self.appends_ones)
             static = self.static if scale is None else self.static * scale[..., None]
             kernel = static + torch.matmul(expand, self.q)
-        out = _multiply_channels(kernel, x)
         if self.appends_ones:
-            return out
+            return self.multiply(kernel, x)
         bias = self._map("bias", hidden)
         if self.form == "product" and self.scaled_bias:
             bias = bias + self.static_bias * required(scale)
-        return add_bias(out, bias)
+        return self.multiply(kernel, x, bias)
 
     def _by_factors(self, x: Tensor, hidden: Tensor) -> Tensor:
         static = F.conv2d(x, self.static.to(x.dtype), self.static_bias.to(x.dtype) if self.scaled_bias else None)
@@ -228,7 +233,7 @@ class PreparedDCD(nn.Module):
         latent = F.conv2d(x, self.q.to(x.dtype), None if self.form == "factors" else self.q_bias.to(x.dtype))
         if self.form == "expand":
             expand = self._map("expand", hidden).reshape(-1, self.out_channels, self.latent + 1)
-            return static + _multiply_channels(expand, latent)
+            return static + self.multiply(expand, latent)
         if self.form == "mixed":
             fusion = self._map("fusion", hidden).reshape(-1, self.latent + 1, self.latent + 1)
             return static + self._expanded(fusion, latent)
@@ -238,8 +243,8 @@ class PreparedDCD(nn.Module):
     def _expanded(self, fusion: Tensor, latent: Tensor) -> Tensor:
         """Return P Phi z for latent features z, in the order that costs least."""
         if is_exporting():
-            return F.conv2d(_multiply_channels(fusion, latent), self.p[:, :, None, None].to(latent.dtype))
-        return _multiply_channels(torch.matmul(self.p, fusion), latent)
+            return F.conv2d(self.multiply(fusion, latent), self.p[:, :, None, None].to(latent.dtype))
+        return self.multiply(torch.matmul(self.p, fusion), latent)
 
     def _scale(self, hidden: Tensor) -> Tensor | None:
         """Return Lambda, ``(B, C_out)`` or ``(C_out,)``; None if W(x) has no Lambda."""
@@ -328,12 +333,23 @@ def _has_constant_unit(branch: DeployedBranch) -> bool:
     return branch.unit and branch.activation in ("relu", "relu6")
 
 
-def _multiply_channels(matrix: Tensor, x: Tensor) -> Tensor:
+def _multiply_channels(matrix: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
     """Multiply the channels of each pixel by the sample's matrix: ``(B, M, N)`` and ``(B, N, H, W)``.
 
-    A map that does not depend on the hidden vector gives one matrix for all samples, ``(1, M, N)``.
+    A map that does not depend on the hidden vector gives one matrix for all samples, ``(1, M, N)``, and one bias for
+    all, ``(M,)``.
     """
-    return per_sample_conv(x, matrix.expand(x.shape[0], -1, -1)[..., None, None].to(x.dtype), _POINT)
+    out = per_sample_conv(x, matrix.expand(x.shape[0], -1, -1)[..., None, None].to(x.dtype), _POINT)
+    return out if bias is None else add_bias(out, bias)
+
+
+def _multiply_rows(matrix: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As `_multiply_channels`, as a product of rows of channels; no batch size is fixed during export."""
+    rows = x.movedim(1, -1)
+    product = torch.matmul(rows.flatten(1, 2), matrix.transpose(1, 2).to(x.dtype))
+    if bias is not None:
+        product = product + (bias if bias.dim() == 1 else bias[:, None]).to(x.dtype)
+    return product.reshape(*rows.shape[:3], matrix.shape[1]).movedim(-1, 1)
 
 
 def _pooled(x: Tensor) -> Tensor:
