@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.messages import refuses, spelled
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
+from dynaconv.export.int8 import LOOPS
 from dynaconv.export.int8_onnx import quantize_onnx
 from dynaconv.export.int8_openvino import quantize_openvino
 from dynaconv.export.int8_report import Int8Report
@@ -176,17 +178,38 @@ def test_nothing_else_is_written_where_shape_inference_gives_up(
 
 @BOTH
 def test_a_loop_over_samples_is_quantised_and_kept(tmp_path: Path, runtime: str) -> None:
-    network = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), DCDConv2d(8, 16, 1), nn.ReLU6()).eval()
+    network = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU6(), LAYERS["dyconv"](8, 16, 3), nn.ReLU6()).eval()
     function, suffix = _of(runtime)
-    images = stripes(8, 1)[0]
-    report = function(network, tmp_path / f"net{suffix}", [images])
+    report = function(network, tmp_path / f"net{suffix}", [stripes(8, 1)[0]])
     assert (report.free_batch, report.batches) == (True, (1, 3))
-    # The stem, W0, Q and P; the branch and Phi are not.
-    assert report.quantized == 4
+    # The stem; the branch and the convolution with W(x) are not.
+    assert report.quantized == 1
+    _check_batch(report, 0)
+
+
+@BOTH
+def test_dcd_is_quantised_without_a_loop(tmp_path: Path, runtime: str) -> None:
+    layers = [nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU6(), DCDConv2d(16, 8, 1), DCDConv2d(8, 16, 1), nn.ReLU6()]
+    function, suffix = _of(runtime)
+    report = function(nn.Sequential(*layers).eval(), tmp_path / f"net{suffix}", [stripes(8, 1)[0]])
+    # The stem, W0, Q and P of the layer that narrows; in OpenVINO also the products with Phi and W(x).
+    assert report.quantized == {"onnx": 4, "openvino": 6}[runtime]
     assert report.error < 0.05
-    run = _loaded(report)
-    together, alone = run(images[:3])[0], [run(images[i : i + 1])[0] for i in range(3)]
-    assert torch.equal(torch.as_tensor(together), torch.cat([torch.as_tensor(each) for each in alone]))
+    assert not LOOPS.intersection(_operators(report.path))
+    _check_batch(report, 0.02)
+
+
+def _operators(path: Path) -> set[str]:
+    if path.suffix == ".onnx":
+        return {node.op_type for node in pytest.importorskip("onnx").load(path).graph.node}
+    return set(re.findall(r' type="(\w+)"', path.read_text()))
+
+
+def _check_batch(report: Int8Report, tolerance: float) -> None:
+    run, images = _loaded(report), stripes(3, 1)[0]
+    together = torch.as_tensor(run(images)[0])
+    apart = torch.cat([torch.as_tensor(run(image[None])[0]) for image in images])
+    assert float((together - apart).abs().max() / apart.abs().max()) <= tolerance
 
 
 def test_a_loop_in_openvinos_own_format_is_refused(tmp_path: Path) -> None:
@@ -352,7 +375,7 @@ def test_every_family_is_quantised_as_it_is_trained(family: str, runtime: str, t
     assert 1e-4 < (got - want).abs().max() / want.abs().max() < 0.1
 
 
-def test_one_number_added_to_a_product_is_a_bias_that_nncf_corrects(tmp_path: Path) -> None:
+def test_a_norm_inside_the_branch_of_a_linear_layer_is_quantised(tmp_path: Path) -> None:
     torch.manual_seed(0)
     classifier = DCDLinear(24, 10, norm="batch")
     network = nn.Sequential(nn.Conv2d(1, 24, 3), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), classifier)

@@ -59,17 +59,15 @@ def quantize_openvino(
     """Write an int8 network for OpenVINO with NNCF, with value ranges from a few training images.
 
     Weights get one scale per output channel. Activations get a scale and, if they are signed, a zero point, which cover
-    the smallest to the largest observed value. NNCF then corrects biases for the quantisation error. Operations that
-    compute the coefficients of a dynamic kernel, and those that multiply features with them, stay in float32
-    (docs/int8.md has the measurements).
+    the smallest to the largest observed value. Operations that compute the coefficients of a dynamic kernel, and
+    elementwise products of features with them, stay in float32 (docs/int8.md has the measurements).
 
     Args:
         model: A network, or an exported ``*.xml`` or ``*.onnx`` file.
         path: The file to write, ``*.xml``; its weights are written next to it, as ``*.bin``.
         calibration, subset_size, ignored, evaluate, max_drop, info, overwrite: See `quantize_onnx`; accuracy is
             measured in OpenVINO.
-        branch: ``"int8"`` quantises the dynamic branches too. Then NNCF does not correct biases, because it would take
-            the 1 that is added to a scale for the bias of the preceding layer.
+        branch: ``"int8"`` quantises the dynamic branches too.
 
     Returns:
         See `quantize_onnx`.
@@ -125,17 +123,18 @@ def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Optio
         network = openvino.Core().read_model(file_to_read)
         if batch is not None:
             images = one_by_one(images)
-        _expand_scalar_biases(network)
         nodes = openvino_nodes(network)
         float_nodes = named_nodes(nodes, options.ignored)
         if options.branch == "float":
             uneven = _uneven_products(network, nodes, images)
             float_nodes += [name for name in (*dynamic_nodes(nodes), *uneven) if name not in float_nodes]
+        # OpenVINO has no int8 product of two computed factors with zero points. Other networks keep accuracy by them.
+        symmetric = options.branch == "float" and not set(_products_of_rows(network, nodes)) <= set(float_nodes)
+        preset = nncf.QuantizationPreset.PERFORMANCE if symmetric else nncf.QuantizationPreset.MIXED
         quantized = nncf.quantize(
             network,
             nncf.Dataset([batch.numpy() for batch in images]),
-            # Symmetric ranges: OpenVINO has no int8 product of two computed factors with zero points.
-            preset=nncf.QuantizationPreset.PERFORMANCE,
+            preset=preset,
             subset_size=len(images),
             # No validation, because the graph in which NNCF looks up the names lacks the operations on shapes.
             ignored_scope=nncf.IgnoredScope(names=float_nodes, validate=False) if float_nodes else None,
@@ -146,7 +145,8 @@ def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Optio
                 # Otherwise the input of a depthwise convolution gets one range per channel, along an axis that is not
                 # the channel's if that input comes from a product of rows; OpenVINO cannot compile that.
                 activations_quantization_params=advanced.QuantizationParameters(per_channel=False),
-                disable_bias_correction=options.branch == "int8",
+                # It costs accuracy, and its result depends on how the images are grouped.
+                disable_bias_correction=True,
             ),
         )
         counts = _counts(quantized, len(float_nodes))
@@ -157,25 +157,17 @@ def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Optio
     return counts
 
 
-def _expand_scalar_biases(network: Any) -> None:
-    """Expand a scalar that is added to a product to one entry per channel.
-
-    NNCF treats such a scalar as a bias and corrects biases per channel.
-    """
-    numpy, opset = require("numpy", "openvino.opset13", extra="int8", needed_by="quantize_openvino")
-    for op in network.get_ordered_ops():
-        if op.get_type_name() != "Add":
-            continue
-        sources = [each.get_source_output().get_node() for each in op.inputs()]
-        for position, (constant, product) in enumerate((sources, sources[::-1])):
-            if constant.get_type_name() != "Constant" or product.get_type_name() not in _PRODUCTS:
-                continue
-            lengths, axis = product.get_output_partial_shape(0), -1 if product.get_type_name() == "MatMul" else 1
-            if constant.get_data().size == 1 and lengths[axis].is_static:
-                shape = [1] * len(lengths)
-                shape[axis] = lengths[axis].get_length()
-                expanded = opset.constant(numpy.full(shape, constant.get_data().item(), constant.get_data().dtype))
-                op.input(position).replace_source_output(expanded.output(0))
+def _products_of_rows(network: Any, nodes: Sequence[GraphNode]) -> dict[str, Any]:
+    """Return the output that computes the matrix, such as W(x), by the name of its product with rows of features."""
+    origins = node_origins(nodes)
+    matrices = {}
+    for product in network.get_ordered_ops():
+        if product.get_type_name() == "MatMul" and product.get_attributes()["transpose_b"]:
+            matrix, features = product.input_value(1), product.input_value(0).get_node().get_friendly_name()
+            computed = origins.get(matrix.get_node().get_friendly_name()) == "context"
+            if computed and origins.get(features) == "features" and len(matrix.get_partial_shape()) == 3:
+                matrices[product.get_friendly_name()] = matrix
+    return matrices
 
 
 def _uneven_products(network: Any, nodes: Sequence[GraphNode], images: Sequence[Tensor]) -> list[str]:
@@ -186,14 +178,7 @@ def _uneven_products(network: Any, nodes: Sequence[GraphNode], images: Sequence[
     openvino, opset, numpy = require(
         "openvino", "openvino.opset13", "numpy", extra="int8", needed_by="quantize_openvino"
     )
-    origins = node_origins(nodes)
-    matrices = {}
-    for product in network.get_ordered_ops():
-        if product.get_type_name() == "MatMul" and product.get_attributes()["transpose_b"]:
-            matrix, features = product.input_value(1), product.input_value(0).get_node().get_friendly_name()
-            computed = origins.get(matrix.get_node().get_friendly_name()) == "context"
-            if computed and origins.get(features) == "features" and len(matrix.get_partial_shape()) == 3:
-                matrices[product.get_friendly_name()] = matrix
+    matrices = _products_of_rows(network, nodes)
     if not matrices:
         return []
     model = openvino.Model([opset.result(matrix) for matrix in matrices.values()], network.get_parameters())
