@@ -9,6 +9,7 @@ test image in the runtime of the file. OpenVINO runs half precision files in the
 import argparse
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dynaconv import deploy
 from dynaconv.export import export_onnx, export_openvino, quantize_onnx, quantize_openvino
 from dynaconv.export.onnx import load_onnx
 from dynaconv.export.openvino import load_openvino
+from dynaconv.export.verify import Run
 from dynaconv.markdown import markdown_table
 from dynaconv.train.checkpoint import load_trained
 from dynaconv.train.checkpoint_evaluation import checkpoint_data, choose_split
@@ -37,7 +39,12 @@ def files(network: nn.Module, calibration: Iterable[Any], folder: Path, images: 
     print(export_openvino(network, half_openvino, example, half=True, free_size=False), flush=True)
     print(quantize_onnx(network, int8_onnx, calibration, subset_size=images), flush=True)
     print(quantize_openvino(network, int8_openvino, calibration, subset_size=images), flush=True)
-    loads = (load_onnx, lambda path: load_openvino(path, precision=None), load_onnx, load_openvino)
+    loads: tuple[Callable[[Path], Run], ...] = (
+        load_onnx,
+        partial(load_openvino, precision=None),
+        load_onnx,
+        load_openvino,
+    )
     return {name: load(path) for (name, path), load in zip(paths.items(), loads, strict=True)}
 
 
