@@ -192,8 +192,9 @@ def test_dcd_is_quantised_without_a_loop(tmp_path: Path, runtime: str) -> None:
     layers = [nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU6(), DCDConv2d(16, 8, 1), DCDConv2d(8, 16, 1), nn.ReLU6()]
     function, suffix = _of(runtime)
     report = function(nn.Sequential(*layers).eval(), tmp_path / f"net{suffix}", [stripes(8, 1)[0]])
-    # The stem, W0, Q and P of the layer that narrows; in OpenVINO also the products with Phi and W(x).
-    assert report.quantized == {"onnx": 4, "openvino": 6}[runtime]
+    # The stem, W0, Q and P of the layer that narrows; in OpenVINO also the product with W(x), but not that with Phi,
+    # whose row for the bias is much larger than the others.
+    assert report.quantized == {"onnx": 4, "openvino": 5}[runtime]
     assert report.error < 0.05
     assert not LOOPS.intersection(_operators(report.path))
     _check_batch(report, 0.02)
