@@ -155,8 +155,8 @@ def exported(
         quantize(deploy(network, inplace=True), path, images)
         return path
     write = export_onnx if runtime == "ort" else export_openvino
-    options: dict[str, Any] = {"rewrite": form != "as_it_stands", "native": form == "native", "half": form == "half"}
-    write(deploy(network, inplace=True), path, example, free_size=False, **options)
+    settings: dict[str, Any] = {"rewrite": form != "as_it_stands", "native": form == "native", "half": form == "half"}
+    write(deploy(network, inplace=True), path, example, free_size=False, **settings)
     return path
 
 
