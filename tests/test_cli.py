@@ -90,7 +90,8 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
         (
             "export",
             {"checkpoint", "--format", "-o", "--out", "--overwrite", "--size", "--fixed-batch", "--fixed-size"}
-            | {"--max-batch", "--batches", "--native", "--option", "--int8", *DATA, "--images", "--max-drop"},
+            | {"--max-batch", "--batches", "--native", "--option", "--int8", *DATA, "--images", "--max-drop"}
+            | {"--preprocessing"},
         ),
         (
             "shard",
@@ -115,10 +116,8 @@ def test_every_argument_of_data_and_module_is_a_flag() -> None:
     data += " split_seed train_limit augment crop_pct"
     data += " interpolation epoch_size shuffle_buffer max_corrupt options"
     model = "name model_options classifier_std optimizer lr weight_decay decay_norm_and_bias schedule"
-    model += (
-        " label_smoothing mix ema_decay channels_last temperature pretrained weights lr_reference_batch skip_nonfinite"
-    )
-    model += " branch_lr branch_weight_decay"
+    model += " label_smoothing mix ema_decay channels_last compiled_operators temperature pretrained weights"
+    model += " lr_reference_batch skip_nonfinite branch_lr branch_weight_decay"
     plain = {f for f in flags if not f.endswith(("+", ".help"))}
     assert plain == {f"--data.{key}" for key in data.split()} | {f"--model.{key}" for key in model.split()}
 

@@ -51,11 +51,11 @@ ACTS = {
     "convert": "--again, --out a.safetensors",
     "convert test_resnet": "--family se, --include layer1.*, --exclude layer1.*, --kinds pointwise, --kernel-sizes 1, "
     "--min-channels 64, --max-channels 64, --last-stages 1, --first 1, --last 1, --family-option latent_dim=2, "
-    "--option num_classes=3, --weights {weights}",
+    "--option num_classes=3, --weights {weights}, --context block",
     "convert --out full.safetensors": "--overwrite",
     "export": "--format onnx, --out a.pt2, --size 1x12x12, --fixed-batch, --fixed-size",
     "export test_resnet": "--option num_classes=3",
-    "export --format onnx": "--native, --int8",
+    "export --format onnx": "--native, --int8, --preprocessing",
     "export --format executorch": "--max-batch 2",
     "export --format litert": "--batches 2",
     "export --format onnx --int8": "--data fashion-mnist-hard, --data-dir here, --images 9, --max-drop 9",

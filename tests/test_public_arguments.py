@@ -93,6 +93,7 @@ CALLS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "dynaconv.deployment.register_backend": lambda _: {"name": "own", "backend": lambda model: model},
     "dynaconv.export.export_aoti": lambda to: {"model": dynamic(), "path": to / "net.pt2", "example": images()[0][0]},
     "dynaconv.export.export_program": lambda to: {"model": dynamic(), "path": to / "n.pt2", "example": images()[0][0]},
+    "dynaconv.export.ImageInfo": lambda _: {"mean": (0.5,), "std": (0.5,)},
     "dynaconv.export.quantize_onnx": lambda to: {"model": dynamic(), "path": to / "net.onnx", "calibration": images()},
     "dynaconv.export.quantize_openvino": lambda to: {"model": dynamic(), "path": to / "n.xml", "calibration": images()},
     "dynaconv.export.verified_target": lambda to: {"path": to / "a.txt", "suffixes": (".txt",), "overwrite": True},

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from dynaconv.errors import ExportError
+from dynaconv.errors import ExportError, check_type
 from dynaconv.export.image_info import ImageInfo
 from dynaconv.export.packages import require
 from dynaconv.export.pipeline import Format, export_as
@@ -39,6 +39,7 @@ class ImageForm:
 
         Raises:
             ExportError: The description is missing or does not fit the inputs.
+            TypeError: It is no `ImageInfo`.
         """
         if info is None:
             if preprocessing:
@@ -46,6 +47,7 @@ class ImageForm:
                     "`preprocessing` needs the mean and std of the images; pass `info=ImageInfo(mean=..., std=...)`."
                 )
             return cls()
+        check_type("info", info, ImageInfo)
         size = _image_size(example, info)
         return cls(info=info, preprocessing=preprocessing, entries=info.entries(size=size, preprocessing=preprocessing))
 

@@ -44,8 +44,9 @@ class ImageInfo:
             )
         if not min(self.std) > 0:
             raise ExportError(f"`std` must be positive; got {self.std!r}.")
-        broken = next((name for name in self.class_names or () if len(name.splitlines()) != 1), None)
-        if broken is not None:
+        for broken in self.class_names or ():
+            if isinstance(broken, str) and len(broken.splitlines()) == 1:
+                continue
             raise ExportError(
                 f"a class name must be one line of text, because the file has one name per line; got {broken!r}."
             )

@@ -137,12 +137,12 @@ class DynamicConvolution(DynamicOperator):
             context, output_size = None, context
         if output_size is None:
             return super().forward(x, context, mask)
-        if not self.transposed:
-            raise TypeError(f"`output_size` is an argument of transposed convolutions; {type(self).__name__} is none.")
         if isinstance(x, Proxy):
             given = {"context": context, "mask": mask, "output_size": output_size}
             out: Tensor = record_call(self, x, **{name: value for name, value in given.items() if value is not None})
             return out
+        if not self.transposed:
+            raise TypeError(f"`output_size` is an argument of transposed convolutions; {type(self).__name__} is none.")
         return DynamicOperator.forward(self._with_output_size(x, output_size), x, context, mask)
 
     def call_arguments(

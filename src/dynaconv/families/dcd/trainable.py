@@ -136,10 +136,6 @@ class DCDCore(DCDOperator, DynamicLayer):
         )
 
     @property
-    def _branch_parameters(self) -> tuple[Tensor, ...]:
-        return self.branch.squeeze.weight, self._head("scale"), self._head("fusion")
-
-    @property
     def config(self) -> DCDConfig:
         """The options of the layer, as they were passed."""
         return self._config
@@ -221,7 +217,8 @@ class DCDCore(DCDOperator, DynamicLayer):
     def _apply_dcd(self, x: Tensor, context: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
         if not self._normalises_by_batch():
             if self._has_default_branch and self._choose(x) == "factored":
-                parameters = (weight, *self._branch_parameters, required(self.p), required(self.q))
+                branch = (self.branch.squeeze.weight, self._head("scale"), self._head("fusion"))
+                parameters = (weight, *branch, required(self.p), required(self.q))
                 if supports_compiled_step(x, (*parameters, context), geometry):
                     context = normalise(self.context_norm, context, track=True)
                     settings = (self.config.gain, *(self.branch.heads[name].bound for name in ("scale", "fusion")))

@@ -191,7 +191,7 @@ void dcd_branch_gradients(Tensors inputs, std::vector<double> settings, const Te
       {data_of(out[0]), data_of(out[1]), data_of(out[2]), data_of(out[3]), data_of(out[4]), data_of(out[5])});
 }
 
-// The distance from pixel to pixel of channels_last images that follow one another, which may be channels of wider ones.
+// The distance from pixel to pixel of adjacent channels_last images, which may be some channels of wider ones.
 // The stride of an axis of length one has no meaning.
 dynaconv::Index pixel_of(const Tensor& t) {
   require(is_float(t) && t.dim() == 4, "the feature maps of a DCD layer are float32, (B, C, H, W), on the CPU.");

@@ -94,7 +94,8 @@ struct Saved {
   float *hidden, *factors, *logits, *unit;
 
   Saved(const DCDBranch& b, float* data)
-      : hidden(data), factors(hidden + b.batch * b.hidden), logits(factors + b.batch), unit(logits + b.batch * b.heads()) {}
+      : hidden(data), factors(hidden + b.batch * b.hidden), logits(factors + b.batch),
+        unit(logits + b.batch * b.heads()) {}
 };
 
 // Phi of one sample, transposed: (column, row).

@@ -8,11 +8,8 @@
 namespace dynaconv {
 namespace {
 
-// Rows of patches and of their gradients are made for as many output pixels at a time as fit into the L2 cache.
-constexpr Index kPatchBytes = 256 << 10;
-
 struct Buffers {
-  Buffer image, result, patches, gradient, kernel, kernel_gradient, factors, to_factors, sums;
+  Buffer image, result, gradient, kernel, kernel_gradient, factors, to_factors, sums;
 
   static Buffers& this_thread() {
     thread_local Buffers buffers;
@@ -20,11 +17,13 @@ struct Buffers {
   }
 };
 
-// Calls f(first, last) on ranges of output rows, `width` pixels each.
+// Calls f(first, last) on ranges of output rows, `width` pixels each, so that what all taps read for one range stays in the
+// L2 cache.
 template <class F>
 void for_each_strip(const MixtureConv& c, Index width, const F& f) {
+  constexpr Index kStripBytes = 256 << 10;
   const Index row = c.rows() * width * Index(sizeof(float));
-  const Index step = std::clamp<Index>(kPatchBytes / row, 1, c.y.height);
+  const Index step = std::clamp<Index>(kStripBytes / row, 1, c.y.height);
   for (Index first = 0; first < c.y.height; first += step) f(first, std::min(first + step, c.y.height));
 }
 
@@ -50,7 +49,7 @@ struct Grid {
   // Output pixels of rows [first, last), void columns included, but those behind the last one.
   Index pixels(const MixtureConv& c, Index first, Index last) const { return (last - first - 1) * width + c.y.width; }
 
-  // Calls f(pixel, index in the phases, rows of x) for each pixel of an image that a tap reads.
+  // Calls f(offset in the image, index in the grid) for each pixel of an image that a tap reads.
   template <class F>
   void for_each_pixel(const MixtureConv& c, const F& f) const {
     const Map& m = c.x;
@@ -118,7 +117,7 @@ struct Phase {
   Index row, column, first_q, first_r, rows, columns;
 };
 
-// The phases of one axis: its first pixel inside the image, its number among all pixels of the phase, and how many follow.
+// One axis of a phase: its first pixel inside the image, this pixel's number in the phase, and how many there are.
 struct Run {
   Index pixel, first, count;
 };
@@ -243,13 +242,6 @@ void gradient_of_kernel(const MixtureConv& c, const float* gradient, const float
         }
       }
   });
-}
-
-// Calls f(first channel, width) for each panel of `channels` channels.
-template <class F>
-void for_each_panel(Index channels, const F& f) {
-  for (Index channel = 0; channel < channels; channel += kPanel)
-    f(channel, channels - channel <= kHalf ? kHalf : kPanel);
 }
 
 // Samples [first, last), whose kernels are formed together: a few rows of all kernels at a time, which stay in the L1 cache
