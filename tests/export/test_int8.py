@@ -31,6 +31,8 @@ pytestmark = [pytest.mark.export]
 
 Quantize = Callable[..., Int8Report]
 BOTH = pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+ONE = pytest.mark.parametrize("runtime", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+"""Where both runtimes run the same code, and a quantisation for OpenVINO takes twenty seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,7 @@ def test_the_batch_stays_free(written: dict[str, Int8Report], runtime: str, batc
     assert float((together - apart).abs().max() / apart.abs().max()) < 0.02
 
 
-@BOTH
+@ONE
 def test_how_calibration_images_are_grouped_makes_no_difference(exported: Path, tmp_path: Path, runtime: str) -> None:
     function, suffix = _of(runtime)
     images = stripes(12, 5)[0]
@@ -241,7 +243,7 @@ def test_the_report_prints_and_serialises(written: dict[str, Int8Report]) -> Non
     assert json.loads(json.dumps(report.to_dict()))["drop"] == report.drop
 
 
-@BOTH
+@ONE
 def test_what_is_there_stays_unless_overwritten(
     exported: Path, calibration: list[tuple[Tensor, Tensor]], tmp_path: Path, runtime: str
 ) -> None:
@@ -310,7 +312,7 @@ def test_a_loss_beyond_the_limit_writes_nothing(exported: Path, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
-@BOTH
+@ONE
 def test_a_network_without_finite_outputs_is_refused(tmp_path: Path, runtime: str) -> None:
     class Broken(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -355,7 +357,7 @@ def test_what_is_no_exported_network_is_refused(exported: Path, tmp_path: Path) 
         quantize_openvino(tmp_path / "broken.onnx", tmp_path / "net.xml", images)
 
 
-@BOTH
+@ONE
 @pytest.mark.parametrize("family", sorted(set(LAYERS) - {"dcd"}))
 def test_every_family_is_quantised_as_it_is_trained(family: str, runtime: str, tmp_path: Path) -> None:
     """Not deployed first, so ODConv's branch still has its batch norm."""
@@ -376,6 +378,7 @@ def test_every_family_is_quantised_as_it_is_trained(family: str, runtime: str, t
     assert 1e-4 < (got - want).abs().max() / want.abs().max() < 0.1
 
 
+@pytest.mark.slow
 def test_a_norm_inside_the_branch_of_a_linear_layer_is_quantised(tmp_path: Path) -> None:
     torch.manual_seed(0)
     classifier = DCDLinear(24, 10, norm="batch")

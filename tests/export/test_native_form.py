@@ -20,6 +20,7 @@ from dynaconv.export import ExportReport, export_onnx, export_openvino, verify
 from dynaconv.export.onnx import load_onnx
 from dynaconv.export.openvino import load_openvino
 from dynaconv.native import BuildError, NativeProgram, extension
+from dynaconv.native.steps import FORMAT
 from tests.helpers import LAYERS
 from tests.messages import refuses
 from tests.native.test_layers import randomise_heads
@@ -369,10 +370,10 @@ def test_damaged_files_are_errors_in_openvino(tmp_path: Path) -> None:
         return report.path
 
     with pytest.raises(RuntimeError, match=r"written for other native kernels \(format 0\).*export the network again"):
-        load_openvino(damaged('format="2"', 'format="0"'), library=library)
+        load_openvino(damaged(f'format="{FORMAT}"', 'format="0"'), library=library)
     with pytest.raises(RuntimeError, match="not one of whole steps"):
         load_openvino(damaged('steps="0, ', 'steps="'), library=library)
     with pytest.raises(RuntimeError, match="the native program is damaged"):
         load_openvino(damaged('steps="0, ', 'steps="9, '), library=library)(torch.rand(1, 3, 32, 32))
     with pytest.raises(RuntimeError, match="NativeProgram"):
-        load_openvino(damaged('format="2"', 'format="2"'))
+        load_openvino(damaged(f'format="{FORMAT}"', f'format="{FORMAT}"'))
