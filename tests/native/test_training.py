@@ -117,8 +117,8 @@ def test_several_threads(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["dcd", "odconv"])
 def test_second_derivatives(family: str) -> None:
-    layer = moved(DCDConv2d(3, 8, 3, padding=1) if family == "dcd" else ODConv2d(3, 8, 3, padding=1, num_kernels=2))
-    x = torch.randn(3, 3, 5, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
+    layer = moved(ODConv2d(8, 8, 3, padding=1, num_kernels=2) if family == "odconv" else DCDConv2d(8, 8, 3, padding=1))
+    x = torch.randn(3, 8, 5, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
 
     def second(layer: nn.Module, x: Tensor) -> list[Tensor]:
         inputs = (x, *layer.parameters())

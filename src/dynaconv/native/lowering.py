@@ -16,7 +16,6 @@ from dynaconv.families.contract.deployed import (
     MixedKernel,
 )
 from dynaconv.families.dcd.deployed import DeployedDCD, DeployedDCDConv, DeployedDCDLinear
-from dynaconv.native.packing import blocks, dense_weight, depthwise_weight, padded_vector, panels, round_up
 from dynaconv.native.static_layers import (
     check_type,
     geometry_of,
@@ -37,6 +36,7 @@ from dynaconv.native.steps import (
     Step,
     UnsupportedError,
 )
+from dynaconv.ops.packing import blocks, dense_weight, depthwise_weight, padded_vector, panels, round_up
 
 
 @torch.no_grad()

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynaconv.native.packing import round_up
 from dynaconv.native.steps import DENSE, DEPTHWISE, FIELDS, MAX_POOL, MEAN, Step, UnsupportedError
+from dynaconv.ops.packing import round_up
 
 
 @dataclass

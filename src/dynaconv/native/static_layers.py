@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.families.contract.deployed import DeployedLayer
-from dynaconv.native.packing import PANEL, dense_weight, depthwise_weight, padded_vector, panel_width, panels
 from dynaconv.native.steps import DENSE, DEPTHWISE, MAX_POOL, MEAN, NORM, Step, UnsupportedError
+from dynaconv.ops.packing import PANEL, dense_weight, depthwise_weight, padded_vector, panel_width, panels
 
 
 def activation_of(module: nn.Module | None) -> str | None:

@@ -20,6 +20,7 @@ from dynaconv.measure.memory import MemoryRecorder
 from dynaconv.measure.profile import profile
 from dynaconv.measure.timing import time_in_turns
 from dynaconv.native import accelerate_training, ready
+from dynaconv.ops.mixture import compiled_is_enabled
 from dynaconv.study.definition import Study, Variant
 from dynaconv.train.config import make_parser, resolve
 
@@ -79,6 +80,7 @@ def measure_costs(
     threads = torch.get_num_threads()
     if study.threads is not None:
         torch.set_num_threads(study.threads)
+    compiled = compiled_is_enabled()
     accelerate_training(ready())
     try:
         names = set(only or study.variants) | {study.reference}
@@ -98,7 +100,7 @@ def measure_costs(
         }
     finally:
         torch.set_num_threads(threads)
-        accelerate_training(False)
+        accelerate_training(compiled)
 
 
 def merge_costs(earlier: Mapping[str, Any], found: Mapping[str, Any], reference: str) -> dict[str, Any]:

@@ -81,9 +81,12 @@ class BranchLinear(nn.Linear):
 
     def effective_weight(self, weight: Tensor) -> Tensor:
         """Return the weight, ``(out_features, in_features)``, with `bound` applied to its rows."""
-        if self.bound is None:
-            return weight
-        return weight * torch.rsqrt(1 + weight.square().sum(1, keepdim=True) / self.bound**2)
+        return weight if self.bound is None else bounded_rows(weight, self.bound)
+
+
+def bounded_rows(weight: Tensor, bound: float) -> Tensor:
+    """Return each row w as w / sqrt(1 + |w|^2 / bound^2), whose length is below ``bound``."""
+    return weight * torch.rsqrt(1 + weight.square().sum(1, keepdim=True) / bound**2)
 
 
 class DynamicBranch(nn.Module):

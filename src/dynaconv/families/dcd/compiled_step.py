@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynaconv.families.contract.branch import inverse_length
+from dynaconv.families.contract.branch import bounded_rows, inverse_length
 from dynaconv.families.dcd.factored_step import Products, plain_factored_step
+from dynaconv.families.dcd.factors import activate_scale, inverse_lengths
 from dynaconv.ops.eager import differentiable_gradients, trains_eagerly
 from dynaconv.ops.geometry import Geometry
-from dynaconv.ops.mixture import compiled_is_enabled
 
 _LANES = 8
 """The operators take a multiple of this many output channels."""
@@ -21,8 +21,7 @@ _LANES = 8
 def supports_compiled_step(x: Tensor, tensors: Sequence[Tensor], geometry: Geometry) -> bool:
     """Whether the operators serve this input of a layer with the default branch; ``tensors`` begin with W0."""
     return (
-        compiled_is_enabled()
-        and geometry.dims == 2
+        geometry.dims == 2
         and geometry.groups == 1
         and not geometry.transposed
         and len(tensors[0]) % _LANES == 0
@@ -95,11 +94,8 @@ def _plain(settings: Sequence[float], geometry: Geometry, x: Tensor, weight: Ten
     gain, *bounds = settings
     hidden = F.relu(context @ squeeze.T)
     hidden = hidden * (gain * inverse_length(hidden))
-    logits, fusion = (
-        hidden @ (head * torch.rsqrt(1 + head.square().sum(1, keepdim=True) / bound**2)).T
-        for head, bound in zip((scale_head, fusion_head), bounds, strict=True)
-    )
+    heads = zip((scale_head, fusion_head), bounds, strict=True)
+    logits, fusion = (hidden @ bounded_rows(head, bound).T for head, bound in heads)
     latent_dim = p.shape[1]
-    lengths = p.square().sum().sqrt() * q.square().sum().sqrt() / latent_dim
-    fusion = fusion.view(-1, 1, latent_dim, latent_dim) / lengths.clamp(min=1e-12)
-    return plain_factored_step(geometry, x, weight, 2 * torch.sigmoid(logits), fusion, p, q)
+    fusion = fusion.view(-1, 1, latent_dim, latent_dim) * inverse_lengths([(p, latent_dim), (q, latent_dim)])
+    return plain_factored_step(geometry, x, weight, activate_scale(logits, "sigmoid"), fusion, p, q)

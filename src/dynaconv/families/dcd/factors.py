@@ -1,5 +1,7 @@
 """The factors of a DCD kernel, the input of the algorithms."""
 
+import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -61,6 +63,14 @@ class DCDFactors(NamedTuple):
     def num_blocks(self) -> int:
         """Number of diagonal blocks of the residual."""
         return 1 if self.fusion is None or self.form == "depthwise" else self.fusion.shape[1]
+
+
+def inverse_lengths(columns: Sequence[tuple[Tensor, int]]) -> Tensor:
+    """Return 1 / the product of the root-mean-square lengths of the columns of factors, each with their number."""
+    lengths = [torch.linalg.vector_norm(factor) / math.sqrt(count) for factor, count in columns]
+    # If a factor is zero, the product is zero, but the residual is zero too and stays zero.
+    product: Tensor = math.prod(lengths[1:], start=lengths[0])
+    return product.clamp(min=1e-12).reciprocal()
 
 
 def activate_scale(logits: Tensor, activation: str) -> Tensor:

@@ -15,8 +15,9 @@ from dynaconv.families.dcd import DCDFactors, factored_dcd, fold_latent_norms
 from dynaconv.families.dcd.compiled_step import compiled_step_dcd, supports_compiled_step
 from dynaconv.families.dcd.config import DCDConfig, dcd_sizes
 from dynaconv.families.dcd.core import DCDCoefficients, DCDOperator
-from dynaconv.families.dcd.factors import activate_scale, required
+from dynaconv.families.dcd.factors import activate_scale, inverse_lengths, required
 from dynaconv.ops import Geometry
+from dynaconv.ops.mixture import compiled_is_enabled
 
 SMALL_STD = 0.01
 """Standard deviation of `gain` times the initial branch weights, if no norm follows in the residual."""
@@ -178,14 +179,7 @@ class DCDCore(DCDOperator, DynamicLayer):
         form, blocks, latent_dim, latent_taps, _, _ = self.sizes
         latent = latent_taps if form == "depthwise" else blocks * latent_dim
         columns = ((self.p, latent), (self.q, latent), (self.r, latent_taps))
-        lengths = [
-            torch.linalg.vector_norm(factor.to(like)) / math.sqrt(count)
-            for factor, count in columns
-            if factor is not None
-        ]
-        # If a factor is zero, the product is zero, but the residual is zero too and stays zero.
-        product: Tensor = math.prod(lengths[1:], start=lengths[0])
-        return product.clamp(min=1e-12).reciprocal()
+        return inverse_lengths([(factor.to(like), count) for factor, count in columns if factor is not None])
 
     def _normalises_by_batch(self) -> bool:
         """Whether a latent norm uses batch statistics, so that no kernel of a single sample exists."""
@@ -216,7 +210,7 @@ class DCDCore(DCDOperator, DynamicLayer):
 
     def _apply_dcd(self, x: Tensor, context: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
         if not self._normalises_by_batch():
-            if self._has_default_branch and self._choose(x) == "factored":
+            if compiled_is_enabled() and self._has_default_branch and self._choose(x) == "factored":
                 branch = (self.branch.squeeze.weight, self._head("scale"), self._head("fusion"))
                 parameters = (weight, *branch, required(self.p), required(self.q))
                 if supports_compiled_step(x, (*parameters, context), geometry):

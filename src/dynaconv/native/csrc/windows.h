@@ -9,7 +9,7 @@ namespace dynaconv {
 
 // The panels of a grouped convolution read whole blocks of channels, those of the groups of their output channels. All
 // of them read as many blocks as the one that needs most, but no channels behind the last one. The weights of channels
-// of other groups are zero. `native/packing.py` has the same rule.
+// of other groups are zero. `ops/packing.py` has the same rule.
 class Windows {
  public:
   struct Window {

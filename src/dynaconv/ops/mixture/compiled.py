@@ -11,10 +11,8 @@ from torch import Tensor
 from dynaconv.ops.eager import differentiable_gradients, trains_eagerly
 from dynaconv.ops.geometry import Geometry, over_pixels
 from dynaconv.ops.mixture.kernel import mix_kernels
+from dynaconv.ops.packing import dense_weight, panel_width, unpacked
 from dynaconv.ops.per_sample import per_sample_conv
-
-_PANEL, _HALF = 16, 8
-"""Output channels of a panel and of a last one of at most 8 channels; native/csrc/kernels.h has the layout."""
 
 _MAX_BYTES = 3 << 19
 """Size of the largest kernels that the operators take: larger ones are read too often, sample by sample
@@ -88,7 +86,7 @@ class _CompiledMixture(torch.autograd.Function):
         layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
         out = torch.empty(sizes, dtype=x.dtype, memory_format=layout)
         coefficients = _coefficients(attentions, kernels)
-        result: Tensor = torch.ops.dynaconv.mixture_conv(x, _pack(kernels), coefficients, out, _sizes(geometry))
+        result: Tensor = torch.ops.dynaconv.mixture_conv(x, dense_weight(kernels), coefficients, out, _sizes(geometry))
         return result
 
     @staticmethod
@@ -98,7 +96,7 @@ class _CompiledMixture(torch.autograd.Function):
         if torch.is_grad_enabled():
             return _second_gradients(x, kernels, geometry, attentions, gradient)
         coefficients = _coefficients(attentions, kernels)
-        panels, to_x = _pack(kernels), torch.empty_like(x) if for_x else x.new_empty(0)
+        panels, to_x = dense_weight(kernels), torch.empty_like(x) if for_x else x.new_empty(0)
         transposed = _pack_transposed(kernels, geometry) if for_x else x.new_empty(0)
         to_panels, to_coefficients = torch.empty_like(panels), [torch.empty_like(part) for part in coefficients]
         torch.ops.dynaconv.mixture_conv_gradients(
@@ -108,7 +106,7 @@ class _CompiledMixture(torch.autograd.Function):
             None if part is None else to[:, : part.shape[1]]
             for to, part in zip(to_coefficients, attentions, strict=True)
         )
-        return to_x if for_x else None, _unpack(to_panels, kernels), None, *to_attentions
+        return to_x if for_x else None, unpacked(to_panels, kernels), None, *to_attentions
 
 
 def _second_gradients(
@@ -139,64 +137,24 @@ def _sizes(geometry: Geometry) -> list[int]:
 def _coefficients(attentions: Sequence[Tensor | None], kernels: Tensor) -> list[Tensor]:
     """Return the operators' coefficients: those of channels as long as their panels, an empty tensor for None."""
     kernel, channel, spatial, filters = attentions
-    lengths = (len(kernels), _width(kernels.shape[2]), math.prod(kernels.shape[3:]), _width(kernels.shape[1]))
+    lengths = (len(kernels), panel_width(kernels.shape[2]), math.prod(kernels.shape[3:]), panel_width(kernels.shape[1]))
     return [
         kernels.new_empty(0) if part is None else F.pad(part, (0, length - part.shape[1])).contiguous()
         for part, length in zip((kernel, channel, spatial, filters), lengths, strict=True)
     ]
 
 
-def _width(out_channels: int) -> int:
-    """Return the output channels of all panels."""
-    rest = out_channels % _PANEL
-    return out_channels - rest + (0 if not rest else _HALF if rest <= _HALF else _PANEL)
-
-
-def _split(out_channels: int) -> tuple[int, int]:
-    """Return the output channels in panels of 16, and in a half panel."""
-    rest = out_channels % _PANEL
-    return (out_channels - rest, rest) if 0 < rest <= _HALF else (out_channels, 0)
-
-
-def _pack(kernels: Tensor) -> Tensor:
-    """Return ``(K, C_out, C_in, k_h, k_w)`` as panels, each (row, kernel, channel), one after another, flat."""
-    rows = kernels.permute(1, 3, 4, 2, 0).flatten(1)  # (C_out, k_h * k_w * C_in * K)
-    full, half = _split(len(rows))
-    panels = []
-    if full:
-        padded = F.pad(rows[:full], (0, 0, 0, -full % _PANEL))
-        panels.append(padded.view(-1, _PANEL, rows.shape[1]).transpose(1, 2).flatten())
-    if half:
-        panels.append(F.pad(rows[full:], (0, 0, 0, _HALF - half)).T.flatten())
-    return panels[0] if len(panels) == 1 else torch.cat(panels)
-
-
-def _unpack(panels: Tensor, like: Tensor) -> Tensor:
-    """Return panels as kernels in the shape and memory format of ``like``; the inverse of `_pack`."""
-    out_channels, depth = like.shape[1], math.prod(like.shape) // like.shape[1]
-    full, half = _split(out_channels)
-    size = -(-full // _PANEL) * _PANEL * depth
-    result = torch.empty_like(like)
-    order = result.permute(1, 3, 4, 2, 0)
-    if full:
-        rows = panels[:size].view(-1, depth, _PANEL).transpose(1, 2).reshape(-1, depth)[:full]
-        order[:full].copy_(rows.view(order[:full].shape))
-    if half:
-        order[full:].copy_(panels[size:].view(depth, _HALF).T[:half].reshape(order[full:].shape))
-    return result
-
-
 def _pack_transposed(kernels: Tensor, geometry: Geometry) -> Tensor:
     """Return panels of input channels, for the taps of each phase of the stride after one another."""
     swapped = kernels.transpose(1, 2)
     if set(geometry.stride) == {1}:
-        return _pack(swapped)
+        return dense_weight(swapped)
     taps: dict[tuple[int, ...], list[int]] = {}
     for number, tap in enumerate(geometry.taps):
         steps = zip(tap, geometry.dilation, geometry.stride, strict=True)
         taps.setdefault(tuple(at * spacing % step for at, spacing, step in steps), []).append(number)
     flat = swapped.flatten(3)
-    return torch.cat([_pack(flat[..., taps[phase]].unsqueeze(-1)) for phase in sorted(taps)])
+    return torch.cat([dense_weight(flat[..., taps[phase]].unsqueeze(-1)) for phase in sorted(taps)])
 
 
 def plain_mixture(x: Tensor, attentions: Attentions, kernels: Tensor, geometry: Geometry) -> Tensor:

@@ -1,4 +1,4 @@
-"""Packs weights into the layouts that the compiled kernels read; `csrc/kernels.h` defines them."""
+"""Packs weights into the layouts that the compiled kernels read; `native/csrc/kernels.h` defines them."""
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,19 @@ def dense_weight(weight: Tensor, groups: int = 1) -> Tensor:
         packed = panels(window.flatten(1))
         parts.append(F.pad(packed, (0, packed.numel() // count * (size - count))))
     return torch.cat(parts)
+
+
+def unpacked(packed: Tensor, like: Tensor) -> Tensor:
+    """Return the kernels, in the shape and memory format of ``like``, that `dense_weight` without groups packed."""
+    out_channels = like.shape[1]
+    depth = like.numel() // out_channels
+    full = panel_width(out_channels) // PANEL * PANEL
+    parts = [packed[: full * depth].view(-1, depth, PANEL).transpose(1, 2).reshape(-1, depth)]
+    rows = torch.cat([*parts, packed[full * depth :].view(depth, -1).T])[:out_channels]
+    result = torch.empty_like(like)
+    order = result.permute(1, 3, 4, 2, 0)
+    order.copy_(rows.view(order.shape))
+    return result
 
 
 def windows(in_channels: int, out_channels: int, groups: int) -> list[tuple[int, int]]:
