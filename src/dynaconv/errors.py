@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 
@@ -110,6 +110,11 @@ def listed(names: Iterable[str], *, last: str = "and", quote: bool = True) -> st
     if len(quoted) <= 1:
         return "".join(quoted)
     return f"{', '.join(quoted[:-1])} {last} {quoted[-1]}"
+
+
+def abbreviated(names: Sequence[str], *, most: int) -> str:
+    """Return the first names of a list and the number of the others."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def with_article(name: str) -> str:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from matplotlib.figure import Figure
-from matplotlib.image import imread
+from tests.explain.drawn import assert_drawn
 from tests.messages import refuses
 from torch import Tensor
 
@@ -13,7 +12,6 @@ from dynaconv.explain.dcd_fit import dcd_error_curve
 from dynaconv.explain.decomposition import residual_form
 from dynaconv.explain.decomposition_figures import error_curve_figure, residual_figure, spectrum_figure
 from dynaconv.explain.decomposition_spectrum import directions_for_energy, residual_spectrum
-from dynaconv.explain.figures import save
 
 
 def _kernels(num_kernels: int = 4, rows: int = 10, columns: int = 8) -> Tensor:
@@ -24,28 +22,9 @@ def _attention(num_kernels: int = 4, batch: int = 12) -> Tensor:
     return (2 * torch.randn(batch, num_kernels, generator=torch.Generator().manual_seed(1))).softmax(1)
 
 
-def _assert_drawn(figure: Figure, path: Path) -> None:
-    pixels = imread(save(figure, path))
-    assert pixels.shape[1] >= 1000
-    assert pixels[..., :3].std() > 0.05
-    _assert_inside(figure)
-
-
-def _assert_inside(figure: Figure) -> None:
-    """No title, label or legend sticks out of the page."""
-    figure.draw_without_rendering()
-    width, height = figure.bbox.size
-    shown = [*(axes.get_tightbbox() for axes in figure.axes), *(box.get_window_extent() for box in figure.legends)]
-    for box in shown:
-        assert box is not None
-        assert min(box.x0, box.y0) >= -1
-        assert box.x1 <= width + 1
-        assert box.y1 <= height + 1
-
-
 @pytest.mark.parametrize(("num_kernels", "rows", "columns"), [(1, 10, 8), (4, 10, 8), (16, 120, 100)])
 def test_spectra_are_drawn(num_kernels: int, rows: int, columns: int, tmp_path: Path) -> None:
-    _assert_drawn(spectrum_figure(residual_spectrum(_kernels(num_kernels, rows, columns))), tmp_path / "s.png")
+    assert_drawn(spectrum_figure(residual_spectrum(_kernels(num_kernels, rows, columns))), tmp_path / "s.png")
 
 
 def test_the_marks_stand_where_the_energy_is_reached() -> None:
@@ -73,18 +52,18 @@ def test_error_curves_are_drawn_with_the_finding_and_both_scales(tmp_path: Path)
     figure.draw_without_rendering()
     (right,) = axes.child_axes
     assert right.get_ylim()[1] == pytest.approx(axes.get_ylim()[1] / curves[0].static_error)
-    _assert_drawn(figure, tmp_path / "c.png")
+    assert_drawn(figure, tmp_path / "c.png")
 
 
 def test_a_mixture_that_does_not_vary_is_drawn_too(tmp_path: Path) -> None:
     kernels, attention = _kernels()[:1].repeat(4, 1, 1, 1, 1), _attention()
     spectrum = spectrum_figure(residual_spectrum(kernels))
     assert [axes.texts[-1].get_text() for axes in spectrum.axes] == ["the kernels are equal: no residual"] * 2
-    _assert_drawn(spectrum, tmp_path / "s.png")
-    _assert_drawn(residual_figure(residual_form(kernels), attention), tmp_path / "r.png")
+    assert_drawn(spectrum, tmp_path / "s.png")
+    assert_drawn(residual_figure(residual_form(kernels), attention), tmp_path / "r.png")
     curve = error_curve_figure([dcd_error_curve(kernels, attention, [0, 1])], 2)
     assert "the same for every sample" in curve.axes[0].get_title(loc="left")
-    _assert_drawn(curve, tmp_path / "c.png")
+    assert_drawn(curve, tmp_path / "c.png")
 
 
 @pytest.mark.parametrize("num_kernels", [1, 4, 20])
@@ -93,7 +72,7 @@ def test_residuals_are_drawn(num_kernels: int, tmp_path: Path) -> None:
     figure = residual_figure(form, attention)
     median = float(form.energy_share(attention).median())
     assert f"{median:.1%} of |W(x)|²" in figure.axes[0].get_title(loc="left")
-    _assert_drawn(figure, tmp_path / "r.png")
+    assert_drawn(figure, tmp_path / "r.png")
 
 
 def test_curves_of_different_mixtures_are_refused() -> None:

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from matplotlib.figure import Figure
-from matplotlib.image import imread
+from tests.explain.drawn import assert_drawn
 from tests.messages import refuses
 
 from dynaconv.explain import figures
 from dynaconv.explain.coefficients import LayerCoefficients, PartStatistics
-from dynaconv.explain.figures import choose_layer, class_coefficients, read_metrics, save, training_curves
+from dynaconv.explain.figures import choose_layer, class_coefficients, read_metrics, training_curves
 
 
 def _part(*shape: int, classes: int = 10, spread: float = 1.0, seed: int = 0) -> PartStatistics:
@@ -31,15 +30,6 @@ def _layer(name: str, classes: int = 10, spread: float = 1.0, **parts: tuple[int
     return LayerCoefficients(name=name, kind="DCDConv2d", parts=made)
 
 
-def _assert_drawn(figure: Figure, path: Path) -> None:
-    pixels = imread(save(figure, path))
-    assert pixels.shape[1] >= 1200
-    assert pixels[..., :3].std() > 0.05
-    # A picture that was cut off, or an empty panel over half the page, leaves long runs of blank rows.
-    blank_rows = (pixels[..., :3].min(axis=(1, 2)) > 0.99).mean()
-    assert blank_rows < 0.3
-
-
 @pytest.mark.parametrize(
     "parts",
     [
@@ -55,13 +45,13 @@ def _assert_drawn(figure: Figure, path: Path) -> None:
 )
 def test_every_form_of_coefficients_is_drawn(parts: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
     layers = [_layer("a", spread=0.1, **parts), _layer("b", **parts)]
-    _assert_drawn(class_coefficients(layers, [str(k) for k in range(10)]), tmp_path / "coefficients.png")
+    assert_drawn(class_coefficients(layers, [str(k) for k in range(10)]), tmp_path / "coefficients.png")
 
 
 @pytest.mark.parametrize("classes", [2, 30])
 def test_few_and_many_classes_are_drawn(classes: int, tmp_path: Path) -> None:
     layers = [_layer("a", classes=classes, scale=(9,), fusion=(3, 3))]
-    _assert_drawn(class_coefficients(layers, [f"kind {k}" for k in range(classes)]), tmp_path / "c.png")
+    assert_drawn(class_coefficients(layers, [f"kind {k}" for k in range(classes)]), tmp_path / "c.png")
 
 
 def test_the_layer_where_classes_differ_most_is_chosen_among_those_with_every_part() -> None:
@@ -103,7 +93,7 @@ def test_curves_are_drawn_from_a_metrics_file(tmp_path: Path) -> None:
     assert columns["train_acc"][0] != columns["train_acc"][0]
     figure = training_curves({"static": columns, "DCD": columns})
     assert "best validation: static 60.0%, DCD 60.0%" in figure.axes[1].get_title(loc="left")
-    _assert_drawn(figure, tmp_path / "curves.png")
+    assert_drawn(figure, tmp_path / "curves.png")
 
 
 def test_a_single_epoch_is_seen_whole() -> None:

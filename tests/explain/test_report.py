@@ -30,11 +30,15 @@ class _Balance(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_a_page_is_balanced_links_its_sections_and_escapes_its_values() -> None:
-    written = render(_BASE, title="A & <script>", facts=_FACTS)
+def assert_balanced(written: str) -> None:
     parser = _Balance()
     parser.feed(written)
     assert parser.open == []
+
+
+def test_a_page_is_balanced_links_its_sections_and_escapes_its_values() -> None:
+    written = render(_BASE, title="A & <script>", facts=_FACTS)
+    assert_balanced(written)
     assert "<title>A &amp; &lt;script&gt;</title>" in written
     assert "<dd><code>dynaconv &lt;script&gt;</code></dd>" in written
     assert "<script>" not in written
@@ -48,9 +52,7 @@ def test_tables_and_figures_escape_their_values() -> None:
     for made in (parts.table(["<b>"], [["<b>", "<b>"]], "<b>", ["<b>"]), parts.figure("data:", 'an "alt"', "<b>")):
         assert "<b>" not in made
         assert "&lt;b&gt;" in made
-        parser = _Balance()
-        parser.feed(made)
-        assert parser.open == []
+        assert_balanced(made)
 
 
 def test_a_long_table_is_folded() -> None:
@@ -58,9 +60,7 @@ def test_a_long_table_is_folded() -> None:
     for rows, folded in ((12, False), (13, True)):
         made = parts.table(["a", "b"], [["1", "2"]] * rows)
         assert ("<summary>Table of 13 rows</summary>" in made) == folded
-        parser = _Balance()
-        parser.feed(made)
-        assert parser.open == []
+        assert_balanced(made)
 
 
 def test_a_picture_keeps_its_pixels() -> None:

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from matplotlib.figure import Figure
-from matplotlib.image import imread
+from tests.explain.drawn import assert_drawn
 from tests.helpers import LAYERS
 from tests.messages import refuses
 from torch import Tensor, nn
 
-from dynaconv.explain.figures import class_coefficients, save
+from dynaconv.explain.figures import class_coefficients
 from dynaconv.explain.statistics import NetworkStatistics, collect_statistics
 from dynaconv.explain.statistics_figures import coefficients_by_depth, kernel_usage, suppression_scatter
 from dynaconv.explain.suppression import Suppression, measure_suppression
@@ -37,19 +36,10 @@ def _suppression(*layers: nn.Module) -> Suppression:
     return measure_suppression(_network(*layers), [_batch()])
 
 
-def _drawn(figure: Figure, path: Path) -> None:
-    """Drawn, and no label outside the picture, where `save` would cut it off."""
-    pixels = imread(save(figure, path))
-    assert pixels[..., :3].std() > 0.05
-    edge = torch.tensor(pixels[..., :3])
-    frame = torch.cat([edge[:2].flatten(), edge[-2:].flatten(), edge[:, :2].flatten(), edge[:, -2:].flatten()])
-    assert float(frame.min()) > 0.99
-
-
 def test_the_use_of_kernels_is_drawn_with_the_numbers(tmp_path: Path) -> None:
     statistics = _statistics(DYConv2d(8, 8, 1), DYConv2d(8, 8, 3, num_kernels=2), CondConv2d(8, 8, 1, num_experts=3))
     figure = kernel_usage(statistics)
-    _drawn(figure, tmp_path / "usage.png")
+    assert_drawn(figure, tmp_path / "usage.png")
     use = statistics.layers[1].kernels
     assert use is not None
     written = [text.get_text() for text in figure.axes[0].texts]
@@ -62,9 +52,9 @@ def test_the_use_of_kernels_is_drawn_with_the_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", sorted(LAYERS))
 def test_every_family_is_drawn_by_depth_and_by_class(family: str, tmp_path: Path) -> None:
     statistics = _statistics(LAYERS[family](8, 8, 3, padding=1), LAYERS[family](8, 8, 1))
-    _drawn(coefficients_by_depth(statistics), tmp_path / "depth.png")
+    assert_drawn(coefficients_by_depth(statistics), tmp_path / "depth.png")
     figure = class_coefficients([layer.coefficients for layer in statistics.layers], NAMES)
-    _drawn(figure, tmp_path / "classes.png")
+    assert_drawn(figure, tmp_path / "classes.png")
     titles = [axes.get_title(loc="left") for axes in figure.axes] + [
         str(panel.get_suptitle()) for panel in figure.subfigs
     ]
@@ -85,7 +75,7 @@ def test_suppression_of_two_networks_side_by_side(tmp_path: Path) -> None:
         "DCD": _suppression(DCDConv2d(8, 8, 1, latent_dim=4), DCDConv2d(8, 8, 3)),
     }
     figure = suppression_scatter(found)
-    _drawn(figure, tmp_path / "suppression.png")
+    assert_drawn(figure, tmp_path / "suppression.png")
     panels = figure.axes[:3]
     assert [axes.get_title(loc="left").splitlines()[0] for axes in panels] == ["DY-Conv", "DCD", "DCD"]
     assert f"{found['DY-Conv'].average('own_correlation'):+.2f}" in panels[0].get_title(loc="left")
@@ -100,7 +90,7 @@ def test_a_network_that_gets_no_gradient_is_drawn_as_such(tmp_path: Path) -> Non
 
     figure = suppression_scatter({"deaf": _suppression(DYConv2d(8, 8, 1), Deaf())})
     assert any("no gradient" in text.get_text() for text in figure.axes[0].texts)
-    _drawn(figure, tmp_path / "deaf.png")
+    assert_drawn(figure, tmp_path / "deaf.png")
 
 
 def test_what_has_nothing_to_show_is_refused() -> None:

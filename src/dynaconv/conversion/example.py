@@ -1,11 +1,12 @@
 """Example inputs and modes for running a network."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from dynaconv.conversion.select import is_convolution
 from dynaconv.errors import ConversionError
@@ -32,6 +33,15 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     """Run the block in eval mode, then restore the mode of each submodule."""
     with preserved_modes(model):
         model.eval()
+        yield
+
+
+@contextmanager
+def temporary_hooks(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Remove hooks after the block, also if registering one of them fails."""
+    with ExitStack() as stack:
+        for handle in handles:
+            stack.enter_context(handle)
         yield
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dynaconv.conversion.match import Match, Slot
 from dynaconv.conversion.network_names import network_of
-from dynaconv.errors import listed, with_article
+from dynaconv.errors import abbreviated, listed, with_article
 from dynaconv.families import DCDConv2d, DynamicConv, families
 from dynaconv.families.dcd.published import published_dcd_options
 from dynaconv.families.kernel_warehouse.assignment import BUDGETS
@@ -43,8 +43,7 @@ def difference_report(match: Match, state: Mapping[str, Tensor]) -> str:
         (misfits, "tensor does not fit", "tensors do not fit"),
     ):
         if names:
-            more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
-            parts.append(f"{len(names)} {one if len(names) == 1 else many}: {', '.join(names[:_MAX_SHOWN])}{more}")
+            parts.append(f"{len(names)} {one if len(names) == 1 else many}: {abbreviated(names, most=_MAX_SHOWN)}")
     return "; ".join(parts)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.conversion.copying import copied
-from dynaconv.conversion.example import eval_mode
+from dynaconv.conversion.example import eval_mode, temporary_hooks
 from dynaconv.conversion.select import Pattern, as_patterns, matches
 from dynaconv.conversion.swap import all_names, restore_static
 from dynaconv.errors import ConversionError, counted, listed, nearest_names
@@ -166,15 +166,11 @@ def kernel_means(
                 mean.add(kernels, biases)
                 mean.input_alone &= len(args) + len(kwargs) == 1
 
-    hooks = [layer.register_forward_pre_hook(add, with_kwargs=True) for layer in layers]
+    hooks = (layer.register_forward_pre_hook(add, with_kwargs=True) for layer in layers)
     device = next(model.parameters()).device
-    try:
-        with eval_mode(model), torch.no_grad():
-            for images in _images(data, max_batches):
-                model(images.to(device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with temporary_hooks(hooks), eval_mode(model), torch.no_grad():
+        for images in _images(data, max_batches):
+            model(images.to(device))
     return means
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from dynaconv.conversion.adopt import find_adoptable, layer_names
-from dynaconv.conversion.swap import NormedConv2d, insert_dynamic
+from dynaconv.conversion.swap import NormedConv2d, all_names, insert_dynamic
 from dynaconv.errors import ConversionError, with_article
 from dynaconv.families import DynamicLayer, families, family_of, get_family
 from dynaconv.families.contract.block import join_contexts
@@ -27,14 +27,13 @@ def conversion_of(model: nn.Module) -> Record:
         TypeError: ``model`` is not a module.
     """
     check_module(model)
-    names: dict[DynamicLayer, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, DynamicLayer):
-            names.setdefault(module, []).append(
-                name.replace(".conv.conv", ".conv") if _in_normed_conv(model, name) else name
-            )
     record: Record = {}
-    for layer, (first, *others) in names.items():
+    for layer, names in all_names(model).items():
+        if not isinstance(layer, DynamicLayer):
+            continue
+        first, *others = (
+            name.replace(".conv.conv", ".conv") if _in_normed_conv(model, name) else name for name in names
+        )
         record[first] = {"family": _family(first, layer), "hyperparameters": layer.config.changes()}
         if others:
             record[first]["also"] = others

@@ -3,8 +3,8 @@
 from torch import nn
 
 from dynaconv.conversion.copying import copied
-from dynaconv.conversion.swap import restore_static
-from dynaconv.errors import ConversionError, listed
+from dynaconv.conversion.swap import all_names, restore_static
+from dynaconv.errors import ConversionError, abbreviated
 from dynaconv.families import DynamicLayer
 from dynaconv.families.contract.checks import check_module
 
@@ -34,10 +34,9 @@ def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
         raise ConversionError("the model has no dynamic layer, so there is nothing to revert.")
     trained = [names[0] for names, layer in layers if not layer.is_neutral]
     if trained:
-        more = f" and {len(trained) - _MAX_SHOWN} more" if len(trained) > _MAX_SHOWN else ""
         raise ConversionError(
             f"{len(trained)} of {len(layers)} dynamic layers are no longer neutral "
-            f"({listed(trained[:_MAX_SHOWN])}{more}): "
+            f"({abbreviated([repr(name) for name in trained], most=_MAX_SHOWN)}): "
             f"their kernels depend on the input, so no static network computes the same function."
         )
     if isinstance(model, DynamicLayer):
@@ -54,8 +53,4 @@ def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
 
 
 def _dynamic_layers(model: nn.Module) -> list[tuple[tuple[str, ...], DynamicLayer]]:
-    names: dict[DynamicLayer, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, DynamicLayer):
-            names.setdefault(module, []).append(name)
-    return [(tuple(several), layer) for layer, several in names.items()]
+    return [(tuple(names), layer) for layer, names in all_names(model).items() if isinstance(layer, DynamicLayer)]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynaconv.conversion.example import eval_mode, examples, input_form, run_first
+from dynaconv.conversion.example import eval_mode, examples, input_form, run_first, temporary_hooks
 from dynaconv.conversion.kinds import Static
 from dynaconv.errors import ConversionError
 
@@ -53,13 +53,9 @@ def _output_sizes(
 
     def run(args: tuple[Any, ...]) -> dict[str, tuple[int, ...]]:
         sizes: dict[str, tuple[int, ...]] = {}
-        hooks = [layer.register_forward_hook(_size_hook(sizes, name)) for name, layer in layers.items()]
-        try:
-            with eval_mode(model), torch.no_grad():
-                model(*args)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        hooks = (layer.register_forward_hook(_size_hook(sizes, name)) for name, layer in layers.items())
+        with temporary_hooks(hooks), eval_mode(model), torch.no_grad():
+            model(*args)
         return sizes
 
     purpose = "`last_stages` counts sizes of feature maps, for which the model must run once"

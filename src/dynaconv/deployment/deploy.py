@@ -9,7 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from dynaconv.conversion.copying import copied
 from dynaconv.conversion.eligibility import find_shared, first_lazy
-from dynaconv.conversion.example import eval_mode, examples, run_first
+from dynaconv.conversion.example import eval_mode, examples, run_first, temporary_hooks
 from dynaconv.conversion.select import is_convolution
 from dynaconv.conversion.swap import all_names, replace_module
 from dynaconv.deployment.backends import get_backend
@@ -247,13 +247,9 @@ def _run_recorded(
     def run(args: tuple[Any, ...]) -> tuple[ReaderRecorder, Any, dict[str, tuple[int, ...]]]:
         recorder = ReaderRecorder(convolutions, norms)
         shapes: dict[str, tuple[int, ...]] = {}
-        handles = [layer.register_forward_pre_hook(_shape_hook(shapes, name)) for name, layer in dynamic.items()]
-        try:
-            with recorder.hooked():
-                return recorder, model(*args), shapes
-        finally:
-            for handle in handles:
-                handle.remove()
+        hooks = (layer.register_forward_pre_hook(_shape_hook(shapes, name)) for name, layer in dynamic.items())
+        with temporary_hooks(hooks), recorder.hooked():
+            return recorder, model(*args), shapes
 
     remedy = "Pass input_size=(B, C, H, W), or example= with an input or a tuple of positional arguments."
     return run_first(inputs, run, "the model must run once to find what can be folded", remedy)

@@ -13,7 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 
+from dynaconv.conversion.example import temporary_hooks
 from dynaconv.families.contract.static import replaced_method, static_class, static_refusal, weight_refusal
 
 _PLAIN_NORMS = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
@@ -80,18 +82,15 @@ class ReaderRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @contextmanager
     def hooked(self) -> Iterator["ReaderRecorder"]:
         """Register the hooks and enable this mode inside the block."""
-        handles = []
+        with temporary_hooks(self._register()), self, torch.no_grad():
+            yield self
+
+    def _register(self) -> Iterator[RemovableHandle]:
         for name, module in self._convolutions.items():
-            handles.append(module.register_forward_hook(self._convolution_hook(name)))
+            yield module.register_forward_hook(self._convolution_hook(name))
         for name, module in self._norms.items():
-            handles.append(module.register_forward_pre_hook(self._norm_pre_hook(name)))
-            handles.append(module.register_forward_hook(self._norm_hook()))
-        try:
-            with self, torch.no_grad():
-                yield self
-        finally:
-            for handle in handles:
-                handle.remove()
+            yield module.register_forward_pre_hook(self._norm_pre_hook(name))
+            yield module.register_forward_hook(self._norm_hook())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for leaf in tree_leaves((args, kwargs or {})):

@@ -201,12 +201,12 @@ class _Anderson:
         self.residuals = [*self.residuals[-HISTORY_SIZE:], value - point]
         if len(self.values) == 1:
             return value
-        residual_differences = torch.stack([b - a for a, b in zip(self.residuals, self.residuals[1:], strict=False)])
+        residual_differences = torch.stack(self.residuals).diff(dim=0)
         normal = residual_differences @ residual_differences.T
         # Near convergence the differences become parallel. A ridge at rounding level keeps the system solvable.
         ridge = 1e-14 * normal.diagonal().max().clamp(min=1e-300) * torch.eye(len(normal)).to(normal)
         weights: Tensor = torch.linalg.solve(normal + ridge, residual_differences @ self.residuals[-1])
-        value_differences = torch.stack([b - a for a, b in zip(self.values, self.values[1:], strict=False)])
+        value_differences = torch.stack(self.values).diff(dim=0)
         return value - weights @ value_differences
 
     def clear(self) -> None:

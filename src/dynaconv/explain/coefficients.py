@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dynaconv.conversion.example import eval_mode
+from dynaconv.conversion.example import eval_mode, temporary_hooks
 from dynaconv.explain.movement import dynamic_layers
 from dynaconv.families import Coefficient, families
 from dynaconv.measure.modules import branch_arguments
@@ -202,14 +204,19 @@ def visit_coefficients(
     """
     names = dynamic_layers(model)
     device = next(model.parameters()).device
-    visitor = _Visitor(names, visit)
-    with eval_mode(model), visitor:
-        for index, (images, classes) in enumerate(batches):
-            if index == max_batches:
-                break
-            visitor.classes = _checked_classes(classes, num_classes).to(device)
+    reached = False
+
+    def observe(layer: nn.Module, coefficients: Any) -> None:
+        nonlocal reached
+        reached = True
+        parts = {part: values for part, values in coefficients._asdict().items() if isinstance(values, Tensor)}
+        visit(layer, parts, checked)
+
+    with eval_mode(model), observed_coefficients(names, observe):
+        for images, classes in islice(batches, max_batches):
+            checked = _checked_classes(classes, num_classes).to(device)
             model(images.to(device))
-    if not visitor.called:
+    if not reached:
         raise ValueError(
             "no batch reached a dynamic layer: the data loader is empty, or the network does not call these layers."
         )
@@ -268,31 +275,17 @@ class RunningStatistics:
         )
 
 
-class _Visitor:
-    """Context manager with pre-hooks that compute each dynamic layer's coefficients of its input."""
+@contextmanager
+def observed_coefficients(layers: Iterable[nn.Module], observe: Callable[[nn.Module, Any], None]) -> Iterator[None]:
+    """Call `observe` with each layer and the coefficients of its input, before each call of the layer in the block."""
 
-    def __init__(self, modules: Iterable[nn.Module], visit: Visit) -> None:
-        self.modules = list(modules)
-        self.visit = visit
-        self.classes = torch.empty(0, dtype=torch.long)
-        self.called = False
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-
-    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        layer: Any = module
+    @torch.no_grad()
+    def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         own, further = branch_arguments(module, args, kwargs)
-        coefficients = layer.coefficients(*own, **further)
-        parts = {part: values for part, values in coefficients._asdict().items() if isinstance(values, Tensor)}
-        self.called = True
-        self.visit(module, parts, self.classes)
+        observe(module, module.coefficients(*own, **further))
 
-    def __enter__(self) -> _Visitor:
-        self._handles = [module.register_forward_pre_hook(self._before, with_kwargs=True) for module in self.modules]
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+    with temporary_hooks(layer.register_forward_pre_hook(before, with_kwargs=True) for layer in layers):
+        yield
 
 
 def _checked_classes(classes: Tensor, num_classes: int) -> Tensor:

@@ -52,9 +52,7 @@ class ResidualForm:
 
         The K residuals sum to zero, so otherwise unrelated residuals have cosines around -1 / (K - 1).
         """
-        flat = self.residuals.flatten(1)
-        lengths = flat.norm(dim=1, keepdim=True)
-        directions = torch.where(lengths > 0, flat / lengths, torch.zeros_like(flat))
+        directions = F.normalize(self.residuals.flatten(1), dim=1)
         return directions @ directions.T
 
     def error(self, attention: Tensor) -> float:

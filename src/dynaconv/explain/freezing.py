@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -112,9 +113,7 @@ def rank_layers(
     images = 0
     device = next(model.parameters()).device
     with eval_mode(model):
-        for index, (inputs, classes) in enumerate(batches):
-            if index == max_batches:
-                break
+        for inputs, classes in islice(batches, max_batches):
             inputs, classes = inputs.to(device), classes.to(device)
             before = model(inputs).argmax(1)
             images += len(inputs)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import base64
 import io
+import platform
 import re
 from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import version
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -29,6 +32,16 @@ def render(template: str, *, title: str, facts: Mapping[str, str], **values: Any
         values: Further variables of the template.
     """
     return environment().get_template(template).render(title=title, facts=facts, contents=[], **values)
+
+
+def software_facts(*packages: str) -> dict[str, str]:
+    """Return the facts of a report that name versions, those of Python, dynaconv and some packages, and the date."""
+    versions = [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
+    return {
+        "dynaconv": version("dynaconv"),
+        "Software": ", ".join(versions),
+        "Date": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+    }
 
 
 def environment() -> Environment:

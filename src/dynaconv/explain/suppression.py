@@ -12,8 +12,10 @@ Reference: Li et al., ICLR 2021, arXiv:2103.08756v1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -23,9 +25,10 @@ from torch import Tensor, nn
 from dynaconv.conversion.example import eval_mode
 from dynaconv.errors import check_type
 from dynaconv.explain._suppression_probes import MixtureProbe, Probe, probe_for
+from dynaconv.explain.coefficients import observed_coefficients
 from dynaconv.explain.decomposition import SVDForm
 from dynaconv.families.contract.checks import check_module
-from dynaconv.measure.modules import branch_arguments, is_dynamic
+from dynaconv.measure.modules import is_dynamic
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -228,66 +231,46 @@ def measure_suppression(
     if not probes:
         reasons = f": {'; '.join(sorted(set(skipped.values())))}" if skipped else ""
         raise NoFactorsError(f"{type(model).__name__} has no layer with factors to measure{reasons}.")
-    gradient_pass = _GradientPass(model, {modules[name]: probe for name, probe in probes.items()}, loss)
-    with eval_mode(model), gradient_pass:
-        for index, (images, classes) in enumerate(batches):
-            if index == max_batches:
-                break
-            gradient_pass.step(images, classes)
-    if gradient_pass.images == 0:
+    of_layer = {modules[name]: probe for name, probe in probes.items()}
+    leaves = [leaf for probe in probes.values() for leaf in probe.leaves]
+    device = next(model.parameters()).device
+    num_images = num_batches = 0
+    with (
+        eval_mode(model),
+        observed_coefficients(of_layer, lambda layer, coefficients: of_layer[layer].add_coefficients(coefficients)),
+        _all_trainable(leaves),
+    ):
+        for images, classes in islice(batches, max_batches):
+            with torch.enable_grad():
+                value = loss(model(images.to(device)), classes.to(device))
+                gradients = iter(torch.autograd.grad(value, leaves, materialize_grads=True))
+            for probe in probes.values():
+                probe.add_gradients([next(gradients) for _ in probe.leaves])
+            num_images += len(images)
+            num_batches += 1
+    if num_images == 0:
         raise ValueError("there is no batch to compute gradients of; the data loader is empty.")
     unused = [name for name, probe in probes.items() if probe.samples == 0]
     skipped |= dict.fromkeys(unused, "the network does not call it")
     return Suppression(
         layers=tuple(_result(name, modules[name], probe) for name, probe in probes.items() if name not in unused),
         skipped=skipped,
-        images=gradient_pass.images,
-        batches=gradient_pass.batches,
+        images=num_images,
+        batches=num_batches,
     )
 
 
-@dataclass(eq=False)
-class _GradientPass:
-    """Forward and backward passes whose coefficients and gradients go to the probes."""
-
-    model: nn.Module
-    probes: Mapping[nn.Module, Probe]
-    loss: Loss
-    images: int = 0
-    batches: int = 0
-    _handles: list[torch.utils.hooks.RemovableHandle] = field(default_factory=list)
-    _frozen: list[nn.Parameter] = field(default_factory=list)
-
-    def step(self, images: Tensor, classes: Tensor) -> None:
-        device = next(self.model.parameters()).device
-        leaves = [leaf for probe in self.probes.values() for leaf in probe.leaves]
-        with torch.enable_grad():
-            value = self.loss(self.model(images.to(device)), classes.to(device))
-            gradients = iter(torch.autograd.grad(value, leaves, materialize_grads=True))
-        for probe in self.probes.values():
-            probe.add_gradients([next(gradients) for _ in probe.leaves])
-        self.images += len(images)
-        self.batches += 1
-
-    @torch.no_grad()
-    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        layer: Any = module
-        own, further = branch_arguments(module, args, kwargs)
-        self.probes[module].add_coefficients(layer.coefficients(*own, **further))
-
-    def __enter__(self) -> _GradientPass:
-        self._handles = [module.register_forward_pre_hook(self._before, with_kwargs=True) for module in self.probes]
-        leaves = [leaf for probe in self.probes.values() for leaf in probe.leaves]
-        self._frozen = [leaf for leaf in leaves if not leaf.requires_grad]
-        for leaf in self._frozen:
-            leaf.requires_grad_(True)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        for leaf in self._frozen:
-            leaf.requires_grad_(False)
+@contextmanager
+def _all_trainable(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Let gradients reach frozen parameters too inside the block."""
+    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 def _result(name: str, module: nn.Module, probe: Probe) -> LayerSuppression:
@@ -307,10 +290,10 @@ def _result(name: str, module: nn.Module, probe: Probe) -> LayerSuppression:
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:
     """Return Spearman's rank correlation of two vectors. Ties have their mean rank; NaN if a vector is constant."""
-    ranks = torch.stack([_ranks(a), _ranks(b)])
-    ranks = ranks - ranks.mean(1, keepdim=True)
-    lengths = ranks.norm(dim=1)
-    return float(ranks[0] @ ranks[1] / lengths.prod()) if bool((lengths > 0).all()) else math.nan
+    from scipy.stats import spearmanr
+
+    constant = bool((a == a[0]).all() or (b == b[0]).all())
+    return math.nan if constant else float(spearmanr(a.numpy(), b.numpy()).statistic)
 
 
 def quartile_ratio(order: Tensor, values: Tensor) -> float:
@@ -326,13 +309,6 @@ def quartile_ratio(order: Tensor, values: Tensor) -> float:
 def finite_or_none(number: float | None) -> float | None:
     """Return the number, or None if it is None or not finite."""
     return number if number is not None and math.isfinite(number) else None
-
-
-def _ranks(values: Tensor) -> Tensor:
-    inverse: Tensor
-    counts: Tensor
-    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    return (counts.cumsum(0).double() - (counts - 1) / 2)[inverse]
 
 
 def _geometric_mean(*values: float) -> float:

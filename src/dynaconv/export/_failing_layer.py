@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from dynaconv.measure.modules import call_hooks
+
 
 def layer_at_failure(model: nn.Module, call: Callable[[], object]) -> str | None:
     """Run ``call`` again and return the module of ``model`` in which it fails, the innermost that did not return.
@@ -25,15 +27,11 @@ def layer_at_failure(model: nn.Module, call: Callable[[], object]) -> str | None
         while entered and entered.pop() is not module:
             pass
 
-    handles = [module.register_forward_pre_hook(enter) for module in model.modules()]
-    handles += [module.register_forward_hook(leave) for module in model.modules()]
-    try:
-        call()
-    except Exception:
-        return module_label(names[id(entered[-1])], entered[-1]) if entered else None
-    finally:
-        for handle in handles:
-            handle.remove()
+    with call_hooks(model.modules(), enter, leave):
+        try:
+            call()
+        except Exception:
+            return module_label(names[id(entered[-1])], entered[-1]) if entered else None
     return None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynaconv.conversion.example import temporary_hooks
 from dynaconv.errors import ExportError
 from dynaconv.export._failing_layer import module_label
 
@@ -34,12 +35,8 @@ def limited_expressions(model: nn.Module) -> Iterator[None]:
                 f"tracing would take too long."
             )
 
-    handles = [module.register_forward_pre_hook(check) for module in model.modules()]
-    try:
+    with temporary_hooks(module.register_forward_pre_hook(check) for module in model.modules()):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _count_nodes(length: int | torch.SymInt) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from dynaconv.conversion.example import preserved_modes
+from dynaconv.conversion.example import preserved_modes, temporary_hooks
 from dynaconv.families.contract.operator import DynamicOperator
 
 
@@ -64,10 +65,8 @@ def call_hooks(
     layers: Iterable[nn.Module], before: Callable[[nn.Module, Any], None], after: Callable[[nn.Module, Any, Any], None]
 ) -> Iterator[None]:
     """Call `before(layer, args)` and `after(layer, args, output)` around every call of the layers in the block."""
-    with ExitStack() as stack:
-        for layer in layers:
-            stack.callback(layer.register_forward_pre_hook(before).remove)
-            stack.callback(layer.register_forward_hook(after).remove)
+    hooks = ((layer.register_forward_pre_hook(before), layer.register_forward_hook(after)) for layer in layers)
+    with temporary_hooks(chain.from_iterable(hooks)):
         yield
 
 

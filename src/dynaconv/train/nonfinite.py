@@ -1,7 +1,6 @@
 """Handles losses and gradients that are not finite: stops the run and names the layer, or skips the step."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.utils.hooks import RemovableHandle
 
-from dynaconv.errors import TrainingDivergedError
+from dynaconv.conversion.example import temporary_hooks
+from dynaconv.errors import TrainingDivergedError, abbreviated
 from dynaconv.train.saving import SaveRun
 
 # Reading a value synchronises with the device. Off the CPU, a run that skips no step checks one of this many batches.
@@ -162,40 +162,31 @@ def first_not_finite(model: nn.Module, images: Tensor) -> str:
     """
     if not bool(images.isfinite().all()):
         return "the images of the batch are not finite"
-    weights = [name for name, parameter in model.named_parameters() if not bool(parameter.isfinite().all())]
+    weights = [repr(name) for name, parameter in model.named_parameters() if not bool(parameter.isfinite().all())]
     if weights:
-        return f"the weights of {_name_some(weights)} were not finite before the step"
+        return f"the weights of {abbreviated(weights, most=3)} were not finite before the step"
     first: list[str] = []
 
     def check(name: str, module: nn.Module, output: Any) -> None:
         if not first and any(not bool(t.isfinite().all()) for t in _tensors(output)):
             first.append(f"{name!r} ({type(module).__name__})")
 
-    hooks = [
+    hooks = (
         module.register_forward_hook(lambda module, _, output, name=name: check(name, module, output))
         for name, module in model.named_modules()
         if name
-    ]
-    try:
-        with torch.no_grad():
-            model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    )
+    with temporary_hooks(hooks), torch.no_grad():
+        model(images)
     if first:
         return f"the first non-finite output is that of the layer {first[0]}"
     # The backward pass starts at the last layer, so the last layers are named first.
     gradients = [
-        name for name, p in model.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())
+        repr(name) for name, p in model.named_parameters() if p.grad is not None and not bool(p.grad.isfinite().all())
     ]
     if gradients:
-        return f"the forward pass is finite, but the gradients of {_name_some(gradients[::-1])} are not"
+        return f"the forward pass is finite, but the gradients of {abbreviated(gradients[::-1], most=3)} are not"
     return "the outputs of the network are finite, but the loss is not"
-
-
-def _name_some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(repr(name) for name in names[:3]) + more
 
 
 def _tensors(value: Any) -> list[Tensor]:

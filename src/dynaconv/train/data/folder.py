@@ -6,10 +6,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from dynaconv.errors import DataError, check_range, listed
+from dynaconv.errors import DataError, abbreviated, check_range, listed
 from dynaconv.train.data.image_file import IMAGE_SUFFIXES, Mode, is_readable, open_image
 from dynaconv.train.data.source import Source, photo_properties, stratified_split
-from dynaconv.train.data.tree import LeftOut, abbreviated, class_folders, find_layout, images_below
+from dynaconv.train.data.tree import LeftOut, class_folders, find_layout, images_below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ def image_folder(
 
 def _describe(names: Sequence[str], counts: Sequence[tuple[int, str]], left_out: str) -> str:
     images = listed((f"{count:,} {word}" for count, word in counts), quote=False)
-    summary = f"{len(names):,} classes ({abbreviated(names)}), {images} images"
+    summary = f"{len(names):,} classes ({abbreviated(names, most=5)}), {images} images"
     return f"{summary}; left out: {left_out}." if left_out else f"{summary}."
 
 

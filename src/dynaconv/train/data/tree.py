@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from dynaconv.errors import DataError, counted, listed
+from dynaconv.errors import DataError, abbreviated, counted, listed
 from dynaconv.train.data.image_file import IMAGE_SUFFIXES, is_readable
 from dynaconv.train.folders import is_run_folder
 
@@ -49,13 +49,8 @@ class LeftOut:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.files.most_common())
             parts.append(f"{counted(total, 'file')} ({reasons})")
         if self.folders:
-            parts.append(f"the folder{'s' if len(self.folders) > 1 else ''} {abbreviated(self.folders)}")
+            parts.append(f"the folder{'s' if len(self.folders) > 1 else ''} {abbreviated(self.folders, most=5)}")
         return " and ".join(parts)
-
-
-def abbreviated(names: Sequence[str], *, most: int = 5) -> str:
-    """Return the first names of a list and the number of the others."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 @dataclass(frozen=True, kw_only=True)
