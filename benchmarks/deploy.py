@@ -21,6 +21,7 @@ import dynaconv.models  # noqa: F401  # registers the networks with timm
 from dynaconv.deployment import deploy
 from dynaconv.markdown import markdown_table
 from dynaconv.measure.latency import measure_latency
+from dynaconv.train.factory import static_twin
 
 NETWORKS = (
     "dcd_mobilenetv2_050",
@@ -31,16 +32,11 @@ NETWORKS = (
 )
 
 
-def static_twin(name: str) -> str:
-    """The static network built from the same code."""
-    return "static_" + name.split("_", 1)[1].removesuffix("_published")
-
-
 def row(name: str, batch: int, args: argparse.Namespace) -> list[object]:
     """One line of the table: milliseconds of each candidate, and what deployment and dynamic kernels cost."""
     size = (batch, 3, args.side, args.side)
     dynamic = timm.create_model(name).eval()
-    static = timm.create_model(static_twin(name)).eval()
+    static = timm.create_model(str(static_twin(name))).eval()
     models = {
         "dynamic": dynamic,
         "deployed": deploy(dynamic),

@@ -33,6 +33,12 @@ def saved(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def known_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting multiply-adds is slow, and tested with the card."""
+    monkeypatch.setattr("dynaconv.hub.card.measure_costs", lambda *_: [])
+
+
 @pytest.fixture(autouse=True)
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """An empty Hub with an empty cache, which every request goes to."""

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,11 +22,7 @@ from tests.messages import refuses
 @pytest.fixture
 def folder(saved: Path, tmp_path: Path) -> Path:
     """A copy of the saved folder, to be damaged."""
-    copy = tmp_path / "pets"
-    copy.mkdir()
-    for path in saved.iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
-    return copy
+    return Path(shutil.copytree(saved, tmp_path / "pets"))
 
 
 def _set(*keys: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -158,6 +155,7 @@ model.save_pretrained({str(tmp_path)!r})
     assert (tmp_path / "README.md").read_text() == (saved / "README.md").read_text()
 
 
+@pytest.mark.usefixtures("known_costs")
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "README.md"])
 def test_a_folder_that_cannot_be_written_anew_stays_whole(
     model: DynaconvModel, folder: Path, file: str, monkeypatch: pytest.MonkeyPatch
@@ -170,7 +168,6 @@ def test_a_folder_that_cannot_be_written_anew_stays_whole(
             raise OSError(28, "No space left on device", str(self))
         return replace(self, target)
 
-    monkeypatch.setattr("dynaconv.hub.card.measure_costs", lambda *_: [])
     monkeypatch.setattr(Path, "replace", full)
     with refuses(CheckpointError):
         model.save_pretrained(folder)

@@ -20,11 +20,7 @@ from tests.hub.helpers import CLASSES, MODEL, OPTIONS, dynamic_layers, images, m
 from tests.messages import refuses
 from tests.train.helpers import write_image
 
-
-@pytest.fixture(autouse=True)
-def _known_costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counting multiply-adds is slow, and tested with the card."""
-    monkeypatch.setattr("dynaconv.hub.card.measure_costs", lambda *_: [])
+pytestmark = pytest.mark.usefixtures("known_costs")
 
 
 def test_a_run_comes_back_from_its_folder(model: DynaconvModel, saved: Path) -> None:

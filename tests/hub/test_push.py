@@ -18,10 +18,7 @@ from tests.messages import refuses
 disable_progress_bars()
 
 
-@pytest.fixture(autouse=True)
-def _known_costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counting multiply-adds is slow, and tested with the card."""
-    monkeypatch.setattr("dynaconv.hub.card.measure_costs", lambda *_: [])
+pytestmark = pytest.mark.usefixtures("known_costs")
 
 
 def test_a_pushed_network_comes_back(model: DynaconvModel, hub: FakeHub) -> None:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from dynaconv.export import ImageInfo
 
-# Options that only dynamic networks have.
-_DYNAMIC_OPTIONS = ("family_options", "dynamic_depthwise", "dynamic_downsample", "fc_squeeze")
 # Options that every network has, also those of other libraries.
 _COMMON_OPTIONS = ("num_classes", "in_chans")
 
@@ -108,24 +106,10 @@ def _built(name: str, size: Size | None, options: Mapping[str, Any]) -> LoadedNe
     return LoadedNetwork(title=name, model=model, name=name, options=given, size=(given["in_chans"], height, width))
 
 
-def static_twin(name: str) -> str | None:
-    """Return the name of the static network of the same structure; None for static or other libraries' networks."""
-    from dynaconv.families import families
-    from dynaconv.models import STATIC
-    from dynaconv.train.factory import is_own_model
-
-    if not is_own_model(name):
-        return None
-    if name.startswith(f"{STATIC}_"):
-        return None
-    family = max((each.name for each in families() if name.startswith(f"{each.name}_")), key=len)
-    return f"{STATIC}_{name.removeprefix(f'{family}_').removesuffix('_published')}"
-
-
 def shared_options(network: LoadedNetwork, name: str) -> dict[str, Any]:
     """Return the options that a network shares with ``name``: between dynaconv's networks, all that are not dynamic."""
-    from dynaconv.train.factory import is_own_model
+    from dynaconv.train.factory import is_own_model, static_options
 
     if not (is_own_model(network.name) and is_own_model(name)):
         return {key: network.options[key] for key in _COMMON_OPTIONS}
-    return {key: value for key, value in network.options.items() if key not in _DYNAMIC_OPTIONS}
+    return static_options(network.options)

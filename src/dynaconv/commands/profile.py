@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dynaconv.commands import _arguments as shared
-from dynaconv.commands._network import LoadedNetwork, is_run, load_network, shared_options, static_twin
+from dynaconv.commands._network import LoadedNetwork, is_run, load_network, shared_options
 from dynaconv.commands._shared import add_command, add_output
 from dynaconv.errors import RunError
+from dynaconv.files import write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,8 +70,6 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     if arguments.csv is not None:
         profiled.to_csv(arguments.csv)
     if arguments.json is not None:
-        from dynaconv.files import write_json
-
         facts: dict[str, Any] = {"model": network.name, "options": network.options, **profiled.to_dict()}
         if other is not None and compared is not None:
             facts["compared"] = {"model": other.name, "options": other.options, **compared.to_dict()}
@@ -105,6 +104,8 @@ def _profile(network: LoadedNetwork, input_size: tuple[int, ...], **latency: Any
 
 def _comparison(given: str | None, network: LoadedNetwork) -> LoadedNetwork | None:
     """Return the network to compare with: the given one, else the static twin; None if there is none."""
+    from dynaconv.train.factory import static_twin
+
     if given == _NO_COMPARISON:
         return None
     converted = network.metadata is not None and "conversion" in network.metadata

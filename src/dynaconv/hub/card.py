@@ -12,12 +12,10 @@ from dynaconv.families import get_family
 from dynaconv.hub.build import build_network
 from dynaconv.hub.config import HubConfig
 from dynaconv.measure.profile import profile
-from dynaconv.models import STATIC
-from dynaconv.train.factory import is_own_model
+from dynaconv.train.factory import is_own_model, static_options, static_twin
 
 MARK = "<!-- Written by dynaconv; saving the network again replaces this page for as long as this line is in it. -->"
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
-_DYNAMIC_OPTIONS = ("dynamic_depthwise", "dynamic_downsample", "family_options", "fc_squeeze")
 
 
 def make_card(network: nn.Module, config: HubConfig, *, repo_id: str | None, notes: str | None) -> ModelCard:
@@ -91,8 +89,6 @@ def measure_costs(network: nn.Module, config: HubConfig) -> list[tuple[str, int,
 def _static_twin(config: HubConfig) -> HubConfig | None:
     if config.conversion is not None:
         return None if is_own_model(config.model) else dataclasses.replace(config, conversion=None)
-    family, _, size = config.model.partition("_")
-    if not is_own_model(config.model) or family == STATIC:
+    if (twin := static_twin(config.model)) is None:
         return None
-    options = {key: value for key, value in config.model_options.items() if key not in _DYNAMIC_OPTIONS}
-    return dataclasses.replace(config, model=f"static_{size.removesuffix('_published')}", model_options=options)
+    return dataclasses.replace(config, model=twin, model_options=static_options(config.model_options))

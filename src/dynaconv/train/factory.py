@@ -9,6 +9,9 @@ from torch import nn
 from dynaconv.conversion import apply_conversion
 from dynaconv.errors import RunError, listed, nearest_names
 
+_DYNAMIC_ONLY = ("family_options", "dynamic", "dynamic_depthwise", "dynamic_downsample", "latent_ratio", "fc_squeeze")
+"""Options that only dynamic networks have."""
+
 
 def is_own_model(name: str) -> bool:
     """Return whether a timm name is that of one of dynaconv's models."""
@@ -18,6 +21,22 @@ def is_own_model(name: str) -> bool:
 
     stem = name.split(".", 1)[0]
     return timm.is_model(stem) and timm.model_entrypoint(stem).__module__.startswith("dynaconv.")
+
+
+def static_twin(name: str) -> str | None:
+    """Return the name of the static network of the same structure; None for static or other libraries' networks."""
+    from dynaconv.families import families
+    from dynaconv.models import STATIC
+
+    if not is_own_model(name) or name.startswith(f"{STATIC}_"):
+        return None
+    family = max((each.name for each in families() if name.startswith(f"{each.name}_")), key=len)
+    return f"{STATIC}_{name.removeprefix(f'{family}_').removesuffix('_published')}"
+
+
+def static_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of one of dynaconv's networks that its static twin has too."""
+    return {key: value for key, value in options.items() if key not in _DYNAMIC_ONLY}
 
 
 def create_network(
