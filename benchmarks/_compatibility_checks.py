@@ -13,7 +13,9 @@ from _compatibility_networks import Network, flat
 from torch import Tensor, nn
 
 from dynaconv import convert, plan_conversion
-from dynaconv.export.onnx import export_onnx
+from dynaconv.conversion.example import temporary_hooks
+from dynaconv.export.onnx import export_onnx, load_onnx
+from dynaconv.export.openvino import load_openvino
 from dynaconv.families import DynamicConv
 
 BATCHES = (1, 2, 7)
@@ -232,11 +234,8 @@ def _varying(network: Network, model: nn.Module, layers: list[DynamicConv]) -> i
             if isinstance(value, Tensor):
                 spread[layer] = max(spread.get(layer, 0.0), float((value - value[:1]).abs().max()))
 
-    hooks = [layer.register_forward_pre_hook(record) for layer in layers]
-    with torch.no_grad():
+    with temporary_hooks(layer.register_forward_pre_hook(record) for layer in layers), torch.no_grad():
         network.view(model)(images(network, max(BATCHES), 2))
-    for hook in hooks:
-        hook.remove()
     return sum(value > 1e-4 for value in spread.values())
 
 
@@ -251,9 +250,9 @@ def _export(network: Network, model: nn.Module, outcome: Outcome) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         export_onnx(view, path, images(network, 2, 3), free_size=False)
-        for name, run in (("onnxruntime", _onnxruntime), ("openvino", _openvino)):
+        for name, load in (("onnxruntime", load_onnx), ("openvino", load_openvino)):
             try:
-                setattr(outcome, name, _differences(run(path), network, view))
+                setattr(outcome, name, _differences(load(path), network, view))
             except Exception as error:
                 outcome.errors[name] = why(error)
     if network.whole is not None and outcome.family in _WHOLE_WITH:
@@ -263,26 +262,6 @@ def _export(network: Network, model: nn.Module, outcome: Outcome) -> None:
                 export_onnx(whole, Path(folder) / "whole.onnx", images(network, 2, 3), free_size=False)
             except Exception as error:
                 outcome.errors[WHOLE] = why(error)
-
-
-def _onnxruntime(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda x: session.run(None, {name: x.numpy()})
-
-
-def _openvino(path: Path) -> Any:
-    import openvino
-
-    core = openvino.Core()
-    # Without the hint it may compute in bfloat16 where the processor can.
-    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    compiled = core.compile_model(core.read_model(path), "CPU", options)
-    return lambda x: list(compiled(x.numpy()).values())
 
 
 def _differences(run: Any, network: Network, view: nn.Module) -> list[float]:

@@ -4,18 +4,18 @@ import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from _families import labels, networks
 from _growth import AXES, AXIS_LABELS, slopes
 from _latency_cells import ARCHITECTURES, RUNTIMES
-from _latency_page import conditions, short, table
+from _latency_page import conditions, short, table, write_blocks
 from _latency_store import Row
 
 from dynaconv.errors import counted
-from dynaconv.files import write_csv, write_text
-from dynaconv.markdown import replace_between, write_page
+from dynaconv.files import write_csv
 
 MARKS = ("<!-- results: python benchmarks/growth.py --page -->", "<!-- end of growth -->")
 _COLUMNS = ("axis", "architecture", "side", "runtime", "batch", "threads", "network", "value")
@@ -34,12 +34,7 @@ def write(data: Mapping[str, Any], out: Path, page: Path | None) -> list[Path]:
     points = out / "growth.csv"
     write_csv(points, (*_COLUMNS, *_NUMBERS), [_values(row) for row in rows])
     figures = {axis: path for axis in AXES if (path := figure(rows, axis, out / f"growth_{axis}.png")) is not None}
-    target = out / "growth.md" if page is None else page
-    made = blocks(data, figures, target.parent)
-    if page is None:
-        write_page(target, made)
-    else:
-        write_text(page, replace_between(page.read_text(encoding="utf-8"), MARKS, "\n\n".join(made)))
+    target = write_blocks(out / "growth.md", page, MARKS, partial(blocks, data, figures))
     return [target, points, *figures.values()]
 
 

@@ -2,8 +2,6 @@
 
 import argparse
 import contextlib
-import ctypes
-import gc
 import itertools
 import os
 import re
@@ -15,7 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from _families import native_networks, networks
-from _runtimes import SUFFIXES, built, compiled, exported, file_bytes, no_fallback, session, timm_name, weight_bytes
+from _runtimes import (
+    SUFFIXES,
+    built,
+    compiled,
+    exported,
+    file_bytes,
+    give_back_memory,
+    no_fallback,
+    session,
+    timm_name,
+    weight_bytes,
+)
 from _turns import burst
 
 RUNTIMES = {
@@ -195,7 +204,7 @@ def serve_turns(load: Callable[[], Loaded], calls: int, *, compiling: bool) -> G
     if compiling:
         for run in loaded.runs.values():
             run()
-    _trim()
+    give_back_memory()
     held = resident()
     reset_peak()
     for run in loaded.runs.values():
@@ -214,13 +223,6 @@ def serve_turns(load: Callable[[], Loaded], calls: int, *, compiling: bool) -> G
 
 
 BURST_SECONDS = 0.3
-
-
-def _trim() -> None:
-    """Give freed memory back to the system where the C library can."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _status(field_name: str) -> int:

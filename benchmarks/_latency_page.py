@@ -2,7 +2,8 @@
 
 import os
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,21 @@ def write(data: dict[str, Any], out: Path, page: Path | None) -> list[Path]:
     """
     results = Results(data)
     figure = ratio_figure(results, out / "ratios.png")
-    target = out / "results.md" if page is None else page
-    made = blocks(results, figure, target.parent)
-    if page is None:
-        write_page(target, made)
-    else:
-        write_text(page, replace_between(page.read_text(encoding="utf-8"), MARKS, "\n\n".join(made)))
+    target = write_blocks(out / "results.md", page, MARKS, partial(blocks, results, figure))
     return [target, *([] if figure is None else [figure])]
+
+
+def write_blocks(own: Path, page: Path | None, marks: tuple[str, str], make: Callable[[Path], list[str]]) -> Path:
+    """Write blocks of Markdown, made for the folder of their page: between two lines of `page`, else as the page `own`.
+
+    Raises:
+        ValueError: The page does not have each of the two lines once.
+    """
+    if page is None:
+        write_page(own, make(own.parent))
+        return own
+    write_text(page, replace_between(page.read_text(encoding="utf-8"), marks, "\n\n".join(make(page.parent))))
+    return page
 
 
 def blocks(results: Results, figure: Path | None, folder: Path) -> list[str]:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from timm.layers.cond_conv2d import CondConv2d as TimmCondConv2d
 from torch import Tensor, nn
 
+from dynaconv.conversion.swap import replace_module
 from dynaconv.families import DCDConv2d, DCDLinear
 
 
@@ -84,8 +85,6 @@ def literal_condconv(model: nn.Module) -> nn.Module:
 
 def _replace(model: nn.Module, make: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
     for name, module in list(model.named_modules()):
-        new = make(module)
-        if new is not None:
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, new)
+        if (new := make(module)) is not None:
+            replace_module(model, [name], new)
     return model

@@ -1,10 +1,13 @@
 """Networks as each runtime runs them: built, deployed, exported, opened."""
 
 import contextlib
+import ctypes
+import gc
 import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,44 +22,58 @@ CALIBRATION_IMAGES = 8
 
 
 def session(
-    path: Path,
-    runtime: str,
-    size: tuple[int, ...],
-    threads: int,
-    *,
-    profile: bool = False,
-    native: bool = False,
-    free: bool = False,
-    precision: str = "f32",
+    path: Path, runtime: str, size: tuple[int, ...], threads: int, *, free: bool = False, **options: Any
 ) -> tuple[Any, Callable[[], Any]]:
     """What runs an exported file, and a function that lets it run once.
 
     Args:
-        path: The file.
-        runtime: ``ort`` or ``openvino``.
+        path, runtime, threads, options: See `opened`.
         size: Of the images.
-        threads: Number of threads.
-        profile: Whether the first result knows the times.
-        native: Whether the file has operators of the native kernels.
         free: OpenVINO: leave the batch free, in place of reshaping the network to `size`.
-        precision: OpenVINO: ``f32``, or ``default`` for the precision that it chooses.
     """
     import numpy as np
 
     images = np.random.default_rng(0).standard_normal(size, np.float32)
+    source, run = opened(path, runtime, threads, size=None if free else size, **options)
+    return source, partial(run, images)
+
+
+def opened(
+    path: Path,
+    runtime: str,
+    threads: int,
+    *,
+    size: tuple[int, ...] | None = None,
+    profile: bool = False,
+    native: bool = False,
+    precision: str = "f32",
+) -> tuple[Any, Callable[[Any], Any]]:
+    """What runs an exported file of one input, and a function of the images that gives the outputs by their number.
+
+    Args:
+        path: The file.
+        runtime: ``ort`` or ``openvino``.
+        threads: Number of threads.
+        size: OpenVINO: reshape the network to images of this size.
+        profile: Whether the first result knows the times.
+        native: Whether the file has operators of the native kernels.
+        precision: OpenVINO: ``f32``, or ``default`` for the precision that it chooses.
+    """
     if runtime == "ort":
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
         options.enable_profiling = profile
         options.profile_file_prefix = str(path.with_suffix(""))
         if native:
             from dynaconv.native import extension
 
             options.register_custom_ops_library(str(extension("onnxruntime")))
-        opened = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        return opened, lambda: opened.run(None, {"images": images})
+        running = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        name = running.get_inputs()[0].name
+        return running, lambda images: running.run(None, {name: images})
     import openvino
 
     core = openvino.Core()
@@ -65,13 +82,13 @@ def session(
 
         core.add_extension(extension("openvino"))
     network = core.read_model(path)
-    if not free:
+    if size is not None:
         network.reshape(list(size))
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     if precision != "default":
         settings["INFERENCE_PRECISION_HINT"] = precision
     request = core.compile_model(network, "CPU", settings | {"PERF_COUNT": profile}).create_infer_request()
-    return request, lambda: request.infer([images])
+    return request, lambda images: request.infer([images])
 
 
 @contextlib.contextmanager
@@ -184,6 +201,13 @@ def file_bytes(path: Path) -> int:
     """Size of an exported file and of the one with its weights beside it."""
     beside = [path.with_suffix(".bin")] if path.suffix == ".xml" else [path.with_name(path.name + ".data")]
     return sum(each.stat().st_size for each in (path, *beside) if each.exists())
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system where the C library can; else a dozen networks hold many gigabytes of it."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def weight_bytes(network: "nn.Module") -> int:

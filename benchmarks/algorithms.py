@@ -73,15 +73,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
-def step(layer: nn.Module, x: torch.Tensor, train: bool) -> Callable[[], object]:
+def step(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, train: bool) -> Callable[[], object]:
     """A forward pass, or with ``train`` a forward and a backward pass."""
 
     def forward() -> object:
         with torch.inference_mode():
-            return layer(x)
+            return function(x)
 
-    def both() -> object:
-        return layer(x).sum().backward()
+    def both() -> None:
+        torch.autograd.backward(function(x).sum())
 
     return both if train else forward
 

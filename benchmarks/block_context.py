@@ -19,9 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import timm
 import torch
+from _runtimes import session
+from algorithms import step
 from torch import Tensor, nn
 
 from dynaconv import convert, deploy, export_onnx, profile
@@ -42,36 +43,24 @@ def networks(name: str, family: str) -> dict[str, nn.Module]:
     }
 
 
-def session(network: nn.Module, x: Tensor, folder: Path) -> Callable[[], Any]:
+def exported_call(network: nn.Module, x: Tensor, folder: Path) -> Callable[[], Any]:
     """A call of the exported network."""
     export_onnx(network, folder / "net.onnx", x, overwrite=True)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    run = onnxruntime.InferenceSession(str(folder / "net.onnx"), options, providers=["CPUExecutionProvider"])
-    return partial(run.run, None, {run.get_inputs()[0].name: x.numpy()})
-
-
-def step(network: nn.Module, x: Tensor) -> Callable[[], None]:
-    """A forward and a backward pass in train mode."""
-
-    def both() -> None:
-        torch.autograd.backward(network.train()(x).sum())
-
-    return both
+    return session(folder / "net.onnx", "ort", tuple(x.shape), threads=1)[1]
 
 
 def rows(name: str, family: str, size: int, rounds: int) -> Iterator[list[str]]:
     """The rows of one network and family."""
     made, x = networks(name, family), torch.randn(1, 3, size, size)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        exported = {label: session(network, x, Path(folder)) for label, network in made.items()}
+        exported = {label: exported_call(network, x, Path(folder)) for label, network in made.items()}
         deployed = {label: partial(deploy(network, example=x), x) for label, network in made.items()}
         times = {
             "eager": time_in_turns(deployed, rounds, warmup=3, clock=time.process_time),
             "runtime": time_in_turns(exported, rounds, warmup=3, clock=time.process_time),
         }
     batch = torch.randn(STEP_BATCH, 3, size, size)
-    steps = {label: step(network, batch) for label, network in made.items()}
+    steps = {label: step(network.train(), batch, train=True) for label, network in made.items()}
     times["step"] = time_in_turns(steps, max(3, rounds // 3), warmup=1, clock=time.process_time)
     for label, network in made.items():
         found = profile(network.eval(), (3, size, size))

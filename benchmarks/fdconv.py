@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from algorithms import step
 from torch import Tensor, nn
 
 from dynaconv import FDConv2d
@@ -24,15 +25,6 @@ from dynaconv.measure.timing import median_ratio, time_in_turns
 
 SIZES = (56, 14)
 CHANNELS = 64
-
-
-def step(function: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], None]:
-    """A forward and a backward pass."""
-
-    def both() -> None:
-        torch.autograd.backward(function(x).sum())
-
-    return both
 
 
 def candidates(side: int, batch: int) -> tuple[dict[str, Callable[[], Any]], dict[str, Callable[[], Any]]]:
@@ -60,7 +52,7 @@ def candidates(side: int, batch: int) -> tuple[dict[str, Callable[[], Any]], dic
     wanted = x.clone().requires_grad_()
     return (
         {name: partial(call, x) for name, call in calls.items()},
-        {name: step(call, wanted) for name, call in steps.items()},
+        {name: step(call, wanted, train=True) for name, call in steps.items()},
     )
 
 

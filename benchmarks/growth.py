@@ -14,8 +14,6 @@ delete it after a change of the export. Networks have their initial weights, whi
 
 import argparse
 import itertools
-import signal
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from _families import labels, native_networks, networks
 from _growth import AXES, Growth, Point, growing_networks, growth_values, load_growth, macs, points
 from _latency_store import Row, here
 from _turns import take_turns
-from latency import Bench, add_conditions, completed, ratio_of, summary
+from latency import Bench, add_conditions, completed, ratio_of, run_bench, summary
 
 QUICK: dict[str, Any] = {"axes": ["batch", "side", "kernels"], "rounds": 3, "seconds": 15.0, "minutes": 15.0}
 FULL: dict[str, Any] = {"axes": ["batch", "side", "kernels"], "rounds": 9, "seconds": 90.0, "minutes": 90.0}
@@ -34,7 +32,7 @@ FULL: dict[str, Any] = {"axes": ["batch", "side", "kernels"], "rounds": 9, "seco
 class GrowthBench(Bench):
     """One run of this benchmark."""
 
-    results = "growth.json"
+    script, page, results = "growth.py", "_growth_page", "growth.json"
 
     def __init__(self, args: argparse.Namespace) -> None:
         super().__init__(args)
@@ -133,23 +131,8 @@ def parsed(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure what is missing, then write tables, figures and points of everything there is."""
-    args = parsed(argv)
-    # So that the processes of the candidates end with this one.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("growth.py: stopped; the same command goes on from here."))
-    try:
-        bench = GrowthBench(args)
-        done = bench.run()
-        if args.prepare:
-            return
-        from _growth_page import write
-
-        for path in write(bench.store.data, args.out, args.page):
-            print(path)
-    except ValueError as error:
-        sys.exit(f"growth.py: {error}")
-    if not done:
-        print("The time was over before everything was measured; the same command goes on from here.")
+    """Run the benchmark."""
+    run_bench(GrowthBench, parsed(argv))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ Ranges are taken from training images, accuracy is measured on every test image,
 
 import argparse
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from _runtimes import opened, weight_bytes
 from torch import Tensor, nn
 
 from dynaconv.deployment import deploy
@@ -35,29 +35,13 @@ RUNTIMES = ("ONNX Runtime", "OpenVINO")
 class Running(nn.Module):
     """A file in its runtime, as a module, so that `measure_latency` can time it."""
 
-    run: Callable[[Any], Any]
-
     def __init__(self, file: Path, threads: int) -> None:
         super().__init__()
-        if file.suffix == ".onnx":
-            import onnxruntime
-
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = threads
-            options.log_severity_level = 3
-            session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-            name = session.get_inputs()[0].name
-            self.run = lambda x: session.run(None, {name: x})[0]
-        else:
-            import openvino
-
-            options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
-            compiled = openvino.Core().compile_model(file, "CPU", options)
-            self.run = lambda x: compiled(x)[0]
+        self.run = opened(file, "ort" if file.suffix == ".onnx" else "openvino", threads)[1]
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch."""
-        return torch.as_tensor(self.run(x.numpy()))
+        return torch.as_tensor(self.run(x.numpy())[0])
 
 
 def instruction_sets() -> list[str]:
@@ -131,7 +115,7 @@ def main() -> None:
         model = deploy(model)
     data = checkpoint_data(metadata, None, None, 256, 0)
     eager = evaluate(model, data.eval_loader(choose_split(data, "test")), metadata["class_names"])
-    weights = sum(each.numel() * each.element_size() for each in (*model.parameters(), *model.buffers()))
+    weights = weight_bytes(model)
     with tempfile.TemporaryDirectory() as folder:
         files, reports = quantise(model, data, Path(folder), args.images)
         size = (metadata["in_channels"], metadata["image_size"], metadata["image_size"])

@@ -15,6 +15,7 @@ Exported and compiled files stay in the folder; delete it after a change of the 
 """
 
 import argparse
+import importlib
 import os
 import signal
 import statistics
@@ -55,9 +56,15 @@ FULL: dict[str, Any] = {
 
 
 class Bench:
-    """One run of the benchmark."""
+    """One run of the benchmark.
 
-    results = "latency.json"
+    Attributes:
+        script: Its file, for messages.
+        page: The module whose `write` makes tables and figures.
+        results: The file of the results.
+    """
+
+    script, page, results = "latency.py", "_latency_page", "latency.json"
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
@@ -264,24 +271,26 @@ def completed(
     return args
 
 
-def main(argv: list[str] | None = None) -> None:
+def run_bench(kind: type[Bench], args: argparse.Namespace) -> None:
     """Measure what is missing, then write tables and figures of everything there is."""
-    args = parsed(argv)
     # So that the processes of the candidates end with this one.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("latency.py: stopped; the same command goes on from here."))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(f"{kind.script}: stopped; the same command goes on from here."))
     try:
-        bench = Bench(args)
+        bench = kind(args)
         done = bench.run()
         if args.prepare:
             return
-        from _latency_page import write
-
-        for path in write(bench.store.data, args.out, args.page):
+        for path in importlib.import_module(kind.page).write(bench.store.data, args.out, args.page):
             print(path)
     except ValueError as error:
-        sys.exit(f"latency.py: {error}")
+        sys.exit(f"{kind.script}: {error}")
     if not done:
         print("The time was over before everything was measured; the same command goes on from here.")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the benchmark."""
+    run_bench(Bench, parsed(argv))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ memory format; ratios are to the better of the static network's two. Freed memor
 """
 
 import argparse
-import contextlib
-import ctypes
 import json
 import platform
 import statistics
@@ -29,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from _families import labels, number_option
 from _literal import literal_condconv, literal_dcd
-from _runtimes import processors
+from _runtimes import give_back_memory, processors
 from algorithms import FORMATS
 from torch import nn
 
@@ -67,12 +65,6 @@ CANDIDATES: dict[str, Callable[[str], nn.Module]] = {
     "condconv (8), timm's layer": lambda size: literal_condconv(timm.create_model(f"static_{size}")),
     "odconv (1)": _plain("odconv", num_kernels=1),
 }
-
-
-def _give_back_memory() -> None:
-    """Return freed memory to the system where the C library can; else a dozen networks hold many gigabytes of it."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Step:
@@ -118,7 +110,7 @@ def measure(args: argparse.Namespace, batch: int, side: int) -> list[dict[str, A
     for step in steps.values():
         step()
         step.optimizer.zero_grad()
-        _give_back_memory()
+        give_back_memory()
     clock = time.process_time if args.threads == 1 else time.perf_counter
     times = time_in_turns(dict(steps), args.rounds, warmup=1, clock=clock)
     seconds = {key: statistics.median(each) for key, each in times.items()}

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from dynaconv.files import write_csv
 from dynaconv.markdown import markdown_table, replace_between
 from dynaconv.study.advice import Setting, fit_slope, loss_floor, prediction_error, read_settings
 from dynaconv.study.statistics import paired_difference
@@ -133,12 +134,11 @@ def _setting(source: Source) -> Setting | None:
 
 
 def _write_csv(settings: list[Setting]) -> None:
-    with TABLE.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Setting)], lineterminator="\n")
-        writer.writeheader()
-        for each in settings:
-            row = {key: f"{value:.3f}" if isinstance(value, float) else value for key, value in asdict(each).items()}
-            writer.writerow(row)
+    rows = [
+        {key: f"{value:.3f}" if isinstance(value, float) else value for key, value in asdict(each).items()}
+        for each in settings
+    ]
+    write_csv(TABLE, [field.name for field in fields(Setting)], rows)
 
 
 def _write_page(settings: list[Setting]) -> None:
