@@ -10,6 +10,7 @@ import yaml
 from dynaconv.train.checkpoint import save_trained
 from dynaconv.train.config import load_recipe, resolve, to_yaml
 from dynaconv.train.factory import create_network
+from tests.train.helpers import DIGITS
 
 TINY: dict[str, Any] = {
     "title": "Tiny",
@@ -36,8 +37,7 @@ def write_static_run(
     """Write what `dynaconv advise` reads of a run: its configuration, its network, and the losses of its epochs."""
     folder.mkdir()
     network = create_network(model, num_classes=10, in_channels=1, options={"channels": [4, 4, 4, 4]})
-    facts = {"model": model, "model_options": {"channels": [4, 4, 4, 4]}, "num_classes": 10, "in_channels": 1}
-    facts |= {"class_names": list("0123456789"), "image_size": 16, "mean": [0.5], "std": [0.3]}
+    facts = {"model": model, "model_options": {"channels": [4, 4, 4, 4]}, **DIGITS}
     save_trained(folder / "model.safetensors", network, facts)
     mixing = [] if mix is None else [f"--model.mix={mix}"]
     (folder / "config.yaml").write_text(to_yaml(resolve(load_recipe("digits"), mixing)))

@@ -2,12 +2,11 @@
 
 import csv
 import multiprocessing
-import os
 import signal
 import time
+from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,8 +21,10 @@ from dynaconv.study.trace import read_trace
 from dynaconv.train.stopping import RunStopped
 from tests.messages import refuses
 from tests.study.helpers import TINY, write_study
+from tests.train.helpers import StopAfter, When, send
 
 pytestmark = pytest.mark.usefixtures("own_environment")
+STOPS = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
 def quiet(line: str) -> None:
@@ -38,17 +39,6 @@ def study(tmp_path: Path) -> Study:
 @pytest.fixture
 def folder(tmp_path: Path) -> StudyFolder:
     return StudyFolder(tmp_path / "runs-of-tiny")
-
-
-class Crash(Callback):
-    """Ends a run in its first epoch, or later, as a lost power supply would."""
-
-    def __init__(self, epoch: int = 0) -> None:
-        self.epoch = epoch
-
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.current_epoch == self.epoch:
-            raise KeyboardInterrupt
 
 
 def test_every_run_is_done_once(study: Study, folder: StudyFolder) -> None:
@@ -92,40 +82,23 @@ def test_the_trace_is_the_mean_loss_of_five_steps(tmp_path: Path, folder: StudyF
     assert means == pytest.approx(epochs, rel=1e-4)
 
 
-def test_an_interrupted_run_goes_on_and_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
-    change = {"data.train_limit": 320, "trainer.max_epochs": 2}
-    study = load_study(write_study(tmp_path / "s.yaml", change=change, seeds=1))
-    whole, broken = StudyFolder(tmp_path / "whole"), StudyFolder(tmp_path / "broken")
-    key, wanted = RunKey("fast", 0), RunOptions(only=("fast",))
-    run_study(study, whole, wanted, say=quiet)
-    with pytest.raises(KeyboardInterrupt):
-        run_study(study, broken, wanted, say=quiet, callbacks=[Crash(epoch=1)])
-    assert broken.state(key) == "interrupted"
-    run_study(study, broken, wanted, say=quiet)
-    assert broken.summary(key)["test_loss"] == whole.summary(key)["test_loss"]
-    traces = [read_trace(place.run_folder(key) / "trace.csv") for place in (whole, broken)]
-    assert traces[0] == traces[1]
-
-
-class Stop(Callback):
-    """Asks for the end, as the system does before a machine goes down, or the user."""
-
-    def __init__(self, number: signal.Signals) -> None:
-        self.number = number
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step == 12:
-            os.kill(os.getpid(), self.number)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
-def test_who_stops_a_run_stops_the_study_and_no_run_has_failed(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("stop", "error"),
+    [
+        (StopAfter(1, KeyboardInterrupt()), KeyboardInterrupt),
+        *((When("on_train_batch_end", 15, partial(send, signal.Signals[name])), RunStopped) for name in STOPS),
+    ],
+    ids=["an error", *STOPS],
+)
+def test_who_stops_a_run_stops_the_study_which_goes_on_as_if_nothing_had_been(
+    tmp_path: Path, stop: Callback, error: type[BaseException]
+) -> None:
     change = {"data.train_limit": 320, "trainer.max_epochs": 2}
     study = load_study(write_study(tmp_path / "s.yaml", change=change, seeds=1))
     whole, broken = StudyFolder(tmp_path / "whole"), StudyFolder(tmp_path / "broken")
     lines: list[str] = []
-    with pytest.raises(RunStopped):
-        run_study(study, broken, RunOptions(), say=lines.append, callbacks=[Stop(number)])
+    with pytest.raises(error):
+        run_study(study, broken, RunOptions(), say=lines.append, callbacks=[stop])
     assert lines == []
     assert {key.variant: state for key, state in states(study, broken).items()} == {
         "slow": "interrupted",
@@ -135,6 +108,8 @@ def test_who_stops_a_run_stops_the_study_and_no_run_has_failed(tmp_path: Path, n
     for folder in (whole, broken):
         run_study(study, folder, wanted, say=quiet)
     assert broken.summary(key)["test_loss"] == whole.summary(key)["test_loss"]
+    traces = [read_trace(place.run_folder(key) / "trace.csv") for place in (whole, broken)]
+    assert traces[0] == traces[1]
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_starts_again(study: Study, folder: StudyFolder) -> None:

@@ -6,10 +6,6 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -24,6 +20,7 @@ from dynaconv.errors import RunError, counted
 from dynaconv.explain.coefficients import collect_coefficients
 from dynaconv.explain.figures import class_coefficients, read_metrics, save, training_curves
 from dynaconv.explain.movement import kernel_movement
+from dynaconv.explain.report import software_facts
 from dynaconv.measure.latency import Latency, measure_latency
 from dynaconv.measure.profile import profile
 from dynaconv.native import ready
@@ -34,6 +31,7 @@ from dynaconv.train.folders import make_free_folder
 from dynaconv.train.options import choice_text
 from dynaconv.train.progress import RunProgress
 from dynaconv.train.run import RunResult, fit
+from dynaconv.train.threads import threads
 
 RECIPE = "glyphs-mini"
 MODELS = {"static": "static_resnet10", "DCD": "dcd_resnet10"}
@@ -78,7 +76,7 @@ def run_demo(
     recipe = load_recipe(RECIPE).with_changes(seed=seed, trainer__logger=False, trainer__accelerator="cpu")
     if epochs is not None:
         recipe = recipe.with_changes(trainer__max_epochs=epochs)
-    with _threads(THREADS):
+    with threads(THREADS):
         trained = _train_twins(recipe, folder, console)
         result, measurements = _measure(trained, recipe, folder)
     _write_pictures(result, measurements)
@@ -189,12 +187,7 @@ def _facts(recipe: TrainConfig, command: str, seconds: float, data: ImageDataMod
         "Weights": "of the epoch with the best validation accuracy; the held-out pictures are not used for any choice",
         "Seed": str(recipe.seed),
         "Machine": f"{platform.machine()}, {counted(THREADS, 'thread')}",
-        "dynaconv": version("dynaconv"),
-        "Software": ", ".join(
-            [f"Python {platform.python_version()}"]
-            + [f"{name} {version(name)}" for name in ("torch", "timm", "lightning")]
-        ),
-        "Date": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+        **software_facts("torch", "timm", "lightning"),
         "Took": f"{seconds:.0f} seconds in total",
     }
 
@@ -220,13 +213,3 @@ def _make_folder(out: Path, console: Console) -> Path:
     if folder != out:
         console.print(f"{out} already exists; this run is written to {folder}.", soft_wrap=True)
     return folder
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -3,8 +3,8 @@
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from dynaconv.native import accelerate_training, ready
 from dynaconv.ops.mixture import compiled_is_enabled
 from dynaconv.study.definition import Study, Variant
 from dynaconv.train.config import make_parser, resolve
+from dynaconv.train.threads import threads
 
 # Options of the recipe that can change the cost of a step.
 _COST_OPTIONS = ("name", "model_options", "channels_last", "optimizer")
@@ -77,12 +78,7 @@ def measure_costs(
     Returns:
         ``conditions``, and ``variants`` by name; docs/studies.md explains each number.
     """
-    threads = torch.get_num_threads()
-    if study.threads is not None:
-        torch.set_num_threads(study.threads)
-    compiled = compiled_is_enabled()
-    accelerate_training(ready())
-    try:
+    with threads(study.threads), _compiled_operators():
         names = set(only or study.variants) | {study.reference}
         cost_keys = {name: _cost_key(variant) for name, variant in study.variants.items() if name in names}
         first = {key: name for name, key in reversed(cost_keys.items())}
@@ -98,9 +94,17 @@ def measure_costs(
             "conditions": _conditions(subjects[first[cost_keys[study.reference]]], rounds),
             "variants": {name: costs[first[key]] for name, key in cost_keys.items()},
         }
+
+
+@contextmanager
+def _compiled_operators() -> Iterator[None]:
+    """Train by compiled operators inside the block, if they can be compiled."""
+    before = compiled_is_enabled()
+    accelerate_training(ready())
+    try:
+        yield
     finally:
-        torch.set_num_threads(threads)
-        accelerate_training(compiled)
+        accelerate_training(before)
 
 
 def merge_costs(earlier: Mapping[str, Any], found: Mapping[str, Any], reference: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Reads a study from a YAML file, or a shipped study by name."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,12 +48,7 @@ def load_study(study: str | Path) -> Study:
     Raises:
         RunError: There is no such study, or it is invalid.
     """
-    name, values = _read(study)
-    return _build(name, values)
-
-
-def _read(study: str | Path) -> tuple[str, dict[str, Any]]:
-    return Path(study).stem, check_keys(STUDIES.load(study), _KEYS, f"the study {study}")
+    return _build(Path(study).stem, check_keys(STUDIES.load(study), _KEYS, f"the study {study}"))
 
 
 def _build(name: str, values: dict[str, Any]) -> Study:
@@ -179,18 +174,14 @@ def _chosen(given: dict[str, Any], variants: Mapping[str, Variant], where: str) 
 
 def _tables(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[Table, ...]:
     tables = []
-    for name, given in _entries(values or {"all": {"title": "All variants"}}, "tables", where):
-        here = f"{where}, table {name!r}"
-        given = check_keys(given or {}, ("title", "variants"), here)
+    for name, here, given in _entries(values or {"all": {"title": "All variants"}}, "table", where, ("variants",)):
         tables.append(Table(name=name, title=str(given.get("title", name)), variants=_chosen(given, variants, here)))
     return tuple(tables)
 
 
 def _contrasts(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[Contrast, ...]:
     contrasts = []
-    for name, given in _entries(values or {}, "contrasts", where):
-        here = f"{where}, contrast {name!r}"
-        given = check_keys(given or {}, ("title", "variant", "against"), here)
+    for name, here, given in _entries(values or {}, "contrast", where, ("variant", "against")):
         _require(given, ("variant", "against"), here)
         left, right = (_members(given[key], variants, f"{here}: `{key}`") for key in ("variant", "against"))
         if len(left) == len(right) == 1:
@@ -219,9 +210,7 @@ def _members(name: Any, variants: Mapping[str, Variant], where: str) -> dict[str
 
 def _figures(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[Figure, ...]:
     figures = []
-    for name, given in _entries(values or {}, "figures", where):
-        here = f"{where}, figure {name!r}"
-        given = check_keys(given or {}, ("title", "kind", "variants"), here)
+    for name, here, given in _entries(values or {}, "figure", where, ("kind", "variants")):
         kind = given.get("kind", "accuracy")
         if kind not in FIGURE_KINDS:
             raise RunError(f"{here}: `kind` is one of {', '.join(FIGURE_KINDS)}; got {kind!r}.")
@@ -251,10 +240,12 @@ def _claims(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[C
     return tuple(claims)
 
 
-def _entries(values: Any, key: str, where: str) -> list[tuple[str, Any]]:
+def _entries(values: Any, kind: str, where: str, keys: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield name, description for messages and values of each table, contrast or figure; all may have a title."""
     if not isinstance(values, Mapping):
-        raise RunError(f"{where}: `{key}` must map names to entries; got {values!r}.")
-    for name in values:
+        raise RunError(f"{where}: `{kind}s` must map names to entries; got {values!r}.")
+    for name, given in values.items():
         if not re.fullmatch(r"[A-Za-z0-9][\w-]*", str(name)):
-            raise RunError(f"{where}: `{key}` has {name!r}; a name may only have letters, digits, '-' and '_'.")
-    return [(str(name), given) for name, given in values.items()]
+            raise RunError(f"{where}: `{kind}s` has {name!r}; a name may only have letters, digits, '-' and '_'.")
+        here = f"{where}, {kind} {str(name)!r}"
+        yield str(name), here, check_keys(given or {}, ("title", *keys), here)

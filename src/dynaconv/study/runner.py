@@ -20,6 +20,7 @@ from dynaconv.study.trace import LossTrace
 from dynaconv.train.config import resolve
 from dynaconv.train.run import fit, resume
 from dynaconv.train.stopping import RunStopped, StopSignals
+from dynaconv.train.threads import threads
 
 Say = Callable[[str], None]
 _POLL_SECONDS = 0.2
@@ -83,17 +84,12 @@ def run_study(
     """
     check_recipes(study)
     folder.claim(study)
-    threads = torch.get_num_threads()
-    try:
-        if study.threads is not None:
-            torch.set_num_threads(study.threads)
+    with threads(study.threads):
         if options.retry:
             _clear_failures(study, folder, options)
         # Each search starts at the first run, because another process may have left one unfinished meanwhile.
         while _run_next(study, folder, options, say, callbacks):
             pass
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _clear_failures(study: Study, folder: StudyFolder, options: RunOptions) -> None:

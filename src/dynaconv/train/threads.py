@@ -1,9 +1,22 @@
 """Chooses the number of threads of a training."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from joblib import cpu_count
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Run the block with this number of torch's threads; None leaves it as it is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def limit_threads() -> None:
