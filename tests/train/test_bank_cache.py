@@ -11,10 +11,7 @@ import torch
 from dynaconv.train.data import bank_cache
 from dynaconv.train.data.bank_cache import Bank, cache_folder, cached_bank
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 class Maker:

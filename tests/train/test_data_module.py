@@ -47,20 +47,6 @@ def test_order_and_augmentation_depend_on_seed_and_epoch() -> None:
     assert not torch.equal(batch(0, 1), batch(1, 1))
 
 
-@pytest.mark.parametrize("augment", [Small(), Photo()], ids=spelled)
-def test_worker_processes_repeat_the_epoch_they_are_set_to(augment: Any) -> None:
-    def batches() -> list[torch.Tensor]:
-        data = ImageDataModule("digits", batch_size=16, augment=augment, num_workers=2, train_limit=40, seed=2)
-        loader = data.train_dataloader()
-        loader.sampler.set_epoch(3)
-        return [images for images, _ in loader]
-
-    first = batches()
-    torch.rand(7)
-    for one, two in zip(first, batches(), strict=True):
-        torch.testing.assert_close(one, two, rtol=0, atol=0)
-
-
 def test_evaluation_keeps_order_and_drops_nothing() -> None:
     data = ImageDataModule("digits", eval_batch_size=64)
     assert targets_of(data.test_dataloader()) == data.source.test.targets.tolist()

@@ -1,6 +1,6 @@
 """Images that are drawn anew: what each one follows from, and how the data module takes them."""
 
-import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from dynaconv.train.data.keyed import uniform
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.sources import load_source
 from tests.messages import refuses, spelled
+from tests.train.helpers import epoch_of
 
 COUNTS = (3, 1, 4)
 
@@ -94,15 +95,6 @@ def test_validation_and_test_pictures_are_fixed_and_their_own() -> None:
 def test_numbers_that_do_not_fit_are_named(options: dict[str, Any]) -> None:
     with refuses(DataError):
         drawn(**options)
-
-
-def epoch_of(data: ImageDataModule, epoch: int = 2) -> dict[int, torch.Tensor]:
-    """Every picture of an epoch by its position."""
-    loader = data.train_dataloader()
-    loader.sampler.set_epoch(epoch)
-    batches = list(loader)
-    positions = list(loader.sampler)
-    return dict(zip(positions, torch.cat([images for images, _ in batches]), strict=False))
 
 
 @pytest.mark.parametrize("options", [None, {"distinct": 30}], ids=["endless", "distinct"])
@@ -210,20 +202,20 @@ def test_a_run_trains_tests_and_is_tested_again(tmp_path: Path) -> None:
 def test_a_run_stopped_inside_an_epoch_ends_as_one_that_was_not(tmp_path: Path) -> None:
     from dynaconv.train.run import fit, resume
     from dynaconv.train.stopping import RunStopped
-    from tests.train.helpers import tiny_config
-    from tests.train.test_faults import At, send
+    from tests.train.helpers import When, tiny_config
     from tests.train.test_kill import left_by, unlike
 
+    stop = partial(When, "on_train_batch_end", 6)
     config = tiny_config(data={"name": "glyphs-mini", "batch_size": 32, "epoch_size": 128})
     fit(config, out=tmp_path / "whole")
     with pytest.raises(RunStopped):
-        fit(config, out=tmp_path / "run", callbacks=[At(6, send(signal.SIGTERM))])
+        fit(config, out=tmp_path / "run", callbacks=[stop()])
     resume(tmp_path / "run")
     assert unlike(left_by(tmp_path / "run"), left_by(tmp_path / "whole")) == []
     config = config.with_changes(
         data={"name": "glyphs-mini", "batch_size": 32, "epoch_size": 128, "options": {"distinct": 9}}
     )
     with pytest.raises(RunStopped):
-        fit(config, out=tmp_path / "other", callbacks=[At(6, send(signal.SIGTERM))])
+        fit(config, out=tmp_path / "other", callbacks=[stop()])
     with refuses(RunError, "data.options.distinct"):
         resume(tmp_path / "other", overrides=["--data.options.distinct=8"])

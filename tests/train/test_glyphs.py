@@ -19,10 +19,7 @@ from dynaconv.train.data.sources import load_source
 from tests.messages import refuses, spelled
 from tests.train.fonts import make_families, make_font
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")

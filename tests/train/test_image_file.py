@@ -146,6 +146,7 @@ def test_grey_values_keep_the_range_of_their_file(
 ) -> None:
     Image.fromarray(values).save(tmp_path / name)
     assert np.array_equal(np.asarray(open_image(tmp_path / name, "L")), want)
+    assert np.array_equal(np.asarray(open_image(tmp_path / name, "RGB")), np.stack([want] * 3, -1))
 
 
 def test_a_transparent_grey_value_of_16_bits_becomes_white(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from dynaconv.train.data.augmentation import Photo, Small
 from dynaconv.train.data.keyed import generators_seeded, image_keys, scramble, uniform
 from dynaconv.train.data.module import ImageDataModule
 from tests.messages import spelled
-from tests.train.helpers import write_folder
+from tests.train.helpers import epoch_of, write_folder
 
 
 def test_the_generator_is_splitmix64() -> None:
@@ -69,23 +69,13 @@ def test_seeding_the_generators_leaves_them_as_they_were() -> None:
 @pytest.mark.parametrize(
     "augment", [Small(erase_prob=0.5), Photo(erase_prob=0.5, rand_augment="rand-m9-mstd0.5")], ids=spelled
 )
-def test_an_image_is_augmented_alike_whatever_loads_it(tmp_path: Path, augment: Any) -> None:
-    folder = write_folder(tmp_path, images=8)
+@pytest.mark.parametrize("source", ["a folder", "digits"])
+def test_an_image_is_augmented_alike_whatever_loads_it(tmp_path: Path, augment: Any, source: str) -> None:
+    name = "digits" if source == "digits" else str(write_folder(tmp_path, images=8))
 
     def images(**options: Any) -> dict[int, torch.Tensor]:
-        data = ImageDataModule(
-            str(folder),
-            image_size=16,
-            augment=augment,
-            val_fraction=0,
-            seed=3,
-            **options,
-        )
-        loader = data.train_dataloader()
-        loader.sampler.set_epoch(2)
-        order = list(loader.sampler)
-        batches = torch.cat([batch for batch, _ in loader])
-        return dict(zip(order, batches, strict=False))
+        given = {"image_size": 16, "train_limit": 16, "val_fraction": 0, "seed": 3, **options}
+        return epoch_of(ImageDataModule(name, augment=augment, **given))
 
     one = images(batch_size=16, num_workers=0)
     assert len(one) == 16

@@ -9,17 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
 from safetensors.torch import load_file
 
 from dynaconv.train.config import TrainConfig
 from dynaconv.train.resume_state import RUN_KEY
 from dynaconv.train.run import fit, resume
+from tests.train.helpers import When, send
 
 STEPS_AN_EPOCH = 6
 RANDOM_KILLS = 20
@@ -50,19 +51,9 @@ CONFIG = TrainConfig(
 )
 
 
-class KillAt(Callback):
-    """Kills its own process after an update, before that can be saved."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
 def run_and_kill(folder: Path, step: int) -> None:
-    fit(CONFIG, out=folder, callbacks=[KillAt(step)])
+    """Kill this process after an update, before that can be saved."""
+    fit(CONFIG, out=folder, callbacks=[When("on_train_batch_end", step, partial(send, signal.SIGKILL))])
 
 
 def _values(value: Any, name: str = "") -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import gzip
 import sys
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -164,16 +163,6 @@ def test_paths_are_made_absolute_and_names_are_left_alone(tmp_path: Path, monkey
     assert absolute_location("digits", None) == ("digits", None)
     assert missing_folder("folder", str(tmp_path / "images")) is None
     assert missing_folder("./gone", None) == "./gone"
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB"])
-@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
-def test_sixteen_bits_of_grey_keep_their_range(tmp_path: Path, mode: Literal["L", "RGB"], suffix: str) -> None:
-    grey = np.linspace(0, 65535, 24, dtype=np.uint16).reshape(4, 6)
-    Image.fromarray(grey).save(tmp_path / f"grey.{suffix}")
-    opened = np.asarray(open_image(tmp_path / f"grey.{suffix}", mode))
-    assert opened.dtype == np.uint8
-    assert np.array_equal(opened if mode == "L" else opened[..., 1], grey // 256)
 
 
 def test_pixels_of_unknown_range_are_refused(tmp_path: Path) -> None:

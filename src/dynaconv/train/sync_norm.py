@@ -9,7 +9,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """Sums a tensor over all processes; the backward pass sums the gradient over them too."""
+    """Sums a tensor over all processes; the backward pass sums the gradient over them too.
+
+    `torch.distributed.nn.functional.all_reduce` does the same, but torch deprecates it for a private function.
+    """
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:

@@ -232,16 +232,8 @@ def _centred(font: ImageFont.FreeTypeFont, character: str, side: int) -> Picture
     return np.asarray(picture)
 
 
-def same_design(one: Pictures, other: Pictures) -> bool:
-    """Return whether two faces draw the same shapes: the median correlation of their pictures is above 0.9.
-
-    Args:
-        one, other: Pictures of the same characters, ``(N, side, side)``.
-    """
-    return float(np.median(_normalised(one) @ _normalised(other))) > SAME_DESIGN
-
-
 SAME_DESIGN = 0.9
+"""Two faces draw the same shapes if the median correlation of their pictures is above this."""
 
 
 def design_groups(faces: Sequence[Face], pictures: Sequence[Pictures]) -> list[int]:
@@ -253,16 +245,13 @@ def design_groups(faces: Sequence[Face], pictures: Sequence[Pictures]) -> list[i
         faces: The faces.
         pictures: For each face, pictures of the same characters, ``(N, side, side)``.
     """
+    from scipy.sparse.csgraph import connected_components
+
     flat = np.stack([_normalised(one) for one in pictures])  # faces x characters x pixels
     alike = np.median(np.einsum("fcp,gcp->fgc", flat, flat, optimize=True), axis=2) > SAME_DESIGN
-    groups = list(range(len(faces)))
-    for one in range(len(faces)):
-        for other in range(one):
-            if alike[one, other] or faces[one].family == faces[other].family:
-                old, new = groups[one], groups[other]
-                groups = [new if group == old else group for group in groups]
-    order = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-    return [order[group] for group in groups]
+    families = np.array([face.family for face in faces])
+    _, groups = connected_components(alike | (families[:, None] == families), directed=False)
+    return [int(group) for group in groups]
 
 
 def _normalised(pictures: Pictures) -> npt.NDArray[np.float32]:

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import wave
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -104,11 +103,11 @@ def _command(voice: Voice, word: str, take: Take, file: Path) -> list[str]:
 
 def read_wave(raw: bytes) -> Audio:
     """Read a WAV file with one channel and 16 bits as samples in [-1, 1], resampled to 16 kHz."""
+    from scipy.io import wavfile
     from scipy.signal import resample_poly
 
-    with wave.open(io.BytesIO(raw)) as file:
-        rate = file.getframerate()
-        samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2").astype(np.float32) / 2**15
+    rate, integers = wavfile.read(io.BytesIO(raw))
+    samples = integers.astype(np.float32) / 2**15
     common = int(np.gcd(rate, RATE))
     resampled: Audio = resample_poly(samples, RATE // common, rate // common).astype(np.float32)
     return resampled
