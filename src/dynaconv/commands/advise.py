@@ -7,6 +7,7 @@ from typing import Any
 from dynaconv.commands import _arguments as shared
 from dynaconv.commands._shared import add_command
 from dynaconv.errors import RunError
+from dynaconv.files import write_json
 
 _EPILOG = "The prediction is fitted on the studies of docs/does-it-pay.md, which say what it is worth."
 
@@ -44,8 +45,6 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         )
     if arguments.json is not None:
         from dataclasses import asdict
-
-        from dynaconv.files import write_json
 
         write_json(arguments.json, {"train_loss": loss, "epoch": epoch, **asdict(advice)})
 

@@ -5,14 +5,13 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynaconv.commands import _arguments as shared
 from dynaconv.commands._shared import add_command
 from dynaconv.errors import DynaconvError, RunError
+from dynaconv.files import write_json, write_text
 from dynaconv.progress import done, step
 
 if TYPE_CHECKING:
@@ -142,7 +141,6 @@ def _batches(arguments: argparse.Namespace, metadata: dict[str, Any]) -> _Limite
 
 def _write(arguments: argparse.Namespace, found: "list[NetworkAnalysis]", facts: dict[str, str]) -> None:
     from dynaconv.explain.analyze.report import report_html
-    from dynaconv.files import write_json, write_text
 
     write_text(arguments.out, report_html(found, facts))
     if arguments.json is not None:
@@ -178,6 +176,8 @@ def _print_rankings(console: "Console", found: "list[NetworkAnalysis]") -> None:
 def _facts(
     arguments: argparse.Namespace, metadata: list[dict[str, Any]], found: "list[NetworkAnalysis]", device: str
 ) -> dict[str, str]:
+    from dynaconv.explain.report import software_facts
+
     data = dict.fromkeys(str(arguments.data or facts["data"]["name"]) for facts in metadata)
     images = sorted({network.statistics.images for network in found})
     measured = {network.suppression.images for network in found if network.suppression is not None}
@@ -188,9 +188,5 @@ def _facts(
         "Data": f"{', '.join(data)}, {arguments.split} images: {', '.join(f'{n:,}' for n in images)}{gradients}",
         "Seed": f"{SEED}, which chooses the images",
         "Machine": f"{platform.machine()}, {device}",
-        "dynaconv": version("dynaconv"),
-        "Software": ", ".join(
-            [f"Python {platform.python_version()}"] + [f"{name} {version(name)}" for name in ("torch", "timm")]
-        ),
-        "Date": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+        **software_facts("torch", "timm"),
     }

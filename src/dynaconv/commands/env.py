@@ -12,6 +12,7 @@ from typing import Any
 from dynaconv._version import __version__
 from dynaconv.commands import _arguments as shared
 from dynaconv.commands._shared import add_command
+from dynaconv.files import write_json
 
 _EXTRAS = ("models", "train", "shards", "hub", "export", "int8")
 """Extras that are looked for; the others have environments of their own."""
@@ -30,8 +31,6 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     for name, fact in facts.items():
         print(f"{name:<{width}}  {fact}")
     if arguments.json is not None:
-        from dynaconv.files import write_json
-
         write_json(arguments.json, facts)
 
 

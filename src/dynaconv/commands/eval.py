@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynaconv.commands import _arguments as shared
 from dynaconv.commands._shared import add_command
+from dynaconv.files import write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,8 +43,6 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     data = arguments.data or metadata["data"]["name"]
     _print_evaluation(make_console(), result, f"{metadata['model']} on {data}, {arguments.split} images")
     if arguments.json is not None:
-        from dynaconv.files import write_json
-
         facts = {"checkpoint": arguments.checkpoint, "model": metadata["model"], "data": data}
         write_json(arguments.json, {**facts, "split": arguments.split, **result.to_dict()})
 

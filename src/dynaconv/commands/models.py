@@ -7,6 +7,7 @@ from typing import Any
 from dynaconv.commands import _arguments as shared
 from dynaconv.commands._shared import add_command
 from dynaconv.errors import RunError, listed, nearest_names
+from dynaconv.files import write_json
 
 _EPILOG = (
     "A pattern is shell-style; quote it. Every name works in timm.create_model after `import dynaconv.models`, "
@@ -35,17 +36,12 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         near = nearest_names(arguments.pattern, known)
         raise RunError(f"no network of dynaconv matches {arguments.pattern!r}; the nearest names are {listed(near)}.")
     found = {}
-    print(f"{'name':<{_width(names)}}  parameters", flush=True)
+    width = max(map(len, names))
+    print(f"{'name':<{width}}  parameters", flush=True)
     for name in names:
         with torch.device("meta"):
             network = timm.create_model(name)
         found[name] = sum(parameter.numel() for parameter in network.parameters())
-        print(f"{name:<{_width(names)}}  {found[name]:>10,}".rstrip(), flush=True)
+        print(f"{name:<{width}}  {found[name]:>10,}".rstrip(), flush=True)
     if arguments.json is not None:
-        from dynaconv.files import write_json
-
         write_json(arguments.json, [{"name": name, "parameters": count} for name, count in found.items()])
-
-
-def _width(names: list[str]) -> int:
-    return max(map(len, names))

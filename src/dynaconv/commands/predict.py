@@ -6,6 +6,7 @@ from typing import Any
 
 from dynaconv.commands._arguments import add_checkpoint, add_json, integer
 from dynaconv.commands._shared import add_command
+from dynaconv.files import write_json
 
 
 def add(commands: Any) -> None:
@@ -37,8 +38,6 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         for name, probability in prediction.classes:
             print(f"  {probability:7.2%}  {name}")
     if arguments.json is not None:
-        from dynaconv.files import write_json
-
         facts = {"checkpoint": arguments.checkpoint, "model": metadata["model"], "errors": failures}
         write_json(arguments.json, {**facts, "predictions": [prediction.to_dict() for prediction in predictions]})
     return 1 if failures else 0

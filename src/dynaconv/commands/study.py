@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dynaconv.commands._arguments import add_out, integer
 from dynaconv.commands._shared import add_command
 from dynaconv.errors import RunError, RunsFailedError, listed, nearest_names
+from dynaconv.files import write_json
 
 if TYPE_CHECKING:
     from dynaconv.study.definition import Study
@@ -144,7 +145,6 @@ def _checked_seeds(study: "Study", seeds: list[int]) -> tuple[int, ...]:
 
 
 def _measure(study: "Study", folder: "StudyFolder", options: "RunOptions", rounds: int) -> None:
-    from dynaconv.files import write_json
     from dynaconv.study.costs import measure_costs, merge_costs
     from dynaconv.study.folder import COSTS_FILE
     from dynaconv.study.runner import check_recipes

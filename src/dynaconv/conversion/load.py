@@ -130,7 +130,7 @@ def _check_model(model: nn.Module) -> None:
         )
     state: dict[str, Tensor] = model.state_dict()
     if not state:
-        raise CheckpointError(f"{type(model).__name__} structure no parameters to load.")
+        raise CheckpointError(f"{type(model).__name__} has no parameters to load.")
     if any(tensor.is_meta for tensor in state.values()):
         raise CheckpointError("the model is on the meta device and has no weights; build it on the CPU.")
 

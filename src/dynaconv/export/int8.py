@@ -4,7 +4,7 @@ import math
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ LOOPS = frozenset({"Scan", "Loop", "TensorIterator"})
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Options:
-    """Options of an int8 export, after their check.
+    """Options of an int8 export.
 
     Attributes:
         subset_size: Largest number of calibration images.
@@ -37,47 +37,37 @@ class Int8Options:
         branch: ``"float"`` if dynamic branches stay in float32, ``"int8"`` if they are quantised.
         max_drop: Largest accepted loss of accuracy, in percentage points; None for no limit.
         overwrite: Whether existing files may be replaced.
+
+    Raises:
+        ExportError: An option is out of range, or ``max_drop`` is given without ``evaluate``.
     """
 
     subset_size: int
-    ignored: tuple[str, ...]
+    ignored: Sequence[str]
     branch: Branch
     max_drop: float | None
     overwrite: bool
+    evaluate: InitVar[object]
 
-    @classmethod
-    def checked(
-        cls,
-        *,
-        subset_size: int,
-        ignored: Sequence[str],
-        branch: Branch,
-        max_drop: float | None,
-        evaluate: object,
-        overwrite: bool,
-    ) -> "Int8Options":
-        """Check the options and return them.
-
-        Raises:
-            ExportError: An option is out of range, or ``max_drop`` is given without ``evaluate``.
-        """
-        if not isinstance(subset_size, int) or isinstance(subset_size, bool) or subset_size < 1:
+    def __post_init__(self, evaluate: object) -> None:
+        if not isinstance(self.subset_size, int) or isinstance(self.subset_size, bool) or self.subset_size < 1:
             raise ExportError(
-                f"`subset_size` is a number of images and must be an integer of at least 1; got {subset_size!r}."
+                f"`subset_size` is a number of images and must be an integer of at least 1; got {self.subset_size!r}."
             )
-        if branch not in ("float", "int8"):
-            raise ExportError(f"`branch` must be 'float' or 'int8'; got {branch!r}.")
-        if isinstance(ignored, str):
-            raise ExportError(f"`ignored` must be a sequence of patterns; got {ignored!r}, pass [{ignored!r}].")
-        if max_drop is not None and evaluate is None:
+        if self.branch not in ("float", "int8"):
+            raise ExportError(f"`branch` must be 'float' or 'int8'; got {self.branch!r}.")
+        if isinstance(self.ignored, str):
             raise ExportError(
-                f"max_drop={max_drop} needs `evaluate`, a loader of (images, labels) to measure accuracy."
+                f"`ignored` must be a sequence of patterns; got {self.ignored!r}, pass [{self.ignored!r}]."
             )
-        if max_drop is not None and not max_drop >= 0:
-            raise ExportError(f"`max_drop` is in percentage points of accuracy and must be >= 0; got {max_drop!r}.")
-        return cls(
-            subset_size=subset_size, ignored=tuple(ignored), branch=branch, max_drop=max_drop, overwrite=overwrite
-        )
+        if self.max_drop is not None and evaluate is None:
+            raise ExportError(
+                f"max_drop={self.max_drop} needs `evaluate`, a loader of (images, labels) to measure accuracy."
+            )
+        if self.max_drop is not None and not self.max_drop >= 0:
+            raise ExportError(
+                f"`max_drop` is in percentage points of accuracy and must be >= 0; got {self.max_drop!r}."
+            )
 
 
 class Quantized(NamedTuple):

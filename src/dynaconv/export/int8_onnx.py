@@ -86,7 +86,7 @@ def quantize_onnx(
             change.
     """
     require("onnx", "onnxruntime", extra="int8", needed_by="quantize_onnx")
-    options = Int8Options.checked(
+    options = Int8Options(
         subset_size=subset_size,
         ignored=ignored,
         branch=branch,

@@ -77,7 +77,7 @@ def quantize_openvino(
     """
     with suppressed_output("nncf"):
         require("openvino", "nncf", extra="int8", needed_by="quantize_openvino")
-    options = Int8Options.checked(
+    options = Int8Options(
         subset_size=subset_size,
         ignored=ignored,
         branch=branch,
