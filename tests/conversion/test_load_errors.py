@@ -136,6 +136,8 @@ def test_features_only_is_refused_and_the_way_out_works(network: str, states: Ca
 def test_a_model_without_memory_is_refused(states: Callable[[str], State]) -> None:
     with refuses(CheckpointError):
         load_published(make("dcd_resnet10", device="meta"), states("resnet10"))
+    with refuses(CheckpointError, "Identity"):
+        load_published(nn.Identity(), states("resnet10"))
 
 
 def test_another_family_of_ours_is_refused(states: Callable[[str], State]) -> None:

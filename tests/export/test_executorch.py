@@ -1,6 +1,5 @@
 """ExecuTorch programs; those that need executorch are skipped without it."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -28,13 +27,6 @@ def network(family: str = "dcd") -> nn.Module:
 def test_max_batch_is_checked(max_batch: int, tmp_path: Path) -> None:
     with refuses(ExportError, "max_batch"):
         export_executorch(network(), tmp_path / "net.pte", IMAGES, max_batch=max_batch)
-
-
-def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "executorch", None)
-    with refuses(ExportError, "dynaconv[executorch]"):
-        export_executorch(network(), tmp_path / "net.pte", IMAGES)
-    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("max_batch", [2, 16, 20])

@@ -1,9 +1,9 @@
 """Class names and normalisation in exported files, and files that take pixels."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,6 +11,8 @@ from torch import nn
 from dynaconv.errors import ExportError
 from dynaconv.export import ExportReport, ImageInfo, export_onnx, export_openvino, quantize_onnx
 from dynaconv.export.image_info import KEYS, PREFIX
+from dynaconv.export.onnx import load_onnx
+from dynaconv.export.openvino import load_openvino
 from dynaconv.native import extension
 from tests.export.networks import tiny
 from tests.messages import refuses
@@ -36,25 +38,15 @@ def entries(file: Path) -> dict[str, str]:
     return {key.removeprefix("dynaconv."): value for key, value in found.items() if key.startswith("dynaconv.")}
 
 
-def run(report: ExportReport, pixels: np.ndarray) -> torch.Tensor:
-    if report.path.suffix == ".xml":
-        import openvino
-
-        core = openvino.Core()
-        compiled = core.compile_model(report.path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        return torch.as_tensor(compiled([pixels])[0])
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.register_custom_ops_library(str(extension("onnxruntime")))
-    session = onnxruntime.InferenceSession(report.path, options)
-    return torch.as_tensor(session.run(["output"], {"images": pixels})[0])
+def run(report: ExportReport, pixels: torch.Tensor) -> torch.Tensor:
+    load = load_openvino if report.path.suffix == ".xml" else partial(load_onnx, library=extension("onnxruntime"))
+    return torch.as_tensor(load(report.path)(pixels)[0])
 
 
-def pixels_and_normalised(batch: int, height: int, width: int) -> tuple[np.ndarray, torch.Tensor]:
+def pixels_and_normalised(batch: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     pixels = torch.randint(256, (batch, height, width, 3), dtype=torch.uint8)
     normalised = (pixels.movedim(-1, 1) / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-    return pixels.numpy(), normalised
+    return pixels, normalised
 
 
 @pytest.mark.parametrize(

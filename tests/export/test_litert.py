@@ -1,6 +1,5 @@
 """LiteRT models; those that need litert-torch are skipped without it."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +34,6 @@ class TwoOutputs(nn.Module):
 def test_batches_are_checked(batches: tuple[int, ...], tmp_path: Path) -> None:
     with refuses(ExportError):
         export_litert(TwoOutputs("dcd"), tmp_path / "net.tflite", IMAGES, batches=batches)
-
-
-def test_a_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "litert_torch", None)
-    with refuses(ExportError, "dynaconv[litert]"):
-        export_litert(TwoOutputs("dcd"), tmp_path / "net.tflite", IMAGES)
-    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.export

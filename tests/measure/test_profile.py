@@ -84,19 +84,6 @@ def test_work_outside_layers_is_in_the_total_and_the_table_says_so() -> None:
     assert "outside any layer" in console.export_text()
 
 
-def test_the_model_is_left_as_it_was() -> None:
-    model = _network().train()
-    model[1].eval()
-    modes = [module.training for module in model.modules()]
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    random_state = torch.get_rng_state()
-    profile(model, (3, 8, 8))
-    assert [module.training for module in model.modules()] == modes
-    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), random_state)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-
-
 def test_hooks_and_mode_are_restored_when_the_model_fails() -> None:
     model = _network().train()
     with refuses(ValueError, "Sequential"):

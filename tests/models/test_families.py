@@ -8,29 +8,10 @@ from dynaconv.models import _families
 from tests.messages import refuses
 
 
-def test_an_unknown_family_is_named_with_the_known_and_the_nearest() -> None:
-    with refuses(ValueError, "dcdd"):
-        _families.get_family("dcdd")
-
-
-def test_a_family_without_published_structure_says_which_have_one() -> None:
-    with refuses(ValueError, "static"):
-        _families.get_published("static")
-
-
-def test_an_unknown_hyperparameter_is_named_with_the_known_and_the_nearest() -> None:
-    with refuses(ValueError, "latent"):
-        _families.check_family_options("dcd", {"latent": 4})
-
-
-def test_the_static_family_takes_no_hyperparameter() -> None:
-    with refuses(ValueError, "static"):
-        _families.check_family_options("static", {"latent_dim": 4})
-
-
-def test_arguments_of_the_convolution_are_no_hyperparameters() -> None:
-    with refuses(ValueError, "stride"):
-        _families.check_family_options("dcd", {"stride": 2})
+@pytest.mark.parametrize(("family", "option"), [("static", "latent_dim"), ("dcd", "stride")])
+def test_what_is_no_hyperparameter_of_the_family_is_refused(family: str, option: str) -> None:
+    with refuses(ValueError, family if family == "static" else option):
+        _families.check_family_options(family, {option: 2})
 
 
 def test_options_that_are_no_mapping_are_refused() -> None:

@@ -1,5 +1,6 @@
 """What timm expects of a model holds for every registered name."""
 
+import math
 import re
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from dynaconv import set_temperature
-from dynaconv.families import DCDLinear, DynamicConv2d
-from tests.helpers import FAMILIES, TOLERANCE
+from dynaconv.families import DCDConv2d, DCDLinear, DynamicConv2d
+from dynaconv.train.factory import static_options, static_twin
+from tests.helpers import FAMILIES, TOLERANCE, count
 from tests.messages import refuses, spelled
 
 SIZES = ["mobilenetv2_035", "mobilenetv2_050", "mobilenetv2_075", "mobilenetv2_100", "mobilenetv2_140"]
@@ -46,6 +48,66 @@ def test_exactly_these_names_are_listed() -> None:
     assert sorted(listed) == sorted(NAMES)
     assert not timm.list_models("dcd_*", pretrained=True)
     assert set(timm.list_models(module="dynamic_resnet")) == {name for name in NAMES if "_resnet" in name}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_dynamic_network_has_a_static_twin(name: str) -> None:
+    size = max((size for size in SIZES if size in name), key=len)
+    assert static_twin(name) == (None if name.startswith("static_") else f"static_{size}")
+
+
+def test_the_static_twin_takes_the_options_that_are_not_of_dynamic_layers() -> None:
+    options: dict[str, object] = {"stem_stride": 2, "dynamic": ("pointwise", "classifier"), "latent_ratio": 0.5}
+    create("dcd_mobilenetv2_035", **options)
+    create("static_mobilenetv2_035", **static_options(options))
+
+
+# timm has no ResNet-10 of these blocks.
+@pytest.mark.parametrize("size", [size for size in SIZES if size != "resnet10"])
+def test_the_static_twin_is_timms_network(size: str) -> None:
+    twin, theirs = (timm.create_model(name, device="meta") for name in (f"static_{size}", size))
+    assert count(twin) == count(theirs)
+    assert list(twin.state_dict()) == list(theirs.state_dict())
+
+
+@pytest.mark.parametrize("size", ["mobilenetv2_100", "resnet18"])
+def test_timms_weights_load_and_give_timms_outputs(size: str) -> None:
+    theirs = timm.create_model(size, num_classes=5).eval()
+    twin = timm.create_model(f"static_{size}", num_classes=5).eval()
+    twin.load_state_dict(theirs.state_dict(), strict=True)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert twin(x).equal(theirs(x))
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters"),
+    [
+        ("mobilenetv2_100", 5_720_028),
+        ("mobilenetv2_050", 3_056_616),
+        ("resnet18", 14_703_332),
+        ("resnet50", 29_835_056),
+    ],
+)
+def test_published_counts(size: str, parameters: int) -> None:
+    assert count(timm.create_model(f"dcd_{size}_published", device="meta")) == parameters
+
+
+@pytest.mark.parametrize("size", ["mobilenetv2_100", "resnet18", "resnet50"])
+def test_the_count_is_the_papers_formula_summed_over_the_layers(size: str) -> None:
+    """W0 + L (C_in + C_out) + the branch: C_in h + h (C_out + L^2), with biases where the branch has them."""
+    model = timm.create_model(f"dcd_{size}", device="meta")
+    added = 0
+    for layer in model.modules():
+        if isinstance(layer, DCDConv2d):
+            smaller = min(layer.in_channels, layer.out_channels)
+            latent = smaller // 2 ** math.floor(math.log2(math.sqrt(smaller)))
+            hidden = layer.sizes.hidden_channels
+            assert (layer.sizes.latent_dim, hidden) == (latent, max(hidden, layer.in_channels // 16))
+            outputs = layer.out_channels + latent**2
+            added += latent * (layer.in_channels + layer.out_channels) + hidden * (layer.in_channels + outputs)
+            added += sum(p.numel() for name, p in layer.named_parameters() if name.endswith("bias"))
+    assert count(model) == count(timm.create_model(f"static_{size}", device="meta")) + added
 
 
 @pytest.mark.parametrize("name", NAMES)

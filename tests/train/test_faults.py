@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,6 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from dynaconv.cli import main
 from dynaconv.errors import CheckpointError, DataError, RunError, TrainingDivergedError
 from dynaconv.files import remove_leftovers, replacing
 from dynaconv.train.checkpoint import load_trained
@@ -23,91 +24,18 @@ from dynaconv.train.resume_checks import check_batch
 from dynaconv.train.run import fit, resume
 from dynaconv.train.stopping import RunStopped
 from tests.messages import refuses
-from tests.train.helpers import tiny_config, write_folder
+from tests.train.helpers import When, failing, folder_config, send, tiny_config, write_folder
 from tests.train.test_kill import left_by, unlike
 
 pytestmark = pytest.mark.usefixtures("own_environment")
 
 
-class At(Callback):
+def after(step: int, do: Callable[[], object]) -> When:
     """Does something once, after an update."""
-
-    def __init__(self, step: int, do: Any) -> None:
-        self.step, self.do = step, do
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step == self.step:
-            self.do(trainer, pl_module)
+    return When("on_train_batch_end", step, do)
 
 
-def send(number: int) -> Any:
-    return lambda *_: os.kill(os.getpid(), number)
-
-
-def folder_config(folder: Path, **changes: Any) -> Any:
-    data = {"name": str(folder), "image_size": 32, "batch_size": 4, "num_workers": 0, "val_fraction": 0}
-    return tiny_config(data=data, **changes)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    fit(tiny_config(), out=folder)
-    return left_by(folder)
-
-
-# Inside the first epoch, at its end, and inside the second.
-@pytest.mark.parametrize(("name", "step"), [("SIGTERM", 3), ("SIGTERM", 5), ("SIGUSR1", 7)])
-def test_a_signal_saves_and_the_run_goes_on_from_there(
-    tmp_path: Path, whole: dict[str, Any], name: str, step: int
-) -> None:
-    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
-    with refuses(RunStopped, name):
-        fit(tiny_config(), out=tmp_path / "run", callbacks=[At(step, send(getattr(signal, name)))])
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == handlers
-    resume(tmp_path / "run")
-    assert unlike(left_by(tmp_path / "run"), whole) == []
-
-
-@pytest.fixture
-def terminated(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Send SIGTERM in the third step of a training."""
-    from dynaconv.train.module import ClassificationModule
-
-    step = ClassificationModule.training_step
-
-    def stopping(self: Any, batch: Any, batch_index: int) -> Any:
-        if self.global_step == 2:
-            send(signal.SIGTERM)()
-        return step(self, batch, batch_index)
-
-    monkeypatch.setattr(ClassificationModule, "training_step", stopping)
-    return monkeypatch
-
-
-def test_the_command_says_how_to_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], terminated: pytest.MonkeyPatch
-) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(json.dumps(tiny_config().to_dict()))
-    folder = tmp_path / "run"
-    assert main(["train", "--config", str(recipe), "--out", str(folder)]) == 0
-    said = f"dynaconv: stopped by SIGTERM after step 3; continue with `dynaconv train --resume {folder}`\n"
-    assert capsys.readouterr().err == said
-    terminated.undo()
-    assert main(["train", "--resume", str(folder), "--data.num_workers", "1"]) == 0
-    assert (folder / "summary.json").is_file()
-
-
-@pytest.mark.usefixtures("terminated")
-def test_a_demonstration_that_is_stopped_says_so_in_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["demo", "--out", str(tmp_path / "demo"), "--epochs", "1"]) == 1
-    assert capsys.readouterr().err == (
-        "dynaconv: stopped by SIGTERM after step 3; a demonstration does not go on from there: start it again, or "
-        f"finish this network alone with `dynaconv train --resume {tmp_path / 'demo' / 'static'}`.\n"
-    )
+terminate = partial(send, signal.SIGTERM)
 
 
 def test_a_run_that_was_never_saved_starts_again(tmp_path: Path) -> None:
@@ -124,7 +52,7 @@ def test_a_run_that_was_never_saved_starts_again(tmp_path: Path) -> None:
 
 def test_a_moved_run_keeps_its_best_score(tmp_path: Path, whole: dict[str, Any]) -> None:
     with pytest.raises(RunStopped):
-        fit(tiny_config(), out=tmp_path / "run", callbacks=[At(7, send(signal.SIGTERM))])
+        fit(tiny_config(), out=tmp_path / "run", callbacks=[after(7, terminate)])
     (tmp_path / "run").rename(tmp_path / "moved")
     resume(tmp_path / "moved")
     assert unlike(left_by(tmp_path / "moved"), whole) == []
@@ -137,16 +65,9 @@ def test_the_options_of_an_epoch_leave_a_resumed_run_exact(tmp_path: Path, chang
     config = config.with_changes(model__mix={"class_path": "Mixup", "init_args": {"alpha": 0.3}})
     fit(config, out=tmp_path / "whole")
     with pytest.raises(OSError, match="power cut"):
-        fit(config, out=tmp_path / "run", callbacks=[At(5, _fail(OSError("power cut")))])
+        fit(config, out=tmp_path / "run", callbacks=[after(5, failing(OSError("power cut")))])
     resume(tmp_path / "run")
     assert unlike(left_by(tmp_path / "run"), left_by(tmp_path / "whole")) == []
-
-
-def _fail(error: BaseException) -> Any:
-    def fail(*_: Any) -> None:
-        raise error
-
-    return fail
 
 
 def poison(module: torch.nn.Module, where: str, *, times: int) -> None:
@@ -209,7 +130,7 @@ def test_a_step_that_is_skipped_changes_no_weight(tmp_path: Path, where: str) ->
 def test_skipped_steps_are_counted_over_a_resumed_run_and_end_it_in_a_row(tmp_path: Path) -> None:
     config = tiny_config(model__skip_nonfinite=3)
     with pytest.raises(RunStopped):
-        fit(config, out=tmp_path / "run", callbacks=[Poison("fc", "output", step=1), At(7, send(signal.SIGTERM))])
+        fit(config, out=tmp_path / "run", callbacks=[Poison("fc", "output", step=1), after(7, terminate)])
     assert resume(tmp_path / "run").summary["skipped_steps"] == 1
     with refuses(TrainingDivergedError, "'fc'"):
         fit(config, out=tmp_path / "other", callbacks=[Poison("fc", "output", step=5, times=9)])
@@ -220,7 +141,7 @@ def test_corrupt_images_are_replaced_up_to_a_limit(tmp_path: Path) -> None:
     broken = [folder / "train" / "dark" / f"{number}.png" for number in (0, 7)]
     for path in broken:
         path.write_bytes(b"broken")
-    with refuses(DataError, "--data.max_corrupt"):
+    with refuses(DataError, "--data.max_corrupt", str(folder / "train" / "dark")):
         fit(folder_config(folder), out=tmp_path / "none")
     with refuses(DataError, "data.max_corrupt"):
         fit(folder_config(folder, data__max_corrupt=1), out=tmp_path / "one")
@@ -251,12 +172,12 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: py
         write(self, bytes(data)[:1000])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
 
-    disk_full = At(1, lambda *_: monkeypatch.setattr(Path, "write_bytes", full))
+    disk_full = after(1, lambda: monkeypatch.setattr(Path, "write_bytes", full))
     with refuses(CheckpointError, "last.ckpt"):
         fit(config, out=tmp_path / "run", callbacks=[disk_full])
     assert not (tmp_path / "run").exists()
     monkeypatch.undo()
-    disk_full = At(3, lambda *_: monkeypatch.setattr(Path, "write_bytes", full))
+    disk_full = after(3, lambda: monkeypatch.setattr(Path, "write_bytes", full))
     with refuses(CheckpointError, "last.ckpt"):
         fit(config, out=tmp_path / "run", callbacks=[disk_full])
     monkeypatch.undo()
@@ -294,14 +215,14 @@ def test_a_file_is_flushed_before_it_takes_its_place(tmp_path: Path, monkeypatch
 def test_a_dead_loader_is_one_sentence(tmp_path: Path) -> None:
     import multiprocessing
 
-    def kill(*_: Any) -> None:
+    def kill() -> None:
         for child in multiprocessing.active_children():
             os.kill(child.pid or 0, signal.SIGKILL)
 
     folder = write_folder(tmp_path / "images", images=40)
     config = folder_config(folder, checkpoint={"every_steps": 2}).with_changes(data__num_workers=1)
     with refuses(DataError, "--resume"):
-        fit(config, out=tmp_path / "run", callbacks=[At(3, kill)])
+        fit(config, out=tmp_path / "run", callbacks=[after(3, kill)])
     assert resume(tmp_path / "run").summary["epochs"] == 2
     gc.collect()
 
@@ -313,7 +234,8 @@ def test_several_dead_loaders_are_one_sentence(tmp_path: Path, monkeypatch: pyte
     alive = [object()]
     monkeypatch.setattr("multiprocessing.active_children", lambda: alive)
     before = signal.signal(signal.SIGCHLD, told)
-    later = [threading.Timer(after, send(signal.SIGCHLD)) for after in (0.1, 0.2)] + [threading.Timer(0.3, alive.clear)]
+    later = [threading.Timer(delay, send, [signal.SIGCHLD]) for delay in (0.1, 0.2)]
+    later.append(threading.Timer(0.3, alive.clear))
     for timer in later:
         timer.start()
     try:
@@ -335,7 +257,7 @@ def test_a_folder_that_vanishes_is_one_sentence(tmp_path: Path, workers: int) ->
     folder = write_folder(tmp_path / "images", images=40)
     config = folder_config(folder, checkpoint={"every_steps": 2}).with_changes(data__num_workers=workers)
     fit(config, out=tmp_path / "whole")
-    away = At(3, lambda *_: folder.rename(tmp_path / "away"))
+    away = after(3, lambda: folder.rename(tmp_path / "away"))
     with refuses(DataError, "--resume"):
         fit(config, out=tmp_path / "run", callbacks=[away])
     with refuses(RunError, "--data"):
@@ -349,7 +271,7 @@ def stopped(tmp_path: Path) -> tuple[Path, Path]:
     """A run on a folder of images, stopped inside its first epoch; the folders of both."""
     folder = write_folder(tmp_path / "images", images=8)
     with pytest.raises(RunStopped):
-        fit(folder_config(folder), out=tmp_path / "run", callbacks=[At(2, send(signal.SIGTERM))])
+        fit(folder_config(folder), out=tmp_path / "run", callbacks=[after(2, terminate)])
     return tmp_path / "run", folder
 
 

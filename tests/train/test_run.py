@@ -23,20 +23,9 @@ from dynaconv.train.folders import RUN_VARIABLE
 from dynaconv.train.progress import RunProgress
 from dynaconv.train.run import RunResult, fit, resume
 from tests.messages import refuses, spelled
-from tests.train.helpers import tiny_config, write_folder
+from tests.train.helpers import StopAfter, tiny_config, write_folder
 
 pytestmark = pytest.mark.usefixtures("own_environment")
-
-
-class StopAfter(Callback):
-    """Ends a run as a crash would, once an epoch's checkpoint is written."""
-
-    def __init__(self, epochs: int, error: BaseException) -> None:
-        self.epochs, self.error = epochs, error
-
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.current_epoch == self.epochs:
-            raise self.error
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
@@ -374,15 +363,6 @@ def test_of_equally_accurate_epochs_the_one_of_the_lowest_loss_is_kept(
     result = resume(tmp_path / "run", callbacks=[Score(*scores)])
     assert result.summary["weights"]["epoch"] == best
     assert result.summary["val_accuracy"] == scores[best - 1][0]
-
-
-def test_a_corrupt_image_ends_the_run_with_its_name(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "images")
-    broken = folder / "train" / "dark" / "0.png"
-    broken.write_bytes(b"broken")
-    data = {"name": str(folder), "image_size": 32, "batch_size": 4, "num_workers": 0, "val_fraction": 0}
-    with refuses(DataError, str(broken)):
-        fit(tiny_config(data=data), out=tmp_path / "run")
 
 
 def test_precision_clipping_accumulation_and_tensorboard_pass_through(tmp_path: Path) -> None:

@@ -2,31 +2,15 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from lightning.pytorch import Callback
 from PIL import Image
 
 from dynaconv.train.data.pack import pack_folder
 from dynaconv.train.run import fit, resume
+from tests.train.helpers import When, failing
 from tests.train.test_kill import CONFIG, left_by, unlike
-
-
-class CutError(Exception):
-    """What happens to the run."""
-
-
-class CutAt(Callback):
-    """Ends the run after an update, before that can be saved."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step == self.step:
-            raise CutError
 
 
 def pack(root: Path) -> str:
@@ -51,7 +35,7 @@ def test_a_run_on_shards_goes_on_inside_an_epoch(tmp_path: Path, augment: str, w
     config = dataclasses.replace(CONFIG, data=data)
     fit(config, out=tmp_path / "whole")
     # Six steps an epoch, saved after every second one.
-    with pytest.raises(CutError):
-        fit(config, out=tmp_path / "cut", callbacks=[CutAt(9)])
+    with pytest.raises(OSError, match="power cut"):
+        fit(config, out=tmp_path / "cut", callbacks=[When("on_train_batch_end", 9, failing(OSError("power cut")))])
     resume(tmp_path / "cut")
     assert unlike(left_by(tmp_path / "whole"), left_by(tmp_path / "cut")) == []

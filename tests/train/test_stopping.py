@@ -14,68 +14,46 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
 from matplotlib.figure import Figure
 
 import dynaconv.files
 import dynaconv.train.execution
 from dynaconv.cli import main
-from dynaconv.train.config import TrainConfig
 from dynaconv.train.evaluate import Evaluation
 from dynaconv.train.run import fit, resume
 from dynaconv.train.saving import SaveRun
 from dynaconv.train.stopping import RunStopped, start_loader_process
 from tests.messages import refuses
-from tests.train.helpers import tiny_config, write_folder
+from tests.train.helpers import When, folder_config, send, tiny_config, write_folder
 from tests.train.test_kill import left_by, start, unlike
 
 pytestmark = pytest.mark.usefixtures("own_environment")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
-def send(number: int = signal.SIGINT) -> None:
-    os.kill(os.getpid(), number)
-
-
-class When(Callback):
-    """Does something in a hook of Lightning, the first time that it is called after this step."""
-
-    def __init__(self, hook: str, step: int, do: Callable[[], object] = send) -> None:
-        done: list[int] = []
-
-        def call(trainer: Any, *_: Any, **__: Any) -> None:
-            if trainer.global_step == step and not trainer.sanity_checking and not done:
-                done.append(step)
-                do()
-
-        setattr(self, hook, call)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    fit(tiny_config(), out=folder)
-    return left_by(folder)
-
-
 # The first step of the run, within an epoch, its last step, its validation, the last of the run.
 @pytest.mark.parametrize(
-    ("hook", "step", "after"),
+    ("hook", "step", "after", "number"),
     [
-        ("on_train_batch_end", 1, 1),
-        ("on_before_zero_grad", 7, 8),
-        ("on_train_batch_end", 5, 5),
-        ("on_validation_batch_end", 5, 5),
-        ("on_train_epoch_end", 5, 5),
-        ("on_train_batch_start", 9, 10),
-        ("on_validation_batch_end", 10, 10),
+        ("on_train_batch_end", 1, 1, signal.SIGINT),
+        ("on_train_batch_end", 3, 3, signal.SIGTERM),
+        ("on_before_zero_grad", 7, 8, signal.SIGINT),
+        ("on_train_batch_end", 7, 7, signal.SIGUSR1),
+        ("on_train_batch_end", 5, 5, signal.SIGINT),
+        ("on_train_batch_end", 5, 5, signal.SIGTERM),
+        ("on_validation_batch_end", 5, 5, signal.SIGINT),
+        ("on_train_epoch_end", 5, 5, signal.SIGINT),
+        ("on_train_batch_start", 9, 10, signal.SIGINT),
+        ("on_validation_batch_end", 10, 10, signal.SIGINT),
     ],
 )
-def test_ctrl_c_saves_wherever_the_run_is(
-    tmp_path: Path, whole: dict[str, Any], hook: str, step: int, after: int
+def test_a_signal_saves_wherever_the_run_is(
+    tmp_path: Path, whole: dict[str, Any], hook: str, step: int, after: int, number: signal.Signals
 ) -> None:
-    with refuses(RunStopped, "SIGINT") as stopped:
-        fit(tiny_config(), out=tmp_path / "run", callbacks=[When(hook, step)])
+    handlers = [signal.getsignal(each) for each in SIGNALS]
+    with refuses(RunStopped, number.name) as stopped:
+        fit(tiny_config(), out=tmp_path / "run", callbacks=[When(hook, step, partial(send, number))])
+    assert [signal.getsignal(each) for each in SIGNALS] == handlers
     assert stopped.value.directory == tmp_path / "run"
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == after
     resume(tmp_path / "run")
@@ -202,11 +180,6 @@ def test_a_stream_that_cannot_be_saved_inside_an_epoch_says_what_is_kept(
     assert unlike(left_by(tmp_path / "run"), whole) == []
 
 
-def folder_config(folder: Path) -> TrainConfig:
-    data = {"name": str(folder), "image_size": 32, "batch_size": 4, "num_workers": 2, "val_fraction": 0}
-    return tiny_config(data=data)
-
-
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_signal_to_the_whole_process_group_spares_the_loaders(tmp_path: Path, number: signal.Signals) -> None:
     def send_to_all() -> None:
@@ -218,7 +191,7 @@ def test_a_signal_to_the_whole_process_group_spares_the_loaders(tmp_path: Path, 
         assert all(loader.is_alive() for loader in loaders)
         send(number)
 
-    config = folder_config(write_folder(tmp_path / "images", images=16))
+    config = folder_config(write_folder(tmp_path / "images", images=16)).with_changes(data__num_workers=2)
     fit(config, out=tmp_path / "whole")
     with refuses(RunStopped):
         fit(config, out=tmp_path / "run", callbacks=[When("on_train_batch_start", 2, send_to_all)])
@@ -251,46 +224,61 @@ def test_a_loader_that_hangs_ends_when_its_run_says_so() -> None:
     assert loader.exitcode == 0
 
 
-@pytest.fixture
-def interrupted(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Every run gets Ctrl+C in its third step."""
+def in_third_step(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
     training_step = dynaconv.train.execution.ClassificationModule.training_step
 
-    def interrupting(self: Any, batch: Any, batch_index: int) -> Any:
+    def interrupted(self: Any, batch: Any, batch_index: int) -> Any:
         if self.global_step == 2:
-            send()
+            do()
         return training_step(self, batch, batch_index)
 
-    monkeypatch.setattr(dynaconv.train.execution.ClassificationModule, "training_step", interrupting)
-    return monkeypatch
+    monkeypatch.setattr(dynaconv.train.execution.ClassificationModule, "training_step", interrupted)
 
 
 TINY = ["--model=test_resnet", "--data.train_limit=160", "--trainer.accelerator=cpu", "--trainer.logger=false"]
+HINT = "\ndynaconv: the run stops once it is saved; press Ctrl+C again to stop at once.\n"
 
 
+@pytest.mark.parametrize(("number", "hint", "status"), [(signal.SIGINT, HINT, 130), (signal.SIGTERM, "", 0)])
 def test_the_command_saves_and_says_how_to_go_on(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], interrupted: pytest.MonkeyPatch
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    hint: str,
+    status: int,
 ) -> None:
     folder = tmp_path / "run"
-    hint = "\ndynaconv: the run stops once it is saved; press Ctrl+C again to stop at once.\n"
-    assert main(["train", "--data", "digits", *TINY, "--batch-size=32", "--epochs=1", "--out", str(folder)]) == 130
-    said = f"dynaconv: stopped by SIGINT after step 3; continue with `dynaconv train --resume {folder}`\n"
+    with monkeypatch.context() as patch:
+        in_third_step(patch, partial(send, number))
+        command = ["train", "--data", "digits", *TINY, "--batch-size=32", "--epochs=1", "--out", str(folder)]
+        assert main(command) == status
+    said = f"dynaconv: stopped by {number.name} after step 3; continue with `dynaconv train --resume {folder}`\n"
     assert capfd.readouterr().err == hint + said
-    interrupted.undo()
-    with interrupted.context() as patch:
+    with monkeypatch.context() as patch:
         in_test(patch, lambda: (send(), send()))
         assert main(["train", "--resume", str(folder)]) == 130
     said = f"dynaconv: interrupted; continue with `dynaconv train --resume {folder}`\n"
-    assert capfd.readouterr().err == hint + said
-    assert main(["train", "--resume", str(folder)]) == 0
+    assert capfd.readouterr().err == HINT + said
+    assert main(["train", "--resume", str(folder), "--data.num_workers", "1"]) == 0
+    assert (folder / "summary.json").is_file()
 
 
-@pytest.mark.usefixtures("interrupted")
-def test_a_demonstration_saves_the_network_at_hand(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--out", str(tmp_path / "demo"), "--epochs", "1"]) == 130
-    said = capfd.readouterr().err
-    assert "stopped by SIGINT after step 3; a demonstration does not go on from there: start it again" in said
-    assert "Traceback" not in said
+@pytest.mark.parametrize(("number", "hint", "status"), [(signal.SIGINT, HINT, 130), (signal.SIGTERM, "", 1)])
+def test_a_demonstration_saves_the_network_at_hand_and_says_so(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    hint: str,
+    status: int,
+) -> None:
+    in_third_step(monkeypatch, partial(send, number))
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--epochs", "1"]) == status
+    assert capfd.readouterr().err == (
+        f"{hint}dynaconv: stopped by {number.name} after step 3; a demonstration does not go on from there: start it "
+        f"again, or finish this network alone with `dynaconv train --resume {tmp_path / 'demo' / 'static'}`.\n"
+    )
     assert (tmp_path / "demo" / "static" / "checkpoints" / "last.ckpt").is_file()
 
 
