@@ -23,7 +23,7 @@ from dynaconv.train.factory import create_network
 from dynaconv.train.run import RunResult
 from tests.study.helpers import write_static_run, write_study
 from tests.test_cli import parsers
-from tests.train.helpers import write_folder, write_image
+from tests.train.helpers import DIGITS, write_folder, write_image
 
 PARSERS = parsers()
 Base = dict[str, list[str]]
@@ -81,10 +81,8 @@ def test_help_and_lists_import_nothing_heavy(argv: list[str]) -> None:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     model = convert(create_network("test_resnet", num_classes=10, in_channels=1), "dcd")
-    metadata = {"model": "test_resnet", "num_classes": 10, "in_channels": 1, "class_names": list("0123456789")}
-    metadata |= {"image_size": 16, "mean": [0.5], "std": [0.3], "data": {"name": "digits"}}
     file = tmp_path_factory.mktemp("network") / "model.safetensors"
-    save_trained(file, model, {**metadata, "conversion": conversion_of(model)})
+    save_trained(file, model, {"model": "test_resnet", **DIGITS, "conversion": conversion_of(model)})
     return str(file)
 
 

@@ -8,8 +8,10 @@ import timm
 import torch
 
 from dynaconv.cli import main
+from dynaconv.errors import CheckpointError
 from dynaconv.train.checkpoint import load_trained
 from dynaconv.train.config import load_recipe
+from dynaconv.train.initial_weights import start_from
 from dynaconv.train.run import fit
 from tests.helpers import TOLERANCE
 from tests.messages import refuses
@@ -117,9 +119,6 @@ def test_weights_of_another_network(static: Path, capsys: pytest.CaptureFixture[
 
 
 def test_start_that_does_not_fit(static: Path, tmp_path: Path) -> None:
-    from dynaconv.errors import CheckpointError
-    from dynaconv.train.initial_weights import start_from
-
     file = tmp_path / "dynamic.safetensors"
     assert main(["convert", NAME, *FEW, "--weights", str(static), "-o", str(file)]) == 0
     with refuses(CheckpointError):
@@ -134,8 +133,6 @@ def test_start_that_does_not_fit(static: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("classes", [4, 10])
 def test_training_starts_from_a_state_dict(static: Path, classes: int) -> None:
     """The twin's weights are those of a file of ``torch.save``, but for a classifier of another size."""
-    from dynaconv.train.initial_weights import start_from
-
     model, structure = start_from(str(static), name=NAME, num_classes=classes, in_channels=1)
     given, own = torch.load(static, weights_only=True), model.state_dict()
     assert structure == {"model_options": {}}
@@ -145,8 +142,5 @@ def test_training_starts_from_a_state_dict(static: Path, classes: int) -> None:
 
 
 def test_a_state_dict_of_another_network_is_refused(static: Path) -> None:
-    from dynaconv.errors import CheckpointError
-    from dynaconv.train.initial_weights import start_from
-
     with refuses(CheckpointError, "does not fit resnet18"):
         start_from(str(static), name="resnet18", num_classes=4, in_channels=1)

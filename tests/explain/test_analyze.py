@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from tests.train.helpers import DIGITS, write_folder
 from timm.models import register_model
 from torch import Tensor, nn
 
@@ -24,15 +25,7 @@ from dynaconv.families import CondConv2d, DCDConv2d, DYConv2d, ODConv2d, SEConv2
 from dynaconv.train.checkpoint import save_trained
 
 NAMES = [str(digit) for digit in range(10)]
-METADATA = {
-    "num_classes": 10,
-    "in_channels": 1,
-    "class_names": NAMES,
-    "image_size": 8,
-    "mean": [0.3],
-    "std": [0.35],
-    "data": {"name": "digits"},
-}
+METADATA = {**DIGITS, "image_size": 8, "mean": [0.3], "std": [0.35]}
 
 
 class TinyNet(nn.Module):
@@ -142,8 +135,6 @@ def test_every_family_gets_a_report(family: str, tmp_path: Path) -> None:
 
 
 def test_the_images_are_drawn_from_all_classes(tmp_path: Path) -> None:
-    from tests.train.helpers import write_folder
-
     folder = write_folder(tmp_path / "images")
     run = _checkpoint(tmp_path, "dcd", num_classes=10)
     model = TinyNet(DCDConv2d, num_classes=2, in_chans=3)

@@ -26,6 +26,7 @@ from dynaconv.train.checkpoint import load_trained, save_trained
 from dynaconv.train.checkpoint_evaluation import checkpoint_data, random_images
 from dynaconv.train.factory import create_network
 from tests.messages import refuses
+from tests.train.helpers import DIGITS
 
 IMAGES = 40
 
@@ -34,13 +35,7 @@ def save(file: Path, family: str | None) -> Path:
     """A network of digits, dynamic or static."""
     torch.manual_seed(0)
     model: nn.Module = create_network("test_resnet", num_classes=10, in_channels=1)
-    metadata: dict[str, Any] = {
-        "model": "test_resnet",
-        "num_classes": 10,
-        "in_channels": 1,
-        "class_names": [*"0123456789"],
-    }
-    metadata |= {"image_size": 16, "mean": [0.5], "std": [0.3], "data": {"name": "digits"}}
+    metadata: dict[str, Any] = {"model": "test_resnet", **DIGITS}
     if family is not None:
         model = convert(model, family, include="*conv2")
         metadata["conversion"] = conversion_of(model)

@@ -11,7 +11,7 @@ FAMILY_CASES: dict[str, dict[str, dict[str, Any]]] = {
         **GEOMETRIES,
         "three": {"kernel_size": 1, "num_experts": 3, "context_norm": "running"},
         "residual": {"kernel_size": 3, "padding": 1, "groups": 2, "num_experts": 3, "residual": True},
-        "residual-pointwise": {"kernel_size": 1, "num_experts": 4, "residual": True, "bias": False},
+        "residual-pointwise": {"kernel_size": 1, "residual": True, "bias": False, "context_norm": "layer"},
     },
     "dcd": {
         "pointwise": {"kernel_size": 1},
@@ -53,7 +53,7 @@ FAMILY_CASES: dict[str, dict[str, dict[str, Any]]] = {
         **GEOMETRIES,
         "residual": {"kernel_size": 3, "padding": 1, "stride": 2, "residual": True},
         "residual-pointwise": {"kernel_size": 1, "num_kernels": 2, "residual": True, "temperature": 2.0},
-        "two-hot": {"kernel_size": 3, "num_kernels": 2, "temperature": 0.5},
+        "two-hot": {"kernel_size": 3, "num_kernels": 2, "temperature": 0.5, "context_norm": "layer"},
         "context-batch": {"kernel_size": 1, "reduction": 1, "context_norm": "batch"},
     },
     "fdconv": {

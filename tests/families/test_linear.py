@@ -80,12 +80,12 @@ def test_rows_have_matrices_of_their_own_unless_they_are_averaged() -> None:
         DCDLinear(8, 12, average_rows=True, context_features=4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_it_starts_as_the_static_layer_and_comes_back(family: str) -> None:
+@pytest.mark.parametrize(("family", "options"), PAIRS, ids=str)
+def test_it_starts_as_the_static_layer_and_comes_back(family: str, options: dict[str, Any]) -> None:
     static = nn.Linear(8, 12, dtype=torch.float64).eval()
     x: Tensor = torch.randn(2, 5, 8, dtype=torch.float64)
     linear_class: Any = FAMILIES[family].linear
-    layer = linear_class.from_linear(static, **linear_class.network_options)
+    layer = linear_class.from_linear(static, **linear_class.network_options, **options)
     assert_close(layer(x), static(x))
     assert_close(layer.static_layer()(x), static(x))
     enlarge(layer)

@@ -71,10 +71,6 @@ def test_stacked_weights_load_as_they_are(kind: type[KernelMixture2d]) -> None:
     weights = {name: value for name, value in layer.state_dict().items() if name in ("weight", "bias")}
     fresh.load_state_dict(weights, strict=False)
     assert torch.equal(fresh.weight, layer.weight)
-    complete = kind(6, 10, 3)
-    complete.load_state_dict(layer.state_dict())
-    x = images().float()
-    assert torch.equal(complete(x), layer(x))
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

@@ -7,7 +7,6 @@ import textwrap
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
 from dynaconv.families import DCDConv2d, DCDLinear, Family, SEConv2d, families, family_of, get_family, register_family
@@ -54,11 +53,8 @@ def test_a_layer_knows_its_family_and_a_subclass_is_not_taken_for_it() -> None:
 
 
 @pytest.mark.parametrize("family", [family.name for family in families()])
-def test_coefficients_are_described_in_full(family: str) -> None:
+def test_a_family_has_a_title_and_cites_its_paper(family: str) -> None:
     found = get_family(family)
-    layer = found.layer(8, 8, 3, padding=1)
-    parts = layer.coefficients(torch.randn(2, 8, 4, 4))._asdict()  # type: ignore[attr-defined]
-    assert {name for name, value in parts.items() if value is not None} <= found.coefficients.keys()
     assert found.title
     assert found.arxiv in found.citation
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from dynaconv.families import DCDConfig, DCDConv2d, DCDLinear
+from dynaconv.families import DCDConv2d, DCDLinear
 from dynaconv.families.contract import convolution
 from dynaconv.families.dcd import core, default_latent_dim
 from tests.families.cases import enlarge
@@ -73,26 +73,10 @@ def test_linear_multiplies_each_row_by_its_own_matrix(algorithm: Any, norm: Any)
 
 
 @pytest.mark.parametrize("norm", [None, "batch"])
-def test_linear_starts_as_the_static_layer(norm: Any) -> None:
-    linear = nn.Linear(9, 7, dtype=torch.float64)
-    x = torch.randn(5, 9, dtype=torch.float64)
-    torch.testing.assert_close(DCDLinear.from_linear(linear, norm=norm)(x), linear(x), **TOLERANCE["float64"])
-
-
-@pytest.mark.parametrize("norm", [None, "batch"])
 def test_linear_trains_on_one_row(norm: Any) -> None:
     layer = DCDLinear(9, 7, norm=norm).train()
     layer(torch.randn(1, 9)).sum().backward()
     assert all(p.grad is not None for p in layer.parameters())
-
-
-def test_static_state_dict_has_its_place() -> None:
-    conv = nn.Conv2d(8, 12, 3)
-    layer = DCDConv2d(8, 12, 3)
-    missing, unexpected = layer.load_state_dict(conv.state_dict(), strict=False)
-    assert not unexpected
-    assert not {"weight", "bias"} & set(missing)
-    assert torch.equal(layer.weight, conv.weight)
 
 
 def test_coefficients_have_the_documented_shapes() -> None:
@@ -211,14 +195,6 @@ def test_convolutions_that_compute_something_else_are_refused() -> None:
         DCDConv2d.from_conv(Doubled(3, 3, 1))
 
 
-def test_algorithm_can_be_set_and_is_checked() -> None:
-    layer = DCDConv2d(4, 4, 1)
-    layer.algorithm = "kernel"
-    assert layer.algorithm == "kernel"
-    with refuses(ValueError, "algorithm"):
-        layer.algorithm = "kernle"
-
-
 def test_no_kernel_while_batch_statistics_are_in_use() -> None:
     layer, x = DCDConv2d(4, 4, 1, norm="batch"), torch.randn(2, 4, 3, 3)
     for call in (layer.kernel, layer.sample_bias):
@@ -284,13 +260,6 @@ def test_bad_conversion_source() -> None:
         DCDLinear.from_linear(nn.Conv2d(3, 3, 1))  # type: ignore[arg-type]
     with refuses(ValueError, "in_features"):
         DCDLinear(9, 7)(torch.randn(2, 8))
-
-
-def test_config_round_trip() -> None:
-    config = DCDConfig(variant="residual", latent_dim=7, norm=None)
-    assert DCDConfig.from_dict(config.to_dict()) == config
-    with refuses(ValueError, "latent_dim"):
-        DCDConfig.from_dict({"latent_dims": 7})
 
 
 def test_repr_shows_the_sizes() -> None:

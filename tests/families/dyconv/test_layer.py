@@ -62,15 +62,6 @@ def test_neutral_start_holds_at_every_temperature(temperature: float) -> None:
     torch.testing.assert_close(layer(x), conv(x), **TOLERANCE["float64"])
 
 
-def test_temperature_is_saved_and_is_no_parameter() -> None:
-    layer = DYConv2d(6, 10, 3, temperature=12.5)
-    assert "temperature" not in dict(layer.named_parameters())
-    fresh = DYConv2d(6, 10, 3)
-    assert fresh.temperature == 1
-    fresh.load_state_dict(layer.state_dict())
-    assert fresh.temperature == 12.5
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_attention_in_a_layer_of_another_type(dtype: torch.dtype) -> None:
     layer, x = lively(temperature=4.0)
