@@ -27,6 +27,13 @@ from dynaconv.train.checkpoint_evaluation import checkpoint_data, choose_split
 
 BATCH = 256
 FORMS = ("half, ONNX Runtime", "half, OpenVINO", "int8, ONNX Runtime", "int8, OpenVINO")
+NATIVE = "int8, native"
+
+
+def native(network: nn.Module) -> Callable[[Tensor], list[Tensor]]:
+    """Return what runs a network by the native kernels in int8."""
+    program = deploy(network, backend="native", precision="int8")
+    return lambda images: [program(images)]
 
 
 def files(network: nn.Module, calibration: Iterable[Any], folder: Path, images: int) -> dict[str, Callable[..., Any]]:
@@ -54,7 +61,7 @@ def classes(run: Callable[..., Any], test: Iterable[tuple[Tensor, Tensor]]) -> T
         return torch.cat([torch.as_tensor(run(images)[0]).argmax(-1) for images, _ in test])
 
 
-def row(path: Path, images: int) -> list[str]:
+def row(path: Path, images: int, only_native: bool) -> list[str]:
     """Return the table's row of a checkpoint."""
     network, metadata = load_trained(path)
     network = deploy(network)
@@ -65,7 +72,8 @@ def row(path: Path, images: int) -> list[str]:
     correct = int((float_classes == labels).sum())
     cells = [path.stem, f"{100 * correct / len(labels):.2f}"]
     with tempfile.TemporaryDirectory() as folder:
-        for run in files(network, calibration, Path(folder), images).values():
+        runs = {} if only_native else files(network, calibration, Path(folder), images)
+        for run in (*runs.values(), native(network)):
             found = classes(run, test)
             points = 100 * (int((found == labels).sum()) - correct) / len(labels)
             cells.append(f"{points:+.2f} ({int((found != float_classes).sum())})")
@@ -77,10 +85,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", type=Path, nargs="+", help="run folders or *.safetensors")
     parser.add_argument("--images", type=int, default=300, help="calibration images (default: 300)")
+    parser.add_argument("--only-native", action="store_true", help="no files, only the native kernels in int8")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = (row(path, args.images) for path in args.checkpoints)
-    for line in markdown_table(["network", "float32, accuracy %", *FORMS], rows):
+    rows = (row(path, args.images, args.only_native) for path in args.checkpoints)
+    forms = [NATIVE] if args.only_native else [*FORMS, NATIVE]
+    for line in markdown_table(["network", "float32, accuracy %", *forms], rows):
         print(line, flush=True)
     print("\nDifference of accuracy in points and, in brackets, images with another class than in float32.")
 

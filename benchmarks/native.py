@@ -2,6 +2,7 @@
 
     python benchmarks/native.py                                 # the table of docs/native.md
     python benchmarks/native.py --batch 1 --threads 1 --rounds 100 --only ort native --folder runs/exported
+    python benchmarks/native.py --int8 --threads 1 --only "static native" "DCD native" OpenVINO   # int8, docs/int8.md
     python benchmarks/native.py --busy 1 2 --burst 60 --only "static ORT" "DCD native"     # beside other work
 
 Each candidate has a process of its own, since the thread pools of two runtimes in one process take each other's
@@ -40,12 +41,22 @@ CANDIDATES = {
 }
 """Beside these, every family that the native kernels run."""
 RATIOS = (("DCD native", "static ORT"), ("static native", "static ORT"))
+INT8_RATIOS = (
+    ("static native int8", "static native"),
+    ("DCD native int8", "DCD native"),
+    ("static native int8", "static OpenVINO int8"),
+    ("DCD native int8", "static OpenVINO int8"),
+)
 
 
-def candidates() -> dict[str, tuple[str, str]]:
-    """The network and the runtime of each candidate."""
+def candidates(int8: bool) -> dict[str, tuple[str, str]]:
+    """The network and the runtime of each candidate; with `int8` also those in int8, by runtimes such as `native-int8`."""
     native = [name for name in native_networks() if name != "static"]
-    return CANDIDATES | {f"{labels()[name]} native": (name, "native") for name in native}
+    found = CANDIDATES | {f"{labels()[name]} native": (name, "native") for name in native}
+    if int8:
+        found |= {f"{label} int8": (name, f"{how}-int8") for label, (name, how) in found.items() if how == "native"}
+        found["static OpenVINO int8"] = ("static", "openvino-int8")
+    return found
 
 
 def runner(
@@ -53,8 +64,9 @@ def runner(
 ) -> Callable[[], Any]:
     """A function that runs the network once."""
     name = f"{family}_{args.network}"
+    runtime, _, form = runtime.partition("-")
     if runtime in SUFFIXES:
-        return session(exported(args.folder, runtime, name, args.side), runtime, size, threads)[1]
+        return session(exported(args.folder, runtime, name, args.side, form), runtime, size, threads)[1]
     import torch
 
     from dynaconv import deploy
@@ -65,16 +77,20 @@ def runner(
     network = built(name)
     warm_up(network, x)
     with no_fallback():
-        run = torch.inference_mode()(deploy(network, size, backend=runtime))
+        run = torch.inference_mode()(deploy(network, size, backend=runtime, precision=form or "float32"))
     return lambda: run(images)
 
 
 def table(args: argparse.Namespace) -> Iterator[str]:
     """The lines of the table, as they are measured."""
-    known = candidates()
+    known = candidates(args.int8)
     chosen = [label for label in known if any(part.lower() in label.lower() for part in args.only)]
     cases = [(label, count) for count in (0, *args.busy) for label in chosen]
-    pairs = (*RATIOS, *((label, "static native") for label, (_, runtime) in known.items() if runtime == "native"))
+    pairs = (
+        *RATIOS,
+        *INT8_RATIOS,
+        *((label, "static native") for label, (_, runtime) in known.items() if runtime == "native"),
+    )
     ratios = [((one, 0), (other, 0)) for one, other in pairs if one != other and {one, other} <= set(chosen)]
     ratios += [((label, count), (label, 0)) for label, count in cases if count]
 
@@ -102,6 +118,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=3, help="sets of processes, one after another")
     parser.add_argument("--burst", type=int, default=5, help="calls in a row, of which the median counts")
     parser.add_argument("--busy", type=int, nargs="+", default=[], help="processors that other processes keep busy")
+    parser.add_argument("--int8", action="store_true", help="candidates in int8 too")
     parser.add_argument("--folder", type=Path, help="where exported files are kept for the next time")
     parser.add_argument("--only", nargs="+", default=[""], help="candidates whose name has one of these in it")
     args = parser.parse_args()

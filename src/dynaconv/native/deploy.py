@@ -12,7 +12,8 @@ def deploy_native(model: nn.Module, *, precision: Precision = "float32") -> nn.M
     """Let the compiled kernels run all supported parts of a deployed network; changes the network in place.
 
     If the package has no prebuilt kernels, the first call compiles them, which takes about ten seconds. If that is not
-    possible, the first call warns with the reason, and the network is returned unchanged.
+    possible, the first call warns with the reason, and the network is returned unchanged. If the processor has no
+    instructions for products in int8, the first call with ``precision="int8"`` warns, and the network is in float32.
 
     Args:
         model: A deployed network, in eval mode.
@@ -27,4 +28,8 @@ def deploy_native(model: nn.Module, *, precision: Precision = "float32") -> nn.M
     """
     check_module(model)
     check_precision(precision)
-    return replace(model, precision)[0] if library.ready() else model
+    if not library.ready():
+        return model
+    if precision == "int8" and not library.int8_is_fast():
+        precision = "float32"
+    return replace(model, precision)[0]

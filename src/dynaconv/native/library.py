@@ -112,6 +112,31 @@ def instruction_set() -> str:
     return _load()[1]
 
 
+def int8_instruction_set() -> str:
+    """Return the instruction set of products in int8: ``avx512_vnni``, ``avx_vnni`` or ``portable``, which is slow.
+
+    Raises:
+        BuildError: The kernels cannot be compiled here.
+        NativeError: DYNACONV_ISA names an unknown or unsupported instruction set.
+    """
+    library, _ = _load()
+    library.dynaconv_native_int8_isa.restype = ctypes.c_char_p
+    return str(library.dynaconv_native_int8_isa().decode())
+
+
+@functools.cache
+def int8_is_fast() -> bool:
+    """Return whether int8 is faster than float32 here; if not, warn once. The library must be `ready`."""
+    if int8_instruction_set() == "portable":
+        message = (
+            f"this processor, or the instruction set {instruction_set()!r}, has no VNNI instructions; networks deployed "
+            f"with precision='int8' compute in float32 instead."
+        )
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return False
+    return True
+
+
 @functools.cache
 def _reason() -> str | None:
     """Return why the library cannot be loaded here; None if it is loaded."""

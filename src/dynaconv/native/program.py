@@ -33,7 +33,9 @@ class NativeProgram(ModuleProxy):
     constants: Tensor | None
     steps: Tensor | None
 
-    def __init__(self, original: nn.Module, lower: Callable[[nn.Module], Builder], precision: Precision = "float32") -> None:
+    def __init__(
+        self, original: nn.Module, lower: Callable[[nn.Module], Builder], precision: Precision = "float32"
+    ) -> None:
         super().__init__()
         self.register_buffer("constants", None, persistent=False)
         self.register_buffer("steps", None, persistent=False)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dynaconv.deployment.backends import Precision
+from dynaconv.native.int8 import in_int8
 from dynaconv.native.steps import DENSE, DEPTHWISE, FIELDS, MAX_POOL, MEAN, Step, UnsupportedError
 from dynaconv.ops.packing import round_up
 
@@ -41,11 +42,12 @@ class Builder:
 
     def build(self, precision: Precision = "float32") -> tuple[Tensor, Tensor, list[int]]:
         """Return the constants, the steps as integers, and `Step.resize` of each step that changes the image size."""
-        assert precision == "float32"
+        assert precision in ("float32", "int8")
         self._fuse()
+        steps = [in_int8(step) for step in self.steps] if precision == "int8" else self.steps
         constants = _Constants()
         table = []
-        for step, slots in zip(self.steps, self._slots(), strict=True):
+        for step, slots in zip(steps, self._slots(), strict=True):
             values = {name: getattr(step, name) for name in FIELDS} | slots
             # Constants are stored in the order in which the kernels read them, so that they can be prefetched.
             for name in sorted(FIELDS, key=lambda name: name in ("weight", "bias")):

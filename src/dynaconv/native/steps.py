@@ -45,6 +45,8 @@ class Step:
     bias: Tensor | None = None
     groups: int = 1
     precision: int = 0
+    weight_scale: Tensor | None = None
+    q_scale: Tensor | None = None
     dynamic: int = 0
     algorithm: int = 0
     latent: int = 0

@@ -16,6 +16,7 @@
 #include "call.h"
 #include "dcd_step.h"
 #include "huge_pages.h"
+#include "int8.h"
 #include "mixture_conv.h"
 #include "mixture_conv.h"
 
@@ -262,6 +263,11 @@ extern "C" __attribute__((visibility("default"))) const char* dynaconv_native_is
     error[std::min(message.size(), size - 1)] = '\0';
     return nullptr;
   }
+}
+
+// The instruction set of products in int8; those of `portable` are slower than float32. Call dynaconv_native_isa before.
+extern "C" __attribute__((visibility("default"))) const char* dynaconv_native_int8_isa() {
+  return dynaconv::int8_kernels().name;
 }
 
 // Python calls this for constants that have just been packed or unpickled.

@@ -1,6 +1,7 @@
 // Forms W(x): Lambda W0 + P Phi Q^T of a DCD layer, Lambda W0 + P Phi R^T if it is depthwise, a mixture of kernels, or a
 // kernel of cells.
 #include "layers.h"
+#include "product_int8.h"
 
 namespace dynaconv {
 namespace {
@@ -49,7 +50,7 @@ Product dcd_formation(const Step& s, const float* constants, const Coefficients&
     p.x_sample = round_up(s.latent, kPanel) * rows;
     p.tile.x = multiply_phi_q(s, constants, c, samples, rows, p.x_sample, team);
   }
-  p.tile.add = constants + s.weight;
+  p.tile.add = s.precision == kInt8 ? unpacked_weight(s, constants, team) : constants + s.weight;
   p.tile.scale = c.scale;
   p.tile.scales_add = true;
   p.scale_sample = c.sample;
@@ -64,6 +65,7 @@ Formation::Formation(const Step& s, const float* constants, const Coefficients& 
       samples_(samples) {
   const bool depthwise = s.kind == kDepthwise;
   rows_ = s.kernel_h * s.kernel_w * windows_.size();
+  word_rows_ = s.kernel_h * s.kernel_w * depth_of(s, windows_.size());
   // The weights of a dense layer are panels; those of a depthwise layer are blocks of 16 channels, including the last.
   size_ = rows_ * (depthwise ? round_up(s.out_channels, kPanel) : panel_width(s.out_channels));
   if (!is_mixture(s) && !is_assembled(s)) {
@@ -93,7 +95,19 @@ void Formation::run(float* out, const Team& team) const {
   });
 }
 
-void Formation::run(Index sample, Index first, Index count, float* out) const {
+void Formation::run(Index sample, Index first, Index count, Product& part) const {
+  float* w = Workspace::this_thread().scratch[kFormed].get(count * rows_ * kPanel);
+  form(sample, first, count, w);
+  set_weights(part, w, 0, Team());
+}
+
+void Formation::set_weights(Product& product, const float* w, Index w_sample, const Team& team) const {
+  if (step_.precision == kInt8) return set_formed(product, step_, w, w_sample, team);
+  product.tile.w = w;
+  product.w_sample = w_sample;
+}
+
+void Formation::form(Index sample, Index first, Index count, float* out) const {
   const Index panel = rows_ * kPanel;
   if (!is_mixture(step_)) return multiply(columns(product_, sample, first * kPanel, count * kPanel, out, panel), Team());
   for (Index i = 0; i < count; ++i) mix(sample, first + i, 0, rows_, out + i * panel);

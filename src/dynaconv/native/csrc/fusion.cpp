@@ -73,11 +73,7 @@ class Fusion {
     const Index capacity = std::max(kBufferBytes / bytes, (height - 1) * s_.stride_h + reach_), block = capacity * row;
     float* buffer = work.scratch[kFused].get(panels * block);
     Product p = columns(product_, sample, first * kPanel, panels * kPanel, buffer, block);
-    if (formed_) {
-      float* w = work.scratch[kFormed].get(panels * kPanel * product_.tile.depth * product_.tile.num_taps);
-      formed_->run(sample, first, panels, w);
-      p.tile.w = w;
-    }
+    if (formed_) formed_->run(sample, first, panels, p);
     const Index start = depthwise_.input_rows(top, top + 1).from, stop = depthwise_.input_rows(bottom - 1, bottom).to;
     Index base = start, done = start;
     for (Index from = top; from < bottom; from += height) {

@@ -58,6 +58,11 @@ struct Tile {
   Index p_panel;
   int latent;
   const float* scale;   // one per channel of the tile
+  // Of a product of bytes (int8.h), else null: scale and offset of each pixel of x, and the sum of the bytes of w of each
+  // channel of the tile.
+  const float* range;
+  Index range_pixel;
+  const float* sums;
   const float* bias;
   const float* add;
   Index add_pixel, add_block;

@@ -84,17 +84,21 @@ class Formation {
   void run(float* out, const Team& team) const;
   // Whether only whole kernels can be formed.
   bool is_whole() const { return is_assembled(step_); }
-  // Forms `count` panels of one sample from panel `first` on.
-  void run(Index sample, Index first, Index count, float* out) const;
+  // Forms `count` panels of one sample from panel `first` on as the weights of `part`, which computes these panels.
+  void run(Index sample, Index first, Index count, Product& part) const;
+  // Makes W(x) of all samples, `w_sample` floats apart, the weights of a product.
+  void set_weights(Product& product, const float* w, Index w_sample, const Team& team) const;
   // The memory that forming `count` panels from panel `first` on reads most of.
   Prefetch kernels(Index first, Index count) const {
-    const float* from = constants_ + step_.weight + first * rows_ * kPanel * step_.kernels;
-    const float* to = from + count * rows_ * kPanel * step_.kernels;
+    const Index panel = (is_mixture(step_) ? rows_ * step_.kernels : word_rows_) * kPanel;
+    const float* from = constants_ + step_.weight + first * panel;
+    const float* to = from + count * panel;
     return {reinterpret_cast<const char*>(from), reinterpret_cast<const char*>(to)};
   }
 
  private:
   Index panels() const { return (step_.out_channels + kPanel - 1) / kPanel; }
+  void form(Index sample, Index first, Index count, float* out) const;
   // Mixes rows [from, to) of one panel; a row has the weights of one tap and input channel.
   void mix(Index sample, Index panel, Index from, Index to, float* out) const;
 
@@ -103,7 +107,8 @@ class Formation {
   Coefficients c_;
   Windows windows_;
   Index samples_;
-  Index rows_;   // of the panels with the most rows
+  Index rows_;        // of the panels with the most rows
+  Index word_rows_;   // of the stored panels
   Index size_;
   Product product_;
 };

@@ -16,6 +16,9 @@ struct Step {
   // `fused`: the next step is a static depthwise convolution, and the only one that reads this one's target. `groups`
   // are those of a dense convolution. `precision` is that of the kernel.
   std::int64_t activation, fused, weight, bias, groups, precision;
+  // In int8 `weight` and `q` are bytes (int8.h), and these are their scales: one for each output channel, then the sum of
+  // its bytes, both padded to 16 floats. Mixtures and kernels of cells are stored in floats and quantised when formed.
+  std::int64_t weight_scale, q_scale;
   // The dynamic part; if `dynamic` is 0, all fields after it are unused. In a depthwise step `latent` is L_k,
   // `q_rows` is R by rows, and `q` is absent.
   std::int64_t dynamic, algorithm, latent, p, q, q_rows, scaled_bias;

@@ -1,6 +1,8 @@
 // Vectors and functions of single values, and kernels that are loops over them; part of kernels_impl.h.
 #include <cmath>
+#include <cstdint>
 #include <initializer_list>
+#include <type_traits>
 
 #if defined(__AVX__)
 #include <immintrin.h>
@@ -15,6 +17,14 @@ template <int N>
 struct Vec {
   typedef float type __attribute__((vector_size(4 * N)));
 };
+
+// Vectors of 32-bit integers with as many lanes as V.
+template <class V>
+struct Ints {
+  typedef std::int32_t type __attribute__((vector_size(sizeof(V))));
+};
+template <class V>
+using IntsOf = typename Ints<V>::type;
 
 template <class V>
 [[gnu::always_inline]] inline V load(const float* p) {
@@ -49,6 +59,29 @@ template <class V>
   if constexpr (sizeof(V) == 32) return V(_mm256_min_ps(__m256(a), __m256(b)));
 #endif
   return a < b ? a : b;
+}
+
+// acc + x w for a number at `x`. Where V has integers, x and the lanes of w are words of four bytes: adds the products of
+// the unsigned bytes of x with the signed ones of w.
+template <class V>
+[[gnu::always_inline]] inline V multiply_add(V acc, const float* x, V w) {
+  if constexpr (std::is_same_v<std::remove_reference_t<decltype(acc[0])>, float>) {
+    return acc + *x * w;
+  } else {
+    std::int32_t bytes;
+    __builtin_memcpy(&bytes, x, sizeof bytes);
+#if defined(__AVX512VNNI__)
+    if constexpr (sizeof(V) == 64)
+      return V(_mm512_dpbusd_epi32(__m512i(acc), _mm512_set1_epi32(bytes), __m512i(w)));
+    if constexpr (sizeof(V) == 32)
+      return V(_mm256_dpbusd_epi32(__m256i(acc), _mm256_set1_epi32(bytes), __m256i(w)));
+#elif defined(__AVXVNNI__)
+    if constexpr (sizeof(V) == 32)
+      return V(_mm256_dpbusd_avx_epi32(__m256i(acc), _mm256_set1_epi32(bytes), __m256i(w)));
+#endif
+    for (int i = 0; i < 4; ++i) acc += ((bytes >> (8 * i)) & 255) * ((w << (24 - 8 * i)) >> 24);
+    return acc;
+  }
 }
 
 // exp(x), by powers of two and the Taylor series of the rest, whose error is below that of rounding. NaN stays NaN.

@@ -37,7 +37,7 @@ class Buffer {
 
 enum Scratch {
   kPadded, kContext, kHidden, kGateOut, kHeads, kBias, kAttentions, kLatent, kMixed, kBlocks, kFormed, kFused, kSums,
-  kNumScratch
+  kBytes, kRanges, kLimits, kScales, kWords, kUnpacked, kNumScratch
 };
 
 struct Workspace {
