@@ -50,7 +50,7 @@ INT8_RATIOS = (
 
 
 def candidates(int8: bool) -> dict[str, tuple[str, str]]:
-    """The network and the runtime of each candidate; with `int8` also those in int8, by runtimes such as `native-int8`."""
+    """The network and the runtime of each candidate, such as `native`, and with `int8` also `native-int8`."""
     native = [name for name in native_networks() if name != "static"]
     found = CANDIDATES | {f"{labels()[name]} native": (name, "native") for name in native}
     if int8:
@@ -71,13 +71,14 @@ def runner(
 
     from dynaconv import deploy
 
+    precision: Any = form or "float32"
     torch.set_num_threads(threads)
     x = torch.randn(size)
     images = x.contiguous(memory_format=torch.channels_last) if runtime == "native" else x
     network = built(name)
     warm_up(network, x)
     with no_fallback():
-        run = torch.inference_mode()(deploy(network, size, backend=runtime, precision=form or "float32"))
+        run = torch.inference_mode()(deploy(network, size, backend=runtime, precision=precision))
     return lambda: run(images)
 
 
@@ -86,11 +87,8 @@ def table(args: argparse.Namespace) -> Iterator[str]:
     known = candidates(args.int8)
     chosen = [label for label in known if any(part.lower() in label.lower() for part in args.only)]
     cases = [(label, count) for count in (0, *args.busy) for label in chosen]
-    pairs = (
-        *RATIOS,
-        *INT8_RATIOS,
-        *((label, "static native") for label, (_, runtime) in known.items() if runtime == "native"),
-    )
+    to_static = ((label, "static native") for label, (_, runtime) in known.items() if runtime == "native")
+    pairs = (*RATIOS, *INT8_RATIOS, *to_static)
     ratios = [((one, 0), (other, 0)) for one, other in pairs if one != other and {one, other} <= set(chosen)]
     ratios += [((label, count), (label, 0)) for label, count in cases if count]
 

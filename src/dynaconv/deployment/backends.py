@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -54,7 +54,8 @@ def get_backend(name: str, precision: Precision = "float32") -> Backend:
             f"the backend {name!r} computes in float32 only, not in {precision!r}; leave out `precision`, or set "
             f"backend='native'."
         )
-    return partial(backend, precision=precision)
+    configurable: Any = backend
+    return partial(configurable, precision=precision)
 
 
 def check_precision(precision: Precision) -> None:

@@ -129,8 +129,8 @@ def int8_is_fast() -> bool:
     """Return whether int8 is faster than float32 here; if not, warn once. The library must be `ready`."""
     if int8_instruction_set() == "portable":
         message = (
-            f"this processor, or the instruction set {instruction_set()!r}, has no VNNI instructions; networks deployed "
-            f"with precision='int8' compute in float32 instead."
+            f"this processor, or the instruction set {instruction_set()!r}, has no VNNI instructions; networks "
+            f"deployed with precision='int8' compute in float32 instead."
         )
         warnings.warn(message, RuntimeWarning, stacklevel=2)
         return False
