@@ -2,12 +2,13 @@
 
 from torch import nn
 
+from dynaconv.deployment.backends import Precision, check_precision
 from dynaconv.families.contract.checks import check_module
 from dynaconv.native import library
 from dynaconv.native.replace import replace
 
 
-def deploy_native(model: nn.Module) -> nn.Module:
+def deploy_native(model: nn.Module, *, precision: Precision = "float32") -> nn.Module:
     """Let the compiled kernels run all supported parts of a deployed network; changes the network in place.
 
     If the package has no prebuilt kernels, the first call compiles them, which takes about ten seconds. If that is not
@@ -15,12 +16,15 @@ def deploy_native(model: nn.Module) -> nn.Module:
 
     Args:
         model: A deployed network, in eval mode.
+        precision: See `dynaconv.deploy`.
 
     Returns:
         The network; a new module only if ``model`` itself becomes one native program.
 
     Raises:
+        ConversionError: The precision is unknown.
         NativeError: The environment variable DYNACONV_ISA names an unknown or unsupported instruction set.
     """
     check_module(model)
-    return replace(model)[0] if library.ready() else model
+    check_precision(precision)
+    return replace(model, precision)[0] if library.ready() else model

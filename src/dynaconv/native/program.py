@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from dynaconv.conversion.proxy import ModuleProxy
+from dynaconv.deployment.backends import Precision
 from dynaconv.native import library
 from dynaconv.native.program_builder import Builder
 from dynaconv.native.steps import UnsupportedError
@@ -26,17 +27,19 @@ class NativeProgram(ModuleProxy):
     Args:
         original: The replaced module; it keeps its parameters.
         lower: Function that lowers ``original`` to steps.
+        precision: See `dynaconv.deploy`.
     """
 
     constants: Tensor | None
     steps: Tensor | None
 
-    def __init__(self, original: nn.Module, lower: Callable[[nn.Module], Builder]) -> None:
+    def __init__(self, original: nn.Module, lower: Callable[[nn.Module], Builder], precision: Precision = "float32") -> None:
         super().__init__()
         self.register_buffer("constants", None, persistent=False)
         self.register_buffer("steps", None, persistent=False)
         self.original = original
         self.training = original.training
+        self.precision: Precision = precision
         self._lower = lower
         self.pack()
         untyped: Any = super()
@@ -55,7 +58,7 @@ class NativeProgram(ModuleProxy):
         except UnsupportedError:
             self.constants = self.steps = None
             return
-        self.constants, self.steps, self.sizes = builder.build()
+        self.constants, self.steps, self.sizes = builder.build(self.precision)
         library.use_huge_pages(self.constants)
         self.flat = builder.flat
         self._in_channels, self._out_channels = builder.steps[0].in_channels, builder.steps[-1].out_channels
@@ -122,7 +125,8 @@ class NativeProgram(ModuleProxy):
         """The size of the program."""
         if self.constants is None:
             return "in torch"
-        return f"{self._in_channels}, {self._out_channels}, constants={self.constants.numel()}"
+        size = f"{self._in_channels}, {self._out_channels}, constants={self.constants.numel()}"
+        return size if self.precision == "float32" else f"{size}, precision={self.precision}"
 
 
 def _repack(module: nn.Module, incompatible_keys: Any) -> None:

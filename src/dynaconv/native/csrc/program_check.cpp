@@ -114,6 +114,7 @@ void check_step(const Program& p, int index) {
   for (auto pad : {s.pad_top, s.pad_left, s.pad_bottom, s.pad_right})
     checker.require_range(pad, 0, kMaxSize, "padding");
   checker.require_range(s.activation, 0, int(Activation::kHardswish), "activation");
+  checker.require_range(s.precision, kFloat32, kFloat32, "precision");
   checker.require_range(s.groups, 1, kMaxSize, "number of groups");
   if (s.in_channels % s.groups || s.out_channels % s.groups) throw_damaged(index, "groups that do not divide its channels");
   if (s.target == s.source || s.target == s.residual || s.target == 0)
