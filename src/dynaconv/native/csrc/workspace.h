@@ -36,7 +36,7 @@ class Buffer {
 };
 
 enum Scratch {
-  kPadded, kContext, kHidden, kGateOut, kHeads, kBias, kAttentions, kLatent, kMixed, kBlocks, kFormed, kFused, kSums,
+  kPadded, kContext, kHidden, kGateOut, kHeads, kBias, kAttentions, kLatent, kMixed, kBlocks, kFormed, kWidened, kFused, kSums,
   kNumScratch
 };
 
