@@ -118,7 +118,11 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=3, help="sets of processes, one after another")
     parser.add_argument("--burst", type=int, default=5, help="calls in a row, of which the median counts")
     parser.add_argument(
-        "--precision", nargs="+", choices=["float32", "bf16"], default=["float32"], help="of the weights of native networks"
+        "--precision",
+        nargs="+",
+        choices=["float32", "bf16"],
+        default=["float32"],
+        help="of the weights of native networks",
     )
     parser.add_argument("--busy", type=int, nargs="+", default=[], help="processors that other processes keep busy")
     parser.add_argument("--folder", type=Path, help="where exported files are kept for the next time")

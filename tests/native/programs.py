@@ -26,7 +26,9 @@ def with_fields(native: Any, step: int, fields: Mapping[str, int]) -> Tensor:
 
 
 @torch.no_grad()
-def check_threads(native: nn.Module, x: Tensor, threads: Sequence[int] = (2,), batches: Sequence[int] = (1, 2, 5)) -> None:
+def check_threads(
+    native: nn.Module, x: Tensor, threads: Sequence[int] = (2,), batches: Sequence[int] = (1, 2, 5)
+) -> None:
     """Compare batches on several threads with single images on one, bit by bit."""
     want = torch.cat([native(image[None]) for image in x])
     try:

@@ -102,7 +102,8 @@ def export_onnx(
     Raises:
         ExportError: A package is missing, the path cannot be used, the network cannot be exported or has no dynamic
             layer to record, ``coefficients`` or ``kernels`` is combined with ``native``, or ``max|a - b| / max|b|``
-            exceeds 1e-4 for an output (1e-2 with ``half``, 5e-2 with another ``precision``). No new file is left; an existing file does not change.
+            exceeds 1e-4 for an output (1e-2 with ``half``, 5e-2 with another ``precision``). No new file is left; an
+            existing file does not change.
     """
     if not isinstance(opset, int) or opset < MIN_OPSET:
         raise ExportError(f"`opset` must be an integer of at least {MIN_OPSET}; got {opset!r}.")

@@ -23,8 +23,8 @@ class NativeProgram(ModuleProxy):
     The kernels take float32 images on the CPU in any memory format and return channels_last images. In all other cases
     (another dtype or device, train mode, autocast, a gradient is needed, no compiled library) ``original`` runs. The
     packed constants are not in the state dict. They are packed again when a state dict is loaded, when the dtype or
-    device changes, and when train mode ends. With the precision bf16, packing also rounds the kernels of ``original``, so
-    that both compute the same function.
+    device changes, and when train mode ends. With the precision bf16, packing also rounds the kernels of ``original``,
+    so that both compute the same function.
 
     Args:
         original: The replaced module; it keeps its parameters.
@@ -35,7 +35,9 @@ class NativeProgram(ModuleProxy):
     constants: Tensor | None
     steps: Tensor | None
 
-    def __init__(self, original: nn.Module, lower: Callable[[nn.Module], Builder], precision: Precision = "float32") -> None:
+    def __init__(
+        self, original: nn.Module, lower: Callable[[nn.Module], Builder], precision: Precision = "float32"
+    ) -> None:
         super().__init__()
         self.register_buffer("constants", None, persistent=False)
         self.register_buffer("steps", None, persistent=False)
