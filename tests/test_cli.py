@@ -90,7 +90,17 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
         (
             "export",
             {"checkpoint", "--format", "-o", "--out", "--overwrite", "--size", "--fixed-batch", "--fixed-size"}
-            | {"--max-batch", "--batches", "--native", "--option", "--int8", *DATA, "--images", "--max-drop"}
+            | {
+                "--max-batch",
+                "--batches",
+                "--native",
+                "--precision",
+                "--option",
+                "--int8",
+                *DATA,
+                "--images",
+                "--max-drop",
+            }
             | {"--preprocessing"},
         ),
         (

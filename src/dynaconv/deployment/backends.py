@@ -17,7 +17,7 @@ A backend that has more precisions than float32 takes the keyword argument ``pre
 """
 Precision = Literal["float32", "bf16", "int8"]
 """How a backend stores and multiplies weights."""
-PRECISIONS: tuple[Precision, ...] = ("float32", "int8")
+PRECISIONS: tuple[Precision, ...] = ("float32", "bf16", "int8")
 """The precisions of ``backend="native"``."""
 ENTRY_POINTS = "dynaconv.backends"
 """Entry-point group in which packages, dynaconv included, list their backends."""

@@ -5,6 +5,7 @@ from torch import nn
 from dynaconv.deployment.backends import Precision, check_precision
 from dynaconv.families.contract.checks import check_module
 from dynaconv.native import library
+from dynaconv.native.bf16 import round_kernels
 from dynaconv.native.replace import replace
 
 
@@ -28,6 +29,9 @@ def deploy_native(model: nn.Module, *, precision: Precision = "float32") -> nn.M
     """
     check_module(model)
     check_precision(precision)
+    if precision == "bf16":
+        # Also the layers that stay in torch: the function does not depend on what this machine can run.
+        round_kernels(model)
     if not library.ready():
         return model
     if precision == "int8" and not library.int8_is_fast():

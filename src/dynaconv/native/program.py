@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 from dynaconv.conversion.proxy import ModuleProxy
 from dynaconv.deployment.backends import Precision
 from dynaconv.native import library
+from dynaconv.native.bf16 import round_kernels
 from dynaconv.native.program_builder import Builder
 from dynaconv.native.steps import UnsupportedError
 
@@ -22,7 +23,8 @@ class NativeProgram(ModuleProxy):
     The kernels take float32 images on the CPU in any memory format and return channels_last images. In all other cases
     (another dtype or device, train mode, autocast, a gradient is needed, no compiled library) ``original`` runs. The
     packed constants are not in the state dict. They are packed again when a state dict is loaded, when the dtype or
-    device changes, and when train mode ends.
+    device changes, and when train mode ends. With the precision bf16, packing also rounds the kernels of ``original``,
+    so that both compute the same function.
 
     Args:
         original: The replaced module; it keeps its parameters.
@@ -55,6 +57,8 @@ class NativeProgram(ModuleProxy):
         """
         # Walking through the modules of `original` at each call would take longer than a small network itself.
         self._original_parameters = tuple(self.original.parameters())
+        if self.precision == "bf16":
+            round_kernels(self.original)
         try:
             builder = self._lower(self.original)
         except UnsupportedError:

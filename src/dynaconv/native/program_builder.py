@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dynaconv.deployment.backends import Precision
+from dynaconv.native.bf16 import store_kernel
 from dynaconv.native.int8 import in_int8
 from dynaconv.native.steps import DENSE, DEPTHWISE, FIELDS, MAX_POOL, MEAN, Step, UnsupportedError
 from dynaconv.ops.packing import round_up
@@ -42,8 +43,10 @@ class Builder:
 
     def build(self, precision: Precision = "float32") -> tuple[Tensor, Tensor, list[int]]:
         """Return the constants, the steps as integers, and `Step.resize` of each step that changes the image size."""
-        assert precision in ("float32", "int8")
         self._fuse()
+        if precision == "bf16":
+            for step in self.steps:
+                store_kernel(step)
         steps = [in_int8(step) for step in self.steps] if precision == "int8" else self.steps
         constants = _Constants()
         table = []

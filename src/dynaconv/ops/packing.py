@@ -95,6 +95,26 @@ def dense_weight(weight: Tensor, groups: int = 1) -> Tensor:
     return torch.cat(parts)
 
 
+def bf16_words(packed: Tensor, width: int, kernels: int = 1) -> Tensor:
+    """Round packed weights to bfloat16, to nearest even; return words of 32 bits that each hold those of two rows.
+
+    Args:
+        packed: Panels or blocks of channels with a total width of ``width``; a row has the weights of ``kernels``
+            kernels for one input, side by side.
+
+    Returns:
+        int32, as packed before with half as many rows, rounded up. The lower half of a word belongs to the even row.
+    """
+    rows = len(packed) // width // kernels
+    full = width // PANEL * PANEL
+    parts = []
+    for part, lanes in ((packed[: full * rows * kernels], PANEL), (packed[full * rows * kernels :], HALF)):
+        padded = F.pad(part.reshape(-1, rows, kernels * lanes), (0, 0, 0, rows % 2))
+        bits = padded.bfloat16().view(torch.int16).int() & 0xFFFF
+        parts.append((bits[:, ::2] | bits[:, 1::2] << 16).flatten())
+    return torch.cat(parts)
+
+
 def unpacked(packed: Tensor, like: Tensor) -> Tensor:
     """Return the kernels, in the shape and memory format of ``like``, that `dense_weight` without groups packed."""
     result = torch.empty_like(like)

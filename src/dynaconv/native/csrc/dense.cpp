@@ -125,37 +125,41 @@ const float* latent_features(const Step& s, const float* constants, const View& 
 
 // Forms W(x) of all samples as the weights of a product.
 void form_whole(Product& p, const Formation& formed, Index samples, const Team& team) {
-  float* w = Workspace::this_thread().scratch[kFormed].get(samples * formed.size());
+  float* w = Workspace::this_thread().scratch[kFormed].get((formed.is_shared() ? 1 : samples) * formed.size());
   formed.run(w, team);
-  formed.set_weights(p, w, formed.size(), team);
+  formed.set_weights(p, w, formed.is_shared() ? 0 : formed.size(), team);
 }
 
 // Runs a product with W(x), which is formed one or two panels at a time by the thread that multiplies them: each thread
 // reads its own part of the kernels, and W(x) stays in its cache. If there are too few panels for all threads, W(x) is
-// formed as a whole. Benchmark of both numbers: benchmarks/native.py --threads 2 (results: docs/native.md).
+// formed as a whole, and so is a kernel that serves all samples and is small. Benchmark of these numbers:
+// benchmarks/native.py --threads 2 (results: docs/native.md).
 void multiply_formed(Product& p, const Formation& formed, const Images& out, const Team& team) {
   constexpr Index kMinPanels = 2, kMinPairs = 4;   // per thread
+  constexpr Index kSmallBytes = 256 << 10;
   const Index panels = out.blocks(), threads = team.size();
-  if (team.is_parallel() && panels < kMinPanels * threads) {
+  const bool small = formed.is_shared() && formed.size() * Index(sizeof(float)) <= kSmallBytes;
+  if (small || (team.is_parallel() && panels < kMinPanels * threads)) {
     form_whole(p, formed, out.samples, team);
     return multiply(p, team);
   }
   const Index width = team.is_parallel() && panels < 2 * kMinPairs * threads ? 1 : kernels().panels;
   const Index groups = (panels + width - 1) / width, panel = Index(p.tile.num_taps) * p.tile.depth * kPanel;
-  const Index tiles = tiles_per_sample(p);
+  const Index tiles = tiles_per_sample(p), samples = formed.is_shared() ? 1 : out.samples;
   const double work = double(out.samples) * double(out.pixels()) * double(p.channels) * double(panel);
   team.parallel_for(groups, work, [&](Index begin, Index end) {
-    for (Index i = begin * out.samples; i < end * out.samples; ++i) {
-      const Index group = i / out.samples, n = i - group * out.samples, first = group * width;
+    for (Index i = begin * samples; i < end * samples; ++i) {
+      const Index group = i / samples, n = i - group * samples, first = group * width;
       const Index count = std::min(width, panels - first);
       Product part = columns(p, n, first * kPanel, count * kPanel,
                              p.tile.out + n * p.out_sample + first * p.tile.out_block, p.tile.out_block);
       formed.run(n, first, count, part);
+      if (formed.is_shared()) part.samples = p.samples;
       if (p.tile.sum) part.tile.sum += n * tiles * p.tile.sum_tile + first * kPanel;
       // While this group is multiplied, the kernels of the next one are fetched; after the last, the next step's.
       part.prefetch = group + 1 < end ? formed.kernels(first + width, std::min(width, panels - first - width))
-                                            .part(n, n + 1, out.samples, 1)
-                                      : p.prefetch.part(n, n + 1, out.samples, 1);
+                                            .part(n, n + 1, samples, 1)
+                                      : p.prefetch.part(n, n + 1, samples, 1);
       multiply(part, Team());
     }
   });
@@ -215,6 +219,7 @@ void dense_steps(const Step& s, const float* constants, const Images& x, const I
       }
     }
   }
+  if (!formed && s.precision == kBf16 && !is_assembled(s)) formed.emplace(s, constants);
   merge_rows(p, !s.dynamic && !next && !out.sums);
   if (next) {
     run_fused(p, formed ? &*formed : nullptr, constants, out, *next, result, team);
@@ -282,6 +287,7 @@ void dense_from(const Step& s, const float* constants, const Input& input, Index
   p.out_sample = out.pixels() * kPanel;
   set_output(s, constants, nullptr, p);
   p.prefetch = prefetch;
+  if (s.precision == kBf16) form_whole(p, Formation(s, constants), 1, team);
   if (next) {
     run_fused(p, nullptr, constants, out, *next, result, team);
   } else {

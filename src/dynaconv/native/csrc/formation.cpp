@@ -1,5 +1,5 @@
 // Forms W(x): Lambda W0 + P Phi Q^T of a DCD layer, Lambda W0 + P Phi R^T if it is depthwise, a mixture of kernels, or a
-// kernel of cells.
+// kernel of cells. Weights in bfloat16 that are not mixed are widened as a mixture of one.
 #include "layers.h"
 #include "product_int8.h"
 
@@ -61,26 +61,40 @@ Product dcd_formation(const Step& s, const float* constants, const Coefficients&
 }  // namespace
 
 Formation::Formation(const Step& s, const float* constants, const Coefficients& c, Index samples, const Team& team)
-    : step_(s), constants_(constants), c_(c), windows_(s.kind == kDepthwise ? Windows(1) : Windows(s)),
-      samples_(samples) {
-  const bool depthwise = s.kind == kDepthwise;
-  rows_ = s.kernel_h * s.kernel_w * windows_.size();
-  word_rows_ = s.kernel_h * s.kernel_w * depth_of(s, windows_.size());
-  // The weights of a dense layer are panels; those of a depthwise layer are blocks of 16 channels, including the last.
-  size_ = rows_ * (depthwise ? round_up(s.out_channels, kPanel) : panel_width(s.out_channels));
-  if (!is_mixture(s) && !is_assembled(s)) {
+    : Formation(s, constants) {
+  c_ = c;
+  samples_ = samples;
+  is_shared_ = false;
+  mixes_ = is_mixture(s);
+  if (!mixes_ && !is_assembled(s)) {
     product_ = dcd_formation(s, constants, c, samples, rows_, team);
     product_.out_sample = size_;
   }
 }
 
+Formation::Formation(const Step& s, const float* constants)
+    : step_(s), constants_(constants), windows_(s.kind == kDepthwise ? Windows(1) : Windows(s)), samples_(1),
+      is_shared_(true), mixes_(true) {
+  const bool depthwise = s.kind == kDepthwise;
+  rows_ = s.kernel_h * s.kernel_w * windows_.size();
+  // The weights of a dense layer are panels; those of a depthwise layer are blocks of 16 channels, including the last.
+  size_ = rows_ * (depthwise ? round_up(s.out_channels, kPanel) : panel_width(s.out_channels));
+}
+
 void Formation::run(float* out, const Team& team) const {
   if (is_assembled(step_)) return assemble(step_, constants_, c_, windows_, samples_, size_, out, team);
-  if (!is_mixture(step_)) {
-    Product p = product_;
-    p.tile.out = out;
-    return multiply(p, team);
+  if (mixes_ || step_.precision == kBf16) mix(out, team);
+  if (mixes_) return;
+  Product p = product_;
+  p.tile.out = out;
+  if (step_.precision == kBf16) {
+    p.tile.add = out;
+    p.add_sample = size_;
   }
+  multiply(p, team);
+}
+
+void Formation::mix(float* out, const Team& team) const {
   // Parts of a panel whose kernels fit into the L1 cache, so that they are read once for all samples.
   constexpr Index kPartBytes = 16 << 10;
   const Index row_bytes = step_.kernels * kPanel * Index(sizeof(float));
@@ -109,8 +123,12 @@ void Formation::set_weights(Product& product, const float* w, Index w_sample, co
 
 void Formation::form(Index sample, Index first, Index count, float* out) const {
   const Index panel = rows_ * kPanel;
-  if (!is_mixture(step_)) return multiply(columns(product_, sample, first * kPanel, count * kPanel, out, panel), Team());
-  for (Index i = 0; i < count; ++i) mix(sample, first + i, 0, rows_, out + i * panel);
+  const bool bf16 = step_.precision == kBf16;
+  for (Index i = 0; (mixes_ || bf16) && i < count; ++i) mix(sample, first + i, 0, rows_, out + i * panel);
+  if (mixes_) return;
+  Product p = columns(product_, sample, first * kPanel, count * kPanel, out, panel);
+  if (bf16) p.tile.add = out;
+  multiply(p, Team());
 }
 
 void Formation::mix(Index sample, Index panel, Index from, Index to, float* out) const {
@@ -125,15 +143,18 @@ void Formation::mix(Index sample, Index panel, Index from, Index to, float* out)
   m.kernels = int(step_.kernels);
   static const float kOne = 1.0f;
   m.attention = c_.attention ? c_.attention + sample * c_.sample : &kOne;
-  if (c_.scale) m.lanes = c_.scale + sample * c_.sample + panel * kPanel;
-  const float* w = constants_ + step_.weight + panel * rows_ * kPanel * step_.kernels;
+  if (c_.scale && mixes_) m.lanes = c_.scale + sample * c_.sample + panel * kPanel;
+  const float* w = weights(panel);
+  const bool bf16 = step_.precision == kBf16;
+  const auto& mixed = bf16 ? dynaconv::kernels().mix_bf16 : dynaconv::kernels().mix;
   for (; from < to; from += m.rows) {
     const Index tap = from / part;
     m.rows = std::min(to, (tap + 1) * part) - from;
-    m.w = w + from * width * step_.kernels;
+    m.w = w + (bf16 ? from / 2 : from) * width * step_.kernels;
+    m.odd = bf16 && from % 2;
     if (c_.factors) m.factors = c_.factors + sample * c_.factors_sample + tap * inputs + window.first + from - tap * part;
     m.out = out + from * width;
-    dynaconv::kernels().mix[!half](m);
+    mixed[!half](m);
   }
 }
 

@@ -5,6 +5,9 @@
 //
 // Layout of matrices ("panels"): panels of 16 output channels. Weight (o, k) is at panel(o / 16) + k * 16 + o % 16. A
 // last panel of at most 8 channels is 8 wide: panel + k * 8 + o % 16.
+//
+// Panels of bfloat16 weights are words of 32 bits in place of floats. A word holds the weights of rows 2 k and 2 k + 1
+// (the latter zero behind the last row) in its lower and upper half, so that a shift and a mask widen it to float32.
 #pragma once
 
 #include <cstddef>
@@ -96,12 +99,13 @@ using RowFn = void (*)(const Row&, float* sum);
 // Rows of a panel of W(x) = lanes * factors * sum_k attention_k W_k. A row has one weight per output channel.
 struct Mix {
   Index rows;
-  const float* w;          // (row, kernel, channel)
+  const float* w;          // (row, kernel, channel), or (pair of rows, kernel, channel) in bfloat16
   int kernels;
   const float* attention;  // one per kernel
   const float* factors;    // one per row, or null
   const float* lanes;      // one per channel, or null
   float* out;              // (row, channel)
+  bool odd = false;        // bfloat16: the first row is the second one of its pair
 };
 
 // The gradients of what a mix is formed from, for the gradient of its result. They are added to what is there.
@@ -174,6 +178,7 @@ struct Kernels {
   // Adds the sum over `pixels` pixels of each of 16 channels to `sum`.
   void (*sum_pixels)(const float* x, Index pixels, float* sum);
   void (*mix[2])(const Mix&);      // of a half panel, of a panel
+  void (*mix_bf16[2])(const Mix&);
   void (*unmix[2])(const Unmix&);
   void (*gemm)(const Gemm&);
   void (*sum_gradients[2])(const SumGradients&);

@@ -357,6 +357,8 @@ Kernels table(const char* name) {
   k.sum_pixels = &sum_pixels;
   k.mix[0] = &mix<typename Vec<kHalfVector>::type, kHalfVector, kHalf>;
   k.mix[1] = &mix<typename Vec<VL>::type, VL, kPanel>;
+  k.mix_bf16[0] = &mix_bf16<typename Vec<kHalfVector>::type, kHalfVector, kHalf>;
+  k.mix_bf16[1] = &mix_bf16<typename Vec<VL>::type, VL, kPanel>;
   k.unmix[0] = &unmix<typename Vec<kHalfVector>::type, kHalfVector, kHalf>;
   k.unmix[1] = &unmix<typename Vec<VL>::type, VL, kPanel>;
   k.gemm = &gemm;

@@ -57,7 +57,7 @@ void check_cells(const Step& s, const StepChecker& checker) {
   if (double(s.out_channels) * double(s.in_channels) * double(s.kernel_h) * double(s.kernel_w) > kMaxKernel)
     checker.fail("too large a kernel of cells");
   const std::int64_t size = s.cell_out * s.cell_in * s.cell_h * s.cell_w;
-  checker.require(s.cells, {panel_width(size), s.num_cells}, "cells");
+  checker.require(s.cells, {panel_width(size), stored_rows(s, s.num_cells)}, "cells");
   if (s.blend >= 0) checker.require(s.blend, {kPanel + num_blocks(s) * s.num_cells}, "blend");
   checker.require_if_present(s.channel_scale, round_up(s.out_channels, kPanel), "scale of channels");
 }
@@ -129,7 +129,6 @@ void check_step(const Program& p, int index) {
     checker.require_range(pad, 0, kMaxSize, "padding");
   checker.require_range(s.activation, 0, int(Activation::kHardswish), "activation");
   checker.require_range(s.precision, kFloat32, kInt8, "precision");
-  if (s.precision == kBf16) checker.fail("a wrong precision");
   checker.require_range(s.groups, 1, kMaxSize, "number of groups");
   if (s.in_channels % s.groups || s.out_channels % s.groups) throw_damaged(index, "groups that do not divide its channels");
   if (s.target == s.source || s.target == s.residual || s.target == 0)
@@ -139,7 +138,7 @@ void check_step(const Program& p, int index) {
   checker.require_if_present(s.bias, channels, "bias");
   const bool has_no_branch = s.kind == kMaxPool || s.kind == kMean || s.kind == kNorm;
   if (s.kind != kDense && (s.in_channels != s.out_channels || (s.residual >= 0 && s.kind != kScale) || s.fused || s.groups > 1 ||
-                           (s.dynamic && has_no_branch)))
+                           (s.dynamic && has_no_branch) || (s.precision != kFloat32 && s.kind != kDepthwise)))
     throw_damaged(index, "fields that its kind does not allow");
   if (s.kind == kNorm) checker.require(s.weight, {channels + kPanel}, "factors");
   if (has_no_branch) return;
@@ -155,13 +154,14 @@ void check_step(const Program& p, int index) {
       throw_damaged(index, "no static depthwise step after it, although it is fused");
   }
   if (s.dynamic) check_dynamic(s, checker);
+  const bool depthwise = s.kind == kDepthwise;
+  if (s.precision != kFloat32 && depthwise && !is_mixture(s) && !is_assembled(s))
+    throw_damaged(index, "a precision that its kind does not allow");
   if (is_assembled(s)) return;
   const std::int64_t kernels = s.dynamic ? s.kernels : 1;
-  const bool depthwise = s.kind == kDepthwise;
   const Index width = depthwise ? channels : panel_width(s.out_channels);
-  // Those of a mixture are formed in floats.
-  const Index inputs = depthwise ? 1 : Windows(s).size(), stored = is_mixture(s) ? inputs : depth_of(s, inputs);
-  checker.require(s.weight, {width, stored, s.kernel_h, s.kernel_w, kernels}, "weight");
+  const std::int64_t rows = (depthwise ? 1 : Windows(s).size()) * s.kernel_h * s.kernel_w;
+  checker.require(s.weight, {width, stored_rows(s, rows), kernels}, "weight");
 }
 
 }  // namespace
