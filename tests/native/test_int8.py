@@ -393,7 +393,6 @@ def test_deploy_takes_the_precision() -> None:
     ("step", "fields"),
     [
         (1, {"precision": 3}),
-        (1, {"precision": 1}),
         (1, {"weight_scale": -1}),
         (1, {"weight_scale": 10**7}),
         (1, {"q_scale": -1}),
