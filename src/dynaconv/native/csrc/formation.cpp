@@ -74,7 +74,7 @@ Formation::Formation(const Step& s, const float* constants, const Coefficients& 
 
 Formation::Formation(const Step& s, const float* constants)
     : step_(s), constants_(constants), windows_(s.kind == kDepthwise ? Windows(1) : Windows(s)), samples_(1),
-      is_shared_(true), mixes_(true) {
+      kernels_(s.dynamic ? s.kernels : 1), is_shared_(true), mixes_(true) {
   const bool depthwise = s.kind == kDepthwise;
   rows_ = s.kernel_h * s.kernel_w * windows_.size();
   // The weights of a dense layer are panels; those of a depthwise layer are blocks of 16 channels, including the last.
@@ -97,10 +97,10 @@ void Formation::run(float* out, const Team& team) const {
 void Formation::mix(float* out, const Team& team) const {
   // Parts of a panel whose kernels fit into the L1 cache, so that they are read once for all samples.
   constexpr Index kPartBytes = 16 << 10;
-  const Index row_bytes = step_.kernels * kPanel * Index(sizeof(float));
+  const Index row_bytes = kernels_ * kPanel * Index(sizeof(float));
   const Index height = std::min(rows_, std::max<Index>(8, kPartBytes / row_bytes / 8 * 8));
   const Index parts = (rows_ + height - 1) / height;
-  const double work = double(samples_) * double(size_) * double(step_.kernels);
+  const double work = double(samples_) * double(size_) * double(kernels_);
   team.parallel_for(panels() * parts, work, [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
       const Index panel = i / parts, from = (i - panel * parts) * height, to = std::min(from + height, rows_);
@@ -140,7 +140,7 @@ void Formation::mix(Index sample, Index panel, Index from, Index to, float* out)
   const bool half = step_.kind != kDepthwise && step_.out_channels - panel * kPanel <= kHalf;
   const Index width = half ? kHalf : kPanel;
   Mix m{};
-  m.kernels = int(step_.kernels);
+  m.kernels = int(kernels_);
   static const float kOne = 1.0f;
   m.attention = c_.attention ? c_.attention + sample * c_.sample : &kOne;
   if (c_.scale && mixes_) m.lanes = c_.scale + sample * c_.sample + panel * kPanel;
@@ -150,7 +150,7 @@ void Formation::mix(Index sample, Index panel, Index from, Index to, float* out)
   for (; from < to; from += m.rows) {
     const Index tap = from / part;
     m.rows = std::min(to, (tap + 1) * part) - from;
-    m.w = w + (bf16 ? from / 2 : from) * width * step_.kernels;
+    m.w = w + (bf16 ? from / 2 : from) * width * kernels_;
     m.odd = bf16 && from % 2;
     if (c_.factors) m.factors = c_.factors + sample * c_.factors_sample + tap * inputs + window.first + from - tap * part;
     m.out = out + from * width;

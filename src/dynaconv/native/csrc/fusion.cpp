@@ -41,10 +41,15 @@ class Fusion {
         const bool is_unsplit = i < unsplit;
         const Index group = is_unsplit ? i : unsplit + (i - unsplit) / parts;
         const Index part = is_unsplit ? 0 : (i - unsplit) % parts, num_parts = is_unsplit ? 1 : parts;
+        // While this group is multiplied, the kernels of the next one are fetched; after the last, the next step's.
+        const Index next = i + 1 < end && part + 1 == num_parts ? group + 1 : groups;
         for (Index sample = 0; sample < samples; ++sample)
           run(sample, group * width, std::min(width, blocks - group * width), part * out_.height / num_parts,
               (part + 1) * out_.height / num_parts, sums,
-              product_.prefetch.part(i * samples + sample, i * samples + sample + 1, tasks * samples, 1));
+              formed_ && next < groups
+                  ? formed_->kernels(next * width, std::min(width, blocks - next * width))
+                        .part(sample, sample + 1, samples, 1)
+                  : product_.prefetch.part(i * samples + sample, i * samples + sample + 1, tasks * samples, 1));
       }
     };
     team.parallel_for(tasks, work, task);

@@ -113,7 +113,7 @@ class Formation {
   void form(Index sample, Index first, Index count, float* out) const;
   // The stored weights of a panel.
   const float* weights(Index panel) const {
-    return constants_ + step_.weight + panel * stored_rows(step_, rows_) * kPanel * step_.kernels;
+    return constants_ + step_.weight + panel * stored_rows(step_, rows_) * kPanel * kernels_;
   }
   // Mixes all panels of all samples.
   void mix(float* out, const Team& team) const;
@@ -124,7 +124,7 @@ class Formation {
   const float* constants_;
   Coefficients c_;
   Windows windows_;
-  Index samples_;
+  Index samples_, kernels_;
   bool is_shared_, mixes_;
   Index rows_;   // of the panels with the most rows
   Index size_;
