@@ -55,7 +55,7 @@ def merged(older: Outcome | None, newer: Outcome) -> Outcome:
 
 
 def write(table: Path, outcomes: Iterable[Outcome]) -> None:
-    """Write the results, with two digits of each measured number."""
+    """Write the results, with three digits of each measured number."""
     rows = [{name: _text(getattr(outcome, name)) for name in _TYPES} for outcome in outcomes]
     table.parent.mkdir(parents=True, exist_ok=True)
     write_csv(table, list(_TYPES), rows)
@@ -66,7 +66,7 @@ def _text(value: object) -> str:
         return " ".join(_text(each) for each in value)
     if isinstance(value, dict):
         return json.dumps(value) if value else ""
-    return "" if value is None else f"{value:.2g}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _parsed(name: str, text: str) -> Any:
