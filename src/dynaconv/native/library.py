@@ -13,7 +13,7 @@ from torch import Tensor
 from dynaconv.errors import DynaconvError
 from dynaconv.native.steps import FIELDS
 from dynaconv.native.toolchain import BuildError, build, check_platform, prebuilt_library
-from dynaconv.ops.mixture import enable_compiled
+from dynaconv.ops.eager import enable_compiled
 
 # Most of torch.library has no type annotations.
 _library: Any = torch.library
@@ -31,6 +31,10 @@ _DEFINITIONS.define(
     "mixture_conv_gradients(Tensor x, Tensor kernels, Tensor transposed, Tensor[] coefficients, Tensor gradient, "
     "Tensor(a!) to_x, Tensor(b!) to_kernels, Tensor(c!)[] to_coefficients, int[] sizes) -> ()"
 )
+_DEFINITIONS.define("kernel_mix(Tensor kernels, Tensor[] coefficients, Tensor(a!) out) -> Tensor(a!)")
+_DEFINITIONS.define(
+    "kernel_mix_gradients(Tensor kernels, Tensor[] coefficients, Tensor gradient, Tensor(a!)[] out) -> ()"
+)
 
 # The branch of a DCD layer reads context, squeeze, scale head, fusion head, P and Q; `settings` are its gain and the
 # bounds of the heads.
@@ -39,6 +43,19 @@ _DEFINITIONS.define(
     "dcd_branch_gradients(Tensor[] inputs, float[] settings, Tensor saved, Tensor to_scale, Tensor to_mix, "
     "Tensor(a!)[] out) -> ()"
 )
+_DEFINITIONS.define("average(Tensor x, Tensor(a!) out) -> Tensor(a!)")
+_DEFINITIONS.define("average_gradient(Tensor to_average, Tensor(a!) to_x) -> ()")
+# `sizes` are the stride, the offset of the centre tap and the output's size; an empty tensor stands for none.
+_DEFINITIONS.define(
+    "dcd_input(Tensor x, Tensor q, Tensor(a!)[] running, float[] norm, int[] sizes, Tensor(b!)[] out) -> ()"
+)
+_DEFINITIONS.define(
+    "dcd_input_gradients(Tensor x, Tensor q, int[] sizes, Tensor context, Tensor inverse, Tensor to_context, "
+    "Tensor to_z, Tensor(a!) to_x, Tensor(b!) to_q) -> ()"
+)
+_KERNEL = "Tensor weight, Tensor q, Tensor scale, Tensor mix"
+_DEFINITIONS.define(f"dcd_kernel({_KERNEL}, Tensor(a!) out) -> Tensor(a!)")
+_DEFINITIONS.define(f"dcd_kernel_gradients({_KERNEL}, Tensor gradient, Tensor(a!)[] out) -> ()")
 _SUM = "Tensor fixed, Tensor z, Tensor scale, Tensor mix"
 _DEFINITIONS.define(f"dcd_sum({_SUM}, Tensor(a!) out) -> Tensor(a!)")
 _DEFINITIONS.define(f"dcd_sum_gradients({_SUM}, Tensor gradient, Tensor(a!)[] out) -> ()")

@@ -76,10 +76,10 @@ class Products:
         """Return the gradients of x (if ``for_x``), W0 and Q."""
         weight, q, geometry = self.weight, self.q, self.geometry
         if self.joined:
-            to_x, to_kernel = _conv_gradients(to_both, x, _join(weight, q, geometry), geometry, for_x)
+            to_x, to_kernel = conv_gradients(to_both, x, _join(weight, q, geometry), geometry, for_x)
             centre = to_kernel[len(weight) :, :, geometry.centre[0], geometry.centre[1]]
             return to_x, to_kernel[: len(weight)], centre.T
-        to_x, to_weight = _conv_gradients(to_both, x, weight, geometry, for_x)
+        to_x, to_weight = conv_gradients(to_both, x, weight, geometry, for_x)
         to_q = outer_per_sample(_strided(x, geometry), to_latent).sum(0)
         if for_x:
             _add_product(_strided(to_x, geometry), q, to_latent)
@@ -159,7 +159,7 @@ def _empty_joined(static: Tensor, latent: Tensor) -> Tensor:
     return torch.empty_strided(size, strides, dtype=static.dtype, device=static.device)
 
 
-def _conv_gradients(
+def conv_gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, for_x: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of a convolution with respect to ``x`` (if ``for_x``) and to its weight."""

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "parts.h"
 #include "product.h"
 
 namespace dynaconv {
@@ -11,30 +12,13 @@ namespace {
 constexpr float kLeastLength = 1e-12f;
 
 struct Buffers {
-  Buffer squeeze, heads, rows, unit, logits, hidden, p, fusion, product, pixels;
+  Buffer squeeze, heads, rows, unit, logits, hidden, p, fusion, product;
 
   static Buffers& this_thread() {
     thread_local Buffers buffers;
     return buffers;
   }
 };
-
-// Calls f(first lane, width) for each panel of the output channels.
-template <class F>
-void for_each_panel(Index channels, const F& f) {
-  for (Index channel = 0; channel < channels; channel += kPanel)
-    f(channel, channels - channel <= kHalf ? kHalf : kPanel);
-}
-
-template <class F>
-void for_each_sample(Index batch, const F& f) {
-  threads.parallel_for(
-      batch,
-      [](Index begin, Index end, void* context) {
-        for (Index n = begin; n < end; ++n) (*static_cast<const F*>(context))(n);
-      },
-      const_cast<void*>(static_cast<const void*>(&f)));
-}
 
 void transpose(const float* from, Index rows, Index columns, float* to) {
   for (Index r = 0; r < rows; ++r)
@@ -215,14 +199,13 @@ void dcd_branch_gradients(const DCDBranch& b, const float* data, const float* to
 }
 
 void dcd_sum(const DCDSum& s, float* out) {
-  const Index lanes = panel_width(s.outputs);
-  for_each_sample(s.batch, [&](Index n) {
-    Product p = pointwise(s.z + n * s.pixels * s.z_pixel, kPanel, s.latent, s.mix + n * lanes * s.latent, s.pixels,
+  parallel_for_each(s.batch, [&](Index n) {
+    Product p = pointwise(s.z + n * s.pixels * s.latent, kPanel, s.latent, s.mix + n * s.outputs * s.latent, s.pixels,
                           s.outputs, out + n * s.pixels * s.outputs, kPanel);
-    p.tile.x_pixel = s.z_pixel;
-    p.tile.add = s.fixed + n * s.pixels * s.fixed_pixel;
-    p.tile.add_pixel = s.fixed_pixel;
-    p.tile.scale = s.scale + n * lanes;
+    p.tile.x_pixel = s.latent;
+    p.tile.add = s.fixed + n * s.pixels * s.outputs;
+    p.tile.add_pixel = s.outputs;
+    p.tile.scale = s.scale + n * s.outputs;
     p.tile.scales_add = true;
     p.tile.out_pixel = s.outputs;
     multiply(p, Team());
@@ -230,21 +213,18 @@ void dcd_sum(const DCDSum& s, float* out) {
 }
 
 void dcd_sum_gradients(const DCDSum& s, const float* gradient, const DCDSumGradients& to) {
-  const Index lanes = panel_width(s.outputs);
-  for_each_sample(s.batch, [&](Index n) {
-    Buffers& buffers = Buffers::this_thread();
+  parallel_for_each(s.batch, [&](Index n) {
     const float* g = gradient + n * s.pixels * s.outputs;
-    const float* mix = s.mix + n * lanes * s.latent;
+    const float* mix = s.mix + n * s.outputs * s.latent;
     for_each_panel(s.outputs, [&](Index channel, Index width) {
-      kernels().sum_gradients[width == kPanel](
-          {s.pixels, g + channel, s.outputs, s.fixed + n * s.pixels * s.fixed_pixel + channel, s.fixed_pixel,
-           s.z + n * s.pixels * s.z_pixel, s.z_pixel, int(s.latent), s.scale + n * lanes + channel,
-           to.fixed + n * s.pixels * to.fixed_pixel + channel, to.fixed_pixel, to.scale + n * lanes + channel,
-           to.mix + (n * lanes + channel) * s.latent});
+      const Index map = n * s.pixels * s.outputs + channel, lane = n * s.outputs + channel;
+      kernels().sum_gradients[width == kPanel]({s.pixels, g + channel, s.outputs, s.fixed + map, s.outputs,
+                                                s.z + n * s.pixels * s.latent, s.latent, int(s.latent), s.scale + lane,
+                                                to.fixed + map, s.outputs, to.scale + lane, to.mix + lane * s.latent});
     });
     // z's gradient is (P Phi)^T times the output's: panels of latent channels, a row for each output channel.
-    const Index width = panel_width(s.latent);
-    float* panels = buffers.product.get(width * s.outputs);
+    const Index lanes = panel_width(s.latent);
+    float* panels = Buffers::this_thread().product.get(lanes * s.outputs);
     for_each_panel(s.latent, [&](Index first, Index size) {
       for (Index o = 0; o < s.outputs; ++o)
         for (Index l = 0; l < size; ++l) {
@@ -253,15 +233,10 @@ void dcd_sum_gradients(const DCDSum& s, const float* gradient, const DCDSumGradi
               first + l < s.latent ? mix[panel * s.latent + (first + l) * step + o - panel] : 0.0f;
         }
     });
-    const Index block = s.pixels * kPanel;
-    float* result = buffers.pixels.get(round_up(s.latent, kPanel) / kPanel * block);
-    Product p = pointwise(g, kPanel, s.outputs, panels, s.pixels, s.latent, result, block);
+    Product p = pointwise(g, kPanel, s.outputs, panels, s.pixels, s.latent, to.z + n * s.pixels * lanes, kPanel);
     p.tile.x_pixel = s.outputs;
+    p.tile.out_pixel = lanes;
     multiply(p, Team());
-    float* out = to.z + n * s.pixels * to.z_pixel;
-    for (Index pixel = 0; pixel < s.pixels; ++pixel)
-      for (Index l = 0; l < s.latent; ++l)
-        out[pixel * to.z_pixel + l] = result[l / kPanel * block + pixel * kPanel + l % kPanel];
   });
 }
 
