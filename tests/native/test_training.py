@@ -303,8 +303,9 @@ def damaged(name: str) -> Callable[[], object]:
     x, out, kernels = torch.randn(2, 4, 5, 5), torch.empty(2, 8, 3, 3), torch.randn(2 * 9 * 4 * 8)
     coefficients = [torch.randn(2, 2), *(torch.empty(0),) * 3]
     sizes = [3, 3, 1, 1, 0, 0, 1, 1]
-    branch = [torch.randn(*shape) for shape in ((2, 4), (6, 4), (8, 6), (9, 6), (8, 3), (4, 3))]
-    results = [torch.empty(2, 8), torch.empty(2, 24), torch.empty(2 * (12 + 1 + 17))]
+    image, context = channels_last(2, 8, 5, 5), torch.randn(2, 4)
+    branch = [torch.randn(*shape) for shape in ((6, 4), (8, 6), (9, 6), (8, 3), (8, 3))]
+    running = [torch.zeros(8), torch.ones(8), torch.zeros((), dtype=torch.long)]
     if name == "kernels":
         kernels = kernels[1:]
     elif name == "coefficients":
@@ -318,16 +319,19 @@ def damaged(name: str) -> Callable[[], object]:
     elif name == "dtype":
         x = x.double()
     elif name == "head":
-        branch[2] = torch.randn(8, 5)
-    elif name == "result":
-        results[1] = torch.empty(2, 23)
-    if name in ("head", "result"):
-        return lambda: torch.ops.dynaconv.dcd_branch(branch, [1.0, 1.0, 1.0], results)
-    if name in ("context", "image"):
-        image = torch.randn(2, 8, 5, 5) if name == "image" else channels_last(2, 8, 5, 5)
-        context = [torch.empty(3 if name == "context" else 2, 8), torch.empty(8), torch.empty(0)]
-        return lambda: torch.ops.dynaconv.dcd_input(
-            image, torch.randn(8, 3), [torch.zeros(8), torch.ones(8)], [0.1, 1e-5], [1, 1, 0, 0, 5, 5], context
+        branch[1] = torch.randn(8, 5)
+    elif name == "image":
+        image = torch.randn(2, 8, 5, 5)
+    elif name == "context":
+        context = torch.randn(3, 4)
+    elif name == "averaged":
+        context = torch.empty(0)
+    elif name == "running":
+        context, branch[0], running = torch.empty(0), torch.randn(6, 8), running[:2]
+    if name in ("head", "image", "context", "averaged", "running"):
+        settings = [1.0, 1.0, 1.0, 0.1, 1e-5]
+        return lambda: torch.ops.dynaconv.dcd_prepare(
+            image, context, branch, running, settings, [1, 1, 0, 0, 5, 5, 1]
         )
     if name in ("channel", "kernel"):
         parts = [torch.randn(5, 2), torch.randn(5, 3) if name == "channel" else torch.empty(0), torch.empty(0)]
@@ -337,8 +341,8 @@ def damaged(name: str) -> Callable[[], object]:
 
 
 DAMAGES = [
-    *("kernels", "coefficients", "attention", "sizes", "output", "dtype", "head", "result"),
-    *("context", "image", "channel", "kernel"),
+    *("kernels", "coefficients", "attention", "sizes", "output", "dtype", "channel", "kernel"),
+    *("head", "image", "context", "averaged", "running"),
 ]
 
 

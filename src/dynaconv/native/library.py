@@ -36,29 +36,23 @@ _DEFINITIONS.define(
     "kernel_mix_gradients(Tensor kernels, Tensor[] coefficients, Tensor gradient, Tensor(a!)[] out) -> ()"
 )
 
-# The branch of a DCD layer reads context, squeeze, scale head, fusion head, P and Q; `settings` are its gain and the
-# bounds of the heads.
-_DEFINITIONS.define("dcd_branch(Tensor[] inputs, float[] settings, Tensor(a!)[] out) -> ()")
-_DEFINITIONS.define(
-    "dcd_branch_gradients(Tensor[] inputs, float[] settings, Tensor saved, Tensor to_scale, Tensor to_mix, "
-    "Tensor(a!)[] out) -> ()"
-)
 _DEFINITIONS.define("average(Tensor x, Tensor(a!) out) -> Tensor(a!)")
 _DEFINITIONS.define("average_gradient(Tensor to_average, Tensor(a!) to_x) -> ()")
-# `sizes` are the stride, the offset of the centre tap and the output's size; an empty tensor stands for none.
+# The arguments of a DCD layer, and the memory that it keeps: `csrc/binding_training.h`.
+_LAYER = "Tensor x, Tensor context, Tensor[] branch"
+_DEFINITIONS.define(f"dcd_prepare({_LAYER}, Tensor(a!)[] running, float[] settings, int[] sizes) -> Tensor")
 _DEFINITIONS.define(
-    "dcd_input(Tensor x, Tensor q, Tensor(a!)[] running, float[] norm, int[] sizes, Tensor(b!)[] out) -> ()"
+    f"dcd_gradients({_LAYER}, float[] settings, int[] sizes, Tensor memory, Tensor to_memory, Tensor(a!) to_x, "
+    "Tensor(b!)[] out) -> ()"
 )
-_DEFINITIONS.define(
-    "dcd_input_gradients(Tensor x, Tensor q, int[] sizes, Tensor context, Tensor inverse, Tensor to_context, "
-    "Tensor to_z, Tensor(a!) to_x, Tensor(b!) to_q) -> ()"
-)
-_KERNEL = "Tensor weight, Tensor q, Tensor scale, Tensor mix"
+_KERNEL = "Tensor weight, Tensor q, Tensor memory"
 _DEFINITIONS.define(f"dcd_kernel({_KERNEL}, Tensor(a!) out) -> Tensor(a!)")
-_DEFINITIONS.define(f"dcd_kernel_gradients({_KERNEL}, Tensor gradient, Tensor(a!)[] out) -> ()")
-_SUM = "Tensor fixed, Tensor z, Tensor scale, Tensor mix"
+_DEFINITIONS.define(
+    f"dcd_kernel_gradients({_KERNEL}, Tensor gradient, Tensor(a!) to_weight, Tensor(b!) to_q) -> Tensor"
+)
+_SUM = "Tensor fixed, Tensor memory, int latent"
 _DEFINITIONS.define(f"dcd_sum({_SUM}, Tensor(a!) out) -> Tensor(a!)")
-_DEFINITIONS.define(f"dcd_sum_gradients({_SUM}, Tensor gradient, Tensor(a!)[] out) -> ()")
+_DEFINITIONS.define(f"dcd_sum_gradients({_SUM}, Tensor gradient, Tensor(a!) to_fixed) -> Tensor")
 
 
 class NativeError(DynaconvError):

@@ -15,7 +15,6 @@ from dynaconv.families.dcd.factors import activate_scale, inverse_lengths
 from dynaconv.ops.context import pool_context
 from dynaconv.ops.eager import differentiable_gradients, trains_eagerly
 from dynaconv.ops.geometry import Geometry
-from dynaconv.ops.packing import panel_width
 from dynaconv.ops.per_sample import grouped_matmul, outer_per_sample, times_transposed
 from dynaconv.ops.shared import static_conv
 
@@ -33,6 +32,18 @@ class StepSettings(NamedTuple):
     """The norm of the context, if that is the average of the input; None if the context is given."""
     forms_kernel: bool
     """Whether W(x) is formed; else its factors are applied."""
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """The branch's numbers, and momentum and epsilon of the norm."""
+        norm = self.norm
+        return (*self.branch, *((0.0, 0.0) if norm is None or norm.momentum is None else (norm.momentum, norm.eps)))
+
+    def sizes(self, x: Tensor) -> list[int]:
+        """Return stride, first pixel of the centre tap and size of the output, and whether factors are applied."""
+        geometry = self.geometry
+        firsts = (d * c - p for d, c, p in zip(geometry.dilation, geometry.centre, geometry.padding, strict=True))
+        return [*geometry.stride, *firsts, *geometry.output_size(*x.shape[2:]), int(not self.forms_kernel)]
 
 
 def supports_compiled_step(x: Tensor, tensors: Sequence[Tensor], geometry: Geometry) -> bool:
@@ -54,7 +65,9 @@ def averages_context(norm: nn.Module | None, batch: int) -> bool:
         and norm.training
         and norm.momentum is not None
         and norm.running_mean is not None
-        and norm.running_mean.dtype == torch.float32
+        and norm.running_var is not None
+        and norm.num_batches_tracked is not None
+        and norm.running_mean.dtype == norm.running_var.dtype == torch.float32
         and batch > 1
     )
 
@@ -73,8 +86,6 @@ def compiled_step_dcd(
     """
     assert (context is None) == (settings.norm is not None)
     out: Tensor = _CompiledStep.apply(x, context, *parameters, settings)
-    if settings.norm is not None and settings.norm.num_batches_tracked is not None:
-        settings.norm.num_batches_tracked.add_(1)
     return out
 
 
@@ -82,96 +93,74 @@ class _CompiledStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, context: Tensor | None, weight: Tensor, *arguments: Any) -> Tensor:
         *branch, settings = arguments
-        p, q = branch[-2:]
-        batch, (out_channels, latent_dim), hidden = len(x), p.shape, len(branch[0])
-        geometry: Geometry = settings.geometry
-        none = x.new_empty(0)
-        size = geometry.output_size(*x.shape[2:])
-        latent = none if settings.forms_kernel else x.new_empty(batch, *size, latent_dim)
-        used, inverse = none if context is None else context.contiguous(), none
-        average, running, constants = none, [none, none], [0.0, 0.0]
-        if settings.norm is not None:
-            norm = settings.norm
-            average = used = x.new_empty(x.shape[:2])
-            inverse = x.new_empty(x.shape[1])
-            running, constants = [norm.running_mean, norm.running_var], [norm.momentum, norm.eps]
-        operators: Any = torch.ops.dynaconv
-        if settings.norm is not None or not settings.forms_kernel:
-            operators.dcd_input(
-                x, q.contiguous(), running, constants, _sizes(geometry, x), [average, inverse, latent]
-            )
-        scale, mix = x.new_empty(batch, out_channels), x.new_empty(batch, out_channels * latent_dim)
-        saved = x.new_empty(batch * (2 * hidden + 1 + out_channels + latent_dim**2))
-        operators.dcd_branch(_inputs(used, branch), settings.branch, [scale, mix, saved])
-        fixed = none
+        norm, operators = settings.norm, _operators()
+        running = [] if norm is None else [norm.running_mean, norm.running_var, norm.num_batches_tracked]
+        arguments = _arguments(x, context, branch)
+        memory = operators.dcd_prepare(*arguments, running, settings.numbers, settings.sizes(x))
+        fixed = None
         if settings.forms_kernel:
-            out = grouped_matmul(_kernel(weight, q, scale, mix), x)
+            out = grouped_matmul(_kernel(weight, branch[-1], memory, len(x)), x)
         else:
-            fixed = static_conv(x, weight, geometry).contiguous(memory_format=torch.channels_last)
-            out = torch.empty(fixed.shape, dtype=x.dtype, memory_format=torch.channels_last)
-            operators.dcd_sum(fixed, latent, scale, mix, out)
+            fixed = static_conv(x, weight, settings.geometry).contiguous(memory_format=torch.channels_last)
+            out = operators.dcd_sum(fixed, memory, branch[-1].shape[1], torch.empty_like(fixed))
         ctx.settings = settings
-        ctx.save_for_backward(x, context, weight, *branch, average, inverse, latent, scale, mix, saved, fixed)
-        return out
+        ctx.save_for_backward(x, context, weight, *branch, memory, fixed)
+        result: Tensor = out
+        return result
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, context, weight, *branch, average, inverse, latent, scale, mix, saved, fixed = ctx.saved_tensors
+        x, context, weight, *branch, memory, fixed = ctx.saved_tensors
         settings, for_x = ctx.settings, ctx.needs_input_grad[0]
         if torch.is_grad_enabled():
             return *_second_gradients(settings, x, context, weight, branch, gradient), None
-        geometry: Geometry = settings.geometry
-        operators: Any = torch.ops.dynaconv
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        q = branch[-1].contiguous()
-        to_scale, to_mix, none = torch.empty_like(scale), torch.empty_like(mix), x.new_empty(0)
-        to_latent, to_kernel_q = none, None
+        to_kernel_q = None
         if settings.forms_kernel:
-            matrix = weight.flatten(1).contiguous()
-            to_weight, to_kernel_q = torch.empty_like(matrix), torch.empty_like(q)
-            operators.dcd_kernel_gradients(
-                matrix, q, scale, mix, outer_per_sample(gradient, x), [to_weight, to_kernel_q, to_scale, to_mix]
-            )
-            to_weight = to_weight.view(weight.shape)
-            to_x = times_transposed(_kernel(weight, q, scale, mix), gradient, x) if for_x else none
+            to_x, to_weight, to_kernel_q, to_memory = _formed_gradients(x, weight, branch[-1], memory, gradient, for_x)
         else:
             to_fixed = torch.empty_like(fixed)
-            to_latent = x.new_empty(*latent.shape[:3], panel_width(latent.shape[3]))
-            operators.dcd_sum_gradients(
-                fixed, latent, scale, mix, gradient, [to_fixed, to_latent, to_scale, to_mix]
-            )
-            to_x, to_weight = conv_gradients(to_fixed, x, weight, geometry, for_x)
+            latent_dim = branch[-1].shape[1]
+            to_memory = _operators().dcd_sum_gradients(fixed, memory, latent_dim, gradient, to_fixed)
+            to_x, to_weight = conv_gradients(to_fixed, x, weight, settings.geometry, for_x)
+        none = x.new_empty(0)
         to_x = to_x.contiguous(memory_format=torch.channels_last) if for_x else none
-        used = _inputs(average if context is None else context, branch)
-        to_used = [torch.empty_like(part) for part in used]
-        operators.dcd_branch_gradients(used, settings.branch, saved, to_scale, to_mix, to_used)
-        to_context, *to_branch = to_used
-        to_q = to_branch[-1]
+        inputs = _arguments(x, context, branch)
+        to_context, *to_branch = found = [torch.empty_like(part) for part in (inputs[1], *inputs[2])]
+        _operators().dcd_gradients(*inputs, settings.numbers, settings.sizes(x), memory, to_memory, to_x, found)
         if to_kernel_q is not None:
-            to_q += to_kernel_q
-        to_average = to_context if context is None and for_x else none
-        if to_latent.numel() or to_average.numel():
-            sizes = _sizes(geometry, x)
-            operators.dcd_input_gradients(x, q, sizes, average, inverse, to_average, to_latent, to_x, to_q)
+            to_branch[-1] += to_kernel_q
         return to_x if for_x else None, None if context is None else to_context, to_weight, *to_branch, None
 
 
-def _sizes(geometry: Geometry, x: Tensor) -> list[int]:
-    """Return the stride, the first pixel of the centre tap and the size of the output."""
-    offsets = (d * c - p for d, c, p in zip(geometry.dilation, geometry.centre, geometry.padding, strict=True))
-    return [*geometry.stride, *offsets, *geometry.output_size(*x.shape[2:])]
+def _operators() -> Any:
+    return torch.ops.dynaconv
 
 
-def _inputs(context: Tensor, branch: Sequence[Tensor]) -> list[Tensor]:
-    return [part.contiguous() for part in (context, *branch)]
+def _arguments(x: Tensor, context: Tensor | None, branch: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Return the operators' first arguments, an empty context for None."""
+    given = x.new_empty(0) if context is None else context.contiguous()
+    return x, given, [part.contiguous() for part in branch]
 
 
-def _kernel(weight: Tensor, q: Tensor, scale: Tensor, mix: Tensor) -> Tensor:
+def _kernel(weight: Tensor, q: Tensor, memory: Tensor, batch: int) -> Tensor:
     """Return W(x), ``(B, C_out, C_in)``."""
     matrix = weight.flatten(1).contiguous()
-    kernel = matrix.new_empty(len(scale), *matrix.shape)
-    out: Tensor = torch.ops.dynaconv.dcd_kernel(matrix, q.contiguous(), scale, mix, kernel)
+    out: Tensor = _operators().dcd_kernel(matrix, q.contiguous(), memory, matrix.new_empty(batch, *matrix.shape))
     return out
+
+
+def _formed_gradients(
+    x: Tensor, weight: Tensor, q: Tensor, memory: Tensor, gradient: Tensor, for_x: bool
+) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+    """Return the gradients of x (if ``for_x``), W0, Q and the coefficients, of a product with W(x)."""
+    matrix, q = weight.flatten(1).contiguous(), q.contiguous()
+    to_weight, to_q = torch.empty_like(matrix), torch.empty_like(q)
+    to_memory = _operators().dcd_kernel_gradients(
+        matrix, q, memory, outer_per_sample(gradient, x), to_weight, to_q
+    )
+    to_x = times_transposed(_kernel(weight, q, memory, len(x)), gradient, x) if for_x else None
+    return to_x, to_weight.view(weight.shape), to_q, to_memory
 
 
 def _second_gradients(

@@ -77,10 +77,8 @@ STABLE_TORCH_LIBRARY_IMPL(dynaconv, CPU, m) {
   m.impl("average_gradient", TORCH_BOX(&average_gradient));
   m.impl("kernel_mix", TORCH_BOX(&kernel_mix));
   m.impl("kernel_mix_gradients", TORCH_BOX(&kernel_mix_gradients));
-  m.impl("dcd_branch", TORCH_BOX(&dcd_branch));
-  m.impl("dcd_branch_gradients", TORCH_BOX(&dcd_branch_gradients));
-  m.impl("dcd_input", TORCH_BOX(&dcd_input));
-  m.impl("dcd_input_gradients", TORCH_BOX(&dcd_input_gradients));
+  m.impl("dcd_prepare", TORCH_BOX(&dcd_prepare));
+  m.impl("dcd_gradients", TORCH_BOX(&dcd_gradients));
   m.impl("dcd_kernel", TORCH_BOX(&dcd_kernel));
   m.impl("dcd_kernel_gradients", TORCH_BOX(&dcd_kernel_gradients));
   m.impl("dcd_sum", TORCH_BOX(&dcd_sum));

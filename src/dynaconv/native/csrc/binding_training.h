@@ -127,45 +127,6 @@ const float* checked(const Tensor& t, dynaconv::Index size) {
   return static_cast<const float*>(t.const_data_ptr());
 }
 
-// `inputs`: context, squeeze, scale head, fusion head, P and Q. `settings`: gain, and the bounds of the two heads.
-dynaconv::DCDBranch branch_of(const Tensors& inputs, const std::vector<double>& settings) {
-  require(inputs.size() == 6 && settings.size() == 3, "the branch of a DCD layer has six tensors and three settings.");
-  for (const Tensor& t : inputs) require(t.dim() == 2, "the tensors of a DCD layer's branch are matrices.");
-  dynaconv::DCDBranch b{};
-  b.batch = inputs[0].size(0), b.features = inputs[0].size(1), b.hidden = inputs[1].size(0);
-  b.outputs = inputs[4].size(0), b.latent = inputs[4].size(1), b.inputs = inputs[5].size(0);
-  b.context = checked(inputs[0], b.batch * b.features);
-  b.squeeze = checked(inputs[1], b.hidden * b.features);
-  b.scale_head = checked(inputs[2], b.outputs * b.hidden);
-  b.fusion_head = checked(inputs[3], b.latent * b.latent * b.hidden);
-  b.p = checked(inputs[4], b.outputs * b.latent);
-  b.q = checked(inputs[5], b.inputs * b.latent);
-  b.gain = float(settings[0]), b.scale_bound = float(settings[1]), b.fusion_bound = float(settings[2]);
-  return b;
-}
-
-// Writes scale, mix and what the gradients need to `out`.
-void dcd_branch(Tensors inputs, std::vector<double> settings, Tensors out) {
-  const dynaconv::DCDBranch b = branch_of(inputs, settings);
-  require(out.size() == 3, "the branch of a DCD layer has three results.");
-  checked(out[0], b.batch * b.lanes());
-  checked(out[1], b.batch * b.lanes() * b.latent);
-  checked(out[2], b.saved_size());
-  dynaconv::dcd_branch(b, data_of(out[0]), data_of(out[1]), data_of(out[2]));
-}
-
-// Writes the gradients of `inputs`.
-void dcd_branch_gradients(Tensors inputs, std::vector<double> settings, const Tensor& saved, const Tensor& to_scale,
-                          const Tensor& to_mix, Tensors out) {
-  const dynaconv::DCDBranch b = branch_of(inputs, settings);
-  require(out.size() == inputs.size(), "the branch of a DCD layer has six gradients.");
-  for (std::size_t i = 0; i < out.size(); ++i) checked(out[i], inputs[i].numel());
-  dynaconv::dcd_branch_gradients(
-      b, checked(saved, b.saved_size()), checked(to_scale, b.batch * b.lanes()),
-      checked(to_mix, b.batch * b.lanes() * b.latent),
-      {data_of(out[0]), data_of(out[1]), data_of(out[2]), data_of(out[3]), data_of(out[4]), data_of(out[5])});
-}
-
 // The data of dense channels_last images of a multiple of 8 channels. The stride of an axis of length one has no meaning.
 const float* image_of(const Tensor& t) {
   require(is_float(t) && t.dim() == 4, "feature maps are float32, (B, C, H, W), on the CPU.");
@@ -178,11 +139,6 @@ const float* image_of(const Tensor& t) {
 }
 
 float* image_of(Tensor& t) { return const_cast<float*>(image_of(std::as_const(t))); }
-
-// A contiguous tensor of `size` numbers; null for an empty one, which stands for none.
-float* optional(const Tensor& t, dynaconv::Index size) {
-  return t.numel() ? const_cast<float*>(checked(t, size)) : nullptr;
-}
 
 Tensor average(const Tensor& x, Tensor out) {
   checked(out, x.size(0) * x.size(1));
@@ -197,109 +153,178 @@ void average_gradient(const Tensor& to_average, Tensor to_x) {
                              to_x.size(2) * to_x.size(3), to_x.size(1), out);
 }
 
-// `sizes`: stride, offset and output size, height before width.
-dynaconv::DCDInput input_of(const Tensor& x, const Tensor& q, const Sizes& sizes) {
-  require(sizes.size() == 6 && q.dim() == 2, "the input of a DCD layer comes with six sizes and Q.");
-  dynaconv::DCDInput d{};
-  d.x = image_of(x);
-  d.batch = x.size(0), d.inputs = x.size(1), d.latent = q.size(1), d.height = x.size(2), d.width = x.size(3);
-  d.stride_h = sizes[0], d.stride_w = sizes[1], d.offset_h = sizes[2], d.offset_w = sizes[3];
-  d.out_height = sizes[4], d.out_width = sizes[5];
-  require(d.stride_h > 0 && d.stride_w > 0 && d.out_height >= 0 && d.out_width >= 0,
-          "the sizes of a DCD layer are positive.");
-  d.q = checked(q, d.inputs * d.latent);
-  return d;
+// The parts of one training step of a DCD layer. `branch`: squeeze, scale head, fusion head, P and Q. `settings`: gain, the
+// bounds of the two heads, and momentum and epsilon of the context's norm. `sizes`: stride, offset and output size, height
+// before width, and 1 if the factors are applied, 0 if W(x) is formed. An empty `context` stands for the average of x.
+struct DCDLayer {
+  dynaconv::DCDInput input{};
+  dynaconv::DCDBranch branch{};
+  dynaconv::ContextNorm norm{};
+  bool averages, applies_factors;
+
+  DCDLayer(const Tensor& x, const Tensor& context, const Tensors& tensors, const std::vector<double>& settings,
+           const Sizes& sizes) {
+    require(tensors.size() == 5 && settings.size() == 5 && sizes.size() == 7 && x.size(0) > 0,
+            "the parts of a DCD layer do not match.");
+    for (const Tensor& t : tensors) require(t.dim() == 2, "the tensors of a DCD layer's branch are matrices.");
+    averages = !context.numel(), applies_factors = sizes[6];
+    dynaconv::DCDInput& d = input;
+    d.x = image_of(x);
+    d.batch = x.size(0), d.inputs = x.size(1), d.height = x.size(2), d.width = x.size(3);
+    d.stride_h = sizes[0], d.stride_w = sizes[1], d.offset_h = sizes[2], d.offset_w = sizes[3];
+    d.out_height = sizes[4], d.out_width = sizes[5];
+    require(d.stride_h > 0 && d.stride_w > 0 && d.out_height >= 0 && d.out_width >= 0,
+            "the sizes of a DCD layer are positive.");
+    dynaconv::DCDBranch& b = branch;
+    b.batch = d.batch, b.inputs = d.inputs;
+    b.hidden = tensors[0].size(0), b.features = tensors[0].size(1);
+    b.outputs = tensors[3].size(0), b.latent = d.latent = tensors[3].size(1);
+    require(!averages || (b.features == d.inputs && d.batch > 1), "a context is normalised over several samples.");
+    require(b.outputs % dynaconv::kHalf == 0, "a DCD layer has a multiple of 8 output channels.");
+    b.context = averages ? nullptr : checked(context, b.batch * b.features);
+    b.squeeze = checked(tensors[0], b.hidden * b.features);
+    b.scale_head = checked(tensors[1], b.outputs * b.hidden);
+    b.fusion_head = checked(tensors[2], b.latent * b.latent * b.hidden);
+    b.p = checked(tensors[3], b.outputs * b.latent);
+    b.q = d.q = checked(tensors[4], b.inputs * b.latent);
+    b.gain = float(settings[0]), b.scale_bound = float(settings[1]), b.fusion_bound = float(settings[2]);
+    norm.momentum = float(settings[3]), norm.epsilon = float(settings[4]);
+  }
+};
+
+// One block of memory for what a layer keeps: Lambda, P Phi, z, the context, the inverse of its standard deviations and
+// what the branch's gradients need. That of the gradients of the first three begins in the same way.
+struct DCDMemory {
+  dynaconv::Index mix, z, context, inverse, saved, size;
+
+  DCDMemory(dynaconv::Index batch, dynaconv::Index outputs, dynaconv::Index latent, dynaconv::Index z_size)
+      : mix(batch * outputs), z(mix + mix * latent), context(z + z_size), inverse(context), saved(context), size(context) {}
+  explicit DCDMemory(const DCDLayer& l)
+      : DCDMemory(l.branch.batch, l.branch.outputs, l.branch.latent,
+                  l.applies_factors ? l.branch.batch * l.input.out_pixels() * l.branch.latent : 0) {
+    inverse = context + (l.averages ? l.branch.batch * l.branch.features : 0);
+    saved = inverse + (l.averages ? l.branch.features : 0);
+    size = saved + l.branch.saved_size();
+  }
+};
+
+Tensor new_floats(dynaconv::Index size) { return torch::stable::empty({size}, torch::headeronly::ScalarType::Float); }
+
+// Computes all that does not need the convolution with W0. `running`: mean, variance and number of batches.
+Tensor dcd_prepare(const Tensor& x, const Tensor& context, Tensors branch, Tensors running,
+                   std::vector<double> settings, Sizes sizes) {
+  DCDLayer l(x, context, branch, settings, sizes);
+  const DCDMemory at(l);
+  Tensor memory = new_floats(at.size);
+  float* data = data_of(memory);
+  if (l.averages) {
+    require(running.size() == 3, "the context's norm has a mean, a variance and a number of batches.");
+    l.norm.mean = const_cast<float*>(checked(running[0], l.branch.features));
+    l.norm.variance = const_cast<float*>(checked(running[1], l.branch.features));
+    require(running[2].numel() == 1 && running[2].scalar_type() == torch::headeronly::ScalarType::Long,
+            "the number of batches is one integer.");
+    ++*static_cast<std::int64_t*>(running[2].mutable_data_ptr());
+    l.branch.context = data + at.context;
+  }
+  if (l.averages || l.applies_factors)
+    dynaconv::dcd_input(l.input, l.norm, l.averages ? data + at.context : nullptr, data + at.inverse,
+                        l.applies_factors ? data + at.z : nullptr);
+  dynaconv::dcd_branch(l.branch, data, data + at.mix, data + at.saved);
+  return memory;
 }
 
-// `running`: mean and variance; `norm`: their momentum, and epsilon. Writes context, inverse and z, where an empty tensor
-// stands for none.
-void dcd_input(const Tensor& x, const Tensor& q, Tensors running, std::vector<double> norm, Sizes sizes, Tensors out) {
-  const dynaconv::DCDInput d = input_of(x, q, sizes);
-  require(running.size() == 2 && norm.size() == 2 && out.size() == 3, "the input of a DCD layer has three results.");
-  const dynaconv::ContextNorm statistics{optional(running[0], d.inputs), optional(running[1], d.inputs),
-                                         float(norm[0]), float(norm[1])};
-  float *context = optional(out[0], d.batch * d.inputs), *inverse = optional(out[1], d.inputs);
-  require(!context || (inverse && statistics.mean && statistics.variance && d.batch > 1),
-          "a context is normalised over several samples.");
-  dynaconv::dcd_input(d, statistics, context, inverse, optional(out[2], d.batch * d.out_pixels() * d.latent));
+// Computes all gradients that do not need the convolution's: adds to `to_x`, if it is not empty, and to that of Q, which is
+// the last of `out`. The others are those of a given context, or an empty tensor, and of the tensors of the branch.
+void dcd_gradients(const Tensor& x, const Tensor& context, Tensors branch, std::vector<double> settings, Sizes sizes,
+                   const Tensor& memory, const Tensor& to_memory, Tensor to_x, Tensors out) {
+  DCDLayer l(x, context, branch, settings, sizes);
+  const DCDMemory at(l);
+  const dynaconv::DCDBranch& b = l.branch;
+  const dynaconv::Index lanes = dynaconv::panel_width(b.latent);
+  const DCDMemory to(b.batch, b.outputs, b.latent, l.applies_factors ? b.batch * l.input.out_pixels() * lanes : 0);
+  const float *data = checked(memory, at.size), *gradient = checked(to_memory, to.size);
+  require(out.size() == 6 && (!to_x.numel() || to_x.numel() == x.numel()),
+          "the gradients of a DCD layer do not match its arguments.");
+  for (std::size_t i = 0; i < 5; ++i) checked(out[i + 1], branch[i].numel());
+  Tensor own = l.averages ? new_floats(b.batch * b.features) : out[0];
+  checked(own, b.batch * b.features);
+  if (l.averages) l.branch.context = data + at.context;
+  float *to_context = data_of(own), *to_q = data_of(out[5]);
+  dynaconv::dcd_branch_gradients(l.branch, data, data + at.saved, gradient, gradient + to.mix,
+                                 {to_context, data_of(out[1]), data_of(out[2]), data_of(out[3]), data_of(out[4]), to_q});
+  float* to_image = to_x.numel() ? image_of(to_x) : nullptr;
+  if ((l.averages && to_image) || l.applies_factors)
+    dynaconv::dcd_input_gradients(l.input, data + at.context, data + at.inverse, l.averages ? to_context : nullptr,
+                                  l.applies_factors ? gradient + to.z : nullptr, to_image, to_q);
 }
 
-// Adds to `to_x` and `to_q`; an empty tensor stands for none.
-void dcd_input_gradients(const Tensor& x, const Tensor& q, Sizes sizes, const Tensor& context, const Tensor& inverse,
-                         const Tensor& to_context, const Tensor& to_z, Tensor to_x, Tensor to_q) {
-  const dynaconv::DCDInput d = input_of(x, q, sizes);
-  const float* gradient = optional(to_context, d.batch * d.inputs);
-  checked(to_q, d.inputs * d.latent);
-  require(!to_x.numel() || to_x.numel() == x.numel(), "the gradients of a DCD layer do not match its arguments.");
-  dynaconv::dcd_input_gradients(d, gradient ? checked(context, d.batch * d.inputs) : nullptr,
-                                gradient ? checked(inverse, d.inputs) : nullptr, gradient,
-                                optional(to_z, d.batch * d.out_pixels() * dynaconv::panel_width(d.latent)),
-                                to_x.numel() ? image_of(to_x) : nullptr, data_of(to_q));
-}
-
-dynaconv::DCDSum sum_of(const Tensor& fixed, const Tensor& z, const Tensor& scale, const Tensor& mix) {
+dynaconv::DCDSum sum_of(const Tensor& fixed, const Tensor& memory, std::int64_t latent) {
   dynaconv::DCDSum s{};
   s.fixed = image_of(fixed);
-  s.batch = fixed.size(0), s.pixels = fixed.size(2) * fixed.size(3), s.outputs = fixed.size(1);
-  require(s.batch > 0 && s.pixels > 0, "the feature maps of a DCD layer are not empty.");
-  s.latent = z.numel() / (s.batch * s.pixels);
-  s.z = checked(z, s.batch * s.pixels * s.latent);
-  s.scale = checked(scale, s.batch * s.outputs);
-  s.mix = checked(mix, s.batch * s.outputs * s.latent);
+  s.batch = fixed.size(0), s.pixels = fixed.size(2) * fixed.size(3), s.outputs = fixed.size(1), s.latent = latent;
+  const DCDMemory at(s.batch, s.outputs, s.latent, s.batch * s.pixels * s.latent);
+  require(latent > 0 && is_float(memory) && memory.is_contiguous() && memory.numel() >= at.size,
+          "the memory of a DCD layer does not match its feature maps.");
+  s.scale = static_cast<const float*>(memory.const_data_ptr());
+  s.mix = s.scale + at.mix, s.z = s.scale + at.z;
   return s;
 }
 
-Tensor dcd_sum(const Tensor& fixed, const Tensor& z, const Tensor& scale, const Tensor& mix, Tensor out) {
-  const dynaconv::DCDSum s = sum_of(fixed, z, scale, mix);
+Tensor dcd_sum(const Tensor& fixed, const Tensor& memory, std::int64_t latent, Tensor out) {
+  const dynaconv::DCDSum s = sum_of(fixed, memory, latent);
   require(out.numel() == fixed.numel(), "the result of a DCD layer has another size.");
   dynaconv::dcd_sum(s, image_of(out));
   return out;
 }
 
-// Writes the gradients of the four arguments.
-void dcd_sum_gradients(const Tensor& fixed, const Tensor& z, const Tensor& scale, const Tensor& mix,
-                       const Tensor& gradient, Tensors out) {
-  const dynaconv::DCDSum s = sum_of(fixed, z, scale, mix);
-  require(out.size() == 4 && gradient.numel() == fixed.numel() && out[0].numel() == fixed.numel(),
+// Writes the gradient of `fixed`; returns those of Lambda, P Phi and z.
+Tensor dcd_sum_gradients(const Tensor& fixed, const Tensor& memory, std::int64_t latent, const Tensor& gradient,
+                         Tensor to_fixed) {
+  const dynaconv::DCDSum s = sum_of(fixed, memory, latent);
+  require(gradient.numel() == fixed.numel() && to_fixed.numel() == fixed.numel(),
           "the gradients of a DCD layer do not match its arguments.");
-  checked(out[1], s.batch * s.pixels * dynaconv::panel_width(s.latent));
-  checked(out[2], scale.numel());
-  checked(out[3], mix.numel());
-  dynaconv::dcd_sum_gradients(s, image_of(gradient),
-                              {image_of(out[0]), data_of(out[1]), data_of(out[2]), data_of(out[3])});
+  const DCDMemory to(s.batch, s.outputs, s.latent, s.batch * s.pixels * dynaconv::panel_width(s.latent));
+  Tensor result = new_floats(to.size);
+  float* data = data_of(result);
+  dynaconv::dcd_sum_gradients(s, image_of(gradient), {image_of(to_fixed), data + to.z, data, data + to.mix});
+  return result;
 }
 
-dynaconv::DCDKernel kernel_of(const Tensor& weight, const Tensor& q, const Tensor& scale, const Tensor& mix) {
-  require(weight.dim() == 2 && q.dim() == 2 && scale.dim() == 2, "the factors of a DCD kernel are matrices.");
+dynaconv::DCDKernel kernel_of(const Tensor& weight, const Tensor& q, const Tensor& memory, dynaconv::Index batch) {
+  require(weight.dim() == 2 && q.dim() == 2, "the factors of a DCD kernel are matrices.");
   dynaconv::DCDKernel k{};
-  k.batch = scale.size(0), k.outputs = weight.size(0), k.inputs = weight.size(1), k.latent = q.size(1);
-  require(k.outputs % dynaconv::kHalf == 0 && k.inputs % dynaconv::kHalf == 0,
+  k.batch = batch, k.outputs = weight.size(0), k.inputs = weight.size(1), k.latent = q.size(1);
+  const DCDMemory at(k.batch, k.outputs, k.latent, 0);
+  require(k.outputs % dynaconv::kHalf == 0 && k.inputs % dynaconv::kHalf == 0 && is_float(memory) &&
+              memory.is_contiguous() && memory.numel() >= at.size,
           "the kernel of a DCD layer has a multiple of 8 channels.");
   k.weight = checked(weight, k.size());
   k.q = checked(q, k.inputs * k.latent);
-  k.scale = checked(scale, k.batch * k.outputs);
-  k.mix = checked(mix, k.batch * k.outputs * k.latent);
+  k.scale = static_cast<const float*>(memory.const_data_ptr());
+  k.mix = k.scale + at.mix;
   return k;
 }
 
-Tensor dcd_kernel(const Tensor& weight, const Tensor& q, const Tensor& scale, const Tensor& mix, Tensor out) {
-  const dynaconv::DCDKernel k = kernel_of(weight, q, scale, mix);
+// Writes W(x), (sample, output, input).
+Tensor dcd_kernel(const Tensor& weight, const Tensor& q, const Tensor& memory, Tensor out) {
+  const dynaconv::DCDKernel k = kernel_of(weight, q, memory, out.size(0));
   checked(out, k.batch * k.size());
   dynaconv::dcd_kernel(k, data_of(out));
   return out;
 }
 
-// Writes the gradients of the four arguments.
-void dcd_kernel_gradients(const Tensor& weight, const Tensor& q, const Tensor& scale, const Tensor& mix,
-                          const Tensor& gradient, Tensors out) {
-  const dynaconv::DCDKernel k = kernel_of(weight, q, scale, mix);
-  require(out.size() == 4, "a DCD kernel has four gradients.");
-  checked(out[0], k.size());
-  checked(out[1], q.numel());
-  checked(out[2], scale.numel());
-  checked(out[3], mix.numel());
+// Writes the gradients of W0 and Q; returns those of Lambda and P Phi.
+Tensor dcd_kernel_gradients(const Tensor& weight, const Tensor& q, const Tensor& memory, const Tensor& gradient,
+                            Tensor to_weight, Tensor to_q) {
+  const dynaconv::DCDKernel k = kernel_of(weight, q, memory, gradient.size(0));
+  checked(to_weight, k.size());
+  checked(to_q, q.numel());
+  const DCDMemory to(k.batch, k.outputs, k.latent, 0);
+  Tensor result = new_floats(to.size);
+  float* data = data_of(result);
   dynaconv::dcd_kernel_gradients(k, checked(gradient, k.batch * k.size()),
-                                 {data_of(out[0]), data_of(out[1]), data_of(out[2]), data_of(out[3])});
+                                 {data_of(to_weight), data_of(to_q), data, data + to.mix});
+  return result;
 }
 
 }  // namespace

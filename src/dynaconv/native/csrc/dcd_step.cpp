@@ -35,9 +35,14 @@ float dot(const float* a, const float* b, Index n) {
   return total;
 }
 
-// out(m, n) += sum_k a(m, k) b(k, n), the rows of b and out contiguous.
+// out(m, n) = sum_k a(m, k) b(k, n), the rows of b and out contiguous.
 void gemm(Index m, Index n, Index k, const float* a, Index a_m, Index a_k, const float* b, Index b_k, float* out,
           Index out_m) {
+  kernels().gemm({m, n, k, a, a_m, a_k, b, b_k, out, out_m, true});
+}
+
+void add_gemm(Index m, Index n, Index k, const float* a, Index a_m, Index a_k, const float* b, Index b_k, float* out,
+              Index out_m) {
   kernels().gemm({m, n, k, a, a_m, a_k, b, b_k, out, out_m});
 }
 
@@ -90,20 +95,28 @@ const float* fusion_of(const DCDBranch& b, const float* logits, float inverse) {
   return out;
 }
 
-}  // namespace
+// 2 sigmoid of each of `size` numbers, a multiple of 8.
+void scale_of_logits(float* values, Index size) {
+  const Index full = size / kPanel * kPanel;
+  kernels().apply(Function::kSigmoid, values, full / kPanel, nullptr);
+  if (full == size) return;
+  float last[kPanel] = {};
+  std::copy_n(values + full, kHalf, last);
+  kernels().apply(Function::kSigmoid, last, 1, nullptr);
+  std::copy_n(last, kHalf, values + full);
+}
 
-Index DCDBranch::lanes() const { return panel_width(outputs); }
+}  // namespace
 
 void dcd_branch(const DCDBranch& b, float* scale, float* mix, float* data) {
   Buffers& buffers = Buffers::this_thread();
   const Saved saved(b, data);
   const Heads heads(b);
-  const Index count = b.heads(), lanes = b.lanes();
+  const Index count = b.heads();
   float* squeeze = buffers.squeeze.get(b.features * b.hidden);
   transpose(b.squeeze, b.hidden, b.features, squeeze);
   float* columns = buffers.product.get(count * b.hidden);
   transpose(heads.rows, count, b.hidden, columns);
-  std::fill_n(saved.hidden, b.batch * b.hidden, 0.0f);
   gemm(b.batch, b.hidden, b.features, b.context, b.features, 1, squeeze, b.hidden, saved.hidden, b.hidden);
   for (Index n = 0; n < b.batch; ++n) {
     float* h = saved.hidden + n * b.hidden;
@@ -111,32 +124,29 @@ void dcd_branch(const DCDBranch& b, float* scale, float* mix, float* data) {
     const float factor = saved.factors[n] = b.gain / std::sqrt(dot(h, h, b.hidden) + kLengthEpsilon);
     for (Index i = 0; i < b.hidden; ++i) saved.unit[n * b.hidden + i] = h[i] * factor;
   }
-  std::fill_n(saved.logits, b.batch * count, 0.0f);
   gemm(b.batch, count, b.hidden, saved.unit, b.hidden, 1, columns, count, saved.logits, count);
   float* p = buffers.p.get(b.latent * b.outputs);
   transpose(b.p, b.outputs, b.latent, p);
   const float inverse = 1.0f / std::max(Lengths(b).product(b), kLeastLength);
-  std::fill_n(mix, b.batch * lanes * b.latent, 0.0f);
   for (Index n = 0; n < b.batch; ++n) {
     const float* logits = saved.logits + n * count;
-    for (Index o = 0; o < b.outputs; ++o) scale[n * lanes + o] = 2.0f / (1.0f + std::exp(-logits[o]));
-    std::fill(scale + n * lanes + b.outputs, scale + (n + 1) * lanes, 0.0f);
+    std::copy_n(logits, b.outputs, scale + n * b.outputs);
     const float* fusion = fusion_of(b, logits, inverse);
     for_each_panel(b.outputs, [&](Index channel, Index width) {
-      const Index used = std::min(width, b.outputs - channel);
-      gemm(b.latent, used, b.latent, fusion, b.latent, 1, p + channel, b.outputs,
-           mix + (n * lanes + channel) * b.latent, width);
+      gemm(b.latent, width, b.latent, fusion, b.latent, 1, p + channel, b.outputs,
+           mix + (n * b.outputs + channel) * b.latent, width);
     });
   }
+  scale_of_logits(scale, b.batch * b.outputs);
 }
 
-void dcd_branch_gradients(const DCDBranch& b, const float* data, const float* to_scale, const float* to_mix,
-                          const DCDBranchGradients& to) {
+void dcd_branch_gradients(const DCDBranch& b, const float* scale, const float* data, const float* to_scale,
+                          const float* to_mix, const DCDBranchGradients& to) {
   Buffers& buffers = Buffers::this_thread();
   const Saved saved(b, const_cast<float*>(data));
   const Heads heads(b);
   const Lengths lengths(b);
-  const Index count = b.heads(), lanes = b.lanes(), square = b.latent * b.latent;
+  const Index count = b.heads(), square = b.latent * b.latent;
   const float product = lengths.product(b), inverse = 1.0f / std::max(product, kLeastLength);
   float* to_logits = buffers.logits.get(b.batch * count);
   float* to_p = buffers.p.get(b.latent * b.outputs);
@@ -147,17 +157,16 @@ void dcd_branch_gradients(const DCDBranch& b, const float* data, const float* to
     const float* logits = saved.logits + n * count;
     float* own = to_logits + n * count;
     for (Index o = 0; o < b.outputs; ++o) {
-      const float sigmoid = 1.0f / (1.0f + std::exp(-logits[o]));
-      own[o] = to_scale[n * lanes + o] * 2.0f * sigmoid * (1.0f - sigmoid);
+      const float value = scale[n * b.outputs + o];
+      own[o] = to_scale[n * b.outputs + o] * value * (1.0f - 0.5f * value);
     }
     // Phi^T: (column, row); to_fusion has the same layout.
     const float* fusion = fusion_of(b, logits, inverse);
     std::fill_n(to_fusion, square, 0.0f);
     for_each_panel(b.outputs, [&](Index channel, Index width) {
-      const Index used = std::min(width, b.outputs - channel);
-      const float* panel = to_mix + (n * lanes + channel) * b.latent;
-      gemm(b.latent, b.latent, used, panel, width, 1, b.p + channel * b.latent, b.latent, to_fusion, b.latent);
-      gemm(b.latent, used, b.latent, fusion, 1, b.latent, panel, width, to_p + channel, b.outputs);
+      const float* panel = to_mix + (n * b.outputs + channel) * b.latent;
+      add_gemm(b.latent, b.latent, width, panel, width, 1, b.p + channel * b.latent, b.latent, to_fusion, b.latent);
+      add_gemm(b.latent, width, b.latent, fusion, 1, b.latent, panel, width, to_p + channel, b.outputs);
     });
     for (Index row = 0; row < b.latent; ++row)
       for (Index column = 0; column < b.latent; ++column) {
@@ -175,10 +184,8 @@ void dcd_branch_gradients(const DCDBranch& b, const float* data, const float* to
   for (Index i = 0; i < b.inputs * b.latent; ++i) to.q[i] = by_q * b.q[i];
 
   float* to_hidden = buffers.hidden.get(b.batch * b.hidden);
-  std::fill_n(to_hidden, b.batch * b.hidden, 0.0f);
   gemm(b.batch, b.hidden, count, to_logits, count, 1, heads.rows, b.hidden, to_hidden, b.hidden);
   float* to_rows = buffers.unit.get(count * b.hidden);
-  std::fill_n(to_rows, count * b.hidden, 0.0f);
   gemm(count, b.hidden, b.batch, to_logits, 1, count, saved.unit, b.hidden, to_rows, b.hidden);
   for (Index i = 0; i < count; ++i) {
     const float *row = Heads::source(b, i), *gradient = to_rows + i * b.hidden;
@@ -192,9 +199,7 @@ void dcd_branch_gradients(const DCDBranch& b, const float* data, const float* to
     const float f = saved.factors[n], along = f * f * f / (b.gain * b.gain) * dot(gradient, h, b.hidden);
     for (Index i = 0; i < b.hidden; ++i) gradient[i] = h[i] > 0 ? f * gradient[i] - along * h[i] : 0.0f;
   }
-  std::fill_n(to.squeeze, b.hidden * b.features, 0.0f);
   gemm(b.hidden, b.features, b.batch, to_hidden, 1, b.hidden, b.context, b.features, to.squeeze, b.features);
-  std::fill_n(to.context, b.batch * b.features, 0.0f);
   gemm(b.batch, b.features, b.hidden, to_hidden, b.hidden, 1, b.squeeze, b.features, to.context, b.features);
 }
 

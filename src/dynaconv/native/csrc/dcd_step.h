@@ -9,23 +9,22 @@ namespace dynaconv {
 // scale = 2 sigmoid(V_s u) and mix = P Phi with Phi = V_f u / (rms lengths of P and Q), where u = gain h / |h| and
 // h = relu(W c) for a normalised context c. A row v of the heads is used as v / sqrt(1 + |v|^2 / bound^2).
 struct DCDBranch {
-  Index batch, features, hidden, outputs, inputs, latent;
+  Index batch, features, hidden, outputs, inputs, latent;   // outputs: a multiple of 8
   const float *context, *squeeze, *scale_head, *fusion_head, *p, *q;   // row-major, as torch has them
   float gain, scale_bound, fusion_bound;
 
-  Index lanes() const;                        // of panels of the output channels
   Index heads() const { return outputs + latent * latent; }
   Index saved_size() const { return batch * (2 * hidden + 1 + heads()); }
 };
 
-// Writes `scale`, (sample, lane), `mix` in panels, (sample, panel, latent, lane), and what the gradients need.
+// Writes `scale`, (sample, output), `mix` in panels, (sample, panel, latent, lane), and what the gradients need.
 void dcd_branch(const DCDBranch& b, float* scale, float* mix, float* saved);
 
 struct DCDBranchGradients {
   float *context, *squeeze, *scale_head, *fusion_head, *p, *q;
 };
-void dcd_branch_gradients(const DCDBranch& b, const float* saved, const float* to_scale, const float* to_mix,
-                          const DCDBranchGradients& to);
+void dcd_branch_gradients(const DCDBranch& b, const float* scale, const float* saved, const float* to_scale,
+                          const float* to_mix, const DCDBranchGradients& to);
 
 // The feature maps below have adjacent channels, a multiple of 8 in number; pixels and samples follow one another.
 
