@@ -58,9 +58,9 @@ def supports_compiled_step(x: Tensor, tensors: Sequence[Tensor], geometry: Geome
     )
 
 
-def averages_context(norm: nn.Module | None, batch: int) -> bool:
-    """Whether the operators compute a context with this norm themselves: by the statistics of a batch of several."""
-    return (
+def averaging_norm(norm: nn.Module | None, batch: int) -> LatentBatchNorm2d | None:
+    """Return the norm if the operators average the input and normalise it so: by statistics of a batch of several."""
+    serves = (
         type(norm) is LatentBatchNorm2d
         and norm.training
         and norm.momentum is not None
@@ -70,6 +70,7 @@ def averages_context(norm: nn.Module | None, batch: int) -> bool:
         and norm.running_mean.dtype == norm.running_var.dtype == torch.float32
         and batch > 1
     )
+    return norm if serves and isinstance(norm, LatentBatchNorm2d) else None
 
 
 def compiled_step_dcd(
@@ -79,7 +80,8 @@ def compiled_step_dcd(
 
     Args:
         x: Input, ``(B, C_in, H, W)``, channels_last.
-        context: The normalised context, ``(B, F)``; None for the average of ``x``, if `averages_context` holds.
+        context: The normalised context, ``(B, F)``; None for the average of ``x``, whose norm
+            is that of the settings.
         parameters: W0, the branch's first map ``(H, F)``, its heads for Lambda ``(C_out, H)`` and Phi
             ``(L * L, H)``, P and Q.
         settings: Geometry and branch.
@@ -124,7 +126,7 @@ class _CompiledStep(torch.autograd.Function):
             to_memory = _operators().dcd_sum_gradients(fixed, memory, latent_dim, gradient, to_fixed)
             to_x, to_weight = conv_gradients(to_fixed, x, weight, settings.geometry, for_x)
         none = x.new_empty(0)
-        to_x = to_x.contiguous(memory_format=torch.channels_last) if for_x else none
+        to_x = none if to_x is None else to_x.contiguous(memory_format=torch.channels_last)
         inputs = _arguments(x, context, branch)
         to_context, *to_branch = found = [torch.empty_like(part) for part in (inputs[1], *inputs[2])]
         _operators().dcd_gradients(*inputs, settings.numbers, settings.sizes(x), memory, to_memory, to_x, found)
@@ -156,9 +158,7 @@ def _formed_gradients(
     """Return the gradients of x (if ``for_x``), W0, Q and the coefficients, of a product with W(x)."""
     matrix, q = weight.flatten(1).contiguous(), q.contiguous()
     to_weight, to_q = torch.empty_like(matrix), torch.empty_like(q)
-    to_memory = _operators().dcd_kernel_gradients(
-        matrix, q, memory, outer_per_sample(gradient, x), to_weight, to_q
-    )
+    to_memory = _operators().dcd_kernel_gradients(matrix, q, memory, outer_per_sample(gradient, x), to_weight, to_q)
     to_x = times_transposed(_kernel(weight, q, memory, len(x)), gradient, x) if for_x else None
     return to_x, to_weight.view(weight.shape), to_q, to_memory
 

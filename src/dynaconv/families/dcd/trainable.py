@@ -14,7 +14,7 @@ from dynaconv.families.contract.norms import LatentBatchNorm2d, make_context_nor
 from dynaconv.families.dcd import DCDFactors, factored_dcd, fold_latent_norms
 from dynaconv.families.dcd.compiled_step import (
     StepSettings,
-    averages_context,
+    averaging_norm,
     compiled_step_dcd,
     supports_compiled_step,
 )
@@ -242,12 +242,15 @@ class DCDCore(DCDOperator, DynamicLayer):
         if not supports_compiled_step(x, parameters if context is None else (*parameters, context), geometry):
             return None
         forms_kernel = self._choose(x) == "kernel"
-        if forms_kernel and geometry != _POINT or context is None and not averages_context(self.context_norm, len(x)):
+        if forms_kernel and geometry != _POINT:
             return None
+        norm = averaging_norm(self.context_norm, len(x)) if context is None else None
         if context is not None:
             context = normalise(self.context_norm, context, track=True)
+        elif norm is None:
+            return None
         numbers = (self.config.gain, *(self.branch.heads[name].bound for name in ("scale", "fusion")))
-        settings = StepSettings(geometry, numbers, self.context_norm if context is None else None, forms_kernel)
+        settings = StepSettings(geometry, numbers, norm, forms_kernel)
         return add_bias(compiled_step_dcd(x, context, parameters, settings), self.bias)
 
     def _dcd_repr(self) -> str:

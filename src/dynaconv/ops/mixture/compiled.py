@@ -40,8 +40,8 @@ def _is_small(kernels: Tensor) -> bool:
 def compiled_mixture(x: Tensor, attentions: Attentions, kernels: Tensor, geometry: Geometry) -> Tensor:
     """Convolve each sample with its mixture of kernels, if `supports_compiled` holds.
 
-    With several taps, W(x) and its gradient exist for one sample at a time, in the processor's cache. The backward pass
-    forms W(x) again from the arguments, and keeps nothing else.
+    With several taps, W(x) and its gradient exist for a few samples at a time, in the processor's cache. The backward
+    pass forms W(x) again from the arguments, and keeps nothing else. For 1x1 kernels see `compiled_point_mixture`.
 
     Args:
         x: Input, ``(B, C_in, H, W)``; contiguous or channels_last, it is read without a copy.
