@@ -163,9 +163,9 @@ def accelerate_training(enabled: bool = True) -> bool:
     """Let dynamic layers train by compiled operators where there are some; off by default.
 
     They serve eager float32 training on the CPU, of dense 2-D convolutions with ``algorithm="auto"``: CondConv, DY-Conv
-    and ODConv, and DCD with its default branch in channels_last format, with a multiple of 8 channels. Every other case,
-    and second derivatives, run as before. Results differ by rounding. The first call may compile the operators, which
-    takes about a minute.
+    and ODConv, and DCD with its default branch in channels_last format, with a multiple of 8 channels. All else, and
+    second derivatives, run as before. Results differ by rounding. The first call may compile the operators, which takes
+    about a minute.
 
     Args:
         enabled: False switches the operators off.

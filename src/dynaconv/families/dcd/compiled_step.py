@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dynaconv.families.contract.branch import bounded_rows, inverse_length
 from dynaconv.families.contract.norms import LatentBatchNorm2d
-from dynaconv.families.dcd.factored_step import conv_gradients, plain_factored_step
+from dynaconv.families.dcd.factored_step import conv_gradients, join_kernels, plain_factored_step, split_kernels
 from dynaconv.families.dcd.factors import activate_scale, inverse_lengths
 from dynaconv.ops.context import pool_context
 from dynaconv.ops.eager import differentiable_gradients, trains_eagerly
@@ -32,6 +32,8 @@ class StepSettings(NamedTuple):
     """The norm of the context, if that is the average of the input; None if the context is given."""
     forms_kernel: bool
     """Whether W(x) is formed; else its factors are applied."""
+    joined: bool = False
+    """Whether W0 and Q^T are one kernel; else Q^T x is computed with the context."""
 
     @property
     def numbers(self) -> tuple[float, ...]:
@@ -40,10 +42,15 @@ class StepSettings(NamedTuple):
         return (*self.branch, *((0.0, 0.0) if norm is None or norm.momentum is None else (norm.momentum, norm.eps)))
 
     def sizes(self, x: Tensor) -> list[int]:
-        """Return stride, first pixel of the centre tap and size of the output, and whether factors are applied."""
+        """Return stride, first pixel of the centre tap and size of the output, and whether Q^T x is computed here."""
         geometry = self.geometry
         firsts = (d * c - p for d, c, p in zip(geometry.dilation, geometry.centre, geometry.padding, strict=True))
-        return [*geometry.stride, *firsts, *geometry.output_size(*x.shape[2:]), int(not self.forms_kernel)]
+        return [
+            *geometry.stride,
+            *firsts,
+            *geometry.output_size(*x.shape[2:]),
+            int(not (self.forms_kernel or self.joined)),
+        ]
 
 
 def supports_compiled_step(x: Tensor, tensors: Sequence[Tensor], geometry: Geometry) -> bool:
@@ -103,8 +110,11 @@ class _CompiledStep(torch.autograd.Function):
         if settings.forms_kernel:
             out = grouped_matmul(_kernel(weight, branch[-1], memory, len(x)), x)
         else:
-            fixed = static_conv(x, weight, settings.geometry).contiguous(memory_format=torch.channels_last)
-            out = operators.dcd_sum(fixed, memory, branch[-1].shape[1], torch.empty_like(fixed))
+            kernel = join_kernels(weight, branch[-1], settings.geometry) if settings.joined else weight
+            fixed = static_conv(x, kernel, settings.geometry).contiguous(memory_format=torch.channels_last)
+            size = (len(x), len(weight), *fixed.shape[2:])
+            out = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
+            operators.dcd_sum(fixed, memory, branch[-1].shape[1], out)
         ctx.settings = settings
         ctx.save_for_backward(x, context, weight, *branch, memory, fixed)
         result: Tensor = out
@@ -117,21 +127,23 @@ class _CompiledStep(torch.autograd.Function):
         if torch.is_grad_enabled():
             return *_second_gradients(settings, x, context, weight, branch, gradient), None
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        to_kernel_q = None
+        to_q = None
         if settings.forms_kernel:
-            to_x, to_weight, to_kernel_q, to_memory = _formed_gradients(x, weight, branch[-1], memory, gradient, for_x)
+            to_x, to_weight, to_q, to_memory = _formed_gradients(x, weight, branch[-1], memory, gradient, for_x)
         else:
-            to_fixed = torch.empty_like(fixed)
-            latent_dim = branch[-1].shape[1]
-            to_memory = _operators().dcd_sum_gradients(fixed, memory, latent_dim, gradient, to_fixed)
-            to_x, to_weight = conv_gradients(to_fixed, x, weight, settings.geometry, for_x)
+            q, geometry, to_fixed = branch[-1], settings.geometry, torch.empty_like(fixed)
+            to_memory = _operators().dcd_sum_gradients(fixed, memory, q.shape[1], gradient, to_fixed)
+            kernel = join_kernels(weight, q, geometry) if settings.joined else weight
+            to_x, to_weight = conv_gradients(to_fixed, x, kernel, geometry, for_x)
+            if settings.joined:
+                to_weight, to_q = split_kernels(to_weight, len(weight), geometry)
         none = x.new_empty(0)
         to_x = none if to_x is None else to_x.contiguous(memory_format=torch.channels_last)
         inputs = _arguments(x, context, branch)
         to_context, *to_branch = found = [torch.empty_like(part) for part in (inputs[1], *inputs[2])]
         _operators().dcd_gradients(*inputs, settings.numbers, settings.sizes(x), memory, to_memory, to_x, found)
-        if to_kernel_q is not None:
-            to_branch[-1] += to_kernel_q
+        if to_q is not None:
+            to_branch[-1] += to_q
         return to_x if for_x else None, None if context is None else to_context, to_weight, *to_branch, None
 
 

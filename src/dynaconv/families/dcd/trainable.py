@@ -20,6 +20,7 @@ from dynaconv.families.dcd.compiled_step import (
 )
 from dynaconv.families.dcd.config import DCDConfig, dcd_sizes
 from dynaconv.families.dcd.core import DCDCoefficients, DCDOperator
+from dynaconv.families.dcd.factored_step import fits_beside
 from dynaconv.families.dcd.factors import activate_scale, inverse_lengths, required
 from dynaconv.ops import Geometry
 from dynaconv.ops.eager import compiled_is_enabled
@@ -250,7 +251,8 @@ class DCDCore(DCDOperator, DynamicLayer):
         elif norm is None:
             return None
         numbers = (self.config.gain, *(self.branch.heads[name].bound for name in ("scale", "fusion")))
-        settings = StepSettings(geometry, numbers, norm, forms_kernel)
+        joined = not forms_kernel and fits_beside(*required(self.p).shape)
+        settings = StepSettings(geometry, numbers, norm, forms_kernel, joined)
         return add_bias(compiled_step_dcd(x, context, parameters, settings), self.bias)
 
     def _dcd_repr(self) -> str:

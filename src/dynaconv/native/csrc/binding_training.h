@@ -127,18 +127,21 @@ const float* checked(const Tensor& t, dynaconv::Index size) {
   return static_cast<const float*>(t.const_data_ptr());
 }
 
-// The data of dense channels_last images of a multiple of 8 channels. The stride of an axis of length one has no meaning.
-const float* image_of(const Tensor& t) {
+// The data of dense channels_last images of a multiple of `step` channels. The stride of an axis of length one has no
+// meaning.
+const float* image_of(const Tensor& t, int step = dynaconv::kHalf) {
   require(is_float(t) && t.dim() == 4, "feature maps are float32, (B, C, H, W), on the CPU.");
   const dynaconv::Index batch = t.size(0), channels = t.size(1), height = t.size(2), width = t.size(3);
   const auto has = [&](int axis, dynaconv::Index stride) { return t.size(axis) <= 1 || t.stride(axis) == stride; };
-  require(channels % dynaconv::kHalf == 0 && has(1, 1) && has(3, channels) && has(2, width * channels) &&
+  require(channels % step == 0 && has(1, 1) && has(3, channels) && has(2, width * channels) &&
               (batch <= 1 || t.stride(0) == height * width * channels),
           "feature maps are in channels_last format, with a multiple of 8 channels.");
   return static_cast<const float*>(t.const_data_ptr());
 }
 
-float* image_of(Tensor& t) { return const_cast<float*>(image_of(std::as_const(t))); }
+float* image_of(Tensor& t, int step = dynaconv::kHalf) {
+  return const_cast<float*>(image_of(std::as_const(t), step));
+}
 
 Tensor average(const Tensor& x, Tensor out) {
   checked(out, x.size(0) * x.size(1));
@@ -155,19 +158,19 @@ void average_gradient(const Tensor& to_average, Tensor to_x) {
 
 // The parts of one training step of a DCD layer. `branch`: squeeze, scale head, fusion head, P and Q. `settings`: gain, the
 // bounds of the two heads, and momentum and epsilon of the context's norm. `sizes`: stride, offset and output size, height
-// before width, and 1 if the factors are applied, 0 if W(x) is formed. An empty `context` stands for the average of x.
+// before width, and 1 if z = Q^T x is computed here, 0 if not. An empty `context` stands for the average of x.
 struct DCDLayer {
   dynaconv::DCDInput input{};
   dynaconv::DCDBranch branch{};
   dynaconv::ContextNorm norm{};
-  bool averages, applies_factors;
+  bool averages, computes_z;
 
   DCDLayer(const Tensor& x, const Tensor& context, const Tensors& tensors, const std::vector<double>& settings,
            const Sizes& sizes) {
     require(tensors.size() == 5 && settings.size() == 5 && sizes.size() == 7 && x.size(0) > 0,
             "the parts of a DCD layer do not match.");
     for (const Tensor& t : tensors) require(t.dim() == 2, "the tensors of a DCD layer's branch are matrices.");
-    averages = !context.numel(), applies_factors = sizes[6];
+    averages = !context.numel(), computes_z = sizes[6];
     dynaconv::DCDInput& d = input;
     d.x = image_of(x);
     d.batch = x.size(0), d.inputs = x.size(1), d.height = x.size(2), d.width = x.size(3);
@@ -201,7 +204,7 @@ struct DCDMemory {
       : mix(batch * outputs), z(mix + mix * latent), context(z + z_size), inverse(context), saved(context), size(context) {}
   explicit DCDMemory(const DCDLayer& l)
       : DCDMemory(l.branch.batch, l.branch.outputs, l.branch.latent,
-                  l.applies_factors ? l.branch.batch * l.input.out_pixels() * l.branch.latent : 0) {
+                  l.computes_z ? l.branch.batch * l.input.out_pixels() * l.branch.latent : 0) {
     inverse = context + (l.averages ? l.branch.batch * l.branch.features : 0);
     saved = inverse + (l.averages ? l.branch.features : 0);
     size = saved + l.branch.saved_size();
@@ -226,9 +229,9 @@ Tensor dcd_prepare(const Tensor& x, const Tensor& context, Tensors branch, Tenso
     ++*static_cast<std::int64_t*>(running[2].mutable_data_ptr());
     l.branch.context = data + at.context;
   }
-  if (l.averages || l.applies_factors)
+  if (l.averages || l.computes_z)
     dynaconv::dcd_input(l.input, l.norm, l.averages ? data + at.context : nullptr, data + at.inverse,
-                        l.applies_factors ? data + at.z : nullptr);
+                        l.computes_z ? data + at.z : nullptr);
   dynaconv::dcd_branch(l.branch, data, data + at.mix, data + at.saved);
   return memory;
 }
@@ -241,7 +244,7 @@ void dcd_gradients(const Tensor& x, const Tensor& context, Tensors branch, std::
   const DCDMemory at(l);
   const dynaconv::DCDBranch& b = l.branch;
   const dynaconv::Index lanes = dynaconv::panel_width(b.latent);
-  const DCDMemory to(b.batch, b.outputs, b.latent, l.applies_factors ? b.batch * l.input.out_pixels() * lanes : 0);
+  const DCDMemory to(b.batch, b.outputs, b.latent, l.computes_z ? b.batch * l.input.out_pixels() * lanes : 0);
   const float *data = checked(memory, at.size), *gradient = checked(to_memory, to.size);
   require(out.size() == 6 && (!to_x.numel() || to_x.numel() == x.numel()),
           "the gradients of a DCD layer do not match its arguments.");
@@ -253,40 +256,54 @@ void dcd_gradients(const Tensor& x, const Tensor& context, Tensors branch, std::
   dynaconv::dcd_branch_gradients(l.branch, data, data + at.saved, gradient, gradient + to.mix,
                                  {to_context, data_of(out[1]), data_of(out[2]), data_of(out[3]), data_of(out[4]), to_q});
   float* to_image = to_x.numel() ? image_of(to_x) : nullptr;
-  if ((l.averages && to_image) || l.applies_factors)
+  if ((l.averages && to_image) || l.computes_z)
     dynaconv::dcd_input_gradients(l.input, data + at.context, data + at.inverse, l.averages ? to_context : nullptr,
-                                  l.applies_factors ? gradient + to.z : nullptr, to_image, to_q);
+                                  l.computes_z ? gradient + to.z : nullptr, to_image, to_q);
 }
 
-dynaconv::DCDSum sum_of(const Tensor& fixed, const Tensor& memory, std::int64_t latent) {
-  dynaconv::DCDSum s{};
-  s.fixed = image_of(fixed);
-  s.batch = fixed.size(0), s.pixels = fixed.size(2) * fixed.size(3), s.outputs = fixed.size(1), s.latent = latent;
-  const DCDMemory at(s.batch, s.outputs, s.latent, s.batch * s.pixels * s.latent);
-  require(latent > 0 && is_float(memory) && memory.is_contiguous() && memory.numel() >= at.size,
-          "the memory of a DCD layer does not match its feature maps.");
-  s.scale = static_cast<const float*>(memory.const_data_ptr());
-  s.mix = s.scale + at.mix, s.z = s.scale + at.z;
-  return s;
-}
+// `fixed` has W0 x, and behind it Q^T x if that is not in the memory.
+struct SumOfMaps {
+  dynaconv::DCDSum sum{};
+  bool is_joined;
+
+  SumOfMaps(const Tensor& fixed, const Tensor& memory, std::int64_t latent, std::int64_t outputs) {
+    dynaconv::DCDSum& s = sum;
+    s.batch = fixed.size(0), s.pixels = fixed.size(2) * fixed.size(3), s.outputs = outputs, s.latent = latent;
+    s.fixed = image_of(fixed, 1), s.fixed_pixel = fixed.size(1);
+    is_joined = s.fixed_pixel != outputs;
+    const DCDMemory at(s.batch, s.outputs, s.latent, is_joined ? 0 : s.batch * s.pixels * s.latent);
+    require(latent > 0 && (!is_joined || s.fixed_pixel == outputs + latent) && is_float(memory) &&
+                memory.is_contiguous() && memory.numel() >= at.size,
+            "the memory of a DCD layer does not match its feature maps.");
+    s.scale = static_cast<const float*>(memory.const_data_ptr());
+    s.mix = s.scale + at.mix;
+    s.z = is_joined ? s.fixed + outputs : s.scale + at.z, s.z_pixel = is_joined ? s.fixed_pixel : latent;
+  }
+  // Whether a tensor has a pixel for each of `fixed`.
+  bool matches(const Tensor& t) const { return t.numel() == sum.batch * sum.pixels * sum.outputs; }
+};
 
 Tensor dcd_sum(const Tensor& fixed, const Tensor& memory, std::int64_t latent, Tensor out) {
-  const dynaconv::DCDSum s = sum_of(fixed, memory, latent);
-  require(out.numel() == fixed.numel(), "the result of a DCD layer has another size.");
-  dynaconv::dcd_sum(s, image_of(out));
+  const SumOfMaps maps(fixed, memory, latent, out.size(1));
+  require(maps.matches(out), "the result of a DCD layer has another size.");
+  dynaconv::dcd_sum(maps.sum, image_of(out));
   return out;
 }
 
-// Writes the gradient of `fixed`; returns those of Lambda, P Phi and z.
+// Writes the gradient of `fixed`; returns those of Lambda, P Phi and of z if that is in the memory.
 Tensor dcd_sum_gradients(const Tensor& fixed, const Tensor& memory, std::int64_t latent, const Tensor& gradient,
                          Tensor to_fixed) {
-  const dynaconv::DCDSum s = sum_of(fixed, memory, latent);
-  require(gradient.numel() == fixed.numel() && to_fixed.numel() == fixed.numel(),
+  const SumOfMaps maps(fixed, memory, latent, gradient.size(1));
+  const dynaconv::DCDSum& s = maps.sum;
+  require(maps.matches(gradient) && to_fixed.numel() == fixed.numel(),
           "the gradients of a DCD layer do not match its arguments.");
-  const DCDMemory to(s.batch, s.outputs, s.latent, s.batch * s.pixels * dynaconv::panel_width(s.latent));
+  const dynaconv::Index lanes = dynaconv::panel_width(latent);
+  const DCDMemory to(s.batch, s.outputs, s.latent, maps.is_joined ? 0 : s.batch * s.pixels * lanes);
   Tensor result = new_floats(to.size);
-  float* data = data_of(result);
-  dynaconv::dcd_sum_gradients(s, image_of(gradient), {image_of(to_fixed), data + to.z, data, data + to.mix});
+  float *data = data_of(result), *map = image_of(to_fixed, 1);
+  dynaconv::dcd_sum_gradients(s, image_of(gradient),
+                              {map, maps.is_joined ? map + s.outputs : data + to.z,
+                               maps.is_joined ? s.fixed_pixel : lanes, data, data + to.mix});
   return result;
 }
 

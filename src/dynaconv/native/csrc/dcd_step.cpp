@@ -12,7 +12,7 @@ namespace {
 constexpr float kLeastLength = 1e-12f;
 
 struct Buffers {
-  Buffer squeeze, heads, rows, unit, logits, hidden, p, fusion, product;
+  Buffer squeeze, heads, rows, unit, logits, hidden, p, fusion, product, pixels;
 
   static Buffers& this_thread() {
     thread_local Buffers buffers;
@@ -205,11 +205,11 @@ void dcd_branch_gradients(const DCDBranch& b, const float* scale, const float* d
 
 void dcd_sum(const DCDSum& s, float* out) {
   parallel_for_each(s.batch, [&](Index n) {
-    Product p = pointwise(s.z + n * s.pixels * s.latent, kPanel, s.latent, s.mix + n * s.outputs * s.latent, s.pixels,
+    Product p = pointwise(s.z + n * s.pixels * s.z_pixel, kPanel, s.latent, s.mix + n * s.outputs * s.latent, s.pixels,
                           s.outputs, out + n * s.pixels * s.outputs, kPanel);
-    p.tile.x_pixel = s.latent;
-    p.tile.add = s.fixed + n * s.pixels * s.outputs;
-    p.tile.add_pixel = s.outputs;
+    p.tile.x_pixel = s.z_pixel;
+    p.tile.add = s.fixed + n * s.pixels * s.fixed_pixel;
+    p.tile.add_pixel = s.fixed_pixel;
     p.tile.scale = s.scale + n * s.outputs;
     p.tile.scales_add = true;
     p.tile.out_pixel = s.outputs;
@@ -222,10 +222,11 @@ void dcd_sum_gradients(const DCDSum& s, const float* gradient, const DCDSumGradi
     const float* g = gradient + n * s.pixels * s.outputs;
     const float* mix = s.mix + n * s.outputs * s.latent;
     for_each_panel(s.outputs, [&](Index channel, Index width) {
-      const Index map = n * s.pixels * s.outputs + channel, lane = n * s.outputs + channel;
-      kernels().sum_gradients[width == kPanel]({s.pixels, g + channel, s.outputs, s.fixed + map, s.outputs,
-                                                s.z + n * s.pixels * s.latent, s.latent, int(s.latent), s.scale + lane,
-                                                to.fixed + map, s.outputs, to.scale + lane, to.mix + lane * s.latent});
+      const Index map = n * s.pixels * s.fixed_pixel + channel, lane = n * s.outputs + channel;
+      kernels().sum_gradients[width == kPanel]({s.pixels, g + channel, s.outputs, s.fixed + map, s.fixed_pixel,
+                                                s.z + n * s.pixels * s.z_pixel, s.z_pixel, int(s.latent), s.scale + lane,
+                                                to.fixed + map, s.fixed_pixel, to.scale + lane,
+                                                to.mix + lane * s.latent});
     });
     // z's gradient is (P Phi)^T times the output's: panels of latent channels, a row for each output channel.
     const Index lanes = panel_width(s.latent);
@@ -238,10 +239,14 @@ void dcd_sum_gradients(const DCDSum& s, const float* gradient, const DCDSumGradi
               first + l < s.latent ? mix[panel * s.latent + (first + l) * step + o - panel] : 0.0f;
         }
     });
-    Product p = pointwise(g, kPanel, s.outputs, panels, s.pixels, s.latent, to.z + n * s.pixels * lanes, kPanel);
+    float* out = to.z + n * s.pixels * to.z_pixel;
+    float* lanes_of_z = to.z_pixel == lanes ? out : Buffers::this_thread().pixels.get(s.pixels * lanes);
+    Product p = pointwise(g, kPanel, s.outputs, panels, s.pixels, s.latent, lanes_of_z, kPanel);
     p.tile.x_pixel = s.outputs;
     p.tile.out_pixel = lanes;
     multiply(p, Team());
+    for (Index pixel = 0; out != lanes_of_z && pixel < s.pixels; ++pixel)
+      for (Index l = 0; l < s.latent; ++l) out[pixel * to.z_pixel + l] = lanes_of_z[pixel * lanes + l];
   });
 }
 

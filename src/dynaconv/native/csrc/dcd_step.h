@@ -57,14 +57,17 @@ void dcd_input_gradients(const DCDInput& d, const float* context, const float* i
 struct DCDSum {
   Index batch, pixels, outputs, latent;
   const float *fixed, *z;                     // W0 x and Q^T x
+  Index fixed_pixel, z_pixel;                 // from pixel to pixel; both may be parts of one map
   const float *scale, *mix;
 };
 
 void dcd_sum(const DCDSum& s, float* out);
 
-// The gradient of z has lanes as in `dcd_input_gradients`.
+// The gradient of `fixed` has its distances. That of z has lanes as in `dcd_input_gradients`, or belongs to one map with it.
 struct DCDSumGradients {
-  float *fixed, *z, *scale, *mix;
+  float *fixed, *z;
+  Index z_pixel;
+  float *scale, *mix;
 };
 void dcd_sum_gradients(const DCDSum& s, const float* gradient, const DCDSumGradients& to);
 
