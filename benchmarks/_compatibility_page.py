@@ -45,8 +45,8 @@ def _introduction(networks: Sequence[Network]) -> str:
     batches = ", ".join(map(str, BATCHES))
     return f"""# Compatibility
 
-{len(networks)} networks of {", ".join(libraries)}, each made dynamic by `dynaconv.convert(model, family)` with default
-options. All start from random weights: this page says what works, not how accurate it is. It is made by
+Report. {len(networks)} networks of {", ".join(libraries)}, each made dynamic by `dynaconv.convert(model, family)` with default
+options. All start from random weights: the page reports function, not accuracy. It is written by
 
 ```bash
 python benchmarks/compatibility.py --jobs 2
@@ -54,25 +54,22 @@ python benchmarks/compatibility.py --jobs 2
 
 from the numbers in [data/compatibility.csv](data/compatibility.csv). For each network and family:
 
-- **converted**: how many of the network's convolutions become dynamic. The others are stems, gates, or what the family
+- **converted**: number of the network's convolutions that become dynamic. The others are stems, gates, or kinds that the family
   leaves static: depthwise convolutions (DCD and SE, by default), transposed ones (ODConv and SE have none);
   `plan_conversion` gives the reason for each.
 - **difference**: max|dynamic - static| / max|static| over the outputs in eval mode before any training: in float32, and
   converted and computed in float64. Up to {KEPT:.0e} in float64 it is the same function, and float32 adds its rounding:
-  **own rounding** is how far the static network is in float32 from itself in float64, on the same images. Where that is
+  **own rounding** is the difference of the static network in float32 and in float64, on the same images. If it is
   near 1e-5, as in networks that narrow and widen often at random weights, so is the difference.
   Every batch norm has the statistics of three passes, and layers that start from zero were given other values, so
   that no layer is hidden.
 - **trained**: two steps of Adam in train mode on four images, at a rate of 1e-4, and of 0.05 in the branches (ODConv
   and SE: 0.005), so that coefficients soon depend on the image. The loss stays finite, parameters move, a gradient
   reaches the branch of every dynamic layer, and afterwards the coefficients of every dynamic layer that the exported
-  part runs differ between images by more than 1e-4. Where that is not all of them, the numbers are given. In the DCD
-  networks that were looked into (squeezenet1_1, convnext_atto, convnextv2_atto, yolov8n) the missing layers have
-  narrow branches, mostly of four hidden units, of which at these random weights one alone is on, and its value,
-  normalised to length one, is the same for all images, or none is on for any of them; in a few, images differ by less
-  than 1e-4.
+  part runs differ between images by more than 1e-4. Otherwise their numbers are given: in narrow branches with random weights
+  at most one hidden unit may be active, whose value, normalised to length one, is the same for all images.
 - **ONNX Runtime, OpenVINO**: after the training steps, so that kernels do depend on the image. `export_onnx` writes one
-  file with a free batch and verifies it itself; that file then runs at batch sizes {batches} in both runtimes on new
+  file with a free batch and verifies it; that file then runs at batch sizes {batches} in both runtimes on new
   images. The number is the largest max|runtime - eager| / max|eager| over outputs and batch sizes; more than
   {LIMIT:.0e} is a failure."""
 
