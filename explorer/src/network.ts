@@ -64,7 +64,7 @@ export interface LayerResult {
 export interface Result {
   probabilities: Float32Array;
   logits: Float32Array;
-  /** Of the network whose kernels have their mean; null for a static network. */
+  /** Of the network whose kernels have their mean; null for a static network, and before the twin runs. */
   frozen: Float32Array | null;
   layers: LayerResult[];
   milliseconds: number;
@@ -82,11 +82,13 @@ export async function readIndex(folder: string): Promise<NetworkInfo[]> {
 
 export class Network {
   private queue: Promise<unknown> = Promise.resolve();
+  private frozen: ort.InferenceSession | null = null;
 
   private constructor(
     readonly info: NetworkInfo,
     private readonly session: ort.InferenceSession,
-    private readonly frozen: ort.InferenceSession | null,
+    /** The file of the network with frozen kernels, until its session starts. */
+    private twin: Uint8Array | undefined,
     /** W0 and the mean kernel of each layer. */
     readonly references: ReferenceKernels[],
   ) {}
@@ -98,8 +100,16 @@ export class Network {
     await startRuntime();
     const [network, twin, kernels] = await Promise.all(loading);
     const session = await ort.InferenceSession.create(network!);
-    const frozen = twin ? await ort.InferenceSession.create(twin) : null;
-    return new Network(info, session, frozen, kernels ? cutKernels(kernels, info.layers) : []);
+    return new Network(info, session, twin, kernels ? cutKernels(kernels, info.layers) : []);
+  }
+
+  /** Starts the frozen twin, which the first answer does without. Returns whether it was not running yet. */
+  async startTwin(): Promise<boolean> {
+    if (!this.twin) return false;
+    const file = this.twin;
+    this.twin = undefined;
+    this.frozen = await ort.InferenceSession.create(file);
+    return true;
   }
 
   /** Runs one image, (C, H, W), normalised. */
