@@ -45,8 +45,8 @@ def _introduction(networks: Sequence[Network]) -> str:
     batches = ", ".join(map(str, BATCHES))
     return f"""# Compatibility
 
-Report. {len(networks)} networks of {", ".join(libraries)}, each made dynamic by `dynaconv.convert(model, family)` with default
-options. All start from random weights: the page reports function, not accuracy. It is written by
+Report. {len(networks)} networks of {", ".join(libraries)}, each made dynamic by `dynaconv.convert(model, family)` with
+default options. All start from random weights: the page reports function, not accuracy. It is written by
 
 ```bash
 python benchmarks/compatibility.py --jobs 2
@@ -54,8 +54,8 @@ python benchmarks/compatibility.py --jobs 2
 
 from the numbers in [data/compatibility.csv](data/compatibility.csv). For each network and family:
 
-- **converted**: number of the network's convolutions that become dynamic. The others are stems, gates, or kinds that the family
-  leaves static: depthwise convolutions (DCD and SE, by default), transposed ones (ODConv and SE have none);
+- **converted**: number of the network's convolutions that become dynamic. The others are stems, gates, or kinds that
+  the family leaves static: depthwise convolutions (DCD and SE, by default), transposed ones (ODConv and SE have none);
   `plan_conversion` gives the reason for each.
 - **difference**: max|dynamic - static| / max|static| over the outputs in eval mode before any training: in float32, and
   converted and computed in float64. Up to {KEPT:.0e} in float64 it is the same function, and float32 adds its rounding:
@@ -66,8 +66,8 @@ from the numbers in [data/compatibility.csv](data/compatibility.csv). For each n
 - **trained**: two steps of Adam in train mode on four images, at a rate of 1e-4, and of 0.05 in the branches (ODConv
   and SE: 0.005), so that coefficients soon depend on the image. The loss stays finite, parameters move, a gradient
   reaches the branch of every dynamic layer, and afterwards the coefficients of every dynamic layer that the exported
-  part runs differ between images by more than 1e-4. Otherwise their numbers are given: in narrow branches with random weights
-  at most one hidden unit may be active, whose value, normalised to length one, is the same for all images.
+  part runs differ between images by more than 1e-4. Otherwise their numbers are given: in narrow branches with random
+  weights at most one hidden unit may be active, whose value, normalised to length one, is the same for all images.
 - **ONNX Runtime, OpenVINO**: after the training steps, so that kernels do depend on the image. `export_onnx` writes one
   file with a free batch and verifies it; that file then runs at batch sizes {batches} in both runtimes on new
   images. The number is the largest max|runtime - eager| / max|eager| over outputs and batch sizes; more than

@@ -84,7 +84,8 @@ def test_every_page_begins_with_its_kind() -> None:
             file = ROOT / sources.get(page, f"docs/{page}")
             if not file.with_name("runs.csv").exists():  # written by `dynaconv study`
                 first = re.search(r"^# .+\n\n(.+)", file.read_text(encoding="utf-8"), re.MULTILINE)
-                assert first is not None and first[1].startswith(f"{kinds[title]}. "), page
+                assert first is not None, page
+                assert first[1].startswith(f"{kinds[title]}. "), page
 
 
 def test_every_page_has_a_place_in_the_navigation() -> None:
