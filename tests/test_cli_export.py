@@ -164,7 +164,7 @@ def test_a_run_takes_images_of_its_own_channels(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["export", str(run_folder), "--format", "pt2", "-o", str(tmp_path / "net.pt2"), "--size", "3x16x16"]
-    assert "takes images of 1 channels, not 3." in refused(capsys, *argv)
+    assert "takes images of 1 channel, not 3." in refused(capsys, *argv)
 
 
 def test_the_precisions_are_those_of_the_native_kernels() -> None:

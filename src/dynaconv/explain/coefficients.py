@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.conversion.example import eval_mode
-from dynaconv.explain.movement import dynamic_layers
+from dynaconv.explain.movement import dynamic_layers, labelled
 from dynaconv.families import Coefficient, families
 from dynaconv.measure.modules import branch_arguments
 
@@ -204,9 +204,7 @@ def visit_coefficients(
     device = next(model.parameters()).device
     visitor = _Visitor(names, visit)
     with eval_mode(model), visitor:
-        for index, (images, classes) in enumerate(batches):
-            if index == max_batches:
-                break
+        for images, classes in labelled(batches, max_batches):
             visitor.classes = _checked_classes(classes, num_classes).to(device)
             model(images.to(device))
     if not visitor.called:

@@ -24,6 +24,7 @@ from dynaconv.conversion.example import eval_mode
 from dynaconv.errors import check_type
 from dynaconv.explain._suppression_probes import MixtureProbe, Probe, probe_for
 from dynaconv.explain.decomposition import SVDForm
+from dynaconv.explain.movement import labelled
 from dynaconv.families.contract.checks import check_module
 from dynaconv.measure.modules import branch_arguments, is_dynamic
 
@@ -230,9 +231,7 @@ def measure_suppression(
         raise NoFactorsError(f"{type(model).__name__} has no layer with factors to measure{reasons}.")
     gradient_pass = _GradientPass(model, {modules[name]: probe for name, probe in probes.items()}, loss)
     with eval_mode(model), gradient_pass:
-        for index, (images, classes) in enumerate(batches):
-            if index == max_batches:
-                break
+        for images, classes in labelled(batches, max_batches):
             gradient_pass.step(images, classes)
     if gradient_pass.images == 0:
         raise ValueError("there is no batch to compute gradients of; the data loader is empty.")

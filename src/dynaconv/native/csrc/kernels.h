@@ -118,7 +118,7 @@ struct Unmix {
   float* to_lanes;         // or null
 };
 
-// out(m, n) += sum_k a(m, k) b(k, n) for small matrices; the rows of b and out are contiguous.
+// out(m, n) += sum_k a(m, k) b(k, n), or =, for small matrices; the rows of b and out are contiguous.
 struct Gemm {
   Index m, n, k;
   const float* a;
@@ -127,6 +127,26 @@ struct Gemm {
   Index b_k;
   float* out;
   Index out_m;
+  bool overwrites = false;
+};
+
+// out(m, n) += sum_k a(m, k) b(n, k); the rows of a and b are contiguous.
+struct Dots {
+  Index m, n, k;
+  const float* a;
+  Index a_m;
+  const float* b;
+  Index b_n;
+  float* out;
+  Index out_m;
+};
+
+// The row factor * row * factors.
+struct ScaledRow {
+  Index size;
+  const float* row;
+  float factor;
+  const float* factors;
 };
 
 // Gradients of scale * fixed + sum_l mix_l z_l for one panel of channels, from that of the sum; all adjacent in a pixel.
@@ -175,12 +195,19 @@ struct Kernels {
                 const float* bias, Activation act, float* out, float* sum);
   // Maximum over `rows` x `columns` pixels of each of 16 channels; NaN if one of the pixels is NaN.
   void (*max_pool)(const float* x, Index x_row, Index x_column, Index rows, Index columns, float* out);
-  // Adds the sum over `pixels` pixels of each of 16 channels to `sum`.
-  void (*sum_pixels)(const float* x, Index pixels, float* sum);
+  // Adds the sum over `pixels` pixels of each of `channels` adjacent channels, a multiple of 8, to `sum`.
+  void (*sum_pixels)(const float* x, Index x_pixel, Index channels, Index pixels, float* sum);
+  // Adds one value per channel to each pixel of `channels` channels, a multiple of 8.
+  void (*add_to_pixels)(const float* values, Index channels, Index pixels, float* x);
   void (*mix[2])(const Mix&);      // of a half panel, of a panel
   void (*mix_bf16[2])(const Mix&);
   void (*unmix[2])(const Unmix&);
   void (*gemm)(const Gemm&);
+  void (*dots)(const Dots&);
+  void (*scale_row)(const ScaledRow&, float* out);
+  // Writes the gradient of the row and adds those of the factors.
+  void (*scale_row_gradients)(const ScaledRow&, const float* gradient, float* to_row, float* to_factor,
+                              float* to_factors);
   void (*sum_gradients[2])(const SumGradients&);
   // Applies a function to pixels of 16 channels in place. Writes their sum to `sum` if it is not null.
   void (*apply)(Function function, float* x, Index pixels, float* sum);

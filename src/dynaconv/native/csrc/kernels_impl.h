@@ -5,7 +5,7 @@
 // the copy that the processor cannot run.
 #include <utility>
 
-#include "vectors_impl.h"
+#include "training_impl.h"
 
 namespace dynaconv {
 namespace {
@@ -291,24 +291,6 @@ void max_pool(const float* x, Index x_row, Index x_column, Index rows, Index col
   }
 }
 
-void sum_pixels(const float* x, Index pixels, float* sum) {
-  using V = typename Vec<VL>::type;
-  constexpr int kLanes = kPanel / VL;
-  V acc[4][kLanes] = {};
-  Index m = 0;
-  for (; m + 4 <= pixels; m += 4)
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i)
-#pragma GCC unroll 4
-      for (int v = 0; v < kLanes; ++v) acc[i][v] += load<V>(x + (m + i) * kPanel + v * VL);
-  for (; m < pixels; ++m)
-    for (int v = 0; v < kLanes; ++v) acc[0][v] += load<V>(x + m * kPanel + v * VL);
-  for (int v = 0; v < kLanes; ++v) {
-    const V total = (acc[0][v] + acc[1][v]) + (acc[2][v] + acc[3][v]);
-    store<V>(sum + v * VL, load<V>(sum + v * VL) + total);
-  }
-}
-
 constexpr int kHalfVector = VL < kHalf ? VL : kHalf;
 
 template <int WIDTH, int XS, bool INT8 = false, std::size_t... M>
@@ -355,6 +337,7 @@ Kernels table(const char* name) {
   k.point = &point;
   k.max_pool = &max_pool;
   k.sum_pixels = &sum_pixels;
+  k.add_to_pixels = &add_to_pixels;
   k.mix[0] = &mix<typename Vec<kHalfVector>::type, kHalfVector, kHalf>;
   k.mix[1] = &mix<typename Vec<VL>::type, VL, kPanel>;
   k.mix_bf16[0] = &mix_bf16<typename Vec<kHalfVector>::type, kHalfVector, kHalf>;
@@ -362,6 +345,9 @@ Kernels table(const char* name) {
   k.unmix[0] = &unmix<typename Vec<kHalfVector>::type, kHalfVector, kHalf>;
   k.unmix[1] = &unmix<typename Vec<VL>::type, VL, kPanel>;
   k.gemm = &gemm;
+  k.dots = &dots;
+  k.scale_row = &scale_row;
+  k.scale_row_gradients = &scale_row_gradients;
   k.sum_gradients[0] = &sum_gradients<typename Vec<kHalfVector>::type, kHalfVector, kHalf>;
   k.sum_gradients[1] = &sum_gradients<typename Vec<VL>::type, VL, kPanel>;
   k.apply = &apply;

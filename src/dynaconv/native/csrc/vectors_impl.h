@@ -213,226 +213,32 @@ void normalise(const Norm& n) {
   }
 }
 
-// Multiplies the rows of a mix from row `row` on, except SKIP of `acc`, by their factors and stores them.
-template <class V, int N, int WIDTH, int ROWS, int SKIP = 0>
-[[gnu::always_inline]] inline void store_rows(const Mix& m, Index row, const V* lanes, V (&acc)[ROWS][WIDTH / N],
-                                              int end = ROWS) {
-#pragma GCC unroll 8
-  for (int r = SKIP; r < end; ++r) {
-    const Index i = row + r - SKIP;
-    const V factor = V{} + (m.factors ? m.factors[i] : 1.0f);
+template <class V>
+[[gnu::always_inline]] inline void sum_vector(const float* x, Index x_pixel, Index pixels, float* sum) {
+  V acc[4] = {};
+  Index m = 0;
+  for (; m + 4 <= pixels; m += 4)
 #pragma GCC unroll 4
-    for (int v = 0; v < WIDTH / N; ++v) store<V>(m.out + i * WIDTH + v * N, acc[r][v] * (factor * lanes[v]));
-  }
+    for (int i = 0; i < 4; ++i) acc[i] += load<V>(x + (m + i) * x_pixel);
+  for (; m < pixels; ++m) acc[0] += load<V>(x + m * x_pixel);
+  store<V>(sum, load<V>(sum) + ((acc[0] + acc[1]) + (acc[2] + acc[3])));
 }
 
-// ROWS rows of a mix from row `row` on, of KERNELS kernels unless that is 0. Each sum is a chain of multiply-adds; there are
-// enough rows to hide its latency.
-template <class V, int N, int WIDTH, int ROWS, int KERNELS = 0>
-[[gnu::always_inline]] inline void mix_rows(const Mix& m, Index row, const V* lanes) {
-  constexpr int kVectors = WIDTH / N;
-  V acc[ROWS][kVectors] = {};
-  const int kernels = KERNELS ? KERNELS : m.kernels;
-  const float* w = m.w + row * kernels * WIDTH;
-#pragma GCC unroll 8
-  for (int k = 0; k < kernels; ++k, w += WIDTH) {
-    const V attention = V{} + m.attention[k];
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) acc[r][v] += attention * load<V>(w + r * kernels * WIDTH + v * N);
-  }
-  store_rows<V, N, WIDTH>(m, row, lanes, acc);
+void sum_pixels(const float* x, Index x_pixel, Index channels, Index pixels, float* sum) {
+  Index c = 0;
+  for (; c + VL <= channels; c += VL) sum_vector<typename Vec<VL>::type>(x + c, x_pixel, pixels, sum + c);
+  if constexpr (VL > kHalf)
+    for (; c < channels; c += kHalf) sum_vector<typename Vec<kHalf>::type>(x + c, x_pixel, pixels, sum + c);
 }
 
-template <class V, int N, int WIDTH>
-[[gnu::always_inline]] inline void load_lanes(const Mix& m, V (&lanes)[WIDTH / N]) {
-  for (int v = 0; v < WIDTH / N; ++v) lanes[v] = m.lanes ? load<V>(m.lanes + v * N) : V{} + 1.0f;
-}
-
-template <class V, int N, int WIDTH>
-void mix(const Mix& m) {
-  constexpr int kVectors = WIDTH / N, kRows = kVectors > 8 ? 1 : 8 / kVectors;
-  V lanes[kVectors];
-  load_lanes<V, N, WIDTH>(m, lanes);
-  Index row = 0;
-  // Several rows at a time would not read memory in order, which the hardware prefetcher needs; rows of so many kernels
-  // overlap without that.
-  if (m.kernels == 4)
-    for (; row < m.rows; ++row) mix_rows<V, N, WIDTH, 1, 4>(m, row, lanes);
-  if (m.kernels == 8)
-    for (; row < m.rows; ++row) mix_rows<V, N, WIDTH, 1, 8>(m, row, lanes);
-  for (; row + kRows <= m.rows; row += kRows) mix_rows<V, N, WIDTH, kRows>(m, row, lanes);
-  for (; row < m.rows; ++row) mix_rows<V, N, WIDTH, 1>(m, row, lanes);
-}
-
-// As `mix_rows`, for PAIRS pairs of rows in bfloat16. The first SKIP rows of the pairs, and those from `end` on, are not
-// stored.
-template <class V, int N, int WIDTH, int PAIRS, int KERNELS = 0, int SKIP = 0>
-[[gnu::always_inline]] inline void mix_pairs(const Mix& m, Index row, const V* lanes, int end = 2 * PAIRS) {
-  typedef unsigned Words __attribute__((vector_size(sizeof(V))));
-  constexpr int kVectors = WIDTH / N;
-  V acc[2 * PAIRS][kVectors] = {};
-  const int kernels = KERNELS ? KERNELS : m.kernels;
-  const float* w = m.w + (m.odd + row) / 2 * kernels * WIDTH;
-#pragma GCC unroll 8
-  for (int k = 0; k < kernels; ++k, w += WIDTH) {
-    const V attention = V{} + m.attention[k];
-#pragma GCC unroll 8
-    for (int pair = 0; pair < PAIRS; ++pair)
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) {
-        Words words;
-        __builtin_memcpy(&words, w + pair * kernels * WIDTH + v * N, sizeof words);
-        acc[2 * pair][v] += attention * V(words << 16);
-        acc[2 * pair + 1][v] += attention * V(words & 0xffff0000u);
-      }
-  }
-  store_rows<V, N, WIDTH, 2 * PAIRS, SKIP>(m, row, lanes, acc, end);
-}
-
-template <class V, int N, int WIDTH>
-void mix_bf16(const Mix& m) {
-  constexpr int kVectors = WIDTH / N, kPairs = kVectors > 4 ? 1 : 4 / kVectors;
-  V lanes[kVectors];
-  load_lanes<V, N, WIDTH>(m, lanes);
-  Index row = 0;
-  if (m.odd && m.rows) {
-    mix_pairs<V, N, WIDTH, 1, 0, 1>(m, 0, lanes);
-    row = 1;
-  }
-  if (m.kernels == 4)
-    for (; row + 2 <= m.rows; row += 2) mix_pairs<V, N, WIDTH, 1, 4>(m, row, lanes);
-  if (m.kernels == 8)
-    for (; row + 2 <= m.rows; row += 2) mix_pairs<V, N, WIDTH, 1, 8>(m, row, lanes);
-  for (; row + 2 * kPairs <= m.rows; row += 2 * kPairs) mix_pairs<V, N, WIDTH, kPairs>(m, row, lanes);
-  for (; row + 2 <= m.rows; row += 2) mix_pairs<V, N, WIDTH, 1>(m, row, lanes);
-  if (row < m.rows) mix_pairs<V, N, WIDTH, 1>(m, row, lanes, 1);
-}
-
-template <class V, int N>
-[[gnu::always_inline]] inline float sum_of(V v) {
-  float lanes[N], total = 0;
-  store<V>(lanes, v);
-  for (int i = 0; i < N; ++i) total += lanes[i];
-  return total;
-}
-
-// Kernels are taken four at a time, so that their sums stay in registers.
-template <class V, int N, int WIDTH, int KERNELS>
-void unmix_kernels(const Unmix& u, int first) {
-  constexpr int kVectors = WIDTH / N;
-  const Mix& m = u.mix;
-  V to_attention[KERNELS] = {}, lanes[kVectors];
-  load_lanes<V, N, WIDTH>(m, lanes);
-  for (Index row = 0; row < m.rows; ++row) {
-    const V factor = V{} + (m.factors ? m.factors[row] : 1.0f);
-    const Index at = (row * m.kernels + first) * WIDTH;
-    for (int v = 0; v < kVectors; ++v) {
-      const V scaled = load<V>(u.gradient + row * WIDTH + v * N) * (factor * lanes[v]);
-#pragma GCC unroll 4
-      for (int k = 0; k < KERNELS; ++k) {
-        const Index i = at + k * WIDTH + v * N;
-        to_attention[k] += scaled * load<V>(m.w + i);
-        store<V>(u.to_w + i, load<V>(u.to_w + i) + m.attention[first + k] * scaled);
-      }
-    }
-  }
-  for (int k = 0; k < KERNELS; ++k) u.to_attention[first + k] += sum_of<V, N>(to_attention[k]);
-}
-
-template <class V, int N, int WIDTH>
-void unmix_scales(const Unmix& u) {
-  constexpr int kVectors = WIDTH / N;
-  const Mix& m = u.mix;
-  V to_lanes[kVectors] = {}, lanes[kVectors];
-  load_lanes<V, N, WIDTH>(m, lanes);
-  for (Index row = 0; row < m.rows; ++row) {
-    const V factor = V{} + (m.factors ? m.factors[row] : 1.0f);
-    V to_factor = {};
-    for (int v = 0; v < kVectors; ++v) {
-      V mixed = {};
-      for (int k = 0; k < m.kernels; ++k)
-        mixed += m.attention[k] * load<V>(m.w + (row * m.kernels + k) * WIDTH + v * N);
-      mixed *= load<V>(u.gradient + row * WIDTH + v * N);
-      to_lanes[v] += factor * mixed;
-      to_factor += lanes[v] * mixed;
-    }
-    if (u.to_factors) u.to_factors[row] += sum_of<V, N>(to_factor);
-  }
-  if (u.to_lanes)
-    for (int v = 0; v < kVectors; ++v) store<V>(u.to_lanes + v * N, load<V>(u.to_lanes + v * N) + to_lanes[v]);
-}
-
-template <class V, int N, int WIDTH>
-void unmix(const Unmix& u) {
-  int k = 0;
-  for (; k + 4 <= u.mix.kernels; k += 4) unmix_kernels<V, N, WIDTH, 4>(u, k);
-  for (; k < u.mix.kernels; ++k) unmix_kernels<V, N, WIDTH, 1>(u, k);
-  if (u.to_factors || u.to_lanes) unmix_scales<V, N, WIDTH>(u);
-}
-
-// ROWS rows of N columns of a product.
-template <class V, int N, int ROWS>
-[[gnu::always_inline]] inline void gemm_tile(const Gemm& g, Index m, Index n) {
-  V acc[ROWS];
-#pragma GCC unroll 8
-  for (int r = 0; r < ROWS; ++r) acc[r] = load<V>(g.out + (m + r) * g.out_m + n);
-  const float *a = g.a + m * g.a_m, *b = g.b + n;
-  for (Index k = 0; k < g.k; ++k, a += g.a_k, b += g.b_k) {
-    const V row = load<V>(b);
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) acc[r] += a[r * g.a_m] * row;
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < ROWS; ++r) store<V>(g.out + (m + r) * g.out_m + n, acc[r]);
-}
-
-// Columns [n, end), N at a time; returns the first column that is left.
-template <int N>
-[[gnu::always_inline]] inline Index gemm_columns(const Gemm& g, Index n) {
-  using V = typename Vec<N>::type;
-  for (; n + N <= g.n; n += N) {
-    Index m = 0;
-    for (; m + 8 <= g.m; m += 8) gemm_tile<V, N, 8>(g, m, n);
-    for (; m < g.m; ++m) gemm_tile<V, N, 1>(g, m, n);
-  }
-  return n;
-}
-
-void gemm(const Gemm& g) {
-  Index n = 0;
-  if constexpr (VL > 8) n = gemm_columns<VL>(g, n);
-  if constexpr (VL > 4) n = gemm_columns<8>(g, n);
-  n = gemm_columns<4>(g, n);
-  gemm_columns<1>(g, n);
-}
-
-// Latent channels are taken four at a time, so that their sums stay in registers.
-template <class V, int N, int WIDTH>
-void sum_gradients(const SumGradients& s) {
-  for (int lane = 0; lane < WIDTH; lane += N) {
-    const V scale = load<V>(s.scale + lane);
-    V to_scale = {};
-    for (int first = 0; first == 0 || first < s.latent; first += 4) {
-      const int count = s.latent - first < 4 ? s.latent - first : 4;
-      V to_mix[4] = {};
-      for (Index pixel = 0; pixel < s.pixels; ++pixel) {
-        const V gradient = load<V>(s.gradient + pixel * s.gradient_pixel + lane);
-        const float* z = s.z + pixel * s.z_pixel + first;
-        if (first == 0) {
-          to_scale += gradient * load<V>(s.fixed + pixel * s.fixed_pixel + lane);
-          store<V>(s.to_fixed + pixel * s.to_fixed_pixel + lane, gradient * scale);
-        }
-        if (count == 4)
-#pragma GCC unroll 4
-          for (int l = 0; l < 4; ++l) to_mix[l] += z[l] * gradient;
-        else
-          for (int l = 0; l < count; ++l) to_mix[l] += z[l] * gradient;
-      }
-      for (int l = 0; l < count; ++l) store<V>(s.to_mix + (first + l) * WIDTH + lane, to_mix[l]);
-    }
-    store<V>(s.to_scale + lane, to_scale);
+void add_to_pixels(const float* values, Index channels, Index pixels, float* x) {
+  using V = typename Vec<VL>::type;
+  using Half = typename Vec<(VL < kHalf ? VL : kHalf)>::type;
+  for (Index m = 0; m < pixels; ++m, x += channels) {
+    Index c = 0;
+    for (; c + VL <= channels; c += VL) store<V>(x + c, load<V>(x + c) + load<V>(values + c));
+    if constexpr (VL > kHalf)
+      if (c < channels) store<Half>(x + c, load<Half>(x + c) + load<Half>(values + c));
   }
 }
 
