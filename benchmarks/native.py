@@ -60,7 +60,7 @@ def ratios_of(known: Mapping[str, tuple[str, str, "Precision"]]) -> list[tuple[s
     native = {case: label for label, case in known.items() if case[1] == "native"}
     pairs = [*RATIOS]
     for (name, runtime, precision), label in native.items():
-        others = (("static", runtime, precision), (name, runtime, "float32"))
+        others: list[tuple[str, str, Precision]] = [("static", runtime, precision), (name, runtime, "float32")]
         pairs += [(label, native[other]) for other in others if native.get(other, label) != label]
     return pairs
 

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -46,15 +46,17 @@ def get_backend(name: str, precision: Precision = "float32") -> Backend:
         ConversionError: There is no such backend or precision, or the backend lacks this precision.
     """
     check_precision(precision)
-    backend = _find(name)
+    backend: Any = _find(name)
+    bound: Backend = backend
     if precision == "float32":
-        return backend
+        return bound
     if "precision" not in inspect.signature(backend).parameters:
         raise ConversionError(
             f"the backend {name!r} computes in float32 only, not in {precision!r}; leave out `precision`, or set "
             f"backend='native'."
         )
-    return partial(backend, precision=precision)
+    bound = partial(backend, precision=precision)
+    return bound
 
 
 def check_precision(precision: Precision) -> None:
