@@ -47,15 +47,12 @@ def get_backend(name: str, precision: Precision = "float32") -> Backend:
     """
     check_precision(precision)
     backend: Any = _find(name)
-    bound: Backend = backend
-    if precision == "float32":
-        return bound
-    if "precision" not in inspect.signature(backend).parameters:
+    if precision != "float32" and "precision" not in inspect.signature(backend).parameters:
         raise ConversionError(
             f"the backend {name!r} computes in float32 only, not in {precision!r}; leave out `precision`, or set "
             f"backend='native'."
         )
-    bound = partial(backend, precision=precision)
+    bound: Backend = backend if precision == "float32" else partial(backend, precision=precision)
     return bound
 
 
