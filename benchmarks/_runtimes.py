@@ -110,8 +110,9 @@ def built(name: str, **options: Any) -> "nn.Module":
     network = timm.create_model(name, **options).eval()
     for module in network.modules():
         if isinstance(module, DynamicOperator):
-            module._neutralise()
-            for parameter in module.branch.parameters():
+            layer: Any = module
+            layer._neutralise()
+            for parameter in layer.branch.parameters():
                 if not parameter.any():
                     torch.nn.init.normal_(parameter, std=0.02)
         elif isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and not module.weight.any():

@@ -46,16 +46,14 @@ def get_backend(name: str, precision: Precision = "float32") -> Backend:
         ConversionError: There is no such backend or precision, or the backend lacks this precision.
     """
     check_precision(precision)
-    backend = _find(name)
-    if precision == "float32":
-        return backend
-    if "precision" not in inspect.signature(backend).parameters:
+    backend: Any = _find(name)
+    if precision != "float32" and "precision" not in inspect.signature(backend).parameters:
         raise ConversionError(
             f"the backend {name!r} computes in float32 only, not in {precision!r}; leave out `precision`, or set "
             f"backend='native'."
         )
-    configurable: Any = backend
-    return partial(configurable, precision=precision)
+    bound: Backend = backend if precision == "float32" else partial(backend, precision=precision)
+    return bound
 
 
 def check_precision(precision: Precision) -> None:
