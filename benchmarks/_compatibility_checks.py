@@ -52,6 +52,7 @@ class Outcome:
         exported: Whether an export was tried.
         onnxruntime, openvino: Largest difference to the network in eager mode, for each batch size.
         errors: What failed, by the name of the step.
+        versions: Packages, Python and the system that it was tried with.
         seconds: How long it took.
     """
 
@@ -72,7 +73,13 @@ class Outcome:
     onnxruntime: list[float] | None = None
     openvino: list[float] | None = None
     errors: dict[str, str] = dataclasses.field(default_factory=dict)
+    versions: str = ""
     seconds: float = 0.0
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The network with its library, and the family."""
+        return f"{self.library}/{self.network}", self.family
 
 
 def check(network: Network, family: str, *, export: bool = True, seed: int = 0) -> Outcome:

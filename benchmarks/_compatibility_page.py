@@ -1,34 +1,18 @@
 """The compatibility table as a page and as comma-separated values."""
 
-import dataclasses
-import importlib.metadata
-import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from _compatibility_checks import BATCHES, LIMIT, WHOLE, Outcome
 from _compatibility_networks import Network
 from _families import labels
 
-from dynaconv.files import write_csv
 from dynaconv.markdown import markdown_table
 from dynaconv.markdown import write_page as write_blocks
 
 FAMILIES = labels()
 KEPT = 1e-10
 """The largest difference before training that counts as the same function, in float64."""
-_PACKAGES = (
-    "torch",
-    "timm",
-    "torchvision",
-    "segmentation-models-pytorch",
-    "ultralytics",
-    "transformers",
-    "monai",
-    "onnx",
-    "onnxscript",
-)
 _RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 _NOT_RUN = "not run"
 _SHOWN = 200
@@ -36,45 +20,14 @@ _SHOWN = 200
 _Results = dict[tuple[str, str], Outcome]
 
 
-@dataclasses.dataclass(frozen=True)
-class Conditions:
-    """What the results were taken with."""
-
-    versions: dict[str, str]
-    python: str
-    system: str
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package).partition("+")[0]
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def conditions() -> Conditions:
-    """Those of this process."""
-    packages = ("dynaconv", *_PACKAGES, *_RUNTIMES)
-    return Conditions(
-        versions={name: _version(name) for name in packages},
-        python=platform.python_version(),
-        system=f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} thread",
-    )
-
-
-def write_page(
-    page: Path, table: Path, networks: Sequence[Network], outcomes: Sequence[Outcome], given: Conditions
-) -> None:
-    """Write both files.
+def write_page(page: Path, networks: Sequence[Network], results: _Results) -> None:
+    """Write the page.
 
     Args:
-        page: The page, Markdown.
-        table: Every outcome, one line a network and family.
-        networks: The lines of the tables; one without an outcome is left out.
-        outcomes: What was tried.
-        given: What it was tried with.
+        page: Markdown file.
+        networks: The rows of the tables; networks without results are left out.
+        results: Outcomes by network and family.
     """
-    results = {(f"{each.library}/{each.network}", each.family): each for each in outcomes}
     shown = [each for each in networks if any((each.key, family) in results for family in FAMILIES)]
     parts = [
         _introduction(shown),
@@ -82,26 +35,9 @@ def write_page(
         _conversions(shown, results),
         _runtimes(shown, results),
         _failures(shown, results),
-        _conditions(given, shown, results),
+        _conditions(shown, results),
     ]
     write_blocks(page, parts)
-    table.parent.mkdir(parents=True, exist_ok=True)
-    _write_values(table, shown, results)
-
-
-def _write_values(table: Path, networks: Sequence[Network], results: _Results) -> None:
-    names = [field.name for field in dataclasses.fields(Outcome) if field.name != "seconds"]
-    keys = [(network.key, family) for network in networks for family in (*FAMILIES, "static")]
-    outcomes = [results[key] for key in keys if results.get(key) is not None]
-    write_csv(table, names, [{name: _value(getattr(outcome, name)) for name in names} for outcome in outcomes])
-
-
-def _value(value: object) -> str:
-    if isinstance(value, list):
-        return " ".join(_value(each) for each in value)
-    if isinstance(value, dict):
-        return "; ".join(f"{key}: {each}" for key, each in value.items())
-    return "" if value is None else f"{value:.2g}" if isinstance(value, float) else str(value)
 
 
 def _introduction(networks: Sequence[Network]) -> str:
@@ -109,34 +45,31 @@ def _introduction(networks: Sequence[Network]) -> str:
     batches = ", ".join(map(str, BATCHES))
     return f"""# Compatibility
 
-{len(networks)} networks of {", ".join(libraries)}, each made dynamic by `dynaconv.convert(model, family)` with default
-options. All start from random weights: this page says what works, not how accurate it is. It is made by
+Report. {len(networks)} networks of {", ".join(libraries)}, each made dynamic by `dynaconv.convert(model, family)` with
+default options. All start from random weights: the page reports function, not accuracy. It is written by
 
 ```bash
-python benchmarks/compatibility.py --work FOLDER --jobs 2
+python benchmarks/compatibility.py --jobs 2
 ```
 
-and every number behind it stands in [data/compatibility.csv](data/compatibility.csv). For each network and family:
+from the numbers in [data/compatibility.csv](data/compatibility.csv). For each network and family:
 
-- **converted**: how many of the network's convolutions become dynamic. The others are stems, gates, or what the family
-  leaves static: depthwise convolutions (DCD and SE, by default), transposed ones (ODConv and SE have none);
+- **converted**: number of the network's convolutions that become dynamic. The others are stems, gates, or kinds that
+  the family leaves static: depthwise convolutions (DCD and SE, by default), transposed ones (ODConv and SE have none);
   `plan_conversion` gives the reason for each.
 - **difference**: max|dynamic - static| / max|static| over the outputs in eval mode before any training: in float32, and
   converted and computed in float64. Up to {KEPT:.0e} in float64 it is the same function, and float32 adds its rounding:
-  **own rounding** is how far the static network is in float32 from itself in float64, on the same images. Where that is
+  **own rounding** is the difference of the static network in float32 and in float64, on the same images. If it is
   near 1e-5, as in networks that narrow and widen often at random weights, so is the difference.
   Every batch norm has the statistics of three passes, and layers that start from zero were given other values, so
   that no layer is hidden.
 - **trained**: two steps of Adam in train mode on four images, at a rate of 1e-4, and of 0.05 in the branches (ODConv
   and SE: 0.005), so that coefficients soon depend on the image. The loss stays finite, parameters move, a gradient
   reaches the branch of every dynamic layer, and afterwards the coefficients of every dynamic layer that the exported
-  part runs differ between images by more than 1e-4. Where that is not all of them, the numbers are given. In the DCD
-  networks that were looked into (squeezenet1_1, convnext_atto, convnextv2_atto, yolov8n) the missing layers have
-  narrow branches, mostly of four hidden units, of which at these random weights one alone is on, and its value,
-  normalised to length one, is the same for all images, or none is on for any of them; in a few, images differ by less
-  than 1e-4.
+  part runs differ between images by more than 1e-4. Otherwise their numbers are given: in narrow branches with random
+  weights at most one hidden unit may be active, whose value, normalised to length one, is the same for all images.
 - **ONNX Runtime, OpenVINO**: after the training steps, so that kernels do depend on the image. `export_onnx` writes one
-  file with a free batch and verifies it itself; that file then runs at batch sizes {batches} in both runtimes on new
+  file with a free batch and verifies it; that file then runs at batch sizes {batches} in both runtimes on new
   images. The number is the largest max|runtime - eager| / max|eager| over outputs and batch sizes; more than
   {LIMIT:.0e} is a failure."""
 
@@ -294,7 +227,7 @@ def _quoted(error: str) -> str:
     return f"`{error.rstrip('.')}`" if len(error) <= _SHOWN else f"`{error[:_SHOWN].rstrip()} ...`"
 
 
-def _conditions(given: Conditions, networks: Sequence[Network], results: _Results) -> str:
+def _conditions(networks: Sequence[Network], results: _Results) -> str:
     # The rate was lowered when the trained network's rounding was first measured.
     older = [
         _name(each)
@@ -302,10 +235,15 @@ def _conditions(given: Conditions, networks: Sequence[Network], results: _Result
         if (ran := results.get((each.key, "odconv"))) and ran.loss and ran.trained_rounding is None
     ]
     rate = f"\n\nODConv's branches still trained at 0.05 in: {', '.join(older)}." if older else ""
-    versions = ", ".join(f"{name} {version}" for name, version in given.versions.items())
+    versions: dict[str, set[str]] = {}
+    for outcome in results.values():
+        for each in outcome.versions.split(", "):
+            package, _, version = each.partition(" ")
+            versions.setdefault(package, set()).add(version)
+    found = ", ".join(f"{package} {' and '.join(sorted(given))}" for package, given in versions.items() if package)
     return f"""## Conditions
 
-Seed 0 for weights and images; {versions}; Python {given.python}, {given.system}. OpenVINO reads the ONNX file and
+Seed 0 for weights and images; one thread; {found}. OpenVINO reads the ONNX file and
 computes in float32 (`INFERENCE_PRECISION_HINT` f32). Images are smooth noise, each channel with its own
 contrast.{rate}"""
 

@@ -111,14 +111,30 @@ def timm_name(network: str, architecture: str) -> str:
 
 
 def built(name: str, **options: Any) -> "nn.Module":
-    """A network of 1000 classes with its initial weights, in eval mode."""
+    """A network of 1000 classes in eval mode, with initial weights that do not change what is computed.
+
+    Dynamic layers start almost neutral: with the initial weights of a KernelWarehouse branch, an untrained deep network
+    amplifies rounding errors until no export can be verified. No norm starts from a scale of zero, which `deploy`
+    cannot fold into squeeze-and-excitation.
+    """
     import timm
     import torch
 
     import dynaconv.models  # noqa: F401  # registers the names
+    from dynaconv.families.contract.operator import DynamicOperator
 
     torch.manual_seed(0)
-    return timm.create_model(name, **options).eval()
+    network = timm.create_model(name, **options).eval()
+    for module in network.modules():
+        if isinstance(module, DynamicOperator):
+            layer: Any = module
+            layer._neutralise()
+            for parameter in layer.branch.parameters():
+                if not parameter.any():
+                    torch.nn.init.normal_(parameter, std=0.02)
+        elif isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and not module.weight.any():
+            torch.nn.init.ones_(module.weight)
+    return network
 
 
 def warm_up(network: "nn.Module", example: "Tensor", batch: int = WARM_UP_BATCH) -> None:

@@ -3,7 +3,7 @@
     python benchmarks/block_context.py    # two networks, three families, one thread
     python benchmarks/block_context.py --size 128 --rounds 9 --networks resnet18 --families dcd
 
-The second command writes the table of docs/context.md.
+The second command writes the table of docs/results/block-context.md.
 
 Networks with a context of each layer's own and with one for each block take turns with the static network. The time is
 the processor's, which other programs lengthen less than the clock's. The training step is one of batch 8.

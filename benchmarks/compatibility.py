@@ -1,18 +1,17 @@
 """Which networks convert, train and run elsewhere: every network of a list with every family.
 
-    python benchmarks/compatibility.py --work /tmp/compatibility          # goes on where it was; then writes the page
-    python benchmarks/compatibility.py --work /tmp/compatibility --report
+    python benchmarks/compatibility.py                       # tries what has no result yet, then writes the page
+    python benchmarks/compatibility.py --report              # the page of the results that are there
+    python benchmarks/compatibility.py --again --families dcd --networks timm/resnet18
 
-One process for each network and family, so that a crash or a timeout costs one cell. Results are lines of JSON in
-``--work``; the newest line of a network and family counts. A network whose dynamic export fails is exported static too.
+One process for each network and family, so that a crash or a timeout costs one cell. Results are in
+``OUT/data/compatibility.csv``, written after each. A network whose dynamic export fails is exported static too.
 """
 
 import argparse
 import contextlib
-import dataclasses
 import gc
 import importlib
-import json
 import multiprocessing
 import os
 import sys
@@ -21,13 +20,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import _compatibility_store as store
 import torch
 from _compatibility_checks import EXPORTS, Outcome, check
 from _compatibility_networks import Network, networks
-from _compatibility_page import Conditions, conditions, write_page
+from _compatibility_page import write_page
 from _families import labels
-
-from dynaconv.files import write_json
 
 ROOT = Path(__file__).parents[1]
 Task = tuple[Network, str, bool]
@@ -36,45 +34,19 @@ Task = tuple[Network, str, bool]
 def main() -> None:
     """Run what has no result yet, then write the page."""
     args = _arguments()
-    args.work.mkdir(parents=True, exist_ok=True)
-    results = args.work / "results.jsonl"
+    table = args.out / "data" / "compatibility.csv"
     if not args.report:
         known = {each.key: each for each in networks()}
         chosen = [known[key] for key in args.networks or known]
-        _run(chosen, args, results)
+        _run(chosen, args, table)
     page = args.out / "compatibility.md"
-    stored = args.work / "conditions.json"
-    given = Conditions(**json.loads(stored.read_text())) if stored.exists() else conditions()
-    write_json(stored, dataclasses.asdict(given))
-    write_page(page, args.out / "data" / "compatibility.csv", networks(), list(load(results).values()), given)
+    write_page(page, networks(), store.read(table))
     print(f"wrote {page}")
-
-
-def load(results: Path) -> dict[tuple[str, str], Outcome]:
-    """The newest result of each network and family, with the newest export where that one has none."""
-    newest: dict[tuple[str, str], Outcome] = {}
-    lines = results.read_text().splitlines() if results.exists() else []
-    for line in lines:
-        outcome = Outcome(**json.loads(line))
-        key = (f"{outcome.library}/{outcome.network}", outcome.family)
-        older = newest.get(key)
-        if older is not None and older.exported and not outcome.exported:
-            exports = {step: error for step, error in older.errors.items() if step in EXPORTS}
-            outcome = dataclasses.replace(
-                outcome,
-                onnxruntime=older.onnxruntime,
-                openvino=older.openvino,
-                exported=True,
-                errors={**outcome.errors, **exports},
-            )
-        newest[key] = outcome
-    return newest
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for results; a run goes on from what is there")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the page")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the page and of the results")
     parser.add_argument("--networks", nargs="*", default=[], metavar="LIBRARY/NAME", help="in this order; default: all")
     parser.add_argument("--families", nargs="*", default=list(labels()), choices=(*labels(), "static"))
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time, one thread each")
@@ -90,12 +62,12 @@ def _arguments() -> argparse.Namespace:
     return args
 
 
-def _run(chosen: list[Network], args: argparse.Namespace, results: Path) -> None:
+def _run(chosen: list[Network], args: argparse.Namespace, table: Path) -> None:
     # Family by family: a run that is cut short has one family everywhere, and not every family somewhere.
     tasks: list[Task] = [(network, family, not args.no_export) for family in args.families for network in chosen]
+    results = store.read(table)
     if not args.again:
-        done = load(results)
-        tasks = [task for task in tasks if not _has_result(task, done)]
+        tasks = [task for task in tasks if not _has_result(task, results)]
     _prepare_to_fork()
     running: list[_Worker] = []
     started = time.monotonic()
@@ -109,12 +81,12 @@ def _run(chosen: list[Network], args: argparse.Namespace, results: Path) -> None
         for worker in [each for each in running if each.finished(args.timeout)]:
             running.remove(worker)
             outcome = worker.outcome()
-            with results.open("a") as file:
-                file.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
+            results[outcome.key] = store.merged(results.get(outcome.key), outcome)
+            store.write(table, sorted(results.values(), key=_place))
             print(_line(outcome), f"({len(tasks)} to come)", flush=True)
             network, family, export = worker.task
             failed = export and outcome.errors.keys() & EXPORTS
-            if failed and family != "static" and (network.key, "static") not in load(results):
+            if failed and family != "static" and (network.key, "static") not in results:
                 tasks.insert(0, (network, "static", True))
 
 
@@ -122,6 +94,13 @@ def _has_result(task: Task, done: dict[tuple[str, str], Outcome]) -> bool:
     network, family, export = task
     outcome = done.get((network.key, family))
     return outcome is not None and (outcome.exported or not export or bool(outcome.errors))
+
+
+def _place(outcome: Outcome) -> tuple[int, int]:
+    """Where the outcome is in the table: networks, and families of each, in the order of the page."""
+    keys, families = [each.key for each in networks()], [*labels(), "static"]
+    network, family = outcome.key
+    return keys.index(network) if network in keys else len(keys), families.index(family)
 
 
 class _Worker:
@@ -141,7 +120,7 @@ class _Worker:
         """Whether it has a result, has died, or was ended because of the time."""
         network, family, _ = self.task
         lost = Outcome(network=network.name, library=network.library, family=family, size=network.size)
-        lost.seconds = time.monotonic() - self._started
+        lost.versions, lost.seconds = store.versions(network.library), time.monotonic() - self._started
         if self._receiver.poll():
             try:
                 self._outcome = self._receiver.recv()
@@ -171,7 +150,9 @@ def _work(task: Task, sender: Any) -> None:
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
         os.dup2(nowhere.fileno(), sys.stderr.fileno())
-        sender.send(check(network, family, export=export))
+        outcome = check(network, family, export=export)
+        outcome.versions = store.versions(network.library)
+        sender.send(outcome)
 
 
 def _prepare_to_fork() -> None:

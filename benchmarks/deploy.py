@@ -1,6 +1,6 @@
 """What `dynaconv.deploy` gains: latency before and after, beside the static network treated alike.
 
-    python benchmarks/deploy.py                          # the table of docs/deploy.md
+    python benchmarks/deploy.py                          # the table of docs/results/inference.md
     python benchmarks/deploy.py odconv_mobilenetv2_100 --batch 1 8 --rounds 40 --side 224
     python benchmarks/deploy.py --threads 2              # wall-clock time instead of the processor's
 

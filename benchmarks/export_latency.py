@@ -2,7 +2,7 @@
 
     python benchmarks/export_latency.py                                  # DCD, as graph and by native kernels
     python benchmarks/export_latency.py --candidates static dcd dyconv condconv odconv --runtimes ort openvino-free \
-        openvino openvino-free-default openvino-default --batch 1 --threads 1      # the tables of docs/export.md
+        openvino openvino-free-default openvino-default --batch 1 --threads 1  # tables of docs/results/inference.md
     python benchmarks/export_latency.py --batch 1 --threads 2 --runtimes ort --rounds 20
     python benchmarks/export_latency.py --candidates static dcd static-half dcd-half static-int8 dcd-int8 --threads 1 \
         --runtimes ort openvino-free openvino openvino-default --batch 1            # the tables of docs/int8.md

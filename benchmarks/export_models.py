@@ -88,11 +88,11 @@ def page(rows: list[dict[str, Any]], names: list[str]) -> list[str]:
     columns = ["network", "parameters", *(f"{runtime}, batch {batch}" for runtime in RUNTIMES for batch in BATCHES)]
     blocks = [
         "# Every DCD network in ONNX Runtime and OpenVINO",
-        "Written by `benchmarks/export_models.py`. Each network, 1000 classes, random weights, was warmed up by "
-        f"{WARM_UP_PASSES} batches of {WARM_UP_BATCH} random images, deployed, exported to ONNX with a free batch size "
-        f"from an example of {SIDE}x{SIDE} pixels, and that file turned into OpenVINO's. The numbers are the largest "
-        "differences `max|runtime - PyTorch| / max|PyTorch|` from the network before it was deployed, in float32, on "
-        "random images.",
+        "Report. Written by `benchmarks/export_models.py`. Each network, 1000 classes, random weights, was warmed up "
+        f"by {WARM_UP_PASSES} batches of {WARM_UP_BATCH} random images, deployed, exported to ONNX with a free batch "
+        f"size from an example of {SIDE}x{SIDE} pixels, and that file turned into OpenVINO's. The numbers are the "
+        "largest differences `max|runtime - PyTorch| / max|PyTorch|` from the network before it was deployed, in "
+        "float32, on random images.",
         f"{len(rows) - len(failed)} of {len(rows)} networks passed the limit of {LIMIT:.0e} at every batch size in "
         f"both runtimes; the largest difference is {worst:.1e}. In {again} of {len(checks)} checks the images were "
         "drawn again, because on the first ones the network's own rounding errors, float32 beside "

@@ -1,4 +1,4 @@
-"""Accuracy of half precision and int8 files of trained networks, beside float32.
+"""Accuracy of half precision and int8 files, and of native kernels with bfloat16 weights, beside float32.
 
     python benchmarks/low_precision.py docs/results/weights/*.safetensors        # the table of docs/int8.md
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv import deploy
+from dynaconv.deployment.backends import Precision
 from dynaconv.export import export_onnx, export_openvino, quantize_onnx, quantize_openvino
 from dynaconv.export.onnx import load_onnx
 from dynaconv.export.openvino import load_openvino
@@ -27,6 +28,14 @@ from dynaconv.train.checkpoint_evaluation import checkpoint_data, choose_split
 
 BATCH = 256
 FORMS = ("half, ONNX Runtime", "half, OpenVINO", "int8, ONNX Runtime", "int8, OpenVINO")
+NATIVE: tuple[Precision, ...] = ("bf16", "int8")
+"""Precisions of the native kernels."""
+
+
+def native(network: nn.Module) -> dict[str, Callable[..., Any]]:
+    """Deploy the network natively in each precision."""
+    found = {each: deploy(network, backend="native", precision=each) for each in NATIVE}
+    return {f"{each}, native": lambda images, run=run: [run(images)] for each, run in found.items()}
 
 
 def files(network: nn.Module, calibration: Iterable[Any], folder: Path, images: int) -> dict[str, Callable[..., Any]]:
@@ -65,7 +74,8 @@ def row(path: Path, images: int) -> list[str]:
     correct = int((float_classes == labels).sum())
     cells = [path.stem, f"{100 * correct / len(labels):.2f}"]
     with tempfile.TemporaryDirectory() as folder:
-        for run in files(network, calibration, Path(folder), images).values():
+        runs = native(network) | ({} if images == 0 else files(network, calibration, Path(folder), images))
+        for run in runs.values():
             found = classes(run, test)
             points = 100 * (int((found == labels).sum()) - correct) / len(labels)
             cells.append(f"{points:+.2f} ({int((found != float_classes).sum())})")
@@ -76,11 +86,12 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", type=Path, nargs="+", help="run folders or *.safetensors")
-    parser.add_argument("--images", type=int, default=300, help="calibration images (default: 300)")
+    parser.add_argument("--images", type=int, default=300, help="calibration images (default: 300); 0 writes no files")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = (row(path, args.images) for path in args.checkpoints)
-    for line in markdown_table(["network", "float32, accuracy %", *FORMS], rows):
+    forms = [*(f"{each}, native" for each in NATIVE), *(FORMS if args.images else ())]
+    for line in markdown_table(["network", "float32, accuracy %", *forms], rows):
         print(line, flush=True)
     print("\nDifference of accuracy in points and, in brackets, images with another class than in float32.")
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import dynaconv.models  # noqa: F401  # registers the networks with timm
 from dynaconv.native import toolchain
-from dynaconv.ops.mixture import enable_compiled
+from dynaconv.ops.eager import enable_compiled
 from tests.toy import ToyDynamic
 
 pytest_plugins = ["tests.messages"]

@@ -90,7 +90,17 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
         (
             "export",
             {"checkpoint", "--format", "-o", "--out", "--overwrite", "--size", "--fixed-batch", "--fixed-size"}
-            | {"--max-batch", "--batches", "--native", "--option", "--int8", *DATA, "--images", "--max-drop"}
+            | {
+                "--max-batch",
+                "--batches",
+                "--native",
+                "--precision",
+                "--option",
+                "--int8",
+                *DATA,
+                "--images",
+                "--max-drop",
+            }
             | {"--preprocessing"},
         ),
         (
@@ -273,7 +283,7 @@ def test_profile_takes_a_run_and_its_size(run_folder: Path, tmp_path: Path, caps
     assert "compared" not in facts
     assert main(["profile", "dcd_resnet10", "--size", "1x16x16", "--compare", str(run_folder)]) == 0
     assert "test_resnet of" in capsys.readouterr().out
-    assert "takes images of 1 channels, not 3." in refused(capsys, "profile", str(run_folder), "--size", "3x28x28")
+    assert "takes images of 1 channel, not 3." in refused(capsys, "profile", str(run_folder), "--size", "3x28x28")
     for option in ("stem_stride=1", "num_classes=3"):
         assert "leave --option" in refused(capsys, "profile", str(run_folder), "--option", option)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from dynaconv.cli import main
+from dynaconv.commands import export
+from dynaconv.deployment.backends import PRECISIONS
 from tests.export.test_image_info import entries
 from tests.test_cli import TINY, refused
 
@@ -64,6 +66,8 @@ def test_onnx_and_openvino(form: str, suffix: str, tmp_path: Path, capsys: pytes
         ([*NET, "--format", "onnx", "-o", "."], "it is a folder; name a file"),
         ([*NET, "--format", "onnx", "--max-batch", "4"], "--max-batch belongs to executorch; onnx does not have it"),
         ([*NET, "--format", "pt2", "--native"], "--native belongs to onnx and openvino; pt2 does not have it"),
+        ([*NET, "--format", "onnx", "--precision", "bf16"], "--precision goes with --native"),
+        ([*NET, "--format", "pt2", "--precision", "bf16"], "--precision belongs to onnx and openvino; pt2 does not"),
         ([NET[0], "--format", "onnx", "--native", "--int8"], "--native does not go with --int8: the native kernels"),
         ([NET[0], "--format", "onnx", "--preprocessing", "--int8"], "--preprocessing does not go with --int8"),
         ([*NET, "--format", "pt2", "--preprocessing"], "--preprocessing belongs to onnx and openvino; pt2 does not"),
@@ -160,4 +164,8 @@ def test_a_run_takes_images_of_its_own_channels(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["export", str(run_folder), "--format", "pt2", "-o", str(tmp_path / "net.pt2"), "--size", "3x16x16"]
-    assert "takes images of 1 channels, not 3." in refused(capsys, *argv)
+    assert "takes images of 1 channel, not 3." in refused(capsys, *argv)
+
+
+def test_the_precisions_are_those_of_the_native_kernels() -> None:
+    assert export._PRECISIONS == PRECISIONS

@@ -57,6 +57,7 @@ ACTS = {
     "export": "--format onnx, --out a.pt2, --size 1x12x12, --fixed-batch, --fixed-size",
     "export test_resnet": "--option num_classes=3",
     "export --format onnx": "--native, --int8, --preprocessing",
+    "export --format onnx --native": "--precision bf16",
     "export --format executorch": "--max-batch 2",
     "export --format litert": "--batches 2",
     "export --format onnx --int8": "--data fashion-mnist-hard, --data-dir here, --images 9, --max-drop 9",

@@ -56,6 +56,7 @@ def test_a_failure_leaves_nothing_that_blocks_the_next_try(tmp_path: Path, capsy
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["nowhere"], "there is no folder nowhere"),
         (["images"], "holds no .tar file; to pack an image folder pass --out DIR"),
         (["images", "--seed", "1"], "--seed is for packing, which needs --out"),
         (["images", "-o", "images"], "images exists; pass --overwrite to replace it"),

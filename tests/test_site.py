@@ -65,16 +65,31 @@ def test_every_public_name_has_a_place_in_the_reference() -> None:
     assert all(f"[{name}]" in pages["reference/index.md"] for name in sections)
 
 
+def entries(node: Any) -> Iterator[str]:
+    """The pages below a node of the navigation."""
+    if isinstance(node, str):
+        yield node
+    else:
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from entries(child)
+
+
+def test_every_page_begins_with_its_kind() -> None:
+    kinds = {"Tutorials": "Tutorial", "Guides": "Guide", "Families": "Reference"}
+    kinds |= {"Reference": "Reference", "Reports": "Report"}
+    sources = {page: source for source, page in HOOK["TOP_PAGES"].items()}
+    for section in yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"][1:]:
+        ((title, pages),) = section.items()
+        for page in set(entries(pages)) - {"changelog.md", "reference/index.md"}:
+            file = ROOT / sources.get(page, f"docs/{page}")
+            if not file.with_name("runs.csv").exists():  # written by `dynaconv study`
+                first = re.search(r"^# .+\n\n(.+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+                assert first is not None, page
+                assert first[1].startswith(f"{kinds[title]}. "), page
+
+
 def test_every_page_has_a_place_in_the_navigation() -> None:
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
-
-    def entries(node: Any) -> Iterator[str]:
-        if isinstance(node, str):
-            yield node
-        else:
-            for child in node.values() if isinstance(node, dict) else node:
-                yield from entries(child)
-
     listed = list(entries(config["nav"]))
     assert len(listed) == len(set(listed))
     unlisted = set(config["not_in_nav"].split())

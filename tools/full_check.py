@@ -71,7 +71,7 @@ def main() -> int:
         lines = [
             "# Every check before a release",
             "",
-            "Written by `make full` (`tools/full_check.py`), one row per target of the Makefile.",
+            "Report. Written by `make full` (`tools/full_check.py`), one row per target of the Makefile.",
             "",
             "| target | versions | result | summary | minutes | date, commit |",
             "| --- | --- | --- | --- | ---: | --- |",

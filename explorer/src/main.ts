@@ -63,6 +63,7 @@ async function answerAll(): Promise<void> {
     if (explorer.network === network) show(network);
     if (slots.some((slot) => slot.result)) explorer.firstAnswer ??= performance.now();
     await frame();
+    if (slots.some((slot) => slot.result) && (await network.startTwin())) slots.forEach((slot) => waiting.add(slot));
   }
   explorer.settled = true;
   running = false;

@@ -49,8 +49,9 @@ function paintMatrix(
     for (let column = 0; column < columns; column++) {
       const share = Math.max(-1, Math.min(1, value(row, column) / limit));
       const end = share < 0 ? low : high;
+      const weight = Math.abs(share) ** 0.7;
       const at = 4 * (row * columns + column);
-      for (let i = 0; i < 3; i++) image.data[at + i] = middle[i]! + (end[i]! - middle[i]!) * Math.abs(share) ** 0.7;
+      for (let i = 0; i < 3; i++) image.data[at + i] = middle[i]! + (end[i]! - middle[i]!) * weight;
       image.data[at + 3] = 255;
     }
   }

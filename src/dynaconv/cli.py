@@ -128,7 +128,8 @@ def _explain(error: Exception) -> tuple[str | None, int]:
         return f'this command needs {package}, which is not installed; pip install "dynaconv[{extra}]".', 2
     if isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
-        return f"the system refused: {str(error.strerror or error).rstrip('.')}{where}.", 1
+        code = 2 if error.errno == errno.ENAMETOOLONG else 1
+        return f"the system refused: {str(error.strerror or error).rstrip('.')}{where}.", code
     disk_full = any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
     return str(error), 1 if disk_full or not isinstance(error, DynaconvError) else error.exit_code
 

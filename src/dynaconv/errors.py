@@ -124,6 +124,12 @@ def with_article(name: str) -> str:
     return f"{'an' if spelled or name[:1].lower() in 'aeio' else 'a'} {name}"
 
 
+def received(value: object) -> str:
+    """Return a wrong value for a message: as code, or only its type if that would be long, as of a tensor."""
+    code = repr(value)
+    return code if len(code) <= 100 and len(code.splitlines()) == 1 else with_article(type(value).__name__)
+
+
 def counted(count: int, noun: str) -> str:
     """Return a count with its noun: ``1 tensor``, ``2 tensors``."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")

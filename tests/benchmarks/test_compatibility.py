@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,7 +42,7 @@ class FixedBatch(TwoConvolutions):
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    names = ("networks", "checks", "page")
+    names = ("networks", "checks", "page", "store")
     modules = {name: importlib.import_module(f"_compatibility_{name}") for name in names}
     return SimpleNamespace(**modules, main=importlib.import_module("compatibility"))
 
@@ -121,25 +120,32 @@ def test_the_page_says_what_failed_and_what_was_not_run(script: SimpleNamespace,
     )
     bad = dataclasses.replace(good, family="odconv", onnxruntime=None, openvino=None, errors={"export": "no way"})
     static = dataclasses.replace(bad, family="static", converted=None, errors={"export": "nor this"})
-    page, table = tmp_path / "page.md", tmp_path / "data" / "table.csv"
-    script.page.write_page(page, table, [mine], [good, bad, static], script.page.conditions())
+    page = tmp_path / "page.md"
+    script.page.write_page(page, [mine], {each.key: each for each in (good, bad, static)})
     text = page.read_text()
     cells = dict.fromkeys(script.page.FAMILIES, "not run") | {"dcd": "2.0e-07 / 1.0e-06", "odconv": "failed / failed"}
     assert set(cells) == {family.name for family in families()}
     assert f"| ours two | {' | '.join(cells.values())} |" in text
     assert "- ours two, ODConv: export: `no way`. **The static network does not either**: `nor this`." in text
-    assert len(table.read_text().splitlines()) == 4
 
 
-def test_results_are_kept_and_one_without_an_export_never_replaces_one_with(
-    script: SimpleNamespace, tmp_path: Path
-) -> None:
+def test_results_read_back_as_they_were_written(script: SimpleNamespace, tmp_path: Path) -> None:
+    first = script.checks.Outcome(network="two", library="ours", family="dcd", size=16, exported=True, loss=[1.5, 0.5])
+    first.errors, first.versions, first.difference = {"export": 'a: "b"; c, d\n'}, "torch 2, Python 3.11", 1e-7
+    second = script.checks.Outcome(network="two", library="ours", family="static", size=16, converted=3)
+    table = tmp_path / "data" / "table.csv"
+    script.store.write(table, [first, second])
+    assert script.store.read(table) == {("ours/two", "dcd"): first, ("ours/two", "static"): second}
+    assert script.store.read(tmp_path / "none.csv") == {}
+
+
+def test_a_result_without_an_export_keeps_the_earlier_export(script: SimpleNamespace) -> None:
     first = script.checks.Outcome(network="two", library="ours", family="dcd", size=16, exported=True)
     first.onnxruntime = [1e-7, 1e-7, 1e-7]
     second = dataclasses.replace(first, exported=False, onnxruntime=None, exact_difference=1e-15)
-    file = tmp_path / "results.jsonl"
-    file.write_text("".join(json.dumps(dataclasses.asdict(each)) + "\n" for each in (first, second)))
-    assert script.main.load(file) == {("ours/two", "dcd"): dataclasses.replace(first, exact_difference=1e-15)}
+    assert script.store.merged(first, second) == dataclasses.replace(first, exact_difference=1e-15)
+    assert script.store.merged(None, second) == second
+    assert script.store.merged(second, first) == first
 
 
 def test_every_network_has_its_own_name(script: SimpleNamespace) -> None:

@@ -247,6 +247,8 @@ def test_wrong_types(network: Network) -> None:
         convert(network, include=[3])  # type: ignore[list-item]
     with refuses(TypeError, "position"):
         convert(network, position=3)  # type: ignore[arg-type]
+    with refuses(TypeError, "predicate"):
+        convert(network, predicate="conv1")  # type: ignore[arg-type]
     with refuses(ConversionError):
         revert(network)
     with refuses(ConversionError):

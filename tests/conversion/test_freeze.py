@@ -142,8 +142,12 @@ def test_mistakes_are_refused() -> None:
         dynaconv.freeze(CondConv2d(3, 3, 1).double(), "*", x, inplace=True)
     with refuses(ConversionError, "'1'"):
         dynaconv.freeze(net, "1", [])
+    with refuses(ConversionError, "'1'"):
+        dynaconv.freeze(net, "1", x * float("nan"))
     with refuses(TypeError):
         dynaconv.freeze(net, 3, x)
+    with refuses(TypeError, "Tensor"):
+        dynaconv.freeze(net, x, "1")
     with refuses(TypeError, "data"):
         dynaconv.freeze(net, "1", 5)
     with refuses(TypeError, "dict"):

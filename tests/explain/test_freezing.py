@@ -9,8 +9,10 @@ from tests.messages import refuses
 from torch import Tensor, nn
 
 import dynaconv
+from dynaconv.explain.coefficients import collect_coefficients
 from dynaconv.explain.freezing import rank_layers
 from dynaconv.explain.movement import kernel_movement
+from dynaconv.explain.suppression import measure_suppression
 from dynaconv.families import CondConv2d, DCDConv2d, ODConv2d
 
 
@@ -75,3 +77,13 @@ def test_a_static_network_and_no_images_are_refused(network: nn.Sequential, toy:
         rank_layers(toy, [])
     with refuses(ValueError):
         rank_layers(network, [])
+
+
+def test_images_without_classes_are_refused(network: nn.Sequential) -> None:
+    images = [torch.randn(2, 3, 8, 8).double()]
+    with refuses(TypeError, "classes"):
+        rank_layers(network, images)  # type: ignore[arg-type]
+    with refuses(TypeError, "classes"):
+        measure_suppression(network, images)  # type: ignore[arg-type]
+    with refuses(TypeError, "classes"):
+        collect_coefficients(network, images, num_classes=2)  # type: ignore[arg-type]

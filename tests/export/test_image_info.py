@@ -135,6 +135,8 @@ def test_what_cannot_be_described_is_refused(tmp_path: Path) -> None:
         ImageInfo(mean=(0.5,), std=(0.0,))
     with refuses(ExportError, "class name"):
         ImageInfo(mean=(0.5,), std=(1.0,), class_names=("a\nb",))
+    with refuses(ExportError, "class_names", "'cat'"):
+        ImageInfo(mean=(0.5,), std=(1.0,), class_names="cat")  # type: ignore[arg-type]
     model, example, file = tiny("se").eval(), torch.randn(1, 3, 9, 8), tmp_path / "net.onnx"
     with refuses(ExportError, "preprocessing", "info"):
         export_onnx(model, file, example, preprocessing=True)

@@ -23,7 +23,7 @@ from dynaconv.native import BuildError, NativeProgram, extension
 from dynaconv.native.steps import FORMAT
 from tests.helpers import LAYERS
 from tests.messages import refuses
-from tests.native.test_layers import randomise_heads
+from tests.native.test_layers import randomise_heads, rounded
 
 pytestmark = pytest.mark.export
 RUNTIMES: dict[str, tuple[Callable[..., ExportReport], Callable[..., Any], str]] = {
@@ -108,6 +108,27 @@ def test_openvino_computes_natively_in_float32_whatever_its_own_precision_is(tmp
     found = core.compile_model(network, "CPU")([x.numpy()])[0]
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(found), model(x), rtol=1e-5, atol=1e-5)
+
+
+@both
+@torch.no_grad()
+def test_weights_in_bfloat16(runtime: str, tmp_path: Path) -> None:
+    """Every other weight is zero, so that the words of two weights are subnormal as float32 numbers."""
+    model = small()
+    model[2].weight[:, 1::2] = 0
+    report = written(runtime, model, tmp_path, precision="bf16")
+    assert "native kernels in bf16" in str(report)
+    x = torch.rand(2, 3, 32, 32)
+    found = RUNTIMES[runtime][1](report.path, library=extension(runtime))(x)
+    torch.testing.assert_close(torch.as_tensor(found[0]), rounded(model)(x), rtol=1e-5, atol=1e-5)
+
+
+@both
+def test_a_precision_without_native_operators_is_refused(runtime: str, tmp_path: Path) -> None:
+    export, _, name = RUNTIMES[runtime]
+    for options in ({"precision": "bf16"}, {"precision": "float16", "native": True}):
+        with refuses(ExportError, "precision"):
+            export(small(), tmp_path / name, torch.rand(1, 3, 32, 32), **options)
 
 
 @both
@@ -304,7 +325,7 @@ def test_damaged_files_are_errors_in_onnxruntime(tmp_path: Path) -> None:
         if "constants" in changes:
             (constants,) = (each for each in model.graph.initializer if each.name == node.input[1])
             name = constants.name
-            constants.CopyFrom(onnx.numpy_helper.from_array(np.zeros(changes["constants"], np.float32), name))
+            constants.CopyFrom(onnx.numpy_helper.from_array(np.zeros(changes["constants"], np.int32), name))
         onnx.save(model, tmp_path / "damaged.onnx")
         return tmp_path / "damaged.onnx"
 

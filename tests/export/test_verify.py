@@ -1,6 +1,7 @@
 """The comparison that every export has to pass."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -166,8 +167,8 @@ def test_names_of_outputs_follow_the_structure() -> None:
 
 @pytest.mark.parametrize(
     "example",
-    ["no", (), (torch.zeros(2, 3), torch.zeros(3)), torch.zeros(()), torch.zeros(0, 3)],
-    ids=["a text", "no tensor", "unlike batches", "no batch", "empty"],
+    ["no", Path("net.onnx"), (), (torch.zeros(2, 3), torch.zeros(3)), torch.zeros(()), torch.zeros(0, 3)],
+    ids=["a text", "a path", "no tensor", "unlike batches", "no batch", "empty"],
 )
 def test_other_examples_are_refused(example: Any) -> None:
     with refuses(ExportError, "`example`"):

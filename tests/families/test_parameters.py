@@ -72,8 +72,8 @@ def test_a_model_may_exempt_parameters_by_name() -> None:
 
 @pytest.mark.same_messages_for("name")
 @pytest.mark.parametrize("name", ["lr", "weight_decay", "branch_lr", "branch_weight_decay"])
-@pytest.mark.parametrize("value", [-1.0, math.inf, math.nan])
-def test_values_out_of_range_are_refused(name: str, value: float) -> None:
+@pytest.mark.parametrize("value", [-1.0, math.inf, math.nan, "0.1"])
+def test_values_out_of_range_are_refused(name: str, value: Any) -> None:
     with refuses(ValueError, option=name):
         parameter_groups(DCDConv2d(8, 8, 1), **{"lr": 0.1, name: value})
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dynaconv import convert, deploy
 from dynaconv.native import NativeProgram
-from dynaconv.native.steps import FIELDS
+from tests.native.programs import run_steps, with_fields
 from tests.native.test_layers import check
 from tests.native.test_mixtures import trained
 
@@ -201,10 +201,5 @@ def test_layer_norms(affine: bool, channels: int) -> None:
 @torch.no_grad()
 def test_damaged_norms_are_refused(fields: dict[str, int]) -> None:
     native = deploy(Module(tokens).eval(), backend="native")
-    steps = native.steps.clone()
-    for name, value in fields.items():
-        steps.view(-1, len(FIELDS))[1, FIELDS.index(name)] = value
     with pytest.raises(RuntimeError, match="damaged"):
-        torch.ops.dynaconv.native_program(
-            torch.randn(1, 8, 6, 6), native.constants, steps, native._out_channels, native.sizes
-        )
+        run_steps(native, torch.randn(1, 8, 6, 6), with_fields(native, 1, fields))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv import DCDConv2d, deploy
+from dynaconv.deployment.backends import Precision
+from dynaconv.families.contract.deployed import DeployedLayer
 from dynaconv.native import BuildError, NativeProgram
 from dynaconv.native.toolchain import build
 
@@ -49,18 +51,31 @@ def randomise_heads(layer: nn.Module) -> nn.Module:
 
 
 def check(layer: nn.Module, x: Tensor, rtol: float = 1e-5) -> None:
-    """Compare native in float32 with torch in float64; the tolerance is ``rtol`` of the largest value."""
-    native = deploy(layer, backend="native")
-    programs = [module for module in native.modules() if isinstance(module, NativeProgram)]
-    assert programs
-    for program in programs:
-        # A fallback to torch raises an error.
-        program.original.forward = None
-    with torch.no_grad():
-        want = copy.deepcopy(layer).eval().double()(x.double())
-        got = native(x)
-    assert got.dtype == torch.float32
-    torch.testing.assert_close(got.double(), want, rtol=0, atol=rtol * float(want.abs().max()))
+    """Compare native in each precision with torch in float64; the tolerance is ``rtol`` of the largest value."""
+    references: dict[Precision, nn.Module] = {"float32": copy.deepcopy(layer).eval(), "bf16": rounded(layer)}
+    for precision, reference in references.items():
+        native = deploy(layer, backend="native", precision=precision)
+        programs = [module for module in native.modules() if isinstance(module, NativeProgram)]
+        assert programs
+        for program in programs:
+            # A fallback to torch raises an error.
+            program.original.forward = None
+        with torch.no_grad():
+            want = reference.double()(x.double())
+            got = native(x)
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got.double(), want, rtol=0, atol=rtol * float(want.abs().max()))
+
+
+def rounded(layer: nn.Module) -> nn.Module:
+    """Return the deployed form with all kernels rounded to bfloat16, in float32."""
+    network = deploy(layer)
+    for module in network.modules():
+        if isinstance(module, DeployedLayer):
+            module.stored_kernel.data = module.stored_kernel.data.bfloat16().float()
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            module.weight.data = module.weight.data.bfloat16().float()
+    return network
 
 
 @pytest.mark.parametrize("seed", range(30))

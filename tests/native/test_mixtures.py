@@ -10,6 +10,7 @@ from torch import nn
 from dynaconv import CondConv2d, DYConv2d, ODConv2d, SEConv2d, deploy
 from dynaconv.families.contract.branch import BranchLinear
 from dynaconv.native import NativeProgram
+from tests.native.programs import check_threads
 from tests.native.test_layers import check, depthwise_geometry, random_geometry
 
 FAMILIES = {"condconv": CondConv2d, "dyconv": DYConv2d, "odconv": ODConv2d}
@@ -104,14 +105,6 @@ def test_networks_of_mixtures_are_one_program(family: str, network: str) -> None
     check(model, torch.randn(2, 3, 64, 64))
 
 
-@torch.no_grad()
 def test_threads_and_groups_change_no_mixture() -> None:
-    native = deploy(trained(timm.create_model("odconv_mobilenetv2_035", num_classes=10), 0.3), backend="native")
-    x = torch.randn(5, 3, 64, 64)
-    want = torch.cat([native(image[None]) for image in x])
-    try:
-        torch.set_num_threads(2)
-        for batch in (1, 2, 5):
-            torch.testing.assert_close(native(x[:batch]), want[:batch], rtol=0, atol=0)
-    finally:
-        torch.set_num_threads(1)
+    network = trained(timm.create_model("odconv_mobilenetv2_035", num_classes=10), 0.3)
+    check_threads(deploy(network, backend="native"), torch.randn(5, 3, 64, 64))

@@ -11,6 +11,7 @@ from torch import nn
 from dynaconv import deploy
 from dynaconv.native import NativeProgram, recognise
 from dynaconv.native.lowering import lower
+from tests.native.programs import check_threads
 from tests.native.test_layers import check, randomise_heads
 
 
@@ -65,16 +66,7 @@ def test_features_of_stages_are_kept() -> None:
 def test_threads_and_groups_change_nothing() -> None:
     network = randomise_heads(timm.create_model("dcd_mobilenetv2_035", num_classes=10).eval())
     native = deploy(network, backend="native")
-    x = torch.randn(11, 3, 64, 64)
-    with torch.no_grad():
-        want = torch.cat([native(image[None]) for image in x])
-        try:
-            for threads in (1, 2, 3):
-                torch.set_num_threads(threads)
-                for batch in (1, 2, 5, 11):
-                    torch.testing.assert_close(native(x[:batch]), want[:batch], rtol=0, atol=0)
-        finally:
-            torch.set_num_threads(1)
+    check_threads(native, torch.randn(11, 3, 64, 64), threads=(1, 2, 3), batches=(1, 2, 5, 11))
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs threads bound to processors")

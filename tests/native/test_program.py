@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv import CondConv2d, DCDConv2d, DYConv2d, KernelWarehouseConv2d, ODConv2d, SEConv2d, deploy
+from dynaconv.deployment.backends import PRECISIONS, Precision
 from dynaconv.errors import ConversionError
 from dynaconv.native import NativeProgram, instruction_set
 from dynaconv.native.library import use_huge_pages
 from dynaconv.native.steps import FIELDS
 from tests.messages import refuses
+from tests.native.programs import run_steps, with_fields
 from tests.native.test_layers import randomise_heads
 
 SETS = ("portable", "avx2", "avx512")
@@ -192,10 +194,10 @@ def test_exported_with_a_free_batch() -> None:
 
 
 @pytest.mark.parametrize("model", [network, network_of_mixtures, network_of_cells_and_groups])
-@torch.no_grad()
-def test_damaged_programs_are_refused(model: Callable[[], nn.Module]) -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_damaged_programs_are_refused(model: Callable[[], nn.Module], precision: Precision) -> None:
     """No value of any field may crash: it raises an error, or the program computes something else."""
-    native = deploy(model(), backend="native")
+    native = deploy(model(), backend="native", precision=precision)
     assert isinstance(native, NativeProgram)
     x = torch.randn(1, 3, 6, 6)
     refused = 0
@@ -204,7 +206,7 @@ def test_damaged_programs_are_refused(model: Callable[[], nn.Module]) -> None:
             steps = native.steps.clone()
             steps[index] = value
             try:
-                torch.ops.dynaconv.native_program(x, native.constants, steps, native._out_channels, native.sizes)
+                run_steps(native, x, steps)
             except RuntimeError:
                 refused += 1
     assert refused > native.steps.numel()
@@ -213,76 +215,47 @@ def test_damaged_programs_are_refused(model: Callable[[], nn.Module]) -> None:
 @torch.no_grad()
 def test_a_depthwise_branch_without_parts_is_refused() -> None:
     native, _ = native_network()
-    steps = native.steps.clone()
-    last = steps.numel() - len(FIELDS)
-    for name in ("latent", "has_scale"):
-        steps[last + FIELDS.index(name)] = 0
     with refuses(RuntimeError):
-        torch.ops.dynaconv.native_program(
-            torch.randn(1, 3, 6, 6), native.constants, steps, native._out_channels, native.sizes
-        )
+        run_steps(native, torch.randn(1, 3, 6, 6), with_fields(native, -1, {"latent": 0, "has_scale": 0}))
 
 
 @pytest.mark.parametrize(
-    ("step", "fields"),
+    ("model", "step", "fields"),
     [
-        (1, {"kernels": 0}),
-        (1, {"kernels": 400}),
-        (1, {"latent": 2}),
-        (1, {"static_kernel": 2}),
-        (1, {"squeeze": -1}),
-        (2, {"has_channel": 1}),
-        (2, {"kernels": 1, "static_kernel": 0, "biases": -1}),
-        (2, {"biases": 10**6}),
-        (4, {"has_scale": 0}),
-        (4, {"has_spatial": 1}),
-        (4, {"dynamic": 0}),
-        (4, {"kind": 3}),
+        (network_of_mixtures, 1, {"kernels": 0}),
+        (network_of_mixtures, 1, {"kernels": 400}),
+        (network_of_mixtures, 1, {"latent": 2}),
+        (network_of_mixtures, 1, {"static_kernel": 2}),
+        (network_of_mixtures, 1, {"squeeze": -1}),
+        (network_of_mixtures, 2, {"has_channel": 1}),
+        (network_of_mixtures, 2, {"kernels": 1, "static_kernel": 0, "biases": -1}),
+        (network_of_mixtures, 2, {"biases": 10**6}),
+        (network_of_mixtures, 4, {"has_scale": 0}),
+        (network_of_mixtures, 4, {"has_spatial": 1}),
+        (network_of_mixtures, 4, {"dynamic": 0}),
+        (network_of_mixtures, 4, {"kind": 3}),
+        (network_of_cells_and_groups, 1, {"num_cells": 0}),
+        (network_of_cells_and_groups, 1, {"num_cells": 2**19}),
+        (network_of_cells_and_groups, 1, {"cells": 10**6}),
+        (network_of_cells_and_groups, 1, {"cell_out": 5}),
+        (network_of_cells_and_groups, 1, {"cell_in": 0}),
+        (network_of_cells_and_groups, 1, {"cell_h": 2}),
+        (network_of_cells_and_groups, 1, {"kernels": 2}),
+        (network_of_cells_and_groups, 1, {"has_scale": 1}),
+        (network_of_cells_and_groups, 1, {"blend": 10**6}),
+        (network_of_cells_and_groups, 1, {"channel_scale": 10**6}),
+        (network_of_cells_and_groups, 1, {"hidden_norm": 10**6}),
+        (network_of_cells_and_groups, 1, {"groups": 5}),
+        (network_of_cells_and_groups, 2, {"groups": 2}),
+        (network_of_cells_and_groups, 2, {"squeeze": -1, "hidden": 12, "hidden_norm": 0}),
+        (network_of_cells_and_groups, 3, {"groups": 0}),
+        (network_of_cells_and_groups, 4, {"latent": 2}),
     ],
 )
-@torch.no_grad()
-def test_damaged_mixtures_are_refused(step: int, fields: dict[str, int]) -> None:
-    native = deploy(network_of_mixtures(), backend="native")
-    steps = native.steps.clone()
-    for name, value in fields.items():
-        steps.view(-1, len(FIELDS))[step, FIELDS.index(name)] = value
+def test_a_damaged_step_is_refused(model: Callable[[], nn.Module], step: int, fields: dict[str, int]) -> None:
+    native = deploy(model(), backend="native")
     with pytest.raises(RuntimeError, match="damaged"):
-        torch.ops.dynaconv.native_program(
-            torch.randn(1, 3, 6, 6), native.constants, steps, native._out_channels, native.sizes
-        )
-
-
-@pytest.mark.parametrize(
-    ("step", "fields"),
-    [
-        (1, {"num_cells": 0}),
-        (1, {"num_cells": 2**19}),
-        (1, {"cells": 10**6}),
-        (1, {"cell_out": 5}),
-        (1, {"cell_in": 0}),
-        (1, {"cell_h": 2}),
-        (1, {"kernels": 2}),
-        (1, {"has_scale": 1}),
-        (1, {"blend": 10**6}),
-        (1, {"channel_scale": 10**6}),
-        (1, {"hidden_norm": 10**6}),
-        (1, {"groups": 5}),
-        (2, {"groups": 2}),
-        (2, {"squeeze": -1, "hidden": 12, "hidden_norm": 0}),
-        (3, {"groups": 0}),
-        (4, {"latent": 2}),
-    ],
-)
-@torch.no_grad()
-def test_damaged_cells_and_groups_are_refused(step: int, fields: dict[str, int]) -> None:
-    native = deploy(network_of_cells_and_groups(), backend="native")
-    steps = native.steps.clone()
-    for name, value in fields.items():
-        steps.view(-1, len(FIELDS))[step, FIELDS.index(name)] = value
-    with pytest.raises(RuntimeError, match="damaged"):
-        torch.ops.dynaconv.native_program(
-            torch.randn(1, 3, 6, 6), native.constants, steps, native._out_channels, native.sizes
-        )
+        run_steps(native, torch.randn(1, 3, 6, 6), with_fields(native, step, fields))
 
 
 @torch.no_grad()
@@ -295,18 +268,14 @@ def test_what_lies_between_two_fused_steps_is_not_read() -> None:
     # The target of the step reuses the slot.
     table[-1, FIELDS.index("target")] = table[fused, FIELDS.index("source")]
     with refuses(RuntimeError):
-        torch.ops.dynaconv.native_program(
-            torch.randn(1, 3, 6, 6), native.constants, steps, native._out_channels, native.sizes
-        )
+        run_steps(native, torch.randn(1, 3, 6, 6), steps)
 
 
 def test_sizes_whose_product_overflows_are_refused() -> None:
     native = deploy(nn.Sequential(nn.Conv2d(16, 16, 1, bias=False)).eval(), backend="native")
-    steps = native.steps.clone()
-    for name in ("out_channels", "kernel_h", "kernel_w"):
-        steps[FIELDS.index(name)] = 2**20
+    steps = with_fields(native, 0, dict.fromkeys(("out_channels", "kernel_h", "kernel_w"), 2**20))
     with refuses(RuntimeError):
-        torch.ops.dynaconv.native_program(torch.randn(1, 16, 2, 2), native.constants, steps, 2**20, native.sizes)
+        run_steps(native, torch.randn(1, 16, 2, 2), steps, out_channels=2**20)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ def test_the_codes_are_the_same() -> None:
 
     assert codes("BranchActivation") == names(steps.BRANCH_ACTIVATIONS)
     assert codes("ScaleActivation") == names(steps.SCALE_ACTIVATIONS)
+    assert codes("Precision") == names(steps.PRECISIONS)
     # Python has the names of the layers' algorithms, "kernel" and "factored".
     assert codes("Algorithm") == ["auto", "form", "factors"]
     assert list(steps.ALGORITHMS.values()) == [0, 1, 2]

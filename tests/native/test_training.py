@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from dynaconv import CondConv2d, DCDConv2d, DYConv2d, ODConv2d, SEConv2d
+from dynaconv import CondConv2d, DCDConv2d, DYConv2d, KernelWarehouseConv2d, ODConv2d, SEConv2d
 from dynaconv.families.contract.branch import BranchLinear
 from dynaconv.families.dcd import compiled_step
 from dynaconv.native import NativeError, accelerate_training, library
 from dynaconv.native.toolchain import BuildError
-from dynaconv.ops.mixture import compiled
+from dynaconv.ops import averaged
+from dynaconv.ops.mixture import compiled, compiled_point
 from dynaconv.testing import assert_close_to_scale
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -32,7 +33,12 @@ def accelerated() -> Iterator[None]:
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the compiled functions in the order in which they ran."""
     found: list[str] = []
-    for holder, name in ((compiled._CompiledMixture, "mixture"), (compiled_step._CompiledStep, "dcd")):
+    holders = {
+        "mixture": compiled._CompiledMixture,
+        "point": compiled_point._CompiledPointMixture,
+        "dcd": compiled_step._CompiledStep,
+    }
+    for name, holder in holders.items():
         plain = holder.apply
 
         def noted(*arguments: object, name: str = name, plain: Callable[..., Tensor] = plain) -> Tensor:
@@ -41,6 +47,10 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(holder, "apply", noted)
     return found
+
+
+def channels_last(*sizes: int) -> Tensor:
+    return torch.randn(sizes).contiguous(memory_format=torch.channels_last)
 
 
 def moved(layer: nn.Module) -> nn.Module:
@@ -61,7 +71,7 @@ def random_layer(draw: random.Random, family: str) -> nn.Module:
     }
     channels = draw.choice([1, 3, 8, 16, 21, 40]), draw.choice([4, 8, 13, 16, 24, 48])
     if family == "dcd":
-        channels = draw.choice([8, 16, 21, 40]), draw.choice([8, 16, 24, 40])
+        channels = draw.choice([8, 16, 24, 40]), draw.choice([8, 16, 24, 40])
         return moved(DCDConv2d(*channels, size, algorithm="factored", **geometry))
     kernels = draw.choice([1, 2, 4, 5, 9]) if family == "odconv" else draw.choice([2, 3, 4, 9])
     name = "num_experts" if family == "condconv" else "num_kernels"
@@ -98,10 +108,39 @@ def test_output_and_gradients(seed: int, family: str, runs: list[str]) -> None:
     assert runs == ["dcd" if family == "dcd" else "mixture"]
 
 
-@pytest.mark.parametrize("family", ["dcd", "odconv"])
-def test_several_threads(family: str) -> None:
-    layer = moved(DCDConv2d(8, 16, 3, padding=1) if family == "dcd" else ODConv2d(8, 16, 3, padding=1))
-    x = torch.randn(7, 8, 9, 9).contiguous(memory_format=torch.channels_last).requires_grad_()
+POINTS: dict[str, Callable[..., nn.Module]] = {
+    "dcd, kernel": lambda *sizes, **options: DCDConv2d(*sizes, algorithm="kernel", **options),
+    "dcd, factored": lambda *sizes, **options: DCDConv2d(*sizes, algorithm="factored", **options),
+    "condconv": CondConv2d,
+    "dyconv": lambda *sizes, **options: DYConv2d(*sizes, residual=True, **options),
+    "odconv": ODConv2d,
+    "odconv (1)": lambda *sizes, **options: ODConv2d(*sizes, num_kernels=1, **options),
+}
+"""Layers with 1x1 kernels."""
+
+
+@pytest.mark.parametrize("kind", POINTS)
+@pytest.mark.parametrize("channels", [(8, 24), (16, 8), (40, 56), (96, 16)], ids=str)
+@pytest.mark.parametrize("for_x", [True, False])
+def test_single_taps(kind: str, channels: tuple[int, int], for_x: bool, runs: list[str]) -> None:
+    layer = moved(POINTS[kind](*channels, 1, bias=for_x))
+    x = channels_last(5, channels[0], 7, 6).requires_grad_(for_x)
+    check(layer, x)
+    assert runs == ["dcd" if "dcd" in kind else "point"]
+
+
+@pytest.mark.parametrize("kind", ["condconv", "odconv"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_single_taps_of_other_channels_and_strides(kind: str, stride: int, runs: list[str]) -> None:
+    layer = moved(POINTS[kind](13, 7, 1, stride=stride))
+    check(layer, torch.randn(11, 13, 5, 6, requires_grad=True))
+    assert runs == ["point"]
+
+
+@pytest.mark.parametrize("kind", [*POINTS, "dcd 3x3"])
+def test_several_threads(kind: str) -> None:
+    layer = moved(POINTS[kind](8, 16, 1) if kind in POINTS else DCDConv2d(8, 16, 3, padding=1))
+    x = channels_last(7, 8, 9, 9).requires_grad_()
     weight = torch.randn(7, 16, 9, 9)
     alone = gradients(copy.deepcopy(layer), x, weight)
     threads = torch.get_num_threads()
@@ -115,10 +154,15 @@ def test_several_threads(family: str) -> None:
         assert_close_to_scale(two, serial, "float32")
 
 
-@pytest.mark.parametrize("family", ["dcd", "odconv"])
-def test_second_derivatives(family: str) -> None:
-    layer = moved(ODConv2d(8, 8, 3, padding=1, num_kernels=2) if family == "odconv" else DCDConv2d(8, 8, 3, padding=1))
-    x = torch.randn(3, 8, 5, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
+@pytest.mark.parametrize("kind", [*POINTS, "dcd 3x3", "dcd, layer norm", "odconv 3x3"])
+def test_second_derivatives(kind: str, runs: list[str]) -> None:
+    several = {
+        "dcd 3x3": DCDConv2d(8, 8, 3, padding=1),
+        "dcd, layer norm": DCDConv2d(8, 8, 3, padding=1, context_norm="layer"),
+        "odconv 3x3": ODConv2d(8, 8, 3, padding=1, num_kernels=2),
+    }
+    layer = moved(several.get(kind) or POINTS[kind](8, 8, 1))
+    x = channels_last(3, 8, 5, 5).requires_grad_()
 
     def second(layer: nn.Module, x: Tensor) -> list[Tensor]:
         inputs = (x, *layer.parameters())
@@ -128,29 +172,99 @@ def test_second_derivatives(family: str) -> None:
     expected = second(copy.deepcopy(layer).double(), x.detach().double().requires_grad_())
     for found, exact in zip(second(layer, x), expected, strict=True):
         assert_close_to_scale(found.double(), exact, "float32")
-
-
-@pytest.mark.parametrize("norm", ["layer", "running", None])
-def test_context_norms_of_dcd(norm: str | None, runs: list[str]) -> None:
-    layer = moved(DCDConv2d(8, 8, 3, padding=1, context_norm=norm))
-    check(layer, torch.randn(4, 8, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_())
     assert runs
 
 
+@pytest.mark.parametrize("algorithm", ["kernel", "factored"])
+@pytest.mark.parametrize("norm", ["batch", "layer", "running", None])
+def test_context_norms_of_dcd(norm: str | None, algorithm: str, runs: list[str]) -> None:
+    layer = moved(DCDConv2d(8, 8, 1, context_norm=norm, algorithm=algorithm))
+    check(layer, channels_last(4, 8, 6, 6).requires_grad_())
+    assert runs
+
+
+def test_running_statistics_of_dcd() -> None:
+    layer = moved(DCDConv2d(8, 8, 3, padding=1))
+    reference = copy.deepcopy(layer).double()
+    for batch in (2, 5):
+        x = channels_last(batch, 8, 6, 7)
+        layer(x), reference(x.double())
+    for found, exact in zip(layer.context_norm.buffers(), reference.context_norm.buffers(), strict=True):
+        assert_close_to_scale(found.double(), exact.double(), "float32")
+
+
+@pytest.mark.parametrize("case", ["one sample", "eval", "context", "two cells"])
+def test_contexts_that_the_operators_of_dcd_do_not_compute(case: str, runs: list[str]) -> None:
+    options = {"context": {"context_features": 5}, "two cells": {"context_size": 2}}.get(case, {})
+    layer = moved(DCDConv2d(8, 8, 3, padding=1, algorithm="factored", **options)).train(case != "eval")
+    x = channels_last(1 if case == "one sample" else 3, 8, 6, 6)
+    given = (torch.randn(len(x), 5),) if case == "context" else ()
+    reference = copy.deepcopy(layer).double()
+    assert_close_to_scale(
+        layer(x, *given).double(), reference(x.double(), *(each.double() for each in given)), "float32"
+    )
+    assert runs == ["dcd"]
+
+
 @pytest.mark.parametrize("sizes", [(3, 1, 1), (3, 1, 5), (3, 5, 1), (1, 2, 2), (2, 3, 3)], ids=str)
-@pytest.mark.parametrize("family", ["dcd", "dcd 1x1", "odconv"])
+@pytest.mark.parametrize("family", ["dcd", "odconv", "dcd, kernel", "dcd, factored", "condconv"])
 def test_images_of_few_pixels(family: str, sizes: tuple[int, int, int], runs: list[str]) -> None:
-    layers = {"dcd": DCDConv2d(8, 8, 3, padding=1, algorithm="factored"), "dcd 1x1": DCDConv2d(16, 8, 1)}
-    layer = moved(layers.get(family) or ODConv2d(8, 8, 3, padding=1))
+    layers = {"dcd": DCDConv2d(8, 8, 3, padding=1, algorithm="factored"), "odconv": ODConv2d(8, 8, 3, padding=1)}
+    layer = moved(layers.get(family) or POINTS[family](16, 8, 1))
     batch, *pixels = sizes
-    x = torch.randn(batch, layer.in_channels, *pixels).contiguous(memory_format=torch.channels_last)
+    x = channels_last(batch, layer.in_channels, *pixels)
     check(layer, x.requires_grad_())
+
+
+class Residual(nn.Module):
+    """A layer whose input has another gradient too."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x) + x
+        return out
+
+
+AVERAGING: dict[str, Callable[[], nn.Module]] = {
+    "mixture": lambda: DYConv2d(16, 16, 3, padding=1),
+    "depthwise": lambda: DYConv2d(16, 16, 3, padding=1, groups=16),
+    "mixed": lambda: CondConv2d(16, 16, 3, padding=1, algorithm="mixed"),
+    "reflected": lambda: DYConv2d(16, 16, 3, padding=1, padding_mode="reflect"),
+    "odconv": lambda: ODConv2d(16, 16, 1),
+    "warehouse": lambda: KernelWarehouseConv2d(16, 16, 3, padding=1),
+}
+
+
+@pytest.mark.parametrize("kind", AVERAGING)
+def test_averaged_inputs(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    plain = averaged._Averaged.apply
+    monkeypatch.setattr(averaged._Averaged, "apply", lambda x: (runs.append(x), plain(x))[1])
+    check(Residual(moved(AVERAGING[kind]())), channels_last(3, 16, 7, 9).requires_grad_())
+    assert len(runs) == 1
+
+
+def test_second_derivatives_of_averages() -> None:
+    x = channels_last(2, 8, 3, 5).double().requires_grad_()
+
+    def run(x: Tensor) -> Tensor:
+        same, average = averaged.averaged(x.float())
+        return (same.double() ** 2).sum() + (average.double() ** 3).sum()
+
+    def reference(x: Tensor) -> Tensor:
+        return (x**2).sum() + (x.mean((2, 3)) ** 3).sum()
+
+    found, exact = (torch.autograd.functional.hvp(each, x, torch.ones_like(x))[1] for each in (run, reference))
+    assert_close_to_scale(found, exact, "float32")
 
 
 def test_zero_factors_of_dcd_have_finite_gradients() -> None:
     layer = DCDConv2d(8, 8, 3, padding=1)
     nn.init.zeros_(layer.p)
-    check(layer, torch.randn(4, 8, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_())
+    check(layer, channels_last(4, 8, 6, 6).requires_grad_())
 
 
 def test_shared_contexts(runs: list[str]) -> None:
@@ -181,15 +295,18 @@ PLAIN: dict[str, tuple[nn.Module, Callable[[nn.Module, Tensor], object]]] = {
     "forward mode": (DYConv2d(8, 8, 3), jvp),
     "autocast": (DYConv2d(8, 8, 3), autocast),
     "vmap": (DYConv2d(8, 8, 3), lambda layer, x: torch.vmap(layer)(x[None])),
+    "dcd, vmap": (DCDConv2d(8, 8, 3).eval(), lambda layer, x: torch.vmap(layer)(x[None])),
     "export": (DYConv2d(8, 8, 3).eval(), lambda layer, x: torch.export.export(layer, (x,))),
     "float64": (DYConv2d(8, 8, 3).double(), lambda layer, x: layer(x.double())),
     "empty batch": (DYConv2d(8, 8, 3), lambda layer, x: layer(x[:0])),
     "algorithm": (DYConv2d(8, 8, 3, algorithm="mixed"), lambda layer, x: layer(x)),
-    "one tap": (DYConv2d(8, 8, 1), lambda layer, x: layer(x)),
+    "padded tap": (DYConv2d(8, 8, 1, padding=1), lambda layer, x: layer(x)),
     "large kernels": (DYConv2d(8, 8, 41, padding=20), lambda layer, x: layer(x)),
     "depthwise": (DYConv2d(8, 8, 3, groups=8), lambda layer, x: layer(x)),
     "dcd, contiguous": (DCDConv2d(8, 8, 3), lambda layer, x: layer(x.contiguous())),
     "dcd, 12 channels": (DCDConv2d(8, 12, 3), lambda layer, x: layer(x)),
+    "dcd, 6 input channels": (DCDConv2d(6, 8, 3), lambda layer, x: layer(channels_last(2, 6, 6, 6))),
+    "dcd, strided kernels": (DCDConv2d(8, 8, 1, stride=2, algorithm="kernel"), lambda layer, x: layer(x)),
     "dcd, another branch": (DCDConv2d(8, 8, 3, weight_norm=False), lambda layer, x: layer(x)),
     "dcd, few features": (DCDConv2d(3, 8, 3), lambda layer, x: layer(x[:, :3])),
     "dcd, blocks": (DCDConv2d(8, 8, 3, blocks=2), lambda layer, x: layer(x)),
@@ -201,7 +318,7 @@ PLAIN: dict[str, tuple[nn.Module, Callable[[nn.Module, Tensor], object]]] = {
 @pytest.mark.parametrize("case", PLAIN)
 def test_cases_that_run_as_before(case: str, runs: list[str]) -> None:
     layer, run = PLAIN[case]
-    x = torch.randn(2, 8, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
+    x = channels_last(2, 8, 6, 6).requires_grad_()
     run(layer, x)
     assert not runs
 
@@ -226,39 +343,6 @@ def test_without_a_compiler_a_warning_says_why(monkeypatch: pytest.MonkeyPatch) 
             assert not accelerate_training(False)
     finally:
         library._reason.cache_clear()
-
-
-def damaged(name: str) -> Callable[[], object]:
-    x, out, kernels = torch.randn(2, 4, 5, 5), torch.empty(2, 8, 3, 3), torch.randn(2 * 9 * 4 * 8)
-    coefficients = [torch.randn(2, 2), *(torch.empty(0),) * 3]
-    sizes = [3, 3, 1, 1, 0, 0, 1, 1]
-    branch = [torch.randn(*shape) for shape in ((2, 4), (6, 4), (8, 6), (9, 6), (8, 3), (4, 3))]
-    results = [torch.empty(2, 8), torch.empty(2, 24), torch.empty(2 * (12 + 1 + 17))]
-    if name == "kernels":
-        kernels = kernels[1:]
-    elif name == "coefficients":
-        coefficients = coefficients[:3]
-    elif name == "attention":
-        coefficients[0] = torch.randn(3, 2)
-    elif name == "sizes":
-        sizes = sizes[:6]
-    elif name == "output":
-        out = torch.empty(2, 8, 4, 3)
-    elif name == "dtype":
-        x = x.double()
-    elif name == "head":
-        branch[2] = torch.randn(8, 5)
-    elif name == "result":
-        results[1] = torch.empty(2, 23)
-    if name in ("head", "result"):
-        return lambda: torch.ops.dynaconv.dcd_branch(branch, [1.0, 1.0, 1.0], results)
-    return lambda: torch.ops.dynaconv.mixture_conv(x, kernels, coefficients, out, sizes)
-
-
-@pytest.mark.parametrize("name", ["kernels", "coefficients", "attention", "sizes", "output", "dtype", "head", "result"])
-def test_operators_refuse_arguments_that_do_not_match(name: str) -> None:
-    with pytest.raises(RuntimeError):
-        damaged(name)()
 
 
 def test_an_unknown_instruction_set_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from dynaconv import KernelWarehouseConv2d, KernelWarehouseLinear, deploy
 from dynaconv.families.contract.branch import BranchLinear
 from dynaconv.native import NativeProgram
+from tests.native.programs import check_threads
 from tests.native.test_layers import check, depthwise_geometry, random_geometry
 from tests.native.test_mixtures import trained
 
@@ -110,15 +111,6 @@ def test_layers_of_one_warehouse_have_its_cells_once() -> None:
     assert native.constants.numel() < 1.2 * parameters
 
 
-@torch.no_grad()
 def test_threads_and_groups_change_nothing() -> None:
     network = randomised(timm.create_model("kernel_warehouse_mobilenetv2_035", num_classes=10))
-    native = deploy(network, backend="native")
-    x = torch.randn(5, 3, 64, 64)
-    want = torch.cat([native(image[None]) for image in x])
-    try:
-        torch.set_num_threads(2)
-        for batch in (1, 2, 5):
-            torch.testing.assert_close(native(x[:batch]), want[:batch], rtol=0, atol=0)
-    finally:
-        torch.set_num_threads(1)
+    check_threads(deploy(network, backend="native"), torch.randn(5, 3, 64, 64))

@@ -234,3 +234,9 @@ def test_mistakes_are_named(name: str) -> None:
     function, tensors, arguments = MISTAKES[name]
     with refuses(ValueError):
         function(*tensors, **arguments)
+
+
+@pytest.mark.parametrize("function", [batched_conv, batched_conv_transpose])
+def test_integers_are_refused(function: Callable[..., Tensor]) -> None:
+    with refuses(TypeError, "`kernels`", "torch.int64"):
+        function(_X, _K.long())

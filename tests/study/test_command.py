@@ -50,6 +50,7 @@ def test_a_failed_run_is_exit_code_1_after_the_others(tmp_path: Path, capsys: py
         (("mobilenetv2", "--only", "ddc"), "has no such variant; the nearest are 'dcd'"),
         (("mobilenetv2", "--seeds", "7"), "--seeds 7: the study mobilenetv2 has the seeds 0, 1, 2, 3 and 4."),
         (("mobilenetv", "--list"), "unknown study 'mobilenetv'"),
+        (("mobilenetv2", "--list", "--folder", __file__), "is a file; --folder names the folder of the runs."),
     ],
 )
 def test_a_mistake_is_one_sentence(

@@ -189,6 +189,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path, study: Study) -
     (tmp_path / "full" / "letter.txt").write_text("dear")
     with refuses(RunError):
         StudyFolder(tmp_path / "full").claim(study)
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["letter.txt"]
 
 
 def test_differences_name_nested_keys() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from dynaconv.ops.mixture import compiled_is_enabled
+from dynaconv.ops.eager import compiled_is_enabled
 from dynaconv.train.config import TrainConfig, choices, option_types, resolve
 from dynaconv.train.data.pack import pack_folder
 from dynaconv.train.execution import build

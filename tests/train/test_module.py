@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynaconv.cli import main
 from dynaconv.errors import RunError
 from dynaconv.train.module import ClassificationModule
 from dynaconv.train.options import SGD, AdamW, Constant, Cosine, CutMix, Mix, Mixup, MixupOrCutMix, Step
@@ -178,6 +179,15 @@ def test_a_choice_refuses_values_out_of_range(make: Callable[[], object]) -> Non
 def test_an_unknown_model_lists_the_nearest() -> None:
     with refuses(RunError, "dcd_mobilenet_050"):
         ClassificationModule("dcd_mobilenet_050")
+
+
+@pytest.mark.parametrize("name", ["resnet18.nosuch", "dcd_resnet10.a1_in1k"])
+def test_an_unknown_tag_of_weights_is_refused_by_every_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with refuses(RunError, repr(name.partition(".")[2])) as caught:
+        ClassificationModule(name)
+    for command in (["profile", name], ["convert", name], ["export", name, "--format", "onnx"]):
+        assert main(command) == 2
+        assert str(caught.value) in capsys.readouterr().err
 
 
 def test_pretrained_weights_are_asked_of_timm_and_not_kept_as_an_option(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynaconv.commands._arguments import Size
-from dynaconv.errors import RunError
+from dynaconv.errors import RunError, counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,7 +75,7 @@ def load_network(given: str, size: Size | None, options: Mapping[str, Any]) -> L
     channels = int(facts["in_channels"])
     wanted, *sides = size or (None, int(facts["image_size"]), int(facts["image_size"]))
     if wanted not in (None, channels):
-        raise RunError(f"{given} takes images of {channels} channels, not {wanted}.")
+        raise RunError(f"{given} takes images of {counted(channels, 'channel')}, not {wanted}.")
     own = {**(facts.get("model_options") or {}), "num_classes": facts["num_classes"], "in_chans": channels}
     title = f"{facts['model']} of {given}"
     return LoadedNetwork(
@@ -86,10 +86,10 @@ def load_network(given: str, size: Size | None, options: Mapping[str, Any]) -> L
 def _built(name: str, size: Size | None, options: Mapping[str, Any]) -> LoadedNetwork:
     import timm
 
-    import dynaconv.models  # noqa: F401  # registers the names
-    from dynaconv.train.factory import create_network
+    from dynaconv.train.factory import check_model_name, create_network
 
-    known = timm.get_pretrained_cfg(name, allow_unregistered=True) if timm.is_model(name.split(".", 1)[0]) else None
+    check_model_name(name)
+    known = timm.get_pretrained_cfg(name, allow_unregistered=True)
     own_size = known.input_size if known is not None else (3, 224, 224)
     given = {
         "num_classes": known.num_classes if known is not None else 1000,

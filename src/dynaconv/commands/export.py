@@ -31,10 +31,12 @@ class _Format:
     flags: tuple[str, ...]
 
 
+# Those of `native=True`, in dynaconv.export, which imports torch.
+_PRECISIONS = ("float32", "bf16")
 _FREE = ("fixed_batch", "fixed_size")
 _FORMATS = {
-    "onnx": _Format((".onnx",), (*_FREE, "native", "preprocessing")),
-    "openvino": _Format((".xml", ".bin"), (*_FREE, "native", "preprocessing")),
+    "onnx": _Format((".onnx",), (*_FREE, "native", "precision", "preprocessing")),
+    "openvino": _Format((".xml", ".bin"), (*_FREE, "native", "precision", "preprocessing")),
     "pt2": _Format((".pt2",), _FREE),
     "aoti": _Format((".pt2",), _FREE),
     "executorch": _Format((".pte",), ("max_batch",)),
@@ -55,6 +57,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--native", action="store_true", help="onnx and openvino: write operators of the native kernels"
     )
+    command.add_argument("--precision", choices=_PRECISIONS, help="with --native: of the weights (float32)")
     command.add_argument(
         "--preprocessing",
         action="store_true",
@@ -76,6 +79,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
 
     format_options = _format_options(arguments)
     check_flags(arguments)
+    if arguments.precision and not arguments.native:
+        raise RunError("--precision goes with --native.")
     if arguments.out is not None:
         _check_target(arguments.out, arguments.format, overwrite=arguments.overwrite)
     options = shared.parse_options(arguments.option)
@@ -128,6 +133,7 @@ def _export(
     fixed_batch: bool = False,
     fixed_size: bool = False,
     native: bool = False,
+    precision: str = "float32",
     preprocessing: bool = False,
     max_batch: int | None = None,
     batches: Sequence[int] | None = None,
@@ -148,7 +154,8 @@ def _export(
         return export_litert(network.model, out, example, overwrite=overwrite, **sizes)
     further: dict[str, Any] = {}
     if form in ("onnx", "openvino"):
-        further = {"native": native, "preprocessing": preprocessing, "info": network.image_info()}
+        further = {"native": native, "precision": precision, "preprocessing": preprocessing}
+        further["info"] = network.image_info()
         if preprocessing and further["info"] is None:
             raise RunError(
                 f"--preprocessing needs the mean and std of the images, and {network.name} has none for "

@@ -57,6 +57,8 @@ def _refuse_packing_options(arguments: argparse.Namespace) -> None:
     ] + ["--verify"] * arguments.verify
     if given:
         raise RunError(f"{given[0]} is for packing, which needs --out; name a folder for the shards.")
+    if not arguments.folder.is_dir():
+        raise RunError(f"there is no folder {arguments.folder}.")
     if not any(arguments.folder.glob("*.tar")):
         raise RunError(f"{arguments.folder} holds no .tar file; to pack an image folder pass --out DIR.")
 

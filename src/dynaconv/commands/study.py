@@ -83,6 +83,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
     _refuse_unused(arguments)
     study = load_study(arguments.study)
     folder = StudyFolder(arguments.folder or Path("studies") / study.name)
+    if folder.path.exists() and not folder.path.is_dir():
+        raise RunError(f"{folder.path} is a file; --folder names the folder of the runs.")
     options = RunOptions(
         only=_checked_variants(study, arguments.only),
         seeds=_checked_seeds(study, arguments.seeds),

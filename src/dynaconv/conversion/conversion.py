@@ -23,7 +23,7 @@ from dynaconv.conversion.planning import (
     share,
 )
 from dynaconv.conversion.select import Pattern, Predicate, Selection, as_kinds, as_patterns
-from dynaconv.errors import ConversionError, nearest_names
+from dynaconv.errors import ConversionError, nearest_names, received
 from dynaconv.families import DynamicLayer, Family, get_family
 from dynaconv.families.contract.checks import check_module
 from dynaconv.families.family import Kind
@@ -93,6 +93,8 @@ def plan_conversion(
     _check_hyperparameters(chosen, hyperparameters)
     if context not in (None, "block"):
         raise ConversionError(f"`context` must be 'block', or None for a context of each layer's own; got {context!r}.")
+    if predicate is not None and not callable(predicate):
+        raise TypeError(f"`predicate` must be a function of name and layer; got {received(predicate)}.")
     _check_model(model, again=again)
     named = Selection(
         include=as_patterns("include", include),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dynaconv.conversion.select import is_convolution
-from dynaconv.errors import ConversionError
+from dynaconv.errors import ConversionError, received
 
 Result = TypeVar("Result")
 _SIDES = {1: (16384, 4096, 1024, 128), 2: (224, 64, 32, 28), 3: (32, 64, 16)}
@@ -58,7 +58,7 @@ def as_input_size(model: nn.Module, given: Sequence[int]) -> tuple[int, ...]:
     if len(sizes) not in (dims + 1, dims + 2) or not all(type(size) is int and size > 0 for size in sizes):
         letters = _LETTERS[dims]
         raise ConversionError(
-            f"`input_size` must be (B, C, {letters}) or (C, {letters}), positive integers; got {given!r}."
+            f"`input_size` must be (B, C, {letters}) or (C, {letters}), positive integers; got {received(given)}."
         )
     return (1, *sizes) if len(sizes) == dims + 1 else sizes
 

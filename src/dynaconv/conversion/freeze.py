@@ -84,8 +84,8 @@ def freeze(
 
     Raises:
         ConversionError: A pattern matches no dynamic layer, a layer shares its stored kernel with one that stays
-            dynamic or modulates its input, no batch reached a layer, the model cannot be copied, or it is itself a
-            layer and ``inplace`` is set; the model is then unchanged.
+            dynamic or modulates its input, no batch reached a layer, a mean kernel is not finite, the model cannot be
+            copied, or it is itself a layer and ``inplace`` is set; the model is then unchanged.
         TypeError: ``model`` is not a module, ``names`` are no patterns, or ``data`` holds something else than images.
         ValueError: ``max_batches`` is less than 1.
 
@@ -103,6 +103,11 @@ def freeze(
         raise ConversionError(
             f"no batch reached {listed(unreached[:3])}, so {'its' if len(unreached) == 1 else 'their'} mean kernel is "
             f"unknown; give images, and freeze only layers that the network calls."
+        )
+    infinite = [name for layer, name in layers.items() if not means[layer].kernel.isfinite().all()]
+    if infinite:
+        raise ConversionError(
+            f"the mean kernel of {listed(infinite[:3])} is not finite; look for NaN in `data` and in the weights."
         )
     return freeze_at(model, layers, means, inplace=inplace)
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from dynaconv.conversion.kinds import KINDS, Static, channels_of, kernel_size_of, kind_of
-from dynaconv.errors import ConversionError, counted, listed, nearest_names, with_article
+from dynaconv.errors import ConversionError, counted, listed, nearest_names, received, with_article
 from dynaconv.families.contract.convolution import DynamicConvolution
 from dynaconv.families.contract.linear import DynamicLinear
 from dynaconv.families.contract.static import static_class
@@ -129,11 +129,13 @@ def as_patterns(argument: str, given: object) -> tuple[Pattern, ...]:
         return ()
     several = (given,) if isinstance(given, str | re.Pattern) else given
     if not isinstance(several, Iterable):
-        raise TypeError(f"`{argument}` must be one or several patterns; got {given!r}.")
+        raise TypeError(f"`{argument}` must be one or several patterns; got {received(given)}.")
     patterns = tuple(several)
     for pattern in patterns:
         if not isinstance(pattern, str | re.Pattern) or not pattern:
-            raise TypeError(f"`{argument}` takes names, shell patterns and compiled expressions; got {pattern!r}.")
+            raise TypeError(
+                f"`{argument}` takes names, shell patterns and compiled expressions; got {received(pattern)}."
+            )
     if not patterns:
         raise ConversionError(f"`{argument}` is empty; leave it out to set no condition.")
     return patterns

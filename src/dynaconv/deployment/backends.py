@@ -1,14 +1,24 @@
 """Registry of backends, which run deployed networks. A backend is imported when it is requested."""
 
+import inspect
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
 
 from torch import nn
 
 from dynaconv.errors import ConversionError
 
 Backend = Callable[[nn.Module], nn.Module]
-"""A function from a deployed network, which it may change in place, to the network to use."""
+"""A function from a deployed network, which it may change in place, to the network to use.
+
+A backend that has more precisions than float32 takes the keyword argument ``precision``.
+"""
+Precision = Literal["float32", "bf16", "int8"]
+"""How a backend stores and multiplies weights."""
+PRECISIONS: tuple[Precision, ...] = ("float32", "bf16", "int8")
+"""The precisions of ``backend="native"``."""
 ENTRY_POINTS = "dynaconv.backends"
 """Entry-point group in which packages, dynaconv included, list their backends."""
 _registered: dict[str, Backend] = {"torch": lambda network: network}
@@ -29,12 +39,30 @@ def register_backend(name: str, backend: Backend) -> None:
     _registered[name] = backend
 
 
-def get_backend(name: str) -> Backend:
-    """Return a backend by name; import it if needed.
+def get_backend(name: str, precision: Precision = "float32") -> Backend:
+    """Return a backend by name, which then takes a network alone; import it if needed.
 
     Raises:
-        ConversionError: There is no such backend.
+        ConversionError: There is no such backend or precision, or the backend lacks this precision.
     """
+    check_precision(precision)
+    backend: Any = _find(name)
+    if precision != "float32" and "precision" not in inspect.signature(backend).parameters:
+        raise ConversionError(
+            f"the backend {name!r} computes in float32 only, not in {precision!r}; leave out `precision`, or set "
+            f"backend='native'."
+        )
+    bound: Backend = backend if precision == "float32" else partial(backend, precision=precision)
+    return bound
+
+
+def check_precision(precision: Precision) -> None:
+    """Raise ConversionError if a precision is unknown."""
+    if precision not in PRECISIONS:
+        raise ConversionError(f"`precision` must be one of {', '.join(map(repr, PRECISIONS))}; got {precision!r}.")
+
+
+def _find(name: str) -> Backend:
     if name in _registered:
         return _registered[name]
     available = _entry_points()

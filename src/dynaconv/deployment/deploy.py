@@ -12,7 +12,7 @@ from dynaconv.conversion.eligibility import find_shared, first_lazy
 from dynaconv.conversion.example import eval_mode, examples, run_first, temporary_hooks
 from dynaconv.conversion.select import is_convolution
 from dynaconv.conversion.swap import all_names, replace_module
-from dynaconv.deployment.backends import get_backend
+from dynaconv.deployment.backends import Precision, get_backend
 from dynaconv.deployment.norm_pairs import (
     ReaderRecorder,
     convolution_refusal,
@@ -163,6 +163,7 @@ def deploy(
     example: Any = None,
     inplace: bool = False,
     backend: str = "torch",
+    precision: Precision = "float32",
 ) -> nn.Module:
     """Prepare a network for inference: it computes the same function in eval mode with fewer operations.
 
@@ -180,16 +181,18 @@ def deploy(
         inplace: Change ``model`` itself instead of a copy.
         backend: ``torch``; ``native``, which runs supported layers by compiled kernels on the CPU (docs/native.md); or
             a name from `register_backend` or from another package's entry point ``dynaconv.backends``.
+        precision: How the backend stores and multiplies weights; other values than ``float32`` are for
+            ``backend="native"``.
 
     Returns:
         The network for inference; ``model`` itself if ``inplace``, unless ``native`` replaces the whole model.
 
     Raises:
-        ConversionError: As for `plan_deployment`, the model cannot be copied, or the backend is unknown; the model is
-            then unchanged.
+        ConversionError: As for `plan_deployment`, the model cannot be copied, or the backend or precision is unknown,
+            or the backend lacks the precision; the model is then unchanged.
         TypeError: ``model`` is not a module.
     """
-    run_backend = get_backend(backend)
+    run_backend = get_backend(backend, precision)
     plan = plan_deployment(model, input_size, example=example)
     if backend != "torch":
         plan = replace(plan, algorithms={})

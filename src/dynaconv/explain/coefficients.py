@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dynaconv.conversion.example import eval_mode, temporary_hooks
-from dynaconv.explain.movement import dynamic_layers
+from dynaconv.explain.movement import dynamic_layers, labelled
 from dynaconv.families import Coefficient, families
 from dynaconv.measure.modules import branch_arguments
 
@@ -213,7 +212,7 @@ def visit_coefficients(
         visit(layer, parts, checked)
 
     with eval_mode(model), observed_coefficients(names, observe):
-        for images, classes in islice(batches, max_batches):
+        for images, classes in labelled(batches, max_batches):
             checked = _checked_classes(classes, num_classes).to(device)
             model(images.to(device))
     if not reached:

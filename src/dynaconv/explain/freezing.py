@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from dynaconv.conversion.example import eval_mode
 from dynaconv.conversion.freeze import input_alone
-from dynaconv.explain.movement import dynamic_layers, movement_of, reached_means
+from dynaconv.explain.movement import dynamic_layers, labelled, movement_of, reached_means
 from dynaconv.families import DynamicLayer
 
 HEADER = ("layer", "accuracy lost", "points", "changed", "kernel movement")
@@ -113,7 +112,7 @@ def rank_layers(
     images = 0
     device = next(model.parameters()).device
     with eval_mode(model):
-        for inputs, classes in islice(batches, max_batches):
+        for inputs, classes in labelled(batches, max_batches):
             inputs, classes = inputs.to(device), classes.to(device)
             before = model(inputs).argmax(1)
             images += len(inputs)

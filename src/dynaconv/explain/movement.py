@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dynaconv.conversion.freeze import KernelMean, kernel_means
+from dynaconv.errors import with_article
 from dynaconv.explain.mixtures import ratio
 from dynaconv.families.contract.checks import check_module
 from dynaconv.measure.modules import is_dynamic
@@ -61,3 +63,17 @@ def reached_means(
 def movement_of(mean: KernelMean) -> float:
     """Return the relative standard deviation of a layer's kernel, see `kernel_movement`."""
     return ratio((mean.squares / mean.count) ** 0.5, float(mean.kernel.norm()))
+
+
+def labelled(batches: Iterable[Any], max_batches: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the first batches, after a check that each is a pair of images and classes.
+
+    Raises:
+        TypeError: A batch is something else, such as images alone.
+    """
+    for batch in islice(batches, max_batches):
+        if not (
+            isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(each, Tensor) for each in batch)
+        ):
+            raise TypeError(f"a batch must be a pair of images and classes; got {with_article(type(batch).__name__)}.")
+        yield batch[0], batch[1]

@@ -15,7 +15,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from dynaconv.errors import check_type
 from dynaconv.explain._suppression_probes import MixtureProbe, Probe, probe_for
 from dynaconv.explain.coefficients import observed_coefficients
 from dynaconv.explain.decomposition import SVDForm
+from dynaconv.explain.movement import labelled
 from dynaconv.families.contract.checks import check_module
 from dynaconv.measure.modules import is_dynamic
 
@@ -240,7 +240,7 @@ def measure_suppression(
         observed_coefficients(of_layer, lambda layer, coefficients: of_layer[layer].add_coefficients(coefficients)),
         _all_trainable(leaves),
     ):
-        for images, classes in islice(batches, max_batches):
+        for images, classes in labelled(batches, max_batches):
             with torch.enable_grad():
                 value = loss(model(images.to(device)), classes.to(device))
                 gradients = iter(torch.autograd.grad(value, leaves, materialize_grads=True))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dynaconv.conversion.select import is_convolution
 from dynaconv.deployment import deploy
+from dynaconv.deployment.backends import Precision
 from dynaconv.errors import ExportError
 from dynaconv.export.capture import Capture
 from dynaconv.export.packages import require
@@ -38,13 +39,15 @@ def checked_extension(runtime: Runtime) -> Path:
     return library
 
 
-def in_native_form(frozen: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
+def in_native_form(frozen: nn.Module, inputs: tuple[Tensor, ...], precision: Precision) -> nn.Module:
     """Return a copy of a frozen network in which native programs replace every part that the native kernels support.
+
+    Their weights have the given precision, see `dynaconv.deploy`.
 
     Raises:
         ExportError: The native kernels support no part of the network.
     """
-    network = deploy(frozen, example=inputs, backend="native")
+    network = deploy(frozen, example=inputs, backend="native", precision=precision)
     if not any(isinstance(module, NativeProgram) for module in network.modules()):
         raise ExportError(_NOTHING_NATIVE)
     return network
@@ -105,6 +108,8 @@ def native_translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
 def set_program_attributes(model: Any, opset: int) -> None:
     """Turn the steps of each native program in an `onnx_ir` model into an attribute, and add their format as another.
 
+    Its constants, which hold other bits than those of float32 too, become int32: runtimes change some float32 numbers.
+
     If ``opset`` allows it, also set the IR version so that ONNX Runtime 1.17 can load the file.
     """
     if opset <= _OLDEST_OPSET:
@@ -116,6 +121,10 @@ def set_program_attributes(model: Any, opset: int) -> None:
             node.attributes["steps"] = ir.AttrInt64s("steps", [int(each) for each in steps])
             node.attributes["format"] = ir.AttrInt64("format", FORMAT)
             node.resize_inputs(2)
+            constants = node.inputs[1]
+            words = ir.convenience.get_const_tensor(constants).numpy().view("int32")
+            constants.const_value = ir.tensor(words, name=constants.name)
+            constants.dtype = ir.DataType.INT32
     passes.RemoveUnusedNodesPass()(model)
 
 

@@ -44,6 +44,8 @@ class ImageInfo:
             )
         if not min(self.std) > 0:
             raise ExportError(f"`std` must be positive; got {self.std!r}.")
+        if isinstance(self.class_names, str):
+            raise ExportError(f"`class_names` must be a sequence of names; got the text {self.class_names!r}.")
         for broken in self.class_names or ():
             if isinstance(broken, str) and len(broken.splitlines()) == 1:
                 continue

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dynaconv.deployment.backends import Precision
 from dynaconv.errors import ExportError
 from dynaconv.export._activations import clip_once, clip_translation_table
 from dynaconv.export._dcd_form import in_runtime_form
@@ -38,6 +39,8 @@ MIN_OPSET = 18
 _MAX_SINGLE_FILE_BYTES = 1_900_000_000
 NO_IMAGES = ImageForm()
 _REGISTER_METHOD = "SessionOptions.register_custom_ops_library"
+_FILE_PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
+"""Precisions of the operators of the native kernels in files."""
 
 
 def export_onnx(
@@ -53,6 +56,7 @@ def export_onnx(
     coefficients: bool = False,
     kernels: bool = False,
     half: bool = False,
+    precision: Precision = "float32",
     info: ImageInfo | None = None,
     preprocessing: bool = False,
     overwrite: bool = False,
@@ -86,6 +90,8 @@ def export_onnx(
             inputs and outputs. The model may be in any floating-point dtype. The accepted difference is 1e-2. The
             kernels of a GPU use float16; ONNX Runtime on an x86 processor converts to float32 and back, see
             docs/export.md.
+        precision: Precision of the weights in the operators of ``native``, see `dynaconv.deploy`. For other values than
+            ``float32`` the accepted difference is 5e-2.
         info: Class names and normalisation to write into the file's metadata, such as ``ImageInfo.of(metadata)``.
         preprocessing: Put the normalisation of ``info`` into the file. The file then takes the pixels of an image
             decoder, ``uint8`` ``(B, H, W, C)`` with red, green, blue; ``example`` stays a normalised image.
@@ -98,7 +104,8 @@ def export_onnx(
     Raises:
         ExportError: A package is missing, the path cannot be used, the network cannot be exported or has no dynamic
             layer to record, ``coefficients`` or ``kernels`` is combined with ``native``, or ``max|a - b| / max|b|``
-            exceeds 1e-4 for an output (1e-2 with ``half``). No new file is left; an existing file does not change.
+            exceeds 1e-4 for an output (1e-2 with ``half``, 5e-2 with another ``precision``). No new file is left; an
+            existing file does not change.
     """
     if not isinstance(opset, int) or opset < MIN_OPSET:
         raise ExportError(f"`opset` must be an integer of at least {MIN_OPSET}; got {opset!r}.")
@@ -109,7 +116,7 @@ def export_onnx(
             "`native`, or `coefficients` and `kernels`."
         )
     require("onnx", "onnxscript", "onnxruntime", needed_by="export_onnx")
-    check_form(rewrite, native=native, half=half)
+    check_form(rewrite, native=native, half=half, precision=precision)
     images = ImageForm.of(example, info, preprocessing=preprocessing)
     library = checked_extension("onnxruntime") if native else None
 
@@ -117,32 +124,44 @@ def export_onnx(
         write_onnx(captured, file, opset=opset, rewrite=bool(rewrite), native=native, images=images)
 
     file_format = Format(
-        name=f"ONNX (opset {opset}{', native kernels' if native else ''}{', float16' if half else ''})",
+        name=f"ONNX (opset {opset}{native_label(native, precision)}{', float16' if half else ''})",
         runtime=versioned("onnxruntime", "ONNX Runtime"),
         suffixes=(".onnx",),
         write=write,
         load=partial(load_onnx, library=library),
         notes=partial(native_notes, _REGISTER_METHOD, "onnxruntime") if native else no_notes,
         record=partial(record_layers, coefficients=coefficients, kernels=kernels) if recorded else None,
-        **written_form(rewrite=rewrite, native=native, half=half),
+        **written_form(rewrite=rewrite, native=native, half=half, weights=precision),
     )
     return images.export(file_format, model, path, example, batch=batch, free_size=free_size, overwrite=overwrite)
 
 
-def check_form(rewrite: Rewrite, *, native: bool, half: bool) -> None:
+def native_label(native: bool, precision: Precision) -> str:
+    """Return the part of a format's name that says whether it has native operators, and of which precision."""
+    return (", native kernels" if precision == "float32" else f", native kernels in {precision}") if native else ""
+
+
+def check_form(rewrite: Rewrite, *, native: bool, half: bool, precision: Precision = "float32") -> None:
     """Raise ExportError if an option is unknown or options exclude each other."""
     if rewrite not in (True, False, "int8"):
         raise ExportError(f"`rewrite` must be True, False or 'int8'; got {rewrite!r}.")
     if half and native:
         raise ExportError("`half` and `native` exclude each other, as native kernels compute in float32; pass one.")
+    if precision not in _FILE_PRECISIONS:
+        raise ExportError(f"`precision` must be one of {', '.join(map(repr, _FILE_PRECISIONS))}; got {precision!r}.")
+    if precision != "float32" and not native:
+        raise ExportError(f"`precision` is that of native operators; with {precision!r}, pass native=True.")
     if rewrite == "int8" and (half or native):
         raise ExportError("rewrite='int8' is for a float32 file without native kernels; pass it alone.")
 
 
-def written_form(*, rewrite: Rewrite, native: bool, half: bool = False) -> dict[str, Any]:
+def written_form(
+    *, rewrite: Rewrite, native: bool, half: bool = False, weights: Precision = "float32"
+) -> dict[str, Any]:
     """Return the fields of `Format` for the form in which a graph runtime gets a network."""
     if native:
-        return {"prepare": in_native_form}
+        form = {"prepare": partial(in_native_form, precision=weights)}
+        return form if weights == "float32" else {**form, "precision": "bfloat16"}
     if rewrite == "int8":
         return {
             "prepare": lambda network, inputs: in_int8_form(network) or network,

@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dynaconv.deployment.backends import Precision as NativePrecision
 from dynaconv.export import _openvino_run
 from dynaconv.export._child import Child
 from dynaconv.export._native_form import checked_extension, conversion_extensions, native_notes
 from dynaconv.export._pixels import ImageForm
 from dynaconv.export.capture import Capture, FreeSize
 from dynaconv.export.image_info import KEYS, PREFIX, ImageInfo
-from dynaconv.export.onnx import NO_IMAGES, Rewrite, check_form, write_onnx, written_form
+from dynaconv.export.onnx import NO_IMAGES, Rewrite, check_form, native_label, write_onnx, written_form
 from dynaconv.export.packages import require, versioned
 from dynaconv.export.pipeline import Format, no_notes
 from dynaconv.export.report import ExportReport
@@ -31,6 +32,7 @@ def export_openvino(
     rewrite: Rewrite = True,
     native: bool = False,
     half: bool = False,
+    precision: NativePrecision = "float32",
     info: ImageInfo | None = None,
     preprocessing: bool = False,
     overwrite: bool = False,
@@ -49,6 +51,7 @@ def export_openvino(
         half: Store the weights in float16. The model may be in any floating-point dtype. OpenVINO computes in the
             precision that it chooses for the processor, in which the file is then verified: the accepted difference is
             1e-2, or 5e-2 if that precision is bfloat16.
+        precision: See `export_onnx`.
         info, preprocessing: See `export_onnx`; the description is written into the section ``dynaconv`` of the
             ``rt_info``.
 
@@ -59,10 +62,10 @@ def export_openvino(
         ExportError: See `export_onnx`.
     """
     require("onnx", "onnxscript", "openvino", needed_by="export_openvino")
-    check_form(rewrite, native=native, half=half)
+    check_form(rewrite, native=native, half=half, precision=precision)
     images = ImageForm.of(example, info, preprocessing=preprocessing)
     return images.export(
-        openvino_format(rewrite=rewrite, native=native, half=half, images=images),
+        openvino_format(rewrite=rewrite, native=native, half=half, weights=precision, images=images),
         model,
         path,
         example,
@@ -73,23 +76,29 @@ def export_openvino(
 
 
 def openvino_format(
-    *, rewrite: Rewrite = True, native: bool = False, half: bool = False, images: ImageForm = NO_IMAGES
+    *,
+    rewrite: Rewrite = True,
+    native: bool = False,
+    half: bool = False,
+    weights: NativePrecision = "float32",
+    images: ImageForm = NO_IMAGES,
 ) -> Format:
     """Return the format that writes, loads and runs OpenVINO IR files."""
     library = checked_extension("openvino") if native else None
     runtime, precision = versioned("openvino", "OpenVINO"), _chosen_precision() if half else "float32"
 
+    # In float32, the rounding of the weights to float16 remains.
+    rounding = {"precision": "bfloat16" if precision == "bfloat16" else "float16" if half else "float32"}
+    kernels = native_label(native, weights).removeprefix(", ")
     return Format(
-        name=f"OpenVINO IR{' (native kernels)' if native else ''}{' (float16 weights)' if half else ''}",
+        name=f"OpenVINO IR{f' ({kernels})' if native else ''}{' (float16 weights)' if half else ''}",
         runtime=f"{runtime} in {precision}" if half else runtime,
-        # In float32, the rounding of the weights to float16 remains.
-        precision="bfloat16" if precision == "bfloat16" else "float16" if half else "float32",
         suffixes=(".xml",),
         write=partial(write_openvino, library=library, rewrite=bool(rewrite), half=half, images=images),
         load=partial(load_openvino, library=library, precision=None if half else "f32"),
         companions=(".bin",),
         notes=partial(native_notes, "Core.add_extension", "openvino") if native else no_notes,
-        **written_form(rewrite=rewrite, native=native),
+        **rounding | written_form(rewrite=rewrite, native=native, weights=weights),
     )
 
 

@@ -163,7 +163,7 @@ def as_inputs(example: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     Raises:
         ExportError: An input is not a tensor, is empty or has another batch size, or there is no input.
     """
-    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    inputs = tuple(example) if isinstance(example, Sequence) and not isinstance(example, str) else (example,)
     other_types = [type(each).__name__ for each in inputs if not isinstance(each, Tensor)]
     if other_types or not inputs:
         raise ExportError(

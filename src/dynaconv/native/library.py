@@ -13,7 +13,7 @@ from torch import Tensor
 from dynaconv.errors import DynaconvError
 from dynaconv.native.steps import FIELDS
 from dynaconv.native.toolchain import BuildError, build, check_platform, prebuilt_library
-from dynaconv.ops.mixture import enable_compiled
+from dynaconv.ops.eager import enable_compiled
 
 # Most of torch.library has no type annotations.
 _library: Any = torch.library
@@ -31,17 +31,28 @@ _DEFINITIONS.define(
     "mixture_conv_gradients(Tensor x, Tensor kernels, Tensor transposed, Tensor[] coefficients, Tensor gradient, "
     "Tensor(a!) to_x, Tensor(b!) to_kernels, Tensor(c!)[] to_coefficients, int[] sizes) -> ()"
 )
-
-# The branch of a DCD layer reads context, squeeze, scale head, fusion head, P and Q; `settings` are its gain and the
-# bounds of the heads.
-_DEFINITIONS.define("dcd_branch(Tensor[] inputs, float[] settings, Tensor(a!)[] out) -> ()")
+_DEFINITIONS.define("kernel_mix(Tensor kernels, Tensor[] coefficients, Tensor(a!) out) -> Tensor(a!)")
 _DEFINITIONS.define(
-    "dcd_branch_gradients(Tensor[] inputs, float[] settings, Tensor saved, Tensor to_scale, Tensor to_mix, "
-    "Tensor(a!)[] out) -> ()"
+    "kernel_mix_gradients(Tensor kernels, Tensor[] coefficients, Tensor gradient, Tensor(a!)[] out) -> ()"
 )
-_SUM = "Tensor fixed, Tensor z, Tensor scale, Tensor mix"
+
+_DEFINITIONS.define("average(Tensor x, Tensor(a!) out) -> Tensor(a!)")
+_DEFINITIONS.define("average_gradient(Tensor to_average, Tensor(a!) to_x) -> ()")
+# The arguments of a DCD layer, and the memory that it keeps: `csrc/binding_training.h`.
+_LAYER = "Tensor x, Tensor context, Tensor[] branch"
+_DEFINITIONS.define(f"dcd_prepare({_LAYER}, Tensor(a!)[] running, float[] settings, int[] sizes) -> Tensor")
+_DEFINITIONS.define(
+    f"dcd_gradients({_LAYER}, float[] settings, int[] sizes, Tensor memory, Tensor to_memory, Tensor(a!) to_x, "
+    "Tensor(b!)[] out) -> ()"
+)
+_KERNEL = "Tensor weight, Tensor q, Tensor memory"
+_DEFINITIONS.define(f"dcd_kernel({_KERNEL}, Tensor(a!) out) -> Tensor(a!)")
+_DEFINITIONS.define(
+    f"dcd_kernel_gradients({_KERNEL}, Tensor gradient, Tensor(a!) to_weight, Tensor(b!) to_q) -> Tensor"
+)
+_SUM = "Tensor fixed, Tensor memory, int latent"
 _DEFINITIONS.define(f"dcd_sum({_SUM}, Tensor(a!) out) -> Tensor(a!)")
-_DEFINITIONS.define(f"dcd_sum_gradients({_SUM}, Tensor gradient, Tensor(a!)[] out) -> ()")
+_DEFINITIONS.define(f"dcd_sum_gradients({_SUM}, Tensor gradient, Tensor(a!) to_fixed) -> Tensor")
 
 
 class NativeError(DynaconvError):
@@ -112,6 +123,31 @@ def instruction_set() -> str:
     return _load()[1]
 
 
+def int8_instruction_set() -> str:
+    """Return the instruction set of products in int8: ``avx512_vnni``, ``avx_vnni`` or ``portable``, which is slow.
+
+    Raises:
+        BuildError: The kernels cannot be compiled here.
+        NativeError: DYNACONV_ISA names an unknown or unsupported instruction set.
+    """
+    library, _ = _load()
+    library.dynaconv_native_int8_isa.restype = ctypes.c_char_p
+    return str(library.dynaconv_native_int8_isa().decode())
+
+
+@functools.cache
+def int8_is_fast() -> bool:
+    """Return whether int8 is faster than float32 here; if not, warn once. The library must be `ready`."""
+    if int8_instruction_set() == "portable":
+        message = (
+            f"this processor, or the instruction set {instruction_set()!r}, has no VNNI instructions; networks "
+            f"deployed with precision='int8' compute in float32 instead."
+        )
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return False
+    return True
+
+
 @functools.cache
 def _reason() -> str | None:
     """Return why the library cannot be loaded here; None if it is loaded."""
@@ -151,10 +187,10 @@ def use_huge_pages(constants: Tensor) -> None:
 def accelerate_training(enabled: bool = True) -> bool:
     """Let dynamic layers train by compiled operators where there are some; off by default.
 
-    They serve eager float32 training on the CPU: CondConv, DY-Conv and ODConv with several taps, whose W(x) they form a
-    sample at a time, and DCD with its default branch in channels_last format; dense 2-D convolutions with
-    ``algorithm="auto"``. Every other case, and second derivatives, run as before. Results differ by rounding. The first
-    call may compile the operators, which takes about a minute.
+    They serve eager float32 training on the CPU, of dense 2-D convolutions with ``algorithm="auto"``: CondConv, DY-Conv
+    and ODConv, and DCD with its default branch in channels_last format, with a multiple of 8 channels. All else, and
+    second derivatives, run as before. Results differ by rounding. The first call may compile the operators, which takes
+    about a minute.
 
     Args:
         enabled: False switches the operators off.

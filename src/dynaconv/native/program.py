@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from dynaconv.conversion.proxy import ModuleProxy
+from dynaconv.deployment.backends import Precision
 from dynaconv.native import library
+from dynaconv.native.bf16 import round_kernels
 from dynaconv.native.program_builder import Builder
 from dynaconv.native.steps import UnsupportedError
 
@@ -21,22 +23,27 @@ class NativeProgram(ModuleProxy):
     The kernels take float32 images on the CPU in any memory format and return channels_last images. In all other cases
     (another dtype or device, train mode, autocast, a gradient is needed, no compiled library) ``original`` runs. The
     packed constants are not in the state dict. They are packed again when a state dict is loaded, when the dtype or
-    device changes, and when train mode ends.
+    device changes, and when train mode ends. With the precision bf16, packing also rounds the kernels of ``original``,
+    so that both compute the same function.
 
     Args:
         original: The replaced module; it keeps its parameters.
         lower: Function that lowers ``original`` to steps.
+        precision: See `dynaconv.deploy`.
     """
 
     constants: Tensor | None
     steps: Tensor | None
 
-    def __init__(self, original: nn.Module, lower: Callable[[nn.Module], Builder]) -> None:
+    def __init__(
+        self, original: nn.Module, lower: Callable[[nn.Module], Builder], precision: Precision = "float32"
+    ) -> None:
         super().__init__()
         self.register_buffer("constants", None, persistent=False)
         self.register_buffer("steps", None, persistent=False)
         self.original = original
         self.training = original.training
+        self.precision: Precision = precision
         self._lower = lower
         self.pack()
         untyped: Any = super()
@@ -50,12 +57,14 @@ class NativeProgram(ModuleProxy):
         """
         # Walking through the modules of `original` at each call would take longer than a small network itself.
         self._original_parameters = tuple(self.original.parameters())
+        if self.precision == "bf16":
+            round_kernels(self.original)
         try:
             builder = self._lower(self.original)
         except UnsupportedError:
             self.constants = self.steps = None
             return
-        self.constants, self.steps, self.sizes = builder.build()
+        self.constants, self.steps, self.sizes = builder.build(self.precision)
         library.use_huge_pages(self.constants)
         self.flat = builder.flat
         self._in_channels, self._out_channels = builder.steps[0].in_channels, builder.steps[-1].out_channels
@@ -122,7 +131,8 @@ class NativeProgram(ModuleProxy):
         """The size of the program."""
         if self.constants is None:
             return "in torch"
-        return f"{self._in_channels}, {self._out_channels}, constants={self.constants.numel()}"
+        size = f"{self._in_channels}, {self._out_channels}, constants={self.constants.numel()}"
+        return size if self.precision == "float32" else f"{size}, precision={self.precision}"
 
 
 def _repack(module: nn.Module, incompatible_keys: Any) -> None:

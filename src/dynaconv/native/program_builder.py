@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynaconv.deployment.backends import Precision
+from dynaconv.native.bf16 import store_kernel
+from dynaconv.native.int8 import in_int8
 from dynaconv.native.steps import DENSE, DEPTHWISE, FIELDS, MAX_POOL, MEAN, Step, UnsupportedError
 from dynaconv.ops.packing import round_up
 
@@ -38,12 +41,16 @@ class Builder:
         self.steps.append(dataclasses.replace(step, source=source, target=len(self.steps) + 1, residual=residual))
         return len(self.steps)
 
-    def build(self) -> tuple[Tensor, Tensor, list[int]]:
+    def build(self, precision: Precision = "float32") -> tuple[Tensor, Tensor, list[int]]:
         """Return the constants, the steps as integers, and `Step.resize` of each step that changes the image size."""
         self._fuse()
+        if precision == "bf16":
+            for step in self.steps:
+                store_kernel(step)
+        steps = [in_int8(step) for step in self.steps] if precision == "int8" else self.steps
         constants = _Constants()
         table = []
-        for step, slots in zip(self.steps, self._slots(), strict=True):
+        for step, slots in zip(steps, self._slots(), strict=True):
             values = {name: getattr(step, name) for name in FIELDS} | slots
             # Constants are stored in the order in which the kernels read them, so that they can be prefetched.
             for name in sorted(FIELDS, key=lambda name: name in ("weight", "bias")):
@@ -99,7 +106,10 @@ def _number(value: Any) -> int:
 
 
 class _Constants:
-    """A vector of constants; each constant starts on its own cache line of 64 bytes."""
+    """A float32 vector of constants, each of which starts on its own cache line of 64 bytes.
+
+    A constant of another dtype is stored as its bits.
+    """
 
     def __init__(self) -> None:
         self.parts: list[Tensor] = []
@@ -107,13 +117,18 @@ class _Constants:
         self.size = 0
 
     def append(self, vector: Tensor, *, shared: bool) -> int:
-        """Append a constant, padded to a multiple of 16 floats, and return its offset.
+        """Append a constant, padded to a multiple of 64 bytes, and return its offset in floats.
 
         With ``shared``, an equal constant that is already there is used again.
         """
-        padded = torch.nn.functional.pad(vector.detach().float(), (0, round_up(len(vector)) - len(vector)))
+        vector = vector.detach()
+        if vector.dtype == torch.float64:
+            vector = vector.float()
+        length = round_up(len(vector), 64 // vector.element_size())
+        padded = torch.nn.functional.pad(vector, (0, length - len(vector))).view(torch.float32)
         for known, offset in self.shared if shared else ():
-            if torch.equal(known, padded):
+            # Compared as integers, since some bits are those of a NaN.
+            if torch.equal(known.view(torch.int32), padded.view(torch.int32)):
                 return offset
         offset = self.size
         if shared:

@@ -8,6 +8,7 @@ from torch import nn
 from dynaconv.conversion.proxy import IdentityProxy, SequentialProxy
 from dynaconv.conversion.select import is_convolution
 from dynaconv.conversion.swap import all_names, replace_module
+from dynaconv.deployment.backends import Precision
 from dynaconv.native.lowering import lower
 from dynaconv.native.program import NativeProgram
 from dynaconv.native.program_builder import Builder
@@ -27,18 +28,20 @@ class Replacement:
     """Report of `replace`.
 
     Attributes:
+        precision: Precision of the programs.
         native: Names of the modules that became native programs.
         unsupported: Reason why each other convolution stays in torch, by its name.
     """
 
+    precision: Precision = "float32"
     native: list[str] = field(default_factory=list)
     unsupported: dict[str, str] = field(default_factory=dict)
 
 
-def replace(model: nn.Module) -> tuple[nn.Module, Replacement]:
+def replace(model: nn.Module, precision: Precision = "float32") -> tuple[nn.Module, Replacement]:
     """Replace all supported modules in place; return the network to use, a new module if that is ``model`` itself."""
-    replacement = Replacement()
-    program = _program([model])
+    replacement = Replacement(precision)
+    program = _program([model], precision)
     if program is not None:
         replacement.native.append("")
         return program, replacement
@@ -76,7 +79,7 @@ def _visit(module: nn.Module, prefix: str, replacement: Replacement) -> None:
         full = f"{prefix}{name}"
         if isinstance(child, NativeProgram):
             continue
-        program = None if type(child) is nn.Sequential else _program([child])
+        program = None if type(child) is nn.Sequential else _program([child], replacement.precision)
         if program is not None:
             setattr(module, name, program)
             replacement.native.append(full)
@@ -93,7 +96,7 @@ def _replace_runs(module: nn.Module, prefix: str, replacement: Replacement) -> N
             parts: list[Any] = [getattr(module, name, None) for name in names]
             if not all(isinstance(part, nn.Module) for part in parts):
                 continue
-            program = _program(parts)
+            program = _program(parts, replacement.precision)
             if program is not None:
                 setattr(module, names[0], program)
                 for name, part in zip(names[1:], parts[1:], strict=True):
@@ -111,7 +114,7 @@ def _replace_in_sequence(sequence: nn.Sequential, prefix: str, replacement: Repl
     while start < len(names):
         parts = [getattr(sequence, name) for name in names[start:]]
         stop = start + _longest_run(parts)
-        program = _program(parts[: stop - start])
+        program = _program(parts[: stop - start], replacement.precision)
         if program is None:
             start = max(stop, start + 1)
             continue
@@ -142,14 +145,14 @@ def _lowered(parts: list[nn.Module]) -> Builder | None:
         return None
 
 
-def _program(parts: list[nn.Module]) -> NativeProgram | None:
+def _program(parts: list[nn.Module], precision: Precision) -> NativeProgram | None:
     builder = _lowered(parts)
     # Without a convolution or linear layer a program would only change layouts.
     if builder is None or not any(step.kind in (DENSE, DEPTHWISE) for step in builder.steps):
         return None
     # New modules are in train mode.
     original = parts[0] if len(parts) == 1 else SequentialProxy(*parts).train(parts[0].training)
-    return NativeProgram(original, lower_module)
+    return NativeProgram(original, lower_module, precision)
 
 
 def _unsupported_reason(conv: nn.Module) -> str:

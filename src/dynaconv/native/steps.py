@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-FORMAT = 3
+FORMAT = 4
 """Format of programs in files: ``kFormat`` in ``csrc/program.h``, which says when to raise it."""
 DENSE, DEPTHWISE, MAX_POOL, MEAN, SCALE, NORM = 0, 1, 2, 3, 4, 5
 ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2, "silu": 3, "gelu": 4, "hardswish": 5}
 ALGORITHMS = {"auto": 0, "kernel": 1, "factored": 2}
 BRANCH_ACTIVATIONS = {"relu": 0, "relu6": 1, "silu": 2, "gelu": 3, "hardswish": 4, "gate": 5}
+PRECISIONS = {"float32": 0, "bf16": 1, "int8": 2}
 SCALE_ACTIVATIONS = {"affine": 0, "hard_sigmoid": 1, "sigmoid": 2, "tanh": 3}
 
 
@@ -43,6 +44,9 @@ class Step:
     weight: Tensor | None = None
     bias: Tensor | None = None
     groups: int = 1
+    precision: int = 0
+    weight_scale: Tensor | None = None
+    q_scale: Tensor | None = None
     dynamic: int = 0
     algorithm: int = 0
     latent: int = 0

@@ -27,7 +27,12 @@ from dynaconv.progress import step
 
 SOURCES = Path(__file__).parent / "csrc"
 FLAGS = ("-O3", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi")
-_ISA_FLAGS = {"isa_avx512": "-march=x86-64-v4", "isa_avx2": "-march=x86-64-v3"}
+_ISA_FLAGS = {
+    "isa_avx512": ("-march=x86-64-v4",),
+    "isa_avx2": ("-march=x86-64-v3",),
+    "isa_avx512_vnni": ("-march=x86-64-v4", "-mavx512vnni"),
+    "isa_avx_vnni": ("-march=x86-64-v3", "-mavxvnni"),
+}
 
 
 class BuildError(DynaconvError):
@@ -204,7 +209,7 @@ def _compile_kernels(command: Sequence[str], scratch: Path, *, verbose: bool) ->
     x86 = platform.machine() in ("x86_64", "AMD64")
     jobs, objects = [], []
     for source in sorted(set(SOURCES.glob("*.cpp")) - set(SOURCES.glob("binding_*.cpp"))):
-        extra = [_ISA_FLAGS[source.stem]] if x86 and source.stem in _ISA_FLAGS else []
+        extra = _ISA_FLAGS.get(source.stem, ()) if x86 else ()
         objects.append(str(scratch / f"{source.stem}.o"))
         jobs.append([*command, *extra, "-c", str(source), "-o", objects[-1]])
     _run(jobs, verbose=verbose)

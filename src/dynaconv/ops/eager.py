@@ -8,6 +8,20 @@ from torch.autograd import forward_ad
 
 from dynaconv.ops.exporting import is_exporting
 
+_compiled = False
+
+
+def enable_compiled(enabled: bool) -> None:
+    """Let layers train by compiled operators. The native library must be loaded, because it registers the operators."""
+    global _compiled
+    _compiled = enabled
+
+
+def compiled_is_enabled() -> bool:
+    """Return whether layers train by compiled operators where there are some."""
+    return _compiled
+
+
 _transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 
 

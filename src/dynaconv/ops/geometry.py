@@ -64,6 +64,11 @@ class Geometry(NamedTuple):
         """Whether the kernel has a single tap."""
         return self.num_taps == 1
 
+    @property
+    def dense_2d(self) -> bool:
+        """Whether this is a convolution of one group over two axes, and not a transposed one."""
+        return self.dims == 2 and self.groups == 1 and not self.transposed
+
     def output_size(self, *sizes: int) -> tuple[int, ...]:
         """Size of each spatial axis of the output for an input with these sizes."""
         return tuple(self._extent(size, axis) for axis, size in enumerate(sizes))

@@ -30,6 +30,35 @@ def panels(matrix: Tensor) -> Tensor:
     return torch.cat([*parts, padded[full:].T.flatten()])
 
 
+def matrix(packed: Tensor, rows: int) -> Tensor:
+    """Return the matrix ``(rows, K)`` that `panels` packed."""
+    columns = len(packed) // panel_width(rows)
+    full = panel_width(rows) // PANEL * PANEL
+    parts = [packed[: full * columns].view(-1, columns, PANEL).transpose(1, 2).reshape(-1, columns)]
+    return torch.cat([*parts, packed[full * columns :].view(columns, -1).T])[:rows]
+
+
+def byte_panels(packed: Tensor, rows: int, taps: int) -> tuple[Tensor, Tensor]:
+    """Quantise a matrix in panels to int8, with a scale for each row; ``native/csrc/int8.h`` defines the layout.
+
+    Args:
+        packed: What `panels` makes of a matrix ``(rows, taps * C_in)``.
+        rows: Number of rows.
+        taps: Number of parts of a row, each of which is padded to a multiple of four bytes.
+
+    Returns:
+        The panels, whose elements are int32 words of four bytes, and the scales of all rows followed by the sums of
+        their bytes, both padded to a multiple of 16.
+    """
+    weight = matrix(packed, rows)
+    scale = weight.abs().amax(1) / 127
+    values = (weight / torch.where(scale > 0, scale, 1)[:, None]).round().to(torch.int8)
+    sums = values.sum(1, dtype=torch.float32)
+    values = values.reshape(rows, taps, -1)
+    words = F.pad(values, (0, round_up(values.shape[2], 4) - values.shape[2])).view(torch.int32)
+    return panels(words.flatten(1)), torch.cat([padded_vector(scale), padded_vector(sums)])
+
+
 def blocks(image: Tensor) -> Tensor:
     """Pack values ``(C, pixels)`` into blocks of 16 channels, stored pixel by pixel: ``(round_up(C) * pixels,)``."""
     channels, pixels = image.shape
@@ -66,16 +95,31 @@ def dense_weight(weight: Tensor, groups: int = 1) -> Tensor:
     return torch.cat(parts)
 
 
+def bf16_words(packed: Tensor, width: int, kernels: int = 1) -> Tensor:
+    """Round packed weights to bfloat16, to nearest even; return words of 32 bits that each hold those of two rows.
+
+    Args:
+        packed: Panels or blocks of channels with a total width of ``width``; a row has the weights of ``kernels``
+            kernels for one input, side by side.
+
+    Returns:
+        int32, as packed before with half as many rows, rounded up. The lower half of a word belongs to the even row.
+    """
+    rows = len(packed) // width // kernels
+    full = width // PANEL * PANEL
+    parts = []
+    for part, lanes in ((packed[: full * rows * kernels], PANEL), (packed[full * rows * kernels :], HALF)):
+        padded = F.pad(part.reshape(-1, rows, kernels * lanes), (0, 0, 0, rows % 2))
+        bits = padded.bfloat16().view(torch.int16).int() & 0xFFFF
+        parts.append((bits[:, ::2] | bits[:, 1::2] << 16).flatten())
+    return torch.cat(parts)
+
+
 def unpacked(packed: Tensor, like: Tensor) -> Tensor:
     """Return the kernels, in the shape and memory format of ``like``, that `dense_weight` without groups packed."""
-    out_channels = like.shape[1]
-    depth = like.numel() // out_channels
-    full = panel_width(out_channels) // PANEL * PANEL
-    parts = [packed[: full * depth].view(-1, depth, PANEL).transpose(1, 2).reshape(-1, depth)]
-    rows = torch.cat([*parts, packed[full * depth :].view(depth, -1).T])[:out_channels]
     result = torch.empty_like(like)
     order = result.permute(1, 3, 4, 2, 0)
-    order.copy_(rows.view(order.shape))
+    order.copy_(matrix(packed, like.shape[1]).view(order.shape))
     return result
 
 

@@ -207,6 +207,22 @@ def outer_per_sample(left: Tensor, right: Tensor) -> Tensor:
     return torch.bmm(left.flatten(2), right.flatten(2).transpose(1, 2))
 
 
+def times_transposed(kernel: Tensor, gradient: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient of ``grouped_matmul(kernel, x)`` with respect to ``x``, for one group.
+
+    It is a new tensor, to which autograd can add another one in place.
+    """
+    # Allocated dense, because the strides of `x` may not allow a view as a matrix.
+    if is_channels_last(x):
+        to_x = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        rows = to_x.permute(0, 2, 3, 1).view(len(x), -1, x.shape[1])
+        torch.bmm(gradient.permute(0, 2, 3, 1).flatten(1, 2), kernel, out=rows)
+    else:
+        to_x = x.new_empty(x.shape)
+        torch.bmm(kernel.transpose(1, 2), gradient.flatten(2), out=to_x.view(*x.shape[:2], -1))
+    return to_x
+
+
 def grouped_per_sample(x: Tensor, kernel: Tensor, geometry: Geometry) -> Tensor:
     """`per_sample_conv` as one convolution with ``B * groups`` groups.
 

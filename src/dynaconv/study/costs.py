@@ -20,7 +20,7 @@ from dynaconv.measure.memory import MemoryRecorder
 from dynaconv.measure.profile import profile
 from dynaconv.measure.timing import time_in_turns
 from dynaconv.native import accelerate_training, ready
-from dynaconv.ops.mixture import compiled_is_enabled
+from dynaconv.ops.eager import compiled_is_enabled
 from dynaconv.study.definition import Study, Variant
 from dynaconv.train.config import make_parser, resolve
 from dynaconv.train.threads import threads

@@ -144,16 +144,18 @@ class StudyFolder:
                 created.
         """
         now = recipes(study)
-        file = self.path / STUDY_FILE
+        file, lock = self.path / STUDY_FILE, self.path / f"{STUDY_FILE}.lock"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.path / f"{STUDY_FILE}.lock"):
+            # Before the lock, which would leave a file in a folder of something else.
+            others = [path for path in self.path.iterdir() if STUDY_FILE not in path.name]
+            if others and not file.is_file():
+                raise RunError(f"{self.path} is neither empty nor the folder of a study; pass another --folder.")
+            with FileLock(lock):
                 if file.is_file():
                     before = _read_json(file)
                     self._check_same(before, now)
                     now["variants"] = {**before["variants"], **now["variants"]}
-                elif any(path.name != f"{STUDY_FILE}.lock" for path in self.path.iterdir()):
-                    raise RunError(f"{self.path} is neither empty nor the folder of a study; pass another --folder.")
                 write_json(file, now)
         except OSError as error:
             raise RunError(f"cannot create the study's folder {self.path}: {error.strerror}.") from error

@@ -39,6 +39,23 @@ def static_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key not in _DYNAMIC_ONLY}
 
 
+def check_model_name(name: str) -> None:
+    """Raise RunError unless timm has a model of that name and, if the name ends in a tag, weights of that tag."""
+    import timm
+
+    import dynaconv.models  # noqa: F401  # registers the names
+
+    stem, _, tag = name.partition(".")
+    if not timm.is_model(stem):
+        raise RunError(
+            f"unknown model {name!r}; the nearest names are {listed(nearest_names(name, timm.list_models()))}."
+        )
+    known = [each.partition(".")[2] for each in timm.list_models(f"{stem}.*", pretrained=True)] if tag else []
+    if tag and tag not in known:
+        choice = f"its weights are {listed(known)}" if known else "there are no weights of this model"
+        raise RunError(f"timm has no weights {tag!r} of {stem}; {choice}.")
+
+
 def create_network(
     name: str,
     *,
@@ -57,16 +74,12 @@ def create_network(
         conversion: Conversion to apply, as `dynaconv.conversion.conversion_of` returns it.
 
     Raises:
-        RunError: The name is unknown, or the model does not take these options.
+        RunError: The name or its tag is unknown, or the model does not take these options.
         ConversionError: The conversion does not fit this model.
     """
     import timm
 
-    import dynaconv.models  # noqa: F401  # registers the names
-
-    if not timm.is_model(name.split(".", 1)[0]):
-        near = nearest_names(name, timm.list_models())
-        raise RunError(f"unknown model {name!r}; the nearest names are {listed(near)}.")
+    check_model_name(name)
     given = dict(options or {})
     if reserved := sorted({"num_classes", "in_chans"} & given.keys()):
         raise RunError(f"model_options cannot set {listed(reserved)}; the data set does.")

@@ -24,6 +24,7 @@ from dynaconv.ops import (
     swap_channels,
     transposed_geometry,
 )
+from dynaconv.ops.averaged import averaged, supports_averaged
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 CONV_ARGUMENTS = (
@@ -231,6 +232,15 @@ class DynamicConvolution(DynamicOperator):
 
     def _pooled(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return pool_context(x, 1, context_dtype(x.dtype), mask)
+
+    def _averaged(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the input, to be used in place of ``x``, and that of the branch, as `_context` does.
+
+        Compiled operators average ``x`` if that is all the branch reads.
+        """
+        if context is None and mask is None and supports_averaged(x):
+            return averaged(x)
+        return x, self._context(x, context, mask)
 
     def sample_bias(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
         """The bias of each sample of ``x``, ``(B, C_out)``, or None if the layer adds no bias."""

@@ -157,6 +157,8 @@ class _Mixture(DynamicConvolution):
         return None if bias is None else bias.expand(*attention.shape[:-1], -1)
 
     def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        if self.context_axis is None:
+            (x, context), mask = self._averaged(x, context, mask), None
         attention = self._attention(self._checked_logits(x, context, mask, track=True))
         padded = self._padded(x)
         if self.context_axis is not None:

@@ -1,6 +1,7 @@
 """Parameter groups for an optimiser, by weight decay and by membership in a dynamic branch."""
 
 import math
+from numbers import Real
 from typing import Any
 
 from torch import nn
@@ -49,7 +50,8 @@ def parameter_groups(
     check_module(model)
     given = {"lr": lr, "weight_decay": weight_decay, "branch_lr": branch_lr, "branch_weight_decay": branch_weight_decay}
     for name, value in given.items():
-        if value is not None and not 0 <= value < math.inf:
+        optional = name.startswith("branch") and value is None
+        if not optional and not (isinstance(value, Real) and 0 <= value < math.inf):
             raise ValueError(f"{name} must be a finite number of at least 0; got {value!r}.")
     named = getattr(model, "no_weight_decay", None)
     exempt: set[str] = set(named()) if callable(named) else set()

@@ -38,8 +38,12 @@ def joins(out_channels: int, latent_dim: int, geometry: Geometry) -> bool:
         k % 2 == 1 and p == d * (k // 2)
         for k, p, d in zip(geometry.kernel_size, geometry.padding, geometry.dilation, strict=True)
     )
-    fits = -(-(out_channels + latent_dim) // _BLOCK) == -(-out_channels // _BLOCK)
-    return geometry.pointwise or fits or not aligned
+    return geometry.pointwise or fits_beside(out_channels, latent_dim) or not aligned
+
+
+def fits_beside(out_channels: int, latent_dim: int) -> bool:
+    """Whether a convolution with W0 has room for Q^T in its last block of output channels."""
+    return -(-(out_channels + latent_dim) // _BLOCK) == -(-out_channels // _BLOCK)
 
 
 class Products:
@@ -58,7 +62,9 @@ class Products:
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return W0 x and Q^T x; joined, they are views of one tensor, in which Q^T x follows W0 x."""
         if self.joined:
-            return _parts(static_conv(x, _join(self.weight, self.q, self.geometry), self.geometry), len(self.weight))
+            return _parts(
+                static_conv(x, join_kernels(self.weight, self.q, self.geometry), self.geometry), len(self.weight)
+            )
         latent = grouped_matmul(self.q.T.expand(len(x), -1, -1), _strided(x, self.geometry))
         return static_conv(x, self.weight, self.geometry), latent
 
@@ -76,10 +82,9 @@ class Products:
         """Return the gradients of x (if ``for_x``), W0 and Q."""
         weight, q, geometry = self.weight, self.q, self.geometry
         if self.joined:
-            to_x, to_kernel = _conv_gradients(to_both, x, _join(weight, q, geometry), geometry, for_x)
-            centre = to_kernel[len(weight) :, :, geometry.centre[0], geometry.centre[1]]
-            return to_x, to_kernel[: len(weight)], centre.T
-        to_x, to_weight = _conv_gradients(to_both, x, weight, geometry, for_x)
+            to_x, to_kernel = conv_gradients(to_both, x, join_kernels(weight, q, geometry), geometry, for_x)
+            return to_x, *split_kernels(to_kernel, len(weight), geometry)
+        to_x, to_weight = conv_gradients(to_both, x, weight, geometry, for_x)
         to_q = outer_per_sample(_strided(x, geometry), to_latent).sum(0)
         if for_x:
             _add_product(_strided(to_x, geometry), q, to_latent)
@@ -141,9 +146,14 @@ def _add_product(into: Tensor, q: Tensor, latent: Tensor) -> None:
         into.add_(grouped_matmul(q.expand(len(into), -1, -1), latent))
 
 
-def _join(weight: Tensor, q: Tensor, geometry: Geometry) -> Tensor:
+def join_kernels(weight: Tensor, q: Tensor, geometry: Geometry) -> Tensor:
     """Return W0 and, at the centre tap of further output channels, Q^T: ``(C_out + L, C_in, k_h, k_w)``."""
     return torch.cat((weight, at_centre(q.T, geometry)))
+
+
+def split_kernels(kernels: Tensor, out_channels: int, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Return the two parts of what `join_kernels` returns, W0 and Q."""
+    return kernels[:out_channels], kernels[out_channels:, :, geometry.centre[0], geometry.centre[1]].T
 
 
 def _parts(both: Tensor, out_channels: int) -> tuple[Tensor, Tensor]:
@@ -159,7 +169,7 @@ def _empty_joined(static: Tensor, latent: Tensor) -> Tensor:
     return torch.empty_strided(size, strides, dtype=static.dtype, device=static.device)
 
 
-def _conv_gradients(
+def conv_gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, for_x: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of a convolution with respect to ``x`` (if ``for_x``) and to its weight."""
@@ -174,5 +184,5 @@ def plain_factored_step(
     geometry: Geometry, x: Tensor, weight: Tensor, scale: Tensor, fusion: Tensor, p: Tensor, q: Tensor
 ) -> Tensor:
     """As `factored_step_dcd`, by plain operators."""
-    static, latent = _parts(static_conv(x, _join(weight, q, geometry), geometry), len(p))
+    static, latent = _parts(static_conv(x, join_kernels(weight, q, geometry), geometry), len(p))
     return static * scale[:, :, None, None] + grouped_matmul(torch.matmul(p, fusion[:, 0]), latent)

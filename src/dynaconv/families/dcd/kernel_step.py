@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dynaconv.families.dcd.factors import DCDFactors, required
 from dynaconv.ops.eager import differentiable_gradients
-from dynaconv.ops.per_sample import grouped_matmul, is_channels_last, outer_per_sample
+from dynaconv.ops.per_sample import grouped_matmul, outer_per_sample, times_transposed
 
 
 def kernel_step_dcd(x: Tensor, factors: DCDFactors) -> Tensor:
@@ -34,7 +34,7 @@ class _KernelStep(torch.autograd.Function):
         x, weight, scale, fusion, p, q, kernel, mixed = ctx.saved_tensors
         if torch.is_grad_enabled():
             return differentiable_gradients(_plain, (x, weight, scale, fusion, p, q), gradient)
-        to_x = _times_transposed(kernel, gradient, x) if ctx.needs_input_grad[0] else None
+        to_x = times_transposed(kernel, gradient, x) if ctx.needs_input_grad[0] else None
         to_kernel = outer_per_sample(gradient, x)  # (B, C_out, C_in)
         rows = to_kernel.flatten(0, 1)
         to_mixed = torch.mm(rows, q).view_as(mixed)
@@ -44,19 +44,6 @@ class _KernelStep(torch.autograd.Function):
         to_scale = (to_kernel * weight.flatten(1)).sum(2)
         to_weight = to_kernel.mul_(scale[:, :, None]).sum(0)
         return to_x, to_weight.view_as(weight), to_scale, to_fusion[:, None], to_p, to_q
-
-
-def _times_transposed(kernel: Tensor, gradient: Tensor, x: Tensor) -> Tensor:
-    """Return the gradient with respect to ``x`` as a new tensor, to which autograd can add another one in place."""
-    # Allocated dense, because the strides of `x` may not allow a view as a matrix.
-    if is_channels_last(x):
-        to_x = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        rows = to_x.permute(0, 2, 3, 1).view(len(x), -1, x.shape[1])
-        torch.bmm(gradient.permute(0, 2, 3, 1).flatten(1, 2), kernel, out=rows)
-    else:
-        to_x = x.new_empty(x.shape)
-        torch.bmm(kernel.transpose(1, 2), gradient.flatten(2), out=to_x.view(*x.shape[:2], -1))
-    return to_x
 
 
 def _plain(x: Tensor, weight: Tensor, scale: Tensor, fusion: Tensor, p: Tensor, q: Tensor) -> Tensor:

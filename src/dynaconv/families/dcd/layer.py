@@ -4,7 +4,7 @@ import math
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dynaconv.families.contract.base import (
     DynamicConv,
@@ -42,6 +42,14 @@ class _DCDConv(DCDCore, DCDOnImages, DynamicConv):
         """Initialise every parameter: W0 as `static_class` does, the dynamic part near zero."""
         self._reset_static()
         self._reset_dynamic()
+
+    def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        geometry, pads = self._geometry_and_pads
+        if context is None and mask is None and pads is None and self.context_size == 1:
+            out = self._compiled(self._padded(x), None, self.conv_weight, geometry)
+            if out is not None:
+                return out
+        return super()._compute(x, context, mask)
 
     def deployed(self) -> DeployedDCDConv:
         """Return the deployed form, which computes the layer's function in eval mode."""

@@ -14,9 +14,7 @@ def supports_step(x: Tensor, factors: DCDFactors, geometry: Geometry) -> bool:
         and factors.scale is not None
         and factors.input_scale is None
         and factors.fusion is not None
-        and geometry.dims == 2
-        and not geometry.transposed
-        and geometry.groups == 1
+        and geometry.dense_2d
         and factors.num_blocks == 1
         and x.numel() > 0
         and trains_eagerly((x, *(part for part in factors[1:] if part is not None)), x.dtype)

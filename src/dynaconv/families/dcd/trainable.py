@@ -12,13 +12,20 @@ from dynaconv.families.contract.branch import DynamicBranch
 from dynaconv.families.contract.layer import DynamicLayer
 from dynaconv.families.contract.norms import LatentBatchNorm2d, make_context_norm, normalise, scale_and_shift
 from dynaconv.families.dcd import DCDFactors, factored_dcd, fold_latent_norms
-from dynaconv.families.dcd.compiled_step import compiled_step_dcd, supports_compiled_step
+from dynaconv.families.dcd.compiled_step import (
+    StepSettings,
+    averaging_norm,
+    compiled_step_dcd,
+    supports_compiled_step,
+)
 from dynaconv.families.dcd.config import DCDConfig, dcd_sizes
 from dynaconv.families.dcd.core import DCDCoefficients, DCDOperator
+from dynaconv.families.dcd.factored_step import fits_beside
 from dynaconv.families.dcd.factors import activate_scale, inverse_lengths, required
 from dynaconv.ops import Geometry
-from dynaconv.ops.mixture import compiled_is_enabled
+from dynaconv.ops.eager import compiled_is_enabled
 
+_POINT = Geometry((1, 1))
 SMALL_STD = 0.01
 """Standard deviation of `gain` times the initial branch weights, if no norm follows in the residual."""
 
@@ -210,14 +217,8 @@ class DCDCore(DCDOperator, DynamicLayer):
 
     def _apply_dcd(self, x: Tensor, context: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
         if not self._normalises_by_batch():
-            if compiled_is_enabled() and self._has_default_branch and self._choose(x) == "factored":
-                branch = (self.branch.squeeze.weight, self._head("scale"), self._head("fusion"))
-                parameters = (weight, *branch, required(self.p), required(self.q))
-                if supports_compiled_step(x, (*parameters, context), geometry):
-                    context = normalise(self.context_norm, context, track=True)
-                    settings = (self.config.gain, *(self.branch.heads[name].bound for name in ("scale", "fusion")))
-                    return add_bias(compiled_step_dcd(x, context, parameters, settings, geometry), self.bias)
-            return super()._apply_dcd(x, context, weight, geometry)
+            out = self._compiled(x, context, weight, geometry)
+            return super()._apply_dcd(x, context, weight, geometry) if out is None else out
         if self.algorithm == "kernel":
             raise RuntimeError(
                 "algorithm='kernel' cannot run norm='batch' in train mode, because no kernel of one sample exists; "
@@ -225,6 +226,34 @@ class DCDCore(DCDOperator, DynamicLayer):
             )
         factors, bias = self._factors(context, weight, track=True)
         return add_bias(factored_dcd(x, factors, geometry, (self.norm1, self.norm2)), bias)
+
+    def _compiled(self, x: Tensor, context: Tensor | None, weight: Tensor, geometry: Geometry) -> Tensor | None:
+        """Return the output by compiled operators; None if they do not serve this input.
+
+        Args:
+            x: Padded input, ``(B, C_in, *sizes)``.
+            context: ``(B, features)``, not normalised; None: the average of ``x``.
+            weight: W0 in the shape of a convolution's weight.
+            geometry: Stride, padding and dilation.
+        """
+        if not (compiled_is_enabled() and self._has_default_branch):
+            return None
+        branch = (self.branch.squeeze.weight, self._head("scale"), self._head("fusion"))
+        parameters = (weight, *branch, required(self.p), required(self.q))
+        if not supports_compiled_step(x, parameters if context is None else (*parameters, context), geometry):
+            return None
+        forms_kernel = self._choose(x) == "kernel"
+        if forms_kernel and geometry != _POINT:
+            return None
+        norm = averaging_norm(self.context_norm, len(x)) if context is None else None
+        if context is not None:
+            context = normalise(self.context_norm, context, track=True)
+        elif norm is None:
+            return None
+        numbers = (self.config.gain, *(self.branch.heads[name].bound for name in ("scale", "fusion")))
+        joined = not forms_kernel and fits_beside(*required(self.p).shape)
+        settings = StepSettings(geometry, numbers, norm, forms_kernel, joined)
+        return add_bias(compiled_step_dcd(x, context, parameters, settings), self.bias)
 
     def _dcd_repr(self) -> str:
         form, blocks, latent_dim, latent_taps, hidden, _ = self.sizes

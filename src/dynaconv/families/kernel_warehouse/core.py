@@ -114,7 +114,7 @@ class KernelWarehouseConvolution(KernelWarehouseOperator, DynamicConvolution):
         return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
     def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        return add_bias(self._convolved(x, self._context(x, context, mask)), self.bias)
+        return add_bias(self._convolved(*self._averaged(x, context, mask)), self.bias)
 
     def _convolved(self, x: Tensor, context: Tensor) -> Tensor:
         """Return the output before the bias is added, for the input of the branch, ``(B, F)``."""

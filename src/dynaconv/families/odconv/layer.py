@@ -93,7 +93,8 @@ class _ODConvolution(DynamicConvolution):
         return odconv_kernel(self.coefficients(x, context, mask), self.weight, self.groups)
 
     def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        attention = self._attention(self._logits(self._context(x, context, mask), track=True))
+        x, context = self._averaged(x, context, mask)
+        attention = self._attention(self._logits(context, track=True))
         padded = self._padded(x)
         if self.algorithm == "auto" and supports_compiled(padded, attention, self.weight, self.geometry):
             out = compiled_odconv(padded, attention, self.weight, self.geometry)

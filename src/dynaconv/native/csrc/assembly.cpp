@@ -50,6 +50,23 @@ class Panel {
   Index stride_, inputs_, outputs_;
 };
 
+// Multiplies the cells in bfloat16, which are widened one panel at a time. `panel_size` is the number of words of a panel.
+void multiply_widened(const Product& p, Index panel_size, const Team& team) {
+  const Index panels = (p.channels + kPanel - 1) / kPanel, rows = p.tile.depth;
+  const double work = double(p.samples) * double(p.length) * double(p.channels) * double(rows);
+  team.parallel_for(panels, work, [&](Index begin, Index end) {
+    static const float kOne = 1.0f;
+    float* w = Workspace::this_thread().scratch[kWidened].get(rows * kPanel);
+    for (Index i = begin; i < end; ++i) {
+      Product part = columns(p, 0, i * kPanel, kPanel, p.tile.out + i * p.tile.out_block, p.tile.out_block);
+      kernels().mix_bf16[part.channels > kHalf]({rows, p.tile.w + i * panel_size, 1, &kOne, nullptr, nullptr, w});
+      part.samples = p.samples;
+      part.tile.w = w;
+      multiply(part, Team());
+    }
+  });
+}
+
 }  // namespace
 
 Index num_blocks(const Step& s) {
@@ -69,7 +86,11 @@ void assemble(const Step& s, const float* constants, const Coefficients& c, cons
   p.samples = samples;
   p.x_sample = c.sample;
   p.out_sample = count * stride;
-  multiply(p, team);
+  if (s.precision == kBf16) {
+    multiply_widened(p, stored_rows(s, s.num_cells) * kPanel, team);
+  } else {
+    multiply(p, team);
+  }
 
   const Panel panel(s, windows, constant_at(constants, s.channel_scale), stride);
   const Index panels = (s.out_channels + kPanel - 1) / kPanel;

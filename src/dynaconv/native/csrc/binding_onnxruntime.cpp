@@ -144,7 +144,8 @@ const float* data_of(const ort::Value* value) {
   return static_cast<const float*>(data);
 }
 
-// `dynaconv.NativeProgram`: maps images (B, C, H, W) and the constants, both float32, to images (B, H', W', C').
+// `dynaconv.NativeProgram`: maps float32 images (B, C, H, W) and the constants, words of 32 bits, to images
+// (B, H', W', C').
 class NativeProgram {
  public:
   explicit NativeProgram(const ort::KernelInfo* info) {
@@ -199,7 +200,7 @@ constexpr ort::CustomOp op{
     .create_v1 = nullptr,
     .name = [](auto*) { return "NativeProgram"; },
     .provider = [](auto*) { return "CPUExecutionProvider"; },
-    .input_type = [](auto*, std::size_t) { return ort::kFloat; },
+    .input_type = [](auto*, std::size_t index) { return index ? ort::kInt32 : ort::kFloat; },
     .num_inputs = [](auto*) { return std::size_t(2); },
     .output_type = [](auto*, std::size_t) { return ort::kFloat; },
     .num_outputs = [](auto*) { return std::size_t(1); },

@@ -25,7 +25,8 @@ void parallel_for(Index n, void (*fn)(Index, Index, void*), void* context) {
 
 int count() { return tbb::this_task_arena::max_concurrency(); }
 
-// `dynaconv.NativeProgram`: maps images (B, C, H, W) and the constants, both float32, to images (B, H', W', C').
+// `dynaconv.NativeProgram`: maps float32 images (B, C, H, W) and the constants to images (B, H', W', C'). The constants are
+// words of 32 bits: OpenVINO sets subnormal numbers of float32 constants to zero.
 class NativeProgram : public ov::op::Op {
  public:
   OPENVINO_OP("NativeProgram", "dynaconv");
@@ -33,9 +34,10 @@ class NativeProgram : public ov::op::Op {
   NativeProgram() = default;
 
   void validate_and_infer_types() override {
-    for (std::size_t i = 0; i < 2; ++i)
-      NODE_VALIDATION_CHECK(this, get_input_element_type(i).compatible(ov::element::f32),
-                            "dynaconv's native kernels compute in float32.");
+    NODE_VALIDATION_CHECK(this, get_input_element_type(0).compatible(ov::element::f32),
+                          "dynaconv's native kernels compute in float32.");
+    NODE_VALIDATION_CHECK(this, get_input_element_type(1).compatible(ov::element::i32),
+                          "the native program is damaged: its constants are not words of 32 bits.");
     NODE_VALIDATION_CHECK(this, format_ == kFormat, "the file was written for other native kernels (format ", format_,
                           ") than these (format ", kFormat, "); export the network again.");
     NODE_VALIDATION_CHECK(this, steps_.size() % kFields == 0 && !steps_.empty(),
@@ -82,7 +84,7 @@ class NativeProgram : public ov::op::Op {
     NODE_VALIDATION_CHECK(this, shape.size() == 4, kTakes);
     const Input input = contiguous(images.data<const float>(), Index(shape[0]), Index(shape[1]), Index(shape[2]),
                                    Index(shape[3]));
-    const Call call(program_of(constants.data<const float>(), Index(constants.get_size())), input, out_channels_);
+    const Call call(program_of(static_cast<const float*>(constants.data()), Index(constants.get_size())), input, out_channels_);
     outputs[0].set_shape({shape[0], std::size_t(call.size().height), std::size_t(call.size().width),
                           std::size_t(out_channels_)});
     call.run(outputs[0].data<float>());

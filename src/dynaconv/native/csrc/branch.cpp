@@ -197,9 +197,9 @@ void adaptive_avg_pool(const Images& x, Index size, float* context, const Team& 
       } else {
         std::fill_n(sum, kPanel, 0.0f);
         const float* image = x.data + rest * x.pixels() * kPanel;
-        if (size == 1) add(image, x.pixels(), sum);
+        if (size == 1) add(image, kPanel, kPanel, x.pixels(), sum);
         for (Index y = c.top; size != 1 && y < c.bottom; ++y)
-          add(image + (y * x.width + c.left) * kPanel, c.right - c.left, sum);
+          add(image + (y * x.width + c.left) * kPanel, kPanel, kPanel, c.right - c.left, sum);
       }
       const float factor = 1.0f / float(c.pixels());
       for (int lane = 0; lane < kPanel; ++lane) sum[lane] *= factor;

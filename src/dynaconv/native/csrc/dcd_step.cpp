@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "parts.h"
 #include "product.h"
 
 namespace dynaconv {
@@ -19,23 +20,6 @@ struct Buffers {
   }
 };
 
-// Calls f(first lane, width) for each panel of the output channels.
-template <class F>
-void for_each_panel(Index channels, const F& f) {
-  for (Index channel = 0; channel < channels; channel += kPanel)
-    f(channel, channels - channel <= kHalf ? kHalf : kPanel);
-}
-
-template <class F>
-void for_each_sample(Index batch, const F& f) {
-  threads.parallel_for(
-      batch,
-      [](Index begin, Index end, void* context) {
-        for (Index n = begin; n < end; ++n) (*static_cast<const F*>(context))(n);
-      },
-      const_cast<void*>(static_cast<const void*>(&f)));
-}
-
 void transpose(const float* from, Index rows, Index columns, float* to) {
   for (Index r = 0; r < rows; ++r)
     for (Index c = 0; c < columns; ++c) to[c * rows + r] = from[r * columns + c];
@@ -51,9 +35,14 @@ float dot(const float* a, const float* b, Index n) {
   return total;
 }
 
-// out(m, n) += sum_k a(m, k) b(k, n), the rows of b and out contiguous.
+// out(m, n) = sum_k a(m, k) b(k, n), the rows of b and out contiguous.
 void gemm(Index m, Index n, Index k, const float* a, Index a_m, Index a_k, const float* b, Index b_k, float* out,
           Index out_m) {
+  kernels().gemm({m, n, k, a, a_m, a_k, b, b_k, out, out_m, true});
+}
+
+void add_gemm(Index m, Index n, Index k, const float* a, Index a_m, Index a_k, const float* b, Index b_k, float* out,
+              Index out_m) {
   kernels().gemm({m, n, k, a, a_m, a_k, b, b_k, out, out_m});
 }
 
@@ -106,20 +95,28 @@ const float* fusion_of(const DCDBranch& b, const float* logits, float inverse) {
   return out;
 }
 
-}  // namespace
+// 2 sigmoid of each of `size` numbers, a multiple of 8.
+void scale_of_logits(float* values, Index size) {
+  const Index full = size / kPanel * kPanel;
+  kernels().apply(Function::kSigmoid, values, full / kPanel, nullptr);
+  if (full == size) return;
+  float last[kPanel] = {};
+  std::copy_n(values + full, kHalf, last);
+  kernels().apply(Function::kSigmoid, last, 1, nullptr);
+  std::copy_n(last, kHalf, values + full);
+}
 
-Index DCDBranch::lanes() const { return panel_width(outputs); }
+}  // namespace
 
 void dcd_branch(const DCDBranch& b, float* scale, float* mix, float* data) {
   Buffers& buffers = Buffers::this_thread();
   const Saved saved(b, data);
   const Heads heads(b);
-  const Index count = b.heads(), lanes = b.lanes();
+  const Index count = b.heads();
   float* squeeze = buffers.squeeze.get(b.features * b.hidden);
   transpose(b.squeeze, b.hidden, b.features, squeeze);
   float* columns = buffers.product.get(count * b.hidden);
   transpose(heads.rows, count, b.hidden, columns);
-  std::fill_n(saved.hidden, b.batch * b.hidden, 0.0f);
   gemm(b.batch, b.hidden, b.features, b.context, b.features, 1, squeeze, b.hidden, saved.hidden, b.hidden);
   for (Index n = 0; n < b.batch; ++n) {
     float* h = saved.hidden + n * b.hidden;
@@ -127,32 +124,29 @@ void dcd_branch(const DCDBranch& b, float* scale, float* mix, float* data) {
     const float factor = saved.factors[n] = b.gain / std::sqrt(dot(h, h, b.hidden) + kLengthEpsilon);
     for (Index i = 0; i < b.hidden; ++i) saved.unit[n * b.hidden + i] = h[i] * factor;
   }
-  std::fill_n(saved.logits, b.batch * count, 0.0f);
   gemm(b.batch, count, b.hidden, saved.unit, b.hidden, 1, columns, count, saved.logits, count);
   float* p = buffers.p.get(b.latent * b.outputs);
   transpose(b.p, b.outputs, b.latent, p);
   const float inverse = 1.0f / std::max(Lengths(b).product(b), kLeastLength);
-  std::fill_n(mix, b.batch * lanes * b.latent, 0.0f);
   for (Index n = 0; n < b.batch; ++n) {
     const float* logits = saved.logits + n * count;
-    for (Index o = 0; o < b.outputs; ++o) scale[n * lanes + o] = 2.0f / (1.0f + std::exp(-logits[o]));
-    std::fill(scale + n * lanes + b.outputs, scale + (n + 1) * lanes, 0.0f);
+    std::copy_n(logits, b.outputs, scale + n * b.outputs);
     const float* fusion = fusion_of(b, logits, inverse);
     for_each_panel(b.outputs, [&](Index channel, Index width) {
-      const Index used = std::min(width, b.outputs - channel);
-      gemm(b.latent, used, b.latent, fusion, b.latent, 1, p + channel, b.outputs,
-           mix + (n * lanes + channel) * b.latent, width);
+      gemm(b.latent, width, b.latent, fusion, b.latent, 1, p + channel, b.outputs,
+           mix + (n * b.outputs + channel) * b.latent, width);
     });
   }
+  scale_of_logits(scale, b.batch * b.outputs);
 }
 
-void dcd_branch_gradients(const DCDBranch& b, const float* data, const float* to_scale, const float* to_mix,
-                          const DCDBranchGradients& to) {
+void dcd_branch_gradients(const DCDBranch& b, const float* scale, const float* data, const float* to_scale,
+                          const float* to_mix, const DCDBranchGradients& to) {
   Buffers& buffers = Buffers::this_thread();
   const Saved saved(b, const_cast<float*>(data));
   const Heads heads(b);
   const Lengths lengths(b);
-  const Index count = b.heads(), lanes = b.lanes(), square = b.latent * b.latent;
+  const Index count = b.heads(), square = b.latent * b.latent;
   const float product = lengths.product(b), inverse = 1.0f / std::max(product, kLeastLength);
   float* to_logits = buffers.logits.get(b.batch * count);
   float* to_p = buffers.p.get(b.latent * b.outputs);
@@ -163,17 +157,16 @@ void dcd_branch_gradients(const DCDBranch& b, const float* data, const float* to
     const float* logits = saved.logits + n * count;
     float* own = to_logits + n * count;
     for (Index o = 0; o < b.outputs; ++o) {
-      const float sigmoid = 1.0f / (1.0f + std::exp(-logits[o]));
-      own[o] = to_scale[n * lanes + o] * 2.0f * sigmoid * (1.0f - sigmoid);
+      const float value = scale[n * b.outputs + o];
+      own[o] = to_scale[n * b.outputs + o] * value * (1.0f - 0.5f * value);
     }
     // Phi^T: (column, row); to_fusion has the same layout.
     const float* fusion = fusion_of(b, logits, inverse);
     std::fill_n(to_fusion, square, 0.0f);
     for_each_panel(b.outputs, [&](Index channel, Index width) {
-      const Index used = std::min(width, b.outputs - channel);
-      const float* panel = to_mix + (n * lanes + channel) * b.latent;
-      gemm(b.latent, b.latent, used, panel, width, 1, b.p + channel * b.latent, b.latent, to_fusion, b.latent);
-      gemm(b.latent, used, b.latent, fusion, 1, b.latent, panel, width, to_p + channel, b.outputs);
+      const float* panel = to_mix + (n * b.outputs + channel) * b.latent;
+      add_gemm(b.latent, b.latent, width, panel, width, 1, b.p + channel * b.latent, b.latent, to_fusion, b.latent);
+      add_gemm(b.latent, width, b.latent, fusion, 1, b.latent, panel, width, to_p + channel, b.outputs);
     });
     for (Index row = 0; row < b.latent; ++row)
       for (Index column = 0; column < b.latent; ++column) {
@@ -191,10 +184,8 @@ void dcd_branch_gradients(const DCDBranch& b, const float* data, const float* to
   for (Index i = 0; i < b.inputs * b.latent; ++i) to.q[i] = by_q * b.q[i];
 
   float* to_hidden = buffers.hidden.get(b.batch * b.hidden);
-  std::fill_n(to_hidden, b.batch * b.hidden, 0.0f);
   gemm(b.batch, b.hidden, count, to_logits, count, 1, heads.rows, b.hidden, to_hidden, b.hidden);
   float* to_rows = buffers.unit.get(count * b.hidden);
-  std::fill_n(to_rows, count * b.hidden, 0.0f);
   gemm(count, b.hidden, b.batch, to_logits, 1, count, saved.unit, b.hidden, to_rows, b.hidden);
   for (Index i = 0; i < count; ++i) {
     const float *row = Heads::source(b, i), *gradient = to_rows + i * b.hidden;
@@ -208,21 +199,18 @@ void dcd_branch_gradients(const DCDBranch& b, const float* data, const float* to
     const float f = saved.factors[n], along = f * f * f / (b.gain * b.gain) * dot(gradient, h, b.hidden);
     for (Index i = 0; i < b.hidden; ++i) gradient[i] = h[i] > 0 ? f * gradient[i] - along * h[i] : 0.0f;
   }
-  std::fill_n(to.squeeze, b.hidden * b.features, 0.0f);
   gemm(b.hidden, b.features, b.batch, to_hidden, 1, b.hidden, b.context, b.features, to.squeeze, b.features);
-  std::fill_n(to.context, b.batch * b.features, 0.0f);
   gemm(b.batch, b.features, b.hidden, to_hidden, b.hidden, 1, b.squeeze, b.features, to.context, b.features);
 }
 
 void dcd_sum(const DCDSum& s, float* out) {
-  const Index lanes = panel_width(s.outputs);
-  for_each_sample(s.batch, [&](Index n) {
-    Product p = pointwise(s.z + n * s.pixels * s.z_pixel, kPanel, s.latent, s.mix + n * lanes * s.latent, s.pixels,
+  parallel_for_each(s.batch, [&](Index n) {
+    Product p = pointwise(s.z + n * s.pixels * s.z_pixel, kPanel, s.latent, s.mix + n * s.outputs * s.latent, s.pixels,
                           s.outputs, out + n * s.pixels * s.outputs, kPanel);
     p.tile.x_pixel = s.z_pixel;
     p.tile.add = s.fixed + n * s.pixels * s.fixed_pixel;
     p.tile.add_pixel = s.fixed_pixel;
-    p.tile.scale = s.scale + n * lanes;
+    p.tile.scale = s.scale + n * s.outputs;
     p.tile.scales_add = true;
     p.tile.out_pixel = s.outputs;
     multiply(p, Team());
@@ -230,21 +218,19 @@ void dcd_sum(const DCDSum& s, float* out) {
 }
 
 void dcd_sum_gradients(const DCDSum& s, const float* gradient, const DCDSumGradients& to) {
-  const Index lanes = panel_width(s.outputs);
-  for_each_sample(s.batch, [&](Index n) {
-    Buffers& buffers = Buffers::this_thread();
+  parallel_for_each(s.batch, [&](Index n) {
     const float* g = gradient + n * s.pixels * s.outputs;
-    const float* mix = s.mix + n * lanes * s.latent;
+    const float* mix = s.mix + n * s.outputs * s.latent;
     for_each_panel(s.outputs, [&](Index channel, Index width) {
-      kernels().sum_gradients[width == kPanel](
-          {s.pixels, g + channel, s.outputs, s.fixed + n * s.pixels * s.fixed_pixel + channel, s.fixed_pixel,
-           s.z + n * s.pixels * s.z_pixel, s.z_pixel, int(s.latent), s.scale + n * lanes + channel,
-           to.fixed + n * s.pixels * to.fixed_pixel + channel, to.fixed_pixel, to.scale + n * lanes + channel,
-           to.mix + (n * lanes + channel) * s.latent});
+      const Index map = n * s.pixels * s.fixed_pixel + channel, lane = n * s.outputs + channel;
+      kernels().sum_gradients[width == kPanel]({s.pixels, g + channel, s.outputs, s.fixed + map, s.fixed_pixel,
+                                                s.z + n * s.pixels * s.z_pixel, s.z_pixel, int(s.latent), s.scale + lane,
+                                                to.fixed + map, s.fixed_pixel, to.scale + lane,
+                                                to.mix + lane * s.latent});
     });
     // z's gradient is (P Phi)^T times the output's: panels of latent channels, a row for each output channel.
-    const Index width = panel_width(s.latent);
-    float* panels = buffers.product.get(width * s.outputs);
+    const Index lanes = panel_width(s.latent);
+    float* panels = Buffers::this_thread().product.get(lanes * s.outputs);
     for_each_panel(s.latent, [&](Index first, Index size) {
       for (Index o = 0; o < s.outputs; ++o)
         for (Index l = 0; l < size; ++l) {
@@ -253,15 +239,14 @@ void dcd_sum_gradients(const DCDSum& s, const float* gradient, const DCDSumGradi
               first + l < s.latent ? mix[panel * s.latent + (first + l) * step + o - panel] : 0.0f;
         }
     });
-    const Index block = s.pixels * kPanel;
-    float* result = buffers.pixels.get(round_up(s.latent, kPanel) / kPanel * block);
-    Product p = pointwise(g, kPanel, s.outputs, panels, s.pixels, s.latent, result, block);
-    p.tile.x_pixel = s.outputs;
-    multiply(p, Team());
     float* out = to.z + n * s.pixels * to.z_pixel;
-    for (Index pixel = 0; pixel < s.pixels; ++pixel)
-      for (Index l = 0; l < s.latent; ++l)
-        out[pixel * to.z_pixel + l] = result[l / kPanel * block + pixel * kPanel + l % kPanel];
+    float* lanes_of_z = to.z_pixel == lanes ? out : Buffers::this_thread().pixels.get(s.pixels * lanes);
+    Product p = pointwise(g, kPanel, s.outputs, panels, s.pixels, s.latent, lanes_of_z, kPanel);
+    p.tile.x_pixel = s.outputs;
+    p.tile.out_pixel = lanes;
+    multiply(p, Team());
+    for (Index pixel = 0; out != lanes_of_z && pixel < s.pixels; ++pixel)
+      for (Index l = 0; l < s.latent; ++l) out[pixel * to.z_pixel + l] = lanes_of_z[pixel * lanes + l];
   });
 }
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "layers.h"
+#include "product_int8.h"
 
 namespace dynaconv {
 namespace {
@@ -12,14 +13,6 @@ bool is_pointwise(const Step& s) {
   return s.kernel_h == 1 && s.kernel_w == 1 && s.stride_h == 1 && s.stride_w == 1 &&
          s.pad_top == 0 && s.pad_left == 0 && s.pad_bottom == 0 && s.pad_right == 0;
 }
-
-// The image that the taps read, or a padded copy of it, with its strides in floats.
-struct View {
-  const float* data;
-  Index width, sample, block, row, pixel;
-  std::vector<Index> taps;
-  Index centre;   // offset of the centre tap, which the DCD residual reads
-};
 
 View view_of(const Step& s, const Images& x, const Images& out, const Team& team) {
   View v;
@@ -50,12 +43,7 @@ View view_of(const Step& s, const Images& x, const Images& out, const Team& team
       }
     });
   }
-  for (Index ky = 0; ky < s.kernel_h; ++ky)
-    for (Index kx = 0; kx < s.kernel_w; ++kx)
-      v.taps.push_back((ky * s.dilation_h * v.width + kx * s.dilation_w) * kPanel);
-  v.row = s.stride_h * v.width * kPanel;
-  v.pixel = s.stride_w * kPanel;
-  v.centre = v.taps[std::size_t((s.kernel_h / 2) * s.kernel_w + s.kernel_w / 2)];
+  set_taps(s, v);
   return v;
 }
 
@@ -65,6 +53,10 @@ Product product_of(const View& v, Index inputs, const Images& out, Index channel
   p.tile.taps = v.taps.data();
   p.tile.num_taps = int(v.taps.size());
   p.tile.x_pixel = v.pixel;
+  p.tile.range = v.range;
+  p.tile.range_pixel = v.range_pixel;
+  p.range_row = v.range_row;
+  p.range_sample = v.range_sample;
   p.samples = out.samples;
   p.rows = out.height;
   p.x_sample = v.sample;
@@ -79,7 +71,7 @@ void merge_rows(Product& p, bool shared) {
   if (p.x_row != p.length * kPanel || p.tile.x_pixel != kPanel) return;
   p.length *= p.rows;
   p.rows = 1;
-  if (!shared || p.x_sample != p.length * kPanel) return;
+  if (!shared || p.x_sample != p.length * kPanel || (p.tile.range && !p.tile.range_pixel)) return;
   p.length *= p.samples;
   p.samples = 1;
 }
@@ -96,12 +88,16 @@ void set_output(const Step& s, const float* constants, const Images* add, Produc
 // Returns whether to form W(x): as the step's algorithm says or, if that is kAuto, if it takes fewer multiply-adds than
 // the latent product at every pixel.
 bool forms_kernel(const Step& s, const Images& out) {
+  // Multiply-adds that take as long as the passes over W(x), each element. In int8 it is quantised, and W0 unpacked.
+  constexpr double kPasses = 2, kInt8Passes = 6;
   if (is_mixture(s) || is_assembled(s)) return true;
   if (!s.latent || !is_pointwise(s)) return false;
   if (s.algorithm != kAuto) return s.algorithm == kForm;
   const double pair = double(s.in_channels) * double(s.out_channels);
-  const double form = double(s.latent) * (pair + double(s.latent) * double(s.in_channels)) + 2.0 * pair;
-  const double pixel = double(s.latent) * double(s.in_channels + s.out_channels + s.latent);
+  const bool int8 = s.precision == kInt8;
+  const double passes = int8 ? kInt8Passes : kPasses, inputs = double(s.in_channels) / (int8 ? kWord : 1);
+  const double form = double(s.latent) * (pair + double(s.latent) * double(s.in_channels)) + passes * pair;
+  const double pixel = double(s.latent) * (inputs + double(s.out_channels + s.latent));
   return form < double(out.pixels()) * pixel;
 }
 
@@ -111,9 +107,10 @@ const float* latent_features(const Step& s, const float* constants, const View& 
   Workspace& work = Workspace::this_thread();
   const Index block = out.block(), size = (s.latent + kPanel - 1) / kPanel * block;
   float* z = work.scratch[kLatent].get(size);
-  Product first = product_of(v, x.channels, out, s.latent, constants + s.q, z, block);
+  Product first = product_of(v, depth_of(s, x.channels), out, s.latent, constants + s.q, z, block);
   first.tile.taps = &v.centre;
   first.tile.num_taps = 1;
+  if (v.range) set_scale(first, constants, s.q_scale, nullptr, 0);
   merge_rows(first, true);
   multiply(first, team);
 
@@ -128,40 +125,41 @@ const float* latent_features(const Step& s, const float* constants, const View& 
 
 // Forms W(x) of all samples as the weights of a product.
 void form_whole(Product& p, const Formation& formed, Index samples, const Team& team) {
-  float* w = Workspace::this_thread().scratch[kFormed].get(samples * formed.size());
+  float* w = Workspace::this_thread().scratch[kFormed].get((formed.is_shared() ? 1 : samples) * formed.size());
   formed.run(w, team);
-  p.tile.w = w;
-  p.w_sample = formed.size();
+  formed.set_weights(p, w, formed.is_shared() ? 0 : formed.size(), team);
 }
 
 // Runs a product with W(x), which is formed one or two panels at a time by the thread that multiplies them: each thread
 // reads its own part of the kernels, and W(x) stays in its cache. If there are too few panels for all threads, W(x) is
-// formed as a whole. Benchmark of both numbers: benchmarks/native.py --threads 2 (results: docs/native.md).
+// formed as a whole, and so is a kernel that serves all samples and is small. Benchmark of these numbers:
+// benchmarks/native.py --threads 2 (results: docs/native.md).
 void multiply_formed(Product& p, const Formation& formed, const Images& out, const Team& team) {
   constexpr Index kMinPanels = 2, kMinPairs = 4;   // per thread
+  constexpr Index kSmallBytes = 256 << 10;
   const Index panels = out.blocks(), threads = team.size();
-  if (team.is_parallel() && panels < kMinPanels * threads) {
+  const bool small = formed.is_shared() && formed.size() * Index(sizeof(float)) <= kSmallBytes;
+  if (small || (team.is_parallel() && panels < kMinPanels * threads)) {
     form_whole(p, formed, out.samples, team);
     return multiply(p, team);
   }
   const Index width = team.is_parallel() && panels < 2 * kMinPairs * threads ? 1 : kernels().panels;
   const Index groups = (panels + width - 1) / width, panel = Index(p.tile.num_taps) * p.tile.depth * kPanel;
-  const Index tiles = tiles_per_sample(p);
+  const Index tiles = tiles_per_sample(p), samples = formed.is_shared() ? 1 : out.samples;
   const double work = double(out.samples) * double(out.pixels()) * double(p.channels) * double(panel);
   team.parallel_for(groups, work, [&](Index begin, Index end) {
-    float* w = Workspace::this_thread().scratch[kFormed].get(width * panel);
-    for (Index i = begin * out.samples; i < end * out.samples; ++i) {
-      const Index group = i / out.samples, n = i - group * out.samples, first = group * width;
+    for (Index i = begin * samples; i < end * samples; ++i) {
+      const Index group = i / samples, n = i - group * samples, first = group * width;
       const Index count = std::min(width, panels - first);
-      formed.run(n, first, count, w);
       Product part = columns(p, n, first * kPanel, count * kPanel,
                              p.tile.out + n * p.out_sample + first * p.tile.out_block, p.tile.out_block);
-      part.tile.w = w;
+      formed.run(n, first, count, part);
+      if (formed.is_shared()) part.samples = p.samples;
       if (p.tile.sum) part.tile.sum += n * tiles * p.tile.sum_tile + first * kPanel;
       // While this group is multiplied, the kernels of the next one are fetched; after the last, the next step's.
       part.prefetch = group + 1 < end ? formed.kernels(first + width, std::min(width, panels - first - width))
-                                            .part(n, n + 1, out.samples, 1)
-                                      : p.prefetch.part(n, n + 1, out.samples, 1);
+                                            .part(n, n + 1, samples, 1)
+                                      : p.prefetch.part(n, n + 1, samples, 1);
       multiply(part, Team());
     }
   });
@@ -183,12 +181,14 @@ void multiply_with_sums(Product& p, const Formation* formed, Images& out, const 
 
 void dense_steps(const Step& s, const float* constants, const Images& x, const Images* add, Images& out,
                  const Next* next, Images& result, const Prefetch& prefetch, const Team& team) {
-  const View v = view_of(s, x, out, team);
+  const bool int8 = s.precision == kInt8;
+  const View v = int8 ? quantised_view(s, x, out, team) : view_of(s, x, out, team);
   const Windows windows(s);
-  Product p = product_of(v, windows.size(), out, s.out_channels, constant_at(constants, s.weight), out.data, out.block());
+  Product p = product_of(v, depth_of(s, windows.size()), out, s.out_channels, constant_at(constants, s.weight), out.data, out.block());
   p.windows = windows;
   set_output(s, constants, add, p);
   p.prefetch = prefetch;
+  if (int8 && !s.dynamic) set_scale(p, constants, s.weight_scale, nullptr, 0);
   std::optional<Formation> formed;
   if (s.dynamic) {
     const Coefficients c = coefficients(s, constants, x, team);
@@ -203,8 +203,12 @@ void dense_steps(const Step& s, const float* constants, const Images& x, const I
         formed.reset();
       }
     } else {
-      p.tile.scale = c.scale;
-      p.scale_sample = c.sample;
+      if (int8) {
+        set_scale(p, constants, s.weight_scale, c.scale, c.sample);
+      } else {
+        p.tile.scale = c.scale;
+        p.scale_sample = c.sample;
+      }
       if (s.latent) {
         p.tile.z = latent_features(s, constants, v, c, x, out, team);
         p.tile.z_block = out.block();
@@ -215,6 +219,7 @@ void dense_steps(const Step& s, const float* constants, const Images& x, const I
       }
     }
   }
+  if (!formed && s.precision == kBf16 && !is_assembled(s)) formed.emplace(s, constants);
   merge_rows(p, !s.dynamic && !next && !out.sums);
   if (next) {
     run_fused(p, formed ? &*formed : nullptr, constants, out, *next, result, team);
@@ -282,6 +287,7 @@ void dense_from(const Step& s, const float* constants, const Input& input, Index
   p.out_sample = out.pixels() * kPanel;
   set_output(s, constants, nullptr, p);
   p.prefetch = prefetch;
+  if (s.precision == kBf16) form_whole(p, Formation(s, constants), 1, team);
   if (next) {
     run_fused(p, nullptr, constants, out, *next, result, team);
   } else {

@@ -1,6 +1,7 @@
 // Forms W(x): Lambda W0 + P Phi Q^T of a DCD layer, Lambda W0 + P Phi R^T if it is depthwise, a mixture of kernels, or a
-// kernel of cells.
+// kernel of cells. Weights in bfloat16 that are not mixed are widened as a mixture of one.
 #include "layers.h"
+#include "product_int8.h"
 
 namespace dynaconv {
 namespace {
@@ -49,7 +50,7 @@ Product dcd_formation(const Step& s, const float* constants, const Coefficients&
     p.x_sample = round_up(s.latent, kPanel) * rows;
     p.tile.x = multiply_phi_q(s, constants, c, samples, rows, p.x_sample, team);
   }
-  p.tile.add = constants + s.weight;
+  p.tile.add = s.precision == kInt8 ? unpacked_weight(s, constants, team) : constants + s.weight;
   p.tile.scale = c.scale;
   p.tile.scales_add = true;
   p.scale_sample = c.sample;
@@ -60,31 +61,46 @@ Product dcd_formation(const Step& s, const float* constants, const Coefficients&
 }  // namespace
 
 Formation::Formation(const Step& s, const float* constants, const Coefficients& c, Index samples, const Team& team)
-    : step_(s), constants_(constants), c_(c), windows_(s.kind == kDepthwise ? Windows(1) : Windows(s)),
-      samples_(samples) {
-  const bool depthwise = s.kind == kDepthwise;
-  rows_ = s.kernel_h * s.kernel_w * windows_.size();
-  // The weights of a dense layer are panels; those of a depthwise layer are blocks of 16 channels, including the last.
-  size_ = rows_ * (depthwise ? round_up(s.out_channels, kPanel) : panel_width(s.out_channels));
-  if (!is_mixture(s) && !is_assembled(s)) {
+    : Formation(s, constants) {
+  c_ = c;
+  samples_ = samples;
+  is_shared_ = false;
+  mixes_ = is_mixture(s);
+  if (!mixes_ && !is_assembled(s)) {
     product_ = dcd_formation(s, constants, c, samples, rows_, team);
     product_.out_sample = size_;
   }
 }
 
+Formation::Formation(const Step& s, const float* constants)
+    : step_(s), constants_(constants), windows_(s.kind == kDepthwise ? Windows(1) : Windows(s)), samples_(1),
+      kernels_(s.dynamic ? s.kernels : 1), is_shared_(true), mixes_(true) {
+  const bool depthwise = s.kind == kDepthwise;
+  rows_ = s.kernel_h * s.kernel_w * windows_.size();
+  // The weights of a dense layer are panels; those of a depthwise layer are blocks of 16 channels, including the last.
+  size_ = rows_ * (depthwise ? round_up(s.out_channels, kPanel) : panel_width(s.out_channels));
+}
+
 void Formation::run(float* out, const Team& team) const {
   if (is_assembled(step_)) return assemble(step_, constants_, c_, windows_, samples_, size_, out, team);
-  if (!is_mixture(step_)) {
-    Product p = product_;
-    p.tile.out = out;
-    return multiply(p, team);
+  if (mixes_ || step_.precision == kBf16) mix(out, team);
+  if (mixes_) return;
+  Product p = product_;
+  p.tile.out = out;
+  if (step_.precision == kBf16) {
+    p.tile.add = out;
+    p.add_sample = size_;
   }
+  multiply(p, team);
+}
+
+void Formation::mix(float* out, const Team& team) const {
   // Parts of a panel whose kernels fit into the L1 cache, so that they are read once for all samples.
   constexpr Index kPartBytes = 16 << 10;
-  const Index row_bytes = step_.kernels * kPanel * Index(sizeof(float));
+  const Index row_bytes = kernels_ * kPanel * Index(sizeof(float));
   const Index height = std::min(rows_, std::max<Index>(8, kPartBytes / row_bytes / 8 * 8));
   const Index parts = (rows_ + height - 1) / height;
-  const double work = double(samples_) * double(size_) * double(step_.kernels);
+  const double work = double(samples_) * double(size_) * double(kernels_);
   team.parallel_for(panels() * parts, work, [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
       const Index panel = i / parts, from = (i - panel * parts) * height, to = std::min(from + height, rows_);
@@ -93,10 +109,26 @@ void Formation::run(float* out, const Team& team) const {
   });
 }
 
-void Formation::run(Index sample, Index first, Index count, float* out) const {
+void Formation::run(Index sample, Index first, Index count, Product& part) const {
+  float* w = Workspace::this_thread().scratch[kFormed].get(count * rows_ * kPanel);
+  form(sample, first, count, w);
+  set_weights(part, w, 0, Team());
+}
+
+void Formation::set_weights(Product& product, const float* w, Index w_sample, const Team& team) const {
+  if (step_.precision == kInt8) return set_formed(product, step_, w, w_sample, team);
+  product.tile.w = w;
+  product.w_sample = w_sample;
+}
+
+void Formation::form(Index sample, Index first, Index count, float* out) const {
   const Index panel = rows_ * kPanel;
-  if (!is_mixture(step_)) return multiply(columns(product_, sample, first * kPanel, count * kPanel, out, panel), Team());
-  for (Index i = 0; i < count; ++i) mix(sample, first + i, 0, rows_, out + i * panel);
+  const bool bf16 = step_.precision == kBf16;
+  for (Index i = 0; (mixes_ || bf16) && i < count; ++i) mix(sample, first + i, 0, rows_, out + i * panel);
+  if (mixes_) return;
+  Product p = columns(product_, sample, first * kPanel, count * kPanel, out, panel);
+  if (bf16) p.tile.add = out;
+  multiply(p, Team());
 }
 
 void Formation::mix(Index sample, Index panel, Index from, Index to, float* out) const {
@@ -108,18 +140,21 @@ void Formation::mix(Index sample, Index panel, Index from, Index to, float* out)
   const bool half = step_.kind != kDepthwise && step_.out_channels - panel * kPanel <= kHalf;
   const Index width = half ? kHalf : kPanel;
   Mix m{};
-  m.kernels = int(step_.kernels);
+  m.kernels = int(kernels_);
   static const float kOne = 1.0f;
   m.attention = c_.attention ? c_.attention + sample * c_.sample : &kOne;
-  if (c_.scale) m.lanes = c_.scale + sample * c_.sample + panel * kPanel;
-  const float* w = constants_ + step_.weight + panel * rows_ * kPanel * step_.kernels;
+  if (c_.scale && mixes_) m.lanes = c_.scale + sample * c_.sample + panel * kPanel;
+  const float* w = weights(panel);
+  const bool bf16 = step_.precision == kBf16;
+  const auto& mixed = bf16 ? dynaconv::kernels().mix_bf16 : dynaconv::kernels().mix;
   for (; from < to; from += m.rows) {
     const Index tap = from / part;
     m.rows = std::min(to, (tap + 1) * part) - from;
-    m.w = w + from * width * step_.kernels;
+    m.w = w + (bf16 ? from / 2 : from) * width * kernels_;
+    m.odd = bf16 && from % 2;
     if (c_.factors) m.factors = c_.factors + sample * c_.factors_sample + tap * inputs + window.first + from - tap * part;
     m.out = out + from * width;
-    dynaconv::kernels().mix[!half](m);
+    mixed[!half](m);
   }
 }
 

@@ -41,10 +41,15 @@ class Fusion {
         const bool is_unsplit = i < unsplit;
         const Index group = is_unsplit ? i : unsplit + (i - unsplit) / parts;
         const Index part = is_unsplit ? 0 : (i - unsplit) % parts, num_parts = is_unsplit ? 1 : parts;
+        // While this group is multiplied, the kernels of the next one are fetched; after the last, the next step's.
+        const Index next = i + 1 < end && part + 1 == num_parts ? group + 1 : groups;
         for (Index sample = 0; sample < samples; ++sample)
           run(sample, group * width, std::min(width, blocks - group * width), part * out_.height / num_parts,
               (part + 1) * out_.height / num_parts, sums,
-              product_.prefetch.part(i * samples + sample, i * samples + sample + 1, tasks * samples, 1));
+              formed_ && next < groups
+                  ? formed_->kernels(next * width, std::min(width, blocks - next * width))
+                        .part(sample, sample + 1, samples, 1)
+                  : product_.prefetch.part(i * samples + sample, i * samples + sample + 1, tasks * samples, 1));
       }
     };
     team.parallel_for(tasks, work, task);
@@ -73,11 +78,7 @@ class Fusion {
     const Index capacity = std::max(kBufferBytes / bytes, (height - 1) * s_.stride_h + reach_), block = capacity * row;
     float* buffer = work.scratch[kFused].get(panels * block);
     Product p = columns(product_, sample, first * kPanel, panels * kPanel, buffer, block);
-    if (formed_) {
-      float* w = work.scratch[kFormed].get(panels * kPanel * product_.tile.depth * product_.tile.num_taps);
-      formed_->run(sample, first, panels, w);
-      p.tile.w = w;
-    }
+    if (formed_) formed_->run(sample, first, panels, p);
     const Index start = depthwise_.input_rows(top, top + 1).from, stop = depthwise_.input_rows(bottom - 1, bottom).to;
     Index base = start, done = start;
     for (Index from = top; from < bottom; from += height) {

@@ -5,6 +5,9 @@
 //
 // Layout of matrices ("panels"): panels of 16 output channels. Weight (o, k) is at panel(o / 16) + k * 16 + o % 16. A
 // last panel of at most 8 channels is 8 wide: panel + k * 8 + o % 16.
+//
+// Panels of bfloat16 weights are words of 32 bits in place of floats. A word holds the weights of rows 2 k and 2 k + 1
+// (the latter zero behind the last row) in its lower and upper half, so that a shift and a mask widen it to float32.
 #pragma once
 
 #include <cstddef>
@@ -58,6 +61,11 @@ struct Tile {
   Index p_panel;
   int latent;
   const float* scale;   // one per channel of the tile
+  // Of a product of bytes (int8.h), else null: scale and offset of each pixel of x, and the sum of the bytes of w of each
+  // channel of the tile.
+  const float* range;
+  Index range_pixel;
+  const float* sums;
   const float* bias;
   const float* add;
   Index add_pixel, add_block;
@@ -91,12 +99,13 @@ using RowFn = void (*)(const Row&, float* sum);
 // Rows of a panel of W(x) = lanes * factors * sum_k attention_k W_k. A row has one weight per output channel.
 struct Mix {
   Index rows;
-  const float* w;          // (row, kernel, channel)
+  const float* w;          // (row, kernel, channel), or (pair of rows, kernel, channel) in bfloat16
   int kernels;
   const float* attention;  // one per kernel
   const float* factors;    // one per row, or null
   const float* lanes;      // one per channel, or null
   float* out;              // (row, channel)
+  bool odd = false;        // bfloat16: the first row is the second one of its pair
 };
 
 // The gradients of what a mix is formed from, for the gradient of its result. They are added to what is there.
@@ -109,7 +118,7 @@ struct Unmix {
   float* to_lanes;         // or null
 };
 
-// out(m, n) += sum_k a(m, k) b(k, n) for small matrices; the rows of b and out are contiguous.
+// out(m, n) += sum_k a(m, k) b(k, n), or =, for small matrices; the rows of b and out are contiguous.
 struct Gemm {
   Index m, n, k;
   const float* a;
@@ -118,6 +127,26 @@ struct Gemm {
   Index b_k;
   float* out;
   Index out_m;
+  bool overwrites = false;
+};
+
+// out(m, n) += sum_k a(m, k) b(n, k); the rows of a and b are contiguous.
+struct Dots {
+  Index m, n, k;
+  const float* a;
+  Index a_m;
+  const float* b;
+  Index b_n;
+  float* out;
+  Index out_m;
+};
+
+// The row factor * row * factors.
+struct ScaledRow {
+  Index size;
+  const float* row;
+  float factor;
+  const float* factors;
 };
 
 // Gradients of scale * fixed + sum_l mix_l z_l for one panel of channels, from that of the sum; all adjacent in a pixel.
@@ -166,11 +195,19 @@ struct Kernels {
                 const float* bias, Activation act, float* out, float* sum);
   // Maximum over `rows` x `columns` pixels of each of 16 channels; NaN if one of the pixels is NaN.
   void (*max_pool)(const float* x, Index x_row, Index x_column, Index rows, Index columns, float* out);
-  // Adds the sum over `pixels` pixels of each of 16 channels to `sum`.
-  void (*sum_pixels)(const float* x, Index pixels, float* sum);
+  // Adds the sum over `pixels` pixels of each of `channels` adjacent channels, a multiple of 8, to `sum`.
+  void (*sum_pixels)(const float* x, Index x_pixel, Index channels, Index pixels, float* sum);
+  // Adds one value per channel to each pixel of `channels` channels, a multiple of 8.
+  void (*add_to_pixels)(const float* values, Index channels, Index pixels, float* x);
   void (*mix[2])(const Mix&);      // of a half panel, of a panel
+  void (*mix_bf16[2])(const Mix&);
   void (*unmix[2])(const Unmix&);
   void (*gemm)(const Gemm&);
+  void (*dots)(const Dots&);
+  void (*scale_row)(const ScaledRow&, float* out);
+  // Writes the gradient of the row and adds those of the factors.
+  void (*scale_row_gradients)(const ScaledRow&, const float* gradient, float* to_row, float* to_factor,
+                              float* to_factors);
   void (*sum_gradients[2])(const SumGradients&);
   // Applies a function to pixels of 16 channels in place. Writes their sum to `sum` if it is not null.
   void (*apply)(Function function, float* x, Index pixels, float* sum);

@@ -5,7 +5,7 @@
 // the copy that the processor cannot run.
 #include <utility>
 
-#include "vectors_impl.h"
+#include "training_impl.h"
 
 namespace dynaconv {
 namespace {
@@ -43,10 +43,10 @@ template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
       const float* xm = xk;
 #pragma GCC unroll 16
       for (int m = 0; m < PIXELS; ++m) {
-        const float value = XS ? xk[m * XS] : *xm;
+        const float* value = XS ? xk + m * XS : xm;
         if (!XS) xm += x_pixel;
 #pragma GCC unroll 8
-        for (int v = 0; v < PANELS * PER_PANEL; ++v) acc[m][v] += value * wv[v];
+        for (int v = 0; v < PANELS * PER_PANEL; ++v) acc[m][v] = multiply_add(acc[m][v], value, wv[v]);
       }
     }
   }
@@ -97,14 +97,34 @@ template <bool SUMS, class V, int N, int PIXELS, int PANELS, int PER_PANEL>
     epilogue<Activation::kNone, SUMS, V, N, PIXELS, PANELS, PER_PANEL>(acc, out, out_pixel, out_block, sum);
 }
 
+// acc = scale * (W x) + bias by the product of bytes with integers.
 template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
-[[gnu::always_inline]] inline void compute_tile(const Tile& t, Activation act, const float* x, const float* z,
-                                                const float* add, float* out, float* sum, Prefetch& next_panels,
-                                                Prefetch& next_step) {
+[[gnu::always_inline]] inline void multiply_bytes(V (&acc)[PIXELS][PANELS * PER_PANEL], const Tile& t, const float* x,
+                                                  const float* range, Prefetch& next_panels, Prefetch& next_step) {
+  using I = IntsOf<V>;
+  I products[PIXELS][PANELS * PER_PANEL] = {};
+  const float* w = t.w;
+  for (int tap = 0; tap < t.num_taps; ++tap)
+    multiply<I, N, PIXELS, PANELS, PER_PANEL, XS>(products, x + t.taps[tap], t.x_pixel, t.x_block, t.depth, w,
+                                                  t.w_panel, next_panels, next_step);
+#pragma GCC unroll 8
+  for (int v = 0; v < PANELS * PER_PANEL; ++v) {
+    const V scale = load<V>(t.scale + v * N), sums = load<V>(t.sums + v * N);
+    const V bias = t.bias ? load<V>(t.bias + v * N) : V{};
+#pragma GCC unroll 16
+    for (int m = 0; m < PIXELS; ++m) {
+      const float* r = range + m * t.range_pixel;
+      acc[m][v] = (r[0] * __builtin_convertvector(products[m][v], V) - r[1] * sums) * scale + bias;
+    }
+  }
+}
+
+template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
+[[gnu::always_inline]] inline void multiply_floats(V (&acc)[PIXELS][PANELS * PER_PANEL], const Tile& t, const float* x,
+                                                   Prefetch& next_panels, Prefetch& next_step) {
   constexpr int kVectors = PANELS * PER_PANEL;
   // A product that is not scaled starts from the bias.
   const bool starts_from_bias = t.bias && !(t.scale && !t.scales_add);
-  V acc[PIXELS][kVectors];
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v) {
     const V b = starts_from_bias ? load<V>(t.bias + v * N) : V{};
@@ -123,11 +143,6 @@ template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
       for (int m = 0; m < PIXELS; ++m) acc[m][v] *= s;
     }
   }
-  if (t.latent) {
-    const float* p = t.p;
-    multiply<V, N, PIXELS, PANELS, PER_PANEL, kPanel>(acc, z, kPanel, t.z_block, t.latent, p, t.p_panel,
-                                                    next_panels, next_step);
-  }
   if (t.bias && !starts_from_bias) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
@@ -135,6 +150,22 @@ template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
 #pragma GCC unroll 16
       for (int m = 0; m < PIXELS; ++m) acc[m][v] += b;
     }
+  }
+}
+
+template <bool INT8, class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
+[[gnu::always_inline]] inline void compute_tile(const Tile& t, Activation act, const float* x, const float* range,
+                                                const float* z, const float* add, float* out, float* sum,
+                                                Prefetch& next_panels, Prefetch& next_step) {
+  V acc[PIXELS][PANELS * PER_PANEL];
+  if constexpr (INT8)
+    multiply_bytes<V, N, PIXELS, PANELS, PER_PANEL, XS>(acc, t, x, range, next_panels, next_step);
+  else
+    multiply_floats<V, N, PIXELS, PANELS, PER_PANEL, XS>(acc, t, x, next_panels, next_step);
+  if (t.latent) {
+    const float* p = t.p;
+    multiply<V, N, PIXELS, PANELS, PER_PANEL, kPanel>(acc, z, kPanel, t.z_block, t.latent, p, t.p_panel,
+                                                    next_panels, next_step);
   }
   if (add && t.scales_add && t.scale)
     accumulate<true, V, N, PIXELS, PANELS, PER_PANEL>(acc, add, t.add_pixel, t.add_block, t.scale);
@@ -147,19 +178,20 @@ template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
 }
 
 // The loop over tiles is inside the kernel: the overhead of a call per tile would be significant for few inputs.
-template <class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
+template <bool INT8, class V, int N, int PIXELS, int PANELS, int PER_PANEL, int XS>
 void tile(const Tile& t) {
-  const float *x = t.x, *z = t.z, *add = t.add;
+  const float *x = t.x, *range = t.range, *z = t.z, *add = t.add;
   float *out = t.out, *sum = t.sum;
   Prefetch next_panels = t.next_panels, next_step = t.next_step;
   const bool later = is_applied_later(t.act);
   const Activation act = later ? Activation::kNone : t.act;
   for (Index i = 0; i < t.count; ++i) {
-    compute_tile<V, N, PIXELS, PANELS, PER_PANEL, XS>(t, act, x, z, add, out, later ? nullptr : sum, next_panels,
-                                                    next_step);
+    compute_tile<INT8, V, N, PIXELS, PANELS, PER_PANEL, XS>(t, act, x, range, z, add, out, later ? nullptr : sum,
+                                                          next_panels, next_step);
     for (int panel = 0; later && panel < PANELS; ++panel)
       apply(function_of(t.act), out + panel * t.out_block, PIXELS, sum ? sum + panel * kPanel : nullptr);
     x += PIXELS * (XS ? XS : t.x_pixel);
+    if (INT8) range += PIXELS * t.range_pixel;
     out += PIXELS * t.out_pixel;
     if (z) z += PIXELS * kPanel;
     if (add) add += PIXELS * t.add_pixel;
@@ -259,34 +291,16 @@ void max_pool(const float* x, Index x_row, Index x_column, Index rows, Index col
   }
 }
 
-void sum_pixels(const float* x, Index pixels, float* sum) {
-  using V = typename Vec<VL>::type;
-  constexpr int kLanes = kPanel / VL;
-  V acc[4][kLanes] = {};
-  Index m = 0;
-  for (; m + 4 <= pixels; m += 4)
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i)
-#pragma GCC unroll 4
-      for (int v = 0; v < kLanes; ++v) acc[i][v] += load<V>(x + (m + i) * kPanel + v * VL);
-  for (; m < pixels; ++m)
-    for (int v = 0; v < kLanes; ++v) acc[0][v] += load<V>(x + m * kPanel + v * VL);
-  for (int v = 0; v < kLanes; ++v) {
-    const V total = (acc[0][v] + acc[1][v]) + (acc[2][v] + acc[3][v]);
-    store<V>(sum + v * VL, load<V>(sum + v * VL) + total);
-  }
-}
-
 constexpr int kHalfVector = VL < kHalf ? VL : kHalf;
 
-template <int WIDTH, int XS, std::size_t... M>
+template <int WIDTH, int XS, bool INT8 = false, std::size_t... M>
 void fill_tiles(TileFn* out, std::index_sequence<M...>) {
   if constexpr (WIDTH == kWidthHalf) {
     using V = typename Vec<kHalfVector>::type;
-    ((out[M] = &tile<V, kHalfVector, int(M) + 1, 1, kHalf / kHalfVector, XS>), ...);
+    ((out[M] = &tile<INT8, V, kHalfVector, int(M) + 1, 1, kHalf / kHalfVector, XS>), ...);
   } else if constexpr (WIDTH <= TILE_PANELS) {
     using V = typename Vec<VL>::type;
-    ((out[M] = &tile<V, VL, int(M) + 1, WIDTH, kPanel / VL, XS>), ...);
+    ((out[M] = &tile<INT8, V, VL, int(M) + 1, WIDTH, kPanel / VL, XS>), ...);
   }
 }
 
@@ -303,6 +317,8 @@ void fill_width(Kernels& k) {
   fill_tiles<WIDTH, 0>(k.tile[WIDTH][kStrideAny], Pixels{});
 }
 
+// A template, so that a source that includes this file for its tiles alone does not compile the others.
+template <class = void>
 Kernels table(const char* name) {
   Kernels k{};
   k.name = name;
@@ -321,11 +337,17 @@ Kernels table(const char* name) {
   k.point = &point;
   k.max_pool = &max_pool;
   k.sum_pixels = &sum_pixels;
+  k.add_to_pixels = &add_to_pixels;
   k.mix[0] = &mix<typename Vec<kHalfVector>::type, kHalfVector, kHalf>;
   k.mix[1] = &mix<typename Vec<VL>::type, VL, kPanel>;
+  k.mix_bf16[0] = &mix_bf16<typename Vec<kHalfVector>::type, kHalfVector, kHalf>;
+  k.mix_bf16[1] = &mix_bf16<typename Vec<VL>::type, VL, kPanel>;
   k.unmix[0] = &unmix<typename Vec<kHalfVector>::type, kHalfVector, kHalf>;
   k.unmix[1] = &unmix<typename Vec<VL>::type, VL, kPanel>;
   k.gemm = &gemm;
+  k.dots = &dots;
+  k.scale_row = &scale_row;
+  k.scale_row_gradients = &scale_row_gradients;
   k.sum_gradients[0] = &sum_gradients<typename Vec<kHalfVector>::type, kHalfVector, kHalf>;
   k.sum_gradients[1] = &sum_gradients<typename Vec<VL>::type, VL, kPanel>;
   k.apply = &apply;

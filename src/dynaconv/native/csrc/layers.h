@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "int8.h"
 #include "product.h"
 
 namespace dynaconv {
@@ -66,35 +67,56 @@ inline bool is_mixture(const Step& s) { return s.dynamic && (s.kernels > 1 || s.
 inline bool is_assembled(const Step& s) { return s.dynamic && s.num_cells > 0; }
 // Input channels of the kernel of one output channel.
 inline Index kernel_inputs(const Step& s) { return s.kind == kDepthwise ? 1 : s.in_channels / s.groups; }
+// The words of 32 bits in which the weights of `rows` rows are stored, for one channel and kernel. In int8 each tap is
+// rounded up to whole words; mixtures and cells are in floats.
+inline std::int64_t stored_rows(const Step& s, std::int64_t rows) {
+  if (s.precision == kBf16) return (rows + 1) / 2;
+  if (s.precision != kInt8 || is_mixture(s) || is_assembled(s)) return rows;
+  const std::int64_t taps = s.kernel_h * s.kernel_w;
+  return taps * words_of(rows / taps);
+}
 // Number of blocks of an assembled kernel.
 Index num_blocks(const Step& step);
 // Assembles W(x) of all samples from cells; one of them takes `size` floats.
 void assemble(const Step& step, const float* constants, const Coefficients& c, const Windows& windows, Index samples,
               Index size, float* out, const Team& team);
 
-// Forms W(x) of every sample, in the layout of W0: of DCD by products with Phi, of a mixture, or of cells.
+// Forms W(x) of every sample in panels of float32: of DCD by products with Phi, of a mixture, or of cells. Or widens
+// panels of bfloat16, those of W0 or of a static kernel, which are the same for all samples.
 class Formation {
  public:
   // The step must have a Phi, which is multiplied here with the smaller one of P and Q (or R), be a mixture or be
   // assembled from cells.
   Formation(const Step& step, const float* constants, const Coefficients& c, Index samples, const Team& team);
+  // Widens the weights of the step.
+  Formation(const Step& step, const float* constants);
   // Floats of one W(x).
   Index size() const { return size_; }
+  // Whether one kernel serves all samples.
+  bool is_shared() const { return is_shared_; }
   // Forms W(x) of all samples, one after another.
   void run(float* out, const Team& team) const;
   // Whether only whole kernels can be formed.
   bool is_whole() const { return is_assembled(step_); }
-  // Forms `count` panels of one sample from panel `first` on.
-  void run(Index sample, Index first, Index count, float* out) const;
+  // Forms `count` panels of one sample from panel `first` on as the weights of `part`, which computes these panels.
+  void run(Index sample, Index first, Index count, Product& part) const;
+  // Makes W(x) of all samples, `w_sample` floats apart, the weights of a product.
+  void set_weights(Product& product, const float* w, Index w_sample, const Team& team) const;
   // The memory that forming `count` panels from panel `first` on reads most of.
   Prefetch kernels(Index first, Index count) const {
-    const float* from = constants_ + step_.weight + first * rows_ * kPanel * step_.kernels;
-    const float* to = from + count * rows_ * kPanel * step_.kernels;
+    const float *from = weights(first), *to = weights(first + count);
     return {reinterpret_cast<const char*>(from), reinterpret_cast<const char*>(to)};
   }
 
  private:
   Index panels() const { return (step_.out_channels + kPanel - 1) / kPanel; }
+  void form(Index sample, Index first, Index count, float* out) const;
+  // The stored weights of a panel.
+  const float* weights(Index panel) const {
+    return constants_ + step_.weight + panel * stored_rows(step_, rows_) * kPanel * kernels_;
+  }
+  // Mixes all panels of all samples.
+  void mix(float* out, const Team& team) const;
   // Mixes rows [from, to) of one panel; a row has the weights of one tap and input channel.
   void mix(Index sample, Index panel, Index from, Index to, float* out) const;
 
@@ -102,7 +124,8 @@ class Formation {
   const float* constants_;
   Coefficients c_;
   Windows windows_;
-  Index samples_;
+  Index samples_, kernels_;
+  bool is_shared_, mixes_;
   Index rows_;   // of the panels with the most rows
   Index size_;
   Product product_;

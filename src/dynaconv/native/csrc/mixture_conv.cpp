@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "parts.h"
 #include "product.h"
 
 namespace dynaconv {
@@ -17,48 +18,25 @@ struct Buffers {
   }
 };
 
-// Calls f(first, last) on ranges of output rows, `width` pixels each, so that what all taps read for one range stays in the
-// L2 cache.
+// Calls f(first, last) on ranges of output rows, `width` pixels each, so that the pixels of both maps that belong to one
+// range stay in the L1 cache.
 template <class F>
 void for_each_strip(const MixtureConv& c, Index width, const F& f) {
-  constexpr Index kStripBytes = 256 << 10;
-  const Index row = c.rows() * width * Index(sizeof(float));
-  const Index step = std::clamp<Index>(kStripBytes / row, 1, c.y.height);
+  constexpr Index kStripBytes = 32 << 10;
+  const Index channels = c.stride_h * round_up(c.x.channels, kPanel) + c.output_lanes();
+  const Index step = std::clamp<Index>(kStripBytes / (channels * width * Index(sizeof(float))), 1, c.y.height);
   for (Index first = 0; first < c.y.height; first += step) f(first, std::min(first + step, c.y.height));
 }
 
-// The pixels of a padded image that output pixels at the same distance read, as one image: the stride splits the image
-// into stride_h * stride_w of them. In such an image a tap of a convolution reads adjacent pixels for adjacent outputs,
-// if the output is given the image's width; its columns beyond the output's width are void.
-struct Grid {
-  Index height, width, size;   // of one channel
-
-  explicit Grid(const MixtureConv& c)
-      : height(c.y.height + (c.kernel_h - 1) * c.dilation_h / c.stride_h),
-        width(c.y.width + (c.kernel_w - 1) * c.dilation_w / c.stride_w), size(height * width) {}
-
-  // Floats of all phases of all channels, and of the lanes behind the last one.
-  Index floats(const MixtureConv& c) const { return c.stride_h * c.stride_w * c.x.channels * size + kPanel; }
-
-  // Where channel 0 of row y and column x of the padded image is.
-  Index at(const MixtureConv& c, Index y, Index x) const {
-    const Index phase = y % c.stride_h * c.stride_w + x % c.stride_w;
-    return phase * c.x.channels * size + y / c.stride_h * width + x / c.stride_w;
-  }
-
-  // Output pixels of rows [first, last), void columns included, but those behind the last one.
-  Index pixels(const MixtureConv& c, Index first, Index last) const { return (last - first - 1) * width + c.y.width; }
-
-  // Calls f(offset in the image, index in the grid) for each pixel of an image that a tap reads.
-  template <class F>
-  void for_each_pixel(const MixtureConv& c, const F& f) const {
-    const Map& m = c.x;
-    const Index rows = std::min(m.height, height * c.stride_h - c.pad_h);
-    const Index columns = std::min(m.width, width * c.stride_w - c.pad_w);
-    for (Index y = 0; y < rows; ++y)
-      for (Index x = 0; x < columns; ++x) f(y * m.stride_h + x * m.stride_w, at(c, y + c.pad_h, x + c.pad_w));
-  }
-};
+// Copies the channels of one pixel, at most 16 of them.
+void copy_pixel(const float* from, Index stride, Index lanes, float* to) {
+  if (stride == 1 && lanes == kPanel)
+    std::copy_n(from, kPanel, to);
+  else if (stride == 1 && lanes == kHalf)
+    std::copy_n(from, kHalf, to);
+  else
+    for (Index i = 0; i < lanes; ++i) to[i] = from[i * stride];
+}
 
 // Rows [first, last) of a map as panels of 16 channels, a last one of at most 8 channels 8 wide; `width` pixels a row,
 // those beyond the map zero, and none behind the last one of the map.
@@ -67,11 +45,10 @@ void pack(const Map& m, const float* data, Index first, Index last, Index width,
     const Index lanes = std::min<Index>(kPanel, m.channels - channel), step = lanes <= kHalf ? kHalf : kPanel;
     for (Index y = first; y < last; ++y) {
       const float* from = data + channel * m.stride_c + y * m.stride_h;
-      for (Index x = 0; x < m.width; ++x, from += m.stride_w, out += step)
-        if (m.stride_c == 1 && lanes == kPanel)
-          std::copy_n(from, kPanel, out);
-        else
-          for (Index i = 0; i < step; ++i) out[i] = i < lanes ? from[i * m.stride_c] : 0.0f;
+      for (Index x = 0; x < m.width; ++x, from += m.stride_w, out += step) {
+        if (lanes < step) std::fill_n(out, step, 0.0f);
+        copy_pixel(from, m.stride_c, lanes, out);
+      }
       if (y + 1 == last) break;
       std::fill_n(out, (width - m.width) * step, 0.0f);
       out += (width - m.width) * step;
@@ -89,13 +66,8 @@ const float* fill_blocks(const Map& m, const float* data, Index top, Index left,
     const Index lanes = std::min<Index>(kPanel, m.channels - channel);
     for (Index y = 0; y < rows; ++y) {
       float* to = out + channel / kPanel * block + ((top + y) * width + left) * kPanel;
-      for (Index x = 0; x < columns; ++x, to += kPanel) {
-        const float* from = data + channel * m.stride_c + y * m.stride_h + x * m.stride_w;
-        if (m.stride_c == 1 && lanes == kPanel)
-          std::copy_n(from, kPanel, to);
-        else
-          for (Index i = 0; i < lanes; ++i) to[i] = from[i * m.stride_c];
-      }
+      const float* from = data + channel * m.stride_c + y * m.stride_h;
+      for (Index x = 0; x < columns; ++x, to += kPanel, from += m.stride_w) copy_pixel(from, m.stride_c, lanes, to);
     }
   }
   return out;
@@ -171,8 +143,9 @@ void multiply_to(Product& p, float* out, Index channels, Index step_c, Index ste
 
 void convolve(const MixtureConv& c, const std::vector<Index>& taps, const float* x, const float* kernel, float* y) {
   const Padded padded(c);
-  Product p = pointwise(fill_blocks(c.x, x, c.pad_h, c.pad_w, padded.height, padded.width), padded.height * padded.width * kPanel, c.x.channels, kernel, c.y.width,
-                        c.y.channels, nullptr, 0);
+  const float* image = fill_blocks(c.x, x, c.pad_h, c.pad_w, padded.height, padded.width);
+  Product p = pointwise(image, padded.height * padded.width * kPanel, c.x.channels, kernel, c.y.width, c.y.channels,
+                        nullptr, 0);
   p.tile.taps = taps.data();
   p.tile.num_taps = int(taps.size());
   p.tile.x_pixel = c.stride_w * kPanel;
@@ -215,31 +188,30 @@ void gradient_of_x(const MixtureConv& c, const std::vector<Phase>& phases, const
 }
 
 void gradient_of_kernel(const MixtureConv& c, const float* gradient, const float* x, float* kernel_gradient) {
-  Buffers& buffers = Buffers::this_thread();
-  const Grid grid(c);
-  float* image = buffers.image.get(grid.floats(c));
-  std::fill_n(image, grid.floats(c), 0.0f);
-  grid.for_each_pixel(c, [&](Index pixel, Index at) {
-    for (Index i = 0; i < c.x.channels; ++i) image[at + i * grid.size] = x[pixel + i * c.x.stride_c];
-  });
-  const Index block = c.rows() * kPanel;
-  for_each_strip(c, grid.width, [&](Index first, Index last) {
-    const Index pixels = grid.pixels(c, first, last);
-    float* panels = buffers.gradient.get(pixels * round_up(c.y.channels, kPanel));
-    pack(c.y, gradient, first, last, grid.width, panels);
+  const Padded padded(c);
+  const float* image = fill_blocks(c.x, x, c.pad_h, c.pad_w, padded.height, padded.width);
+  const Index block = padded.height * padded.width * kPanel;
+  // Without strides a range of rows is one row of the width of the padded image; the columns between are zero.
+  const bool is_merged = c.stride_h == 1 && c.stride_w == 1;
+  const Index width = is_merged ? padded.width : c.y.width;
+  for_each_strip(c, padded.width, [&](Index first, Index last) {
+    const Index rows = is_merged ? 1 : last - first, length = is_merged ? (last - first - 1) * width + c.y.width : width;
+    const Index pixels = (last - first - 1) * width + c.y.width;
+    float* panels = Buffers::this_thread().gradient.get(pixels * c.output_lanes());
+    pack(c.y, gradient, first, last, width, panels);
     for (Index ky = 0, tap = 0; ky < c.kernel_h; ++ky)
       for (Index kx = 0; kx < c.kernel_w; ++kx, ++tap) {
-        const float* read = image + grid.at(c, ky * c.dilation_h, kx * c.dilation_w) + first * grid.width;
-        // A half panel has rows of 8 floats.
-        for (Index channel = 0; channel < c.y.channels; channel += kPanel) {
-          const Index lanes = std::min<Index>(kPanel, c.y.channels - channel), width = lanes <= kHalf ? kHalf : kPanel;
-          float* out = kernel_gradient + channel * c.rows() + tap * c.x.channels * width;
-          Product p = pointwise(read, kPanel, pixels, panels + channel * pixels, c.x.channels, lanes, out, block);
-          p.tile.x_pixel = grid.size;
-          p.to_panels = true;
-          if (first) p.tile.add = out;
-          multiply(p, Team());
-        }
+        const Index top = first * c.stride_h + ky * c.dilation_h;
+        const float* read = image + (top * padded.width + kx * c.dilation_w) * kPanel;
+        for_each_panel(c.y.channels, [&](Index channel, Index lanes) {
+          float* out = kernel_gradient + channel * c.rows() + tap * c.x.channels * lanes;
+          for (Index i = 0; i < c.x.channels; i += kPanel)
+            for (Index row = 0; row < rows; ++row)
+              kernels().gemm({std::min<Index>(kPanel, c.x.channels - i), lanes, length,
+                              read + i / kPanel * block + row * c.stride_h * padded.width * kPanel, 1,
+                              c.stride_w * kPanel, panels + channel * pixels + row * width * lanes, lanes,
+                              out + i * lanes, lanes, first + row == 0});
+        });
       }
   });
 }
@@ -265,9 +237,9 @@ template <class F>
 void for_each_part_of_panels(const MixtureConv& c, Index channels, Index rows, const F& f) {
   constexpr Index kPartBytes = 16 << 10;
   const Index step = std::max<Index>(1, kPartBytes / (c.kernels * kPanel * Index(sizeof(float))));
-  for (Index channel = 0; channel < channels; channel += kPanel)
-    for (Index row = 0; row < rows; row += step)
-      f(channel, channels - channel <= kHalf ? kHalf : kPanel, row, std::min(step, rows - row));
+  for_each_panel(channels, [&](Index channel, Index width) {
+    for (Index row = 0; row < rows; row += step) f(channel, width, row, std::min(step, rows - row));
+  });
 }
 
 // Writes the products of the factors of taps and channels, (tap, channel); leaves `out` alone if there are none.
@@ -368,21 +340,6 @@ std::vector<Index> all_taps(const MixtureConv& c) {
   return taps;
 }
 
-// Calls f(part, first, last) on a fixed division of the samples into as many parts as there are threads, so that sums over
-// the parts do not depend on the order in which threads end.
-template <class F>
-void for_each_part(Index batch, Index parts, const F& f) {
-  const auto run = [&](Index begin, Index end) {
-    for (Index part = begin; part < end; ++part) f(part, batch * part / parts, batch * (part + 1) / parts);
-  };
-  threads.parallel_for(
-      parts,
-      [](Index begin, Index end, void* context) { (*static_cast<const decltype(run)*>(context))(begin, end); },
-      const_cast<void*>(static_cast<const void*>(&run)));
-}
-
-Index num_parts(Index batch) { return std::clamp<Index>(threads.count(), 1, std::max<Index>(batch, 1)); }
-
 }  // namespace
 
 Index MixtureConv::input_lanes() const { return panel_width(x.channels); }
@@ -407,13 +364,9 @@ void mixture_conv(const MixtureConv& c, float* out) {
 void mixture_conv_gradients(const MixtureConv& c, const float* gradient, const MixtureGradients& to) {
   const std::vector<Index> taps = all_taps(c);
   const std::vector<Phase> phases = phases_of(c);
-  const Index parts = num_parts(c.batch), size = c.weights_size();
-  // The first part adds to the result itself.
-  float* others = Buffers::this_thread().sums.get((parts - 1) * size);
-  std::fill_n(to.weights, size, 0.0f);
-  std::fill_n(others, (parts - 1) * size, 0.0f);
+  const Index parts = num_parts(c.batch);
+  const PartSums sums(to.weights, c.weights_size(), parts, Buffers::this_thread().sums);
   for_each_part(c.batch, parts, [&](Index part, Index first, Index last) {
-    float* weights = part ? others + (part - 1) * size : to.weights;
     for_each_group(c, first, last, [&](const Group& g) {
       const float* kernel = to.input ? form_transposed(c, phases, g) : nullptr;
       for (Index n = g.first; kernel && n < g.last; ++n, kernel += c.input_lanes() * c.y.channels * c.taps())
@@ -422,11 +375,10 @@ void mixture_conv_gradients(const MixtureConv& c, const float* gradient, const M
       float* to_kernels = Buffers::this_thread().kernel_gradient.get(g.size() * size);
       for (Index n = g.first; n < g.last; ++n)
         gradient_of_kernel(c, gradient + n * c.y.stride_n, c.input + n * c.x.stride_n, to_kernels + (n - g.first) * size);
-      unmix(c, taps, g, to_kernels, to, weights);
+      unmix(c, taps, g, to_kernels, to, sums.of(part));
     });
   });
-  for (Index part = 1; part < parts; ++part)
-    for (Index i = 0; i < size; ++i) to.weights[i] += others[(part - 1) * size + i];
+  sums.add_up();
 }
 
 }  // namespace dynaconv

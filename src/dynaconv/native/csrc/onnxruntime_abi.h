@@ -10,7 +10,7 @@
 namespace dynaconv::ort {
 
 constexpr std::uint32_t kVersion = 17;
-constexpr int kFloat = 1;          // an element type
+constexpr int kFloat = 1, kInt32 = 6;   // element types
 constexpr int kFail = 1;           // an error code
 
 struct Status;

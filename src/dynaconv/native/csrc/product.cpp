@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "int8.h"
+
 namespace dynaconv {
 namespace {
 
@@ -24,11 +26,23 @@ Columns columns_at(const Product& p, Index channel, int panels) {
   return {kWidthOne, kPanel};
 }
 
-Index tiles_per_row(const Product& p, const Kernels& k) { return (p.length + k.pixels - 1) / k.pixels; }
+// The tiles of a product, and their largest size.
+struct Table {
+  int pixels, panels;
+  const TileFn (*tile)[3][kMaxPixels];
+};
+
+Table table_of(const Product& p) {
+  if (!is_int8(p)) return {kernels().pixels, kernels().panels, kernels().tile};
+  return {int8_kernels().pixels, int8_kernels().panels, int8_kernels().tile};
+}
+
+Index tiles_per_row(const Product& p, const Table& k) { return (p.length + k.pixels - 1) / k.pixels; }
 
 class Tiles {
  public:
-  Tiles(const Product& p, const Kernels& k) : p_(p), k_(k) {
+  explicit Tiles(const Product& p) : p_(p), k_(table_of(p)) {
+    const Table& k = k_;
     per_row_ = tiles_per_row(p, k);
     tiles_ = p.samples * p.rows * per_row_;
     groups_ = (p.channels + k.panels * kPanel - 1) / (k.panels * kPanel);
@@ -112,6 +126,10 @@ class Tiles {
         t.p_panel = kPanel * Index(t.latent);
       }
       if (t.scale) t.scale += sample * p_.scale_sample + channel;
+      if (t.range) {
+        t.range += sample * p_.range_sample + row * p_.range_row + begin * t.range_pixel;
+        t.sums += sample * p_.sums_sample + channel;
+      }
       if (t.bias) t.bias += sample * p_.bias_sample + channel;
       if (p_.to_panels) t.out_pixel = t.add_pixel = pixel;
       if (t.sum) t.sum += index * t.sum_tile + channel;
@@ -123,7 +141,7 @@ class Tiles {
   }
 
   const Product& p_;
-  const Kernels& k_;
+  Table k_;
   Index per_row_, tiles_, groups_, depth_, strip_;
   Index blocks_;   // blocks of 16 inputs of all taps
   bool prefetches_panels_;
@@ -134,7 +152,7 @@ class Tiles {
 
 void multiply(const Product& product, const Team& team) {
   if (product.samples * product.rows * product.length == 0) return;
-  const Tiles tiles(product, kernels());
+  const Tiles tiles(product);
   const Tile& t = product.tile;
   const double work = double(product.samples) * double(product.rows) * double(product.length) *
                       double(product.channels) * (double(t.num_taps) * t.depth + t.latent);
@@ -143,7 +161,7 @@ void multiply(const Product& product, const Team& team) {
   });
 }
 
-Index tiles_per_sample(const Product& product) { return product.rows * tiles_per_row(product, kernels()); }
+Index tiles_per_sample(const Product& product) { return product.rows * tiles_per_row(product, table_of(product)); }
 
 Product columns(const Product& product, Index sample, Index first, Index channels, float* out, Index out_block) {
   Product p = product;
@@ -155,6 +173,8 @@ Product columns(const Product& product, Index sample, Index first, Index channel
     t.p += first * t.latent;
   }
   if (t.scale) t.scale += sample * p.scale_sample + first;
+  if (t.range) t.range += sample * p.range_sample;
+  if (t.sums) t.sums += sample * p.sums_sample + first;
   if (t.bias) t.bias += sample * p.bias_sample + first;
   if (t.add) t.add += sample * p.add_sample + first / kPanel * t.add_block;
   t.out = out;
@@ -170,6 +190,7 @@ Product rows(const Product& product, Index from, Index to, Index width) {
   // `merge_rows` makes contiguous rows one row of the product.
   const bool merged = p.rows == 1 && p.length != width;
   p.tile.x += merged ? from * width * p.tile.x_pixel : from * p.x_row;
+  if (p.tile.range) p.tile.range += merged ? from * width * p.tile.range_pixel : from * p.range_row;
   if (p.tile.latent) p.tile.z += merged ? from * width * kPanel : from * p.z_row;
   (merged ? p.length : p.rows) = (to - from) * (merged ? width : 1);
   return p;

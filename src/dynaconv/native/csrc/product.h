@@ -15,7 +15,8 @@ struct Product {
   Index x_sample = 0, x_row = 0;
   Index w_sample = 0;                // 0 if all samples share the weights
   Index z_sample = 0, z_row = 0;
-  Index scale_sample = 0, bias_sample = 0;
+  Index range_sample = 0, range_row = 0;
+  Index scale_sample = 0, bias_sample = 0, sums_sample = 0;
   Index add_sample = 0, add_row = 0;
   Index out_sample = 0, out_row = 0;
   Prefetch prefetch;                 // memory that is read after this product
@@ -25,6 +26,9 @@ struct Product {
 };
 
 void multiply(const Product& product, const Team& team);
+
+// Whether a product is one of bytes. Distances in `x` and `w` are then in words, and `depth` counts words.
+inline bool is_int8(const Product& product) { return product.tile.range != nullptr; }
 
 // Number of register tiles that cover the pixels of one sample.
 Index tiles_per_sample(const Product& product);

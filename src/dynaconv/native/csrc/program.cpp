@@ -170,7 +170,7 @@ class Runner {
     for (; step < p_.num_steps; ++step) {
       const Step& s = p_.steps[step];
       Index first = p_.num_constants;
-      for (const std::int64_t offset : {s.weight, s.bias, s.p, s.squeeze})
+      for (const std::int64_t offset : {s.weight, s.weight_scale, s.bias, s.p, s.squeeze})
         if (offset >= 0) first = std::min<Index>(first, offset);
       if (first < p_.num_constants) return first;
     }

@@ -14,8 +14,11 @@ struct Step {
   std::int64_t in_channels, out_channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
   std::int64_t pad_top, pad_left, pad_bottom, pad_right;
   // `fused`: the next step is a static depthwise convolution, and the only one that reads this one's target. `groups`
-  // are those of a dense convolution.
-  std::int64_t activation, fused, weight, bias, groups;
+  // are those of a dense convolution. `precision` is that of the kernel.
+  std::int64_t activation, fused, weight, bias, groups, precision;
+  // In int8 `weight` and `q` are bytes (int8.h), and these are their scales: one for each output channel, then the sum of
+  // its bytes, both padded to 16 floats. Mixtures and kernels of cells are stored in floats and quantised when formed.
+  std::int64_t weight_scale, q_scale;
   // The dynamic part; if `dynamic` is 0, all fields after it are unused. In a depthwise step `latent` is L_k,
   // `q_rows` is R by rows, and `q` is absent.
   std::int64_t dynamic, algorithm, latent, p, q, q_rows, scaled_bias;
@@ -34,7 +37,7 @@ constexpr int kFields = sizeof(Step) / sizeof(std::int64_t);
 
 // Format of programs in files. Raise it here and in steps.py with every change of the steps or of the order of the
 // constants: a file of another format is refused.
-constexpr int kFormat = 3;
+constexpr int kFormat = 4;
 
 // Epsilons added to a variance, to a squared length and to a sum of magnitudes; families/contract and
 // families/kernel_warehouse have the same numbers.
@@ -44,6 +47,7 @@ constexpr float kNormEpsilon = 1e-5f, kLengthEpsilon = 1e-4f, kSharesEpsilon = 1
 // normalises the channels of each pixel; its weight is a factor of each channel, then the epsilon, padded to 16 floats.
 enum StepKind { kDense = 0, kDepthwise = 1, kMaxPool = 2, kMean = 3, kScale = 4, kNorm = 5 };
 enum Algorithm { kAuto = 0, kForm = 1, kFactors = 2 };
+enum Precision { kFloat32 = 0, kBf16 = 1, kInt8 = 2 };
 enum BranchActivation { kReluB = 0, kRelu6B = 1, kSilu = 2, kGelu = 3, kHardswish = 4, kGate = 5 };
 enum ScaleActivation { kAffine = 0, kHardSigmoid = 1, kSigmoid = 2, kTanh = 3 };
 

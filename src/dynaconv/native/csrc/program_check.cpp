@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "layers.h"
+#include "product_int8.h"
 
 namespace dynaconv {
 namespace {
@@ -56,7 +57,7 @@ void check_cells(const Step& s, const StepChecker& checker) {
   if (double(s.out_channels) * double(s.in_channels) * double(s.kernel_h) * double(s.kernel_w) > kMaxKernel)
     checker.fail("too large a kernel of cells");
   const std::int64_t size = s.cell_out * s.cell_in * s.cell_h * s.cell_w;
-  checker.require(s.cells, {panel_width(size), s.num_cells}, "cells");
+  checker.require(s.cells, {panel_width(size), stored_rows(s, s.num_cells)}, "cells");
   if (s.blend >= 0) checker.require(s.blend, {kPanel + num_blocks(s) * s.num_cells}, "blend");
   checker.require_if_present(s.channel_scale, round_up(s.out_channels, kPanel), "scale of channels");
 }
@@ -98,8 +99,21 @@ void check_dynamic(const Step& s, const StepChecker& checker) {
     checker.require(s.q_rows, {round_up(s.latent, kPanel), s.kernel_h, s.kernel_w}, "R by rows");
     return;
   }
-  checker.require(s.q, {panel_width(s.latent), s.in_channels}, "Q");
+  checker.require(s.q, {panel_width(s.latent), depth_of(s, s.in_channels)}, "Q");
+  if (s.precision == kInt8) checker.require(s.q_scale, {2, round_up(s.latent, kPanel)}, "scale of Q");
   checker.require(s.q_rows, {round_up(s.latent, kPanel), s.in_channels}, "Q by rows");
+}
+
+void check_int8(const Step& s, const StepChecker& checker) {
+  if (s.precision != kInt8) return;
+  // No sum of products of bytes exceeds 32 bits.
+  constexpr std::int64_t kMaxInputs = 1 << 16;
+  const std::int64_t taps = s.kernel_h * s.kernel_w;
+  if (s.kind != kDense || s.groups > 1 || reads_input(s) || taps > kMaxInputs || taps * s.in_channels > kMaxInputs ||
+      (taps == 1 && (s.pad_top || s.pad_left || s.pad_bottom || s.pad_right)))
+    checker.fail("a precision that its kind does not allow");
+  if (!is_mixture(s) && !is_assembled(s))
+    checker.require(s.weight_scale, {2, round_up(s.out_channels, kPanel)}, "scale of weights");
 }
 
 void check_step(const Program& p, int index) {
@@ -114,15 +128,17 @@ void check_step(const Program& p, int index) {
   for (auto pad : {s.pad_top, s.pad_left, s.pad_bottom, s.pad_right})
     checker.require_range(pad, 0, kMaxSize, "padding");
   checker.require_range(s.activation, 0, int(Activation::kHardswish), "activation");
+  checker.require_range(s.precision, kFloat32, kInt8, "precision");
   checker.require_range(s.groups, 1, kMaxSize, "number of groups");
   if (s.in_channels % s.groups || s.out_channels % s.groups) throw_damaged(index, "groups that do not divide its channels");
   if (s.target == s.source || s.target == s.residual || s.target == 0)
     throw_damaged(index, "a target that is also read");
+  check_int8(s, checker);
   const Index channels = round_up(s.out_channels, kPanel);
   checker.require_if_present(s.bias, channels, "bias");
   const bool has_no_branch = s.kind == kMaxPool || s.kind == kMean || s.kind == kNorm;
   if (s.kind != kDense && (s.in_channels != s.out_channels || (s.residual >= 0 && s.kind != kScale) || s.fused || s.groups > 1 ||
-                           (s.dynamic && has_no_branch)))
+                           (s.dynamic && has_no_branch) || (s.precision != kFloat32 && s.kind != kDepthwise)))
     throw_damaged(index, "fields that its kind does not allow");
   if (s.kind == kNorm) checker.require(s.weight, {channels + kPanel}, "factors");
   if (has_no_branch) return;
@@ -138,11 +154,14 @@ void check_step(const Program& p, int index) {
       throw_damaged(index, "no static depthwise step after it, although it is fused");
   }
   if (s.dynamic) check_dynamic(s, checker);
+  const bool depthwise = s.kind == kDepthwise;
+  if (s.precision != kFloat32 && depthwise && !is_mixture(s) && !is_assembled(s))
+    throw_damaged(index, "a precision that its kind does not allow");
   if (is_assembled(s)) return;
   const std::int64_t kernels = s.dynamic ? s.kernels : 1;
-  const bool depthwise = s.kind == kDepthwise;
   const Index width = depthwise ? channels : panel_width(s.out_channels);
-  checker.require(s.weight, {width, depthwise ? 1 : Windows(s).size(), s.kernel_h, s.kernel_w, kernels}, "weight");
+  const std::int64_t rows = (depthwise ? 1 : Windows(s).size()) * s.kernel_h * s.kernel_w;
+  checker.require(s.weight, {width, stored_rows(s, rows), kernels}, "weight");
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // Vectors and functions of single values, and kernels that are loops over them; part of kernels_impl.h.
 #include <cmath>
+#include <cstdint>
 #include <initializer_list>
+#include <type_traits>
 
 #if defined(__AVX__)
 #include <immintrin.h>
@@ -15,6 +17,14 @@ template <int N>
 struct Vec {
   typedef float type __attribute__((vector_size(4 * N)));
 };
+
+// Vectors of 32-bit integers with as many lanes as V.
+template <class V>
+struct Ints {
+  typedef std::int32_t type __attribute__((vector_size(sizeof(V))));
+};
+template <class V>
+using IntsOf = typename Ints<V>::type;
 
 template <class V>
 [[gnu::always_inline]] inline V load(const float* p) {
@@ -49,6 +59,29 @@ template <class V>
   if constexpr (sizeof(V) == 32) return V(_mm256_min_ps(__m256(a), __m256(b)));
 #endif
   return a < b ? a : b;
+}
+
+// acc + x w for a number at `x`. Where V has integers, x and the lanes of w are words of four bytes: adds the products of
+// the unsigned bytes of x with the signed ones of w.
+template <class V>
+[[gnu::always_inline]] inline V multiply_add(V acc, const float* x, V w) {
+  if constexpr (std::is_same_v<std::remove_reference_t<decltype(acc[0])>, float>) {
+    return acc + *x * w;
+  } else {
+    std::int32_t bytes;
+    __builtin_memcpy(&bytes, x, sizeof bytes);
+#if defined(__AVX512VNNI__)
+    if constexpr (sizeof(V) == 64)
+      return V(_mm512_dpbusd_epi32(__m512i(acc), _mm512_set1_epi32(bytes), __m512i(w)));
+    if constexpr (sizeof(V) == 32)
+      return V(_mm256_dpbusd_epi32(__m256i(acc), _mm256_set1_epi32(bytes), __m256i(w)));
+#elif defined(__AVXVNNI__)
+    if constexpr (sizeof(V) == 32)
+      return V(_mm256_dpbusd_avx_epi32(__m256i(acc), _mm256_set1_epi32(bytes), __m256i(w)));
+#endif
+    for (int i = 0; i < 4; ++i) acc += ((bytes >> (8 * i)) & 255) * ((w << (24 - 8 * i)) >> 24);
+    return acc;
+  }
 }
 
 // exp(x), by powers of two and the Taylor series of the rest, whose error is below that of rounding. NaN stays NaN.
@@ -180,160 +213,32 @@ void normalise(const Norm& n) {
   }
 }
 
-// ROWS rows of a mix from row `row` on. Each sum is a chain of multiply-adds; there are enough rows to hide its latency.
-template <class V, int N, int WIDTH, int ROWS>
-[[gnu::always_inline]] inline void mix_rows(const Mix& m, Index row, const V* lanes) {
-  constexpr int kVectors = WIDTH / N;
-  V acc[ROWS][kVectors] = {};
-  const float* w = m.w + row * m.kernels * WIDTH;
-  for (int k = 0; k < m.kernels; ++k, w += WIDTH) {
-    const V attention = V{} + m.attention[k];
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r)
+template <class V>
+[[gnu::always_inline]] inline void sum_vector(const float* x, Index x_pixel, Index pixels, float* sum) {
+  V acc[4] = {};
+  Index m = 0;
+  for (; m + 4 <= pixels; m += 4)
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) acc[r][v] += attention * load<V>(w + r * m.kernels * WIDTH + v * N);
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < ROWS; ++r) {
-    const V factor = V{} + (m.factors ? m.factors[row + r] : 1.0f);
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) store<V>(m.out + (row + r) * WIDTH + v * N, acc[r][v] * (factor * lanes[v]));
-  }
+    for (int i = 0; i < 4; ++i) acc[i] += load<V>(x + (m + i) * x_pixel);
+  for (; m < pixels; ++m) acc[0] += load<V>(x + m * x_pixel);
+  store<V>(sum, load<V>(sum) + ((acc[0] + acc[1]) + (acc[2] + acc[3])));
 }
 
-template <class V, int N, int WIDTH>
-void mix(const Mix& m) {
-  constexpr int kVectors = WIDTH / N, kRows = kVectors > 8 ? 1 : 8 / kVectors;
-  V lanes[kVectors];
-  for (int v = 0; v < kVectors; ++v) lanes[v] = m.lanes ? load<V>(m.lanes + v * N) : V{} + 1.0f;
-  Index row = 0;
-  for (; row + kRows <= m.rows; row += kRows) mix_rows<V, N, WIDTH, kRows>(m, row, lanes);
-  for (; row < m.rows; ++row) mix_rows<V, N, WIDTH, 1>(m, row, lanes);
+void sum_pixels(const float* x, Index x_pixel, Index channels, Index pixels, float* sum) {
+  Index c = 0;
+  for (; c + VL <= channels; c += VL) sum_vector<typename Vec<VL>::type>(x + c, x_pixel, pixels, sum + c);
+  if constexpr (VL > kHalf)
+    for (; c < channels; c += kHalf) sum_vector<typename Vec<kHalf>::type>(x + c, x_pixel, pixels, sum + c);
 }
 
-template <class V, int N>
-[[gnu::always_inline]] inline float sum_of(V v) {
-  float lanes[N], total = 0;
-  store<V>(lanes, v);
-  for (int i = 0; i < N; ++i) total += lanes[i];
-  return total;
-}
-
-// Kernels are taken four at a time, so that their sums stay in registers.
-template <class V, int N, int WIDTH, int KERNELS>
-void unmix_kernels(const Unmix& u, int first) {
-  constexpr int kVectors = WIDTH / N;
-  const Mix& m = u.mix;
-  V to_attention[KERNELS] = {}, lanes[kVectors];
-  for (int v = 0; v < kVectors; ++v) lanes[v] = m.lanes ? load<V>(m.lanes + v * N) : V{} + 1.0f;
-  for (Index row = 0; row < m.rows; ++row) {
-    const V factor = V{} + (m.factors ? m.factors[row] : 1.0f);
-    const Index at = (row * m.kernels + first) * WIDTH;
-    for (int v = 0; v < kVectors; ++v) {
-      const V scaled = load<V>(u.gradient + row * WIDTH + v * N) * (factor * lanes[v]);
-#pragma GCC unroll 4
-      for (int k = 0; k < KERNELS; ++k) {
-        const Index i = at + k * WIDTH + v * N;
-        to_attention[k] += scaled * load<V>(m.w + i);
-        store<V>(u.to_w + i, load<V>(u.to_w + i) + m.attention[first + k] * scaled);
-      }
-    }
-  }
-  for (int k = 0; k < KERNELS; ++k) u.to_attention[first + k] += sum_of<V, N>(to_attention[k]);
-}
-
-template <class V, int N, int WIDTH>
-void unmix_scales(const Unmix& u) {
-  constexpr int kVectors = WIDTH / N;
-  const Mix& m = u.mix;
-  V to_lanes[kVectors] = {}, lanes[kVectors];
-  for (int v = 0; v < kVectors; ++v) lanes[v] = m.lanes ? load<V>(m.lanes + v * N) : V{} + 1.0f;
-  for (Index row = 0; row < m.rows; ++row) {
-    const V factor = V{} + (m.factors ? m.factors[row] : 1.0f);
-    V to_factor = {};
-    for (int v = 0; v < kVectors; ++v) {
-      V mixed = {};
-      for (int k = 0; k < m.kernels; ++k)
-        mixed += m.attention[k] * load<V>(m.w + (row * m.kernels + k) * WIDTH + v * N);
-      mixed *= load<V>(u.gradient + row * WIDTH + v * N);
-      to_lanes[v] += factor * mixed;
-      to_factor += lanes[v] * mixed;
-    }
-    if (u.to_factors) u.to_factors[row] += sum_of<V, N>(to_factor);
-  }
-  if (u.to_lanes)
-    for (int v = 0; v < kVectors; ++v) store<V>(u.to_lanes + v * N, load<V>(u.to_lanes + v * N) + to_lanes[v]);
-}
-
-template <class V, int N, int WIDTH>
-void unmix(const Unmix& u) {
-  int k = 0;
-  for (; k + 4 <= u.mix.kernels; k += 4) unmix_kernels<V, N, WIDTH, 4>(u, k);
-  for (; k < u.mix.kernels; ++k) unmix_kernels<V, N, WIDTH, 1>(u, k);
-  if (u.to_factors || u.to_lanes) unmix_scales<V, N, WIDTH>(u);
-}
-
-// ROWS rows of N columns of a product.
-template <class V, int N, int ROWS>
-[[gnu::always_inline]] inline void gemm_tile(const Gemm& g, Index m, Index n) {
-  V acc[ROWS];
-#pragma GCC unroll 8
-  for (int r = 0; r < ROWS; ++r) acc[r] = load<V>(g.out + (m + r) * g.out_m + n);
-  const float *a = g.a + m * g.a_m, *b = g.b + n;
-  for (Index k = 0; k < g.k; ++k, a += g.a_k, b += g.b_k) {
-    const V row = load<V>(b);
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) acc[r] += a[r * g.a_m] * row;
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < ROWS; ++r) store<V>(g.out + (m + r) * g.out_m + n, acc[r]);
-}
-
-// Columns [n, end), N at a time; returns the first column that is left.
-template <int N>
-[[gnu::always_inline]] inline Index gemm_columns(const Gemm& g, Index n) {
-  using V = typename Vec<N>::type;
-  for (; n + N <= g.n; n += N) {
-    Index m = 0;
-    for (; m + 8 <= g.m; m += 8) gemm_tile<V, N, 8>(g, m, n);
-    for (; m < g.m; ++m) gemm_tile<V, N, 1>(g, m, n);
-  }
-  return n;
-}
-
-void gemm(const Gemm& g) {
-  Index n = 0;
-  if constexpr (VL > 8) n = gemm_columns<VL>(g, n);
-  if constexpr (VL > 4) n = gemm_columns<8>(g, n);
-  n = gemm_columns<4>(g, n);
-  gemm_columns<1>(g, n);
-}
-
-// Latent channels are taken four at a time, so that their sums stay in registers.
-template <class V, int N, int WIDTH>
-void sum_gradients(const SumGradients& s) {
-  for (int lane = 0; lane < WIDTH; lane += N) {
-    const V scale = load<V>(s.scale + lane);
-    V to_scale = {};
-    for (int first = 0; first == 0 || first < s.latent; first += 4) {
-      const int count = s.latent - first < 4 ? s.latent - first : 4;
-      V to_mix[4] = {};
-      for (Index pixel = 0; pixel < s.pixels; ++pixel) {
-        const V gradient = load<V>(s.gradient + pixel * s.gradient_pixel + lane);
-        const float* z = s.z + pixel * s.z_pixel + first;
-        if (first == 0) {
-          to_scale += gradient * load<V>(s.fixed + pixel * s.fixed_pixel + lane);
-          store<V>(s.to_fixed + pixel * s.to_fixed_pixel + lane, gradient * scale);
-        }
-        if (count == 4)
-#pragma GCC unroll 4
-          for (int l = 0; l < 4; ++l) to_mix[l] += z[l] * gradient;
-        else
-          for (int l = 0; l < count; ++l) to_mix[l] += z[l] * gradient;
-      }
-      for (int l = 0; l < count; ++l) store<V>(s.to_mix + (first + l) * WIDTH + lane, to_mix[l]);
-    }
-    store<V>(s.to_scale + lane, to_scale);
+void add_to_pixels(const float* values, Index channels, Index pixels, float* x) {
+  using V = typename Vec<VL>::type;
+  using Half = typename Vec<(VL < kHalf ? VL : kHalf)>::type;
+  for (Index m = 0; m < pixels; ++m, x += channels) {
+    Index c = 0;
+    for (; c + VL <= channels; c += VL) store<V>(x + c, load<V>(x + c) + load<V>(values + c));
+    if constexpr (VL > kHalf)
+      if (c < channels) store<Half>(x + c, load<Half>(x + c) + load<Half>(values + c));
   }
 }
 

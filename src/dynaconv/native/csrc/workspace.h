@@ -36,8 +36,8 @@ class Buffer {
 };
 
 enum Scratch {
-  kPadded, kContext, kHidden, kGateOut, kHeads, kBias, kAttentions, kLatent, kMixed, kBlocks, kFormed, kFused, kSums,
-  kNumScratch
+  kPadded, kContext, kHidden, kGateOut, kHeads, kBias, kAttentions, kLatent, kMixed, kBlocks, kFormed, kWidened, kFused,
+  kSums, kBytes, kRanges, kLimits, kScales, kWords, kUnpacked, kNumScratch
 };
 
 struct Workspace {

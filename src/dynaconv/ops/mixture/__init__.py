@@ -1,12 +1,7 @@
 """Convolution with a weighted sum of K kernels, W(x) = sum_k a_k(x) W_k, for given weights a_k(x)."""
 
-from dynaconv.ops.mixture.compiled import (
-    Attentions,
-    compiled_is_enabled,
-    compiled_mixture,
-    enable_compiled,
-    supports_compiled,
-)
+from dynaconv.ops.mixture.attentions import Attentions
+from dynaconv.ops.mixture.compiled import compiled_mixture, supports_compiled
 from dynaconv.ops.mixture.cost import mixture_costs
 from dynaconv.ops.mixture.grouped import grouped_mixture
 from dynaconv.ops.mixture.kernel import kernel_mixture, mix_kernels
@@ -15,9 +10,7 @@ from dynaconv.ops.mixture.mixed import along_axis, mixed_mixture
 __all__ = [
     "Attentions",
     "along_axis",
-    "compiled_is_enabled",
     "compiled_mixture",
-    "enable_compiled",
     "grouped_mixture",
     "kernel_mixture",
     "mix_kernels",

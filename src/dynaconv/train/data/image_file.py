@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from dynaconv.errors import CorruptImageError, DataError
 
@@ -85,7 +85,9 @@ def named_in_errors(name: str | Callable[[], str], advice: str) -> Iterator[None
         name = name() if callable(name) else name
         if isinstance(error, DataError):
             raise DataError(f"{name} {error}") from error
-        raise CorruptImageError(f"{name} is corrupt or not an image ({error}); {advice}.") from error
+        # Pillow's message has the repr of the opened file.
+        reason = "no known format" if isinstance(error, UnidentifiedImageError) else error
+        raise CorruptImageError(f"{name} is corrupt or not an image ({reason}); {advice}.") from error
 
 
 def convert_image(image: Image.Image, mode: Mode) -> Image.Image:
