@@ -132,7 +132,7 @@ def built(name: str, **options: Any) -> "nn.Module":
             for parameter in layer.branch.parameters():
                 if not parameter.any():
                     torch.nn.init.normal_(parameter, std=0.02)
-        elif isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and not module.weight.any():
+        elif isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.affine and not module.weight.any():
             torch.nn.init.ones_(module.weight)
     return network
 

@@ -8,7 +8,7 @@ import pytest
 
 from dynaconv.cli import main
 from dynaconv.commands import export
-from dynaconv.deployment.backends import PRECISIONS
+from dynaconv.export.onnx import FILE_PRECISIONS
 from tests.export.test_image_info import entries
 from tests.test_cli import TINY, refused
 
@@ -167,5 +167,5 @@ def test_a_run_takes_images_of_its_own_channels(
     assert "takes images of 1 channel, not 3." in refused(capsys, *argv)
 
 
-def test_the_precisions_are_those_of_the_native_kernels() -> None:
-    assert export._PRECISIONS == PRECISIONS
+def test_the_precisions_are_those_of_files() -> None:
+    assert export._PRECISIONS == FILE_PRECISIONS

@@ -41,7 +41,9 @@ def combinations() -> Iterator[Combination]:
     gradients = itertools.cycle(LAYOUTS)
     weights_and_types = itertools.cycle(itertools.product(WEIGHTS, (torch.float64, torch.float32)))
     for case in CASES:
-        one = {"groups", "blocks", "band_groups"}.isdisjoint(CASES[case].all_arguments)
+        arguments = CASES[case].all_arguments
+        # One channel cannot be divided, and a layer norm of one feature is refused.
+        one = {"groups", "blocks", "band_groups"}.isdisjoint(arguments) and arguments.get("context_norm") != "layer"
         for algorithm, channels in itertools.product(algorithms(case), (IN_CHANNELS, 1) if one else (IN_CHANNELS,)):
             sizes = [(3, (5, 5)), (1, (6, 7))] + [(2, (1, 1))] * (CASES[case].all_arguments["kernel_size"] == 1)
             for (batch, size), mode, layout in itertools.product(sizes, MODES, LAYOUTS):

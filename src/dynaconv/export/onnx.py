@@ -39,7 +39,7 @@ MIN_OPSET = 18
 _MAX_SINGLE_FILE_BYTES = 1_900_000_000
 NO_IMAGES = ImageForm()
 _REGISTER_METHOD = "SessionOptions.register_custom_ops_library"
-_FILE_PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
+FILE_PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
 """Precisions of the operators of the native kernels in files."""
 
 
@@ -147,8 +147,8 @@ def check_form(rewrite: Rewrite, *, native: bool, half: bool, precision: Precisi
         raise ExportError(f"`rewrite` must be True, False or 'int8'; got {rewrite!r}.")
     if half and native:
         raise ExportError("`half` and `native` exclude each other, as native kernels compute in float32; pass one.")
-    if precision not in _FILE_PRECISIONS:
-        raise ExportError(f"`precision` must be one of {', '.join(map(repr, _FILE_PRECISIONS))}; got {precision!r}.")
+    if precision not in FILE_PRECISIONS:
+        raise ExportError(f"`precision` must be one of {', '.join(map(repr, FILE_PRECISIONS))}; got {precision!r}.")
     if precision != "float32" and not native:
         raise ExportError(f"`precision` is that of native operators; with {precision!r}, pass native=True.")
     if rewrite == "int8" and (half or native):
