@@ -131,7 +131,7 @@ def built(name: str, **options: Any) -> "nn.Module":
             layer._neutralise()
             for parameter in layer.branch.parameters():
                 if not parameter.any():
-                    torch.nn.init.normal_(parameter, std=0.02)
+                    torch.nn.init.normal_(parameter, std=0.005)
         elif isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.affine and not module.weight.any():
             torch.nn.init.ones_(module.weight)
     return network
