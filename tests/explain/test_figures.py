@@ -45,13 +45,13 @@ def _layer(name: str, classes: int = 10, spread: float = 1.0, **parts: tuple[int
 )
 def test_every_form_of_coefficients_is_drawn(parts: dict[str, tuple[int, ...]], tmp_path: Path) -> None:
     layers = [_layer("a", spread=0.1, **parts), _layer("b", **parts)]
-    assert_drawn(class_coefficients(layers, [str(k) for k in range(10)]), tmp_path / "coefficients.png")
+    assert_drawn(class_coefficients(layers, [str(k) for k in range(10)]), tmp_path / "coefficients.png", width=1200)
 
 
 @pytest.mark.parametrize("classes", [2, 30])
 def test_few_and_many_classes_are_drawn(classes: int, tmp_path: Path) -> None:
     layers = [_layer("a", classes=classes, scale=(9,), fusion=(3, 3))]
-    assert_drawn(class_coefficients(layers, [f"kind {k}" for k in range(classes)]), tmp_path / "c.png")
+    assert_drawn(class_coefficients(layers, [f"kind {k}" for k in range(classes)]), tmp_path / "c.png", width=1200)
 
 
 def test_the_layer_where_classes_differ_most_is_chosen_among_those_with_every_part() -> None:
@@ -93,7 +93,7 @@ def test_curves_are_drawn_from_a_metrics_file(tmp_path: Path) -> None:
     assert columns["train_acc"][0] != columns["train_acc"][0]
     figure = training_curves({"static": columns, "DCD": columns})
     assert "best validation: static 60.0%, DCD 60.0%" in figure.axes[1].get_title(loc="left")
-    assert_drawn(figure, tmp_path / "curves.png")
+    assert_drawn(figure, tmp_path / "curves.png", width=1200)
 
 
 def test_a_single_epoch_is_seen_whole() -> None:
