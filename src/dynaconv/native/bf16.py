@@ -1,5 +1,7 @@
 """Kernels in bfloat16: rounded in the network, and stored in 16 bits in the steps of a program."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -31,22 +33,21 @@ def _kernel(module: nn.Module) -> Tensor | None:
     return None
 
 
-def store_kernel(step: Step) -> None:
-    """Store the kernel of a step in bfloat16 if that changes none of its numbers.
+def in_bf16(step: Step) -> Step:
+    """Return a step with its kernel in bfloat16 if that changes none of its numbers; otherwise the step itself.
 
     It would if the kernel is multiplied by a factor of each channel, such as a layer scale. A depthwise kernel that is
     not a mixture also stays in float32: it is small, and no weights are formed from it.
     """
-    mixes = step.dynamic and (step.kernels > 1 or step.has_channel or step.has_spatial)
     depthwise = step.kind == DEPTHWISE
     if step.cells is not None and _is_exact(step.cells):
-        step.cells = bf16_words(step.cells, len(step.cells) // step.num_cells)
-    elif step.weight is not None and (step.kind == DENSE or (depthwise and mixes)) and _is_exact(step.weight):
+        stored = {"cells": bf16_words(step.cells, len(step.cells) // step.num_cells)}
+    elif step.weight is not None and (step.kind == DENSE or (depthwise and step.is_mixture)) and _is_exact(step.weight):
         width = round_up(step.out_channels) if depthwise else panel_width(step.out_channels)
-        step.weight = bf16_words(step.weight, width, step.kernels)
+        stored = {"weight": bf16_words(step.weight, width, step.kernels)}
     else:
-        return
-    step.precision = PRECISIONS["bf16"]
+        return step
+    return replace(step, precision=PRECISIONS["bf16"], **stored)  # type: ignore[arg-type]
 
 
 def _is_exact(kernel: Tensor) -> bool:

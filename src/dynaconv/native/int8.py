@@ -21,7 +21,7 @@ def in_int8(step: Step) -> Step:
     if not _is_supported(step):
         return step
     step = replace(step, precision=PRECISIONS["int8"])
-    if step.kernels > 1 or step.has_channel or step.has_spatial or step.cells is not None:
+    if step.is_mixture or step.cells is not None:
         return step
     assert step.weight is not None
     step.weight, step.weight_scale = byte_panels(step.weight, step.out_channels, step.kernel_h * step.kernel_w)

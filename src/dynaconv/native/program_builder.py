@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from dynaconv.deployment.backends import Precision
-from dynaconv.native.bf16 import store_kernel
+from dynaconv.native.bf16 import in_bf16
 from dynaconv.native.int8 import in_int8
 from dynaconv.native.steps import DENSE, DEPTHWISE, FIELDS, MAX_POOL, MEAN, Step, UnsupportedError
 from dynaconv.ops.packing import round_up
+
+_IN_PRECISION = {"bf16": in_bf16, "int8": in_int8}
 
 
 @dataclass
@@ -44,10 +46,8 @@ class Builder:
     def build(self, precision: Precision = "float32") -> tuple[Tensor, Tensor, list[int]]:
         """Return the constants, the steps as integers, and `Step.resize` of each step that changes the image size."""
         self._fuse()
-        if precision == "bf16":
-            for step in self.steps:
-                store_kernel(step)
-        steps = [in_int8(step) for step in self.steps] if precision == "int8" else self.steps
+        converted = _IN_PRECISION.get(precision)
+        steps = self.steps if converted is None else [converted(step) for step in self.steps]
         constants = _Constants()
         table = []
         for step, slots in zip(steps, self._slots(), strict=True):

@@ -84,6 +84,11 @@ class Step:
     channel_scale: Tensor | None = None
 
     @property
+    def is_mixture(self) -> bool:
+        """Whether its kernel is a weighted sum, or has factors along its channels or taps; as in ``csrc/layers.h``."""
+        return bool(self.dynamic and (self.kernels > 1 or self.has_channel or self.has_spatial))
+
+    @property
     def resize(self) -> tuple[int, int, int, int]:
         """Offset and stride of each axis: n pixels become ``(n + offset) // stride + 1``, or 1 if ``stride`` is 0."""
         if self.kind == MEAN:
