@@ -5,22 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynaconv.ops.eager import compiled_is_enabled, trains_eagerly
-
-_LANES = 8
-"""The operators take a multiple of this many channels."""
+from dynaconv.ops.eager import compiled_is_enabled, trains_in_channels_last
 
 
 def supports_averaged(x: Tensor) -> bool:
     """Whether the operators serve this input: they are enabled, and it is channels_last and trained in float32."""
-    return (
-        compiled_is_enabled()
-        and x.dim() == 4
-        and x.shape[1] % _LANES == 0
-        and x.numel() > 0
-        and trains_eagerly((x,), torch.float32)
-        and x.is_contiguous(memory_format=torch.channels_last)
-    )
+    return compiled_is_enabled() and trains_in_channels_last(x)
 
 
 def averaged(x: Tensor) -> tuple[Tensor, Tensor]:

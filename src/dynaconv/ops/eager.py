@@ -42,6 +42,22 @@ def trains_eagerly(tensors: Iterable[Tensor], dtype: torch.dtype) -> bool:
     )
 
 
+LANES = 8
+"""The compiled operators on channels_last images take a multiple of this many channels."""
+
+
+def trains_in_channels_last(x: Tensor, *others: Tensor) -> bool:
+    """Whether compiled operators on channels_last images serve this input, trained in float32 with other tensors."""
+    return (
+        x.dim() == 4
+        and x.shape[1] % LANES == 0
+        and x.numel() > 0
+        # Before the memory format, which functorch does not know.
+        and trains_eagerly((x, *others), torch.float32)
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
 def differentiable_gradients(
     run: Callable[..., Tensor], inputs: Sequence[Tensor], gradient: Tensor
 ) -> tuple[Tensor | None, ...]:

@@ -13,13 +13,10 @@ from dynaconv.families.contract.norms import LatentBatchNorm2d
 from dynaconv.families.dcd.factored_step import conv_gradients, join_kernels, plain_factored_step, split_kernels
 from dynaconv.families.dcd.factors import activate_scale, inverse_lengths
 from dynaconv.ops.context import pool_context
-from dynaconv.ops.eager import differentiable_gradients, trains_eagerly
+from dynaconv.ops.eager import LANES, differentiable_gradients, trains_in_channels_last
 from dynaconv.ops.geometry import Geometry
 from dynaconv.ops.per_sample import grouped_matmul, outer_per_sample, times_transposed
 from dynaconv.ops.shared import static_conv
-
-_LANES = 8
-"""The operators take a multiple of this many channels."""
 
 
 class StepSettings(NamedTuple):
@@ -55,14 +52,7 @@ class StepSettings(NamedTuple):
 
 def supports_compiled_step(x: Tensor, tensors: Sequence[Tensor], geometry: Geometry) -> bool:
     """Whether the operators serve this input of a layer with the default branch; ``tensors`` begin with W0."""
-    return (
-        geometry.dense_2d
-        and len(tensors[0]) % _LANES == 0
-        and x.shape[1] % _LANES == 0
-        and x.numel() > 0
-        and trains_eagerly((x, *tensors), torch.float32)
-        and x.is_contiguous(memory_format=torch.channels_last)
-    )
+    return geometry.dense_2d and len(tensors[0]) % LANES == 0 and trains_in_channels_last(x, *tensors)
 
 
 def averaging_norm(norm: nn.Module | None, batch: int) -> LatentBatchNorm2d | None:
