@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import gc
 import importlib
+import itertools
 import multiprocessing
 import os
 import sys
@@ -66,6 +67,8 @@ def _run(chosen: list[Network], args: argparse.Namespace, table: Path) -> None:
     # Family by family: a run that is cut short has one family everywhere, and not every family somewhere.
     tasks: list[Task] = [(network, family, not args.no_export) for family in args.families for network in chosen]
     results = store.read(table)
+    keys = itertools.product((each.key for each in networks()), (*labels(), "static"))
+    places = {key: place for place, key in enumerate(keys)}
     if not args.again:
         tasks = [task for task in tasks if not _has_result(task, results)]
     _prepare_to_fork()
@@ -82,7 +85,7 @@ def _run(chosen: list[Network], args: argparse.Namespace, table: Path) -> None:
             running.remove(worker)
             outcome = worker.outcome()
             results[outcome.key] = store.merged(results.get(outcome.key), outcome)
-            store.write(table, sorted(results.values(), key=_place))
+            store.write(table, sorted(results.values(), key=lambda each: places.get(each.key, len(places))))
             print(_line(outcome), f"({len(tasks)} to come)", flush=True)
             network, family, export = worker.task
             failed = export and outcome.errors.keys() & EXPORTS
@@ -94,13 +97,6 @@ def _has_result(task: Task, done: dict[tuple[str, str], Outcome]) -> bool:
     network, family, export = task
     outcome = done.get((network.key, family))
     return outcome is not None and (outcome.exported or not export or bool(outcome.errors))
-
-
-def _place(outcome: Outcome) -> tuple[int, int]:
-    """Where the outcome is in the table: networks, and families of each, in the order of the page."""
-    keys, families = [each.key for each in networks()], [*labels(), "static"]
-    network, family = outcome.key
-    return keys.index(network) if network in keys else len(keys), families.index(family)
 
 
 class _Worker:

@@ -123,8 +123,9 @@ def export_onnx(
     def write(captured: Capture, file: Path) -> None:
         write_onnx(captured, file, opset=opset, rewrite=bool(rewrite), native=native, images=images)
 
+    details = [f"opset {opset}", *([native_label(precision)] if native else []), *(["float16"] if half else [])]
     file_format = Format(
-        name=f"ONNX (opset {opset}{native_label(native, precision)}{', float16' if half else ''})",
+        name=f"ONNX ({', '.join(details)})",
         runtime=versioned("onnxruntime", "ONNX Runtime"),
         suffixes=(".onnx",),
         write=write,
@@ -136,9 +137,9 @@ def export_onnx(
     return images.export(file_format, model, path, example, batch=batch, free_size=free_size, overwrite=overwrite)
 
 
-def native_label(native: bool, precision: Precision) -> str:
-    """Return the part of a format's name that says whether it has native operators, and of which precision."""
-    return (", native kernels" if precision == "float32" else f", native kernels in {precision}") if native else ""
+def native_label(precision: Precision) -> str:
+    """Return the part of a format's name that says that it has native operators, and of which precision."""
+    return "native kernels" if precision == "float32" else f"native kernels in {precision}"
 
 
 def check_form(rewrite: Rewrite, *, native: bool, half: bool, precision: Precision = "float32") -> None:

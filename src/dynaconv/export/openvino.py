@@ -89,9 +89,8 @@ def openvino_format(
 
     # In float32, the rounding of the weights to float16 remains.
     rounding = {"precision": "bfloat16" if precision == "bfloat16" else "float16" if half else "float32"}
-    kernels = native_label(native, weights).removeprefix(", ")
     return Format(
-        name=f"OpenVINO IR{f' ({kernels})' if native else ''}{' (float16 weights)' if half else ''}",
+        name=f"OpenVINO IR{f' ({native_label(weights)})' if native else ''}{' (float16 weights)' if half else ''}",
         runtime=f"{runtime} in {precision}" if half else runtime,
         suffixes=(".xml",),
         write=partial(write_openvino, library=library, rewrite=bool(rewrite), half=half, images=images),
