@@ -31,7 +31,7 @@ def trained(layer: nn.Module, gain: float = 1.0) -> nn.Module:
 
 def random_layer(draw: random.Random, family: str, channels: tuple[int, int], groups: int, **geometry) -> nn.Module:
     options = {"bias": draw.random() < 0.5, "context_norm": draw.choice([None, "layer", "running"])}
-    count = draw.choice([1, 2, 4, 5]) if family == "odconv" else draw.choice([2, 3, 4, 8])
+    count = draw.choice([1, 2, 4, 5]) if family == "odconv" else draw.choice([1, 2, 3, 8])
     options["num_experts" if family == "condconv" else "num_kernels"] = count
     if family != "odconv":
         options["residual"] = draw.random() < 0.3

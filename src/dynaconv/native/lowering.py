@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynaconv.families.contract.affine import frozen_sum
 from dynaconv.families.contract.deployed import (
     AffineMap,
     AssembledKernel,
@@ -20,6 +21,7 @@ from dynaconv.native.static_layers import (
     check_type,
     geometry_of,
     is_depthwise,
+    kernel_step,
     linear_step,
     max_pool_step,
     static_step,
@@ -162,8 +164,17 @@ def scale_step(branch: DeployedBranch, head: AffineMap, gate: str) -> Step:
     )
 
 
+def _fixed(form: DeployedConv, mixed: MixedKernel) -> Step:
+    """Return the step of a mixture of one kernel, whose weight is 1."""
+    (kernel,) = mixed.kernels
+    bias = mixed.bias if mixed.biases is None else frozen_sum(mixed.bias, mixed.biases[0], kernel)
+    return kernel_step(form, kernel, bias)
+
+
 def _mixture(form: DeployedConv, mixed: MixedKernel) -> Step:
     geometry, heads = geometry_of(form), dict(mixed.heads)
+    if not heads:
+        return _fixed(form, mixed)
     depthwise = is_depthwise(form)
     if depthwise and "channel" in heads and "filter" not in heads:
         # Each filter reads one channel.

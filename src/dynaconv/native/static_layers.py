@@ -23,12 +23,14 @@ def activation_of(module: nn.Module | None) -> str | None:
 def static_step(conv: Any) -> Step:
     """Return the step of a convolution with the attributes of `torch.nn.Conv2d`."""
     check_type(conv)
-    geometry = geometry_of(conv)
-    if is_depthwise(conv):
-        weight, kind = depthwise_weight(conv.weight), DEPTHWISE
-    else:
-        weight, kind = dense_weight(conv.weight, conv.groups), DENSE
-    return Step(kind=kind, weight=weight, bias=vector(conv.bias), **geometry)
+    return kernel_step(conv, conv.weight, conv.bias)
+
+
+def kernel_step(conv: Any, weight: Tensor, bias: Tensor | None) -> Step:
+    """Return the step of a convolution with the geometry of ``conv`` and another kernel and bias."""
+    depthwise = is_depthwise(conv)
+    packed = depthwise_weight(weight) if depthwise else dense_weight(weight, conv.groups)
+    return Step(kind=DEPTHWISE if depthwise else DENSE, weight=packed, bias=vector(bias), **geometry_of(conv))
 
 
 def is_depthwise(conv: Any) -> bool:

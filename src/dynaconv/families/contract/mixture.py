@@ -14,7 +14,7 @@ from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.checks import check_choice
 from dynaconv.families.contract.config import ContextConfig
 from dynaconv.families.contract.convolution import DynamicConvolution
-from dynaconv.families.contract.deployed import DeployedBranch, DeployedConv, MixedKernel
+from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, DeployedConv, MixedKernel
 from dynaconv.families.contract.norms import make_context_norm, normalise
 from dynaconv.families.contract.options import option
 from dynaconv.ops import Cost, full_precision, pool_other_axes
@@ -279,17 +279,22 @@ class DeployedMixture(_Mixture, DeployedConv):
         """The kernels, biases and branch; None if the kernels differ along an axis."""
         if self.context_axis is not None:
             return None
-        single, softmax = len(self.weight) == 1, self.activation == "softmax"
+        single, softmax, head = len(self.weight) == 1, self.activation == "softmax", self.branch.head("attention")
+        heads, scaled_bias = {} if single else {"kernel": head}, None
         if single and not softmax:
-            return None
+            # The weight of the only kernel is a scale that all filters have in common.
+            filters = self.out_channels
+            heads = {"filter": AffineMap(head.weight.repeat(filters, 1), head.constant.repeat(filters))}
+            scaled_bias = None if self.bias is None else self.bias[0]
         return MixedKernel(
             kernels=self.weight,
             branch=self.branch,
-            heads={} if single else {"kernel": self.branch.head("attention")},
+            heads=heads,
             softmax=softmax,
             static=self.residual,
             bias=self.shift,
-            biases=self.bias,
+            scaled_bias=scaled_bias,
+            biases=self.bias if scaled_bias is None else None,
         )
 
     def _logits_of(self, context: Tensor, *, track: bool) -> Tensor:
