@@ -323,6 +323,7 @@ class _DCDLinearOptions:
         context_norm: Literal["auto", "layer", "batch", "running"] | None = "auto",
         algorithm: Literal["auto", "kernel", "factored"] = "auto",
         context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 16,
         min_hidden_channels: int = 16,
         variant: Literal["full", "scale", "residual", "input"] = "full",
@@ -348,6 +349,8 @@ class _DCDLinearOptions:
                 model.
             context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
                 one that several layers share; None: it reads the averaged input.
+            shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+                name share it. `convert` with context='block' sets it.
             reduction: r: the branch has max(C_in // r, min_hidden_channels) hidden units; see `keeps_length` for small
                 contexts.
             min_hidden_channels: Minimum number of hidden units.
@@ -626,6 +629,7 @@ class _KernelWarehouseLinearOptions:
         *,
         context_norm: str | None = None,
         context_features: int | None = None,
+        shared_context: str | None = None,
         reduction: int = 16,
         min_hidden_channels: int = 16,
         budget: float = 1,
@@ -646,6 +650,8 @@ class _KernelWarehouseLinearOptions:
                 them into the branch.
             context_features: F: the branch reads a context ``(B, F)`` that is given as ``layer(x, context)``, such as
                 one that several layers share; None: it reads the averaged input.
+            shared_context: Name of the layer of the network whose averaged input is the context; layers with the same
+                name share it. `convert` with context='block' sets it.
             reduction: The branch has max(channels // reduction, min_hidden_channels) hidden units.
             min_hidden_channels: Minimum number of hidden units.
             budget: Cells per block of the kernels, b: 1/4, 1/2, 1, 2, 3 or 4. 1 keeps the number of kernel weights.

@@ -230,7 +230,12 @@ class DynamicConvolution(DynamicOperator):
             self._algorithm_by_shape[shape] = cached = cheapest(self._costs_of(shape))
         return cached
 
-    def _pooled(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    @property
+    def input_features(self) -> int:
+        """``in_channels``."""
+        return self.in_channels
+
+    def _average(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return pool_context(x, 1, context_dtype(x.dtype), mask)
 
     def _averaged(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:

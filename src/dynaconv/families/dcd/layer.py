@@ -146,7 +146,7 @@ class DCDLinear(DCDCore, DCDOnRows, DynamicLinear):
     """
 
     config_class = DCDLinearConfig
-    _without = ("fusion", "latent_taps", "context_size", "shared_context")
+    _without = ("fusion", "latent_taps", "context_size")
     network_options: ClassVar = {"average_rows": True}
 
     def __init__(
