@@ -90,43 +90,23 @@ class DCDConv2d(_DCDConv, DynamicConv2d):
 
 
 class DCDConv1d(_DCDConv, DynamicConv1d):
-    """`DCDConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`DCDConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`."""
 
 
 class DCDConv3d(_DCDConv, DynamicConv3d):
-    """`DCDConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`DCDConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`."""
 
 
 class DCDConvTranspose1d(_DCDConv, DynamicConvTranspose1d):
-    """`DCDConv2d` as a transposed convolution in one dimension; takes the arguments of `torch.nn.ConvTranspose1d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`DCDConv2d`, transposed, in one dimension; takes the arguments of `torch.nn.ConvTranspose1d`."""
 
 
 class DCDConvTranspose2d(_DCDConv, DynamicConvTranspose2d):
-    """`DCDConv2d` as a transposed convolution in two dimensions; takes the arguments of `torch.nn.ConvTranspose2d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`DCDConv2d`, transposed, in two dimensions; takes the arguments of `torch.nn.ConvTranspose2d`."""
 
 
 class DCDConvTranspose3d(_DCDConv, DynamicConvTranspose3d):
-    """`DCDConv2d` as a transposed convolution in three dimensions; takes the arguments of `torch.nn.ConvTranspose3d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`DCDConv2d`, transposed, in three dimensions; takes the arguments of `torch.nn.ConvTranspose3d`."""
 
 
 class DCDLinear(DCDCore, DCDOnRows, DynamicLinear):

@@ -208,19 +208,11 @@ class ODConv2d(_ODConv, DynamicConv2d):
 
 
 class ODConv1d(_ODConv, DynamicConv1d):
-    """`ODConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`ODConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`."""
 
 
 class ODConv3d(_ODConv, DynamicConv3d):
-    """`ODConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`ODConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`."""
 
 
 class DeployedODConv(_ODConvolution, DeployedConv):
