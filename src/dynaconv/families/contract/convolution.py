@@ -247,10 +247,6 @@ class DynamicConvolution(DynamicOperator):
             return averaged(x)
         return x, self._context(x, context, mask)
 
-    def sample_bias(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
-        """The bias of each sample of ``x``, ``(B, C_out)``, or None if the layer adds no bias."""
-        return None if self.bias is None else self.bias.expand(x.shape[0], -1)
-
     def modulate(self, x: Tensor) -> Tensor:
         """The feature maps, ``(B, C_in, H, W)``, that the kernels are applied to: ``x`` itself in most families."""
         self._check_input(x)

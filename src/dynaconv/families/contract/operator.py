@@ -62,9 +62,9 @@ class DynamicOperator(nn.Module, ABC):
     def kernel(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """The kernel of each sample of ``x``, ``(B, *weight.shape)`` of the static operator. Arguments as `forward`."""
 
-    @abstractmethod
     def sample_bias(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
         """The bias of each sample, ``(B, C_out)``, or None if the layer adds no bias. Arguments as `forward`."""
+        return None if self.bias is None else self.bias.expand(x.shape[0], -1)
 
     @abstractmethod
     def _check_input(self, x: Tensor) -> None:

@@ -44,9 +44,9 @@ class _DCDConv(DCDCore, DCDOnImages, DynamicConv):
         self._reset_dynamic()
 
     def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        geometry, pads = self._geometry_and_pads
-        if context is None and mask is None and pads is None and self.context_size == 1:
-            out = self._compiled(self._padded(x), None, self.conv_weight, geometry)
+        padded = self._geometry_and_pads[1] is not None
+        if context is None and mask is None and not padded and self.context_size == 1:
+            out = self._compiled(self._padded(x), None)
             if out is not None:
                 return out
         return super()._compute(x, context, mask)
