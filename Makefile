@@ -87,7 +87,7 @@ env: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dynaconv needs Python 3.11 or newer; run: make env PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python tools/make_environment.py $(VENV) --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 clean:

@@ -10,6 +10,7 @@ import importlib
 import inspect
 import posixpath
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+from dynaconv.families import DynamicLayer
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
@@ -137,11 +140,33 @@ def _has_explorer() -> bool:
     return (EXPLORER / "index.html").is_file() and (EXPLORER / "networks" / "index.json").is_file()
 
 
+def _constructor(layer: type) -> griffe.Function:
+    """Return the constructor of a layer with the signature that names its options."""
+    parameters = [
+        griffe.Parameter(
+            each.name,
+            annotation=inspect.formatannotation(each.annotation),
+            kind=griffe.ParameterKind(each.kind.description),
+            default=None if each.default is each.empty else repr(each.default),
+        )
+        for each in inspect.signature(layer).parameters.values()
+    ]
+    return griffe.Function("__init__", parameters=griffe.Parameters(*parameters))
+
+
 class Docstrings(griffe.Extension):
     """Gives griffe the docstrings in the form that it reads, and the options of the configs as attributes."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Rename the section ``Options:`` of layers, and join the names of arguments that go on in a second line."""
+        layer = getattr(sys.modules.get(obj.path.rpartition(".")[0]), obj.name, None)
+        if inspect.isclass(layer) and issubclass(layer, DynamicLayer):
+            assert isinstance(obj, griffe.Class)
+            # With the section, and the signature, that a layer gets when it is defined. In the stub, it has a second
+            # base with that signature.
+            obj.docstring = griffe.Docstring(inspect.getdoc(layer) or "", parent=obj)
+            obj.set_member("__init__", _constructor(layer))
+            obj.bases = [base for base in obj.bases if not str(base).endswith("Options")]
         if obj.docstring:
             text = re.sub(r"(?m)^Options:$", "Other Parameters:", obj.docstring.value)
             obj.docstring.value = re.sub(r"(?m)^(    [\w, ]+,)\n +(?=[\w, ]+:)", r"\1 ", text)

@@ -19,7 +19,7 @@ SOURCE = Path(families.__file__)
 
 
 def stub() -> str:
-    """Return the content of the stub: the package's own imports, and a subclass with its signature for every layer."""
+    """Return the content of the stub: the imports of the package, each constructor once, and every layer."""
     lines = [
         '"""Written by tools/write_stubs.py."""',
         "",
@@ -29,6 +29,7 @@ def stub() -> str:
         "import torch",
         "",
     ]
+    constructors: dict[str, str] = {}
     layers = []
     for statement in ast.parse(SOURCE.read_text(encoding="utf-8")).body:
         if not isinstance(statement, ast.ImportFrom):
@@ -37,14 +38,16 @@ def stub() -> str:
             value = getattr(families, name)
             concrete = inspect.isclass(value) and not inspect.isabstract(value)
             if concrete and issubclass(value, families.DynamicLayer):
-                layers.append(value)
                 lines.append(f"from {statement.module} import {name} as _{name}")
+                made_by = constructors.setdefault(_constructor(value), f"_{name}Options")
+                layers.append(f"class {name}({made_by}, _{name}): ...")
             elif name in vars(families)["__all__"]:
                 lines.append(f"from {statement.module} import {name} as {name}")
-    return "\n".join([*lines, "", *map(_class, layers)])
+    shared = [f"class {name}:\n{text}" for text, name in constructors.items()]
+    return "\n".join([*lines, "", *shared, *layers, ""])
 
 
-def _class(layer: type) -> str:
+def _constructor(layer: type) -> str:
     parameters = ["self"]
     for parameter in inspect.signature(layer).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY and "*" not in parameters:
@@ -55,10 +58,12 @@ def _class(layer: type) -> str:
         ).replace("'", '"')
         default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}".replace("'", '"')
         parameters.append(f"{parameter.name}: {text}{default}")
-    documentation = textwrap.indent(inspect.getdoc(layer) or "", "    ").strip()
+    # What follows the heading, up to the next section; indented anew for a method.
+    options = (inspect.getdoc(layer) or "").partition("Options:\n")[2].partition("\n\n")[0]
+    documentation = textwrap.indent(f"The arguments of torch's layer.\n\nOptions:\n{options}\n", " " * 8).strip()
     return (
-        f'class {layer.__name__}(_{layer.__name__}):\n    """{documentation}"""\n\n'
-        f"    def __init__(\n        {f',{chr(10)}        '.join(parameters)},\n    ) -> None: ...\n"
+        f"    def __init__(\n        {f',{chr(10)}        '.join(parameters)},\n    ) -> None:\n"
+        f'        """{documentation}\n        """\n'
     )
 
 

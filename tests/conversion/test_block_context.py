@@ -26,13 +26,14 @@ from dynaconv.conversion.blocks import first_of_block
 from dynaconv.errors import ConversionError
 from dynaconv.explain.coefficients import collect_coefficients
 from dynaconv.explain.freezing import rank_layers
-from dynaconv.families import DynamicConv
+from dynaconv.families import DynamicLayer
 from dynaconv.testing.cases import enlarge
 from dynaconv.testing.tolerance import assert_close
 from tests.helpers import LAYERS, assert_file_computes
 from tests.messages import refuses
 
 OPTIONS: dict[str, dict[str, Any]] = {"fdconv": {"min_channels": 1, "num_kernels": 4}}
+WITH_LINEAR = ("dcd", "kernel_warehouse")
 
 
 class Block(nn.Module):
@@ -60,13 +61,67 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.blocks(self.stem(x).relu())).mean((2, 3))
 
+    def by_hand(self, x: Tensor) -> Tensor:
+        """The forward pass with every context given."""
+        x = self.stem(x).relu()
+        for block in self.blocks:
+            context = x.mean((2, 3))
+            out = block.norm(block.conv1(x, context)).relu()
+            x = (block.conv2(out, context) + block.shortcut[0](x, context)).relu()
+        out: Tensor = self.head(x).mean((2, 3))
+        return out
 
-def made(family: str = "dcd", **options: Any) -> Any:
+
+class Rows(nn.Module):
+    """A stem, a block of a convolution and linear layers as in ConvNeXt, an MLP, and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.mixed = nn.ModuleDict({"conv": nn.Conv2d(4, 6, 3), "fc1": nn.Linear(6, 8), "fc2": nn.Linear(8, 6)})
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(6, 12), "fc2": nn.Linear(12, 6)})
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x, given=False)
+
+    def by_hand(self, x: Tensor) -> Tensor:
+        """The forward pass with every context given."""
+        return self.run(x, given=True)
+
+    def run(self, x: Tensor, *, given: bool) -> Tensor:
+        x = self.stem(x).relu()
+        context = (x.mean((2, 3)),) * given
+        x = self.mixed["conv"](x, *context).permute(0, 2, 3, 1)
+        x = x + self.mixed["fc2"](self.mixed["fc1"](x, *context).relu(), *context)
+        context = (x.mean((1, 2)),) * given
+        x = x + self.mlp["fc2"](self.mlp["fc1"](x, *context).relu(), *context)
+        out: Tensor = self.head(x.mean((1, 2)))
+        return out
+
+
+KINDS: dict[type[Net] | type[Rows], dict[str, Any]] = {Net: {}, Rows: {"kinds": ("spatial", "linear")}}
+CASES = [*((family, Net) for family in LAYERS), *((family, Rows) for family in WITH_LINEAR)]
+FEATURES: dict[Any, dict[str, int | None]] = {
+    Net: {
+        "blocks.0.conv1": 4,
+        "blocks.0.conv2": 4,
+        "blocks.0.shortcut.0": 4,
+        "blocks.1.conv1": 6,
+        "blocks.1.conv2": 6,
+        "blocks.1.shortcut.0": 6,
+        "head": None,
+    },
+    Rows: {"mixed.conv": 4, "mixed.fc1": 4, "mixed.fc2": 4, "mlp.fc1": 6, "mlp.fc2": 6, "head": None},
+}
+
+
+def made(family: str = "dcd", of: Any = Net) -> Any:
     """A converted network in float64 and eval mode whose kernels depend on the context."""
     torch.manual_seed(0)
-    net = convert(Net(), family, context="block", **{**OPTIONS.get(family, {}), **options})
+    net = convert(of(), family, context="block", **OPTIONS.get(family, {}), **KINDS[of])
     for layer in net.modules():
-        if isinstance(layer, DynamicConv):
+        if isinstance(layer, DynamicLayer):
             enlarge(layer)
     return net.double().eval()
 
@@ -75,33 +130,15 @@ def images(batch: int = 3) -> Tensor:
     return torch.randn(batch, 3, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def by_hand(net: Any, x: Tensor) -> Tensor:
-    """The forward pass of `Net` with every context given."""
-    x = net.stem(x).relu()
-    for block in net.blocks:
-        context = x.mean((2, 3))
-        out = block.norm(block.conv1(x, context)).relu()
-        x = (block.conv2(out, context) + block.shortcut[0](x, context)).relu()
-    out: Tensor = net.head(x).mean((2, 3))
-    return out
-
-
-@pytest.mark.parametrize("family", LAYERS)
-def test_the_layers_of_a_block_read_the_averaged_input_of_its_first_one(family: str) -> None:
-    net, x = made(family), images()
-    assert {name: layer.context_features for name, layer in net.named_modules() if isinstance(layer, DynamicConv)} == {
-        "blocks.0.conv1": 4,
-        "blocks.0.conv2": 4,
-        "blocks.0.shortcut.0": 4,
-        "blocks.1.conv1": 6,
-        "blocks.1.conv2": 6,
-        "blocks.1.shortcut.0": 6,
-        "head": None,
-    }
+@pytest.mark.parametrize(("family", "of"), CASES)
+def test_the_layers_of_a_block_read_the_averaged_input_of_its_first_one(family: str, of: Any) -> None:
+    net, x = made(family, of), images()
+    layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, DynamicLayer)}
+    assert {name: layer.context_features for name, layer in layers.items()} == FEATURES[of]
     for mode in (True, False):
         # Statistics of norms move in train mode.
         twins = [copy.deepcopy(net).train(mode) for _ in range(2)]
-        outs = twins[0](x), by_hand(twins[1], x)
+        outs = twins[0](x), twins[1].by_hand(x)
         assert_close(*outs)
         upstream = torch.randn_like(outs[0])
         gradients = [
@@ -111,20 +148,20 @@ def test_the_layers_of_a_block_read_the_averaged_input_of_its_first_one(family: 
         assert_close(*gradients)
 
 
-@pytest.mark.parametrize("family", LAYERS)
-def test_the_start_is_exact_and_returns(family: str) -> None:
-    static, x = Net().double().eval(), images()
-    net = convert(static, family, context="block", **OPTIONS.get(family, {}))
+@pytest.mark.parametrize(("family", "of"), CASES)
+def test_the_start_is_exact_and_returns(family: str, of: Any) -> None:
+    static, x = of().double().eval(), images()
+    net = convert(static, family, context="block", **OPTIONS.get(family, {}), **KINDS[of])
     assert_close(net(x), static(x))
     assert_close(net.train()(x), static.train()(x))
     assert_close(revert(net).eval()(x), static.eval()(x))
 
 
-@pytest.mark.parametrize("family", LAYERS)
-def test_copies_records_and_the_deployed_form_compute_the_same(family: str) -> None:
-    net, x = made(family), images()
+@pytest.mark.parametrize(("family", "of"), CASES)
+def test_copies_records_and_the_deployed_form_compute_the_same(family: str, of: Any) -> None:
+    net, x = made(family, of), images()
     record = json.loads(json.dumps(conversion_of(net)))
-    again = apply_conversion(Net().double(), record).eval()
+    again = apply_conversion(of().double(), record).eval()
     again.load_state_dict(net.state_dict())
     program = torch.fx.symbolic_trace(net)
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), again, program):
@@ -134,25 +171,31 @@ def test_copies_records_and_the_deployed_form_compute_the_same(family: str) -> N
     for other in (deployed, copy.deepcopy(deployed), pickle.loads(pickle.dumps(deployed))):
         assert_close(other(x), net(x))
     # A copy passes on its own context.
-    other = copy.deepcopy(net)
-    assert other.blocks[0].conv1.block_context is not net.blocks[0].conv1.block_context
-    assert other.blocks[0].conv1.block_context is other.blocks[0].conv2.block_context
+    first, second = [name for name, features in FEATURES[of].items() if features == 4][:2]
+    layers, copied = (dict(each.named_modules()) for each in (net, copy.deepcopy(net)))
+    assert copied[first].block_context is not layers[first].block_context
+    assert copied[first].block_context is copied[second].block_context
 
 
-def test_an_export_has_a_free_batch() -> None:
-    net = made()
+@pytest.mark.parametrize("of", KINDS)
+def test_an_export_has_a_free_batch(of: Any) -> None:
+    net = made(of=of)
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(net, (images(),), dynamic_shapes=({0: batch},)).module()
     for size in (1, 2, 7):
         assert_close(program(images(size)), net(images(size)))
 
 
-def test_it_compiles_as_a_whole() -> None:
-    net, x = made(), images()
+@pytest.mark.parametrize("of", KINDS)
+def test_it_compiles_as_a_whole(of: Any) -> None:
+    net, x = made(of=of), images()
     compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
     for _ in range(2):
         assert_close(compiled(x), net(x))
-    # A compiled layer reads the context of one that is not.
+
+
+def test_a_compiled_layer_reads_the_context_of_one_that_is_not() -> None:
+    net, x = made(), images()
     want = net(x)
     net.blocks[0].conv2.compile(backend="aot_eager")
     with torch.no_grad():
@@ -165,6 +208,25 @@ def test_onnx_runtime_computes_the_same(family: str, rewrite: bool, tmp_path: An
     net = made(family).float().blocks[0]
     export_onnx(net, tmp_path / "block.onnx", torch.randn(1, 4, 6, 5), rewrite=rewrite)
     assert_file_computes(tmp_path / "block.onnx", net, (4, 6, 5))
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("family", WITH_LINEAR)
+def test_onnx_runtime_computes_linear_layers_of_a_block(family: str, tmp_path: Any) -> None:
+    net = made(family, Rows).float()
+    export_onnx(net, tmp_path / "rows.onnx", torch.randn(1, 3, 9, 8))
+    assert_file_computes(tmp_path / "rows.onnx", net, (3, 9, 8))
+
+
+def test_linear_layers_mask_and_check_their_batch() -> None:
+    net = made(of=Rows)
+    first, second = net.mlp["fc1"], net.mlp["fc2"]
+    x, mask = torch.randn(2, 5, 6, dtype=torch.float64), torch.arange(5) < torch.tensor([[5], [3]])
+    out = first(x, mask=mask)
+    assert_close(out[1:, :3], first(x[1:, :3], x[1:, :3].mean(1)))
+    with refuses(ValueError, "'mlp.fc1'", "B=2", "B=10"):
+        second(out.flatten(0, 1))
+    assert_close(second(out)[1], second(out[1:], x[1:, :3].mean(1))[0])
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -236,7 +298,7 @@ def test_a_use_out_of_order_or_across_batches_is_an_error() -> None:
 def test_networks_are_analysed_frozen_and_profiled() -> None:
     net, x = made("condconv"), images(9)
     batches = [(x, torch.arange(9) % 5)]
-    names = [name for name, layer in net.named_modules() if isinstance(layer, DynamicConv)]
+    names = [name for name, layer in net.named_modules() if isinstance(layer, DynamicLayer)]
     assert {layer.name for layer in collect_coefficients(net, batches, num_classes=5)} == set(names)
     assert {effect.name for effect in rank_layers(net, batches).layers} == set(names)
     assert profile(net, (3, 9, 8)).macs > 0
@@ -247,9 +309,15 @@ def test_networks_are_analysed_frozen_and_profiled() -> None:
     assert freeze(net, "blocks.0.*", x)(x).shape == net(x).shape
     with refuses(ConversionError, "'blocks.0.conv1'"):
         freeze(net, "blocks.0.conv1", x)
+    net = made(of=Rows)
+    assert {effect.name for effect in rank_layers(net, batches).layers} == FEATURES[Rows].keys()
+    assert profile(net, (3, 9, 8)).macs > 0
+    assert type(freeze(net, "mlp.fc2", x).mlp["fc2"]) is nn.Linear
+    with refuses(ConversionError, "'mlp.fc1'"):
+        freeze(net, "mlp.fc1", x)
 
 
-def test_a_block_is_a_module_of_several_convolutions_without_a_smaller_block() -> None:
+def test_a_block_is_a_module_of_several_layers_without_a_smaller_block() -> None:
     assert first_of_block(["a.conv1", "a.conv2", "a.down.0", "head"]) == dict.fromkeys(
         ("a.conv1", "a.conv2", "a.down.0"), "a.conv1"
     )
@@ -266,6 +334,8 @@ def test_the_plan_says_who_shares_and_mistakes_are_refused() -> None:
     plan = plan_conversion(Net(), "dcd", context="block")
     assert "(computes the context of its block)" in str(plan)
     assert "(context of blocks.1.conv1)" in str(plan)
+    assert [layer.name for layer in plan.layers if "in no block" in layer.note] == ["head"]
+    assert "no block" not in str(plan_conversion(Net(), "dcd"))
     assert plan.converted_params == sum(parameter.numel() for parameter in plan.apply(Net()).parameters())
     with refuses(ConversionError, "context"):
         convert(Net(), "dcd", context="stage")  # type: ignore[arg-type]

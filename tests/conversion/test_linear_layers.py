@@ -217,7 +217,7 @@ def test_layers_that_are_not_called_stay_static() -> None:
         ("dcd", {"fusion": "joint"}, ["fusion", "DCDLinear"]),
         ("kernel_warehouse", {"whole_taps": True}, ["whole_taps", "KernelWarehouseLinear"]),
         ("dcd", {"average_rows": False}, ["average_rows"]),
-        ("dcd", {"context": "block"}, ["context", "block"]),
+        ("dcd", {"context": "block", "include": "head"}, ["context", "block"]),
     ],
 )
 def test_what_has_no_effect_is_refused(family: str, options: dict[str, Any], words: list[str]) -> None:

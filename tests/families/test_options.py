@@ -190,7 +190,7 @@ def test_signature_and_docstring_name_every_option(kind: type[DynamicLayer]) -> 
     parameters = inspect.signature(kind).parameters
     options = {name: each.default for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY}
     fields = {field.name: field.default for field in dataclasses.fields(kind.config_class)}
-    left_out = {"fusion", "latent_taps", "context_size", "shared_context"} if kind is DCDLinear else set()
+    left_out = {"fusion", "latent_taps", "context_size"} if kind is DCDLinear else set()
     assert options == {name: default for name, default in fields.items() if name not in left_out}
     assert kind.__doc__ is not None
     section = kind.__doc__.partition("Options:\n")[2].partition("\n\n")[0]

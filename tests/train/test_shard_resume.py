@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dynaconv.errors import RunError
 from dynaconv.train.data.pack import pack_folder
 from dynaconv.train.run import fit, resume
+from tests.messages import refuses
 from tests.train.helpers import When, failing
 from tests.train.test_kill import CONFIG, left_by, unlike
 
@@ -37,5 +39,7 @@ def test_a_run_on_shards_goes_on_inside_an_epoch(tmp_path: Path, augment: str, w
     # Six steps an epoch, saved after every second one.
     with pytest.raises(OSError, match="power cut"):
         fit(config, out=tmp_path / "cut", callbacks=[When("on_train_batch_end", 9, failing(OSError("power cut")))])
+    with refuses(RunError, "3 would read other images"):
+        resume(tmp_path / "cut", overrides=["--data.num_workers=3"])
     resume(tmp_path / "cut")
     assert unlike(left_by(tmp_path / "whole"), left_by(tmp_path / "cut")) == []

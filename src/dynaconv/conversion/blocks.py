@@ -1,18 +1,18 @@
-"""Blocks of a network: convolutions that can share the context of the first of them."""
+"""Blocks of a network: layers that can share the context of the first of them."""
 
 from collections import Counter
 from collections.abc import Iterable
 
 
 def first_of_block(names: Iterable[str]) -> dict[str, str]:
-    """Return the name of the first convolution of each convolution's block; without those that are alone.
+    """Return the name of the first layer of each layer's block; without those that are alone.
 
-    The parent of a convolution is the innermost module around it that holds several of the given convolutions, so that
-    a wrapper of a convolution and its norm does not count. A block is a parent none of whose convolutions have another
-    parent: the modules of a network that hold blocks are no blocks.
+    The parent of a layer is the innermost module around it that holds several of the given layers, so that a wrapper of
+    a convolution and its norm does not count. A block is a parent none of whose layers have another parent: the modules
+    of a network that hold blocks are no blocks.
 
     Args:
-        names: Names of convolutions, in the order of the network's modules.
+        names: Names of convolutions and linear layers, in the order of the network's modules.
     """
     listed = list(names)
     held = Counter(outer for name in listed for outer in _around(name))

@@ -19,11 +19,15 @@ def layer_options(layer: type[DynamicLayer]) -> list[str]:
 
 
 def own_options(layer: type[DynamicLayer], hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of one layer of a network: a linear layer gets those of ``hyperparameters`` that it has."""
+    """Return the options of one layer of a network: a linear layer gets those of ``hyperparameters`` that it has.
+
+    A context that is given serves a whole sample, so `DynamicLinear.network_options`, about its own one, are left out.
+    """
     if not issubclass(layer, DynamicLinear):
         return dict(hyperparameters)
     known = layer_options(layer)
-    return {**layer.network_options, **{name: value for name, value in hyperparameters.items() if name in known}}
+    given = {name: value for name, value in hyperparameters.items() if name in known}
+    return given if given.get("context_features") else {**layer.network_options, **given}
 
 
 def like_on_meta(family: Family, static: Static, options: Mapping[str, Any]) -> Any:

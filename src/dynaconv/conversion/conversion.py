@@ -78,8 +78,8 @@ def plan_conversion(
         input_size: ``(C, H, W)`` or ``(B, C, H, W)`` of these images; None: one that the model accepts.
         again: Allow a model that already has dynamic layers; those do not change.
         context: ``block``: the layers of a block read one context, the averaged input of its first layer, which that
-            layer passes on in each forward pass. A block is a module around several converted convolutions that holds
-            no smaller block. Linear layers share none. None: each layer reads its own averaged input.
+            layer passes on in each forward pass. A block is a module around several converted layers, convolutions or
+            linear, that holds no smaller block. None: each layer reads its own averaged input.
         hyperparameters: Keyword-only arguments of the family's layer; linear layers get those that they have.
 
     Raises:

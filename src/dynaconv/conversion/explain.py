@@ -28,8 +28,11 @@ def file_description(match: Match) -> str:
 def build_advice(match: Match) -> str:
     """Say which network to build so that a file fits it."""
     size = match.size or f"{(network_of(match.layout) or 'network').lower()}..."
-    described = {f.published_keys.kind: f.name for f in families() if f.published_keys is not None}
-    names = {"DCD": f"dcd_{size}_published", **{kind: f"{name}_{size}" for kind, name in described.items()}}
+    names = {
+        family.published_keys.kind: f"{family.name}_{size}{'_published' * (family.published is not None)}"
+        for family in families()
+        if family.published_keys is not None
+    }
     return f"build {names[match.kind]}" if match.kind in names else f"build static_{size} or a dynamic twin of it"
 
 

@@ -14,9 +14,6 @@ from dynaconv.conversion.match import Match, match_state, published_kinds
 from dynaconv.errors import CheckpointError, listed
 from dynaconv.families.contract.checks import check_module
 
-_DCD_SUFFIX = ".fc.1.fc.0.weight"
-"""Key suffix that only DCD layers of the published structure have."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class LoadReport:
@@ -142,9 +139,8 @@ def _check_network(match: Match, file: str, model: str) -> None:
             f"cannot load {file} into {model}: the file is {file_description(match)}, the model is a "
             f"{match.model_size or match.model_layout}; {build_advice(match)}."
         )
-    suffixes = {"DCD": _DCD_SUFFIX, **{kind: keys.marker for kind, keys in published_kinds().items()}}
-    suffix = suffixes.get(match.kind)
-    if suffix is not None and not any(slot.file_key.endswith(suffix) for slot in match.slots):
+    keys = published_kinds().get(match.kind)
+    if keys is not None and not any(slot.file_key.endswith(keys.marker) for slot in match.slots):
         kinds = sorted({type(layer).__name__ for layer in match.layers.values()})
         structure = f"{listed(kinds, quote=False)} of another structure" if kinds else "static convolutions"
         raise CheckpointError(

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.conversion.network_names import find_layout, module_namer, network_of, size_name
-from dynaconv.conversion.published_dcd import is_published_dcd, published_dcd_name
 from dynaconv.families import DynamicConv, DynamicLayer, families
 from dynaconv.families.contract.operator import STATIC_KEYS
 from dynaconv.families.family import PublishedKeys
@@ -50,7 +49,7 @@ class Match:
     """The kind of a file, and how its tensors fit a model.
 
     Attributes:
-        kind: ``DCD``, a kind of `published_kinds`, ``static``, or ``dynaconv`` for a state dict that the model itself
+        kind: One of `published_kinds`, ``static``, or ``dynaconv`` for a state dict that the model itself
             could have saved.
         layout, model_layout: Naming schemes of file and model; see `dynaconv.conversion.network_names`.
         size, model_size: Network and size, such as ``mobilenetv2_050``; None if unknown.
@@ -109,16 +108,13 @@ def match_state(model: nn.Module, state: Mapping[str, Tensor]) -> Match:
 
 
 def _kind(model_state: Mapping[str, Tensor], layers: Mapping[str, DynamicLayer], state: Mapping[str, Tensor]) -> str:
-    keys = list(state)
     dynamic = [
         key for key in model_state if (split := _split(key, layers))[0] in layers and split[1] not in STATIC_KEYS
     ]
     if any(key in state for key in dynamic):
         return "dynaconv"
-    if is_published_dcd(keys):
-        return "DCD"
     kinds = published_kinds()
-    return next((kind for kind in kinds if any(key.endswith(kinds[kind].marker) for key in keys)), "static")
+    return next((kind for kind in kinds if any(key.endswith(kinds[kind].marker) for key in state)), "static")
 
 
 def published_kinds() -> dict[str, PublishedKeys]:
@@ -155,22 +151,18 @@ def _slots(match: Match, model_state: Mapping[str, Tensor], state: Mapping[str, 
         shape = tensor.shape
         if match.kind == "static" and isinstance(layer, DynamicConv):
             shape = shape[-layer.static_axes(rest) :]
-        file_name = rest if layer is None else _name_in_layer(match, published, layer, rest)
+        file_name, transposed = rest, False
+        if published is not None and layer is not None:
+            file_name, transposed = published.name(layer, rest, network_of(match.layout)), rest in published.transposed
         file_key = f"{file_module}.{file_name}" if file_module else file_name
         yield Slot(
             key=key,
             file_key=shared.get((module, rest), file_key),
             shape=shape,
             floating=tensor.is_floating_point(),
-            transposed=match.kind == "DCD" and layer is not None and rest == "q",
+            transposed=transposed,
             optional=key.rpartition(".")[2] in optional,
         )
-
-
-def _name_in_layer(match: Match, published: PublishedKeys | None, layer: nn.Module, key: str) -> str:
-    if match.kind == "DCD":
-        return published_dcd_name(layer, key, mobilenet=network_of(match.layout) == "MobileNetV2")
-    return key if published is None else published.name(layer, key)
 
 
 def _split(key: str, layers: Mapping[str, DynamicLayer]) -> tuple[str, str]:

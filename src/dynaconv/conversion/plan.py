@@ -176,7 +176,7 @@ def _build(plan: ConversionPlan, planned: PlannedLayer, model: nn.Module) -> Dyn
         )
     family = get_family(plan.family)
     try:
-        options = {**own_options(family.layer_for(static), plan.hyperparameters), **planned.options}
+        options = own_options(family.layer_for(static), {**plan.hyperparameters, **planned.options})
         layer: DynamicLayer = family.from_static(static, **options)
         return layer
     except (ValueError, TypeError) as error:

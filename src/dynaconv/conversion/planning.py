@@ -12,12 +12,12 @@ from dynaconv.conversion.adopt import layer_names
 from dynaconv.conversion.blocks import first_of_block
 from dynaconv.conversion.candidates import layer_name, layer_options, like_on_meta, own_options, try_family
 from dynaconv.conversion.eligibility import find_shared, find_stems, refusal
-from dynaconv.conversion.kinds import Static, describe, kind_of
+from dynaconv.conversion.kinds import Static, channels_of, describe, kind_of
 from dynaconv.conversion.plan import AdoptedModule, ConversionPlan, PlannedLayer
 from dynaconv.conversion.select import Selection
 from dynaconv.conversion.stages import stage_refusals
 from dynaconv.conversion.swap import all_names
-from dynaconv.errors import ConversionError, counted, with_article
+from dynaconv.errors import ConversionError, with_article
 from dynaconv.families import DynamicLayer, Family
 from dynaconv.families.contract.checks import check_positive
 from dynaconv.families.contract.static import static_class
@@ -167,7 +167,7 @@ def share(
             shared = family.sharing.options(model, modules, hyperparameters)
             further = {name: {**further[name], **shared[name]} for name in modules}
         options = {
-            name: {**own_options(family.layer_for(static), hyperparameters), **further[name]}
+            name: own_options(family.layer_for(static), {**hyperparameters, **further[name]})
             for name, static in modules.items()
         }
         dynamic = {name: like_on_meta(family, static, options[name]) for name, static in modules.items()}
@@ -179,7 +179,7 @@ def share(
     return [
         dataclasses.replace(
             layer,
-            note=", ".join([layer.note] * bool(layer.note) + _context_note(layer.name, first.get(layer.name))),
+            note=", ".join(filter(None, (layer.note, _context_note(layer.name, first)))),
             options=further[layer.name],
             dynamic_params=sum(parameter.numel() for parameter in dynamic[layer.name].parameters()),
             relative_error=errors.get(layer.name),
@@ -200,21 +200,22 @@ def _firsts(family: Family, modules: Mapping[str, Static]) -> dict[str, str]:
     first = first_of_block(able)
     if not first:
         raise ConversionError(
-            f"context='block' has no effect: none of the {counted(len(modules), 'layer')} that become dynamic are "
-            f"convolutions of one block; leave `context` out."
+            "context='block' has no effect: no two of the layers that become dynamic are in one block; leave `context` "
+            "out."
         )
     return first
 
 
 def _context_options(modules: Mapping[str, Any], first: str | None) -> dict[str, Any]:
     """Return the options of a layer that shares the context of the one named ``first``; None: its own."""
-    return {} if first is None else {"context_features": modules[first].in_channels, "shared_context": first}
+    return {} if first is None else {"context_features": channels_of(modules[first])[0], "shared_context": first}
 
 
-def _context_note(name: str, first: str | None) -> list[str]:
-    if first is None:
-        return []
-    return ["computes the context of its block"] if name == first else [f"context of {first}"]
+def _context_note(name: str, first: Mapping[str, str]) -> str:
+    """Return the plan's words about a layer's context; empty if no layers share one."""
+    if name not in first:
+        return "in no block: a context of its own" * bool(first)
+    return "computes the context of its block" if name == first[name] else f"context of {first[name]}"
 
 
 def check_options_act(model: nn.Module, family: Family, plan: ConversionPlan) -> None:

@@ -57,18 +57,20 @@ class PublishedKeys:
     Attributes:
         kind: Name of the kind of checkpoint, for messages and reports.
         marker: Suffix of a key that only these checkpoints have.
-        name: Returns the published name of a layer's tensor, such as ``attention.fc.weight``, for the layer and our
-            name.
+        name: Returns the published name of a layer's tensor, such as ``attention.fc.weight``, for the layer, our name
+            and the network, ``MobileNetV2`` or ``ResNet``.
         shared: Returns the published keys of tensors that several layers share, by the name of the layer that owns each
             and our name, given the dynamic layers by name and all keys of the network.
         optional: Our names of tensors that these checkpoints lack.
+        transposed: Our names of matrices that these checkpoints hold transposed.
     """
 
     kind: str
     marker: str
-    name: Callable[[nn.Module, str], str]
+    name: Callable[[nn.Module, str, str | None], str]
     shared: Callable[[Mapping[str, nn.Module], Iterable[str]], Mapping[tuple[str, str], str]] = lambda layers, keys: {}
     optional: tuple[str, ...] = ()
+    transposed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

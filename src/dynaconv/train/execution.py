@@ -151,6 +151,7 @@ class Run:
             batch_size=self.data.batch_size,
             processes=self.trainer.world_size,
             accumulation=self.trainer.accumulate_grad_batches,
+            readers=self.data.shard_readers(self.trainer.world_size),
         )
 
     def _metadata(self, data_options: dict[str, Any]) -> dict[str, Any]:
@@ -212,6 +213,7 @@ class Run:
             raise RunError(f"the Trainer does not take its options: {' '.join(str(error).split())}") from error
         if not is_started_from_outside():
             divide_threads(trainer.num_devices)
+        facts["readers"] = self.data.shard_readers(trainer.world_size)
         return trainer
 
     def execute(self, *, resume: Path | None) -> RunResult:

@@ -85,7 +85,9 @@ def check_data(directory: Path, saved: Mapping[str, Any], now: Mapping[str, Any]
         )
 
 
-def check_batch(saved: Mapping[str, Any], *, batch_size: int, processes: int, accumulation: int) -> None:
+def check_batch(
+    saved: Mapping[str, Any], *, batch_size: int, processes: int, accumulation: int, readers: int | None
+) -> None:
     """Raise an error if the images per update changed, or inside an epoch their division among processes and steps.
 
     Args:
@@ -93,12 +95,19 @@ def check_batch(saved: Mapping[str, Any], *, batch_size: int, processes: int, ac
         batch_size: Images per step in one process.
         processes: Number of processes now.
         accumulation: Steps per update.
+        readers: Processes of each device that read shards; None for other data.
 
     Raises:
         RunError: The run cannot be resumed with these numbers; the message has the old and the new ones.
     """
     if "world_size" not in saved:
         return
+    if saved["batches"] and saved.get("readers", readers) != readers:
+        raise RunError(
+            f"the run was saved inside epoch {saved['epochs'] + 1} with {saved['readers']} loader processes for its "
+            f"shards, and {readers} would read other images; finish that epoch with --data.num_workers "
+            f"{saved['readers']}."
+        )
     before = saved["world_size"], saved["batch_size"], saved["accumulation"]
     now = processes, batch_size, accumulation
     if before == now:

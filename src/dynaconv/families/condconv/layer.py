@@ -84,40 +84,20 @@ class CondConv2d(_CondConv, DynamicConv2d):
 
 
 class CondConv1d(_CondConv, DynamicConv1d):
-    """`CondConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`CondConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`."""
 
 
 class CondConv3d(_CondConv, DynamicConv3d):
-    """`CondConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`CondConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`."""
 
 
 class CondConvTranspose1d(_CondConv, DynamicConvTranspose1d):
-    """`CondConv2d` as a transposed convolution in one dimension; takes the arguments of `torch.nn.ConvTranspose1d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`CondConv2d`, transposed, in one dimension; takes the arguments of `torch.nn.ConvTranspose1d`."""
 
 
 class CondConvTranspose2d(_CondConv, DynamicConvTranspose2d):
-    """`CondConv2d` as a transposed convolution in two dimensions; takes the arguments of `torch.nn.ConvTranspose2d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`CondConv2d`, transposed, in two dimensions; takes the arguments of `torch.nn.ConvTranspose2d`."""
 
 
 class CondConvTranspose3d(_CondConv, DynamicConvTranspose3d):
-    """`CondConv2d` as a transposed convolution in three dimensions; takes the arguments of `torch.nn.ConvTranspose3d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`CondConv2d`, transposed, in three dimensions; takes the arguments of `torch.nn.ConvTranspose3d`."""

@@ -107,10 +107,6 @@ class DynamicConv(DynamicConvolution, DynamicLayer):
         """Return the number of axes of the static ``weight`` or ``bias``."""
         return self.dims + 2 if name == "weight" else 1
 
-    @property
-    def _own_features(self) -> int:
-        return self.in_channels
-
     def _leading_shapes(self, config: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the leading axes of ``weight`` and ``bias``: ``(K,)`` if the family mixes K of them, else ``()``."""
         return (), ()

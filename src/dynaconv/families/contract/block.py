@@ -40,7 +40,7 @@ class BlockContext:
 
         Args:
             reader: Number of the layer, from 1.
-            x: Input of the layer, ``(B, C_in, *sizes)``.
+            x: Input of the layer, with the batch as first axis.
             layer: Name of its class, for messages.
             running: Whether this is the layer's forward pass, which reads a context once.
 
@@ -91,10 +91,10 @@ def join_contexts(layers: Mapping[str, nn.Module]) -> None:
         source: Any = layers.get(first)
         if source is None or source.config.shared_context != first:
             raise ValueError(f"{name!r} reads the context of {first!r}, which is no dynamic layer that shares one.")
-        if source.in_channels != layer.context_features:
+        if source.input_features != layer.context_features:
             raise ValueError(
                 f"{name!r} has context_features={layer.context_features}, but the input of {first!r}, whose context it "
-                f"reads, has {source.in_channels} channels."
+                f"reads, has {source.input_features} channels."
             )
         members = blocks.setdefault(first, [source])
         if layer is not source:

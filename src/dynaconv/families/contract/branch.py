@@ -1,11 +1,13 @@
 """The dynamic branch: from the context of an input to the coefficients of its kernel."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynaconv.families.contract.norms import LatentBatchNorm2d, normalise
 from dynaconv.ops import full_precision
 
 LENGTH_EPSILON = 1e-4
@@ -201,6 +203,81 @@ class DynamicBranch(nn.Module):
     def extra_repr(self) -> str:
         """Settings that are not parameters."""
         return f"activation={self.activation!r}, unit_hidden={self.unit_hidden}, gain={self.gain}"
+
+
+class NormedBranch(nn.Module):
+    """Context -> linear -> batch norm -> activation -> one linear map with bias (a head) for each kind of coefficient.
+
+    Computes in float32 (float64 for float64 contexts), for any dtype of the weights and also under autocast. A single
+    context in train mode is normalised by running statistics, because one value has no variance.
+
+    Args:
+        in_features: Length of the context.
+        hidden_channels: Number of hidden units.
+        heads: Name and number of logits of each coefficient.
+        activation: The activation, with trained parameters; None: ReLU.
+        std: Standard deviation of the initial weights of the heads; None: `kaiming_std` of their size.
+        device, dtype: Device and dtype of the weights.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_channels: int,
+        heads: Mapping[str, int],
+        *,
+        activation: nn.Module | None = None,
+        std: float | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.squeeze = BranchLinear(in_features, hidden_channels, kaiming_std(hidden_channels), device, dtype)
+        self.norm: nn.Module = LatentBatchNorm2d(hidden_channels, device=device, dtype=dtype)
+        self.activation = activation
+        self.heads = nn.ModuleDict(
+            {
+                name: BranchLinear(hidden_channels, size, std or kaiming_std(size), device, dtype, bias=True)
+                for name, size in heads.items()
+            }
+        )
+
+    def outputs(self) -> list[nn.Module]:
+        """Return the modules whose outputs are logits."""
+        return list(self.heads.values())
+
+    def reset_parameters(self) -> None:
+        """Initialise every weight, set every bias to zero and reset the running statistics."""
+        for module in (self.squeeze, self.norm, self.activation, *self.outputs()):
+            if module is not None:
+                module.reset_parameters()  # type: ignore[operator]
+
+    def neutralise(self) -> None:
+        """Set every logit to zero. At first, only the `outputs` then get gradients."""
+        for module in self.outputs():
+            module.neutralise()  # type: ignore[operator]
+
+    @property
+    def is_neutral(self) -> bool:
+        """Whether every logit is zero for every input."""
+        return all(module.is_neutral for module in self.outputs())
+
+    def forward(self, context: Tensor, *, track: bool = True) -> dict[str, Tensor]:
+        """Map ``(B, in_features)`` in float32 or float64 to one ``(B, size)`` tensor of logits per head.
+
+        Args:
+            context: The averaged input.
+            track: Whether train mode updates the running statistics.
+        """
+        with full_precision(context.device):
+            hidden = normalise(self.norm, self.squeeze(context), track=track)
+            hidden = F.relu(hidden) if self.activation is None else self.activation(hidden)
+            return {name: head(hidden) for name, head in self.heads.items()}
+
+
+def kaiming_std(fan_out: int) -> float:
+    """Return the standard deviation of Kaiming normal initialisation by fan-out, for ReLU."""
+    return math.sqrt(2 / fan_out)
 
 
 def inverse_length(hidden: Tensor) -> Tensor:

@@ -230,7 +230,12 @@ class DynamicConvolution(DynamicOperator):
             self._algorithm_by_shape[shape] = cached = cheapest(self._costs_of(shape))
         return cached
 
-    def _pooled(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    @property
+    def input_features(self) -> int:
+        """``in_channels``."""
+        return self.in_channels
+
+    def _average(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return pool_context(x, 1, context_dtype(x.dtype), mask)
 
     def _averaged(self, x: Tensor, context: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -241,10 +246,6 @@ class DynamicConvolution(DynamicOperator):
         if context is None and mask is None and supports_averaged(x):
             return averaged(x)
         return x, self._context(x, context, mask)
-
-    def sample_bias(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
-        """The bias of each sample of ``x``, ``(B, C_out)``, or None if the layer adds no bias."""
-        return None if self.bias is None else self.bias.expand(x.shape[0], -1)
 
     def modulate(self, x: Tensor) -> Tensor:
         """The feature maps, ``(B, C_in, H, W)``, that the kernels are applied to: ``x`` itself in most families."""

@@ -56,7 +56,7 @@ class DynamicLayer(DynamicOperator):
     @property
     def _own_features(self) -> int:
         """Length of the context that the layer computes itself."""
-        raise NotImplementedError
+        return self.input_features
 
     @property
     def _branch_features(self) -> int:

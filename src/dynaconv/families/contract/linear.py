@@ -25,7 +25,12 @@ class DynamicMap(DynamicOperator):
     def _mask_sizes(self, x: Tensor) -> tuple[int, ...]:
         return tuple(x.shape[1:-1])
 
-    def _pooled(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    @property
+    def input_features(self) -> int:
+        """``in_features``."""
+        return self.in_features
+
+    def _average(self, x: Tensor, mask: Tensor | None) -> Tensor:
         rows = x.reshape(x.shape[0], -1, self.in_features)
         if mask is None:
             return rows.mean(1, dtype=context_dtype(x.dtype))
@@ -45,7 +50,7 @@ class DynamicLinear(DynamicLayer):
     in_features: int
     out_features: int
     network_options: ClassVar[Mapping[str, Any]] = {}
-    """Options with which the layer is that of a `DynamicMap`, for linear layers inside a network."""
+    """Options with which the layer's own context is that of a `DynamicMap`, for linear layers inside a network."""
 
     @classmethod
     def static_class(cls) -> type[nn.Linear]:

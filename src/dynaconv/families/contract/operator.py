@@ -11,7 +11,6 @@ from torch.fx import Proxy
 from dynaconv.errors import check_type
 from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.checks import checked_mask, has_shape
-from dynaconv.ops import pool_context
 
 if TYPE_CHECKING:
     from dynaconv.families.contract.block import BlockContext
@@ -63,9 +62,9 @@ class DynamicOperator(nn.Module, ABC):
     def kernel(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """The kernel of each sample of ``x``, ``(B, *weight.shape)`` of the static operator. Arguments as `forward`."""
 
-    @abstractmethod
     def sample_bias(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
         """The bias of each sample, ``(B, C_out)``, or None if the layer adds no bias. Arguments as `forward`."""
+        return None if self.bias is None else self.bias.expand(x.shape[0], -1)
 
     @abstractmethod
     def _check_input(self, x: Tensor) -> None:
@@ -79,9 +78,18 @@ class DynamicOperator(nn.Module, ABC):
     def _choose(self, x: Tensor) -> str:
         """Return the algorithm for this input: the one that was set, or the cheapest."""
 
+    @property
+    @abstractmethod
+    def input_features(self) -> int:
+        """Number of channels or features of the input."""
+
+    @abstractmethod
+    def _average(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the average of each sample of ``x``, ``(B, input_features)``, in the dtype of the branch."""
+
     def _pooled(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the average of ``x``, ``(B, F)``, that the branch reads if the layer takes no context."""
-        raise NotImplementedError
+        """Return what the branch reads of ``x``, ``(B, F)``, if the layer takes no context."""
+        return self._average(x, mask)
 
     def _context(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the input of the branch, ``(B, F)`` in its dtype: the given context, or the averaged ``x``."""
@@ -139,7 +147,7 @@ class DynamicOperator(nn.Module, ABC):
             return block.read(self.place_in_block, x, kind, running=running)
         if mask is not None:
             mask = checked_mask(mask, x.shape[0], self._mask_sizes(x), kind)
-        context = pool_context(x, 1, context_dtype(x.dtype), mask)
+        context = self._average(x, mask)
         if running:
             block.write(context)
         return context

@@ -7,6 +7,8 @@ from collections.abc import Collection
 from typing import Any
 
 _MEANING = "meaning"
+_RAISES = "    Raises:\n        ValueError: an argument is out of range or does not match the others.\n    "
+"""What the docstring of a layer says that does not name its errors."""
 
 
 def option(default: Any, meaning: str) -> Any:
@@ -50,4 +52,4 @@ def describe(layer: type, config: type, without: Collection[str] = ()) -> None:
         lines = [textwrap.fill(entry, 108, subsequent_indent="    ") for entry in entries]
         section = textwrap.indent("Options:\n" + textwrap.indent("\n".join(lines), "    ") + "\n\n", "    ")
         before, raises, after = layer.__doc__.partition("    Raises:\n")
-        layer.__doc__ = before + section + raises + after
+        layer.__doc__ = before + section + raises + after if raises else f"{before}\n\n{section}{_RAISES}"

@@ -72,17 +72,42 @@ class DCDOperator(DynamicOperator):
             track: Whether train mode updates running statistics.
         """
 
-    def _drop_single_block_axis(self, coefficients: DCDCoefficients) -> DCDCoefficients:
+    @property
+    @abstractmethod
+    def _as_conv(self) -> tuple[Tensor, Geometry]:
+        """W0 in the shape of a convolution's weight, and the geometry of that convolution."""
+
+    @abstractmethod
+    def _as_own(self, kernel: Tensor) -> Tensor:
+        """Return the kernels of that convolution in the layout of ``weight``."""
+
+    def coefficients(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> DCDCoefficients:
+        """Lambda(x) and Phi(x) of each kernel that `kernel` returns, in float32 (float64 for float64)."""
+        coefficients = self._coefficients(self._context(x, *self._checked(x, context, mask)))
         fusion = coefficients.fusion
         if fusion is not None and self.sizes.form != "depthwise" and self.sizes.blocks == 1:
             fusion = fusion.squeeze(1)
         return coefficients._replace(fusion=fusion)
 
-    def _kernel_and_bias(self, context: Tensor, weight: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor | None]:
+    def kernel(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """W(x) of each sample, ``(B, *weight.shape)``, or of each row of ``x`` if rows have matrices of their own.
+
+        Raises:
+            RuntimeError: with ``norm="batch"`` in train mode, because batch statistics define no kernel per sample.
+        """
+        return self._as_own(self._kernel_and_bias(self._context(x, *self._checked(x, context, mask)))[0])
+
+    def sample_bias(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
+        """The bias of each sample or row, ``(B, C_out)``; with ``norm="batch"`` it includes shifts of latent norms."""
+        return self._kernel_and_bias(self._context(x, *self._checked(x, context, mask)))[1]
+
+    def _kernel_and_bias(self, context: Tensor) -> tuple[Tensor, Tensor | None]:
+        weight, geometry = self._as_conv
         factors, bias = self._factors(context, weight, track=False)
         return dcd_kernel(factors, geometry, context.shape[0]), bias
 
-    def _apply_dcd(self, x: Tensor, context: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    def _apply_dcd(self, x: Tensor, context: Tensor) -> Tensor:
+        weight, geometry = self._as_conv
         factors, bias = self._factors(context, weight, track=True)
         out = (kernel_dcd if self._choose(x) == "kernel" else factored_dcd)(x, factors, geometry)
         return add_bias(out, bias)
@@ -108,28 +133,15 @@ class DCDOnImages(DCDOperator, DynamicConvolution):
             return f"averages over a grid of context_size={self.context_size} cells, whose borders a mask would move"
         return super()._mask_refusal()
 
-    def coefficients(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> DCDCoefficients:
-        """Lambda(x) and Phi(x) of each sample of ``x``, ``(B, C_in, *sizes)``, in float32 (float64 for float64)."""
-        context = self._context(x, *self._checked(x, context, mask))
-        return self._drop_single_block_axis(self._coefficients(context))
+    @property
+    def _as_conv(self) -> tuple[Tensor, Geometry]:
+        return self.conv_weight, self.geometry
 
-    def kernel(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """W(x) of each sample, ``(B, *weight.shape)``.
-
-        Raises:
-            RuntimeError: with ``norm="batch"`` in train mode, because batch statistics define no kernel per sample.
-        """
-        context = self._context(x, *self._checked(x, context, mask))
-        return self.as_torch(self._kernel_and_bias(context, self.conv_weight, self.geometry)[0])
-
-    def sample_bias(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
-        """The bias of each sample, ``(B, C_out)``; with ``norm="batch"`` it includes shifts of the latent norms."""
-        context = self._context(x, *self._checked(x, context, mask))
-        return self._kernel_and_bias(context, self.conv_weight, self.geometry)[1]
+    def _as_own(self, kernel: Tensor) -> Tensor:
+        return self.as_torch(kernel)
 
     def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        context = self._context(x, context, mask)
-        return self._apply_dcd(self._padded(x), context, self.conv_weight, self.geometry)
+        return self._apply_dcd(self._padded(x), self._context(x, context, mask))
 
     def _costs_of(self, padded: tuple[int, ...]) -> dict[str, Cost]:
         return self._costs(padded, self.geometry, self.out_channels)
@@ -161,24 +173,12 @@ class DCDOnRows(DCDOperator, DynamicMap):
             return super()._mask_refusal()
         return "averages nothing, because each row is a context of its own"
 
-    def coefficients(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> DCDCoefficients:
-        """Lambda(x) and Phi(x) of each matrix: of each row of ``(N, in_features)``, or of each sample."""
-        context = self._context(x, *self._checked(x, context, mask))
-        return self._drop_single_block_axis(self._coefficients(context))
+    @property
+    def _as_conv(self) -> tuple[Tensor, Geometry]:
+        return self.weight[:, :, None, None], _POINT
 
-    def kernel(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """W(x) of each row of ``x``, ``(N, out_features, in_features)``, or of each sample.
-
-        Raises:
-            RuntimeError: with ``norm="batch"`` in train mode, because batch statistics define no matrix per row.
-        """
-        context = self._context(x, *self._checked(x, context, mask))
-        return self._kernel_and_bias(context, self._weight_4d, _POINT)[0].flatten(2)
-
-    def sample_bias(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
-        """The bias of each row of ``x``, ``(N, out_features)``, or of each sample."""
-        context = self._context(x, *self._checked(x, context, mask))
-        return self._kernel_and_bias(context, self._weight_4d, _POINT)[1]
+    def _as_own(self, kernel: Tensor) -> Tensor:
+        return kernel.flatten(2)
 
     def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         if self._per_sample:
@@ -186,7 +186,7 @@ class DCDOnRows(DCDOperator, DynamicMap):
             rows = x.reshape(x.shape[0], -1, self.in_features).transpose(1, 2)[..., None]
         else:
             rows = x.reshape(-1, self.in_features, 1, 1)
-        out = self._apply_dcd(rows, self._context(x, context, mask), self._weight_4d, _POINT)
+        out = self._apply_dcd(rows, self._context(x, context, mask))
         return out.flatten(2).transpose(1, 2).reshape(*x.shape[:-1], self.out_features)
 
     def algorithm_costs(self, input_shape: Sequence[int]) -> dict[str, Cost]:
@@ -202,10 +202,6 @@ class DCDOnRows(DCDOperator, DynamicMap):
             return self._exported_algorithm
         costs = self._costs(tuple(x.shape), _POINT, self.out_features)
         return cheapest(costs, undecided=self._exported_algorithm)
-
-    @property
-    def _weight_4d(self) -> Tensor:
-        return self.weight[:, :, None, None]
 
     def _check_input(self, x: Tensor) -> None:
         check_real(x)

@@ -9,8 +9,8 @@ from dynaconv.families.dcd.layer import (
     DCDConvTranspose3d,
     DCDLinear,
 )
-from dynaconv.families.dcd.published import published_dcd_layer, published_dcd_options
-from dynaconv.families.family import Coefficient, Family, Published
+from dynaconv.families.dcd.published import published_dcd_layer, published_dcd_name, published_dcd_options
+from dynaconv.families.family import Coefficient, Family, Published, PublishedKeys
 
 
 def _limit(layer: DCDConv2d | DCDLinear) -> float | None:
@@ -42,5 +42,6 @@ DCD = Family(
     },
     kinds=("pointwise", "grouped", "spatial", "transposed"),
     published=Published(options=published_dcd_options, classifier=DCDLinear),
+    published_keys=PublishedKeys(kind="DCD", marker=".fc.1.fc.0.weight", name=published_dcd_name, transposed=("q",)),
     published_layer=published_dcd_layer,
 )

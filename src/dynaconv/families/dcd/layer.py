@@ -44,9 +44,9 @@ class _DCDConv(DCDCore, DCDOnImages, DynamicConv):
         self._reset_dynamic()
 
     def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        geometry, pads = self._geometry_and_pads
-        if context is None and mask is None and pads is None and self.context_size == 1:
-            out = self._compiled(self._padded(x), None, self.conv_weight, geometry)
+        padded = self._geometry_and_pads[1] is not None
+        if context is None and mask is None and not padded and self.context_size == 1:
+            out = self._compiled(self._padded(x), None)
             if out is not None:
                 return out
         return super()._compute(x, context, mask)
@@ -90,43 +90,23 @@ class DCDConv2d(_DCDConv, DynamicConv2d):
 
 
 class DCDConv1d(_DCDConv, DynamicConv1d):
-    """`DCDConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`DCDConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`."""
 
 
 class DCDConv3d(_DCDConv, DynamicConv3d):
-    """`DCDConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`DCDConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`."""
 
 
 class DCDConvTranspose1d(_DCDConv, DynamicConvTranspose1d):
-    """`DCDConv2d` as a transposed convolution in one dimension; takes the arguments of `torch.nn.ConvTranspose1d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`DCDConv2d`, transposed, in one dimension; takes the arguments of `torch.nn.ConvTranspose1d`."""
 
 
 class DCDConvTranspose2d(_DCDConv, DynamicConvTranspose2d):
-    """`DCDConv2d` as a transposed convolution in two dimensions; takes the arguments of `torch.nn.ConvTranspose2d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`DCDConv2d`, transposed, in two dimensions; takes the arguments of `torch.nn.ConvTranspose2d`."""
 
 
 class DCDConvTranspose3d(_DCDConv, DynamicConvTranspose3d):
-    """`DCDConv2d` as a transposed convolution in three dimensions; takes the arguments of `torch.nn.ConvTranspose3d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`DCDConv2d`, transposed, in three dimensions; takes the arguments of `torch.nn.ConvTranspose3d`."""
 
 
 class DCDLinear(DCDCore, DCDOnRows, DynamicLinear):
@@ -146,7 +126,7 @@ class DCDLinear(DCDCore, DCDOnRows, DynamicLinear):
     """
 
     config_class = DCDLinearConfig
-    _without = ("fusion", "latent_taps", "context_size", "shared_context")
+    _without = ("fusion", "latent_taps", "context_size")
     network_options: ClassVar = {"average_rows": True}
 
     def __init__(

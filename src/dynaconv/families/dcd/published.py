@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynaconv.families.contract.checks import check_choice
 from dynaconv.families.contract.published import GEOMETRY, check_hidden, not_shown
@@ -25,6 +25,23 @@ DCD_STEMS = {
 """Maps the published name of a layer's part to the prefix of our keys."""
 _Q_KEYS = ("q", "conv_q", "cls_q")
 _P_KEYS = ("p", "conv_p", "cls_p")
+
+
+def published_dcd_name(layer: nn.Module, key: str, network: str | None) -> str:
+    """Return the published name of a DCD layer's tensor, such as ``fc_phi.weight`` for ``branch.heads.fusion.weight``.
+
+    Args:
+        layer: The layer, a convolution or the classifier.
+        key: Key of the tensor in the layer.
+        network: The network; the published code of MobileNetV2 names Q and P differently than that of ResNet.
+    """
+    classifier = isinstance(layer, DCDLinear)
+    if key in ("p", "q"):
+        return f"cls_{key}.weight" if classifier else f"{'conv_' * (network == 'MobileNetV2')}{key}.weight"
+    for stem, prefix in DCD_STEMS.items():
+        if prefix and key.startswith(prefix):
+            return f"{stem}.{key.removeprefix(prefix)}"
+    return f"cls.{key}" if classifier else f"conv.{key}"
 
 
 def published_dcd_options(

@@ -207,37 +207,37 @@ class DCDCore(DCDOperator, DynamicLayer):
             bias = bias.expand(context.shape[0], -1)
         return DCDFactors(self.sizes.form, weight, scale, fusion, self.p, self.q, self.r, input_scale), bias
 
-    def _kernel_and_bias(self, context: Tensor, weight: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor | None]:
+    def _kernel_and_bias(self, context: Tensor) -> tuple[Tensor, Tensor | None]:
         if self._normalises_by_batch():
             raise RuntimeError(
                 "norm='batch' uses statistics of the whole batch in train mode, so no kernel of one sample exists; "
                 "call eval() first, or use norm=None."
             )
-        return super()._kernel_and_bias(context, weight, geometry)
+        return super()._kernel_and_bias(context)
 
-    def _apply_dcd(self, x: Tensor, context: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    def _apply_dcd(self, x: Tensor, context: Tensor) -> Tensor:
         if not self._normalises_by_batch():
-            out = self._compiled(x, context, weight, geometry)
-            return super()._apply_dcd(x, context, weight, geometry) if out is None else out
+            out = self._compiled(x, context)
+            return super()._apply_dcd(x, context) if out is None else out
         if self.algorithm == "kernel":
             raise RuntimeError(
                 "algorithm='kernel' cannot run norm='batch' in train mode, because no kernel of one sample exists; "
                 "use algorithm='auto' or 'factored', or call eval()."
             )
+        weight, geometry = self._as_conv
         factors, bias = self._factors(context, weight, track=True)
         return add_bias(factored_dcd(x, factors, geometry, (self.norm1, self.norm2)), bias)
 
-    def _compiled(self, x: Tensor, context: Tensor | None, weight: Tensor, geometry: Geometry) -> Tensor | None:
+    def _compiled(self, x: Tensor, context: Tensor | None) -> Tensor | None:
         """Return the output by compiled operators; None if they do not serve this input.
 
         Args:
             x: Padded input, ``(B, C_in, *sizes)``.
             context: ``(B, features)``, not normalised; None: the average of ``x``.
-            weight: W0 in the shape of a convolution's weight.
-            geometry: Stride, padding and dilation.
         """
         if not (compiled_is_enabled() and self._has_default_branch):
             return None
+        weight, geometry = self._as_conv
         branch = (self.branch.squeeze.weight, self._head("scale"), self._head("fusion"))
         parameters = (weight, *branch, required(self.p), required(self.q))
         if not supports_compiled_step(x, parameters if context is None else (*parameters, context), geometry):

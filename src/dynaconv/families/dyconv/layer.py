@@ -95,40 +95,20 @@ class DYConv2d(_DYConv, DynamicConv2d):
 
 
 class DYConv1d(_DYConv, DynamicConv1d):
-    """`DYConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`DYConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`."""
 
 
 class DYConv3d(_DYConv, DynamicConv3d):
-    """`DYConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`DYConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`."""
 
 
 class DYConvTranspose1d(_DYConv, DynamicConvTranspose1d):
-    """`DYConv2d` as a transposed convolution in one dimension; takes the arguments of `torch.nn.ConvTranspose1d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`DYConv2d`, transposed, in one dimension; takes the arguments of `torch.nn.ConvTranspose1d`."""
 
 
 class DYConvTranspose2d(_DYConv, DynamicConvTranspose2d):
-    """`DYConv2d` as a transposed convolution in two dimensions; takes the arguments of `torch.nn.ConvTranspose2d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`DYConv2d`, transposed, in two dimensions; takes the arguments of `torch.nn.ConvTranspose2d`."""
 
 
 class DYConvTranspose3d(_DYConv, DynamicConvTranspose3d):
-    """`DYConv2d` as a transposed convolution in three dimensions; takes the arguments of `torch.nn.ConvTranspose3d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`DYConv2d`, transposed, in three dimensions; takes the arguments of `torch.nn.ConvTranspose3d`."""

@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynaconv.families.contract.branch import BranchLinear
-from dynaconv.families.contract.norms import NORM_EPSILON, LatentBatchNorm2d, normalise
-from dynaconv.ops import full_precision
+from dynaconv.families.contract.branch import NormedBranch
+from dynaconv.families.contract.norms import NORM_EPSILON
 
 _STD = 1e-3
 """Standard deviation of the initial weights of heads and local logits; the published 1e-6 hardly trains the rest."""
@@ -86,19 +85,13 @@ def local_width(channels: int) -> int:
     return round(math.log2(channels) / 2 + 0.5) // 2 * 2 + 1
 
 
-class FDConvBranch(nn.Module):
-    """Context -> linear -> batch norm -> StarReLU -> one linear map with bias (a head) for each kind of coefficient.
-
-    Computes in float32 (float64 for float64 contexts), for any dtype of the weights and also under autocast. A single
-    context in train mode is normalised by running statistics, because one value has no variance.
+class FDConvBranch(NormedBranch):
+    """A branch with StarReLU, whose logits are divided by temperatures, and optionally local logits.
 
     Args:
-        in_features: Length of the context.
-        hidden_channels: Number of hidden units.
-        heads: Name and number of logits of each coefficient.
+        in_features, hidden_channels, heads, device, dtype: See `NormedBranch`.
         temperatures: Divisor of the logits of each head.
         local: Arguments of `LocalLogits`, which reads the averaged input; None for no such logits.
-        device, dtype: Device and dtype of the weights.
     """
 
     local: LocalLogits | None
@@ -114,44 +107,26 @@ class FDConvBranch(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.temperatures = dict(temperatures)
-        self.squeeze = BranchLinear(in_features, hidden_channels, math.sqrt(2 / hidden_channels), device, dtype)
-        self.norm: nn.Module = LatentBatchNorm2d(hidden_channels, device=device, dtype=dtype)
-        self.activation = StarReLU(device, dtype)
-        self.heads = nn.ModuleDict(
-            {name: BranchLinear(hidden_channels, size, _STD, device, dtype, bias=True) for name, size in heads.items()}
+        super().__init__(
+            in_features,
+            hidden_channels,
+            heads,
+            activation=StarReLU(device, dtype),
+            std=_STD,
+            device=device,
+            dtype=dtype,
         )
+        self.temperatures = dict(temperatures)
         self.local = None if local is None else LocalLogits(*local, device, dtype)
 
-    def reset_parameters(self) -> None:
-        """Initialise every weight, set every bias to zero and reset the running statistics."""
-        for module in (self.squeeze, self.norm, self.activation, *self.heads.values(), self.local):
-            if module is not None:
-                module.reset_parameters()  # type: ignore[operator]
-
-    def neutralise(self) -> None:
-        """Set every head and the local logits to zero. At first, only these then get gradients."""
-        for head in (*self.heads.values(), self.local):
-            if head is not None:
-                head.neutralise()  # type: ignore[operator]
-
-    @property
-    def is_neutral(self) -> bool:
-        """Whether every logit is zero for every input."""
-        return all(head.is_neutral for head in (*self.heads.values(), self.local) if head is not None)
+    def outputs(self) -> list[nn.Module]:
+        """Return the heads and the local logits."""
+        return super().outputs() if self.local is None else [*super().outputs(), self.local]
 
     def forward(self, context: Tensor, *, track: bool = True) -> dict[str, Tensor]:
-        """Map ``(B, in_features)`` in float32 or float64 to one ``(B, size)`` tensor of scaled logits per head.
-
-        Args:
-            context: The averaged input.
-            track: Whether train mode updates the running statistics.
-        """
-        with full_precision(context.device):
-            hidden = self.activation(normalise(self.norm, self.squeeze(context), track=track))
-            return {name: self._scaled(name, head(hidden)) for name, head in self.heads.items()}
-
-    def _scaled(self, name: str, logits: Tensor) -> Tensor:
-        temperature = self.temperatures[name]
-        return logits if temperature == 1 else logits / temperature
+        """Return the logits of the heads, divided by their temperatures; see `NormedBranch`."""
+        logits = super().forward(context, track=track)
+        return {
+            name: values if (temperature := self.temperatures[name]) == 1 else values / temperature
+            for name, values in logits.items()
+        }

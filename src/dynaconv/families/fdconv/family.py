@@ -36,7 +36,7 @@ FDCONV = Family(
     published_keys=PublishedKeys(
         kind="FDConv",
         marker=".KSM_Global.channel_fc.weight",
-        name=lambda layer, key: published_fdconv_name(key),
+        name=lambda layer, key, network: published_fdconv_name(key),
         optional=("frequency_group",),
     ),
 )

@@ -1,6 +1,5 @@
 """The branch of a KernelWarehouse layer: from the averaged input to the logits of the cells."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynaconv.families.contract.affine import frozen_parameter
-from dynaconv.families.contract.branch import BranchLinear
+from dynaconv.families.contract.branch import BranchLinear, kaiming_std
 from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, fold_context_norm
 from dynaconv.families.contract.norms import NORM_EPSILON, LatentBatchNorm2d, norm_affine, normalise
 from dynaconv.families.kernel_warehouse.assignment import Slot
@@ -85,7 +84,9 @@ class KernelWarehouseBranch(nn.Module):
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         self.sizes = sizes
         layer_norm = norm == "layer"
-        self.squeeze = BranchLinear(in_features, hidden_channels, _std(hidden_channels), bias=layer_norm, **options)
+        self.squeeze = BranchLinear(
+            in_features, hidden_channels, kaiming_std(hidden_channels), bias=layer_norm, **options
+        )
         self.norm: nn.Module = (
             nn.LayerNorm(hidden_channels, eps=NORM_EPSILON, **options)
             if layer_norm
@@ -93,14 +94,14 @@ class KernelWarehouseBranch(nn.Module):
         )
         size = sizes.slot.blocks * sizes.columns
         self.heads = nn.ModuleDict(
-            {"attention": BranchLinear(hidden_channels, size, _std(size), bias=sizes.basis is None, **options)}
+            {"attention": BranchLinear(hidden_channels, size, kaiming_std(size), bias=sizes.basis is None, **options)}
         )
         if sizes.basis is None:
             self.basis = None
             self.register_parameter("constant", None)
         else:
             foreign = sizes.num_cells - sizes.slot.own
-            self.basis = BranchLinear(sizes.basis, foreign, _std(foreign), **options)
+            self.basis = BranchLinear(sizes.basis, foreign, kaiming_std(foreign), **options)
             self.constant = nn.Parameter(torch.zeros(sizes.slot.blocks * (sizes.num_cells + 1), **options))
 
     @property
@@ -203,8 +204,3 @@ class DeployedKernelWarehouseBranch(DeployedBranch):
         """Map ``(B, features)`` in float32 or float64 to logits ``(B, M, n + 1)``."""
         with full_precision(context.device):
             return self.sizes.join(self.head("attention")(self.hidden(context)), self.basis, self.constant)
-
-
-def _std(fan_out: int) -> float:
-    """Return the standard deviation of Kaiming normal initialisation by fan-out, for ReLU."""
-    return math.sqrt(2 / fan_out)

@@ -157,10 +157,6 @@ class KernelWarehouseMap(KernelWarehouseOperator, DynamicMap):
         forming = Cost(dense=batch * self.warehouse.num_cells * weights, moved=4.0 * batch * weights, calls=2)
         return {"kernel": forming + Cost(batched=tokens * weights, calls=1)}
 
-    def sample_bias(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor | None:
-        """The bias of each sample of ``x``, ``(B, out_features)``, or None."""
-        return None if self.bias is None else self.bias.expand(x.shape[0], -1)
-
     def _check_input(self, x: Tensor) -> None:
         check_real(x)
         if x.dim() < 2 or x.shape[-1] != self.in_features:

@@ -301,7 +301,7 @@ class KernelWarehouseLinear(KernelWarehouseLayer, KernelWarehouseMap, DynamicLin
     """
 
     config_class = KernelWarehouseConfig
-    _without = ("whole_taps", "algorithm", "shared_context")
+    _without = ("whole_taps", "algorithm")
 
     def __init__(
         self,
@@ -320,10 +320,6 @@ class KernelWarehouseLinear(KernelWarehouseLayer, KernelWarehouseMap, DynamicLin
         self.register_parameter("bias", nn.Parameter(vector) if bias else None)
         self._set_up(config, vector.device, vector.dtype)
         self.reset_parameters()
-
-    @property
-    def _own_features(self) -> int:
-        return self.in_features
 
     @classmethod
     def fresh_like(cls, linear: nn.Linear, **hyperparameters: Any) -> Self:

@@ -40,7 +40,7 @@ def published_cells(layers: Mapping[str, nn.Module], keys: Iterable[str]) -> dic
     return {(name, _OUR_CELLS): f"{CELLS}{number}" for number, name in enumerate(owners)}
 
 
-def published_name_in(layer: nn.Module, key: str) -> str:
+def published_name_in(layer: nn.Module, key: str, network: str | None) -> str:
     """Return the published name of a layer's tensor; those of a linear layer belong to a part ``conv``."""
     name = published_name(key)
     return f"conv.{name}" if isinstance(layer, KernelWarehouseLinear) else name

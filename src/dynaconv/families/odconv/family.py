@@ -27,7 +27,7 @@ ODCONV = Family(
     published_keys=PublishedKeys(
         kind="ODConv",
         marker=".attention.channel_fc.weight",
-        name=lambda layer, key: published_odconv_name(key),
+        name=lambda layer, key, network: published_odconv_name(key),
         optional=("temperature",),
     ),
     published_layer=published_odconv_layer,

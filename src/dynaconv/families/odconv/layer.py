@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dynaconv.families.contract.affine import add_bias, frozen_sum
 from dynaconv.families.contract.base import DynamicConv, DynamicConv1d, DynamicConv2d, DynamicConv3d
+from dynaconv.families.contract.branch import NormedBranch
 from dynaconv.families.contract.config import AttentionConfig
 from dynaconv.families.contract.convolution import DynamicConvolution
 from dynaconv.families.contract.deployed import (
@@ -31,7 +32,6 @@ from dynaconv.families.odconv import (
     odconv_costs,
     odconv_kernel,
 )
-from dynaconv.families.odconv.branch import ODConvBranch
 from dynaconv.families.odconv.compiled import compiled_odconv
 from dynaconv.ops import Cost, full_precision
 from dynaconv.ops.mixture import supports_compiled
@@ -131,7 +131,7 @@ class _ODConv(HasTemperature, _ODConvolution, DynamicConv):
         features = self._branch_features
         self.context_norm = make_context_norm(config.context_norm, features, device, dtype)
         hidden = max(features // config.reduction, config.min_hidden_channels)
-        self.branch = ODConvBranch(features, hidden, self._heads(), device, dtype)
+        self.branch = NormedBranch(features, hidden, self._heads(), device=device, dtype=dtype)
         # At zero logits a sigmoid is 1/2, and the softmax gives the mean of the kernels, which needs no gain.
         self.neutral_gain = 0.5 ** sum(name != "kernel" for name in self.branch.heads)
         self._set_up_temperature(config.temperature, device)
@@ -149,9 +149,9 @@ class _ODConv(HasTemperature, _ODConvolution, DynamicConv):
             ValueError: an option is invalid for the convolution.
         """
         layer = super().fresh_like(conv, **hyperparameters)
-        branch = layer.branch
-        assert isinstance(branch, ODConvBranch)
-        branch.shrink_heads(_INITIAL_HEAD_FACTOR)
+        with torch.no_grad():
+            for head in layer.branch.heads.values():
+                head.weight.mul_(_INITIAL_HEAD_FACTOR)
         return layer
 
     def _heads(self) -> dict[str, int]:
@@ -208,19 +208,11 @@ class ODConv2d(_ODConv, DynamicConv2d):
 
 
 class ODConv1d(_ODConv, DynamicConv1d):
-    """`ODConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`ODConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`."""
 
 
 class ODConv3d(_ODConv, DynamicConv3d):
-    """`ODConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`ODConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`."""
 
 
 class DeployedODConv(_ODConvolution, DeployedConv):

@@ -181,19 +181,11 @@ class SEConv2d(_SEConv, DynamicConv2d):
 
 
 class SEConv1d(_SEConv, DynamicConv1d):
-    """`SEConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`SEConv2d` in one dimension; takes the arguments of `torch.nn.Conv1d`."""
 
 
 class SEConv3d(_SEConv, DynamicConv3d):
-    """`SEConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`.
-
-    Raises:
-        ValueError: an argument is out of range or does not match the others.
-    """
+    """`SEConv2d` in three dimensions; takes the arguments of `torch.nn.Conv3d`."""
 
 
 class DeployedSEConv(_SqueezeExcite, DeployedConv):

@@ -233,7 +233,13 @@ class ImageDataModule(LightningDataModule):
         """Raise an error, before other processes start, if there are too few shards or images for ``processes``."""
         if isinstance(self.train_split, ShardSet):
             self._stream(self.train_split, training=True, world=processes, rank=0)
-            self._stream_workers(self.train_split, training=True, world=processes)
+            self.shard_readers(processes)
+
+    def shard_readers(self, processes: int) -> int | None:
+        """Return how many processes of each device read shards, on which the order of the images depends, or None."""
+        if not isinstance(self.train_split, ShardSet):
+            return None
+        return max(self._stream_workers(self.train_split, training=True, world=processes), 1)
 
     def left_out(self, processes: int) -> int:
         """Return the number of training images that each epoch leaves out, as they do not fill a batch everywhere."""
