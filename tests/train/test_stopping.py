@@ -186,7 +186,8 @@ def test_a_signal_to_the_whole_process_group_spares_the_loaders(tmp_path: Path, 
         return [child for child in multiprocessing.active_children() if child not in others]
 
     def send_to_all() -> None:
-        assert len(running := loaders()) == 2
+        running = loaders()
+        assert len(running) == 2
         # Torch tells a SIGTERM of its own process apart.
         subprocess.run(["kill", f"-{number.name}", *(str(loader.pid) for loader in running)], check=True)
         time.sleep(0.5)
