@@ -65,6 +65,8 @@ def test_flags_win_over_the_recipe() -> None:
         "--model.mix.alpha=0.3",
         "--model.schedule.warmup_epochs=-1",
         "--data.augment=Large",
+        "--data.augment.erase_prob=null",
+        "--model.optimizer.momentum=null",
         "--trainer.max_epochs=many",
     ],
 )

@@ -150,13 +150,22 @@ def resolve(config: TrainConfig, overrides: Sequence[str] = ()) -> Namespace:
         if not kinds or value is None:
             continue
         if "class_path" not in value:
-            next(iter(kinds.values()))(**value)
+            _check_choice(name, next(iter(kinds.values())), value)
         elif (kind := kinds.get(value.class_path.rpartition(".")[2])) is not None:
-            kind(**value.get("init_args", {}))
+            _check_choice(name, kind, value.get("init_args", {}))
     check_seed(resolved.seed)
     _check_trainer(resolved.trainer)
     resolved.data.name, resolved.data.data_dir = absolute_location(resolved.data.name, resolved.data.data_dir)
     return resolved
+
+
+def _check_choice(name: str, kind: type, values: Mapping[str, Any]) -> None:
+    """Raise `RunError` unless an alternative of an option takes these options of its own."""
+    for option in fields(kind) if is_dataclass(kind) else ():
+        # The parser accepts null for any type here.
+        if values.get(option.name, option.default) is None and type(None) not in get_args(option.type):
+            raise RunError(f"{name}.{option.name} must be {_words(option.type)}; got null.")
+    kind(**values)
 
 
 def _as_word(value: Any) -> str:
