@@ -28,6 +28,8 @@ WRONG_TENSORS = [torch.empty(0), torch.full((2, 3, 8, 8), math.nan), torch.zeros
 """For arguments that take a tensor."""
 LONG = [list(range(1000)), torch.zeros(40, 40)]
 """Values of which a message shows the type alone."""
+QUOTED = {"dynaconv.hub.HubConfig", "dynaconv.hub.DynaconvModel.from_network", "dynaconv.export.verified_target"}
+"""What quotes the message of another package, or the caller's own list of endings."""
 COUNTS = {"rounds", "warmup", "restarts", "max_steps", "seed"}
 """Arguments of which a huge value is valid, but not in the time of a test."""
 LAYERS = ("CondConv2d", "DCDConv2d", "DYConv2d", "FDConv2d", "KernelWarehouseConv2d", "ODConv2d", "SEConv2d")
@@ -253,5 +255,5 @@ def test_a_wrong_argument_is_refused_or_valid(
             except RuntimeError:
                 if parameter.name != "device" and not isinstance(wrong, Tensor) and wrong is not HUGE:
                     raise
-            assert len(message) < 1500, parameter.name
+            assert len(message) < 1500 or name in QUOTED, parameter.name
             assert "tensor([[" not in message, parameter.name

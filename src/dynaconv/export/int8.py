@@ -59,7 +59,8 @@ class Int8Options:
             )
         if self.max_drop is not None and evaluate is None:
             raise ExportError(
-                f"max_drop={self.max_drop} needs `evaluate`, a loader of (images, labels) to measure accuracy."
+                f"max_drop={received(self.max_drop)} needs `evaluate`, a loader of (images, labels) to measure "
+                f"accuracy."
             )
         if self.max_drop is not None and not self.max_drop >= 0:
             raise ExportError(
