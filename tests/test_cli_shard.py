@@ -1,6 +1,8 @@
 """``dynaconv shard`` on the command line, and a run on what it packed."""
 
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +53,25 @@ def test_a_failure_leaves_nothing_that_blocks_the_next_try(tmp_path: Path, capsy
         assert {path.name: path.read_bytes() for path in out.glob("*")} == before
         broken.write_bytes(whole)
         assert main([*argv, *overwrite]) == 0
+
+
+def test_an_interrupt_while_shards_are_replaced_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, out = write_folder(tmp_path / "images", images=12), tmp_path / "shards"
+    argv = ["shard", str(folder), "-o", str(out), "--shard-images", "9"]
+    assert main([*argv, "--seed", "1"]) == 0
+    before, unlink = {path.name: path.read_bytes() for path in out.iterdir()}, Path.unlink
+
+    def interrupted(path: Path, **options: Any) -> None:
+        unlink(path, **options)
+        if path.parent == out:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Path, "unlink", interrupted)
+    assert main([*argv, "--seed", "2", "--overwrite"]) == 130
+    after = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert after.keys() == before.keys()
+    assert after != before
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "shards"}
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from dynaconv.interrupts import propagating_interrupts
+from dynaconv.interrupts import Terminated, propagating_interrupts, terminating
 
 
 def press() -> None:
@@ -105,3 +106,38 @@ def test_a_thread_looks_at_the_errors_alone() -> None:
     thread.start()
     thread.join()
     assert len(caught) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_signal_that_ends_the_process_is_an_interrupt_within_the_context_alone(
+    number: signal.Signals, depth: int
+) -> None:
+    def nested(depth: int) -> None:
+        if depth == 0:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(number)
+            # Only here is it lost.
+            raise RuntimeError("the compiler failed")
+        with propagating_interrupts():
+            nested(depth - 1)
+
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(RuntimeError if depth == 0 else Terminated) as caught, terminating():
+            nested(depth)
+        assert depth == 0 or str(caught.value) == f"stopped by {number.name}."
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("own", [signal.SIG_IGN, lambda *_: None], ids=["ignored", "handled"])
+def test_a_signal_that_the_caller_handles_is_left_to_it(own: Any) -> None:
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        with terminating(), propagating_interrupts():
+            signal.raise_signal(signal.SIGTERM)
+            assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -5,6 +5,7 @@ standard error, with exit code 2. docs/command-line.md lists the exit codes.
 """
 
 import atexit
+import contextlib
 import errno
 import io
 import os
@@ -31,7 +32,7 @@ from dynaconv.commands import (
 )
 from dynaconv.commands._shared import Parser, prepared_outputs
 from dynaconv.errors import DynaconvError
-from dynaconv.interrupts import propagating_interrupts
+from dynaconv.interrupts import Terminated, propagating_interrupts, terminating
 
 # Import name of a package -> the extra that installs it.
 _EXTRAS = {
@@ -70,14 +71,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 1 (something failed, or the disk is full), 2 (invalid arguments or inputs), 130
-        (interrupted) or 141 (the reader of the output closed the pipe, as ``| head`` does).
+        (interrupted), 141 (the reader of the output closed the pipe, as ``| head`` does) or 143 (ended by SIGTERM; 129
+        by SIGHUP).
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # An encoding such as ASCII lacks characters of the tables and of file names.
         sys.stdout.reconfigure(errors="replace")
     given = list(sys.argv[1:] if argv is None else argv)
     try:
-        with propagating_interrupts():
+        with terminating(), propagating_interrupts():
             code = _run(given)
         # Flush here, so that a closed pipe raises BrokenPipeError now and not when the interpreter exits.
         sys.stdout.flush()
@@ -88,8 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         # Another Ctrl+C while the interpreter exits would print tracebacks.
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
-        print(f"dynaconv: {_process_name()}{str(interrupt) or 'interrupted.'}", file=sys.stderr)
-        return 130
+        # The terminal may be closed.
+        with contextlib.suppress(OSError):
+            print(f"dynaconv: {_process_name()}{str(interrupt) or 'interrupted.'}", file=sys.stderr)
+        return 128 + interrupt.number if isinstance(interrupt, Terminated) else 130
     except (DynaconvError, ModuleNotFoundError, OSError) as error:
         if "--debug" in given:
             raise

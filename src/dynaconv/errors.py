@@ -125,9 +125,14 @@ def with_article(name: str) -> str:
 
 
 def received(value: object) -> str:
-    """Return a wrong value for a message: as code, or only its type if that would be long, as of a tensor."""
+    """Return a wrong value for a message: as code; a long text shortened, and only the type of what is long otherwise.
+
+    A tensor or a list of thousands of numbers would fill the screen.
+    """
     code = repr(value)
-    return code if len(code) <= 100 and len(code.splitlines()) == 1 else with_article(type(value).__name__)
+    if len(code) <= 100 and len(code.splitlines()) == 1:
+        return code
+    return f"{value[:60]!r}..." if isinstance(value, str) else with_article(type(value).__name__)
 
 
 def counted(count: int, noun: str) -> str:

@@ -3,15 +3,17 @@
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dynaconv.native import BuildError, extension
 from dynaconv.native.build import main
-from dynaconv.native.toolchain import SOURCES, _cached, build, compiler, prebuilt_library, prebuilt_name
+from dynaconv.native.toolchain import SOURCES, _cached, _run, build, compiler, prebuilt_library, prebuilt_name
 from tests.messages import refuses
 
 try:
@@ -66,6 +68,23 @@ def test_a_build_that_is_interrupted_leaves_no_library(tmp_path: Path, monkeypat
     assert not list((tmp_path / "digest").iterdir())
     assert _cached("digest", "library.so", _write).read_bytes() == b"library"
     assert [path.name for path in (tmp_path / "digest").iterdir()] == ["library.so"]
+
+
+def test_an_interrupted_build_ends_its_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[str]] = []
+
+    class Interrupted(subprocess.Popen[str]):
+        def __init__(self, *given: Any, **options: Any) -> None:
+            super().__init__(*given, **options)
+            started.append(self)
+
+        def communicate(self, *_: Any, **__: Any) -> Any:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _run([[sys.executable, "-c", "import time; time.sleep(600)"]] * 2, verbose=False)
+    assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
 
 
 def _interrupt(path: Path) -> None:

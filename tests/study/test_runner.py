@@ -86,7 +86,8 @@ def test_the_trace_is_the_mean_loss_of_five_steps(tmp_path: Path, folder: StudyF
     ("stop", "error"),
     [
         (StopAfter(1, KeyboardInterrupt()), KeyboardInterrupt),
-        *((When("on_train_batch_end", 15, partial(send, signal.Signals[name])), RunStopped) for name in STOPS),
+        # A row of the trace is five steps, so each of these stops between two rows.
+        *((When("on_train_batch_end", 12, partial(send, signal.Signals[name])), RunStopped) for name in STOPS),
     ],
     ids=["an error", *STOPS],
 )

@@ -65,6 +65,8 @@ def test_flags_win_over_the_recipe() -> None:
         "--model.mix.alpha=0.3",
         "--model.schedule.warmup_epochs=-1",
         "--data.augment=Large",
+        "--data.augment.erase_prob=null",
+        "--model.optimizer.momentum=null",
         "--trainer.max_epochs=many",
     ],
 )
@@ -82,14 +84,20 @@ def test_a_flag_that_does_not_fit_is_one_sentence(override: str) -> None:
         "data: [",
         "data: 3",
         "seed: many",
+        "data: {name: 2026-11-30}",
     ],
-    ids=["unknown option", "unknown key", "a list", "no YAML", "a number for keys", "a word for a number"],
+    ids=["unknown option", "unknown key", "a list", "no YAML", "a number for keys", "a word for a number", "a date"],
 )
 def test_a_recipe_that_does_not_fit_is_one_sentence(tmp_path: Path, text: str) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
     with refuses(RunError):
         resolve(load_recipe(path))
+
+
+def test_a_path_is_a_location(tmp_path: Path) -> None:
+    data = {"name": "folder", "data_dir": tmp_path}
+    assert resolve(TrainConfig(data=data, model={"name": "test_resnet"})).data.data_dir == str(tmp_path)
 
 
 def test_what_is_missing_is_named_with_its_flag() -> None:

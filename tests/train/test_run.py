@@ -14,7 +14,7 @@ from lightning.pytorch import Callback
 from rich.console import Console
 from safetensors import safe_open
 
-from dynaconv.errors import CheckpointError, DataError, RunError, TrainingDivergedError
+from dynaconv.errors import CheckpointError, DataError, DynaconvError, RunError, TrainingDivergedError
 from dynaconv.files import write_csv
 from dynaconv.train.callbacks import COLUMNS, EpochTable
 from dynaconv.train.checkpoint import load_trained
@@ -173,6 +173,31 @@ def test_a_mistake_in_the_options_leaves_no_folder(tmp_path: Path) -> None:
     with refuses(RunError):
         fit(tiny_config(), out="")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model__name": "resnet19"},
+        {"model__weights": "nowhere"},
+        {"model__branch_lr": -1.0},
+        {"model__ema_decay": 1.0},
+        {"data__channels": 2},
+        {"data__epoch_size": 2**63},
+        {"data__classes": 10**9},
+        {"model__weights": "x", "model__pretrained": True},
+    ],
+    ids=spelled,
+)
+def test_a_mistake_is_found_before_the_data_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        raise AssertionError("drawing or downloading them can take minutes")
+
+    monkeypatch.setattr("dynaconv.train.data.module.load_source", load)
+    with refuses(DynaconvError):
+        fit(tiny_config(**changes), out=tmp_path / "run")
 
 
 def test_a_run_that_fails_before_its_first_checkpoint_leaves_no_folder(tmp_path: Path) -> None:

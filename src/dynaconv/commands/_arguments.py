@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from dynaconv.commands._shared import add_output
-from dynaconv.errors import RunError
+from dynaconv.errors import RunError, received
 
 Size = tuple[int | None, int, int]
 """Channels, or None for the network's own, height and width."""
@@ -104,7 +104,7 @@ def _number(text: str, convert: Callable[[str], Any], least: float, most: float)
         value = None
     if value is None or not least <= value <= most:
         kind = "an integer" if convert is int else "a number"
-        raise argparse.ArgumentTypeError(f"must be {kind} from {least} to {most}; got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be {kind} from {least} to {most}; got {received(text)}")
     return value
 
 
@@ -117,7 +117,9 @@ def _size(text: str) -> Size:
     if not others:
         return None, side, side
     if len(others) != 2:
-        raise argparse.ArgumentTypeError(f"must be CHANNELSxHEIGHTxWIDTH or SIDE, 3x224x224 or 224; got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"must be CHANNELSxHEIGHTxWIDTH or SIDE, 3x224x224 or 224; got {received(text)}"
+        )
     return side, others[0], others[1]
 
 
@@ -132,7 +134,7 @@ def parse_options(given: Sequence[str], flag: str = "--option") -> dict[str, Any
         path, equals, text = word.partition("=")
         *above, key = path.split(".")
         if not equals or not all((*above, key)):
-            raise RunError(f"{flag} takes KEY=VALUE, such as num_classes=10; got {word!r}.")
+            raise RunError(f"{flag} takes KEY=VALUE, such as num_classes=10; got {received(word)}.")
         try:
             value = json.loads(text)
         except ValueError:

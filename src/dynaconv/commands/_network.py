@@ -86,6 +86,7 @@ def load_network(given: str, size: Size | None, options: Mapping[str, Any]) -> L
 def _built(name: str, size: Size | None, options: Mapping[str, Any]) -> LoadedNetwork:
     import timm
 
+    from dynaconv.families.contract.checks import check_integer
     from dynaconv.train.factory import check_model_name, create_network
 
     check_model_name(name)
@@ -97,9 +98,7 @@ def _built(name: str, size: Size | None, options: Mapping[str, Any]) -> LoadedNe
         **options,
     }
     for key, least in (("num_classes", 0), ("in_chans", 1)):
-        value = given[key]
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise RunError(f"{key} of {name} must be an integer of at least {least}; got {value!r}.")
+        check_integer(f"{key} of {name}", given[key], least=least, error=RunError)
     further = {key: value for key, value in given.items() if key not in _COMMON_OPTIONS}
     model = create_network(name, num_classes=given["num_classes"], in_channels=given["in_chans"], options=further)
     _, height, width = size or own_size

@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dynaconv.errors import RunError, listed
+from dynaconv.errors import RunError, listed, received
 from dynaconv.files import STANDARD_OUTPUT, descriptor_of, is_stream, resolve_links
 
 
@@ -35,7 +35,8 @@ class Parser(argparse.ArgumentParser):
             return
         if isinstance(action, argparse._SubParsersAction):
             self.error(f"unknown command {value!r}{_nearest(value, action.choices)}")
-        raise argparse.ArgumentError(action, f"must be {listed(action.choices, last='or', quote=False)}; got {value!r}")
+        known = listed(action.choices, last="or", quote=False)
+        raise argparse.ArgumentError(action, f"must be {known}; got {received(value)}")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -25,7 +25,7 @@ from dynaconv.conversion.planning import (
 from dynaconv.conversion.select import Pattern, Predicate, Selection, as_kinds, as_patterns
 from dynaconv.errors import ConversionError, nearest_names, received
 from dynaconv.families import DynamicLayer, Family, get_family
-from dynaconv.families.contract.checks import check_module
+from dynaconv.families.contract.checks import check_choice, check_module
 from dynaconv.families.family import Kind
 
 
@@ -91,8 +91,7 @@ def plan_conversion(
     check_module(model)
     chosen = _family(family)
     _check_hyperparameters(chosen, hyperparameters)
-    if context not in (None, "block"):
-        raise ConversionError(f"`context` must be 'block', or None for a context of each layer's own; got {context!r}.")
+    check_choice("`context`", context, ("block", None), error=ConversionError)
     if predicate is not None and not callable(predicate):
         raise TypeError(f"`predicate` must be a function of name and layer; got {received(predicate)}.")
     _check_model(model, again=again)
@@ -251,5 +250,7 @@ def _check_model(model: nn.Module, *, again: bool) -> None:
 def _as_kernel_sizes(given: int | Iterable[int]) -> tuple[int, ...]:
     sizes = (given,) if isinstance(given, int) else tuple(given)
     if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes):
-        raise ConversionError(f"`kernel_sizes` must be one or several positive side lengths in pixels; got {given!r}.")
+        raise ConversionError(
+            f"`kernel_sizes` must be one or several positive side lengths in pixels; got {received(given)}."
+        )
     return sizes

@@ -114,5 +114,7 @@ def run_first(
         # A network may raise any exception on an input that it is not made for.
         except Exception as error:
             what = tuple(args[0].shape) if len(args) == 1 and isinstance(args[0], Tensor) else "the example"
-            failures.append(f"on {what} it raises {type(error).__name__}: {' '.join(str(error).split()).rstrip('.')}")
+            # torch repeats a wrong argument whole.
+            reason = " ".join(str(error).split())[:400].rstrip(".")
+            failures.append(f"on {what} it raises {type(error).__name__}: {reason}")
     raise ConversionError(f"{purpose}, but {failures[0]}. {remedy}")

@@ -14,7 +14,7 @@ from dynaconv.conversion.select import Pattern, as_patterns, matches
 from dynaconv.conversion.swap import all_names, restore_static
 from dynaconv.errors import ConversionError, counted, listed, nearest_names
 from dynaconv.families import DynamicLayer
-from dynaconv.families.contract.checks import check_module, check_positive
+from dynaconv.families.contract.checks import check_integer, check_module
 
 _MAX_NUMBERS = 2**24
 """Maximum number of elements of the kernels that are formed at once."""
@@ -217,7 +217,7 @@ def _check_sharing(model: nn.Module, layers: Mapping[DynamicLayer, str]) -> None
 
 def _images(data: object, max_batches: int | None) -> Iterator[Tensor]:
     if max_batches is not None:
-        check_positive("max_batches", max_batches)
+        check_integer("max_batches", max_batches)
     batches = (data,) if isinstance(data, Tensor) else data
     if not isinstance(batches, Iterable):
         raise TypeError(f"`data` must be batches of images, or one batch; got {type(data).__name__}.")

@@ -17,9 +17,9 @@ from dynaconv.conversion.plan import AdoptedModule, ConversionPlan, PlannedLayer
 from dynaconv.conversion.select import Selection
 from dynaconv.conversion.stages import stage_refusals
 from dynaconv.conversion.swap import all_names
-from dynaconv.errors import ConversionError, with_article
+from dynaconv.errors import ConversionError, received, with_article
 from dynaconv.families import DynamicLayer, Family
-from dynaconv.families.contract.checks import check_positive
+from dynaconv.families.contract.checks import check_integer
 from dynaconv.families.contract.static import static_class
 
 
@@ -115,10 +115,7 @@ def refusals_by_stage(
     Raises:
         ConversionError: ``last_stages`` is no positive integer, or the model does not run.
     """
-    try:
-        count = check_positive("`last_stages`", last_stages)
-    except ValueError as error:
-        raise ConversionError(str(error)) from None
+    count = check_integer("`last_stages`", last_stages, error=ConversionError)
     found = find_static(model, linear="linear" in selection.kinds)
     return stage_refusals(model, {name: static for name, (_, static) in found.items()}, count, input_size)
 
@@ -132,7 +129,9 @@ def apply_position(layers: list[PlannedLayer], position: slice | None) -> list[P
     if position is None:
         return layers
     if not isinstance(position, slice):
-        raise TypeError(f"`position` must be a slice, such as slice(-10, None) for the last ten; got {position!r}.")
+        raise TypeError(
+            f"`position` must be a slice, such as slice(-10, None) for the last ten; got {received(position)}."
+        )
     selected = {layer.names for layer in [layer for layer in layers if layer.converts][position]}
     return [
         layer

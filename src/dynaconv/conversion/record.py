@@ -7,7 +7,7 @@ from torch import nn
 
 from dynaconv.conversion.adopt import find_adoptable, layer_names
 from dynaconv.conversion.swap import NormedConv2d, all_names, insert_dynamic
-from dynaconv.errors import ConversionError, with_article
+from dynaconv.errors import ConversionError, received, with_article
 from dynaconv.families import DynamicLayer, families, family_of, get_family
 from dynaconv.families.contract.block import join_contexts
 from dynaconv.families.contract.checks import check_module
@@ -65,7 +65,7 @@ def apply_conversion(model: nn.Module, record: Mapping[str, Any]) -> nn.Module:
             continue
         try:
             if not isinstance(entry, Mapping):
-                raise TypeError(f"its entry is {entry!r}, not a mapping with 'family' and 'hyperparameters'")
+                raise TypeError(f"its entry is {received(entry)}, not a mapping with 'family' and 'hyperparameters'")
             family, hyperparameters = entry["family"], dict(entry["hyperparameters"])
             names = (name, *entry.get("also", ()))
             layer = get_family(family).from_static(model.get_submodule(name), **hyperparameters)

@@ -10,6 +10,7 @@ from torch import nn
 
 from dynaconv.conversion.kinds import KINDS, Static, channels_of, kernel_size_of, kind_of
 from dynaconv.errors import ConversionError, counted, listed, nearest_names, received, with_article
+from dynaconv.families.contract.checks import check_choice
 from dynaconv.families.contract.convolution import DynamicConvolution
 from dynaconv.families.contract.linear import DynamicLinear
 from dynaconv.families.contract.static import static_class
@@ -149,8 +150,7 @@ def as_kinds(given: object) -> tuple[Kind, ...]:
     """
     several = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (given,)
     for kind in several:
-        if kind not in KINDS:
-            raise ConversionError(f"`kinds` must be one or several of {', '.join(KINDS)}; got {kind!r}.")
+        check_choice("each of `kinds`", kind, KINDS, error=ConversionError)
     if not several:
         raise ConversionError("`kinds` is empty; leave it out for the kinds of the family.")
     return several

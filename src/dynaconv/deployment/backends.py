@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from dynaconv.errors import ConversionError
+from dynaconv.families.contract.checks import check_choice
 
 Backend = Callable[[nn.Module], nn.Module]
 """A function from a deployed network, which it may change in place, to the network to use.
@@ -58,17 +59,14 @@ def get_backend(name: str, precision: Precision = "float32") -> Backend:
 
 def check_precision(precision: Precision) -> None:
     """Raise ConversionError if a precision is unknown."""
-    if precision not in PRECISIONS:
-        raise ConversionError(f"`precision` must be one of {', '.join(map(repr, PRECISIONS))}; got {precision!r}.")
+    check_choice("`precision`", precision, PRECISIONS, error=ConversionError)
 
 
 def _find(name: str) -> Backend:
     if name in _registered:
         return _registered[name]
     available = _entry_points()
-    if name not in available:
-        known = sorted({*_registered, *available})
-        raise ConversionError(f"`backend` must be one of {', '.join(map(repr, known))}; got {name!r}.")
+    check_choice("`backend`", name, sorted({*_registered, *available}), error=ConversionError)
     backend: Backend = available[name].load()
     return backend
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from dynaconv.explain.mixtures import check_attention
+from dynaconv.families.contract.checks import check_choice
 
 Taps = Literal["all", "centre"]
 
@@ -100,7 +101,6 @@ class DCDErrorCurve:
 
 def columns_of(kernel_size: Sequence[int], taps: Taps) -> slice:
     """Return the columns of a group's matrix that the residual covers; the taps of one channel are adjacent."""
-    if taps not in ("all", "centre"):
-        raise ValueError(f"taps must be 'all' or 'centre'; got {taps!r}.")
+    check_choice("taps", taps, get_args(Taps))
     height, width = kernel_size
     return slice(None) if taps == "all" else slice(height // 2 * width + width // 2, None, height * width)

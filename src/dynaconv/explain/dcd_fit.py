@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dynaconv.errors import received
 from dynaconv.explain._dcd_alternation import (
     EXACT_ERROR,
     Residual,
@@ -28,6 +29,7 @@ from dynaconv.explain._dcd_alternation import (
 )
 from dynaconv.explain._dcd_result import DCDErrorCurve, DCDFit, Taps, columns_of
 from dynaconv.explain.mixtures import as_matrices, check_attention, check_groups, check_kernels, ratio
+from dynaconv.families.contract.checks import check_integer
 
 __all__ = ["DCDErrorCurve", "DCDFit", "dcd_error_curve", "fit_dcd"]
 
@@ -69,8 +71,7 @@ def fit_dcd(
 
     Reference: Li et al., ICLR 2021, arXiv:2103.08756.
     """
-    if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 0:
-        raise ValueError(f"restarts must be an integer of at least 0; got {restarts!r}.")
+    check_integer("restarts", restarts, least=0)
     options = {"groups": groups, "max_steps": max_steps, "restarts": restarts}
     return _fit_sizes(kernels, attention, [latent_dim], scale=scale, taps=taps, **options)[0]
 
@@ -306,8 +307,7 @@ def _check_sizes(sizes: Sequence[int], sides: Sequence[int], max_steps: int) -> 
     for size in sizes:
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= min(sides):
             raise ValueError(
-                f"latent_dim={size!r} must be an integer from 0 to {min(sides)}, the smaller side of the "
+                f"latent_dim={received(size)} must be an integer from 0 to {min(sides)}, the smaller side of the "
                 f"residual's {sides[0]} x {sides[1]} matrix."
             )
-    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
-        raise ValueError(f"max_steps must be an integer of at least 1; got {max_steps!r}.")
+    check_integer("max_steps", max_steps)

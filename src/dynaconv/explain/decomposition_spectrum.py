@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dynaconv.errors import check_type
+from dynaconv.errors import check_type, received
 from dynaconv.explain.decomposition import residual_form
 from dynaconv.explain.mixtures import as_matrices, check_groups
 
@@ -89,7 +89,7 @@ def directions_for_energy(singular_values: Tensor, share: float) -> int:
         ValueError: The share is out of range, there are no values, or one is negative or not finite.
     """
     if not 0 < share <= 1:
-        raise ValueError(f"share must be above 0 and at most 1; got {share!r}. For 90 % pass 0.9.")
+        raise ValueError(f"share must be above 0 and at most 1; got {received(share)}. For 90 % pass 0.9.")
     energy = cumulative_energy(singular_values)
     if energy[-1] == 0:
         return 0

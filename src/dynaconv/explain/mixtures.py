@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynaconv.errors import check_type
+from dynaconv.errors import check_type, received
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,7 +114,7 @@ def check_groups(kernels: Tensor, groups: int) -> int:
     channels = kernels.shape[1]
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or channels % groups:
         divisors = ", ".join(str(d) for d in range(1, channels + 1) if channels % d == 0)
-        raise ValueError(f"groups={groups!r} does not divide C_out={channels}; use one of {divisors}.")
+        raise ValueError(f"groups={received(groups)} does not divide C_out={channels}; use one of {divisors}.")
     return groups
 
 

@@ -17,6 +17,7 @@ from dynaconv.export.packages import require, versioned
 from dynaconv.export.report import ExportReport
 from dynaconv.export.target import verified_target
 from dynaconv.export.verify import LIMIT, as_inputs, named_outputs, random_inputs, verify
+from dynaconv.families.contract.checks import check_integer
 
 # Batch size at which torch's CPU convolution takes another code path; torch.export records a guard on it.
 _CONVOLUTION_PATH_BATCH = 16
@@ -51,8 +52,7 @@ def export_executorch(
         ExportError: executorch is not installed or does not support the network, the file cannot be written, or its
             outputs differ from the network's. No file is left.
     """
-    if not isinstance(max_batch, int) or isinstance(max_batch, bool) or max_batch < 1:
-        raise ExportError(f"`max_batch` must be an integer of at least 1; got {max_batch!r}.")
+    check_integer("`max_batch`", max_batch, error=ExportError)
     require("executorch", extra="executorch", needed_by="export_executorch")
     inputs = as_inputs(example)
     with verified_target(path, suffixes=(".pte",), overwrite=overwrite) as file:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from dynaconv.errors import ExportError
+from dynaconv.errors import ExportError, received
 
 PREFIX = "dynaconv"
 """Prefix of the entries in a file: ``dynaconv.mean`` in ONNX, the section ``dynaconv`` of OpenVINO's ``rt_info``."""
@@ -40,17 +40,19 @@ class ImageInfo:
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
             raise ExportError(
-                f"`mean` and `std` need one value per channel; got mean={self.mean!r} and std={self.std!r}."
+                f"`mean` and `std` need one value per channel; got mean={received(self.mean)} and "
+                f"std={received(self.std)}."
             )
         if not min(self.std) > 0:
-            raise ExportError(f"`std` must be positive; got {self.std!r}.")
+            raise ExportError(f"`std` must be positive; got {received(self.std)}.")
         if isinstance(self.class_names, str):
-            raise ExportError(f"`class_names` must be a sequence of names; got the text {self.class_names!r}.")
+            raise ExportError(f"`class_names` must be a sequence of names; got the text {received(self.class_names)}.")
         for broken in self.class_names or ():
             if isinstance(broken, str) and len(broken.splitlines()) == 1:
                 continue
             raise ExportError(
-                f"a class name must be one line of text, because the file has one name per line; got {broken!r}."
+                f"a class name must be one line of text, because the file has one name per line; got "
+                f"{received(broken)}."
             )
 
     @classmethod

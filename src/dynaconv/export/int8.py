@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import InitVar, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from dynaconv.errors import ExportError
+from dynaconv.errors import ExportError, received
 from dynaconv.export.int8_images import Shape, calibration_images, check_shapes, in_batches, labelled_images
 from dynaconv.export.int8_report import Branch, Int8Report
 from dynaconv.export.target import verified_target
 from dynaconv.export.verify import Run, first_line
+from dynaconv.families.contract.checks import check_choice, check_integer
 from dynaconv.measure.timing import time_in_turns
 from dynaconv.progress import step
 
@@ -50,23 +51,20 @@ class Int8Options:
     evaluate: InitVar[object]
 
     def __post_init__(self, evaluate: object) -> None:
-        if not isinstance(self.subset_size, int) or isinstance(self.subset_size, bool) or self.subset_size < 1:
-            raise ExportError(
-                f"`subset_size` is a number of images and must be an integer of at least 1; got {self.subset_size!r}."
-            )
-        if self.branch not in ("float", "int8"):
-            raise ExportError(f"`branch` must be 'float' or 'int8'; got {self.branch!r}.")
+        check_integer("`subset_size`, a number of images,", self.subset_size, error=ExportError)
+        check_choice("`branch`", self.branch, get_args(Branch), error=ExportError)
         if isinstance(self.ignored, str):
             raise ExportError(
-                f"`ignored` must be a sequence of patterns; got {self.ignored!r}, pass [{self.ignored!r}]."
+                f"`ignored` must be a sequence of patterns; got the text {received(self.ignored)}, pass it in a list."
             )
         if self.max_drop is not None and evaluate is None:
             raise ExportError(
-                f"max_drop={self.max_drop} needs `evaluate`, a loader of (images, labels) to measure accuracy."
+                f"max_drop={received(self.max_drop)} needs `evaluate`, a loader of (images, labels) to measure "
+                f"accuracy."
             )
         if self.max_drop is not None and not self.max_drop >= 0:
             raise ExportError(
-                f"`max_drop` is in percentage points of accuracy and must be >= 0; got {self.max_drop!r}."
+                f"`max_drop` is in percentage points of accuracy and must be >= 0; got {received(self.max_drop)}."
             )
 
 

@@ -17,6 +17,7 @@ from dynaconv.export.packages import require, versioned
 from dynaconv.export.report import Check, ExportReport
 from dynaconv.export.target import verified_target
 from dynaconv.export.verify import LIMIT, as_inputs, named_outputs, random_inputs, verify
+from dynaconv.families.contract.checks import check_integer
 
 _PROGRESS = "LITERT_TORCH_SHOW_PROGRESS"
 
@@ -77,9 +78,9 @@ def export_litert(
 
 
 def _checked(batches: Sequence[int]) -> tuple[int, ...]:
-    if not batches or any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in batches):
-        raise ExportError(f"`batches` must contain one or more integers of at least 1; got {batches!r}.")
-    return tuple(dict.fromkeys(batches))
+    if not batches:
+        raise ExportError("`batches` is empty; pass one or more batch sizes.")
+    return tuple(dict.fromkeys(check_integer("each of `batches`", size, error=ExportError) for size in batches))
 
 
 def _convert(frozen: nn.Module, inputs: tuple[Tensor, ...], sizes: tuple[int, ...]) -> Any:

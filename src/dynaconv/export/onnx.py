@@ -32,6 +32,7 @@ from dynaconv.export.packages import require, versioned
 from dynaconv.export.pipeline import Format, no_notes
 from dynaconv.export.report import ExportReport
 from dynaconv.export.verify import Run
+from dynaconv.families.contract.checks import check_choice, check_integer
 
 Rewrite = bool | Literal["int8"]
 MIN_OPSET = 18
@@ -107,8 +108,7 @@ def export_onnx(
             exceeds 1e-4 for an output (1e-2 with ``half``, 5e-2 with another ``precision``). No new file is left; an
             existing file does not change.
     """
-    if not isinstance(opset, int) or opset < MIN_OPSET:
-        raise ExportError(f"`opset` must be an integer of at least {MIN_OPSET}; got {opset!r}.")
+    check_integer("`opset`", opset, least=MIN_OPSET, error=ExportError)
     recorded = coefficients or kernels
     if native and recorded:
         raise ExportError(
@@ -144,12 +144,10 @@ def native_label(precision: Precision) -> str:
 
 def check_form(rewrite: Rewrite, *, native: bool, half: bool, precision: Precision = "float32") -> None:
     """Raise ExportError if an option is unknown or options exclude each other."""
-    if rewrite not in (True, False, "int8"):
-        raise ExportError(f"`rewrite` must be True, False or 'int8'; got {rewrite!r}.")
+    check_choice("`rewrite`", rewrite, (True, False, "int8"), error=ExportError)
     if half and native:
         raise ExportError("`half` and `native` exclude each other, as native kernels compute in float32; pass one.")
-    if precision not in FILE_PRECISIONS:
-        raise ExportError(f"`precision` must be one of {', '.join(map(repr, FILE_PRECISIONS))}; got {precision!r}.")
+    check_choice("`precision`", precision, FILE_PRECISIONS, error=ExportError)
     if precision != "float32" and not native:
         raise ExportError(f"`precision` is that of native operators; with {precision!r}, pass native=True.")
     if rewrite == "int8" and (half or native):

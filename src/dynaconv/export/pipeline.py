@@ -26,6 +26,7 @@ from dynaconv.export.verify import (
     verify,
 )
 from dynaconv.families import DeployedLayer
+from dynaconv.families.contract.checks import check_choice, check_integer
 from dynaconv.families.contract.operator import DynamicOperator
 from dynaconv.interrupts import propagating_interrupts
 from dynaconv.progress import step
@@ -95,10 +96,9 @@ def export_as(
         ExportError: The path cannot be used, the network cannot be exported as requested, or the file's outputs differ
             from the network's. No file is written then.
     """
-    if free_size not in (True, False, "auto"):
-        raise ExportError(f"`free_size` must be True, False or 'auto'; got {free_size!r}.")
-    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
-        raise ExportError(f"`batch` must be an integer of at least 1, or None for a free batch size; got {batch!r}.")
+    check_choice("`free_size`", free_size, (True, False, "auto"), error=ExportError)
+    if batch is not None:
+        check_integer("`batch`, which is None for a free batch size,", batch, error=ExportError)
     half = file_format.precision != "float32"
     inputs = tuple(_on_cpu(tensor, half) for tensor in as_inputs(example))
     batches = tuple(batches) if batch is None else (batch,)

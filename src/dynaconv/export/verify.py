@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from dynaconv.errors import ExportError, with_article
+from dynaconv.errors import ExportError, received, with_article
 from dynaconv.export.report import Check
 from dynaconv.families.contract.checks import check_choice
 
@@ -73,8 +73,8 @@ def verify(
     batches, sizes = tuple(batches), tuple(sizes)
     if not batches or not sizes or not isinstance(seed, int):
         raise ValueError(
-            f"`batches` and `sizes` need at least one value, and `seed` is an integer; got {batches}, {sizes} and "
-            f"{seed!r}."
+            f"`batches` and `sizes` need at least one value, and `seed` is an integer; got {received(batches)}, "
+            f"{received(sizes)} and {received(seed)}."
         )
     limit, scale = LIMITS[precision], _ROUNDING_SCALES[precision]
     shapes = [(batch, sizes[0]) for batch in batches] + [(batches[-1], size) for size in sizes[1:]]

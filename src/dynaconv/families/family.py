@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from dynaconv.errors import check_type, nearest_names, with_article
+from dynaconv.errors import check_type, with_article
 from dynaconv.families.contract.base import DynamicConv
+from dynaconv.families.contract.checks import check_choice
 from dynaconv.families.contract.layer import DynamicLayer
 
 Kind = Literal["pointwise", "depthwise", "grouped", "spatial", "transposed", "linear"]
@@ -240,14 +241,14 @@ def get_family(name: str) -> Family:
     Raises:
         ValueError: No family has this name; the message gives the nearest name.
     """
-    for family in families():
-        if name == family.name or name in family.aliases:
-            return family
-    known = [family.name for family in families()]
-    near = nearest_names(str(name), known, count=1)[0]
-    raise ValueError(
-        f"`family` must be one of {', '.join(sorted(known))}; got {name!r}, and the nearest name is {near!r}."
-    )
+    known = families_by_name()
+    check_choice("`family`", name, sorted(known))
+    return known[name]
+
+
+def families_by_name() -> dict[str, Family]:
+    """Return the families by their names and aliases."""
+    return {name: family for family in families() for name in (family.name, *family.aliases)}
 
 
 def family_of(layer: nn.Module) -> Family | None:

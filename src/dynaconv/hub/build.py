@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.conversion.example import eval_mode, random_images
-from dynaconv.errors import CheckpointError, DynaconvError
+from dynaconv.errors import CheckpointError, DynaconvError, received
 from dynaconv.hub.config import HubConfig
 from dynaconv.train.checkpoint import load_state
 from dynaconv.train.factory import create_network
@@ -28,7 +28,7 @@ def build_network(config: HubConfig) -> nn.Module:
                 conversion=config.conversion,
             )
         except DynaconvError as error:
-            raise CheckpointError(f"cannot build the network {config.model}: {error}") from error
+            raise CheckpointError(f"cannot build the network {received(config.model)}: {error}") from error
 
 
 def check_rebuilds(network: nn.Module, config: HubConfig) -> None:

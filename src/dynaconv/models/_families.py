@@ -7,10 +7,11 @@ from typing import Any
 from torch import nn
 
 from dynaconv import families
-from dynaconv.errors import nearest_names, with_article
+from dynaconv.errors import nearest_names, received, with_article
 from dynaconv.families import Family
+from dynaconv.families.contract.checks import check_choice
 from dynaconv.families.dcd import default_latent_dim
-from dynaconv.families.family import Published
+from dynaconv.families.family import Published, families_by_name
 
 STEM_STRIDES = (1, 2, 4)
 Layers = Mapping[str, Mapping[str, Any]]
@@ -28,16 +29,9 @@ def get_family(name: str) -> Family | None:
     Raises:
         ValueError: If no family has this name.
     """
-    if name == STATIC:
-        return None
-    try:
-        return families.get_family(name)
-    except ValueError:
-        known = [STATIC, *(family.name for family in families.families())]
-        near = nearest_names(str(name), known, count=1)[0]
-        raise ValueError(
-            f"`family` must be one of {', '.join(sorted(known))}; got {name!r}, and the nearest name is {near!r}."
-        ) from None
+    known: dict[str, Family | None] = {STATIC: None, **families_by_name()}
+    check_choice("`family`", name, sorted(known))
+    return known[name]
 
 
 def get_published(name: str) -> Published:
@@ -64,7 +58,7 @@ def check_family_options(name: str, options: Mapping[str, Any] | None) -> dict[s
     if options is None:
         return {}
     if not isinstance(options, Mapping):
-        raise TypeError(f"`family_options` must map hyperparameter names to values; got {options!r}.")
+        raise TypeError(f"`family_options` must map hyperparameter names to values; got {received(options)}.")
     family = get_family(name)
     parameters = {} if family is None else inspect.signature(family.layer).parameters
     known = sorted(key for key, value in parameters.items() if value.kind is inspect.Parameter.KEYWORD_ONLY)
@@ -93,11 +87,10 @@ def check_dynamic_kinds(name: str, dynamic: str | Sequence[str], kinds: Sequence
     """
     given = (dynamic,) if isinstance(dynamic, str) else tuple(dynamic)
     for kind in given:
-        if kind not in kinds:
-            raise ValueError(f"`dynamic` must name one or more of {', '.join(kinds)}; got {kind!r}.")
+        check_choice("each name in `dynamic`", kind, kinds)
     family = get_family(name)
     if not given or family is None:
-        raise ValueError(f"family {name!r} with dynamic={given!r} has no dynamic layer; leave `dynamic` out.")
+        raise ValueError(f"family {name!r} with dynamic={received(given)} has no dynamic layer; leave `dynamic` out.")
     if "classifier" in given and family.linear is None:
         known = ", ".join(sorted(other.name for other in families.families() if other.linear is not None))
         raise ValueError(f"family {name!r} has no dynamic classifier; use dynamic='classifier' only with {known}.")
@@ -133,7 +126,7 @@ def check_stem_stride(stem_stride: int) -> None:
     """Raise ValueError unless `stem_stride` is one of `STEM_STRIDES`."""
     if stem_stride not in STEM_STRIDES:
         raise ValueError(
-            f"`stem_stride` must be 1, 2 or 4; got {stem_stride!r}. "
+            f"`stem_stride` must be 1, 2 or 4; got {received(stem_stride)}. "
             f"Use 4 for images of about 224 pixels, 2 for 64, 1 or 2 for 28 to 32."
         )
 
@@ -148,7 +141,7 @@ def inner_output_stride(output_stride: int, stem_stride: int) -> int:
     if output_stride not in (2, 4, 8, 16, 32) or inner < 8:
         possible = [stride for stride in (2, 4, 8, 16, 32) if stride * 4 // stem_stride >= 8]
         raise ValueError(
-            f"`output_stride` must be one of {possible} with stem_stride={stem_stride}; got {output_stride!r}."
+            f"`output_stride` must be one of {possible} with stem_stride={stem_stride}; got {received(output_stride)}."
         )
     return inner
 

@@ -33,6 +33,7 @@ from timm.models._efficientnet_builder import decode_arch_def, resolve_act_layer
 from timm.models.efficientnet import EfficientNet, EfficientNetFeatures
 from torch import nn
 
+from dynaconv.errors import received
 from dynaconv.models import _families as fam
 from dynaconv.models._registration import register_names
 
@@ -188,7 +189,7 @@ class _Plan:
 
     def __post_init__(self) -> None:
         if not 0 < self.width < math.inf:
-            raise ValueError(f"`width` must be a positive number; got {self.width!r}.")
+            raise ValueError(f"`width` must be a positive number; got {received(self.width)}.")
         self.kinds = _kinds(self.family, self.dynamic, self.dynamic_depthwise, self.published)
         fam.check_stem_stride(self.stem_stride)
         self.options = fam.check_family_options(self.family, self.family_options)
@@ -196,7 +197,7 @@ class _Plan:
             self.fc_squeeze = 16 if self.width >= 1 else 8
         elif not self.published:
             raise ValueError(
-                f"`fc_squeeze` requires `published=True`; got {self.fc_squeeze!r}. Otherwise use `reduction`."
+                f"`fc_squeeze` requires `published=True`; got {received(self.fc_squeeze)}. Otherwise use `reduction`."
             )
         self.spec = fam.get_family(self.family)
         self.classifier_options: Mapping[str, Any] | None = None
@@ -211,7 +212,7 @@ class _Plan:
                 f"published={self.published}, latent_dim={self.options.get('latent_dim')}."
             )
         if not 0 < self.latent_ratio < math.inf:
-            raise ValueError(f"`latent_ratio` must be a positive number; got {self.latent_ratio!r}.")
+            raise ValueError(f"`latent_ratio` must be a positive number; got {received(self.latent_ratio)}.")
 
     def classifier(self, linear: nn.Linear) -> nn.Module | None:
         """Return the dynamic classifier that replaces `linear`; None if `linear` stays."""

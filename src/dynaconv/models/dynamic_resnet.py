@@ -20,6 +20,7 @@ from timm.models import build_model_with_cfg
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
+from dynaconv.errors import received
 from dynaconv.models import _families as fam
 from dynaconv.models._registration import register_names
 
@@ -74,7 +75,7 @@ class DynamicResNet(ResNet):
         **kwargs: Any,
     ) -> None:
         if not (isinstance(block, type) and issubclass(block, nn.Module)):
-            raise TypeError(f"`block` is a class of modules, such as timm's BasicBlock; got {block!r}.")
+            raise TypeError(f"`block` is a class of modules, such as timm's BasicBlock; got {received(block)}.")
         fam.check_stem_stride(stem_stride)
         spec = fam.get_family(family)
         options = fam.check_family_options(family, family_options)

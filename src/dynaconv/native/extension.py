@@ -4,8 +4,9 @@ import ctypes
 import importlib.util
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from dynaconv.families.contract.checks import check_choice
 from dynaconv.native.toolchain import BuildError, Host, build, onnxruntime_host, prebuilt_library
 
 Runtime = Literal["onnxruntime", "openvino"]
@@ -31,9 +32,8 @@ def extension(runtime: Runtime, *, verbose: bool = False) -> Path:
     if runtime == "onnxruntime":
         library = prebuilt_library(runtime)
         return library if library and _is_loadable(library) else build(onnxruntime_host(), verbose=verbose)
-    if runtime == "openvino":
-        return build(_openvino(), verbose=verbose)
-    raise BuildError(f"`runtime` must be 'onnxruntime' or 'openvino'; got {runtime!r}.")
+    check_choice("`runtime`", runtime, get_args(Runtime), error=BuildError)
+    return build(_openvino(), verbose=verbose)
 
 
 def _is_loadable(library: Path) -> bool:

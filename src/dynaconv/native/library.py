@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynaconv.errors import DynaconvError
+from dynaconv.errors import DynaconvError, received
 from dynaconv.native.steps import FIELDS
 from dynaconv.native.toolchain import BuildError, build, check_platform, prebuilt_library
 from dynaconv.ops.eager import enable_compiled
@@ -203,7 +203,7 @@ def accelerate_training(enabled: bool = True) -> bool:
         NativeError: DYNACONV_ISA names an unknown or unsupported instruction set.
     """
     if not isinstance(enabled, bool):
-        raise TypeError(f"accelerate_training takes True or False; got {enabled!r}.")
+        raise TypeError(f"accelerate_training takes True or False; got {received(enabled)}.")
     reason = _reason() if enabled else None
     if reason is not None:
         warnings.warn(f"{reason}; layers train in torch instead.", RuntimeWarning, stacklevel=2)

@@ -228,12 +228,18 @@ def _link(command: Sequence[str], host: Host, kernels: Path, scratch: Path, *, v
 
 
 def _run(jobs: Sequence[Sequence[str]], *, verbose: bool) -> None:
-    running = []
-    for job in jobs:
-        if verbose:
-            print(" ".join(job), flush=True)
-        running.append(subprocess.Popen(job, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-    outputs = [process.communicate()[0] for process in running]
+    running: list[subprocess.Popen[str]] = []
+    try:
+        for job in jobs:
+            if verbose:
+                print(" ".join(job), flush=True)
+            running.append(subprocess.Popen(job, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        outputs = [process.communicate()[0] for process in running]
+    except BaseException:
+        for process in running:
+            process.kill()
+            process.wait()
+        raise
     for job, process, output in zip(jobs, running, outputs, strict=True):
         if process.returncode:
             first = next((line for line in output.splitlines() if "error" in line), output.strip()[-300:])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dynaconv.errors import check_type
+from dynaconv.errors import check_type, received
 from dynaconv.ops.exporting import is_exporting
 from dynaconv.ops.geometry import (
     Geometry,
@@ -133,8 +133,8 @@ def _check_kernels(name: str, x: Tensor, kernels: Tensor) -> int:
 def _check_channels(name: str, kernels: Tensor, in_channels: int, groups: int, expected: int) -> None:
     if not isinstance(groups, int) or groups < 1 or kernels.shape[1] % groups or in_channels % groups:
         raise ValueError(
-            f"groups must be a positive integer that divides the channels; got groups={groups!r} for {in_channels} "
-            f"input channels and kernels {tuple(kernels.shape)}."
+            f"groups must be a positive integer that divides the channels; got groups={received(groups)} for "
+            f"{in_channels} input channels and kernels {tuple(kernels.shape)}."
         )
     if in_channels != expected:
         raise ValueError(
@@ -161,7 +161,7 @@ def _named_padding(
     if padding == "valid":
         return x, none
     if padding != "same":
-        raise ValueError(f"padding must be integers, 'same' or 'valid'; got {padding!r}.")
+        raise ValueError(f"padding must be integers, 'same' or 'valid'; got {received(padding)}.")
     if set(stride) != {1}:
         raise ValueError(f"padding='same' needs stride 1; got stride={stride}. Give the padding as numbers.")
     before, after = zip(*same_padding(kernel_size, dilation), strict=True)

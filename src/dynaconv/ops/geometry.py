@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from dynaconv.errors import received
+
 
 class Geometry(NamedTuple):
     """The arguments of a convolution, or of a transposed one, that determine which pixels each tap reads.
@@ -93,7 +95,7 @@ def per_axis(name: str, value: object, dims: int, minimum: int = 1) -> tuple[int
     numbers = [operator.index(each) for each in values if hasattr(each, "__index__") and not isinstance(each, bool)]
     if not len(values) == len(numbers) == dims or min(numbers) < minimum:
         several = f", or {('two', 'three')[dims - 2]} of them" if dims > 1 else ""
-        raise ValueError(f"{name} must be an integer of at least {minimum}{several}; got {value!r}.")
+        raise ValueError(f"{name} must be an integer of at least {minimum}{several}; got {received(value)}.")
     return tuple(numbers)
 
 

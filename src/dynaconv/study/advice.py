@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from dynaconv.errors import RunError
+from dynaconv.errors import RunError, received
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +128,8 @@ def advise(train_loss: float, num_classes: int, label_smoothing: float = 0.0) ->
         or not math.isfinite(train_loss)
     ):
         raise RunError(
-            f"a prediction needs a finite loss, at least 2 classes and a smoothing in [0, 1); got {train_loss}, "
-            f"{num_classes} and {label_smoothing}."
+            f"a prediction needs a finite loss, at least 2 classes and a smoothing in [0, 1); got "
+            f"{received(train_loss)}, {received(num_classes)} and {received(label_smoothing)}."
         )
     excess = train_loss - loss_floor(num_classes, label_smoothing)
     if excess < 0:

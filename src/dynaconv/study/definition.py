@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from dynaconv.errors import RunError, listed, nearest_names
+from dynaconv.errors import RunError, listed, nearest_names, received
 from dynaconv.train.config import TrainConfig, check_seed
 
 FigureKind = Literal["accuracy", "loss_by_step", "loss_by_second", "rates", "gain", "frontier"]
@@ -130,7 +130,7 @@ def check_keys(values: Any, known: tuple[str, ...], where: str) -> dict[str, Any
         RunError: It is not a mapping, or it has an unknown key.
     """
     if not isinstance(values, Mapping):
-        raise RunError(f"{where} must hold keys and values; got {values!r}.")
+        raise RunError(f"{where} must hold keys and values; got {received(values)}.")
     for key in values:
         if key not in known:
             near = nearest_names(str(key), known, count=1)[0]
@@ -152,7 +152,7 @@ def with_dotted_changes(config: TrainConfig, changes: Any, where: str) -> TrainC
         RunError: A path does not start at data, model or trainer, or leads into a value.
     """
     if not isinstance(changes, Mapping):
-        raise RunError(f"{where}: `change` maps dotted keys to values, such as model.lr: 0.1; got {changes!r}.")
+        raise RunError(f"{where}: `change` maps dotted keys to values, such as model.lr: 0.1; got {received(changes)}.")
     values = copy.deepcopy(config.to_dict())
     for path, value in changes.items():
         *above, key = str(path).split(".")
@@ -180,9 +180,9 @@ def parse_seeds(values: Any, where: str) -> tuple[int, ...]:
     """
     seeds = list(range(values)) if type(values) is int else values
     if not isinstance(seeds, (list, tuple)) or not seeds or any(type(seed) is not int for seed in seeds):
-        raise RunError(f"{where}: `seeds` is a count of at least 1 or a list of integers; got {values!r}.")
+        raise RunError(f"{where}: `seeds` is a count of at least 1 or a list of integers; got {received(values)}.")
     if len(set(seeds)) < len(seeds):
-        raise RunError(f"{where}: `seeds` names a seed twice; got {values!r}.")
+        raise RunError(f"{where}: `seeds` names a seed twice; got {received(values)}.")
     for seed in seeds:
         check_seed(seed, f"{where}: a seed of `seeds`")
     return tuple(seeds)

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dynaconv.errors import RunError, listed, nearest_names
+from dynaconv.errors import RunError, listed, nearest_names, received
+from dynaconv.families.contract.checks import check_choice, check_integer
 from dynaconv.study import STUDIES
 from dynaconv.study.definition import (
     CLAIM_METRICS,
@@ -57,8 +58,8 @@ def _build(name: str, values: dict[str, Any]) -> Study:
         if not values.get(key):
             raise RunError(f"{where} has no {key!r}; a study holds at least `base` and `variants`.")
     threads = values.get("threads")
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise RunError(f"{where}: `threads` must be an integer of at least 1; got {threads!r}.")
+    if threads is not None:
+        check_integer(f"{where}: `threads`", threads, error=RunError)
     base = with_dotted_changes(_base(values["base"], where), values.get("change") or {}, where)
     # Without a logger, because a study draws its own curves and hundreds of runs would leave as many logs.
     base = base.with_changes(trainer={"logger": False, **base.trainer})
@@ -90,12 +91,14 @@ def _base(base: Any, where: str) -> TrainConfig:
     if isinstance(base, str) and (base in RECIPES.names() or base.endswith((".yaml", ".yml"))):
         return load_recipe(base)
     near = listed(nearest_names(str(base), [*STUDIES.names(), *RECIPES.names()]))
-    raise RunError(f"{where}: `base` is a recipe, or the name of one or of a study; got {base!r}, the nearest: {near}.")
+    raise RunError(
+        f"{where}: `base` is a recipe, or the name of one or of a study; got {received(base)}, the nearest: {near}."
+    )
 
 
 def _variants(values: Any, sweep: Any, base: TrainConfig, seeds: tuple[int, ...], where: str) -> dict[str, Variant]:
     if not isinstance(values, Mapping):
-        raise RunError(f"{where}: `variants` must map names to changes; got {values!r}.")
+        raise RunError(f"{where}: `variants` must map names to changes; got {received(values)}.")
     sweep_changes = _sweep_changes(sweep, f"{where}: `sweep`")
     variants: dict[str, Variant] = {}
     for key, given in values.items():
@@ -130,7 +133,7 @@ def _sweep_changes(sweep: Any, where: str) -> dict[str, dict[str, Any]]:
     if not isinstance(key, str) or not isinstance(values, (list, Mapping)) or not values:
         raise RunError(
             f"{where} must hold `key`, such as model.lr, and `values`, a list or a mapping of values to changes; "
-            f"got {sweep!r}."
+            f"got {received(sweep)}."
         )
     if isinstance(values, Mapping):
         return {str(value): changes for value, changes in values.items()}
@@ -142,7 +145,7 @@ def _swept(
 ) -> dict[str, Variant]:
     """Return a variant for each value of the sweep, named by it; `at` has further changes, or None to leave one out."""
     if not isinstance(at, Mapping):
-        raise RunError(f"{where}: `at` must map values of the sweep to further changes; got {at!r}.")
+        raise RunError(f"{where}: `at` must map values of the sweep to further changes; got {received(at)}.")
     own = {str(value): changes for value, changes in at.items()}
     for value in own:
         if value not in sweep_changes:
@@ -168,7 +171,7 @@ def _check_variant(name: Any, variants: Collection[str], where: str) -> None:
 def _chosen(given: dict[str, Any], variants: Mapping[str, Variant], where: str) -> tuple[str, ...]:
     names = given.get("variants", list(variants))
     if not isinstance(names, list) or not names:
-        raise RunError(f"{where}: `variants` is a list of names; got {names!r}.")
+        raise RunError(f"{where}: `variants` is a list of names; got {received(names)}.")
     return tuple(variant for name in names for variant in _members(name, variants, where).values())
 
 
@@ -212,8 +215,7 @@ def _figures(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[
     figures = []
     for name, here, given in _entries(values or {}, "figure", where, ("kind", "variants")):
         kind = given.get("kind", "accuracy")
-        if kind not in FIGURE_KINDS:
-            raise RunError(f"{here}: `kind` is one of {', '.join(FIGURE_KINDS)}; got {kind!r}.")
+        check_choice(f"{here}: `kind`", kind, FIGURE_KINDS, error=RunError)
         chosen = _chosen(given, variants, here)
         if kind in ("rates", "gain", "frontier") and not all("@" in variant for variant in chosen):
             raise RunError(f"{here}: kind {kind!r} shows a sweep, and the study has none; add `sweep`.")
@@ -223,17 +225,15 @@ def _figures(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[
 
 def _claims(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[Claim, ...]:
     if values is not None and not isinstance(values, list):
-        raise RunError(f"{where}: `claims` is a list; got {values!r}.")
+        raise RunError(f"{where}: `claims` is a list; got {received(values)}.")
     keys = ("text", "published", "metric", "variant", "against", "expect")
     claims = []
     for number, given in enumerate(values or (), 1):
         here = f"{where}, claim {number}"
         given = {"metric": "accuracy", "expect": "higher", **check_keys(given, keys, here)}
         _require(given, keys, here)
-        if given["metric"] not in CLAIM_METRICS:
-            raise RunError(f"{here}: `metric` is one of {', '.join(CLAIM_METRICS)}; got {given['metric']!r}.")
-        if given["expect"] not in ("higher", "lower"):
-            raise RunError(f"{here}: `expect` is higher or lower; got {given['expect']!r}.")
+        check_choice(f"{here}: `metric`", given["metric"], CLAIM_METRICS, error=RunError)
+        check_choice(f"{here}: `expect`", given["expect"], ("higher", "lower"), error=RunError)
         for key in ("variant", "against"):
             _check_variant(given[key], variants, here)
         claims.append(Claim(**{**given, "text": str(given["text"]), "published": str(given["published"])}))
@@ -243,7 +243,7 @@ def _claims(values: Any, variants: Mapping[str, Variant], where: str) -> tuple[C
 def _entries(values: Any, kind: str, where: str, keys: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield name, description for messages and values of each table, contrast or figure; all may have a title."""
     if not isinstance(values, Mapping):
-        raise RunError(f"{where}: `{kind}s` must map names to entries; got {values!r}.")
+        raise RunError(f"{where}: `{kind}s` must map names to entries; got {received(values)}.")
     for name, given in values.items():
         if not re.fullmatch(r"[A-Za-z0-9][\w-]*", str(name)):
             raise RunError(f"{where}: `{kind}s` has {name!r}; a name may only have letters, digits, '-' and '_'.")

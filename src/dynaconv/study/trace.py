@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -17,8 +16,8 @@ COLUMNS = ("step", "loss")
 class LossTrace(Callback):
     """Writes ``trace.csv``: at every `every`-th step, the mean loss of the batches since the previous row.
 
-    The file is written at the end of each epoch and when training fails. A resumed run keeps the rows up to the step of
-    its checkpoint.
+    The file is written at the end of each epoch and when training fails. A checkpoint holds the rows up to its step and
+    the losses of a row that is not complete, so that a resumed run has the same rows as an uninterrupted one.
 
     Args:
         path: The file.
@@ -28,11 +27,13 @@ class LossTrace(Callback):
     def __init__(self, path: Path, *, every: int = 5) -> None:
         self.path, self.every = path, every
         self.rows: list[dict[str, Any]] = []
-        self._losses: list[Tensor] = []
+        self._losses: list[Tensor | float] = []
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step and self.path.is_file():
-            self.rows = [row for row in read_trace(self.path) if row["step"] <= trainer.global_step]
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "losses": [float(loss) for loss in self._losses]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self._losses = list(state_dict["rows"]), list(state_dict["losses"])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -43,7 +44,7 @@ class LossTrace(Callback):
         # With gradient accumulation, a step has several batches.
         if step > last and step % self.every == 0:
             # Only here, because reading a loss waits for the device.
-            mean = float(torch.stack(self._losses).mean())
+            mean = sum(map(float, self._losses)) / len(self._losses)
             self.rows.append({"step": step, "loss": float(f"{mean:.6g}")})
             self._losses = []
 

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
@@ -13,7 +14,7 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from dynaconv.errors import RunError, check_range, check_type, listed, nearest_names
+from dynaconv.errors import RunError, check_range, check_type, listed, nearest_names, received
 from dynaconv.train import RECIPES
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.sources import absolute_location
@@ -57,7 +58,7 @@ class TrainConfig:
             if key not in known:
                 raise RunError(f"unknown key {key!r} in the configuration; the keys are {listed(known)}.")
             if key != "seed" and not isinstance(values[key], Mapping):
-                raise RunError(f"{key!r} must hold keys and values; got {values[key]!r}.")
+                raise RunError(f"{key!r} must hold keys and values; got {received(values[key])}.")
         return cls(**{str(key): value for key, value in values.items()})
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,8 +139,7 @@ def resolve(config: TrainConfig, overrides: Sequence[str] = ()) -> Namespace:
     changes = parse_overrides(overrides)
     if foreign_options(config, dict(changes).get("model.name")):
         del values["model.model_options"]
-    given = [*((name, value if isinstance(value, str) else json.dumps(value)) for name, value in values.items())]
-    given += changes
+    given = [(name, _as_word(value)) for name, value in values.items()] + changes
     try:
         resolved = make_parser().parse_args([f"--{name}={value}" for name, value in given])
     except ArgumentError as error:
@@ -150,13 +150,28 @@ def resolve(config: TrainConfig, overrides: Sequence[str] = ()) -> Namespace:
         if not kinds or value is None:
             continue
         if "class_path" not in value:
-            next(iter(kinds.values()))(**value)
+            _check_choice(name, next(iter(kinds.values())), value)
         elif (kind := kinds.get(value.class_path.rpartition(".")[2])) is not None:
-            kind(**value.get("init_args", {}))
+            _check_choice(name, kind, value.get("init_args", {}))
     check_seed(resolved.seed)
     _check_trainer(resolved.trainer)
     resolved.data.name, resolved.data.data_dir = absolute_location(resolved.data.name, resolved.data.data_dir)
     return resolved
+
+
+def _check_choice(name: str, kind: type, values: Mapping[str, Any]) -> None:
+    """Raise `RunError` unless an alternative of an option takes these options of its own."""
+    for option in fields(kind) if is_dataclass(kind) else ():
+        # The parser accepts null for any type here.
+        if values.get(option.name, option.default) is None and type(None) not in get_args(option.type):
+            raise RunError(f"{name}.{option.name} must be {_words(option.type)}; got null.")
+    kind(**values)
+
+
+def _as_word(value: Any) -> str:
+    """Return a value as on the command line."""
+    plain = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return plain if isinstance(plain, str) else json.dumps(plain)
 
 
 def foreign_options(config: TrainConfig, name: str | None) -> Mapping[str, Any]:

@@ -53,7 +53,7 @@ from dynaconv.train.folders import (
     is_started_from_outside,
 )
 from dynaconv.train.lightning_messages import quiet_lightning
-from dynaconv.train.module import ClassificationModule
+from dynaconv.train.module import ClassificationModule, check_options
 from dynaconv.train.nonfinite import GuardFinite
 from dynaconv.train.resume_checks import check_batch, check_data
 from dynaconv.train.resume_state import ExactState
@@ -87,6 +87,7 @@ def build(resolved: Namespace, *, resumed: bool = False) -> Namespace:
         resolved: What `resolve` returned.
         resumed: Whether a checkpoint has the weights, so that none are downloaded.
     """
+    check_options(resolved.model.as_dict())
     seed_everything(resolved.seed, workers=True, verbose=False)
     if resumed:
         resolved = resolved.clone()

@@ -20,6 +20,8 @@ _MESSAGES = (
     r".*your dataloader is not resumable.*",
     # `ShardStream` divides its images among the workers itself.
     r".*Your `IterableDataset` has `__len__` defined.*",
+    # The trace of a study is not recorded if `dynaconv train --resume` continues one of its runs.
+    r".*callbacks used to create the checkpoint need to be provided.*",
     # The gradient of a 1x1 kernel may have other strides along its axes of length one.
     r".*Grad strides do not match bucket view strides.*",
 )

@@ -1,7 +1,8 @@
 """The Lightning module: one classifier, its loss, optimiser and schedule."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,13 +17,27 @@ from dynaconv.families import DynamicLayer, parameter_groups
 from dynaconv.families.contract.temperature import has_temperature
 from dynaconv.native import accelerate_training
 from dynaconv.train.batch_scale import global_batch
+from dynaconv.train.checkpoint import find_checkpoint
 from dynaconv.train.data.shares import PADDING
-from dynaconv.train.factory import create_network
+from dynaconv.train.factory import check_model_name, create_network
 from dynaconv.train.initial_weights import start_from
 from dynaconv.train.options import SGD, Cosine, Mix, Optimizer, Schedule
 from dynaconv.train.strategy import FullyShardedStrategy, shard_network
 from dynaconv.train.sync_norm import synchronise_norms
 from dynaconv.train.temperature import AnnealTemperature, TemperatureSchedule
+
+_RANGES: dict[str, dict[str, Any]] = {
+    "lr": {"low": 0, "open_low": True},
+    "lr_reference_batch": {"low": 1},
+    "weight_decay": {"low": 0},
+    "branch_lr": {"low": 0},
+    "branch_weight_decay": {"low": 0},
+    "label_smoothing": {"low": 0, "high": 1, "open_high": True},
+    "classifier_std": {"low": 0},
+    "ema_decay": {"low": 0, "high": 1, "open_low": True, "open_high": True},
+    "skip_nonfinite": {"low": 1},
+}
+"""Intervals of the numbers among the options, as arguments of `check_range`."""
 
 
 def draw_classifier(model: nn.Module, std: float) -> None:
@@ -39,6 +54,27 @@ def draw_classifier(model: nn.Module, std: float) -> None:
     nn.init.normal_(weight, std=std)
     if isinstance(bias, Tensor):
         nn.init.zeros_(bias)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Check options of `ClassificationModule` without building the network.
+
+    A run calls it before the data is loaded, drawn or downloaded, which can take minutes.
+
+    Raises:
+        RunError: A number is out of its range, two options exclude each other, or the model is unknown.
+        CheckpointError: There are no weights to start from.
+    """
+    for name, bounds in _RANGES.items():
+        if options[name] is not None:
+            check_range(f"model.{name}", options[name], **bounds)
+    if "pretrained" in (options["model_options"] or {}):
+        raise RunError("model_options cannot hold pretrained; pass model.pretrained in place of it.")
+    if options["pretrained"] and options["weights"] is not None:
+        raise RunError("model.pretrained and model.weights are two starts; pass one of them.")
+    check_model_name(options["name"])
+    if options["weights"] is not None and not (file := Path(options["weights"]).expanduser()).is_file():
+        find_checkpoint(file)
 
 
 class _AverageWeights(Callback):
@@ -122,24 +158,11 @@ class ClassificationModule(LightningModule):
                 default the first one ends it. The message names the layer.
         """
         super().__init__()
-        check_range("model.lr", lr, 0, open_low=True)
-        check_range("model.label_smoothing", label_smoothing, 0, 1, open_high=True)
-        if classifier_std is not None:
-            check_range("model.classifier_std", classifier_std, 0)
-        if lr_reference_batch is not None:
-            check_range("model.lr_reference_batch", lr_reference_batch, 1)
-        if skip_nonfinite is not None:
-            check_range("model.skip_nonfinite", skip_nonfinite, 1)
-        if ema_decay is not None:
-            check_range("model.ema_decay", ema_decay, 0, 1, open_low=True, open_high=True)
         # Checkpoints are read as plain values, so they do not store these objects.
         self.save_hyperparameters(ignore=["optimizer", "schedule", "mix", "temperature"])
+        check_options(self.hparams)
         self.optimizer, self.schedule, self.mix = optimizer, schedule, mix
         self.structure: dict[str, Any] = {"model_options": dict(model_options or {})}
-        if "pretrained" in (model_options or {}):
-            raise RunError("model_options cannot hold pretrained; pass model.pretrained in place of it.")
-        if pretrained and weights is not None:
-            raise RunError("model.pretrained and model.weights are two starts; pass one of them.")
         if weights is None:
             options = {**(model_options or {}), **({"pretrained": True} if pretrained else {})}
             self.model = create_network(name, num_classes=num_classes, in_channels=in_channels, options=options)

@@ -1,5 +1,6 @@
 """Reads YAML files: those that come with the package by name, others by path."""
 
+import json
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from dynaconv.errors import RunError, listed, nearest_names
+from dynaconv.errors import RunError, listed, nearest_names, received
 
 
 class ShippedYaml:
@@ -44,7 +45,9 @@ class ShippedYaml:
         path = Path(name).expanduser()
         if path.suffix not in (".yaml", ".yml"):
             near = listed(nearest_names(str(name), self.names(), count=self.suggestions))
-            raise RunError(f"unknown {self.kind} {str(name)!r}; the nearest names are {near}, or give a .yaml file.")
+            raise RunError(
+                f"unknown {self.kind} {received(str(name))}; the nearest names are {near}, or give a .yaml file."
+            )
         try:
             return path.read_text(encoding="utf-8")
         except OSError as error:
@@ -56,9 +59,17 @@ class ShippedYaml:
         """Return the parsed content of a file, given its name or path.
 
         Raises:
-            RunError: As for `text`, or the file is not valid YAML.
+            RunError: As for `text`, or the file is not valid YAML, or holds a value that JSON lacks.
         """
         try:
-            return yaml.safe_load(self.text(name))
+            values = yaml.safe_load(self.text(name))
         except yaml.YAMLError as error:
             raise RunError(f"the {self.kind} {name} is not valid YAML: {' '.join(str(error).split())}") from error
+        try:
+            json.dumps(values)
+        except (TypeError, ValueError) as error:
+            raise RunError(
+                f"the {self.kind} {name} must hold texts, numbers, lists and mappings alone; put other values, such as "
+                f"dates, in quotes ({error})."
+            ) from error
+        return values

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dynaconv.errors import DataError
-from dynaconv.families.contract.checks import check_positive
+from dynaconv.families.contract.checks import check_integer
 from dynaconv.train.data.image_file import Mode, open_image
 from dynaconv.train.data.transforms import BatchTransform, SmallTransform, photo_transform
 from dynaconv.train.data.tree import LeftOut, images_below
@@ -108,7 +108,7 @@ def predict(
     Raises:
         DataError: A file is missing or is not an image, and ``on_error`` is not given.
     """
-    check_positive("top", top)
+    check_integer("top", top)
     mode: Mode = "L" if metadata["in_channels"] == 1 else "RGB"
     transform, names = input_transform(metadata), metadata["class_names"]
     predictions: list[Prediction] = []

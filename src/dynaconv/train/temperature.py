@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from dynaconv.errors import RunError, check_range
+from dynaconv.errors import RunError, check_range, received
 from dynaconv.families.contract.temperature import TemperatureRange, layers_with_temperature
 
 
@@ -42,7 +42,7 @@ class TemperatureSchedule:
         found = {"start": self.start, "end": self.end}
         for name, value in found.items():
             if value is not None and value not in valid:
-                raise RunError(f"`model.temperature.{name}` must be {valid} for this network; got {value!r}.")
+                raise RunError(f"`model.temperature.{name}` must be {valid} for this network; got {received(value)}.")
         start, end = found["start"], found["end"]
         return valid.start if start is None else start, valid.end if end is None else end
 

@@ -14,7 +14,7 @@ from dynaconv.families.contract.base import (
     DynamicConvTranspose3d,
 )
 from dynaconv.families.contract.branch import BranchLinear
-from dynaconv.families.contract.checks import check_positive
+from dynaconv.families.contract.checks import check_integer
 from dynaconv.families.contract.deployed import AffineMap, DeployedBranch, fold_context_norm
 from dynaconv.families.contract.mixture import DeployedMixture, KernelMixture, MixtureConfig
 from dynaconv.families.contract.options import option
@@ -32,7 +32,7 @@ class CondConvConfig(MixtureConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive("num_experts", self.num_experts)
+        check_integer("num_experts", self.num_experts)
 
 
 class _CondConv(KernelMixture):

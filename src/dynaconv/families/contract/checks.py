@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from dynaconv.errors import check_type
+from dynaconv.errors import check_type, received
 from dynaconv.ops import is_exporting
 
 
@@ -21,35 +21,50 @@ def as_int(value: object) -> int | None:
     """Return ``value`` as an int if it is of an integer type (also of numpy) other than bool; else None."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         return None
-    return operator.index(value)
+    try:
+        return operator.index(value)
+    except TypeError:
+        # Every tensor has the method, but only one that holds a single integer has an index.
+        return None
 
 
-def check_positive(name: str, value: object) -> int:
-    """Return ``value`` if it is an integer of at least 1, else raise ValueError."""
+def check_integer(name: str, value: object, *, least: int = 1, error: type[ValueError] = ValueError) -> int:
+    """Return ``value`` if it is an integer of at least ``least``, else raise ``error``."""
     number = as_int(value)
-    if number is None or number < 1:
-        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
+    if number is None or number < least:
+        raise error(f"{name} must be an integer of at least {least}; got {received(value)}.")
     return number
 
 
-def check_reduction(value: object) -> int:
+def check_divisor(name: str, value: object, *, example: int) -> int:
     """Return ``value`` if it is a divisor, an integer of at least 1, else raise ValueError."""
     number = as_int(value)
     if number is None or number < 1:
         raise ValueError(
-            f"reduction is a divisor and must be an integer of at least 1; got {value!r}. For a ratio of 1/16 pass 16."
+            f"{name} is a divisor and must be an integer of at least 1; got {received(value)}. For a ratio of "
+            f"1/{example} pass {example}."
         )
     return number
 
 
-def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
-    """Raise ValueError unless ``value`` is one of ``choices``; the message names the nearest one."""
+def check_choice(
+    name: str, value: object, choices: Iterable[object], *, where: str = "", error: type[ValueError] = ValueError
+) -> None:
+    """Raise ``error`` unless ``value`` is one of ``choices``; the message names the nearest one.
+
+    Args:
+        name: Name of the argument.
+        value: Its value.
+        choices: The valid values.
+        where: A condition under which they are the valid ones, for the message.
+        error: Class of the error.
+    """
     known = list(choices)
     if any(type(value) is type(choice) and value == choice for choice in known):
         return
-    near = difflib.get_close_matches(str(value), [str(choice) for choice in known], n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{name} must be one of {', '.join(repr(choice) for choice in known)}; got {value!r}.{hint}")
+    near = difflib.get_close_matches(value, map(str, known), n=1) if isinstance(value, str) else []
+    hint = f", and the nearest is {near[0]!r}" if near else ""
+    raise error(f"{name} must be one of {', '.join(map(repr, known))}{where}; got {received(value)}{hint}.")
 
 
 def check_divides(name: str, value: int, channels_name: str, channels: int) -> None:

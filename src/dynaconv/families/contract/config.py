@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from dynaconv.families.contract.checks import as_int, check_choice, check_positive, check_reduction
+from dynaconv.errors import received
+from dynaconv.families.contract.checks import as_int, check_choice, check_divisor, check_integer
 from dynaconv.families.contract.norms import CONTEXT_NORMS
 from dynaconv.families.contract.options import option
 from dynaconv.families.contract.temperature import check_temperature
@@ -76,11 +77,13 @@ class ContextConfig(LayerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.context_features is not None:
-            check_positive("context_features", self.context_features)
+            check_integer("context_features", self.context_features)
         if self.shared_context is None:
             return
         if not isinstance(self.shared_context, str) or not self.shared_context:
-            raise ValueError(f"shared_context must be the name of a layer, or None; got {self.shared_context!r}.")
+            raise ValueError(
+                f"shared_context must be the name of a layer, or None; got {received(self.shared_context)}."
+            )
         if self.context_features is None:
             raise ValueError(
                 f"shared_context={self.shared_context!r} needs context_features, the channels of that layer's input."
@@ -96,8 +99,8 @@ class BranchConfig(ContextConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_reduction(self.reduction)
-        check_positive("min_hidden_channels", self.min_hidden_channels)
+        check_divisor("reduction", self.reduction, example=16)
+        check_integer("min_hidden_channels", self.min_hidden_channels)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,5 +116,5 @@ class AttentionConfig(BranchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive("num_kernels", self.num_kernels)
+        check_integer("num_kernels", self.num_kernels)
         check_temperature(self.temperature)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import Proxy
 
 from dynaconv.families.contract.branch import context_dtype
-from dynaconv.families.contract.checks import check_choice, check_divides, check_images, check_positive
+from dynaconv.families.contract.checks import check_choice, check_divides, check_images, check_integer
 from dynaconv.families.contract.operator import DynamicOperator, record_call
 from dynaconv.ops import (
     Cost,
@@ -92,12 +92,12 @@ class DynamicConvolution(DynamicOperator):
             ValueError: one is out of range, or groups does not divide the channels.
         """
         dims = self.dims
-        self.in_channels = check_positive("in_channels", in_channels)
-        self.out_channels = check_positive("out_channels", out_channels)
+        self.in_channels = check_integer("in_channels", in_channels)
+        self.out_channels = check_integer("out_channels", out_channels)
         self.kernel_size = per_axis("kernel_size", kernel_size, dims)
         self.stride = per_axis("stride", stride, dims)
         self.dilation = per_axis("dilation", dilation, dims)
-        self.groups = check_positive("groups", groups)
+        self.groups = check_integer("groups", groups)
         check_divides("groups", groups, "in_channels", in_channels)
         check_divides("groups", groups, "out_channels", out_channels)
         check_choice("padding_mode", padding_mode, ("zeros",) if self.transposed else get_args(PaddingMode))

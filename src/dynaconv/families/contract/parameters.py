@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from dynaconv.errors import received
 from dynaconv.families.contract.checks import check_module
 from dynaconv.families.contract.layer import DynamicLayer
 from dynaconv.families.contract.shared import SharedContext
@@ -52,7 +53,7 @@ def parameter_groups(
     for name, value in given.items():
         optional = name.startswith("branch") and value is None
         if not optional and not (isinstance(value, Real) and 0 <= value < math.inf):
-            raise ValueError(f"{name} must be a finite number of at least 0; got {value!r}.")
+            raise ValueError(f"{name} must be a finite number of at least 0; got {received(value)}.")
     named = getattr(model, "no_weight_decay", None)
     exempt: set[str] = set(named()) if callable(named) else set()
     branches = {

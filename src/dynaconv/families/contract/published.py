@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from dynaconv.errors import received
+
 GEOMETRY = ("stride", "padding", "dilation", "padding_mode")
 """Arguments of a convolution that its weights do not show."""
 
@@ -23,17 +25,20 @@ def not_shown(
     for name, value in metadata.items():
         if name not in shown and name not in others:
             raise ValueError(
-                f"{name}={value!r} is no argument of this published layer; it has {', '.join((*shown, *others))}."
+                f"{name}={received(value)} is no argument of this published layer; it has "
+                f"{', '.join((*shown, *others))}."
             )
         if name in shown and _sides(value) != _sides(shown[name]):
-            raise ValueError(f"{name}={value!r}, but the state is that of a layer with {name}={shown[name]!r}.")
+            raise ValueError(f"{name}={received(value)}, but the state is that of a layer with {name}={shown[name]!r}.")
     return {name: _sides(value) for name, value in metadata.items() if name in others}
 
 
 def check_hidden(name: str, value: Any, expected: int, hidden: int) -> None:
     """Raise ValueError unless the width of the branch that follows from an argument is that of the state."""
     if expected != hidden:
-        raise ValueError(f"{name}={value!r} gives a branch of {expected} hidden units, but the state has {hidden}.")
+        raise ValueError(
+            f"{name}={received(value)} gives a branch of {expected} hidden units, but the state has {hidden}."
+        )
 
 
 def _sides(value: Any) -> Any:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from dynaconv.families.contract.branch import ACTIVATIONS, BranchLinear, context_dtype
-from dynaconv.families.contract.checks import check_choice, check_positive, check_real, checked_mask
+from dynaconv.families.contract.checks import check_choice, check_integer, check_real, checked_mask
 from dynaconv.families.contract.norms import CONTEXT_NORMS, make_context_norm, normalise
 from dynaconv.families.contract.operator import record_call
 from dynaconv.ops import full_precision, pool_context
@@ -45,8 +45,8 @@ class SharedContext(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.channels = check_positive("channels", channels)
-        self.features = check_positive("features", features)
+        self.channels = check_integer("channels", channels)
+        self.features = check_integer("features", features)
         check_choice("context_norm", context_norm, CONTEXT_NORMS)
         check_choice("activation", activation, (*ACTIVATIONS, None))
         self.activation = activation

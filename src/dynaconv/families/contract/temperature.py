@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dynaconv.errors import received
 from dynaconv.families.contract.checks import check_module
 
 _KEY = "temperature"
@@ -172,5 +173,5 @@ def has_temperature(module: nn.Module) -> bool:
 def check_temperature(value: object, valid: TemperatureRange = SOFTMAX_TEMPERATURE) -> float:
     """Return ``value`` as a float if it is a number in a range, else raise ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value not in valid:
-        raise ValueError(f"temperature must be {valid}; got {value!r}.")
+        raise ValueError(f"temperature must be {valid}; got {received(value)}.")
     return float(value)

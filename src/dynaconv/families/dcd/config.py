@@ -4,8 +4,9 @@ import dataclasses
 import math
 from typing import Any, Literal, NamedTuple, Self
 
+from dynaconv.errors import received
 from dynaconv.families.contract.branch import ACTIVATIONS
-from dynaconv.families.contract.checks import check_choice, check_divides, check_positive
+from dynaconv.families.contract.checks import check_choice, check_divides, check_integer
 from dynaconv.families.contract.config import BranchConfig
 from dynaconv.families.contract.norms import CONTEXT_NORMS
 from dynaconv.families.contract.options import option
@@ -110,13 +111,13 @@ class DCDConfig(BranchConfig):
         check_choice("fusion", self.fusion, ("auto", "channel", "joint", "depthwise"))
         for name in ("latent_dim", "latent_taps", "blocks", "hidden_channels"):
             if getattr(self, name) is not None:
-                check_positive(name, getattr(self, name))
+                check_integer(name, getattr(self, name))
         check_choice("context_size", self.context_size, (1, 2))
         if self.context_features is not None and self.context_size != 1:
             raise ValueError("context_size has no effect on a context that is given; leave it or context_features out.")
         check_choice("hidden_norm", self.hidden_norm, ("auto", "unit", None))
         if type(self.gain) not in (int, float) or not 0 < self.gain < math.inf:
-            raise ValueError(f"gain must be a positive number; got {self.gain!r}.")
+            raise ValueError(f"gain must be a positive number; got {received(self.gain)}.")
         check_choice("activation", self.activation, ("auto", *ACTIVATIONS, "gate"))
         check_choice("scale_activation", self.scale_activation, ("auto", "linear", "hard_sigmoid", "sigmoid", "tanh"))
         check_choice("norm", self.norm, (None, "batch"))

@@ -15,7 +15,7 @@ from dynaconv.families.contract.base import (
     DynamicConvTranspose2d,
     DynamicConvTranspose3d,
 )
-from dynaconv.families.contract.checks import check_positive, check_real
+from dynaconv.families.contract.checks import check_integer, check_real
 from dynaconv.families.contract.linear import DynamicLinear
 from dynaconv.families.dcd.config import DCDConfig, DCDLinearConfig
 from dynaconv.families.dcd.core import DCDOnImages, DCDOnRows
@@ -141,8 +141,8 @@ class DCDLinear(DCDCore, DCDOnRows, DynamicLinear):
         super().__init__()
         config = self._make_config(options)
         self.context_features, self.average_rows = config.context_features, config.average_rows
-        self.in_features = check_positive("in_features", in_features)
-        self.out_features = check_positive("out_features", out_features)
+        self.in_features = check_integer("in_features", in_features)
+        self.out_features = check_integer("out_features", out_features)
         self.weight = nn.Parameter(check_real(torch.empty(out_features, in_features, device=device, dtype=dtype)))
         if bias:
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))

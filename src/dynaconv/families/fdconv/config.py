@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from dynaconv.families.contract.checks import as_int, check_choice, check_positive
+from dynaconv.errors import received
+from dynaconv.families.contract.checks import as_int, check_choice, check_integer
 from dynaconv.families.contract.config import BranchConfig
 from dynaconv.families.contract.options import option
 from dynaconv.families.contract.temperature import check_temperature
@@ -59,7 +60,7 @@ class FDConvConfig(BranchConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("num_kernels", "spectra", "band_groups", "band_kernel_size"):
-            check_positive(name, getattr(self, name))
+            check_integer(name, getattr(self, name))
         check_choice("stored", self.stored, ("spectrum", "kernel"))
         check_choice("gate", self.gate, ("sigmoid", "tanh"))
         check_choice("local_gate", self.local_gate, ("sigmoid", "tanh", None))
@@ -88,12 +89,12 @@ def _check_number(name: str, value: object) -> None:
     try:
         check_temperature(value)
     except ValueError:
-        raise ValueError(f"{name} must be a positive number; got {value!r}.") from None
+        raise ValueError(f"{name} must be a positive number; got {received(value)}.") from None
 
 
 def _checked_bands(given: object) -> tuple[int, ...]:
     numbers = [as_int(value) for value in given] if isinstance(given, tuple | list) else [None]
     bands = tuple(number for number in numbers if number is not None and number > 1)
     if len(bands) != len(numbers) or list(bands) != sorted(set(bands)):
-        raise ValueError(f"bands must be ascending integers above 1, such as (2, 4, 8); got {given!r}.")
+        raise ValueError(f"bands must be ascending integers above 1, such as (2, 4, 8); got {received(given)}.")
     return bands

@@ -8,6 +8,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from dynaconv.errors import received
+
 BUDGETS = (0.25, 0.5, 1, 2, 3, 4)
 """Numbers of cells for each block of the layers."""
 
@@ -53,7 +55,7 @@ def check_budget(budget: object) -> float:
         return next(known for known in BUDGETS if known == number)
     known = ", ".join(map(_fraction, BUDGETS))
     near = "" if number is None or not math.isfinite(number) else f", and the nearest is {_fraction(_nearest(number))}"
-    raise ValueError(f"budget must be one of {known}; got {budget!r}{near}.")
+    raise ValueError(f"budget must be one of {known}; got {received(budget)}{near}.")
 
 
 def partition(

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from dynaconv.families.contract.checks import as_int, check_choice
+from dynaconv.errors import received
+from dynaconv.families.contract.checks import check_choice, check_divisor
 from dynaconv.families.contract.config import BranchConfig
 from dynaconv.families.contract.options import option
 from dynaconv.families.contract.temperature import TemperatureRange, check_temperature
@@ -73,17 +74,14 @@ class KernelWarehouseConfig(BranchConfig):
         for name in ("out_divisor", "in_divisor", "basis_reduction"):
             given = getattr(self, name)
             if given is not None or name == "basis_reduction":
-                number = as_int(given)
-                if number is None or number < 1:
-                    raise ValueError(
-                        f"{name} is a divisor and must be an integer of at least 1; got {given!r}. For a ratio of 1/2 "
-                        f"pass 2."
-                    )
+                check_divisor(name, given, example=2)
         check_choice("whole_taps", self.whole_taps, (False, True))
         check_choice("branch_norm", self.branch_norm, ("batch", "layer"))
         check_choice("start", self.start, ("exact", "least_squares", "random"))
         if self.warehouse is not None and (not isinstance(self.warehouse, str) or not self.warehouse):
-            raise ValueError(f"warehouse must be a name, or None for cells of the layer's own; got {self.warehouse!r}.")
+            raise ValueError(
+                f"warehouse must be a name, or None for cells of the layer's own; got {received(self.warehouse)}."
+            )
         check_temperature(self.temperature, TEMPERATURE)
 
     @property

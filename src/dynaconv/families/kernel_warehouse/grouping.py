@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from dynaconv.families.contract.checks import check_choice
 from dynaconv.families.kernel_warehouse.layer import KernelWarehouseLayer
 
 RULES = ("stage", "kind", "layer")
@@ -40,8 +41,7 @@ def warehouse_names(
         ValueError: the rule is unknown.
     """
     rule = options.get("warehouse", "stage")
-    if rule not in RULES:
-        raise ValueError(f"warehouse must be one of the rules {', '.join(RULES)} in a conversion; got {rule!r}.")
+    check_choice("warehouse", rule, RULES, where=" in a conversion")
     if rule == "layer":
         return {name: {"warehouse": None} for name in layers}
     taken = {layer.config.warehouse for layer in model.modules() if isinstance(layer, KernelWarehouseLayer)}

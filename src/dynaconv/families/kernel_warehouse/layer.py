@@ -12,7 +12,7 @@ from dynaconv.families.contract.base import (
     DynamicConv3d,
 )
 from dynaconv.families.contract.branch import context_dtype
-from dynaconv.families.contract.checks import check_positive, check_real
+from dynaconv.families.contract.checks import check_integer, check_real
 from dynaconv.families.contract.layer import DynamicLayer
 from dynaconv.families.contract.linear import DynamicLinear
 from dynaconv.families.contract.norms import make_context_norm, normalise
@@ -314,8 +314,8 @@ class KernelWarehouseLinear(KernelWarehouseLayer, KernelWarehouseMap, DynamicLin
     ) -> None:
         super().__init__()
         self._config = config = self._make_config(options)
-        self.in_features = check_positive("in_features", in_features)
-        self.out_features = check_positive("out_features", out_features)
+        self.in_features = check_integer("in_features", in_features)
+        self.out_features = check_integer("out_features", out_features)
         vector = check_real(torch.empty(out_features, device=device, dtype=dtype))
         self.register_parameter("bias", nn.Parameter(vector) if bias else None)
         self._set_up(config, vector.device, vector.dtype)

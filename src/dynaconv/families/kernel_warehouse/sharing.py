@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynaconv.errors import received
 from dynaconv.families.contract.layer import DynamicLayer
 from dynaconv.families.kernel_warehouse.assignment import Partition, partition
 from dynaconv.families.kernel_warehouse.config import KernelWarehouseConfig
@@ -110,7 +111,7 @@ def _common_partition(layers: Sequence[KernelWarehouseLayer], name: str) -> Part
         TypeError: a layer is not one of KernelWarehouse.
     """
     if not isinstance(name, str) or not name:
-        raise TypeError(f"`name` must be the name of the warehouse; got {name!r}.")
+        raise TypeError(f"`name` must be the name of the warehouse; got {received(name)}.")
     if not isinstance(layers, Sequence):
         raise TypeError(f"`layers` must be a list of KernelWarehouse layers; got {type(layers).__name__}.")
     if not layers:

@@ -13,7 +13,7 @@ from PIL import __version__ as pillow_version
 from PIL import features
 from torch import Tensor
 
-from dynaconv.errors import DataError, listed
+from dynaconv.errors import DataError, listed, received
 from dynaconv.train.data.bank_cache import Bank, cached_bank
 from dynaconv.train.data.glyph_fonts import (
     Face,
@@ -69,14 +69,14 @@ class GlyphOptions(DrawnOptions):
         if self.characters is not None and self.script is not None:
             raise DataError("data.options has both `characters` and `script`; pass only one of them.")
         if type(self.seed) is not int:
-            raise DataError(f"data.options.seed must be an integer; got {self.seed!r}.")
+            raise DataError(f"data.options.seed must be an integer; got {received(self.seed)}.")
         check_count("num_characters", self.num_characters)
         for name in ("packages", "test_fonts", "val_fonts"):
             value = getattr(self, name)
             if name != "packages" and (value is None or isinstance(value, int)):
                 check_count(name, value)
             elif value is not None and not _is_strings(value):
-                raise DataError(f"data.options.{name} must be a list of names; got {value!r}.")
+                raise DataError(f"data.options.{name} must be a list of names; got {received(value)}.")
         _ = self.classes
 
     @property
@@ -87,13 +87,15 @@ class GlyphOptions(DrawnOptions):
         characters = self.characters
         if not isinstance(characters, str) and not _is_strings(characters):
             raise DataError(
-                f"data.options.characters must be a string or a list of characters; got {characters!r}. Quote it."
+                f"data.options.characters must be a string or a list of characters; got {received(characters)}. Quote "
+                f"it."
             )
         if long := [one for one in characters if len(one) != 1]:
-            raise DataError(f"data.options.characters must list single characters; got {long[0]!r}.")
+            raise DataError(f"data.options.characters must list single characters; got {received(long[0])}.")
         if len(set(characters)) < max(len(characters), 2):
             raise DataError(
-                f"data.options.characters must have two or more characters and none of them twice; got {characters!r}."
+                f"data.options.characters must have two or more characters and none of them twice; got "
+                f"{received(characters)}."
             )
         return tuple(characters)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from dynaconv.errors import DataError, check_range
+from dynaconv.families.contract.checks import check_choice
 from dynaconv.train.data.augmentation import Augmentation, Photo, Small
 from dynaconv.train.data.batches import EpochSampler, Photographs, SmallImages, make_loader
 from dynaconv.train.data.corrupt import CorruptImages
@@ -25,6 +26,7 @@ from dynaconv.train.data.stream import ShardStream, StreamLoader, check_workers
 from dynaconv.train.data.transforms import BatchTransform, SmallTransform, photo_transform
 
 _MAX_AUTO_WORKERS = 8
+_MOST = 2**31 - 1
 
 
 class ImageDataModule(LightningDataModule):
@@ -95,16 +97,23 @@ class ImageDataModule(LightningDataModule):
             options: Options of a data set whose images are drawn anew ("glyphs" and others, see docs/drawn-data.md).
         """
         super().__init__()
-        for option, value, least in (
-            ("num_workers", num_workers, 0),
-            ("max_corrupt", max_corrupt, 0),
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("shuffle_buffer", shuffle_buffer, 1),
-            ("image_size", image_size, 4),
+        for option, value, least, most in (
+            ("num_workers", num_workers, 0, 1024),
+            ("max_corrupt", max_corrupt, 0, _MOST),
+            ("batch_size", batch_size, 1, _MOST),
+            ("eval_batch_size", eval_batch_size, 1, _MOST),
+            ("shuffle_buffer", shuffle_buffer, 1, _MOST),
+            ("epoch_size", epoch_size, 1, _MOST),
+            ("train_limit", train_limit, 1, _MOST),
+            ("image_size", image_size, 4, 2**16),
+            ("classes", classes, 1, 10**6),
+            ("split_seed", split_seed, 0, 2**32 - 1),
         ):
             if value is not None:
                 check_range(f"data.{option}", value, least, error=DataError)
+                if value > most:
+                    raise DataError(f"data.{option} must be at most {most:,}; got {value:,}.")
+        check_choice("data.channels", channels, (None, 1, 3), error=DataError)
         if val_fraction is not None:
             check_range("data.val_fraction", val_fraction, 0, 1, open_high=True, error=DataError)
         source = load_source(

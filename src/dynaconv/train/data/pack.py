@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dynaconv.errors import DataError
+from dynaconv.errors import DataError, received
 from dynaconv.files import resolve_links, write_json
+from dynaconv.interrupts import propagating_interrupts
 from dynaconv.train.data.folder import image_folder
 from dynaconv.train.data.image_file import check_image, open_image
 from dynaconv.train.data.shards import INDEX_FILE, all_samples, read_index, sample_class
@@ -32,7 +33,7 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", text.strip())
     unit = _UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None or not 1 <= float(match[1]) * unit < math.inf:
-        raise DataError(f"the size of a shard must be a number with kB, MB or GB, such as 100MB; got {text!r}.")
+        raise DataError(f"the size of a shard must be a number with kB, MB or GB, such as 100MB; got {received(text)}.")
     return int(float(match[1]) * unit)
 
 
@@ -107,10 +108,12 @@ def _replacing_shards(folder: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        target.mkdir(exist_ok=True)
-        for file in target.iterdir():
-            file.unlink()
-        temporary.replace(target)
+        # An interrupt in between would leave neither the old shards nor the new ones.
+        with propagating_interrupts(at_end=True):
+            target.mkdir(exist_ok=True)
+            for file in target.iterdir():
+                file.unlink()
+            temporary.replace(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

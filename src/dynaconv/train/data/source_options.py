@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from dynaconv.errors import DataError, listed, nearest_names
+from dynaconv.families.contract.checks import check_integer
 
 Options = TypeVar("Options")
 
@@ -28,8 +29,8 @@ class DrawnOptions:
 
 def check_count(name: str, value: Any) -> None:
     """Raise `DataError` unless a value is ``None`` or an integer of at least 1."""
-    if value is not None and (type(value) is not int or value < 1):
-        raise DataError(f"data.options.{name} must be an integer of at least 1; got {value!r}.")
+    if value is not None:
+        check_integer(f"data.options.{name}", value, error=DataError)
 
 
 def read_options(kind: type[Options], given: Mapping[str, Any] | None, source: str) -> Options:

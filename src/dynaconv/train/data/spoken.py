@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dynaconv.errors import DataError
+from dynaconv.errors import DataError, received
 from dynaconv.train.data.augment import between, each, log_between, sample_affine, white_noise
 from dynaconv.train.data.bank_cache import Bank, cached_bank
 from dynaconv.train.data.drawn import drawn_source, sorted_by_class
@@ -65,9 +65,11 @@ class SpokenOptions(DrawnOptions):
         if isinstance(words, str) or not all(
             isinstance(word, str) and word.isascii() and word.isalpha() for word in words
         ):
-            raise DataError(f"data.options.words must be a list of words of the letters a to z; got {words!r}.")
+            raise DataError(f"data.options.words must be a list of words of the letters a to z; got {received(words)}.")
         if len(set(words)) < max(len(words), 2):
-            raise DataError(f"data.options.words must have two or more words and none twice; got {list(words)!r}.")
+            raise DataError(
+                f"data.options.words must have two or more words and none twice; got {received(list(words))}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
