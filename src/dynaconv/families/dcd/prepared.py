@@ -229,15 +229,9 @@ class PreparedDCD(nn.Module):
             kernel = self._map("kernel", hidden).reshape(-1, self.out_channels, self.in_channels + self.appends_ones)
         else:
             scale, expand = self._scale(hidden), self._map("expand", hidden)
-            sample = _is_sample(x)
-            factor = scale.flatten() if scale is not None and sample else scale
-            kernel = self.static if factor is None else self.static * factor[..., None]
-            rows = expand.reshape(-1, self.latent + self.appends_ones)
-            if factor is not None and (sample or factor.dim() == expand.dim()):
-                # One product for the rows of all samples, which it adds in place.
-                kernel.flatten(0, -2).addmm_(rows, self.q)
-            else:
-                kernel = kernel + torch.matmul(rows, self.q).reshape(-1, *self.static.shape)
+            residual = torch.mm(expand.reshape(-1, self.q.shape[0]), self.q).reshape(-1, *self.static.shape)
+            static = self.static
+            kernel = static + residual if scale is None else torch.addcmul(residual, static, scale[..., None])
         if self.appends_ones:
             return self.multiply(kernel, x)
         return self.multiply(kernel, x, self._bias(hidden, scale))
