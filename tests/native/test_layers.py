@@ -147,10 +147,12 @@ def test_dcd(seed: int, algorithm: str) -> None:
     if seed % 2:
         arguments = {"kernel_size": 1}
     channels = draw.choice([4, 16, 24, 40]), draw.choice([8, 20, 48])
+    variant = draw.choice(["full", "full", "scale", "residual"])
     layer = DCDConv2d(
         *channels,
         **arguments,
-        variant=draw.choice(["full", "full", "scale", "residual"]),
+        variant=variant,
+        blocks=None if variant == "scale" else draw.choice([1, 1, 2, 4]),
         hidden_channels=draw.choice([3, 8, 20]),
         context_size=draw.choice([1, 2]),
         activation=draw.choice(["relu", "relu6", "silu", "gelu", "hardswish", "gate"]),

@@ -71,8 +71,8 @@ def _dcd(form: DeployedDCD) -> Step:
         if form.dims != 2 or form.transposed:
             raise UnsupportedError("convolutions have a native form only in two dimensions, and not transposed")
         depthwise = sizes.form == "depthwise" and form.groups == form.out_channels
-        if not depthwise and (sizes.form != "channel" or sizes.blocks != 1 or form.groups != 1):
-            raise UnsupportedError(f"DCD of form {sizes.form!r} with {sizes.blocks} block(s) and groups={form.groups}")
+        if not depthwise and (sizes.form != "channel" or form.groups != 1):
+            raise UnsupportedError(f"DCD of form {sizes.form!r} with groups={form.groups}")
         weight, geometry = (depthwise_weight if depthwise else dense_weight)(form.weight), geometry_of(form)
         cells = form.context_size**2
     else:
@@ -95,9 +95,11 @@ def _dcd(form: DeployedDCD) -> Step:
         **geometry,
     )
     if form.p is not None:
-        step.latent, step.p = form.p.shape[1], panels(form.p)
+        p = _diagonal(form.p, sizes.blocks)
+        step.latent, step.p = p.shape[1], panels(p)
         if form.q is not None:
-            step.q, step.q_rows = panels(form.q.T), blocks(form.q.T)
+            q = _diagonal(form.q, sizes.blocks).T
+            step.q, step.q_rows = panels(q), blocks(q)
         elif form.r is not None:
             step.q_rows = blocks(form.r.T)
     return step
@@ -118,10 +120,16 @@ def _dcd_heads(form: DeployedDCD) -> list[AffineMap]:
     branch = form.branch
     heads = [branch.head(name) for name in ("scale", "shift") if name in branch.heads]
     if form.p is not None:
-        fusion, latent = branch.head("fusion"), form.p.shape[1]
-        rows = _phi_order(fusion.weight, latent)
-        heads.append(AffineMap(rows, _phi_order(fusion.constant[:, None], latent)[:, 0]))
+        fusion, sizes = branch.head("fusion"), (form.sizes.blocks, form.p.shape[1])
+        rows = _phi_order(fusion.weight, *sizes)
+        heads.append(AffineMap(rows, _phi_order(fusion.constant[:, None], *sizes)[:, 0]))
     return heads
+
+
+def _diagonal(factor: Tensor, num_blocks: int) -> Tensor:
+    """Return P or Q, ``(C, L)``, of a residual of several blocks as that of one block, ``(C, num_blocks * L)``."""
+    placed: Tensor = torch.block_diag(*factor.chunk(num_blocks))  # type: ignore[no-untyped-call]
+    return placed
 
 
 def _deployed(form: DeployedLayer) -> list[Step]:
@@ -269,9 +277,13 @@ def _pad_rows(matrix: Tensor) -> Tensor:
     return F.pad(matrix, (0, 0, 0, round_up(matrix.shape[0]) - matrix.shape[0]))
 
 
-def _phi_order(rows: Tensor, latent: int) -> Tensor:
-    """Reorder the rows that compute Phi, ``(L * L, ...)``, so that their output Phi is in panels."""
-    assert rows.shape[0] == math.prod((latent, latent))
+def _phi_order(rows: Tensor, num_blocks: int, latent: int) -> Tensor:
+    """Reorder the rows that compute Phi, ``(num_blocks * L * L, ...)``, so that their output Phi is in panels.
+
+    Several blocks are the diagonal of one Phi, ``(num_blocks * L, num_blocks * L)``.
+    """
+    assert rows.shape[0] == num_blocks * latent * latent
     # Index 0 is padding: the row of zeros.
-    indices = panels(torch.arange(1, latent * latent + 1, dtype=torch.float64).reshape(latent, latent)).long()
+    numbers = torch.arange(1, len(rows) + 1, dtype=torch.float64).reshape(num_blocks, latent, latent)
+    indices = panels(torch.block_diag(*numbers)).long()  # type: ignore[no-untyped-call]
     return torch.cat([torch.zeros_like(rows[:1]), rows])[indices]

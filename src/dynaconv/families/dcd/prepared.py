@@ -10,9 +10,12 @@ cannot fuse the operators after a product with one matrix per sample. The measur
 - Otherwise forming W(x) costs more than it saves. Then [P Phi, b] is the affine map, in which b costs nothing
   (``expand``). If this map is large, [Phi, 1] is the affine map (``mixed``), or Phi if b depends on the sample
   (``factors``).
-- A constant channel carries a bias, and a constant hidden unit carries the small term under the square root.
+- A constant channel carries a bias, and a constant hidden unit carries the small term under the square root. A constant
+  factor of Lambda is part of W0, and zero offsets of maps are left out.
+- For a batch of one, the product with W(x) adds the bias.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,7 +27,9 @@ from dynaconv.families.contract.branch import LENGTH_EPSILON, context_dtype
 from dynaconv.families.contract.deployed import AffineMap, DeployedBranch
 from dynaconv.families.dcd.factors import activate_scale, required
 from dynaconv.ops import Cost, Geometry, per_sample_conv, pool_context
+from dynaconv.ops.cost import statically_true
 from dynaconv.ops.exporting import is_exporting
+from dynaconv.ops.per_sample import is_channels_last
 
 # The three sizes below were chosen with benchmarks/deploy.py on an x86-64 processor with AVX-512.
 # Largest affine maps of W(x) and of P Phi, in elements, that cost less to read than the operators that they replace.
@@ -35,6 +40,11 @@ _PRODUCT_NUMBERS = 60_000
 # Largest W(x), in elements, that an int8 network forms, chosen with benchmarks/export_latency.py on MobileNetV2.
 _INT8_NUMBERS = 9_000
 _POINT = Geometry((1, 1))
+_FACTORED_ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+    "sigmoid": (torch.sigmoid, 2.0),
+    "hard_sigmoid": (lambda logits: F.relu6(logits + 3), 1 / 3),
+}
+"""Activations of Lambda as a function and a factor, which becomes part of W0."""
 
 
 def can_prepare(layer: Any) -> bool:
@@ -77,7 +87,8 @@ def prepared_cost(layer: Any, input_shape: tuple[int, ...]) -> Cost:
     out_channels, latent = layer.p.shape
     units, pixels, form = len(layer.branch.squeeze.weight) + 2, batch * height * width, form_of(layer)
     entries = out_channels * in_channels
-    by_kernel = Cost(batched=pixels * entries, moved=batch * entries, calls=3)
+    product = Cost(dense=pixels * entries) if batch == 1 else Cost(batched=pixels * entries)
+    by_kernel = product + Cost(moved=batch * entries, calls=3)
     by_static = Cost(dense=pixels * (entries + latent * in_channels), moved=4.0 * pixels * out_channels, calls=5)
     if form == "kernel":
         return by_kernel + Cost(dense=batch * units * entries, moved=units * entries)
@@ -135,15 +146,18 @@ class PreparedDCD(nn.Module):
         self.appends_ones = not convolves and widens and _has_sample_bias(layer) and self.form in ("kernel", "product")
         build = {"kernel": self._build_kernel, "product": self._build_product}.get(self.form, self._build_factors)
         dtype = layer.branch.head("fusion").weight.dtype
+        _, gain = _FACTORED_ACTIVATIONS.get(self.scale_activation, (None, 1.0))
         for name, value in build(parts, layer).items():
-            self.register_buffer(name, value.to(dtype).contiguous(), persistent=False)
+            if value is not None:
+                value = (value * gain if name in ("static", "static_bias") else value).to(dtype).contiguous()
+            self.register_buffer(name, value, persistent=False)
         self.to(layer.weight.device).eval()
         for module in self.branch.modules():
             for name, parameter in [*module.named_parameters(recurse=False)]:
                 delattr(module, name)
                 module.register_buffer(name, parameter.detach(), persistent=False)
 
-    def _build_kernel(self, parts: dict[str, Tensor], layer: Any) -> dict[str, Tensor]:
+    def _build_kernel(self, parts: dict[str, Tensor], layer: Any) -> dict[str, Tensor | None]:
         """Return the affine map from h to W(x); the bias is another column or, without `appends_ones`, another map."""
         weight = layer.weight.detach().double().flatten(1)
         p, q = (required(part).detach().double() for part in (layer.p, layer.q))
@@ -155,7 +169,7 @@ class PreparedDCD(nn.Module):
         constants = _affine("kernel", kernels.flatten(1).T)
         return constants if self.appends_ones else constants | _affine("bias", parts["bias"])
 
-    def _build_product(self, parts: dict[str, Tensor], layer: Any) -> dict[str, Tensor]:
+    def _build_product(self, parts: dict[str, Tensor], layer: Any) -> dict[str, Tensor | None]:
         """Return W0, Q^T and the affine maps from h to Lambda and P Phi, with the bias as in `_build_kernel`."""
         weight = layer.weight.detach().double().flatten(1)
         p, q = (required(part).detach().double() for part in (layer.p, layer.q))
@@ -173,7 +187,7 @@ class PreparedDCD(nn.Module):
                 constants["static_bias"] = required(layer.scaled_bias).detach()
         return constants | {"static": weight, "q": q_transposed} | _affine("expand", expand.flatten(1).T)
 
-    def _build_factors(self, parts: dict[str, Tensor], layer: Any) -> dict[str, Tensor]:
+    def _build_factors(self, parts: dict[str, Tensor], layer: Any) -> dict[str, Tensor | None]:
         """Return W0, Q^T and P, and the affine maps from h to Lambda, to [P Phi, b], [Phi, 1] or Phi, and to b."""
         p, q = (required(part).detach().double() for part in (layer.p, layer.q))
         constants = {"static": layer.weight.detach()} | _affine("scale", parts["scale"])
@@ -214,16 +228,18 @@ class PreparedDCD(nn.Module):
         if self.form == "kernel":
             kernel = self._map("kernel", hidden).reshape(-1, self.out_channels, self.in_channels + self.appends_ones)
         else:
-            scale = self._scale(hidden)
-            expand = self._map("expand", hidden).reshape(-1, self.out_channels, self.latent + self.appends_ones)
-            static = self.static if scale is None else self.static * scale[..., None]
-            kernel = static + torch.matmul(expand, self.q)
+            scale, expand = self._scale(hidden), self._map("expand", hidden)
+            residual = torch.mm(expand.reshape(-1, self.q.shape[0]), self.q).reshape(-1, *self.static.shape)
+            static = self.static
+            kernel = static + residual if scale is None else torch.addcmul(residual, static, scale[..., None])
         if self.appends_ones:
             return self.multiply(kernel, x)
+        return self.multiply(kernel, x, self._bias(hidden, scale))
+
+    def _bias(self, hidden: Tensor, scale: Tensor | None) -> Tensor:
+        """Return the bias, ``(B, C_out)``, or ``(C_out,)`` if it does not depend on the sample."""
         bias = self._map("bias", hidden)
-        if self.form == "product" and self.scaled_bias:
-            bias = bias + self.static_bias * required(scale)
-        return self.multiply(kernel, x, bias)
+        return bias if scale is None or not self.scaled_bias else bias + self.static_bias * scale
 
     def _by_factors(self, x: Tensor, hidden: Tensor) -> Tensor:
         static = F.conv2d(x, self.static.to(x.dtype), self.static_bias.to(x.dtype) if self.scaled_bias else None)
@@ -247,16 +263,17 @@ class PreparedDCD(nn.Module):
         return self.multiply(torch.matmul(self.p, fusion), latent)
 
     def _scale(self, hidden: Tensor) -> Tensor | None:
-        """Return Lambda, ``(B, C_out)`` or ``(C_out,)``; None if W(x) has no Lambda."""
+        """Return the factor of `static`, ``(B, C_out)`` or ``(C_out,)``; None if W(x) has no Lambda."""
         if self.scale_activation == "none":
             return None
         scale = self._map("scale", hidden)
+        if self.scale_activation in _FACTORED_ACTIVATIONS:
+            return _FACTORED_ACTIVATIONS[self.scale_activation][0](scale)
         return scale if self.scale_activation == "affine" else activate_scale(scale, self.scale_activation)
 
     def _map(self, name: str, hidden: Tensor) -> Tensor:
         """Apply the affine map with this name, ``(B, R)`` to ``(B, N)``, or to ``(N,)`` if the map is constant."""
-        offset: Tensor = getattr(self, f"{name}_offset")
-        matrix = getattr(self, f"{name}_matrix", None)
+        offset, matrix = getattr(self, f"{name}_offset"), getattr(self, f"{name}_matrix")
         return offset if matrix is None else F.linear(hidden, matrix, offset)
 
 
@@ -315,11 +332,17 @@ def _coefficient_maps(layer: Any) -> dict[str, Tensor]:
     }
 
 
-def _affine(name: str, part: Tensor) -> dict[str, Tensor]:
-    """Return the constants of `PreparedDCD._map`, without a matrix if the map does not depend on the hidden vector."""
+def _affine(name: str, part: Tensor) -> dict[str, Tensor | None]:
+    """Return the constants of `PreparedDCD._map`.
+
+    The matrix is None if the map does not depend on the hidden vector, else the offset is None if it is zero.
+    """
     matrix, offset = part[:, :-1], part[:, -1]
-    constants = {f"{name}_offset": offset}
-    return constants | {f"{name}_matrix": matrix} if matrix.any() else constants
+    varies = bool(matrix.any())
+    return {
+        f"{name}_matrix": matrix if varies else None,
+        f"{name}_offset": None if varies and not offset.any() else offset,
+    }
 
 
 def _has_sample_bias(layer: Any) -> bool:
@@ -339,8 +362,28 @@ def _multiply_channels(matrix: Tensor, x: Tensor, bias: Tensor | None = None) ->
     A map that does not depend on the hidden vector gives one matrix for all samples, ``(1, M, N)``, and one bias for
     all, ``(M,)``.
     """
+    if _is_sample(x):
+        return _multiply_sample(matrix.to(x.dtype), x, None if bias is None else bias.flatten().to(x.dtype))
     out = per_sample_conv(x, matrix.expand(x.shape[0], -1, -1)[..., None, None].to(x.dtype), _POINT)
     return out if bias is None else add_bias(out, bias)
+
+
+def _multiply_sample(matrix: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    """As `_multiply_channels` for one sample, by one operator that adds the bias ``(M,)``."""
+    if is_exporting():
+        return F.conv2d(x, matrix.reshape(-1, x.shape[1], 1, 1), bias)
+    matrix = matrix.reshape(-1, x.shape[1])
+    if is_channels_last(x):
+        rows = x.movedim(1, -1).reshape(-1, x.shape[1])
+        return F.linear(rows, matrix, bias).reshape(1, *x.shape[2:], -1).movedim(-1, 1)
+    columns = x.reshape(x.shape[1], -1)
+    out = torch.mm(matrix, columns) if bias is None else torch.addmm(bias[:, None], matrix, columns)
+    return out.reshape(1, -1, *x.shape[2:])
+
+
+def _is_sample(x: Tensor) -> bool:
+    """Whether there is one sample, also if sizes are symbolic."""
+    return statically_true(x.shape[0] == 1)
 
 
 def _multiply_rows(matrix: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
