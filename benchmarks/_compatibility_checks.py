@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dynaconv import convert, plan_conversion
 from dynaconv.conversion.example import temporary_hooks
+from dynaconv.errors import ConversionError
 from dynaconv.export.onnx import export_onnx, load_onnx
 from dynaconv.export.openvino import load_openvino
 from dynaconv.families import DynamicConv
@@ -26,10 +27,10 @@ LIMIT = 1e-4
 """How far a runtime may be from the network, relative to the largest value of the output."""
 _TRAINED_WITH = 4
 _STEPS = 2
-_BRANCH_RATES = {"odconv": 5e-3, "se": 5e-3}
-"""Rates of the branches other than 0.05, at which these two end up ill-conditioned: SE's sigmoids saturate, ODConv's
-branch normalises by what little the averages of four images differ, and the network's own rounding errors reach its
-first digits."""
+_BRANCH_RATES = {"odconv": 5e-3, "fdconv": 5e-3, "se": 5e-3}
+"""Rates of the branches other than 0.05, at which these end up ill-conditioned: SE's sigmoids saturate, the branch of
+ODConv and FDConv normalises by what little the averages of four images differ, and the network's own rounding errors
+reach its first digits."""
 _WHOLE_WITH = ("dcd", "static")
 """Families with which a whole detector is exported too: what stands against it is not in the convolutions."""
 
@@ -40,7 +41,7 @@ class Outcome:
 
     Attributes:
         network, family, library, size: What was tried; the family ``static`` is the network as it was.
-        converted, convolutions: How many of its convolutions became dynamic.
+        converted, convolutions: How many of its convolutions became dynamic; with none of them, nothing else is tried.
         difference: Largest ``max|dynamic - static| / max|static|`` over the outputs, before training, in eval mode and
             float32.
         exact_difference: The same, converted and computed in float64.
@@ -100,6 +101,8 @@ def check(network: Network, family: str, *, export: bool = True, seed: int = 0) 
         step = "convert"
         if family != "static":
             model = _converted(network, model, family, outcome)
+        if outcome.converted == 0:
+            return outcome
         step = "train"
         _train(network, model, outcome)
         step = "rounding"
@@ -183,7 +186,13 @@ def _warm(network: Network, model: nn.Module) -> None:
 
 
 def _converted(network: Network, model: nn.Module, family: str, outcome: Outcome) -> nn.Module:
-    plan = plan_conversion(model, family)
+    try:
+        plan = plan_conversion(model, family)
+    except ConversionError as error:
+        if "nothing to convert" not in str(error):
+            raise
+        outcome.converted = 0
+        return model
     outcome.converted, outcome.convolutions = len(plan.converted), len(plan.layers)
     dynamic = plan.apply(model)
     x = images(network, 2, 0)

@@ -56,16 +56,17 @@ from the numbers in [data/compatibility.csv](data/compatibility.csv). For each n
 
 - **converted**: number of the network's convolutions that become dynamic. The others are stems, gates, or kinds that
   the family leaves static: depthwise convolutions (DCD and SE, by default), transposed ones (ODConv and SE have none);
-  `plan_conversion` gives the reason for each.
+  `plan_conversion` gives the reason for each. A family for which no convolution remains is not counted: FDConv has
+  layers for kernels of 1 and 3 in two dimensions.
 - **difference**: max|dynamic - static| / max|static| over the outputs in eval mode before any training: in float32, and
   converted and computed in float64. Up to {KEPT:.0e} in float64 it is the same function, and float32 adds its rounding:
   **own rounding** is the difference of the static network in float32 and in float64, on the same images. If it is
   near 1e-5, as in networks that narrow and widen often at random weights, so is the difference.
   Every batch norm has the statistics of three passes, and layers that start from zero were given other values, so
   that no layer is hidden.
-- **trained**: two steps of Adam in train mode on four images, at a rate of 1e-4, and of 0.05 in the branches (ODConv
-  and SE: 0.005), so that coefficients soon depend on the image. The loss stays finite, parameters move, a gradient
-  reaches the branch of every dynamic layer, and afterwards the coefficients of every dynamic layer that the exported
+- **trained**: two steps of Adam in train mode on four images, at a rate of 1e-4, and of 0.05 in the branches (ODConv,
+  FDConv and SE: 0.005), so that coefficients soon depend on the image. The loss stays finite, parameters move, a
+  gradient reaches the branch of every dynamic layer, and afterwards the coefficients of every layer that the exported
   part runs differ between images by more than 1e-4. Otherwise their numbers are given: in narrow branches with random
   weights at most one hidden unit may be active, whose value, normalised to length one, is the same for all images.
 - **ONNX Runtime, OpenVINO**: after the training steps, so that kernels do depend on the image. `export_onnx` writes one
@@ -76,10 +77,12 @@ from the numbers in [data/compatibility.csv](data/compatibility.csv). For each n
 
 def _summary(networks: Sequence[Network], results: _Results) -> str:
     columns: dict[str, Callable[[Outcome], bool | None]] = {
-        "converted": lambda each: each.converted is not None,
+        "converted": lambda each: None if each.converted == 0 else each.converted is not None,
         "same function": lambda each: None if each.exact_difference is None else each.exact_difference <= KEPT,
-        "trains": lambda each: each.loss is not None,
-        "every layer reached and varying": lambda each: each.reached == each.varying == each.converted,
+        "trains": lambda each: None if each.converted == 0 else each.loss is not None,
+        "every layer reached and varying": lambda each: (
+            None if each.converted == 0 else each.reached == each.varying == each.converted
+        ),
         **{label: _runs_in(name) for name, label in _RUNTIMES.items()},
     }
     rows = []
@@ -144,9 +147,11 @@ def _trained(found: dict[str, Outcome | None]) -> str:
     """For each family the layers reached or varying where that is not all; one word where all is well."""
     cells: list[str] = []
     for family, each in found.items():
-        if each is not None and each.loss is None:
+        if each is None or each.converted == 0:
+            continue
+        if each.loss is None:
             cells.append(f"{FAMILIES[family]} failed")
-        elif each is not None and not each.reached == each.varying == each.converted:
+        elif not each.reached == each.varying == each.converted:
             cells.append(f"{FAMILIES[family]} {each.reached} reached, {each.varying} vary")
     missing = [FAMILIES[family] for family, each in found.items() if each is None]
     cells += [f"{', '.join(missing)} {_NOT_RUN}"] if missing else []
@@ -166,6 +171,8 @@ def _runtimes(networks: Sequence[Network], results: _Results) -> str:
 def _runtime_cell(outcome: Outcome | None) -> str:
     if outcome is None:
         return _NOT_RUN
+    if outcome.converted == 0:
+        return ""
     cells = []
     for name in _RUNTIMES:
         values = getattr(outcome, name)

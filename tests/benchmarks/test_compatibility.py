@@ -129,6 +129,17 @@ def test_the_page_says_what_failed_and_what_was_not_run(script: SimpleNamespace,
     assert "- ours two, ODConv: export: `no way`. **The static network does not either**: `nor this`." in text
 
 
+def test_a_family_without_layers_for_a_network_is_not_counted(script: SimpleNamespace, tmp_path: Path) -> None:
+    mine = network(script)
+    outcome = script.checks.check(mine, "fdconv")
+    assert (outcome.converted, outcome.loss, outcome.errors) == (0, None, {})
+    page = tmp_path / "page.md"
+    script.page.write_page(page, [mine], {outcome.key: outcome})
+    text = page.read_text()
+    assert "failed" not in text
+    assert "| FDConv | not run |" in text
+
+
 def test_results_read_back_as_they_were_written(script: SimpleNamespace, tmp_path: Path) -> None:
     first = script.checks.Outcome(network="two", library="ours", family="dcd", size=16, exported=True, loss=[1.5, 0.5])
     first.errors, first.versions, first.difference = {"export": 'a: "b"; c, d\n'}, "torch 2, Python 3.11", 1e-7
