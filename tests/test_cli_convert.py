@@ -87,7 +87,7 @@ def test_training_goes_on_from_it(static: Path, tmp_path: Path, capsys: pytest.C
         (["--context", "block", "--include", "layer4.0.conv1"], "context='block' has no effect"),
         (["--context", "network"], "--context must be block; got 'network'"),
         (["--kinds", "depthwise"], "there is nothing to convert to dcd"),
-        (["--family", "dxd"], "the nearest name is 'dcd'"),
+        (["--family", "dxd"], "the nearest is 'dcd'"),
         (["--family-option", "latent=3"], "DCDConv2d has no hyperparameter 'latent'"),
         (["--family-option", "latent_dim"], "--family-option takes KEY=VALUE"),
         (["--first", "0"], "--first must be an integer from 1 to"),

@@ -311,9 +311,9 @@ def test_another_batch_is_refused_and_another_division_of_it_inside_an_epoch(sto
     with refuses(RunError):
         resume(run, overrides=["--data.batch_size=2", "--trainer.accumulate_grad_batches=2"])
     saved = {"world_size": 4, "batch_size": 16, "accumulation": 1, "epochs": 2, "batches": 0}
-    check_batch(saved, batch_size=32, processes=2, accumulation=1)
-    check_batch(saved, batch_size=32, processes=1, accumulation=2)
+    check_batch(saved, batch_size=32, processes=2, accumulation=1, readers=None)
+    check_batch(saved, batch_size=32, processes=1, accumulation=2, readers=None)
     with refuses(RunError, "--batch-size"):
-        check_batch(saved, batch_size=16, processes=2, accumulation=1)
+        check_batch(saved, batch_size=16, processes=2, accumulation=1, readers=None)
     with refuses(RunError):
-        check_batch(saved, batch_size=16, processes=3, accumulation=1)
+        check_batch(saved, batch_size=16, processes=3, accumulation=1, readers=None)

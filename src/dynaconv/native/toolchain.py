@@ -237,8 +237,8 @@ def _run(jobs: Sequence[Sequence[str]], *, verbose: bool) -> None:
         outputs = [process.communicate()[0] for process in running]
     except BaseException:
         for process in running:
-            process.kill()
-            process.wait()
+            with process:
+                process.kill()
         raise
     for job, process, output in zip(jobs, running, outputs, strict=True):
         if process.returncode:
