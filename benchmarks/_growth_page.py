@@ -123,6 +123,8 @@ def table_rows(rows: Sequence[Row], axis: str) -> list[list[str]]:
 
 def figure(rows: Sequence[Row], axis: str, path: Path) -> Path | None:
     """A panel a runtime and number of threads: measured times, and dashed what is in proportion to multiply-adds."""
+    from matplotlib.ticker import FixedLocator
+
     from dynaconv.explain.figures import new_figure, save
 
     shown = panels(rows, axis)
@@ -136,6 +138,9 @@ def figure(rows: Sequence[Row], axis: str, path: Path) -> Path | None:
         _draw(axes, axis, curves(rows, axis, panel))
         title = f"{ARCHITECTURES[panel[0]]}, {RUNTIMES[panel[1]]}, {counted(panel[2], 'thread')}"
         axes.set_title(title, loc="left", fontsize=11)
+    # The panels share one axis, so its last ticks are those of all.
+    shown_values = {row["value"] for row in rows if row["axis"] == axis}
+    grid[0].xaxis.set_major_locator(FixedLocator(sorted(shown_values)))
     for axes in grid[len(shown) :]:
         axes.set_visible(False)
     return save(made, path)
@@ -157,7 +162,6 @@ def _draw(axes: Any, axis: str, found: Mapping[str, list[Row]]) -> None:
         axes.plot(values, [row["ms"] for row in curve], marker + "-", color=colour, markersize=5, label=label)
         axes.plot(values, [rate * row["macs"] for row in curve], linestyle=(0, (4, 3)), color=colour, linewidth=1.0)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(sorted({row["value"] for curve in found.values() for row in curve})))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(plain)
     if axis in ("batch", "side"):
