@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dynaconv import convert, plan_conversion, revert
+from dynaconv import convert, deploy, plan_conversion, revert
 from dynaconv.errors import ConversionError
 from dynaconv.families import CondConv2d, DCDConv2d, DYConv2d, DynamicConv2d
 from tests.helpers import LAYERS, TOLERANCE
@@ -198,6 +198,14 @@ def test_again_converts_what_is_static_still(network: Network, images: Tensor) -
     dynamic = convert(convert(network, "dcd"), "odconv", kinds="depthwise", again=True)
     assert len(dynamic_names(dynamic)) == 8
     torch.testing.assert_close(dynamic(images), before, **TOLERANCE["float32 twin"])
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.same_messages_for("again")
+def test_a_deployed_network_is_not_converted(network: Network, again: bool) -> None:
+    deployed = deploy(convert(network, "dcd"))
+    with refuses(ConversionError, "blocks.0.expand"):
+        convert(deployed, "odconv", again=again)
 
 
 def test_a_plan_belongs_to_its_model(network: Network) -> None:

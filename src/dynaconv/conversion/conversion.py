@@ -24,7 +24,7 @@ from dynaconv.conversion.planning import (
 )
 from dynaconv.conversion.select import Pattern, Predicate, Selection, as_kinds, as_patterns
 from dynaconv.errors import ConversionError, nearest_names, received
-from dynaconv.families import DynamicLayer, Family, get_family
+from dynaconv.families import DeployedLayer, DynamicLayer, Family, get_family
 from dynaconv.families.contract.checks import check_choice, check_module
 from dynaconv.families.family import Kind
 
@@ -85,7 +85,7 @@ def plan_conversion(
     Raises:
         ConversionError: The family or a hyperparameter is unknown, a pattern matches no convolution, no convolution is
             left to convert, a layer named in full cannot be converted, an argument has no effect, or the model is
-            already dynamic.
+            already dynamic or deployed.
         TypeError: An argument is of the wrong type.
     """
     check_module(model)
@@ -239,6 +239,12 @@ def _check_model(model: nn.Module, *, again: bool) -> None:
     lazy = first_lazy(model)
     if lazy is not None:
         raise ConversionError(f"{lazy!r} has no size yet; run the network once before you convert it.")
+    deployed = next((name for name, module in model.named_modules() if isinstance(module, DeployedLayer)), None)
+    if deployed is not None:
+        raise ConversionError(
+            f"the model was deployed (see {deployed!r}), and folding cannot be undone; convert the network that it was "
+            f"made from."
+        )
     dynamic = [name for name, module in model.named_modules() if isinstance(module, DynamicLayer)]
     if dynamic and not again:
         raise ConversionError(
