@@ -54,8 +54,11 @@ template <class V>
 constexpr float kSmallest = 1e-30f;
 
 Level level(float low, float high, float* range) {
-  const float reach = high - low, inverse = reach > kSmallest ? 255.0f / reach : 0.0f;
-  const auto zero = std::int32_t(__builtin_lrintf(-low * inverse));
+  const float reach = high - low;
+  // The integers of numbers that are not finite would overflow.
+  const bool usable = reach > kSmallest && __builtin_isfinite(reach);
+  const float inverse = usable ? 255.0f / reach : 0.0f;
+  const auto zero = usable ? std::int32_t(__builtin_lrintf(-low * inverse)) : 0;
   range[0] = reach * (1.0f / 255.0f);
   range[1] = range[0] * float(zero);
   return {inverse, zero};
