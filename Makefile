@@ -40,12 +40,13 @@ docs: env
 bench: env
 	$(BIN)/python benchmarks/latency.py --out $(RUNS)/bench --folder $(RUNS)/bench/files $(BENCH)
 
-# The native kernels with the address and undefined-behaviour sanitizers, over random layers.
+# The native kernels with the address and undefined-behaviour sanitizers, over random layers. A fault ends pytest, with
+# its message.
 sanitize: env
 	DYNACONV_CXXFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1" \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest -p no:cacheprovider tests/native/test_layers.py \
-		tests/native/test_mixtures.py tests/native/test_excitation.py tests/native/test_training.py \
+	ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest -s -p no:cacheprovider tests/native/test_layers.py \
+		tests/native/test_int8.py tests/native/test_mixtures.py tests/native/test_excitation.py tests/native/test_training.py \
 		tests/native/test_warehouse.py tests/native/test_graph.py
 
 # The explorer's page with its networks, into src/dynaconv/explore/page. Needs Node.js 20 or newer.
