@@ -181,7 +181,8 @@ template <int PIXELS>
     using V = typename Vec<PIXELS>::type;
     const V low = load<V>(lows), reach = load<V>(highs) - low;
     const V inverse = reach > kSmallest ? 255.0f / reach : V{};
-    const IntsOf<V> zero = rounded(-low * inverse);
+    const V nothing = reach - reach;
+    const IntsOf<V> zero = rounded(-low * inverse) & IntsOf<V>(nothing == nothing);
     const V scale = reach * (1.0f / 255.0f), offset = scale * __builtin_convertvector(zero, V);
 #pragma GCC unroll 8
     for (int m = 0; m < PIXELS; ++m) {
