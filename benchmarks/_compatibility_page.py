@@ -77,17 +77,16 @@ from the numbers in [data/compatibility.csv](data/compatibility.csv). For each n
 
 def _summary(networks: Sequence[Network], results: _Results) -> str:
     columns: dict[str, Callable[[Outcome], bool | None]] = {
-        "converted": lambda each: None if each.converted == 0 else each.converted is not None,
+        "converted": lambda each: each.converted is not None,
         "same function": lambda each: None if each.exact_difference is None else each.exact_difference <= KEPT,
-        "trains": lambda each: None if each.converted == 0 else each.loss is not None,
-        "every layer reached and varying": lambda each: (
-            None if each.converted == 0 else each.reached == each.varying == each.converted
-        ),
+        "trains": lambda each: each.loss is not None,
+        "every layer reached and varying": lambda each: each.reached == each.varying == each.converted,
         **{label: _runs_in(name) for name, label in _RUNTIMES.items()},
     }
     rows = []
     for family, label in FAMILIES.items():
-        tried = [results[each.key, family] for each in networks if (each.key, family) in results]
+        found = [results[each.key, family] for each in networks if (each.key, family) in results]
+        tried = [each for each in found if each.converted != 0]
         cells = []
         for holds in columns.values():
             answers = [answer for answer in map(holds, tried) if answer is not None]

@@ -150,16 +150,16 @@ def resolve(config: TrainConfig, overrides: Sequence[str] = ()) -> Namespace:
         if not kinds or value is None:
             continue
         if "class_path" not in value:
-            _check_choice(name, next(iter(kinds.values())), value)
+            _check_alternative(name, next(iter(kinds.values())), value)
         elif (kind := kinds.get(value.class_path.rpartition(".")[2])) is not None:
-            _check_choice(name, kind, value.get("init_args", {}))
+            _check_alternative(name, kind, value.get("init_args", {}))
     check_seed(resolved.seed)
     _check_trainer(resolved.trainer)
     resolved.data.name, resolved.data.data_dir = absolute_location(resolved.data.name, resolved.data.data_dir)
     return resolved
 
 
-def _check_choice(name: str, kind: type, values: Mapping[str, Any]) -> None:
+def _check_alternative(name: str, kind: type, values: Mapping[str, Any]) -> None:
     """Raise `RunError` unless an alternative of an option takes these options of its own."""
     for option in fields(kind) if is_dataclass(kind) else ():
         # The parser accepts null for any type here.

@@ -280,21 +280,24 @@ class DeployedMixture(_Mixture, DeployedConv):
         if self.context_axis is not None:
             return None
         single, softmax, head = len(self.weight) == 1, self.activation == "softmax", self.branch.head("attention")
-        heads, scaled_bias = {} if single else {"kernel": head}, None
         if single and not softmax:
             # The weight of the only kernel is a scale that all filters have in common.
             filters = self.out_channels
-            heads = {"filter": AffineMap(head.weight.repeat(filters, 1), head.constant.repeat(filters))}
-            scaled_bias = None if self.bias is None else self.bias[0]
+            return MixedKernel(
+                kernels=self.weight,
+                branch=self.branch,
+                heads={"filter": AffineMap(head.weight.repeat(filters, 1), head.constant.repeat(filters))},
+                bias=self.shift,
+                scaled_bias=None if self.bias is None else self.bias[0],
+            )
         return MixedKernel(
             kernels=self.weight,
             branch=self.branch,
-            heads=heads,
+            heads={} if single else {"kernel": head},
             softmax=softmax,
             static=self.residual,
             bias=self.shift,
-            scaled_bias=scaled_bias,
-            biases=self.bias if scaled_bias is None else None,
+            biases=self.bias,
         )
 
     def _logits_of(self, context: Tensor, *, track: bool) -> Tensor:
