@@ -167,6 +167,9 @@ def _draw(axes: Any, axis: str, found: Mapping[str, list[Row]]) -> None:
     if axis in ("batch", "side"):
         axes.set_yscale("log")
         low, high = axes.get_ylim()
+        # Room for the legend above the curves.
+        high *= (high / low) ** 0.45
+        axes.set_ylim(low, high)
         steps = [step * 10.0**power for power in range(-2, 6) for step in (1, 2, 5)]
         axes.yaxis.set_major_locator(FixedLocator([step for step in steps if low <= step <= high]))
         axes.yaxis.set_minor_locator(NullLocator())
