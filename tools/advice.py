@@ -4,6 +4,8 @@ python tools/advice.py
 """
 
 import csv
+import json
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
@@ -21,11 +23,15 @@ TABLE = ROOT / "src" / "dynaconv" / "study" / "advice.csv"
 PAGE = ROOT / "docs" / "does-it-pay.md"
 FIGURE = ROOT / "docs" / "images" / "does-it-pay.png"
 MARKS = ("<!-- settings -->", "<!-- end of settings -->")
+STEP_MARKS = ("<!-- steps -->", "<!-- end of steps -->")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a setting's runs are: a study, its variants, and how long a run is."""
+    """Where a setting's runs are: a study, its variants, and how long a run is.
+
+    `time` trains for `time_epochs`.
+    """
 
     data: str
     network: str
@@ -37,6 +43,7 @@ class Source:
     parameters: str | None = None
     latency: str | None = None
     time: str | None = None
+    time_epochs: int = 12
     smoothing: float = 0.1
 
 
@@ -63,6 +70,7 @@ def _sources() -> Iterator[Source]:
         parameters="static-parameters@0.2",
         latency="static-latency@0.2",
         time="static-time@0.2",
+        time_epochs=16,
         classes=500,
         epochs=8,
     )
@@ -76,6 +84,7 @@ def _sources() -> Iterator[Source]:
             parameters="static-parameters@0.8",
             latency="static-latency@0.8",
             time="static-time@0.8",
+            time_epochs=13,
             classes=classes,
             epochs=8,
         )
@@ -133,6 +142,58 @@ def _setting(source: Source) -> Setting | None:
     )
 
 
+@dataclass(frozen=True)
+class Break:
+    """Step cost up to which a DCD network is level with its static twin that trains for the same time.
+
+    Between the two lengths that were run, the twin's accuracy is taken to grow with the logarithm of its training time.
+    """
+
+    source: Source
+    setting: Setting
+    step: float
+
+    @property
+    def longer(self) -> float:
+        """Length of the long training of the static network by that of the short one."""
+        return self.source.time_epochs / self.source.epochs
+
+    @property
+    def static_gain(self) -> float:
+        """Points that the static network gains from it."""
+        assert self.setting.time is not None
+        return self.setting.gain - self.setting.time
+
+    @property
+    def level(self) -> float:
+        """Step of DCD, to the static one, at which both are level; infinite if longer training gains nothing."""
+        return self.longer ** (self.setting.gain / self.static_gain) if self.static_gain > 0 else math.inf
+
+
+def _break(source: Source, setting: Setting | None) -> Break | None:
+    if setting is None or setting.time is None:
+        return None
+    costs = json.loads((STUDIES / source.study / "costs.json").read_text(encoding="utf-8"))["variants"]
+    step = costs[source.dcd]["step_seconds"] / costs[source.static]["step_seconds"]
+    return Break(source, setting, step)
+
+
+def _steps_table(breaks: list[Break]) -> str:
+    columns = ("data", "network", "DCD gains", "static gains from training longer", "level at a step of", "DCD's step")
+    rows = [
+        (
+            each.setting.data,
+            each.setting.network,
+            f"{each.setting.gain:+.1f}",
+            f"{each.static_gain:+.1f} in {each.longer:.2f} times the epochs",
+            f"{each.level:.2f}",
+            f"{each.step:.2f}",
+        )
+        for each in breaks
+    ]
+    return "\n".join(markdown_table(columns, rows, "llrrrr"))
+
+
 def _write_csv(settings: list[Setting]) -> None:
     rows = [
         {key: f"{value:.3f}" if isinstance(value, float) else value for key, value in asdict(each).items()}
@@ -141,7 +202,7 @@ def _write_csv(settings: list[Setting]) -> None:
     write_csv(TABLE, [field.name for field in fields(Setting)], rows)
 
 
-def _write_page(settings: list[Setting]) -> None:
+def _write_page(settings: list[Setting], breaks: list[Break]) -> None:
     columns = ("data", "network", "static, %", "loss above floor", "DCD gains", "at its parameters", "at its latency")
     rows = [
         (
@@ -159,7 +220,8 @@ def _write_page(settings: list[Setting]) -> None:
     result = (
         f"The line is {slope:.1f} points per nat. A group that is left out of the fit is missed by {error:.1f} points."
     )
-    PAGE.write_text(replace_between(PAGE.read_text(encoding="utf-8"), MARKS, f"{table}\n\n{result}"), encoding="utf-8")
+    page = replace_between(PAGE.read_text(encoding="utf-8"), MARKS, f"{table}\n\n{result}")
+    PAGE.write_text(replace_between(page, STEP_MARKS, _steps_table(breaks)), encoding="utf-8")
 
 
 def _draw(settings: list[Setting]) -> None:
@@ -205,7 +267,7 @@ def main() -> None:
     """Write the three files."""
     _write_csv(find_settings())
     settings = read_settings()
-    _write_page(settings)
+    _write_page(settings, [each for source in _sources() if (each := _break(source, _setting(source))) is not None])
     _draw(settings)
 
 

@@ -7,8 +7,9 @@ import timm
 import torch
 from torch import nn
 
+from dynaconv.deployment import plan_deployment
 from dynaconv.native import ready
-from dynaconv.study.costs import _TrainableNetwork, measure_costs, merge_costs, step_peak_bytes
+from dynaconv.study.costs import _trainable_network, _TrainableNetwork, measure_costs, merge_costs, step_peak_bytes
 from dynaconv.study.load import load_study
 from tests.helpers import count
 from tests.study.helpers import write_study
@@ -44,6 +45,13 @@ def test_every_variant_is_measured_and_equal_ones_once(tmp_path: Path) -> None:
     assert found["conditions"]["batch"] == 32
     assert found["conditions"]["input_size"] == [1, 32, 32]
     assert len(lines) == 3
+
+
+def test_networks_are_deployed_as_after_training(tmp_path: Path) -> None:
+    """The last norm of each residual block starts with a scale of zero, which SE's branch cannot take in."""
+    study = load_study(write_study(tmp_path / "s.yaml", change={"model.name": "se_resnet10"}))
+    subject = _trainable_network(study.variants["fast"])
+    assert not plan_deployment(subject.model.eval(), example=subject.images[:1]).kept
 
 
 def test_the_reference_is_measured_too(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -263,12 +264,9 @@ def _share_by_depth(panel: SubFigure, layers: Sequence[LayerCoefficients], shown
     axes = panel.subplots()
     parts = list(dict.fromkeys(name for entry in layers for name in entry.parts))
     positions = range(1, len(layers) + 1)
-    for index, (name, colour) in enumerate(zip(parts, colour_cycle(len(parts)), strict=True)):
+    for name, style in zip(parts, point_styles(len(parts)), strict=True):
         shares = [entry.parts[name].share_between if name in entry.parts else math.nan for entry in layers]
-        marker = "os^D"[index % 4]
-        axes.plot(
-            positions, shares, marker=marker, markersize=5, linewidth=1.5, color=colour, label=symbol(name, shown.kind)
-        )
+        axes.plot(positions, shares, markersize=5, linewidth=1.5, label=symbol(name, shown.kind), **style)
     chance = next(iter(shown.parts.values())).share_by_chance
     axes.axhline(chance, color="0.45", linestyle=(0, (4, 3)), linewidth=1, label="if classes made no difference")
     axes.axvline(1 + list(layers).index(shown), color="0.75", linewidth=7, alpha=0.5, zorder=0, label="layer above")
@@ -352,6 +350,12 @@ def _symmetric(values: Tensor) -> Normalize:
 def colour_cycle(count: int) -> list[str]:
     """Return `count` colours, repeating the palette if it is too short."""
     return [COLOURS[index % len(COLOURS)] for index in range(count)]
+
+
+def point_styles(count: int) -> list[dict[str, Any]]:
+    """Return the colours and markers of `count` series of points; the first 56 pairs differ."""
+    markers = islice(cycle("os^DvPX*"), count)
+    return [{"color": colour, "marker": marker} for colour, marker in zip(colour_cycle(count), markers, strict=True)]
 
 
 TITLE_STYLE: dict[str, Any] = {"loc": "left", "fontsize": 11}

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
-from dynaconv.explain.figures import COLOURS, colour_cycle, light_grid, new_figure
+from dynaconv.explain.figures import COLOURS, colour_cycle, light_grid, new_figure, point_styles
 from dynaconv.study import definition
 from dynaconv.study.results import Results
 
@@ -92,7 +92,7 @@ def _gain(figure: definition.Figure, results: Results) -> Figure | None:
     """Draw the difference of each contrast over the values of the sweep, with its 95 % interval."""
     canvas, axes = _figure(8, 4.5, figure.title)
     contrasts = results.study.contrasts
-    for index, (contrast, colour) in enumerate(zip(contrasts, colour_cycle(len(contrasts)), strict=True)):
+    for index, (contrast, style) in enumerate(zip(contrasts, point_styles(len(contrasts)), strict=True)):
         points = []
         for name, against in contrast.pairs:
             found = results.variants[name].difference(results.variants[against])
@@ -101,7 +101,7 @@ def _gain(figure: definition.Figure, results: Results) -> Figure | None:
                 points.append((_value(name) * 1.02**index, found.mean, found.half_width or 0))
         if points:
             at, means, errors = zip(*points, strict=True)
-            axes.errorbar(at, means, yerr=errors, fmt="o-", color=colour, label=contrast.title, markersize=4, capsize=3)
+            axes.errorbar(at, means, yerr=errors, label=contrast.title, markersize=4, capsize=3, **style)
     if not axes.containers:
         return None
     axes.axhline(0, color="0.3", linewidth=1)
@@ -119,11 +119,11 @@ def _gain(figure: definition.Figure, results: Results) -> Figure | None:
 def _frontier(figure: definition.Figure, results: Results) -> Figure | None:
     """Draw mean accuracy and its 95 % interval over native latency, parameters and multiply-adds, by family."""
     families = list(dict.fromkeys(definition.stem(name) for name in figure.variants))
-    canvas = new_figure(12, 4.2)
+    canvas = new_figure(12, 4.6)
     canvas.suptitle(figure.title, x=0.01, ha="left")
     panels = canvas.subplots(1, 3, sharey=True)
     for axes, (cost, unit, label) in zip(panels, _COSTS, strict=True):
-        for family, colour in zip(families, colour_cycle(len(families)), strict=True):
+        for family, style in zip(families, point_styles(len(families)), strict=True):
             shown = [results.variants[name] for name in figure.variants if definition.stem(name) == family]
             points = [
                 (each.cost[cost] * unit, each.mean.mean, each.mean.half_width or 0)
@@ -133,9 +133,10 @@ def _frontier(figure: definition.Figure, results: Results) -> Figure | None:
             if points:
                 at, means, errors = zip(*sorted(points), strict=True)
                 title = shown[0].title.rpartition(", ")[0]
-                axes.errorbar(at, means, yerr=errors, fmt="o-", color=colour, label=title, markersize=4, capsize=3)
+                axes.errorbar(at, means, yerr=errors, label=title, markersize=5, capsize=3, **style)
         axes.set(xscale="log", xlabel=label)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        low, high = axes.get_xlim()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if high < 20 * low else (1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         light_grid(axes)
@@ -143,7 +144,7 @@ def _frontier(figure: definition.Figure, results: Results) -> Figure | None:
         return None
     panels[0].set_ylabel("test accuracy")
     panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
-    panels[1].legend(frameon=False, loc="lower right")
+    canvas.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     return canvas
 
 
@@ -170,16 +171,16 @@ def _rates(figure: definition.Figure, results: Results) -> Figure | None:
     shown = [results.variants[name] for name in figure.variants]
     validated = all(len(variant.val_accuracy) == len(variant.accuracy) for variant in shown)
     canvas, axes = _figure(8, 4.5, figure.title)
-    for family, colour in zip(families, colour_cycle(len(families)), strict=True):
+    for family, style in zip(families, point_styles(len(families)), strict=True):
         names = [name for name in figure.variants if name.rpartition("@")[0] == family]
         found = [(_value(name), results.variants[name]) for name in names]
         means = [(value, variant.val_mean if validated else variant.mean) for value, variant in found]
         points = [(value, mean.mean) for value, mean in means if mean is not None]
         title = found[0][1].title.rpartition(", ")[0]
         if points:
-            axes.plot(*zip(*points, strict=True), "o-", color=colour, label=title, markersize=4)
+            axes.plot(*zip(*points, strict=True), label=title, markersize=4, **style)
         lost = [value for value, variant in found if "diverged" in variant.states.values()]
-        axes.plot(lost, [0] * len(lost), "x", color=colour, label=f"{title}: diverged" if lost else None)
+        axes.plot(lost, [0] * len(lost), "x", color=style["color"], label=f"{title}: diverged" if lost else None)
     if not axes.get_lines():
         return None
     label = "validation accuracy" if validated else "test accuracy"
