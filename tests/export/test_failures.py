@@ -1,7 +1,9 @@
 """What an export refuses: nothing is left behind, and the message says what to do."""
 
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.errors import ExportError
-from dynaconv.export import export_aoti, export_onnx, export_openvino, export_program
+from dynaconv.export import aot, export_aoti, export_onnx, export_openvino, export_program, openvino, program
 from dynaconv.export.capture import Capture
 from dynaconv.export.pipeline import Format, export_as
 from dynaconv.export.verify import LIMITS
@@ -143,3 +145,26 @@ def test_a_format_that_cannot_take_a_free_size_falls_back(tmp_path: Path) -> Non
     assert "height and width are fixed" in report.notes[0]
     assert "symbolic height" in report.notes[0]
     assert LIMITS["float32"] == report.limit == 1e-4
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's writer of files would end the process, and OpenVINO's does not tell why it fails."""
+    full = tmp_path / "net.pt2"
+    full.symlink_to("/dev/full")
+    monkeypatch.setattr(
+        torch._inductor, "aoti_compile_and_package", lambda _, package_path: package_path.write(b"code")
+    )
+    captured: Any = SimpleNamespace(program=torch.export.export(nn.ReLU(), (EXAMPLE,)))
+    for write in (aot._write, program._write):
+        with pytest.raises(OSError, match="No space left on device"):
+            write(captured, full)
+
+    def save_model(*_: Any, **__: Any) -> None:
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    monkeypatch.setattr("openvino.save_model", save_model)
+    with pytest.raises(RuntimeError, match="iostream"):
+        openvino.save(None, tmp_path / "net.xml")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match="No space left on device"):
+        openvino.save(None, tmp_path / "net.xml")

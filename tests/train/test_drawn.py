@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dynaconv.errors import DataError, RunError
+from dynaconv.train.checkpoint_evaluation import random_images
 from dynaconv.train.data.augmentation import Off, Photo, Small
 from dynaconv.train.data.drawn import DrawnBatches, DrawnImages, fixed_pictures
 from dynaconv.train.data.fingerprint import fingerprint
@@ -146,6 +147,12 @@ def test_training_pictures_can_be_evaluated() -> None:
     first, again = (torch.cat([images for images, _ in data.eval_loader(data.train_split)]) for _ in range(2))
     assert len(first) == 40
     assert torch.equal(first, again)
+    some = random_images(data, "train", 7, seed=3)
+    ((images, classes),) = data.eval_loader(some)
+    assert len(images) == len(classes) == 7
+    positions = [int((first == image).flatten(1).all(1).nonzero()) for image in images]
+    assert positions == sorted(set(positions))
+    assert classes.tolist() == [int(data.train_split.targets[position]) for position in positions]
 
 
 def test_options_reach_the_data_and_others_refuse_them() -> None:

@@ -1,5 +1,6 @@
 """Exports networks as machine code compiled by AOTInductor, and verifies the file in AOTInductor's runtime."""
 
+import io
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +55,10 @@ def export_aoti(
 
 
 def _write(captured: Capture, file: Path) -> None:
-    torch._inductor.aoti_compile_and_package(captured.program, package_path=str(file))
+    # In memory first, because torch's file writer ends the process when the disk is full.
+    buffer = io.BytesIO()
+    torch._inductor.aoti_compile_and_package(captured.program, package_path=buffer)
+    file.write_bytes(buffer.getbuffer())
 
 
 def _load(file: Path) -> Run:

@@ -25,7 +25,7 @@ from dynaconv.export.int8_images import Shape
 from dynaconv.export.int8_onnx import float_export, onnx_input_shapes
 from dynaconv.export.int8_output import suppressed_output
 from dynaconv.export.int8_report import Branch, Int8Report
-from dynaconv.export.openvino import convert_onnx_file, copy_description, load_openvino
+from dynaconv.export.openvino import convert_onnx_file, copy_description, load_openvino, save
 from dynaconv.export.packages import require, versioned
 
 _PRODUCTS = {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul"}
@@ -153,7 +153,7 @@ def _quantize(source: Path, file: Path, images: list[Tensor], options: Int8Optio
         if batch is not None:
             quantized = loop_over_samples(quantized, batch)
         copy_description(network, quantized)
-        openvino.save_model(quantized, file, compress_to_fp16=False)
+        save(quantized, file)
     return counts
 
 

@@ -1,5 +1,8 @@
 """Exports networks as OpenVINO IR files and verifies the files in OpenVINO's CPU runtime."""
 
+import errno
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -136,7 +139,23 @@ def convert_onnx_file(source: Path, file: Path, *, library: Path | None = None, 
     model = openvino.convert_model(source, extension=extensions)
     # OpenVINO writes the metadata of an ONNX file into this section.
     copy_description(model, model, lambda key: ["framework", f"{PREFIX}.{key}"])
-    openvino.save_model(model, file, compress_to_fp16=half)
+    save(model, file, half=half)
+
+
+def save(model: Any, file: Path, *, half: bool = False) -> None:
+    """Write OpenVINO's two files.
+
+    Raises:
+        OSError: The disk is full, which OpenVINO's message does not tell.
+    """
+    import openvino
+
+    try:
+        openvino.save_model(model, file, compress_to_fp16=half)
+    except RuntimeError:
+        if shutil.disk_usage(file.parent).free == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from None
+        raise
 
 
 def copy_description(source: Any, target: Any, place: Callable[[str], list[str]] = lambda key: [PREFIX, key]) -> None:

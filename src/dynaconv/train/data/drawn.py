@@ -84,6 +84,12 @@ class DrawnImages:
         items = first[targets] + (random * counts[targets]).long()
         return self.draw(self.bank[items], keys), targets
 
+    def subset(self, indices: Sequence[int]) -> TensorImages:
+        """Return the pictures at ``indices`` that an evaluation of the training data sees."""
+        parts = [self.pictures(_AS_EVALUATED, 0, indices[at : at + _CHUNK]) for at in range(0, len(indices), _CHUNK)]
+        images, targets = zip(*parts, strict=True)
+        return TensorImages(images=torch.cat(images), targets=torch.cat(targets))
+
     def _numbers(self, epoch: int, indices: Tensor) -> Tensor:
         return indices if self.distinct is None else (epoch * self.length + indices) % self.distinct
 
