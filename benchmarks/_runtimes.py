@@ -161,7 +161,7 @@ def exported(
 ) -> Path:
     """The file of a deployed network, built with these options, written where it is not there yet; its batch is free.
 
-    OpenVINO's file is made of the ONNX file, as `export_openvino` does; operators of the native kernels are not.
+    OpenVINO's file is made of the ONNX file, as `export_openvino` does; those of the native kernels and int8 are not.
     `form` is `as_it_stands` for a network that is not rewritten, `native` for one operator of the native kernels,
     `half` for half precision, `int8` for a network quantised with random images.
     """
@@ -176,11 +176,12 @@ def exported(
     from dynaconv.export.verify import random_inputs
 
     torch.set_num_threads(1)
-    if runtime == "openvino" and form in ("", "as_it_stands"):
-        convert_onnx_file(exported(folder, "ort", name, side, form, options), path)
+    if runtime == "openvino" and form in ("", "as_it_stands", "half"):
+        half = form == "half"
+        convert_onnx_file(exported(folder, "ort", name, side, "" if half else form, options), path, half=half)
         return path
     network = built(name, **(options or {}))
-    example = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    example = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     warm_up(network, example)
     if form == "int8":
         quantize = quantize_onnx if runtime == "ort" else quantize_openvino

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from dynaconv import convert, deploy
 from dynaconv.errors import ExportError
 from dynaconv.export import export_onnx, export_openvino, verify
 from dynaconv.export.verify import LIMITS
@@ -39,6 +40,17 @@ def test_features_are_float16_and_branches_float32(case: str, tmp_path: Path) ->
     assert ("Conv", float16) in found
     assert ("Conv", float32) not in found
     assert found & {("Gemm", float32), ("MatMul", float32)}
+
+
+@pytest.mark.parametrize("family", ["dcd", "dyconv", "odconv", "kernel_warehouse", "fdconv"])
+def test_a_file_has_half_the_size(family: str, tmp_path: Path) -> None:
+    """Kernels from which float32 branches form W(x) are stored in float16 too."""
+    network = nn.Sequential(nn.Conv2d(3, 64, 1), nn.ReLU(), nn.Conv2d(64, 192, 1), nn.ReLU(), nn.Conv2d(192, 64, 3))
+    dynamic = deploy(convert(network, family).eval())
+    whole = export_onnx(dynamic, tmp_path / "whole.onnx", EXAMPLE, free_size=False).path.stat().st_size
+    report = export_onnx(dynamic, tmp_path / "half.onnx", EXAMPLE, half=True, free_size=False)
+    assert report.path.stat().st_size < 0.6 * whole
+    assert b"site-packages" not in report.path.read_bytes()
 
 
 def test_openvino_stores_half_the_weights_and_is_checked_as_it_runs(tmp_path: Path) -> None:

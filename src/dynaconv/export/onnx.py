@@ -13,7 +13,7 @@ from dynaconv.deployment.backends import Precision
 from dynaconv.errors import ExportError
 from dynaconv.export._activations import clip_once, clip_translation_table
 from dynaconv.export._dcd_form import in_runtime_form
-from dynaconv.export._half_form import in_half_form
+from dynaconv.export._half_form import in_half_form, store_in_half
 from dynaconv.export._int8_form import in_int8_form
 from dynaconv.export._native_form import (
     checked_extension,
@@ -37,6 +37,7 @@ from dynaconv.families.contract.checks import check_choice, check_integer
 Rewrite = bool | Literal["int8"]
 MIN_OPSET = 18
 # Largest size of the weights in a single file: ONNX's serialisation allows 2 GiB, and the graph needs a part of it.
+_SCOPES = "pkg.torch.onnx.name_scopes"
 _MAX_SINGLE_FILE_BYTES = 1_900_000_000
 NO_IMAGES = ImageForm()
 _REGISTER_METHOD = "SessionOptions.register_custom_ops_library"
@@ -87,8 +88,8 @@ def export_onnx(
             after the fields of ``layer.coefficients(x)``, such as ``layer1.0.conv1.scale``. Of further calls of the
             same layer they end in ``.2``, ``.3`` and so on.
         kernels: Also write the kernel W(x) of each dynamic layer, ``(B, *weight.shape)``, as ``<layer>.weight``.
-        half: Store and compute in float16, except for the branches of dynamic layers, which stay in float32, as do
-            inputs and outputs. The model may be in any floating-point dtype. The accepted difference is 1e-2. The
+        half: Store in float16 and compute in it. The branches of dynamic layers compute in float32, and inputs and
+            outputs stay float32. The model may be in any floating-point dtype. The accepted difference is 1e-2. The
             kernels of a GPU use float16; ONNX Runtime on an x86 processor converts to float32 and back, see
             docs/export.md.
         precision: Precision of the weights in the operators of ``native``, see `dynaconv.deploy`. For other values than
@@ -121,7 +122,7 @@ def export_onnx(
     library = checked_extension("onnxruntime") if native else None
 
     def write(captured: Capture, file: Path) -> None:
-        write_onnx(captured, file, opset=opset, rewrite=bool(rewrite), native=native, images=images)
+        write_onnx(captured, file, opset=opset, rewrite=bool(rewrite), native=native, half=half, images=images)
 
     details = [f"opset {opset}", *([native_label(precision)] if native else []), *(["float16"] if half else [])]
     file_format = Format(
@@ -183,6 +184,7 @@ def write_onnx(
     opset: int = MIN_OPSET,
     rewrite: bool = False,
     native: bool = False,
+    half: bool = False,
     images: ImageForm = NO_IMAGES,
 ) -> None:
     """Write a traced network as an ONNX file and run ONNX's checker on the file.
@@ -193,6 +195,7 @@ def write_onnx(
         opset: Version of the ONNX operator set.
         rewrite: Whether to apply `for_graph_runtimes`.
         native: Whether the network contains native programs.
+        half: Whether to store what is computed in float32 in float16.
         images: Whether the file takes pixels, and what it says of them.
     """
     (onnx,) = require("onnx", needed_by="ONNX export")
@@ -214,11 +217,14 @@ def write_onnx(
         set_program_attributes(program.model, opset)
     if rewrite:
         for_graph_runtimes(program.model)
+    if half:
+        store_in_half(program.model)
     if captured.samples is not None:
         loop_over_samples(program.model, captured.samples)
     _name_axes(program.model, captured.symbols)
     if images.preprocessing:
         channels_last(program.model)
+    _drop_traces(program.model)
     program.model.metadata_props.update({f"{PREFIX}.{key}": value for key, value in images.entries.items()})
     tensors = [*captured.program.state_dict.values(), *captured.program.constants.values()]
     num_bytes = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
@@ -255,6 +261,17 @@ def _simplify(program: torch.onnx.ONNXProgram) -> None:
     optimizer.remove_unused_nodes(program.model)
     passes.CommonSubexpressionEliminationPass()(program.model)
     program.optimize()
+
+
+def _drop_traces(model: Any) -> None:
+    """Keep, of the exporter's notes on each node, its layer; stack traces hold paths of this machine."""
+    for node in model.graph.all_nodes():
+        scopes = node.metadata_props.get(_SCOPES)
+        node.metadata_props.clear()
+        if scopes is not None:
+            node.metadata_props[_SCOPES] = scopes
+        for value in node.outputs:
+            value.metadata_props.clear()
 
 
 def _name_axes(model: Any, symbols: dict[str, str]) -> None:
