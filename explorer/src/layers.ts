@@ -86,7 +86,7 @@ function kernelSentence(shown: Shown): string {
   const parts = shown.map(({ slot, layer }) => `${percent(layer.moved)} from its mean for picture ${slot.name}`);
   const [first, second] = shown.map(({ layer }) => layer.kernel);
   const apart = first && second ? ` The two kernels differ by ${percent(distance(first, second))}.` : "";
-  return `The kernel lies ${parts.join(", ")}.${apart}`;
+  return `The kernel is ${parts.join(", ")}.${apart}`;
 }
 
 function distance(a: Float32Array, b: Float32Array): number {

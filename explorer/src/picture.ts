@@ -59,10 +59,12 @@ function canvasContext(width: number, height: number): CanvasRenderingContext2D 
   return canvas.getContext("2d", { willReadFrequently: true })!;
 }
 
-/** Draws the middle of an image so that it fills the canvas. */
+/** Draws the middle of an image so that it fills the canvas. Transparent pixels become white, as in Python. */
 function drawCovering(context: CanvasRenderingContext2D, image: HTMLImageElement, width: number, height: number): void {
   const scale = Math.max(width / image.naturalWidth, height / image.naturalHeight);
   const [w, h] = [image.naturalWidth * scale, image.naturalHeight * scale];
+  context.fillStyle = "white";
+  context.fillRect(0, 0, width, height);
   context.imageSmoothingEnabled = scale !== 1;
   context.imageSmoothingQuality = "high";
   context.drawImage(image, (width - w) / 2, (height - h) / 2, w, h);

@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import ClassVar
 
 
@@ -76,19 +77,31 @@ def check_range(
     """
     above = value > low if open_low else value >= low
     below = value < high if open_high else value <= high
-    if above and below and math.isfinite(value):
+    # A comparison, because `math.isfinite` refuses integers beyond the range of a float.
+    finite = abs(value) < math.inf
+    if above and below and finite:
         return
     if high == math.inf:
-        wanted = f"{'greater than' if open_low else 'at least'} {low:g}"
+        wanted = f"{'' if finite else 'finite and '}{'greater than' if open_low else 'at least'} {low:g}"
     else:
         wanted = f"in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
-    raise error(f"{name} must be {wanted}; got {value}.")
+    raise error(f"{name} must be {wanted}; got {received(value)}.")
 
 
 def check_type(name: str, value: object, kind: type) -> None:
     """Raise TypeError unless an argument is an instance of a class."""
     if not isinstance(value, kind):
         raise TypeError(f"`{name}` must be {with_article(kind.__name__)}; got {with_article(type(value).__name__)}.")
+
+
+def as_number(value: object) -> float | None:
+    """Return ``value`` as a float if it is a real number (also of NumPy) other than a bool; else None."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
 def nearest_names(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:

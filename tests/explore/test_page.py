@@ -18,6 +18,7 @@ import torch
 
 from dynaconv.explore.server import PAGE, open_server
 from dynaconv.train.checkpoint import load_trained
+from dynaconv.train.data.image_file import open_image
 
 pytestmark = pytest.mark.browser
 WEIGHTS = Path(__file__).parents[2] / "docs" / "results" / "weights"
@@ -200,6 +201,21 @@ def test_a_file_is_read_as_a_picture(page: Any, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     page.locator(".slot.a input[type=file]").set_input_files(tmp_path / "text.png")
     page.wait_for_function("document.querySelector('.slot.a .frozen').textContent.includes('no picture')")
+
+
+def test_transparent_pixels_are_white_as_in_python(page: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    picture = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    picture.paste((0, 0, 0, 255), (16, 16, 48, 48))
+    picture.save(tmp_path / "letter.png")
+    page.evaluate("window.explorer.settled = false")
+    page.locator(".slot.a input[type=file]").set_input_files(tmp_path / "letter.png")
+    settle(page)
+    read = np.array(open_image(tmp_path / "letter.png", "L").resize((32, 32), Image.Resampling.BOX)).flatten()
+    want = (read / 255 - 0.5) / 0.33
+    assert sorted(set(read)) == [0, 255]
+    assert np.abs(values(page, "slots.A.input") - want).max() < 0.1
 
 
 def test_everything_can_be_reached_and_done_by_keyboard(page: Any) -> None:

@@ -18,7 +18,7 @@ from dynaconv.errors import ConversionError
 from dynaconv.families import DynamicLayer
 from tests.families.cases import enlarge
 from tests.helpers import LAYERS
-from tests.messages import refuses
+from tests.messages import refuses, spelled
 
 # Sets of options that go together; every option of a family is away from its default in one of them.
 AWAY: dict[str, list[dict[str, Any]]] = {
@@ -161,6 +161,13 @@ def test_linear_layers_are_recorded() -> None:
 def test_numbers_of_other_libraries_are_plain_in_a_record() -> None:
     layer = LAYERS["dyconv"](8, 8, 1, num_kernels=np.int64(3))
     assert json.dumps(conversion_of(Net(layer)))
+
+
+@pytest.mark.parametrize("options", [{"gain": np.float32(0.5)}, {"latent_dim": np.int64(3)}], ids=spelled)
+def test_numbers_of_numpy_equal_those_of_python(options: dict[str, Any]) -> None:
+    config = DCDConv2d(8, 8, 1, **options).config
+    assert config == DCDConv2d(8, 8, 1, **{name: value.item() for name, value in options.items()}).config
+    assert json.loads(json.dumps(config.to_dict())) == config.to_dict()
 
 
 def test_classes_of_no_family_cannot_be_recorded() -> None:

@@ -4,6 +4,7 @@ import copy
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -32,6 +33,14 @@ def test_every_layer_that_has_one_is_set() -> None:
     layer = model[1]
     assert set_temperature(layer, 0.5) == 1
     assert temperatures(model) == [0.5, 30]
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.int32])
+def test_a_number_of_numpy_is_a_temperature(kind: type[Any]) -> None:
+    model = network()
+    assert set_temperature(model, kind(4)) == 2
+    assert temperatures(model) == [4, 4]
+    assert float(DYConv2d(3, 8, 1, temperature=kind(4)).temperature) == 4
 
 
 def test_the_tensor_stays_the_same() -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -68,11 +69,46 @@ def test_flags_win_over_the_recipe() -> None:
         "--data.augment.erase_prob=null",
         "--model.optimizer.momentum=null",
         "--trainer.max_epochs=many",
+        "--model.lr=nan",
+        "--model.lr=null",
+        "--model.lr=[0.1]",
+        "--model.mix=",
+        "--model.mix=SGD",
+        "--model.mix=0.2",
+        "--model.mix=true",
     ],
 )
 def test_a_flag_that_does_not_fit_is_one_sentence(override: str) -> None:
     with refuses(RunError):
         resolve(load_recipe("digits"), [override])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["--model.mix=MixupOrCutMix", "--model.mix.alpha={}"],
+        ["--model.mix=Mixup", "--model.mix.alpha=0.1", "--model.mix=MixupOrCutMix"],
+        ["--model.mix=Mixup", "--model.mix.alpha=nan"],
+        ["--model.mix=Mixup", "--model.mix.alpha=.nan"],
+        ["--model.mix=Mixup", "--model.mix.alpha=1e-320"],
+        ["--model.mix=Mixup", f"--model.mix.ramp_epochs=1{'0' * 400}"],
+    ],
+    ids=["left over", "of another", "no number", "not finite", "underflows", "too many"],
+)
+def test_an_option_of_an_alternative_acts_or_is_one_sentence(overrides: list[str]) -> None:
+    with refuses(RunError):
+        resolve(load_recipe("digits"), overrides)
+
+
+@pytest.mark.parametrize("lr", [np.float32(0.5), np.float64(0.5)])
+def test_a_number_of_numpy_is_a_number(lr: float) -> None:
+    resolved = resolve(load_recipe("digits").with_changes(model__lr=lr, seed=np.int64(3)))
+    assert (resolved.model.lr, resolved.seed) == (0.5, 3)
+
+
+def test_an_object_is_no_option() -> None:
+    with refuses(TypeError, "an option"):
+        resolve(load_recipe("digits").with_changes(model__lr=object()))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 from dynaconv.commands._arguments import add_out, add_seed, integer, real
 from dynaconv.commands._shared import add_command
-from dynaconv.errors import RunError
+from dynaconv.errors import RunError, counted
 
 _EPILOG = (
     "FOLDER is an image folder as for `dynaconv train`. Without --out, FOLDER holds .tar files, of dynaconv or another "
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> None:
         index = _pack(arguments)
         where = arguments.out
     for name, split in index["splits"].items():
-        print(f"{name}: {split['num_samples']:,} images in {len(split['filenames']):,} shards")
+        print(f"{name}: {counted(split['num_samples'], 'image')} in {counted(len(split['filenames']), 'shard')}")
     print(f"{len(index['classes'])} classes; train with `dynaconv train --data wds/{where}`")
 
 

@@ -37,7 +37,8 @@ def revert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
         raise ConversionError(
             f"{len(trained)} of {len(layers)} dynamic layers are no longer neutral "
             f"({abbreviated([repr(name) for name in trained], most=_MAX_SHOWN)}): "
-            f"their kernels depend on the input, so no static network computes the same function."
+            f"their kernels depend on the input, so no static network computes the same function; `dynaconv.freeze` "
+            f"makes them static at their mean kernels."
         )
     if isinstance(model, DynamicLayer):
         if inplace:

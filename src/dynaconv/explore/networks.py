@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dynaconv.conversion.freeze import freeze_at
-from dynaconv.errors import RunError
+from dynaconv.errors import RunError, counted
 from dynaconv.explain.movement import dynamic_layers, movement_of, reached_means
 from dynaconv.export import export_onnx
 from dynaconv.families import Family, family_of
@@ -81,9 +81,10 @@ def write_networks(
     entries = []
     for number, (model, metadata) in enumerate(loaded):
         title = titles[number] if titles.count(titles[number]) == 1 else f"{titles[number]} ({number + 1})"
-        say(f"{title}: mean kernels over {images} images, and export ...")
         module = checkpoint_data(metadata, data, data_dir, 128, 0)
         batches = list(module.eval_loader(random_images(module, "test", images, seed=_SEED)))
+        count = sum(len(targets) for _, targets in batches)
+        say(f"{title}: mean kernels over {counted(count, 'test image')}, and export ...")
         name = f"{number + 1}-{titles[number].replace('/', '-')}"
         entries.append(
             _write(_Network(title=title, name=name, model=model, metadata=metadata, batches=batches), folder)

@@ -1,6 +1,7 @@
 """`batched_conv` and `batched_conv_transpose`: a batch of kernels applied to a batch of inputs."""
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -131,7 +132,7 @@ def _check_kernels(name: str, x: Tensor, kernels: Tensor) -> int:
 
 
 def _check_channels(name: str, kernels: Tensor, in_channels: int, groups: int, expected: int) -> None:
-    if not isinstance(groups, int) or groups < 1 or kernels.shape[1] % groups or in_channels % groups:
+    if not isinstance(groups, Integral) or groups < 1 or kernels.shape[1] % groups or in_channels % groups:
         raise ValueError(
             f"groups must be a positive integer that divides the channels; got groups={received(groups)} for "
             f"{in_channels} input channels and kernels {tuple(kernels.shape)}."

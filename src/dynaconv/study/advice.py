@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from numbers import Integral
 
 from dynaconv.errors import RunError, received
 
@@ -122,7 +123,7 @@ def advise(train_loss: float, num_classes: int, label_smoothing: float = 0.0) ->
         RunError: A value is out of range, or the loss is below its floor, so that one of them is wrong.
     """
     if (
-        not isinstance(num_classes, int)
+        not isinstance(num_classes, Integral)
         or num_classes < 2
         or not 0 <= label_smoothing < 1
         or not math.isfinite(train_loss)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -14,7 +15,7 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from dynaconv.errors import RunError, check_range, check_type, listed, nearest_names, received
+from dynaconv.errors import RunError, as_number, check_range, check_type, listed, nearest_names, received, with_article
 from dynaconv.train import RECIPES
 from dynaconv.train.data.module import ImageDataModule
 from dynaconv.train.data.sources import absolute_location
@@ -150,17 +151,22 @@ def resolve(config: TrainConfig, overrides: Sequence[str] = ()) -> Namespace:
         if not kinds or value is None:
             continue
         if "class_path" not in value:
-            _check_alternative(name, next(iter(kinds.values())), value)
+            _check_alternative(name, next(iter(kinds.values())), value, changes)
         elif (kind := kinds.get(value.class_path.rpartition(".")[2])) is not None:
-            _check_alternative(name, kind, value.get("init_args", {}))
+            _check_alternative(name, kind, value.get("init_args", {}), changes)
     check_seed(resolved.seed)
     _check_trainer(resolved.trainer)
     resolved.data.name, resolved.data.data_dir = absolute_location(resolved.data.name, resolved.data.data_dir)
     return resolved
 
 
-def _check_alternative(name: str, kind: type, values: Mapping[str, Any]) -> None:
-    """Raise `RunError` unless an alternative of an option takes these options of its own."""
+def _check_alternative(name: str, kind: type, values: Mapping[str, Any], changes: Sequence[tuple[str, str]]) -> None:
+    """Raise `RunError` unless an alternative of an option takes these options of its own, and all that were given."""
+    for key, _ in changes if is_dataclass(kind) else ():
+        own = key.removeprefix(f"{name}.").removeprefix("init_args.").partition(".")[0]
+        # The parser drops the options of an alternative that a later argument replaces.
+        if key.startswith(f"{name}.") and own not in ("class_path", *(option.name for option in fields(kind))):
+            raise RunError(f"--{key} has no effect with {kind.__name__} ({_describe_fields(kind)}); leave it out.")
     for option in fields(kind) if is_dataclass(kind) else ():
         # The parser accepts null for any type here.
         if values.get(option.name, option.default) is None and type(None) not in get_args(option.type):
@@ -171,7 +177,14 @@ def _check_alternative(name: str, kind: type, values: Mapping[str, Any]) -> None
 def _as_word(value: Any) -> str:
     """Return a value as on the command line."""
     plain = os.fspath(value) if isinstance(value, os.PathLike) else value
-    return plain if isinstance(plain, str) else json.dumps(plain)
+    return plain if isinstance(plain, str) else json.dumps(plain, default=_as_plain)
+
+
+def _as_plain(value: Any) -> Any:
+    """Return a number of NumPy, which JSON does not know, as a number of Python."""
+    if (number := as_number(value)) is None:
+        raise TypeError(f"an option cannot be {with_article(type(value).__name__)}; pass what YAML can hold.")
+    return int(number) if isinstance(value, Integral) else number
 
 
 def foreign_options(config: TrainConfig, name: str | None) -> Mapping[str, Any]:
@@ -282,7 +295,7 @@ def _explain(error: ArgumentError, given: Sequence[tuple[str, str]]) -> str:
         except ArgumentError:
             # A later value of the option itself replaces earlier ones.
             last = max((number for number, (name, _) in enumerate(pairs) if name == option), default=0)
-            shown = " ".join(value if name == option else f"--{name}={value}" for name, value in pairs[last:])
+            shown = " ".join(value or "''" if name == option else f"--{name}={value}" for name, value in pairs[last:])
             return f"{option} must be {_words(option_types()[option])}; got {shown}."
     return f"the configuration is invalid: {' '.join(str(error).split())}"
 

@@ -26,14 +26,16 @@ from dynaconv.train.strategy import FullyShardedStrategy, shard_network
 from dynaconv.train.sync_norm import synchronise_norms
 from dynaconv.train.temperature import AnnealTemperature, TemperatureSchedule
 
+_LARGEST = 1e6
+"""Limit of rates and decays, far above every useful one. torch cannot convert products near the end of float32."""
 _RANGES: dict[str, dict[str, Any]] = {
-    "lr": {"low": 0, "open_low": True},
-    "lr_reference_batch": {"low": 1},
-    "weight_decay": {"low": 0},
-    "branch_lr": {"low": 0},
-    "branch_weight_decay": {"low": 0},
+    "lr": {"low": 0, "high": _LARGEST, "open_low": True},
+    "lr_reference_batch": {"low": 1, "high": 1e9},
+    "weight_decay": {"low": 0, "high": _LARGEST},
+    "branch_lr": {"low": 0, "high": _LARGEST},
+    "branch_weight_decay": {"low": 0, "high": _LARGEST},
     "label_smoothing": {"low": 0, "high": 1, "open_high": True},
-    "classifier_std": {"low": 0},
+    "classifier_std": {"low": 0, "high": _LARGEST},
     "ema_decay": {"low": 0, "high": 1, "open_low": True, "open_high": True},
     "skip_nonfinite": {"low": 1},
 }

@@ -177,7 +177,7 @@ class Mix(ABC):
 
     def __post_init__(self) -> None:
         check_range("mix.prob", self.prob, 0, 1, open_low=True)
-        check_range("mix.ramp_epochs", self.ramp_epochs, 0)
+        check_range("mix.ramp_epochs", self.ramp_epochs, 0, 1e6)
 
     @property
     @abstractmethod
@@ -186,8 +186,9 @@ class Mix(ABC):
 
 
 def _check_alpha(name: str, value: float) -> None:
-    # Beyond 4, nearly every image is half of one and half of another.
-    check_range(name, value, 0, 4, open_low=True)
+    # Beyond 4, nearly every image is half of one and half of another. Below 1e-6, which mixes nothing, NumPy's beta
+    # distribution underflows to NaN.
+    check_range(name, value, 1e-6, 4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +198,7 @@ class Mixup(Mix):
     Args:
         prob: Probability that a batch is mixed, in (0, 1].
         ramp_epochs: Epochs over which alpha grows linearly to its value; 0 for the full strength at once.
-        alpha: Parameter of the beta distribution of the weights, in (0, 4].
+        alpha: Parameter of the beta distribution of the weights, in [1e-6, 4].
 
     Reference: Zhang et al., ICLR 2018, arXiv:1710.09412.
     """
@@ -220,7 +221,7 @@ class CutMix(Mix):
     Args:
         prob: Probability that a batch is mixed, in (0, 1].
         ramp_epochs: Epochs over which alpha grows linearly to its value; 0 for the full strength at once.
-        alpha: Parameter of the beta distribution of the area, in (0, 4].
+        alpha: Parameter of the beta distribution of the area, in [1e-6, 4].
 
     Reference: Yun et al., ICCV 2019, arXiv:1905.04899.
     """
@@ -243,7 +244,7 @@ class MixupOrCutMix(Mix):
     Args:
         prob: Probability that a batch is mixed, in (0, 1].
         ramp_epochs: Epochs over which both alphas grow linearly to their values; 0 for the full strength at once.
-        mixup_alpha, cutmix_alpha: Parameters of the two beta distributions, in (0, 4].
+        mixup_alpha, cutmix_alpha: Parameters of the two beta distributions, in [1e-6, 4].
         switch_prob: Probability of CutMix, in (0, 1).
     """
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, ClassVar, Self
 
 from dynaconv.errors import received
@@ -32,6 +33,11 @@ class LayerConfig:
     algorithm: str = option("auto", "``auto`` or one of the family's algorithms.")
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            # Numbers of NumPy become Python's, which every check accepts and JSON can hold.
+            if isinstance(value, Real) and hasattr(value, "item"):
+                object.__setattr__(self, field.name, value.item())
         check_choice("context_norm", self.context_norm, self._context_norms)
         check_choice("algorithm", self.algorithm, self._algorithms)
 

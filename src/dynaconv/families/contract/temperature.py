@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dynaconv.errors import received
+from dynaconv.errors import as_number, received
 from dynaconv.families.contract.checks import check_module
 
 _KEY = "temperature"
@@ -156,7 +156,7 @@ def set_temperature(model: nn.Module, value: float) -> int:
     for valid in {layer.temperature_range for layer in layers}:
         check_temperature(value, valid)
     for layer in layers:
-        layer.temperature.fill_(value)
+        layer.temperature.fill_(float(value))
     return len(layers)
 
 
@@ -172,6 +172,7 @@ def has_temperature(module: nn.Module) -> bool:
 
 def check_temperature(value: object, valid: TemperatureRange = SOFTMAX_TEMPERATURE) -> float:
     """Return ``value`` as a float if it is a number in a range, else raise ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value not in valid:
+    number = as_number(value)
+    if number is None or number not in valid:
         raise ValueError(f"temperature must be {valid}; got {received(value)}.")
-    return float(value)
+    return number
