@@ -72,12 +72,13 @@ def test_a_mask_leaves_padding_out_of_the_mean(family: str) -> None:
 @pytest.mark.parametrize(("family", "options"), PAIRS, ids=str)
 def test_an_empty_batch_gives_an_empty_output(family: str, options: dict[str, Any], train: bool) -> None:
     linear = pair(family, options)[0].train(train)
-    state = {name: value.clone() for name, value in linear.state_dict().items()}
+    # Without the counters, which count forward passes.
+    state = {name: value.clone() for name, value in linear.state_dict().items() if value.is_floating_point()}
     for sizes in ((), (5,), (3, 5)):
         empty = torch.zeros(0, *sizes, 8, dtype=torch.float64)
         assert linear(empty).shape == (0, *sizes, 12)
         assert linear.deployed()(empty).shape == (0, *sizes, 12)
-    assert_close(linear.state_dict(), state)
+    assert_close({name: linear.state_dict()[name] for name in state}, state)
     assert linear.eval().kernel(torch.zeros(0, 5, 8, dtype=torch.float64)).shape == (0, 12, 8)
 
 
