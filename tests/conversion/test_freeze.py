@@ -144,6 +144,10 @@ def test_mistakes_are_refused() -> None:
         dynaconv.freeze(net, "1", [])
     with refuses(ConversionError, "'1'"):
         dynaconv.freeze(net, "1", x * float("nan"))
+    with refuses(ConversionError, "names"):
+        dynaconv.freeze(net, [], x)
+    with refuses(TypeError, "None"):
+        dynaconv.freeze(net, None, x)
     with refuses(TypeError):
         dynaconv.freeze(net, 3, x)
     with refuses(TypeError, "Tensor"):

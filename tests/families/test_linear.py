@@ -68,6 +68,20 @@ def test_a_mask_leaves_padding_out_of_the_mean(family: str) -> None:
         linear(x, mask=mask[:, :3])
 
 
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize(("family", "options"), PAIRS, ids=str)
+def test_an_empty_batch_gives_an_empty_output(family: str, options: dict[str, Any], train: bool) -> None:
+    linear = pair(family, options)[0].train(train)
+    # Without the counters, which count forward passes.
+    state = {name: value.clone() for name, value in linear.state_dict().items() if value.is_floating_point()}
+    for sizes in ((), (5,), (3, 5)):
+        empty = torch.zeros(0, *sizes, 8, dtype=torch.float64)
+        assert linear(empty).shape == (0, *sizes, 12)
+        assert linear.deployed()(empty).shape == (0, *sizes, 12)
+    assert_close({name: linear.state_dict()[name] for name in state}, state)
+    assert linear.eval().kernel(torch.zeros(0, 5, 8, dtype=torch.float64)).shape == (0, 12, 8)
+
+
 def test_rows_have_matrices_of_their_own_unless_they_are_averaged() -> None:
     x = torch.randn(2, 5, 8)
     for average_rows, count in ((False, 10), (True, 2)):

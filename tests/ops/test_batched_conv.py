@@ -240,3 +240,12 @@ def test_mistakes_are_named(name: str) -> None:
 def test_integers_are_refused(function: Callable[..., Tensor]) -> None:
     with refuses(TypeError, "`kernels`", "torch.int64"):
         function(_X, _K.long())
+
+
+@pytest.mark.parametrize("function", [batched_conv, batched_conv_transpose])
+def test_dtypes_that_differ_are_refused_without_autocast(function: Callable[..., Tensor]) -> None:
+    x, kernels = torch.randn(2, 4, 9), torch.randn(2, 4, 4, 3).bfloat16()
+    with refuses(TypeError, "torch.float32", "torch.bfloat16"):
+        function(x, kernels)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert function(x, kernels).dtype == torch.bfloat16

@@ -93,7 +93,7 @@ def freeze(
     more accurate than one that is fully dynamic. It chooses single parameters; this function takes whole layers.
     """
     check_module(model)
-    layers = _selected(model, as_patterns("names", names))
+    layers = _selected(model, as_patterns("names", names, optional=False))
     if "" in layers.values() and inplace:
         raise ConversionError("the model is itself a layer, which cannot be replaced in place; leave `inplace` out.")
     _check_freezable(model, layers)

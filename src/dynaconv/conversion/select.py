@@ -119,14 +119,14 @@ def _no_layer(argument: str, shown: str, matched: str, module: nn.Module, *, lin
     return f"{what}; only convolutions and linear layers can be made dynamic."
 
 
-def as_patterns(argument: str, given: object) -> tuple[Pattern, ...]:
-    """Return one or several patterns as a tuple.
+def as_patterns(argument: str, given: object, *, optional: bool = True) -> tuple[Pattern, ...]:
+    """Return one or several patterns as a tuple; an empty one for None, if the argument is optional.
 
     Raises:
         TypeError: ``given`` is neither.
         ConversionError: ``given`` is empty.
     """
-    if given is None:
+    if given is None and optional:
         return ()
     several = (given,) if isinstance(given, str | re.Pattern) else given
     if not isinstance(several, Iterable):
@@ -138,7 +138,8 @@ def as_patterns(argument: str, given: object) -> tuple[Pattern, ...]:
                 f"`{argument}` takes names, shell patterns and compiled expressions; got {received(pattern)}."
             )
     if not patterns:
-        raise ConversionError(f"`{argument}` is empty; leave it out to set no condition.")
+        advice = "leave it out to set no condition" if optional else "give at least one"
+        raise ConversionError(f"`{argument}` is empty; {advice}.")
     return patterns
 
 

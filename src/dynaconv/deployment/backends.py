@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from dynaconv.errors import ConversionError
+from dynaconv.errors import ConversionError, check_type
 from dynaconv.families.contract.checks import check_choice
 
 Backend = Callable[[nn.Module], nn.Module]
@@ -34,7 +34,9 @@ def register_backend(name: str, backend: Backend) -> None:
 
     Raises:
         ValueError: The name is already registered.
+        TypeError: The name is not a string.
     """
+    check_type("name", name, str)
     if name in _registered or name in _entry_points():
         raise ValueError(f"the backend {name!r} is already registered.")
     _registered[name] = backend

@@ -52,7 +52,8 @@ def batched_conv(
 
     Raises:
         ValueError: A shape or an argument does not match the others.
-        TypeError: ``x`` or ``kernels`` is not a tensor of a floating-point dtype.
+        TypeError: ``x`` or ``kernels`` is not a tensor of a floating-point dtype, or their dtypes differ without
+            autocast.
 
     Example:
         >>> dynaconv.batched_conv(torch.randn(8, 3, 100), torch.randn(8, 16, 3, 5), padding=2).shape
@@ -99,7 +100,8 @@ def batched_conv_transpose(
 
     Raises:
         ValueError: A shape or an argument does not match the others.
-        TypeError: ``x`` or ``kernels`` is not a tensor of a floating-point dtype.
+        TypeError: ``x`` or ``kernels`` is not a tensor of a floating-point dtype, or their dtypes differ without
+            autocast.
     """
     dims = _check_kernels("batched_conv_transpose", x, kernels)
     _check_channels("batched_conv_transpose", kernels, x.shape[1], groups, kernels.shape[1])
@@ -119,6 +121,8 @@ def _check_kernels(name: str, x: Tensor, kernels: Tensor) -> int:
     for argument, value in (("x", x), ("kernels", kernels)):
         if not (value.is_floating_point() or value.is_complex()):
             raise TypeError(f"`{argument}` of {name} must have a floating-point dtype; got {value.dtype}.")
+    if x.dtype != kernels.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(f"{name} takes an input and kernels of one dtype; got {x.dtype} and {kernels.dtype}.")
     if x.dim() not in (3, 4, 5) or kernels.dim() != x.dim() + 1:
         raise ValueError(
             f"{name} takes an input (B, C_in, L), (B, C_in, H, W) or (B, C_in, D, H, W), and kernels with one axis "

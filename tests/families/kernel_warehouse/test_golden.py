@@ -12,7 +12,12 @@ from dynaconv import published_layer
 from dynaconv.errors import CheckpointError
 from dynaconv.families import set_temperature
 from dynaconv.families.kernel_warehouse.layer import KernelWarehouseLayer
-from dynaconv.families.kernel_warehouse.published import load_published_layers, our_name, published_layers
+from dynaconv.families.kernel_warehouse.published import (
+    load_published_layers,
+    our_name,
+    published_layers,
+    published_name,
+)
 from tests.families.dcd.test_golden import load
 from tests.helpers import TOLERANCE
 from tests.messages import refuses
@@ -143,6 +148,60 @@ def test_a_published_layer_owns_the_cells_that_it_reads(path: Path) -> None:
         set_temperature(ours, 0.0)
         x = ours(x)
     torch.testing.assert_close(x, tensors["output_eval"], **TOLERANCE["golden"])
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_layers_of_every_dimension_read_the_cells_of_their_number(dims: int) -> None:
+    """Two warehouses with cells of one shape, of which the second layer reserved the first; names as in a ResNet."""
+    common = {"in_planes": 4, "out_planes": 4, "kernel_size": 3, "padding": 1, "layer_type": f"conv{dims}d"}
+    names = ["layer1.0.conv1", "0", "layer1.0.conv10"]
+    arguments: dict[str, Any] = {
+        "layers": [{"name": name, "bias": name == "0", **common} for name in names],
+        "manager": {"cell_inplane_ratio": 0.5},
+        "cells": {name: {"warehouse": number} for name, number in zip(names, (1, 0, 1), strict=True)},
+        "norm": "BatchNorm1d",
+    }
+    torch.manual_seed(0)
+    layers = published_layers(**arguments)
+    assert {type(layer).__name__ for layer in layers.values()} == {f"KernelWarehouseConv{dims}d"}
+    assert layers[names[0]].warehouse is layers[names[2]].warehouse is not layers["0"].warehouse
+    state: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        number = arguments["cells"][name]["warehouse"]
+        state[f"warehouse_manager.weights.{number}"] = layer.warehouse.cells.detach()
+        own = {key: value for key, value in layer.state_dict().items() if not key.startswith(("warehouse", "temper"))}
+        state |= {f"{name}.{published_name(key)}": value for key, value in own.items()}
+    x = torch.randn(2, 4, *[5] * dims)
+    texts = {key: json.dumps(value) if key != "norm" else value for key, value in arguments.items()}
+    for name, layer in layers.items():
+        built = published_layer("kernel_warehouse", state, layer=name, **texts).eval()
+        assert torch.equal(built(x), layer.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"norm": "GroupNorm"}, "GroupNorm"),
+        ({"manager": {"cell_inplane_ratio": 0.75}}, "0.75"),
+        ({"manager": {"ratio": 1}}, "ratio"),
+        ({"layers": [{"name": "a", "in_planes": 4}]}, "out_planes"),
+        ({"layers": [{"name": "a", "in_planes": 4, "out_planes": 4, "layer_type": "conv4d"}]}, "conv4d"),
+        ({"layers": [{"name": "a", "in_planes": 4, "out_planes": 4, "strides": 2}]}, "strides"),
+        ({"cells": {}}, "'a'"),
+        ({"state": {}}, "cells"),
+        ({"state": {"warehouse_manager.weights.7": torch.zeros(1, 4, 4, 1, 1)}}, "weights.7"),
+    ],
+)
+def test_arguments_that_the_published_code_does_not_have_are_refused(changed: dict[str, Any], named: str) -> None:
+    given: dict[str, Any] = {
+        "state": {"warehouse_manager.weights.0": torch.zeros(1, 4, 4, 1, 1)},
+        "layers": [{"name": "a", "in_planes": 4, "out_planes": 4}],
+        "manager": {},
+        "cells": {"a": {"warehouse": 0}},
+        "norm": "LayerNorm",
+    } | changed
+    with refuses(CheckpointError, named):
+        published_layer("kernel_warehouse", **given)
 
 
 def test_a_published_layer_needs_the_arguments_of_its_network() -> None:

@@ -10,6 +10,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+import dynaconv
 from dynaconv import KernelWarehouseConv2d, KernelWarehouseLinear, Warehouse, set_temperature, share_cells
 from dynaconv.families.kernel_warehouse.config import KernelWarehouseConfig
 from dynaconv.testing.cases import enlarge, randomise_norms
@@ -58,13 +59,17 @@ def _saved(net: nn.Module) -> nn.Module:
     return loaded
 
 
-@pytest.mark.parametrize(
+COPIES = pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net)), _saved], ids=["deepcopy", "pickle", "save"]
 )
+
+
+@COPIES
 def test_copies_of_a_network_keep_the_cells_shared(copied: Any) -> None:
     net, x = network(), images()
     other = copied(net)
     assert torch.equal(other(x), net(x))
+    assert list(other.state_dict()) == list(net.state_dict())
     assert other[1][1].warehouse is other[0].warehouse
     assert other[0].warehouse is not net[0].warehouse
     assert len(warehouses(other)) == 2
@@ -74,13 +79,15 @@ def test_copies_of_a_network_keep_the_cells_shared(copied: Any) -> None:
     assert not other[1][1].kernel(torch.randn(1, 8, 3, 3)).any()
 
 
-def test_a_copied_part_owns_its_cells() -> None:
-    net = network()
-    part = copy.deepcopy(net[1])
-    assert [name for name, _ in part.named_parameters()][-1] == "1.warehouse.cells"
-    x = torch.randn(2, 8, 3, 3)
+@COPIES
+@pytest.mark.parametrize("deployed", [False, True], ids=["trainable", "deployed"])
+def test_a_copied_part_owns_its_cells(copied: Any, deployed: bool) -> None:
+    net = dynaconv.deploy(network()) if deployed else network()
+    part, x = copied(net[1]), torch.randn(2, 8, 3, 3)
+    assert [name for name, _ in part.named_parameters() if "cells" in name] == ["1.warehouse.cells"]
     assert torch.equal(part(x), net[1](x))
-    both = copy.deepcopy(nn.ModuleList([net[1], net[0]]))
+    assert part.double()(x.double()).dtype == torch.float64
+    both = copied(nn.ModuleList([net[1], net[0]]))
     assert len(warehouses(both)) == 1
     assert both[0][1].warehouse is both[1].warehouse
 

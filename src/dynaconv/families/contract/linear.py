@@ -12,6 +12,11 @@ from dynaconv.families.contract.static import check_static, copy_hooks_and_attri
 from dynaconv.ops import pool_context
 
 
+def rows_of(x: Tensor) -> Tensor:
+    """Return the rows of each sample, ``(B, ..., C)`` to ``(B, N, C)``; B may be 0."""
+    return x.unsqueeze(1) if x.dim() == 2 else x.flatten(1, -2)
+
+
 class DynamicMap(DynamicOperator):
     """A linear map of ``(B, ..., in_features)``, trainable or deployed, with one matrix for each sample.
 
@@ -31,7 +36,7 @@ class DynamicMap(DynamicOperator):
         return self.in_features
 
     def _average(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        rows = x.reshape(x.shape[0], -1, self.in_features)
+        rows = rows_of(x)
         if mask is None:
             return rows.mean(1, dtype=context_dtype(x.dtype))
         return pool_context(rows.transpose(1, 2), 1, context_dtype(x.dtype), mask.flatten(2))

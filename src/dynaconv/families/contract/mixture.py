@@ -62,7 +62,10 @@ class MixtureConfig(ContextConfig):
         if self.context_axis is None:
             return
         if self.context_features is not None:
-            raise ValueError("a context that is given has no axis; leave context_axis or context_features out.")
+            raise ValueError(
+                f"context_axis={self.context_axis} keeps an axis of the layer's own input, which a context from "
+                f"elsewhere does not have; leave context_axis out, or context_features and context='block'."
+            )
         if self.algorithm not in ("auto", "mixed"):
             raise ValueError(
                 f"kernels that differ along context_axis={self.context_axis} are applied by mixing outputs; got "

@@ -11,7 +11,7 @@ from dynaconv.families.contract.affine import add_bias
 from dynaconv.families.contract.branch import context_dtype
 from dynaconv.families.contract.checks import check_real
 from dynaconv.families.contract.convolution import DynamicConvolution
-from dynaconv.families.contract.linear import DynamicMap
+from dynaconv.families.contract.linear import DynamicMap, rows_of
 from dynaconv.families.contract.operator import DynamicOperator
 from dynaconv.families.dcd import DCDFactors, dcd_kernel, factored_dcd, kernel_dcd
 from dynaconv.families.dcd.config import ALGORITHMS, DCDSizes
@@ -181,11 +181,9 @@ class DCDOnRows(DCDOperator, DynamicMap):
         return kernel.flatten(2)
 
     def _compute(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        if self._per_sample:
-            # The rows of a sample are the pixels of an image.
-            rows = x.reshape(x.shape[0], -1, self.in_features).transpose(1, 2)[..., None]
-        else:
-            rows = x.reshape(-1, self.in_features, 1, 1)
+        # The rows of a sample are the pixels of an image.
+        rows = rows_of(x) if self._per_sample else x.reshape(-1, 1, self.in_features)
+        rows = rows.transpose(1, 2)[..., None]
         out = self._apply_dcd(rows, self._context(x, context, mask))
         return out.flatten(2).transpose(1, 2).reshape(*x.shape[:-1], self.out_features)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from dynaconv.families.contract.affine import add_bias
 from dynaconv.families.contract.checks import check_real
 from dynaconv.families.contract.convolution import DynamicConvolution
-from dynaconv.families.contract.linear import DynamicMap
+from dynaconv.families.contract.linear import DynamicMap, rows_of
 from dynaconv.families.contract.operator import DynamicOperator
 from dynaconv.families.kernel_warehouse.assembly import cut, join_blocks
 from dynaconv.families.kernel_warehouse.assignment import Slot, starting_cells
@@ -172,8 +172,7 @@ class KernelWarehouseMap(KernelWarehouseOperator, DynamicMap):
     def _mapped(self, x: Tensor, context: Tensor) -> Tensor:
         """Return the output before the bias is added, for the input of the branch, ``(B, F)``."""
         kernel = self.warehouse(self._attention(context, track=True), self.kernel_shape)[..., 0]
-        tokens = x.reshape(x.shape[0], -1, self.in_features)
-        return torch.bmm(tokens, kernel.transpose(1, 2)).reshape(*x.shape[:-1], self.out_features)
+        return torch.bmm(rows_of(x), kernel.transpose(1, 2)).reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         """Sizes of the layer, and its part of the warehouse."""

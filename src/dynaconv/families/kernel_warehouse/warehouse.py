@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Sequence
 from typing import Any, Self
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,10 @@ class Warehouse(nn.Module):
         return f"{self.num_cells} cells of {cell}, layers={len(self.partition.slots)}"
 
 
+_OWNED_IN_PICKLES: WeakSet[Warehouse] = WeakSet()
+"""Unpickled warehouses that are a submodule of a layer."""
+
+
 class UsesWarehouse(nn.Module):
     """Mixin for layers that read a warehouse, as its owner or as one of its other layers."""
 
@@ -102,6 +107,13 @@ class UsesWarehouse(nn.Module):
         if alone:
             made._use_warehouse(made.warehouse, owner=True)
         return made
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        # Pickled without the owner: the first layer then owns the cells, as in `__deepcopy__`.
+        if not self.owns_warehouse and self.warehouse not in _OWNED_IN_PICKLES:
+            self._use_warehouse(self.warehouse, owner=True)
+        _OWNED_IN_PICKLES.add(self.warehouse)
 
     def _replicate_for_data_parallel(self) -> Self:
         if not self.owns_warehouse:
