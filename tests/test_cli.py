@@ -319,6 +319,8 @@ def test_demo_calls_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         (["train", "--config", "digits", "--lr", "0.1", "extra"], "unknown argument 'extra'"),
         (["train", "--config", "digits", "--epochs", "0"], "--epochs is at least 1; got 0."),
         (["train", "--config", "digits", "--epochs", "-1"], "--epochs is at least 1; got -1."),
+        (["train", "--config", "digits", "--epochs", "9" * 400], "--epochs is at most 2,147,483,647"),
+        (["train", "--config", "digits", "--trainer.max_steps", "9" * 400], "--trainer.max_steps is at most"),
         (["train", "--config", "digits", "--seed", "-1"], "--seed is between 0 and"),
         (["train", "--config", "digits", "--data.num_workers", "-1"], "data.num_workers must be at least 0; got -1."),
         (["train", "--config", "digits", "--out", ""], "-o/--out must not be empty"),
@@ -462,7 +464,7 @@ def test_a_run_is_never_written_over(run_folder: Path, capsys: pytest.CaptureFix
 
 
 def test_a_diverged_run_exits_with_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    argv = ["train", "--config", "digits", *TINY, "--lr", "1e30", "--out", str(tmp_path / "run")]
+    argv = ["train", "--config", "digits", *TINY, "--lr", "1e6", "--out", str(tmp_path / "run")]
     assert main(argv) == 1
     error = capsys.readouterr().err
     assert "lower the learning rate" in error

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -116,6 +117,17 @@ def test_mistakes(
 def test_weights_of_another_network(static: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", NAME, "--weights", str(static)]) == 2
     assert "does not fit the network" in capsys.readouterr().err
+
+
+def test_weights_that_cannot_be_downloaded(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def create_model(*_: Any, **__: Any) -> None:
+        raise OSError("We couldn't connect to the hub.\nCheck your connection.")
+
+    monkeypatch.setattr("timm.create_model", create_model)
+    assert main(["convert", "resnet18", "--pretrained"]) == 2
+    error = capsys.readouterr().err
+    assert "cannot load timm's weights of resnet18; start from a file of weights" in error
+    assert error.count("\n") == 1
 
 
 def test_start_that_does_not_fit(static: Path, tmp_path: Path) -> None:

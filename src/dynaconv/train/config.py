@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from dynaconv.errors import RunError, as_number, check_range, check_type, listed, nearest_names, received, with_article
 from dynaconv.train import RECIPES
-from dynaconv.train.data.module import ImageDataModule
+from dynaconv.train.data.module import MOST, ImageDataModule
 from dynaconv.train.data.sources import absolute_location
 from dynaconv.train.factory import is_own_model
 from dynaconv.train.module import ClassificationModule
@@ -205,6 +205,9 @@ def _check_trainer(trainer: Namespace) -> None:
         raise RunError(f"--epochs is at least 1; got {trainer.max_epochs}.")
     if trainer.max_steps == 0 or trainer.max_steps < -1:
         raise RunError(f"--trainer.max_steps is at least 1; got {trainer.max_steps}.")
+    for option, value in (("--epochs", trainer.max_epochs), ("--trainer.max_steps", trainer.max_steps)):
+        if value is not None and value > MOST:
+            raise RunError(f"{option} is at most {MOST:,}; got {received(value)}.")
     if trainer.limit_test_batches is not None:
         raise RunError(
             "trainer.limit_test_batches has no effect, because every run is tested on all images; leave it out."

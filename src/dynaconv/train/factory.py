@@ -74,7 +74,8 @@ def create_network(
         conversion: Conversion to apply, as `dynaconv.conversion.conversion_of` returns it.
 
     Raises:
-        RunError: The name or its tag is unknown, or the model does not take these options.
+        RunError: The name or its tag is unknown, the model does not take these options, or its weights cannot be
+            downloaded.
         ConversionError: The conversion does not fit this model.
     """
     import timm
@@ -93,5 +94,10 @@ def create_network(
             hint = "; `dynaconv convert` makes a static network of timm dynamic with its pretrained weights"
         raise RunError(
             f"cannot build {name} with model_options={given}: {' '.join(str(error).split()).rstrip('.')}{hint}."
+        ) from error
+    except OSError as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise RunError(
+            f"cannot load timm's weights of {name}; start from a file of weights, or see: {reason}."
         ) from error
     return apply_conversion(model, conversion) if conversion else model

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from dynaconv.errors import DataError, check_range
+from dynaconv.errors import DataError, check_range, received
 from dynaconv.families.contract.checks import check_choice
 from dynaconv.train.data.augmentation import Augmentation, Photo, Small
 from dynaconv.train.data.batches import EpochSampler, Photographs, SmallImages, make_loader
@@ -26,7 +26,8 @@ from dynaconv.train.data.stream import ShardStream, StreamLoader, check_workers
 from dynaconv.train.data.transforms import BatchTransform, SmallTransform, photo_transform
 
 _MAX_AUTO_WORKERS = 8
-_MOST = 2**31 - 1
+MOST = 2**31 - 1
+"""Largest count that an option of the data or the trainer takes."""
 
 
 class ImageDataModule(LightningDataModule):
@@ -99,12 +100,12 @@ class ImageDataModule(LightningDataModule):
         super().__init__()
         for option, value, least, most in (
             ("num_workers", num_workers, 0, 1024),
-            ("max_corrupt", max_corrupt, 0, _MOST),
-            ("batch_size", batch_size, 1, _MOST),
-            ("eval_batch_size", eval_batch_size, 1, _MOST),
-            ("shuffle_buffer", shuffle_buffer, 1, _MOST),
-            ("epoch_size", epoch_size, 1, _MOST),
-            ("train_limit", train_limit, 1, _MOST),
+            ("max_corrupt", max_corrupt, 0, MOST),
+            ("batch_size", batch_size, 1, MOST),
+            ("eval_batch_size", eval_batch_size, 1, MOST),
+            ("shuffle_buffer", shuffle_buffer, 1, MOST),
+            ("epoch_size", epoch_size, 1, MOST),
+            ("train_limit", train_limit, 1, MOST),
             ("image_size", image_size, 4, 2**16),
             ("classes", classes, 1, 10**6),
             ("split_seed", split_seed, 0, 2**32 - 1),
@@ -112,7 +113,7 @@ class ImageDataModule(LightningDataModule):
             if value is not None:
                 check_range(f"data.{option}", value, least, error=DataError)
                 if value > most:
-                    raise DataError(f"data.{option} must be at most {most:,}; got {value:,}.")
+                    raise DataError(f"data.{option} must be at most {most:,}; got {received(value)}.")
         check_choice("data.channels", channels, (None, 1, 3), error=DataError)
         if val_fraction is not None:
             check_range("data.val_fraction", val_fraction, 0, 1, open_high=True, error=DataError)
