@@ -162,7 +162,7 @@ def exported(
     """The file of a deployed network, built with these options, written where it is not there yet; its batch is free.
 
     OpenVINO's file is made of the ONNX file, as `export_openvino` does; those of the native kernels and int8 are not.
-    `form` is `as_it_stands` for a network that is not rewritten, `native` for one operator of the native kernels,
+    `form` is `as_it_stands` for a network that is not rewritten, `native` or `native_int8` for one native operator,
     `half` for half precision, `int8` for a network quantised with random images.
     """
     path = exported_path(folder, runtime, name, side, form, options)
@@ -189,7 +189,9 @@ def exported(
         quantize(deploy(network, inplace=True), path, images)
         return path
     write = export_onnx if runtime == "ort" else export_openvino
-    settings: dict[str, Any] = {"rewrite": form != "as_it_stands", "native": form == "native", "half": form == "half"}
+    settings: dict[str, Any] = {"rewrite": form != "as_it_stands", "half": form == "half"}
+    if form in ("native", "native_int8"):
+        settings |= {"native": True, "precision": "int8" if form == "native_int8" else "float32"}
     write(deploy(network, inplace=True), path, example, free_size=False, **settings)
     return path
 

@@ -43,6 +43,8 @@ CANDIDATES = {
     "dcd-as-it-stands": ("dcd", "as_it_stands"),
     "dcd": ("dcd", ""),
     "dcd-native": ("dcd", "native"),
+    "static-native-int8": ("static", "native_int8"),
+    "dcd-native-int8": ("dcd", "native_int8"),
     "static-half": ("static", "half"),
     "dcd-half": ("dcd", "half"),
     "static-int8": ("static", "int8"),
@@ -66,7 +68,7 @@ def how(path: Path, runtime: str) -> dict[str, Any]:
     """How a runtime opens a file: arguments of `session`."""
     name, *rest = runtime.split("-")
     precision = "default" if "default" in rest else "f32"
-    return {"runtime": name, "native": path.stem.endswith("_native"), "free": "free" in rest, "precision": precision}
+    return {"runtime": name, "native": "_native" in path.stem, "free": "free" in rest, "precision": precision}
 
 
 def opened(path: Path, runtime: str, size: tuple[int, ...], threads: int) -> Callable[[], Any]:

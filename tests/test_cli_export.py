@@ -68,7 +68,10 @@ def test_onnx_and_openvino(form: str, suffix: str, tmp_path: Path, capsys: pytes
         ([*NET, "--format", "pt2", "--native"], "--native belongs to onnx and openvino; pt2 does not have it"),
         ([*NET, "--format", "onnx", "--precision", "bf16"], "--precision goes with --native"),
         ([*NET, "--format", "pt2", "--precision", "bf16"], "--precision belongs to onnx and openvino; pt2 does not"),
-        ([NET[0], "--format", "onnx", "--native", "--int8"], "--native does not go with --int8: the native kernels"),
+        (
+            [NET[0], "--format", "onnx", "--native", "--int8"],
+            "pass --native --precision int8.",
+        ),
         ([NET[0], "--format", "onnx", "--preprocessing", "--int8"], "--preprocessing does not go with --int8"),
         ([*NET, "--format", "pt2", "--preprocessing"], "--preprocessing belongs to onnx and openvino; pt2 does not"),
         ([*NET[:-1], "1x32x32", "--format", "onnx", "--preprocessing"], "dcd_mobilenetv2_035 has none for 1 channels"),

@@ -19,7 +19,7 @@ from dynaconv.errors import ExportError
 from dynaconv.export import ExportReport, export_onnx, export_openvino, verify
 from dynaconv.export.onnx import load_onnx
 from dynaconv.export.openvino import load_openvino
-from dynaconv.native import BuildError, NativeProgram, extension
+from dynaconv.native import BuildError, NativeProgram, extension, library
 from dynaconv.native.steps import FORMAT
 from tests.helpers import LAYERS
 from tests.messages import refuses
@@ -121,6 +121,29 @@ def test_weights_in_bfloat16(runtime: str, tmp_path: Path) -> None:
     x = torch.rand(2, 3, 32, 32)
     found = RUNTIMES[runtime][1](report.path, library=extension(runtime))(x)
     torch.testing.assert_close(torch.as_tensor(found[0]), rounded(model)(x), rtol=1e-5, atol=1e-5)
+
+
+@both
+@pytest.mark.skipif(library.int8_instruction_set() == "portable", reason="no VNNI instructions")
+def test_products_in_int8(runtime: str, tmp_path: Path) -> None:
+    model = small()
+    report = written(runtime, model, tmp_path, precision="int8")
+    assert "native kernels in int8" in str(report)
+    assert "of the largest from those of the given one" in str(report)
+    x = torch.rand(2, 3, 32, 32)
+    found = torch.as_tensor(RUNTIMES[runtime][1](report.path, library=extension(runtime))(x)[0])
+    with torch.no_grad():
+        torch.testing.assert_close(found, deploy(model, backend="native", precision="int8")(x), rtol=1e-5, atol=1e-5)
+        difference = float((found - model(x)).abs().max() / model(x).abs().max())
+    assert 1e-5 < difference < 0.1
+
+
+@both
+def test_a_file_in_int8_needs_its_instructions(runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "int8_is_fast", lambda: False)
+    with refuses(ExportError, "VNNI"):
+        written(runtime, small(), tmp_path, precision="int8")
+    assert not any(tmp_path.iterdir())
 
 
 @both

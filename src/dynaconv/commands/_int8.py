@@ -48,7 +48,7 @@ def check_flags(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name):
             raise RunError(f"--{name.replace('_', '-')} does not go with --int8: the data sets the size.")
     if arguments.native:
-        raise RunError("--native does not go with --int8: the native kernels compute in float32.")
+        raise RunError("--native does not go with --int8; for native kernels in int8, pass --native --precision int8.")
     if arguments.preprocessing:
         raise RunError("--preprocessing does not go with --int8: the calibration images are normalised.")
 

@@ -32,7 +32,7 @@ class _Format:
 
 
 # Those of `native=True`, in dynaconv.export, which imports torch.
-_PRECISIONS = ("float32", "bf16")
+_PRECISIONS = ("float32", "bf16", "int8")
 _FREE = ("fixed_batch", "fixed_size")
 _FORMATS = {
     "onnx": _Format((".onnx",), (*_FREE, "native", "precision", "preprocessing")),

@@ -13,7 +13,7 @@ from dynaconv.deployment.backends import Precision
 from dynaconv.errors import ExportError
 from dynaconv.export.capture import Capture
 from dynaconv.export.packages import require
-from dynaconv.native import BuildError, NativeError, NativeProgram, ready
+from dynaconv.native import BuildError, NativeError, NativeProgram, library, ready
 from dynaconv.native.extension import DOMAIN, OPERATOR, Runtime, extension
 from dynaconv.native.steps import FORMAT
 
@@ -45,8 +45,11 @@ def in_native_form(frozen: nn.Module, inputs: tuple[Tensor, ...], precision: Pre
     Their weights have the given precision, see `dynaconv.deploy`.
 
     Raises:
-        ExportError: The native kernels support no part of the network.
+        ExportError: The native kernels support no part of the network, or this processor has no instructions for the
+            precision.
     """
+    if precision == "int8" and not library.int8_is_fast():
+        raise ExportError("native kernels in int8 need a processor with VNNI; write the file on one, or in 'bf16'.")
     network = deploy(frozen, example=inputs, backend="native", precision=precision)
     if not any(isinstance(module, NativeProgram) for module in network.modules()):
         raise ExportError(_NOTHING_NATIVE)

@@ -41,7 +41,7 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 _MAX_SINGLE_FILE_BYTES = 1_900_000_000
 NO_IMAGES = ImageForm()
 _REGISTER_METHOD = "SessionOptions.register_custom_ops_library"
-FILE_PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
+FILE_PRECISIONS: tuple[Precision, ...] = ("float32", "bf16", "int8")
 """Precisions of the operators of the native kernels in files."""
 
 
@@ -92,8 +92,9 @@ def export_onnx(
             outputs stay float32. The model may be in any floating-point dtype. The accepted difference is 1e-2. The
             kernels of a GPU use float16; ONNX Runtime on an x86 processor converts to float32 and back, see
             docs/export.md.
-        precision: Precision of the weights in the operators of ``native``, see `dynaconv.deploy`. For other values than
-            ``float32`` the accepted difference is 5e-2.
+        precision: Precision of the operators of ``native``, see `dynaconv.deploy`. For ``bf16`` the accepted difference
+            is 5e-2. A file in ``int8`` is compared with the network deployed in int8, with a limit of 1e-2, and the
+            report has the difference to the given one.
         info: Class names and normalisation to write into the file's metadata, such as ``ImageInfo.of(metadata)``.
         preprocessing: Put the normalisation of ``info`` into the file. The file then takes the pixels of an image
             decoder, ``uint8`` ``(B, H, W, C)`` with red, green, blue; ``example`` stays a normalised image.
@@ -106,7 +107,7 @@ def export_onnx(
     Raises:
         ExportError: A package is missing, the path cannot be used, the network cannot be exported or has no dynamic
             layer to record, ``coefficients`` or ``kernels`` is combined with ``native``, or ``max|a - b| / max|b|``
-            exceeds 1e-4 for an output (1e-2 with ``half``, 5e-2 with another ``precision``). No new file is left; an
+            exceeds 1e-4 for an output (1e-2 with ``half`` or ``int8``, 5e-2 with ``bf16``). No new file is left; an
             existing file does not change.
     """
     check_integer("`opset`", opset, least=MIN_OPSET, error=ExportError)
@@ -160,8 +161,8 @@ def written_form(
 ) -> dict[str, Any]:
     """Return the fields of `Format` for the form in which a graph runtime gets a network."""
     if native:
-        form = {"prepare": partial(in_native_form, precision=weights)}
-        return form if weights == "float32" else {**form, "precision": "bfloat16"}
+        form = {"prepare": partial(in_native_form, precision=weights), "coarse": weights == "int8"}
+        return {**form, "precision": {"float32": "float32", "bf16": "bfloat16", "int8": "float16"}[weights]}
     if rewrite == "int8":
         return {
             "prepare": lambda network, inputs: in_int8_form(network) or network,

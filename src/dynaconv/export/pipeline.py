@@ -56,7 +56,10 @@ class Format:
         companions: Suffixes of the further files.
         precision: Precision of the file, which determines the largest difference that `verify` accepts.
         prepare: Takes a network with deployed layers and its example inputs, and returns the network in the form that
-            is written, unless `for_one_sample` applies. The file is verified against the original network.
+            is written, unless `for_one_sample` applies. The file is verified against the original network, unless
+            `coarse`.
+        coarse: Whether the numbers of that form differ too much from those of the network. The file is then verified
+            against the form, and the report has the difference between the two.
         for_one_sample: Takes a network with deployed layers, and returns the form that the runtime computes fastest for
             a batch of one. If `write` can loop over the samples of a batch, dynamic networks that compute each sample
             by itself are written in this form; None if it cannot. The function may return None for a network that
@@ -74,6 +77,7 @@ class Format:
     companions: tuple[str, ...] = ()
     precision: Precision = "float32"
     prepare: Callable[[nn.Module, tuple[Tensor, ...]], nn.Module] = lambda network, inputs: network
+    coarse: bool = False
     for_one_sample: Callable[[nn.Module], nn.Module | None] | None = None
     notes: Callable[[Capture], tuple[str, ...]] = no_notes
     record: Callable[[nn.Module], None] | None = None
@@ -129,6 +133,8 @@ def export_as(
             checks = _write_and_verify(request, captured, file, batches)
         if captured.samples is not None:
             notes.append(_LOOP_NOTE)
+        if file_format.coarse:
+            notes.append(_difference_of_form(request))
         notes = [*file_format.notes(captured), *notes, *captured.notes]
         files = sorted((each.name for each in file.parent.iterdir()), key=lambda name: (name != file.name, name))
     folder = Path(path).expanduser().parent
@@ -253,13 +259,23 @@ def _verify(
     with step(f"comparing the file in {file_format.runtime} with the network"):
         return verify(
             run,
-            request.frozen,
+            request.prepared if file_format.coarse else request.frozen,
             request.inputs,
             runtime=file_format.runtime,
             batches=batches,
             sizes=(size,),
             precision=file_format.precision,
         )
+
+
+def _difference_of_form(request: _Request) -> str:
+    examples = random_inputs(request.inputs, request.batch or 2)
+    original, form = outputs_of(request.frozen, examples), outputs_of(request.prepared, examples)
+    shares = [float((form[name] - value).abs().max() / value.abs().max()) for name, value in original.items()]
+    return (
+        f"the file is compared with the network in that form, whose outputs differ by {max(shares):.1%} of the largest "
+        "from those of the given one."
+    )
 
 
 def _open(file_format: Format, file: Path) -> Run:
