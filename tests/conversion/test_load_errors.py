@@ -116,6 +116,13 @@ def test_a_state_dict_of_something_else(strict: bool) -> None:
         load_published(model, nn.Linear(3, 2).state_dict(), strict=strict)
 
 
+def test_a_file_without_a_name_of_the_model_gets_no_advice_on_its_classes(states: Callable[[str], State]) -> None:
+    model = nn.Conv2d(3, 3, 3)
+    with refuses(CheckpointError, "conv_stem.weight") as caught:
+        load_published(model, states("mobilenetv2"))
+    assert "num_classes" not in str(caught.value) and "strict=False" not in str(caught.value)
+
+
 def test_shapes_have_to_fit_when_not_strict_too(states: Callable[[str], State]) -> None:
     model = make("dcd_mobilenetv2_035", num_classes=5)
     with refused(model, "num_classes=10"):
