@@ -1,5 +1,6 @@
 """A checkpoint that does not fit: what the error says, and that the model is as it was."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -120,7 +121,7 @@ def test_a_file_without_a_name_of_the_model_gets_no_advice_on_its_classes(states
     model = nn.Conv2d(3, 3, 3)
     with refuses(CheckpointError, "conv_stem.weight") as caught:
         load_published(model, states("mobilenetv2"))
-    assert "num_classes" not in str(caught.value) and "strict=False" not in str(caught.value)
+    assert not re.search("num_classes|strict=False", str(caught.value))
 
 
 def test_shapes_have_to_fit_when_not_strict_too(states: Callable[[str], State]) -> None:

@@ -81,7 +81,7 @@ def test_classifying_runs_in_eval_mode_and_leaves_the_network_as_it_is(tmp_path:
     picture = write_image(tmp_path / "a.png", 90, size=(31, 24))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     found = model.classify(picture)
-    assert network.training and not network.get_submodule("bn1").training
+    assert (network.training, network.get_submodule("bn1").training) == (True, False)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert found == model.eval().classify(picture)
 
