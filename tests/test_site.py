@@ -1,5 +1,6 @@
 """The documentation as a whole: every public name has a page, every page a place, every link a target."""
 
+import dataclasses
 import importlib
 import posixpath
 import re
@@ -12,6 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
+
+from dynaconv.families import families
+from dynaconv.families.family import Family
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -114,6 +118,14 @@ def test_the_site_builds_without_warnings_and_asks_no_other_host(tmp_path: Path)
     loads = re.compile(r"<(?:script|img|link|source|iframe)\b[^>]*(?:src|href)=\"?(https?:[^\s\">]+)")
     for page in tmp_path.rglob("*.html"):
         assert not loads.findall(page.read_text(encoding="utf-8")), page
+
+
+@pytest.mark.parametrize("family", families(), ids=lambda family: family.name)
+def test_the_page_of_a_family_names_every_option(family: Family) -> None:
+    options = {field.name for layer in family.layers for field in dataclasses.fields(layer.config_class)}
+    options.discard("shared_context")  # which only convert(..., context="block") sets
+    text = (DOCS / "families" / f"{family.name}.md").read_text(encoding="utf-8")
+    assert [name for name in sorted(options) if f"`{name}`" not in text] == []
 
 
 def test_the_page_of_published_names_has_every_key_that_is_translated() -> None:

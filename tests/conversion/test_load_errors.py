@@ -1,5 +1,6 @@
 """A checkpoint that does not fit: what the error says, and that the model is as it was."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -114,6 +115,13 @@ def test_a_state_dict_of_something_else(strict: bool) -> None:
     model = make("dcd_resnet10")
     with refused(model, "conv1.weight", "'bias'"):
         load_published(model, nn.Linear(3, 2).state_dict(), strict=strict)
+
+
+def test_a_file_without_a_name_of_the_model_gets_no_advice_on_its_classes(states: Callable[[str], State]) -> None:
+    model = nn.Conv2d(3, 3, 3)
+    with refuses(CheckpointError, "conv_stem.weight") as caught:
+        load_published(model, states("mobilenetv2"))
+    assert not re.search("num_classes|strict=False", str(caught.value))
 
 
 def test_shapes_have_to_fit_when_not_strict_too(states: Callable[[str], State]) -> None:

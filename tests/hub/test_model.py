@@ -74,6 +74,18 @@ def test_an_image_is_prepared_as_in_training(tmp_path: Path, style: str) -> None
         assert model.transform(opened.convert("L")).shape == (1, 20, 20)
 
 
+def test_classifying_runs_in_eval_mode_and_leaves_the_network_as_it_is(tmp_path: Path) -> None:
+    network = timm.create_model(MODEL, num_classes=5, **OPTIONS).train()  # as timm and a training loop leave it
+    network.get_submodule("bn1").eval()  # frozen statistics
+    model = DynaconvModel.from_network(network, image_size=20)
+    picture = write_image(tmp_path / "a.png", 90, size=(31, 24))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    found = model.classify(picture)
+    assert (network.training, network.get_submodule("bn1").training) == (True, False)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert found == model.eval().classify(picture)
+
+
 def test_what_is_no_image_is_refused(model: DynaconvModel, tmp_path: Path) -> None:
     with pytest.raises(DataError):
         model.classify(tmp_path / "none.png")

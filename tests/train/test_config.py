@@ -106,6 +106,18 @@ def test_a_number_of_numpy_is_a_number(lr: float) -> None:
     assert (resolved.model.lr, resolved.seed) == (0.5, 3)
 
 
+@pytest.mark.parametrize(
+    ("callback", "words"),
+    [
+        ('{"class_path": "lightning.pytorch.callbacks.EarlyStoping"}', "no attribute 'EarlyStoping'"),
+        ('{"class_path": "EarlyStopping", "init_args": {"monitr": "val_loss"}}', "Option 'monitr'"),
+    ],
+)
+def test_a_callback_that_cannot_be_made_is_named_with_the_reason(callback: str, words: str) -> None:
+    with pytest.raises(RunError, match=f"^trainer.callbacks does not take .*{words}"):  # the reason is jsonargparse's
+        resolve(load_recipe("digits"), [f"--trainer.callbacks=[{callback}]"])
+
+
 def test_an_object_is_no_option() -> None:
     with refuses(TypeError, "an option"):
         resolve(load_recipe("digits").with_changes(model__lr=object()))

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from dynaconv.errors import CheckpointError, DataError, RunError, TrainingDivergedError
 from dynaconv.files import remove_leftovers, replacing
@@ -51,6 +52,13 @@ def test_a_run_that_was_never_saved_starts_again(tmp_path: Path) -> None:
     assert notes == ["The run was not saved before it ended: it starts from the beginning."]
     assert again.summary["test_loss"] == whole.summary["test_loss"]
     assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("kind", [EarlyStopping, ModelCheckpoint])
+def test_a_metric_that_a_callback_monitors_but_nobody_logs_is_named(tmp_path: Path, kind: type[Callback]) -> None:
+    config = tiny_config(trainer={"max_epochs": 1, "accelerator": "cpu", "devices": 1, "logger": False})
+    with pytest.raises(RunError, match=r"^trainer\.callbacks: .*val_los\b.*val_loss"):  # the words are Lightning's
+        fit(config, out=tmp_path / "run", callbacks=[kind(monitor="val_los")])  # type: ignore[call-arg]
 
 
 def test_a_moved_run_keeps_its_best_score(tmp_path: Path, whole: dict[str, Any]) -> None:

@@ -67,6 +67,8 @@ def _shape_text(shape: tuple[int, ...]) -> str:
 
 
 def _advice(match: Match, state: Mapping[str, Tensor]) -> list[str]:
+    if not match.fitting and not match.misfits:
+        return ["no name of the file is a name of the model; build the network that the file was saved from"]
     if match.size and match.model_size and match.size != match.model_size:
         return [f"the model is a {match.model_size}; {build_advice(match)}"]
     misfits = {slot.key: (slot, tensor) for slot, tensor in match.misfits}

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dynaconv.conversion.checkpoint_file import read_file
+from dynaconv.conversion.example import eval_mode
 from dynaconv.errors import CheckpointError
 from dynaconv.files import write_json, write_text
 from dynaconv.hub.build import build_network, check_rebuilds
@@ -146,6 +147,8 @@ class DynaconvModel(nn.Module, ModelHubMixin, library_name="dynaconv"):
     def classify(self, image: str | Path | Image.Image, *, top: int = 5) -> list[tuple[str, float]]:
         """Return the most likely classes of one image with their probabilities, the most likely first.
 
+        The network runs in eval mode; its mode is restored afterwards.
+
         Args:
             image: A path or a PIL image.
             top: Number of classes.
@@ -156,7 +159,8 @@ class DynaconvModel(nn.Module, ModelHubMixin, library_name="dynaconv"):
         parameter = next(self.parameters())
         x = prepare_image(self.description, image).to(parameter.device, parameter.dtype)
         names = self.class_names or tuple(map(str, range(self.description.num_classes)))
-        values, indices = self(x).float().softmax(1)[0].topk(min(top, len(names)))
+        with eval_mode(self):
+            values, indices = self(x).float().softmax(1)[0].topk(min(top, len(names)))
         return [(names[index], value) for index, value in zip(indices.tolist(), values.tolist(), strict=True)]
 
     def save_pretrained(  # type: ignore[override]  # the mixin takes any further keyword for push_to_hub

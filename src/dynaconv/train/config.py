@@ -4,6 +4,7 @@ import difflib
 import inspect
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
@@ -26,6 +27,7 @@ from dynaconv.train.saving import CheckpointOptions
 DEFAULT_EPOCHS = 30
 """Epochs of a run whose configuration sets neither epochs nor steps."""
 _GROUPS = ("data", "model", "trainer", "checkpoint")
+_CLASS_PROBLEM = re.compile(r"Problem with given class_path ('.+'):\n\s*(.+)")
 _RESERVED = {"default_root_dir", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"}
 
 
@@ -295,7 +297,10 @@ def _explain(error: ArgumentError, given: Sequence[tuple[str, str]]) -> str:
         words = ["--data.name=digits", "--model.name=static_resnet18", *(f"--{name}={value}" for name, value in pairs)]
         try:
             make_parser().parse_args(words)
-        except ArgumentError:
+        except ArgumentError as reason:
+            found = _CLASS_PROBLEM.search(str(reason))
+            if found and not choices(option_types()[option]):
+                return f"{option} does not take {found[1]}: {found[2].rstrip('.')}."
             # A later value of the option itself replaces earlier ones.
             last = max((number for number, (name, _) in enumerate(pairs) if name == option), default=0)
             shown = " ".join(value or "''" if name == option else f"--{name}={value}" for name, value in pairs[last:])

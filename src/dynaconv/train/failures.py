@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
 from dynaconv.errors import DataError, RunError
 
 _LOST_PROCESS = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|remote process", re.IGNORECASE)
+_MISSING_METRIC = re.compile(r"conditioned on metric|find the monitored key")
 _MISSING_PACKAGE = re.compile(r"(?:Requirement '|Neither `)([\w-]+)")
 
 
@@ -36,7 +39,7 @@ def logger_installed() -> Iterator[None]:
 
 @contextmanager
 def explained(last: Path, *, processes: int) -> Iterator[None]:
-    """Turn torch's errors about a dead loader process or a lost peer into one sentence that says how to resume.
+    """Turn errors about a dead loader process, a lost peer or a monitored metric into one sentence.
 
     Args:
         last: The run's last checkpoint, which may not exist yet.
@@ -44,13 +47,18 @@ def explained(last: Path, *, processes: int) -> Iterator[None]:
 
     Raises:
         DataError: An image cannot be read, or a process that loads images died.
-        RunError: Another process of the run ended or cannot be reached.
+        RunError: Another process of the run ended or cannot be reached, or a callback monitors a metric that does not
+            exist.
     """
     try:
         yield
     except DataError as error:
         raise DataError(f"{error}{how_to_resume(last)}") from error
-    except (RuntimeError, ConnectionError, EOFError) as error:
+    except (RuntimeError, ConnectionError, EOFError, MisconfigurationException) as error:
+        if _MISSING_METRIC.search(str(error)):
+            raise RunError(f"trainer.callbacks: {' '.join(str(error).split())}") from error
+        if isinstance(error, MisconfigurationException):
+            raise
         raised: Exception = error
         while True:
             try:
