@@ -25,14 +25,14 @@ KINDS = ("fixed", "sync", "cut")
 pytestmark = pytest.mark.usefixtures("own_environment")
 
 
-def config(batch_size: int, **trainer: Any) -> TrainConfig:
+def config(batch_size: int, lr: float, **trainer: Any) -> TrainConfig:
     """Two epochs of three steps; the network has batch norms of its own, of torch and in the latent space."""
     return TrainConfig(
         seed=3,
         data={"name": "digits", "batch_size": batch_size, "train_limit": 96, "image_size": 16, "augment": "Off"},
         model={
             "name": "dcd_resnet10",
-            "lr": 0.05,
+            "lr": lr,
             "schedule": {"warmup_epochs": 0.5},
             "model_options": {"stem_stride": 1, "family_options": {"norm": "batch"}},
         },
@@ -48,7 +48,8 @@ def case(kind: str, strategy: str | None) -> dict[str, Any]:
         "name": f"{strategy or 'one'}-{kind}",
         "fixed_norms": kind == "fixed",
         "cut": kind == "cut" and not alone,
-        "config": config(32 if alone else 16, **options).to_dict(),
+        # With fixed norms the network learns slowly.
+        "config": config(32 if alone else 16, lr=0.2 if kind == "fixed" else 0.05, **options).to_dict(),
     }
 
 
@@ -86,8 +87,7 @@ def check(folder: Path, names: list[tuple[str, str]]) -> None:
     for strategy, kind in names:
         name, reference = f"{strategy}-{kind}", "fixed" if kind == "fixed" else "sync"
         assert curves[0][name] == pytest.approx(alone[reference], abs=TOLERANCE), name
-        # Wider than the tolerance by far; fixed norms learn little in so few steps.
-        assert max(curves[0][name]) - min(curves[0][name]) > 10 * TOLERANCE
+        assert abs(curves[0][name][0] - curves[0][name][-1]) > 10 * TOLERANCE
         _check_folder(folder / name, folder / f"one-{reference}")
 
 
