@@ -121,6 +121,7 @@ def built(name: str, **options: Any) -> "nn.Module":
     import torch
 
     import dynaconv.models  # noqa: F401  # registers the names
+    from dynaconv.deployment.norm_pairs import fill_zero_norms
     from dynaconv.families.contract.operator import DynamicOperator
 
     torch.manual_seed(0)
@@ -132,8 +133,7 @@ def built(name: str, **options: Any) -> "nn.Module":
             for parameter in layer.branch.parameters():
                 if not parameter.any():
                     torch.nn.init.normal_(parameter, std=0.005)
-        elif isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.affine and not module.weight.any():
-            torch.nn.init.ones_(module.weight)
+    fill_zero_norms(network)
     return network
 
 

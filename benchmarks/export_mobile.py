@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 import dynaconv.models  # noqa: F401  # registers the networks with timm
+from dynaconv.deployment.norm_pairs import fill_zero_norms
 from dynaconv.errors import ExportError
 from dynaconv.families import DynamicConv, get_family
 from dynaconv.families import families as known
@@ -65,9 +66,7 @@ def build(name: str) -> nn.Module:
     model = tiny(families[name]) if name in families else timm.create_model(name, num_classes=10)
     with torch.no_grad():
         enlarge_branches(model, BRANCH_FACTOR if name in families else 1.0)
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d) and not module.weight.any():
-                module.weight.fill_(0.5)
+        fill_zero_norms(model, 0.5)
         for _ in range(4):
             model(torch.randn(16, 3, SIDE, SIDE))
     return model

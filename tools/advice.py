@@ -142,55 +142,22 @@ def _setting(source: Source) -> Setting | None:
     )
 
 
-@dataclass(frozen=True)
-class Break:
-    """Step cost up to which a DCD network is level with its static twin that trains for the same time.
+def _steps_table(found: list[tuple[Source, Setting]]) -> str:
+    """Return the step of DCD at which it is level with its static twin that trains for the same time.
 
     Between the two lengths that were run, the twin's accuracy is taken to grow with the logarithm of its training time.
     """
-
-    source: Source
-    setting: Setting
-    step: float
-
-    @property
-    def longer(self) -> float:
-        """Length of the long training of the static network by that of the short one."""
-        return self.source.time_epochs / self.source.epochs
-
-    @property
-    def static_gain(self) -> float:
-        """Points that the static network gains from it."""
-        assert self.setting.time is not None
-        return self.setting.gain - self.setting.time
-
-    @property
-    def level(self) -> float:
-        """Step of DCD, to the static one, at which both are level; infinite if longer training gains nothing."""
-        return self.longer ** (self.setting.gain / self.static_gain) if self.static_gain > 0 else math.inf
-
-
-def _break(source: Source, setting: Setting | None) -> Break | None:
-    if setting is None or setting.time is None:
-        return None
-    costs = json.loads((STUDIES / source.study / "costs.json").read_text(encoding="utf-8"))["variants"]
-    step = costs[source.dcd]["step_seconds"] / costs[source.static]["step_seconds"]
-    return Break(source, setting, step)
-
-
-def _steps_table(breaks: list[Break]) -> str:
     columns = ("data", "network", "DCD gains", "static gains from training longer", "level at a step of", "DCD's step")
-    rows = [
-        (
-            each.setting.data,
-            each.setting.network,
-            f"{each.setting.gain:+.1f}",
-            f"{each.static_gain:+.1f} in {each.longer:.2f} times the epochs",
-            f"{each.level:.2f}",
-            f"{each.step:.2f}",
-        )
-        for each in breaks
-    ]
+    rows = []
+    for source, setting in found:
+        if setting.time is None:
+            continue
+        longer, static_gain = source.time_epochs / source.epochs, setting.gain - setting.time
+        level = longer ** (setting.gain / static_gain) if static_gain > 0 else math.inf
+        costs = json.loads((STUDIES / source.study / "costs.json").read_text(encoding="utf-8"))["variants"]
+        step = costs[source.dcd]["step_seconds"] / costs[source.static]["step_seconds"]
+        gains = f"{setting.gain:+.1f}", f"{static_gain:+.1f} in {longer:.2f} times the epochs"
+        rows.append((setting.data, setting.network, *gains, f"{level:.2f}", f"{step:.2f}"))
     return "\n".join(markdown_table(columns, rows, "llrrrr"))
 
 
@@ -202,7 +169,7 @@ def _write_csv(settings: list[Setting]) -> None:
     write_csv(TABLE, [field.name for field in fields(Setting)], rows)
 
 
-def _write_page(settings: list[Setting], breaks: list[Break]) -> None:
+def _write_page(settings: list[Setting], steps: str) -> None:
     columns = ("data", "network", "static, %", "loss above floor", "DCD gains", "at its parameters", "at its latency")
     rows = [
         (
@@ -221,7 +188,7 @@ def _write_page(settings: list[Setting], breaks: list[Break]) -> None:
         f"The line is {slope:.1f} points per nat. A group that is left out of the fit is missed by {error:.1f} points."
     )
     page = replace_between(PAGE.read_text(encoding="utf-8"), MARKS, f"{table}\n\n{result}")
-    PAGE.write_text(replace_between(page, STEP_MARKS, _steps_table(breaks)), encoding="utf-8")
+    PAGE.write_text(replace_between(page, STEP_MARKS, steps), encoding="utf-8")
 
 
 def _draw(settings: list[Setting]) -> None:
@@ -258,16 +225,21 @@ def _draw(settings: list[Setting]) -> None:
     FIGURE.write_bytes(png_bytes(figure))
 
 
+def _found() -> list[tuple[Source, Setting]]:
+    return [(source, setting) for source in _sources() if (setting := _setting(source)) is not None]
+
+
 def find_settings() -> list[Setting]:
     """Return the settings of all sources whose two networks have been trained with at least two seeds."""
-    return [setting for source in _sources() if (setting := _setting(source)) is not None]
+    return [setting for _, setting in _found()]
 
 
 def main() -> None:
     """Write the three files."""
-    _write_csv(find_settings())
+    found = _found()
+    _write_csv([setting for _, setting in found])
     settings = read_settings()
-    _write_page(settings, [each for source in _sources() if (each := _break(source, _setting(source))) is not None])
+    _write_page(settings, _steps_table(found))
     _draw(settings)
 
 

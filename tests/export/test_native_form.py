@@ -140,7 +140,7 @@ def test_products_in_int8(runtime: str, tmp_path: Path) -> None:
 
 @both
 def test_a_file_in_int8_needs_its_instructions(runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "int8_is_fast", lambda: False)
+    monkeypatch.setattr(library, "int8_instruction_set", lambda: "portable")
     with refuses(ExportError, "VNNI"):
         written(runtime, small(), tmp_path, precision="int8")
     assert not any(tmp_path.iterdir())

@@ -25,7 +25,7 @@ from dynaconv.conversion.planning import (
 from dynaconv.conversion.select import Pattern, Predicate, Selection, as_kinds, as_patterns
 from dynaconv.errors import ConversionError, nearest_names, received
 from dynaconv.families import DeployedLayer, DynamicLayer, Family, get_family
-from dynaconv.families.contract.checks import as_int, check_choice, check_module
+from dynaconv.families.contract.checks import as_sizes, check_choice, check_module
 from dynaconv.families.family import Kind
 
 
@@ -254,9 +254,8 @@ def _check_model(model: nn.Module, *, again: bool) -> None:
 
 
 def _as_kernel_sizes(given: int | Iterable[int]) -> tuple[int, ...]:
-    numbers = [as_int(size) for size in (given if isinstance(given, Iterable) else (given,))]
-    sizes = tuple(number for number in numbers if number is not None and number > 0)
-    if not sizes or len(sizes) != len(numbers):
+    sizes = as_sizes(given if isinstance(given, Iterable) else (given,))
+    if not sizes:
         raise ConversionError(
             f"`kernel_sizes` must be one or several positive side lengths in pixels; got {received(given)}."
         )

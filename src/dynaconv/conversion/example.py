@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from dynaconv.conversion.select import is_convolution
 from dynaconv.errors import ConversionError, received
-from dynaconv.families.contract.checks import as_int
+from dynaconv.families.contract.checks import as_sizes
 
 Result = TypeVar("Result")
 _SIDES = {1: (16384, 4096, 1024, 128), 2: (224, 64, 32, 28), 3: (32, 64, 16)}
@@ -55,9 +55,8 @@ def as_input_size(model: nn.Module, given: Sequence[int]) -> tuple[int, ...]:
         ConversionError: The size is neither.
     """
     dims = input_form(model)[0]
-    numbers = [as_int(size) for size in (given if isinstance(given, Sequence) else (given,))]
-    sizes = tuple(number for number in numbers if number is not None and number > 0)
-    if len(sizes) != len(numbers) or len(sizes) not in (dims + 1, dims + 2):
+    sizes = as_sizes(given if isinstance(given, Sequence) else (given,))
+    if sizes is None or len(sizes) not in (dims + 1, dims + 2):
         letters = _LETTERS[dims]
         raise ConversionError(
             f"`input_size` must be (B, C, {letters}) or (C, {letters}), positive integers; got {received(given)}."

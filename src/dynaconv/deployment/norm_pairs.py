@@ -31,6 +31,17 @@ def is_norm(module: nn.Module) -> bool:
     )
 
 
+def fill_zero_norms(model: nn.Module, value: float = 1.0) -> None:
+    """Set the scale of each batch norm whose scale is zero, as that of the last one of a residual block is at first.
+
+    SE, which reads a layer's output, is deployed with such a norm in another form than after training.
+    """
+    for norm in filter(is_norm, model.modules()):
+        weight: Any = norm.weight
+        if weight is not None and not weight.any():
+            nn.init.constant_(weight, value)
+
+
 def norm_remainder(norm: nn.Module) -> nn.Module | None:
     """Return the module that remains of a norm after its scale and shift are folded; None for an unknown class."""
     if type(norm).forward in _PLAIN_NORMS or _class_in(norm, (_FROZEN_NORM,)) == type(norm).__name__:

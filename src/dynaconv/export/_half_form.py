@@ -3,7 +3,6 @@
 import copy
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -45,10 +44,10 @@ def store_in_half(model: Any) -> None:
     graph = model.graph
     for name, value in list(graph.initializers.items()):
         array = value.const_value.numpy()
-        large = array.dtype == numpy.float32 and array.size >= _MIN_STORED_SIZE
-        if not large or numpy.abs(array).max() > numpy.finfo(numpy.float16).max:
+        large = array.dtype == "float32" and array.size >= _MIN_STORED_SIZE
+        if not large or abs(array).max() > torch.finfo(torch.float16).max:
             continue
-        tensor = ir.tensor(array.astype(numpy.float16), name=f"{name}_half")
+        tensor = ir.tensor(array.astype("float16"), name=f"{name}_half")
         stored = ir.Value(
             name=tensor.name, shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16), const_value=tensor
         )

@@ -48,7 +48,7 @@ def in_native_form(frozen: nn.Module, inputs: tuple[Tensor, ...], precision: Pre
         ExportError: The native kernels support no part of the network, or this processor has no instructions for the
             precision.
     """
-    if precision == "int8" and not library.int8_is_fast():
+    if precision == "int8" and library.int8_instruction_set() == "portable":
         raise ExportError("native kernels in int8 need a processor with VNNI; write the file on one, or in 'bf16'.")
     network = deploy(frozen, example=inputs, backend="native", precision=precision)
     if not any(isinstance(module, NativeProgram) for module in network.modules()):

@@ -37,8 +37,9 @@ from dynaconv.families.contract.checks import check_choice, check_integer
 Rewrite = bool | Literal["int8"]
 MIN_OPSET = 18
 # Largest size of the weights in a single file: ONNX's serialisation allows 2 GiB, and the graph needs a part of it.
-_SCOPES = "pkg.torch.onnx.name_scopes"
 _MAX_SINGLE_FILE_BYTES = 1_900_000_000
+# Key of the exporter's note on a node that names its layer.
+_SCOPES = "pkg.torch.onnx.name_scopes"
 NO_IMAGES = ImageForm()
 _REGISTER_METHOD = "SessionOptions.register_custom_ops_library"
 FILE_PRECISIONS: tuple[Precision, ...] = ("float32", "bf16", "int8")

@@ -271,9 +271,9 @@ def _verify(
 def _difference_of_form(request: _Request) -> str:
     examples = random_inputs(request.inputs, request.batch or 2)
     original, form = outputs_of(request.frozen, examples), outputs_of(request.prepared, examples)
-    shares = [float((form[name] - value).abs().max() / value.abs().max()) for name, value in original.items()]
+    difference = largest_difference(form, original, "the form that is written")
     return (
-        f"the file is compared with the network in that form, whose outputs differ by {max(shares):.1%} of the largest "
+        f"the file is compared with the network in that form, whose outputs differ by {difference:.1%} of the largest "
         "from those of the given one."
     )
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dynaconv import __version__
 from dynaconv.conversion.example import eval_mode
 from dynaconv.deployment import deploy
-from dynaconv.deployment.norm_pairs import is_norm
+from dynaconv.deployment.norm_pairs import fill_zero_norms
 from dynaconv.measure.memory import MemoryRecorder
 from dynaconv.measure.profile import profile
 from dynaconv.measure.timing import time_in_turns
@@ -148,10 +148,7 @@ def _trainable_network(variant: Variant) -> _TrainableNetwork:
     torch.manual_seed(0)
     built = make_parser().instantiate(resolved)
     module = built.model
-    for norm in filter(is_norm, module.modules()):
-        # Residual blocks start with norms of scale zero. SE cannot be deployed with them as it is after training.
-        if norm.weight is not None and not norm.weight.any():
-            nn.init.ones_(norm.weight)
+    fill_zero_norms(module)
     # With a learning rate of zero, a step does its full work, but the weights do not change over the rounds.
     optimizer = module.make_optimizer(0.0)
     images, targets = next(iter(built.data.train_dataloader()))

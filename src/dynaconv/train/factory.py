@@ -97,7 +97,5 @@ def create_network(
         ) from error
     except OSError as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise RunError(
-            f"cannot load timm's weights of {name}; start from a file of weights, or see: {reason}."
-        ) from error
+        raise RunError(f"cannot load timm's weights of {name}; start from a file of weights. {reason}.") from error
     return apply_conversion(model, conversion) if conversion else model

@@ -28,6 +28,13 @@ def as_int(value: object) -> int | None:
         return None
 
 
+def as_sizes(values: Iterable[object]) -> tuple[int, ...] | None:
+    """Return values as ints if all are integers of at least 1, also of numpy; else None."""
+    numbers = [as_int(value) for value in values]
+    sizes = tuple(number for number in numbers if number is not None and number > 0)
+    return sizes if len(sizes) == len(numbers) else None
+
+
 def check_integer(name: str, value: object, *, least: int = 1, error: type[ValueError] = ValueError) -> int:
     """Return ``value`` if it is an integer of at least ``least``, else raise ``error``."""
     number = as_int(value)
