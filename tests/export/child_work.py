@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,19 @@ def dying(name: str) -> Callable[..., Any]:
         os.kill(os.getpid(), signal.Signals[name])
 
     return die
+
+
+def forking(end: str) -> Callable[..., Any]:
+    """Forks a process that lives for a minute, then returns or dies."""
+
+    def fork() -> None:
+        if not os.fork():
+            time.sleep(60)
+            os._exit(0)
+        if end:
+            os.kill(os.getpid(), signal.Signals[end])
+
+    return fork
 
 
 def exiting() -> Callable[..., Any]:

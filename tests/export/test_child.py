@@ -1,6 +1,7 @@
 """Foreign code that crashes ends a process of its own, and is a sentence in this one."""
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from dynaconv.export import export_openvino
 from dynaconv.export._child import Child, ChildError
 from dynaconv.export.int8_openvino import quantize_openvino
 from dynaconv.families import DCDConv2d
-from tests.export.child_work import adder, dying, exiting, odd, unopenable, unrunnable
+from tests.export.child_work import adder, dying, exiting, forking, odd, unopenable, unrunnable
 from tests.messages import refuses
 
 CRASHES = ["SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL"]
@@ -41,6 +42,17 @@ def test_a_child_ends_with_its_object() -> None:
     process = child._process
     del child
     assert process.returncode is not None
+
+
+def test_a_process_that_a_child_forked_keeps_nobody_waiting() -> None:
+    start, child = time.monotonic(), Child(forking, "")
+    child()
+    del child
+    crashing = Child(forking, "SIGSEGV")
+    with pytest.raises(ChildError, match="SIGSEGV"):
+        crashing()
+    del crashing
+    assert time.monotonic() - start < 50
 
 
 @pytest.mark.parametrize("name", [*CRASHES, "SIGKILL", "SIGTERM"])

@@ -43,6 +43,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            start_new_session=True,
         )
         weakref.finalize(self, _end, self._process, self._errors)
         self._request(inspect.getfile(make), make.__module__, make.__name__, args)
@@ -90,6 +91,8 @@ class Child:
 
 
 def _end(process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
-    process.kill()
+    if process.poll() is None:
+        # With the processes that it forked.
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     errors.close()

@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import sys
+from functools import partial
 from typing import Any, BinaryIO
 
 
@@ -58,6 +59,9 @@ def _main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
+    # OpenVINO forks to send its statistics. Such a process may outlive this one, and the parent waits for the pipes.
+    for pipe in (0, answers.fileno()):
+        os.register_at_fork(after_in_child=partial(os.dup2, null, pipe))
     _serve(sys.stdin.buffer, answers)
     os._exit(0)
 
