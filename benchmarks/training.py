@@ -81,7 +81,7 @@ class Step:
             model, x = model.to(memory_format=FORMATS[layout]), x.contiguous(memory_format=FORMATS[layout])
         self.network, self.model, self.x = model, model, x
         self.classes = torch.randint(0, 500 if size == "resnet10" else 1000, (batch,))
-        self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=True)
 
     def compile(self) -> "Step":
         # Each case for itself: a second shape would otherwise be compiled as one of any size, where Inductor fails.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from dynaconv.errors import RunError, check_range
 
@@ -37,6 +38,13 @@ class Optimizer(ABC):
         """Return the factor on the learning rate for ``ratio`` times as many images per update."""
 
 
+def _fuses(groups: list[dict[str, Any]]) -> bool | None:
+    """Whether one operator updates all parameters, which takes less time on the CPU; None: as torch chooses."""
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    plain = all(type(each.data) is Tensor and each.device.type == "cpu" for each in parameters)
+    return True if plain and all(each.is_floating_point() for each in parameters) else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class SGD(Optimizer):
     """Stochastic gradient descent.
@@ -56,7 +64,7 @@ class SGD(Optimizer):
             raise RunError("SGD.nesterov needs a momentum above 0; set SGD.nesterov to false or raise SGD.momentum.")
 
     def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        return torch.optim.SGD(groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov)
+        return torch.optim.SGD(groups, lr=lr, momentum=self.momentum, nesterov=self.nesterov, fused=_fuses(groups))
 
     def lr_scale(self, ratio: float) -> float:
         return ratio
@@ -78,7 +86,7 @@ class AdamW(Optimizer):
             check_range("AdamW.betas", value, 0, 1, open_high=True)
 
     def make(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(groups, lr=lr, betas=self.betas)
+        return torch.optim.AdamW(groups, lr=lr, betas=self.betas, fused=_fuses(groups))
 
     def lr_scale(self, ratio: float) -> float:
         return math.sqrt(ratio)
