@@ -67,3 +67,11 @@ def differentiable_gradients(
     needed = [tensor for tensor in views if tensor.requires_grad]
     gradients = iter(torch.autograd.grad(run(*views), needed, gradient, create_graph=True))
     return tuple(next(gradients) if tensor.requires_grad else None for tensor in inputs)
+
+
+def not_a_view(out: Tensor) -> Tensor:
+    """Return the result of an autograd function such that the next layer, a ReLU for example, may change it in place.
+
+    Autograd refuses that for a view of another tensor.
+    """
+    return out.data

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dynaconv.families.dcd.factors import DCDFactors, at_centre, required
-from dynaconv.ops.eager import differentiable_gradients
+from dynaconv.ops.eager import differentiable_gradients, not_a_view
 from dynaconv.ops.geometry import Geometry
 from dynaconv.ops.per_sample import grouped_matmul, outer_per_sample
 from dynaconv.ops.shared import static_conv
@@ -109,7 +109,7 @@ class _FactoredStep(torch.autograd.Function):
         out.addcmul_(static, scale[:, :, None, None])
         ctx.geometry = geometry
         ctx.save_for_backward(x, weight, scale, fusion, p, q, static, latent, mix)
-        return out
+        return not_a_view(out)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

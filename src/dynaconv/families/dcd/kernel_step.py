@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dynaconv.families.dcd.factors import DCDFactors, required
-from dynaconv.ops.eager import differentiable_gradients
+from dynaconv.ops.eager import differentiable_gradients, not_a_view
 from dynaconv.ops.per_sample import grouped_matmul, outer_per_sample, times_transposed
 
 
@@ -27,7 +27,7 @@ class _KernelStep(torch.autograd.Function):
         kernel = torch.mm(mixed.flatten(0, 1), q.T).view(len(x), len(p), len(q))
         kernel.addcmul_(weight.flatten(1), scale[:, :, None])
         ctx.save_for_backward(x, weight, scale, fusion, p, q, kernel, mixed)
-        return grouped_matmul(kernel, x)
+        return not_a_view(grouped_matmul(kernel, x))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

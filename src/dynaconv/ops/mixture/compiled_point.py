@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynaconv.ops.eager import not_a_view
 from dynaconv.ops.geometry import Geometry
 from dynaconv.ops.mixture.attentions import Attentions, second_gradients
 from dynaconv.ops.per_sample import grouped_matmul, outer_per_sample, times_transposed
@@ -43,7 +44,7 @@ class _CompiledPointMixture(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, kernels: Tensor, *coefficients: Tensor | None) -> Tensor:
         kernel = _formed(*_operands(kernels, coefficients))
         ctx.save_for_backward(x, kernels, *coefficients, kernel)
-        return grouped_matmul(kernel, x)
+        return not_a_view(grouped_matmul(kernel, x))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
