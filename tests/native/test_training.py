@@ -16,7 +16,7 @@ from dynaconv.families.dcd import compiled_step
 from dynaconv.native import NativeError, accelerate_training, library
 from dynaconv.native.toolchain import BuildError
 from dynaconv.ops import averaged
-from dynaconv.ops.mixture import compiled, compiled_point
+from dynaconv.ops.mixture import compiled, compiled_patches, compiled_point
 from dynaconv.testing import assert_close_to_scale
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -35,6 +35,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     holders = {
         "mixture": compiled._CompiledMixture,
+        "patches": compiled_patches._CompiledPatches,
         "point": compiled_point._CompiledPointMixture,
         "dcd": compiled_step._CompiledStep,
     }
@@ -216,6 +217,84 @@ def test_images_of_few_pixels(family: str, sizes: tuple[int, int, int], runs: li
     check(layer, x.requires_grad_())
 
 
+@pytest.mark.parametrize("seed", range(16))
+def test_patches_of_few_pixels(seed: int, runs: list[str]) -> None:
+    draw = random.Random(seed)
+    family, inputs = draw.choice(["condconv", "dyconv", "odconv", "odconv"]), draw.choice([1, 3, 8, 21])
+    number = draw.choice([1, 2]) if family == "odconv" else 2
+    kind = {"condconv": CondConv2d, "dyconv": DYConv2d, "odconv": ODConv2d}[family]
+    geometry = {
+        "stride": draw.choice([1, 2, (2, 1)]),
+        "padding": draw.choice([0, 1, (2, 0)]),
+        "dilation": (1, draw.choice([1, 2])),
+    }
+    name = "num_experts" if family == "condconv" else "num_kernels"
+    layer = moved(
+        kind(
+            inputs,
+            draw.choice([96, 101]),
+            (3, draw.choice([1, 2])),
+            bias=draw.random() < 0.5,
+            **geometry,
+            **{name: number},
+        )
+    )
+    x = channels_last(draw.choice([1, 2, 5]), inputs, draw.choice([3, 4]), draw.choice([3, 5]))
+    check(layer, x.requires_grad_(draw.random() < 0.8))
+    assert runs == ["patches"]
+
+
+@pytest.mark.parametrize("kind", ["condconv", "odconv", "odconv (1)"])
+@pytest.mark.parametrize("chunk", [1, 5000, 2**23])
+@pytest.mark.parametrize("size", [3, 9])
+def test_patches_of_large_kernels(
+    kind: str, chunk: int, size: int, runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "_MAX_BYTES", 0)
+    monkeypatch.setattr(compiled_patches, "_CHUNK", chunk)
+    monkeypatch.setattr(compiled_patches, "_SHARED_PIXELS", 12)
+    layers = {
+        "condconv": CondConv2d(8, 24, 3, padding=1),
+        "odconv": ODConv2d(8, 24, 3, padding=1, stride=2, num_kernels=2),
+        "odconv (1)": ODConv2d(8, 24, (3, 1), dilation=2, padding=2, num_kernels=1),
+    }
+    check(moved(layers[kind]), channels_last(5, 8, size, size).requires_grad_())
+    assert runs == ["patches"]
+
+
+@pytest.mark.parametrize(
+    "change", [nn.functional.relu_, lambda out: out.add_(1), lambda out: out.mul_(out.detach() > 0)]
+)
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(
+    "kind", [*POINTS, "dcd 3x3", "dcd 3x3, joined", "dcd 3x3, factored", "odconv 3x3", "few pixels", "warehouse"]
+)
+def test_outputs_may_be_changed_in_place(kind: str, compiled: bool, change: Callable[[Tensor], Tensor]) -> None:
+    accelerate_training(compiled)
+    several = {
+        "dcd 3x3": DCDConv2d(8, 16, 3, padding=1, bias=False),
+        "dcd 3x3, joined": DCDConv2d(8, 8, 3, padding=1, bias=False),
+        "dcd 3x3, factored": DCDConv2d(8, 8, 3, padding=1, bias=False, algorithm="factored"),
+        "odconv 3x3": ODConv2d(8, 8, 3, padding=1, bias=False),
+        "few pixels": ODConv2d(8, 128, 3, padding=1, bias=False, num_kernels=1),
+        "warehouse": KernelWarehouseConv2d(16, 16, 3, padding=1, bias=False),
+    }
+    layer = moved(several.get(kind) or POINTS[kind](8, 16, 1, bias=False))
+    x = channels_last(3, layer.in_channels, 5, 6).requires_grad_()
+    check(nn.Sequential(layer, Changed(change)), x)
+
+
+class Changed(nn.Module):
+    """Changes its input in place."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(x)
+
+
 class Residual(nn.Module):
     """A layer whose input has another gradient too."""
 
@@ -301,7 +380,7 @@ PLAIN: dict[str, tuple[nn.Module, Callable[[nn.Module, Tensor], object]]] = {
     "empty batch": (DYConv2d(8, 8, 3), lambda layer, x: layer(x[:0])),
     "algorithm": (DYConv2d(8, 8, 3, algorithm="mixed"), lambda layer, x: layer(x)),
     "padded tap": (DYConv2d(8, 8, 1, padding=1), lambda layer, x: layer(x)),
-    "large kernels": (DYConv2d(8, 8, 41, padding=20), lambda layer, x: layer(x)),
+    "large kernels": (DYConv2d(8, 8, 41, padding=20), lambda layer, x: layer(x.contiguous())),
     "depthwise": (DYConv2d(8, 8, 3, groups=8), lambda layer, x: layer(x)),
     "dcd, contiguous": (DCDConv2d(8, 8, 3), lambda layer, x: layer(x.contiguous())),
     "dcd, 12 channels": (DCDConv2d(8, 12, 3), lambda layer, x: layer(x)),

@@ -31,6 +31,11 @@ _DEFINITIONS.define(
     "mixture_conv_gradients(Tensor x, Tensor kernels, Tensor transposed, Tensor[] coefficients, Tensor gradient, "
     "Tensor(a!) to_x, Tensor(b!) to_kernels, Tensor(c!)[] to_coefficients, int[] sizes) -> ()"
 )
+_DEFINITIONS.define("mixture_patches(Tensor x, Tensor[] coefficients, int[] sizes) -> Tensor")
+_DEFINITIONS.define(
+    "mixture_patches_gradients(Tensor x, Tensor[] coefficients, Tensor gradient, Tensor(a!) to_x, "
+    "Tensor(b!)[] to_coefficients, int[] sizes) -> ()"
+)
 _DEFINITIONS.define("kernel_mix(Tensor kernels, Tensor[] coefficients, Tensor(a!) out) -> Tensor(a!)")
 _DEFINITIONS.define(
     "kernel_mix_gradients(Tensor kernels, Tensor[] coefficients, Tensor gradient, Tensor(a!)[] out) -> ()"
@@ -38,21 +43,13 @@ _DEFINITIONS.define(
 
 _DEFINITIONS.define("average(Tensor x, Tensor(a!) out) -> Tensor(a!)")
 _DEFINITIONS.define("average_gradient(Tensor to_average, Tensor(a!) to_x) -> ()")
-# The arguments of a DCD layer, and the memory that it keeps: `csrc/binding_training.h`.
-_LAYER = "Tensor x, Tensor context, Tensor[] branch"
-_DEFINITIONS.define(f"dcd_prepare({_LAYER}, Tensor(a!)[] running, float[] settings, int[] sizes) -> Tensor")
+# The arguments of a DCD layer, and what the operators return: `csrc/binding_dcd.h`.
+_LAYER = "Tensor x, Tensor? context, Tensor[] parameters"
+_SETTINGS = "float[] settings, int[] sizes"
+_DEFINITIONS.define(f"dcd_layer({_LAYER}, Tensor(a!)[] running, {_SETTINGS}) -> (Tensor, Tensor)")
 _DEFINITIONS.define(
-    f"dcd_gradients({_LAYER}, float[] settings, int[] sizes, Tensor memory, Tensor to_memory, Tensor(a!) to_x, "
-    "Tensor(b!)[] out) -> ()"
+    f"dcd_layer_gradients({_LAYER}, {_SETTINGS}, Tensor memory, Tensor? out, Tensor gradient, bool for_x) -> Tensor[]"
 )
-_KERNEL = "Tensor weight, Tensor q, Tensor memory"
-_DEFINITIONS.define(f"dcd_kernel({_KERNEL}, Tensor(a!) out) -> Tensor(a!)")
-_DEFINITIONS.define(
-    f"dcd_kernel_gradients({_KERNEL}, Tensor gradient, Tensor(a!) to_weight, Tensor(b!) to_q) -> Tensor"
-)
-_SUM = "Tensor fixed, Tensor memory, int latent"
-_DEFINITIONS.define(f"dcd_sum({_SUM}, Tensor(a!) out) -> Tensor(a!)")
-_DEFINITIONS.define(f"dcd_sum_gradients({_SUM}, Tensor gradient, Tensor(a!) to_fixed) -> Tensor")
 
 
 class NativeError(DynaconvError):

@@ -10,13 +10,11 @@ from torch import Tensor, nn
 
 from dynaconv.families.contract.branch import bounded_rows, inverse_length
 from dynaconv.families.contract.norms import LatentBatchNorm2d
-from dynaconv.families.dcd.factored_step import conv_gradients, join_kernels, plain_factored_step, split_kernels
+from dynaconv.families.dcd.factored_step import plain_factored_step
 from dynaconv.families.dcd.factors import activate_scale, inverse_lengths
 from dynaconv.ops.context import pool_context
 from dynaconv.ops.eager import LANES, differentiable_gradients, trains_in_channels_last
 from dynaconv.ops.geometry import Geometry
-from dynaconv.ops.per_sample import grouped_matmul, outer_per_sample, times_transposed
-from dynaconv.ops.shared import static_conv
 
 
 class StepSettings(NamedTuple):
@@ -38,16 +36,11 @@ class StepSettings(NamedTuple):
         norm = self.norm
         return (*self.branch, *((0.0, 0.0) if norm is None or norm.momentum is None else (norm.momentum, norm.eps)))
 
-    def sizes(self, x: Tensor) -> list[int]:
-        """Return stride, first pixel of the centre tap and size of the output, and whether Q^T x is computed here."""
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Stride, padding and dilation, and the two choices."""
         geometry = self.geometry
-        firsts = (d * c - p for d, c, p in zip(geometry.dilation, geometry.centre, geometry.padding, strict=True))
-        return [
-            *geometry.stride,
-            *firsts,
-            *geometry.output_size(*x.shape[2:]),
-            int(not (self.forms_kernel or self.joined)),
-        ]
+        return (*geometry.stride, *geometry.padding, *geometry.dilation, int(self.forms_kernel), int(self.joined))
 
 
 def supports_compiled_step(x: Tensor, tensors: Sequence[Tensor], geometry: Geometry) -> bool:
@@ -88,81 +81,49 @@ def compiled_step_dcd(
     return out
 
 
+class _Written:
+    """Whether a tensor was changed in place since; does not keep its memory."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        # A detached tensor shares the version, also with other data.
+        self._marker = tensor.detach()
+        self._marker.data = tensor.new_empty(0)
+        self._version = tensor._version
+
+    def __bool__(self) -> bool:
+        return self._marker._version != self._version
+
+
 class _CompiledStep(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, context: Tensor | None, weight: Tensor, *arguments: Any) -> Tensor:
-        *branch, settings = arguments
-        norm, operators = settings.norm, _operators()
+    def forward(ctx: Any, x: Tensor, context: Tensor | None, *arguments: Any) -> Tensor:
+        *parameters, settings = arguments
+        norm = settings.norm
         running = [] if norm is None else [norm.running_mean, norm.running_var, norm.num_batches_tracked]
-        arguments = _arguments(x, context, branch)
-        memory = operators.dcd_prepare(*arguments, running, settings.numbers, settings.sizes(x))
-        fixed = None
-        if settings.forms_kernel:
-            out = grouped_matmul(_kernel(weight, branch[-1], memory, len(x)), x)
-        else:
-            kernel = join_kernels(weight, branch[-1], settings.geometry) if settings.joined else weight
-            fixed = static_conv(x, kernel, settings.geometry).contiguous(memory_format=torch.channels_last)
-            size = (len(x), len(weight), *fixed.shape[2:])
-            out = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
-            operators.dcd_sum(fixed, memory, branch[-1].shape[1], out)
-        ctx.settings = settings
-        ctx.save_for_backward(x, context, weight, *branch, memory, fixed)
+        numbers, sizes = settings.numbers, settings.sizes
+        out, memory = torch.ops.dynaconv.dcd_layer(x, context, parameters, running, numbers, sizes)
+        ctx.settings, ctx.numbers = settings, (numbers, sizes)
+        kept = None
+        if not settings.forms_kernel:
+            # The layer behind keeps its output too, or changes it in place, which `written` tells.
+            kept, ctx.written = out.data, _Written(out)
+        ctx.save_for_backward(x, context, *parameters, memory, kept)
         result: Tensor = out
         return result
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, context, weight, *branch, memory, fixed = ctx.saved_tensors
-        settings, for_x = ctx.settings, ctx.needs_input_grad[0]
+        x, context, *parameters, memory, out = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return *_second_gradients(settings, x, context, weight, branch, gradient), None
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        to_q = None
-        if settings.forms_kernel:
-            to_x, to_weight, to_q, to_memory = _formed_gradients(x, weight, branch[-1], memory, gradient, for_x)
-        else:
-            q, geometry, to_fixed = branch[-1], settings.geometry, torch.empty_like(fixed)
-            to_memory = _operators().dcd_sum_gradients(fixed, memory, q.shape[1], gradient, to_fixed)
-            kernel = join_kernels(weight, q, geometry) if settings.joined else weight
-            to_x, to_weight = conv_gradients(to_fixed, x, kernel, geometry, for_x)
-            if settings.joined:
-                to_weight, to_q = split_kernels(to_weight, len(weight), geometry)
-        none = x.new_empty(0)
-        to_x = none if to_x is None else to_x.contiguous(memory_format=torch.channels_last)
-        inputs = _arguments(x, context, branch)
-        to_context, *to_branch = found = [torch.empty_like(part) for part in (inputs[1], *inputs[2])]
-        _operators().dcd_gradients(*inputs, settings.numbers, settings.sizes(x), memory, to_memory, to_x, found)
-        if to_q is not None:
-            to_branch[-1] += to_q
-        return to_x if for_x else None, None if context is None else to_context, to_weight, *to_branch, None
-
-
-def _operators() -> Any:
-    return torch.ops.dynaconv
-
-
-def _arguments(x: Tensor, context: Tensor | None, branch: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Return the operators' first arguments, an empty context for None."""
-    given = x.new_empty(0) if context is None else context.contiguous()
-    return x, given, [part.contiguous() for part in branch]
-
-
-def _kernel(weight: Tensor, q: Tensor, memory: Tensor, batch: int) -> Tensor:
-    """Return W(x), ``(B, C_out, C_in)``."""
-    matrix = weight.flatten(1).contiguous()
-    out: Tensor = _operators().dcd_kernel(matrix, q.contiguous(), memory, matrix.new_empty(batch, *matrix.shape))
-    return out
-
-
-def _formed_gradients(
-    x: Tensor, weight: Tensor, q: Tensor, memory: Tensor, gradient: Tensor, for_x: bool
-) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
-    """Return the gradients of x (if ``for_x``), W0, Q and the coefficients, of a product with W(x)."""
-    matrix, q = weight.flatten(1).contiguous(), q.contiguous()
-    to_weight, to_q = torch.empty_like(matrix), torch.empty_like(q)
-    to_memory = _operators().dcd_kernel_gradients(matrix, q, memory, outer_per_sample(gradient, x), to_weight, to_q)
-    to_x = times_transposed(_kernel(weight, q, memory, len(x)), gradient, x) if for_x else None
-    return to_x, to_weight.view(weight.shape), to_q, to_memory
+            weight, *branch = parameters
+            return *_second_gradients(ctx.settings, x, context, weight, branch, gradient), None
+        for_x = ctx.needs_input_grad[0]
+        if out is not None and ctx.written:
+            out = None
+        to_x, to_context, *found = torch.ops.dynaconv.dcd_layer_gradients(
+            x, context, parameters, *ctx.numbers, memory, out, gradient, for_x
+        )
+        return to_x if for_x else None, None if context is None else to_context, *found, None
 
 
 def _second_gradients(

@@ -69,21 +69,20 @@ Tensor native_program(const Tensor& x, const Tensor& constants, const Tensor& st
 }  // namespace
 
 #include "binding_training.h"
+#include "binding_dcd.h"
 
 STABLE_TORCH_LIBRARY_IMPL(dynaconv, CPU, m) {
   m.impl("native_program", TORCH_BOX(&native_program));
   m.impl("mixture_conv", TORCH_BOX(&mixture_conv));
   m.impl("mixture_conv_gradients", TORCH_BOX(&mixture_conv_gradients));
+  m.impl("mixture_patches", TORCH_BOX(&mixture_patches));
+  m.impl("mixture_patches_gradients", TORCH_BOX(&mixture_patches_gradients));
   m.impl("average", TORCH_BOX(&average));
   m.impl("average_gradient", TORCH_BOX(&average_gradient));
   m.impl("kernel_mix", TORCH_BOX(&kernel_mix));
   m.impl("kernel_mix_gradients", TORCH_BOX(&kernel_mix_gradients));
-  m.impl("dcd_prepare", TORCH_BOX(&dcd_prepare));
-  m.impl("dcd_gradients", TORCH_BOX(&dcd_gradients));
-  m.impl("dcd_kernel", TORCH_BOX(&dcd_kernel));
-  m.impl("dcd_kernel_gradients", TORCH_BOX(&dcd_kernel_gradients));
-  m.impl("dcd_sum", TORCH_BOX(&dcd_sum));
-  m.impl("dcd_sum_gradients", TORCH_BOX(&dcd_sum_gradients));
+  m.impl("dcd_layer", TORCH_BOX(&dcd_layer));
+  m.impl("dcd_layer_gradients", TORCH_BOX(&dcd_layer_gradients));
 }
 
 // Python calls this when it loads the library: returns the name of the instruction set, or null and a message in

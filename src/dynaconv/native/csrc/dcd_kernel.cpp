@@ -76,6 +76,7 @@ void dcd_kernel_gradients(const DCDKernel& k, const float* gradient, const DCDKe
       });
     }
   });
+  for (Index i = 0; i < k.batch * k.outputs; ++i) to.scale[i] *= k.scale[i];
   weights.add_up();
   latent.add_up();
   for (Index i = 0; i < k.inputs; ++i)

@@ -95,6 +95,14 @@ const float* fusion_of(const DCDBranch& b, const float* logits, float inverse) {
   return out;
 }
 
+// Copies some adjacent channels of each pixel.
+void copy_channels(const float* from, Index from_pixel, Index channels, Index pixels, float* to, Index to_pixel) {
+  constexpr Index kFew = 4;
+  for (Index pixel = 0; pixel < pixels; ++pixel, from += from_pixel, to += to_pixel)
+    if (channels == kFew) std::copy_n(from, kFew, to);
+    else std::copy_n(from, channels, to);
+}
+
 // 2 sigmoid of each of `size` numbers, a multiple of 8.
 void scale_of_logits(float* values, Index size) {
   const Index full = size / kPanel * kPanel;
@@ -157,8 +165,7 @@ void dcd_branch_gradients(const DCDBranch& b, const float* scale, const float* d
     const float* logits = saved.logits + n * count;
     float* own = to_logits + n * count;
     for (Index o = 0; o < b.outputs; ++o) {
-      const float value = scale[n * b.outputs + o];
-      own[o] = to_scale[n * b.outputs + o] * value * (1.0f - 0.5f * value);
+      own[o] = to_scale[n * b.outputs + o] * (1.0f - 0.5f * scale[n * b.outputs + o]);
     }
     // Phi^T: (column, row); to_fusion has the same layout.
     const float* fusion = fusion_of(b, logits, inverse);
@@ -203,13 +210,16 @@ void dcd_branch_gradients(const DCDBranch& b, const float* scale, const float* d
   gemm(b.batch, b.features, b.hidden, to_hidden, b.hidden, 1, b.squeeze, b.features, to.context, b.features);
 }
 
-void dcd_sum(const DCDSum& s, float* out) {
+void dcd_sum(const DCDSum& s, const float* fixed, Index fixed_pixel, float* out) {
   parallel_for_each(s.batch, [&](Index n) {
-    Product p = pointwise(s.z + n * s.pixels * s.z_pixel, kPanel, s.latent, s.mix + n * s.outputs * s.latent, s.pixels,
-                          s.outputs, out + n * s.pixels * s.outputs, kPanel);
-    p.tile.x_pixel = s.z_pixel;
-    p.tile.add = s.fixed + n * s.pixels * s.fixed_pixel;
-    p.tile.add_pixel = s.fixed_pixel;
+    const float* own = fixed + n * s.pixels * fixed_pixel;
+    float* z = s.z + n * s.pixels * s.latent;
+    if (fixed_pixel != s.outputs) copy_channels(own + s.outputs, fixed_pixel, s.latent, s.pixels, z, s.latent);
+    Product p = pointwise(z, kPanel, s.latent, s.mix + n * s.outputs * s.latent, s.pixels, s.outputs,
+                          out + n * s.pixels * s.outputs, kPanel);
+    p.tile.x_pixel = s.latent;
+    p.tile.add = own;
+    p.tile.add_pixel = fixed_pixel;
     p.tile.scale = s.scale + n * s.outputs;
     p.tile.scales_add = true;
     p.tile.out_pixel = s.outputs;
@@ -217,36 +227,51 @@ void dcd_sum(const DCDSum& s, float* out) {
   });
 }
 
-void dcd_sum_gradients(const DCDSum& s, const float* gradient, const DCDSumGradients& to) {
+void dcd_sum_gradients(const DCDSum& s, const float* out, const float* gradient, const DCDSumGradients& to) {
   parallel_for_each(s.batch, [&](Index n) {
     const float* g = gradient + n * s.pixels * s.outputs;
     const float* mix = s.mix + n * s.outputs * s.latent;
-    for_each_panel(s.outputs, [&](Index channel, Index width) {
-      const Index map = n * s.pixels * s.fixed_pixel + channel, lane = n * s.outputs + channel;
-      kernels().sum_gradients[width == kPanel]({s.pixels, g + channel, s.outputs, s.fixed + map, s.fixed_pixel,
-                                                s.z + n * s.pixels * s.z_pixel, s.z_pixel, int(s.latent), s.scale + lane,
-                                                to.fixed + map, s.fixed_pixel, to.scale + lane,
-                                                to.mix + lane * s.latent});
-    });
+    float* to_fixed = to.fixed + n * s.pixels * to.fixed_pixel;
     // z's gradient is (P Phi)^T times the output's: panels of latent channels, a row for each output channel.
     const Index lanes = panel_width(s.latent);
     float* panels = Buffers::this_thread().product.get(lanes * s.outputs);
+    std::fill_n(panels, lanes * s.outputs, 0.0f);
     for_each_panel(s.latent, [&](Index first, Index size) {
-      for (Index o = 0; o < s.outputs; ++o)
-        for (Index l = 0; l < size; ++l) {
-          const Index panel = o / kPanel * kPanel, step = s.outputs - panel <= kHalf ? kHalf : kPanel;
-          panels[first * s.outputs + o * size + l] =
-              first + l < s.latent ? mix[panel * s.latent + (first + l) * step + o - panel] : 0.0f;
-        }
+      for_each_panel(s.outputs, [&](Index channel, Index width) {
+        const float* from = mix + channel * s.latent + first * width;
+        float* to_row = panels + first * s.outputs + channel * size;
+        for (Index l = 0; l < std::min(size, s.latent - first); ++l, from += width)
+          for (Index i = 0; i < width; ++i) to_row[i * size + l] = from[i];
+      });
     });
-    float* out = to.z + n * s.pixels * to.z_pixel;
-    float* lanes_of_z = to.z_pixel == lanes ? out : Buffers::this_thread().pixels.get(s.pixels * lanes);
-    Product p = pointwise(g, kPanel, s.outputs, panels, s.pixels, s.latent, lanes_of_z, kPanel);
-    p.tile.x_pixel = s.outputs;
-    p.tile.out_pixel = lanes;
-    multiply(p, Team());
-    for (Index pixel = 0; out != lanes_of_z && pixel < s.pixels; ++pixel)
-      for (Index l = 0; l < s.latent; ++l) out[pixel * to.z_pixel + l] = lanes_of_z[pixel * lanes + l];
+    const auto gradient_of_z = [&](Index first, Index count, float* rows, Index row) {
+      Product p = pointwise(g + first * s.outputs, kPanel, s.outputs, panels, count, s.latent, rows, kPanel);
+      p.tile.x_pixel = s.outputs;
+      p.tile.out_pixel = row;
+      multiply(p, Team());
+    };
+    if (to.z) {
+      gradient_of_z(0, s.pixels, to.z + n * s.pixels * lanes, lanes);
+    } else {
+      // Lanes behind the latent channels end up in the pixel behind, whose other channels are written below; there is none
+      // behind the last one.
+      float* rows = to_fixed + s.outputs;
+      float* last = Buffers::this_thread().pixels.get(lanes);
+      gradient_of_z(0, s.pixels - 1, rows, to.fixed_pixel);
+      gradient_of_z(s.pixels - 1, 1, last, lanes);
+      std::copy_n(last, s.latent, rows + (s.pixels - 1) * to.fixed_pixel);
+    }
+    for_each_panel(s.outputs, [&](Index channel, Index width) {
+      const Index lane = n * s.outputs + channel;
+      float *to_scale = to.scale + lane, *to_mix = to.mix + lane * s.latent;
+      kernels().sum_gradients[width == kPanel]({s.pixels, g + channel, s.outputs, out + n * s.pixels * s.outputs + channel,
+                                                s.outputs, s.z + n * s.pixels * s.latent, s.latent, int(s.latent),
+                                                s.scale + lane, to_fixed + channel, to.fixed_pixel, to_scale, to_mix});
+      // Lambda fixed is the output without P Phi z.
+      for (Index l = 0; l < s.latent; ++l)
+        for (Index i = 0; i < width; ++i)
+          to_scale[i] -= to_mix[l * width + i] * mix[channel * s.latent + l * width + i];
+    });
   });
 }
 

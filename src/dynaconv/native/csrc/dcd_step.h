@@ -1,5 +1,5 @@
 // A DCD layer in training: context, branch, and the sum Lambda (W0 x) + P Phi (Q^T x) or the kernel W(x), with their
-// gradients.
+// gradients. That of Lambda is taken with respect to its logarithm.
 #pragma once
 
 #include "kernels.h"
@@ -56,20 +56,22 @@ void dcd_input_gradients(const DCDInput& d, const float* context, const float* i
 
 struct DCDSum {
   Index batch, pixels, outputs, latent;
-  const float *fixed, *z;                     // W0 x and Q^T x
-  Index fixed_pixel, z_pixel;                 // from pixel to pixel; both may be parts of one map
+  float* z;                                   // Q^T x
   const float *scale, *mix;
 };
 
-void dcd_sum(const DCDSum& s, float* out);
+// Adds z to `fixed`, W0 x, whose pixels are `fixed_pixel` floats apart. If Q^T x follows in the same pixel, it becomes z.
+// `out` may be `fixed`.
+void dcd_sum(const DCDSum& s, const float* fixed, Index fixed_pixel, float* out);
 
-// The gradient of `fixed` has its distances. That of z has lanes as in `dcd_input_gradients`, or belongs to one map with it.
+// That of `fixed` has its pixels `fixed_pixel` floats apart, and that of z follows in the same pixel, or has lanes as in
+// `dcd_input_gradients` if `z` is not null.
 struct DCDSumGradients {
-  float *fixed, *z;
-  Index z_pixel;
-  float *scale, *mix;
+  float* fixed;
+  Index fixed_pixel;
+  float *z, *scale, *mix;
 };
-void dcd_sum_gradients(const DCDSum& s, const float* gradient, const DCDSumGradients& to);
+void dcd_sum_gradients(const DCDSum& s, const float* out, const float* gradient, const DCDSumGradients& to);
 
 // W(x) = Lambda W0 + P Phi Q^T of a 1x1 kernel, (sample, output, input); both channels are a multiple of 8.
 struct DCDKernel {

@@ -49,6 +49,7 @@ void kernel_mix_gradients(const KernelMix& m, const float* gradient, const Kerne
       Index distance = m.size();
       if (m.filter) {
         mix_row(m, o, mixed, m.inputs);
+        std::fill_n(to_mixed, m.batch * m.inputs, 0.0f);
         for (Index n = 0; n < m.batch; ++n)
           kernels().scale_row_gradients(scaled(m, n, o, mixed + n * m.inputs), rows + n * m.size(),
                                         to_mixed + n * m.inputs, to.filter + n * m.outputs + o,

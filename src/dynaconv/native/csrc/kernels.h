@@ -150,19 +150,20 @@ struct ScaledRow {
 };
 
 // Gradients of scale * fixed + sum_l mix_l z_l for one panel of channels, from that of the sum; all adjacent in a pixel.
+// `to_along` is the sum of the product of `out`, the sum itself, and its gradient.
 struct SumGradients {
   Index pixels;
   const float* gradient;
   Index gradient_pixel;
-  const float* fixed;
-  Index fixed_pixel;
+  const float* out;
+  Index out_pixel;
   const float* z;
   Index z_pixel;
   int latent;
   const float* scale;
   float* to_fixed;
   Index to_fixed_pixel;
-  float *to_scale, *to_mix;   // (channel) and (latent, channel)
+  float *to_along, *to_mix;   // (channel) and (latent, channel)
 };
 
 // Layer norm of each pixel over its channels: out = (x - mean) / sqrt(variance + epsilon) * scale + shift.
@@ -205,7 +206,7 @@ struct Kernels {
   void (*gemm)(const Gemm&);
   void (*dots)(const Dots&);
   void (*scale_row)(const ScaledRow&, float* out);
-  // Writes the gradient of the row and adds those of the factors.
+  // Adds the gradients of the row and of the factors.
   void (*scale_row_gradients)(const ScaledRow&, const float* gradient, float* to_row, float* to_factor,
                               float* to_factors);
   void (*sum_gradients[2])(const SumGradients&);

@@ -1,35 +1,39 @@
 """Kernel mixture in training by compiled operators; of several taps, they form W(x) one sample at a time."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dynaconv.ops.eager import compiled_is_enabled, trains_eagerly
 from dynaconv.ops.geometry import Geometry
 from dynaconv.ops.mixture.attentions import Attentions, second_gradients
+from dynaconv.ops.mixture.compiled_patches import has_few_pixels, patches_mixture
 from dynaconv.ops.mixture.compiled_point import compiled_point_mixture
-from dynaconv.ops.packing import dense_weight, panel_width, unpacked
+from dynaconv.ops.mixture.operands import operator_coefficients, operator_sizes
+from dynaconv.ops.packing import dense_weight, unpacked
 
 _MAX_BYTES = 3 << 19
-"""Size of the largest kernels that the operators take: larger ones are read too often, sample by sample
+"""Size of the largest kernels that are mixed in the cache: larger ones are read too often, sample by sample
 (`benchmarks/training.py --accelerate` with resnet10 and resnet18)."""
 
 
 def supports_compiled(x: Tensor, coefficients: Sequence[Tensor | None], kernels: Tensor, geometry: Geometry) -> bool:
-    """Whether this is a dense 2-D convolution with one tap, or with small kernels, trained eagerly in float32.
+    """Whether this is a dense 2-D convolution, trained eagerly in float32 on the CPU, while the operators are enabled.
 
-    On the CPU, and only while the operators are enabled.
+    Kernels with several taps have to be small, or images channels_last.
     """
     return (
         compiled_is_enabled()
         and geometry.dense_2d
-        and (not any(geometry.padding) if geometry.pointwise else _is_small(kernels))
         and x.numel() > 0
         and trains_eagerly((x, kernels, *(part for part in coefficients if part is not None)), torch.float32)
+        and (
+            not any(geometry.padding)
+            if geometry.pointwise
+            else _is_small(kernels) or x.is_contiguous(memory_format=torch.channels_last)
+        )
     )
 
 
@@ -41,7 +45,8 @@ def compiled_mixture(x: Tensor, attentions: Attentions, kernels: Tensor, geometr
     """Convolve each sample with its mixture of kernels, if `supports_compiled` holds.
 
     With several taps, W(x) and its gradient exist for a few samples at a time, in the processor's cache. The backward
-    pass forms W(x) again from the arguments, and keeps nothing else. For 1x1 kernels see `compiled_point_mixture`.
+    pass forms W(x) again from the arguments, and keeps nothing else. For 1x1 kernels see `compiled_point_mixture`, for
+    few pixels and large kernels `patches_mixture`.
 
     Args:
         x: Input, ``(B, C_in, H, W)``; contiguous or channels_last, it is read without a copy.
@@ -56,6 +61,10 @@ def compiled_mixture(x: Tensor, attentions: Attentions, kernels: Tensor, geometr
         rows, columns = geometry.stride
         read = x if rows == columns == 1 else x[:, :, ::rows, ::columns]
         return compiled_point_mixture(read, attentions, kernels)
+    if x.is_contiguous(memory_format=torch.channels_last) and (
+        has_few_pixels(x, kernels, geometry) or not _is_small(kernels)
+    ):
+        return patches_mixture(x, attentions, kernels, geometry)
     out: Tensor = _CompiledMixture.apply(x, kernels, geometry, *attentions)
     return out
 
@@ -68,8 +77,10 @@ class _CompiledMixture(torch.autograd.Function):
         sizes = (x.shape[0], kernels.shape[1], *geometry.output_size(*x.shape[2:]))
         layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
         out = torch.empty(sizes, dtype=x.dtype, memory_format=layout)
-        coefficients = _coefficients(attentions, kernels)
-        result: Tensor = torch.ops.dynaconv.mixture_conv(x, dense_weight(kernels), coefficients, out, _sizes(geometry))
+        coefficients = operator_coefficients(attentions, kernels)
+        result: Tensor = torch.ops.dynaconv.mixture_conv(
+            x, dense_weight(kernels), coefficients, out, operator_sizes(geometry)
+        )
         return result
 
     @staticmethod
@@ -79,32 +90,18 @@ class _CompiledMixture(torch.autograd.Function):
         if torch.is_grad_enabled():
             to_x, to_kernels, *rest = second_gradients(x, kernels, geometry, attentions, gradient)
             return to_x, to_kernels, None, *rest
-        coefficients = _coefficients(attentions, kernels)
+        coefficients = operator_coefficients(attentions, kernels)
         panels, to_x = dense_weight(kernels), torch.empty_like(x) if for_x else x.new_empty(0)
         transposed = _pack_transposed(kernels, geometry) if for_x else x.new_empty(0)
         to_panels, to_coefficients = torch.empty_like(panels), [torch.empty_like(part) for part in coefficients]
         torch.ops.dynaconv.mixture_conv_gradients(
-            x, panels, transposed, coefficients, gradient, to_x, to_panels, to_coefficients, _sizes(geometry)
+            x, panels, transposed, coefficients, gradient, to_x, to_panels, to_coefficients, operator_sizes(geometry)
         )
         to_attentions = (
             None if part is None else to[:, : part.shape[1]]
             for to, part in zip(to_coefficients, attentions, strict=True)
         )
         return to_x if for_x else None, unpacked(to_panels, kernels), None, *to_attentions
-
-
-def _sizes(geometry: Geometry) -> list[int]:
-    return [*geometry.kernel_size, *geometry.stride, *geometry.padding, *geometry.dilation]
-
-
-def _coefficients(attentions: Sequence[Tensor | None], kernels: Tensor) -> list[Tensor]:
-    """Return the operators' coefficients: those of channels as long as their panels, an empty tensor for None."""
-    kernel, channel, spatial, filters = attentions
-    lengths = (len(kernels), panel_width(kernels.shape[2]), math.prod(kernels.shape[3:]), panel_width(kernels.shape[1]))
-    return [
-        kernels.new_empty(0) if part is None else F.pad(part, (0, length - part.shape[1])).contiguous()
-        for part, length in zip((kernel, channel, spatial, filters), lengths, strict=True)
-    ]
 
 
 def _pack_transposed(kernels: Tensor, geometry: Geometry) -> Tensor:
