@@ -19,7 +19,9 @@ def operator_coefficients(attentions: Sequence[Tensor | None], kernels: Tensor) 
     """Return the coefficients, those of channels as long as their panels, and an empty tensor for None."""
     kernel, channel, spatial, filters = attentions
     lengths = (len(kernels), panel_width(kernels.shape[2]), math.prod(kernels.shape[3:]), panel_width(kernels.shape[1]))
-    return [
-        kernels.new_empty(0) if part is None else F.pad(part, (0, length - part.shape[1])).contiguous()
-        for part, length in zip((kernel, channel, spatial, filters), lengths, strict=True)
-    ]
+    parts = zip((kernel, channel, spatial, filters), lengths, strict=True)
+    return [kernels.new_empty(0) if part is None else _padded(part, length) for part, length in parts]
+
+
+def _padded(part: Tensor, length: int) -> Tensor:
+    return (part if part.shape[1] == length else F.pad(part, (0, length - part.shape[1]))).contiguous()
