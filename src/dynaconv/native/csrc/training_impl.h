@@ -110,40 +110,31 @@ void gemm_of(const Gemm& g) {
 
 void gemm(const Gemm& g) { g.a_m == 1 ? gemm_of<1>(g) : gemm_of<0>(g); }
 
-// One vector of lanes and COUNT latent channels from `first` on; the sums over pixels stay in registers, those of even and of
-// odd pixels apart. IS_FIRST: the rest, too, that is computed once.
-template <class V, int COUNT, bool IS_FIRST>
-[[gnu::always_inline]] inline void sum_gradients_of(const SumGradients& s, int width, int lane, int first) {
-  constexpr int kApart = 2;
-  const V scale = load<V>(s.scale + lane);
-  V to_along[kApart] = {}, to_mix[kApart][COUNT] = {};
-  const auto add = [&](Index pixel, int i) __attribute__((always_inline)) {
-    const V gradient = load<V>(s.gradient + pixel * s.gradient_pixel + lane);
-    const float* z = s.z + pixel * s.z_pixel + first;
-    if constexpr (IS_FIRST) {
-      to_along[i] += gradient * load<V>(s.out + pixel * s.out_pixel + lane);
-      store<V>(s.to_fixed + pixel * s.to_fixed_pixel + lane, gradient * scale);
-    }
-#pragma GCC unroll 4
-    for (int l = 0; l < COUNT; ++l) to_mix[i][l] += z[l] * gradient;
-  };
-  Index pixel = 0;
-  for (; pixel + kApart <= s.pixels; pixel += kApart)
-#pragma GCC unroll 2
-    for (int i = 0; i < kApart; ++i) add(pixel + i, i);
-  if (pixel < s.pixels) add(pixel, 0);
-  if constexpr (IS_FIRST) store<V>(s.to_along + lane, to_along[0] + to_along[1]);
-  for (int l = 0; l < COUNT; ++l) store<V>(s.to_mix + (first + l) * width + lane, to_mix[0][l] + to_mix[1][l]);
-}
-
+// Latent channels are taken four at a time, so that their sums stay in registers.
 template <class V, int N, int WIDTH>
 void sum_gradients(const SumGradients& s) {
   for (int lane = 0; lane < WIDTH; lane += N) {
-    if (s.latent < 4) sum_gradients_of<V, 1, true>(s, WIDTH, lane, 0);
-    else sum_gradients_of<V, 4, true>(s, WIDTH, lane, 0);
-    int first = s.latent < 4 ? 1 : 4;
-    for (; first + 4 <= s.latent; first += 4) sum_gradients_of<V, 4, false>(s, WIDTH, lane, first);
-    for (; first < s.latent; ++first) sum_gradients_of<V, 1, false>(s, WIDTH, lane, first);
+    const V scale = load<V>(s.scale + lane);
+    V to_along = {};
+    for (int first = 0; first == 0 || first < s.latent; first += 4) {
+      const int count = s.latent - first < 4 ? s.latent - first : 4;
+      V to_mix[4] = {};
+      for (Index pixel = 0; pixel < s.pixels; ++pixel) {
+        const V gradient = load<V>(s.gradient + pixel * s.gradient_pixel + lane);
+        const float* z = s.z + pixel * s.z_pixel + first;
+        if (first == 0) {
+          to_along += gradient * load<V>(s.out + pixel * s.out_pixel + lane);
+          store<V>(s.to_fixed + pixel * s.to_fixed_pixel + lane, gradient * scale);
+        }
+        if (count == 4)
+#pragma GCC unroll 4
+          for (int l = 0; l < 4; ++l) to_mix[l] += z[l] * gradient;
+        else
+          for (int l = 0; l < count; ++l) to_mix[l] += z[l] * gradient;
+      }
+      for (int l = 0; l < count; ++l) store<V>(s.to_mix + (first + l) * WIDTH + lane, to_mix[l]);
+    }
+    store<V>(s.to_along + lane, to_along);
   }
 }
 

@@ -14,19 +14,18 @@ from dynaconv.ops.mixture.operands import operator_coefficients, operator_sizes
 
 _CHUNK = 2**23
 """Numbers in the patches, and in the mixed kernels, of the samples that are computed together: 32 MiB."""
-
-
 _SHARED_PIXELS = 64
 """Output pixels for which a product with another kernel costs as much as a mixed kernel for each sample, about."""
 
 
 def has_few_pixels(x: Tensor, kernels: Tensor, geometry: Geometry) -> bool:
-    """Whether the patches of a sample, one set for each kernel, have fewer numbers than its kernel W(x)."""
+    """Whether patches, one set for each kernel, have fewer numbers than W(x) and cost less than mixed kernels."""
     pixels = math.prod(geometry.output_size(*x.shape[2:]))
     return len(kernels) * pixels <= kernels.shape[1] and not _mixes(pixels, len(kernels))
 
 
 def _mixes(pixels: int, num_kernels: int) -> bool:
+    """Whether kernels are mixed for each sample; else one product has all of them."""
     return (num_kernels - 1) * pixels > _SHARED_PIXELS
 
 
