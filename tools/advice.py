@@ -30,7 +30,7 @@ STEP_MARKS = ("<!-- steps -->", "<!-- end of steps -->")
 class Source:
     """Where a setting's runs are: a study, its variants, and how long a run is.
 
-    `time` trains for `time_epochs`.
+    `time` trains for as long as DCD, `longer` for `longer_epochs`.
     """
 
     data: str
@@ -43,8 +43,12 @@ class Source:
     parameters: str | None = None
     latency: str | None = None
     time: str | None = None
-    time_epochs: int = 12
+    longer: str | None = None
+    longer_epochs: int = 12
     smoothing: float = 0.1
+
+
+_LONGER = {4: "static-time@4", 8: "static-longer@8", 16: "static-longer@16", 32: "static-time@32"}
 
 
 def _sources() -> Iterator[Source]:
@@ -58,6 +62,8 @@ def _sources() -> Iterator[Source]:
             parameters=f"static-parameters@{width}",
             latency=f"static-latency@{width}",
             time=f"static-time@{width}",
+            longer=_LONGER.get(width),
+            longer_epochs=10 if width == 32 else 12,
             classes=500,
             epochs=8,
         )
@@ -69,8 +75,8 @@ def _sources() -> Iterator[Source]:
         dcd="dcd@0.2",
         parameters="static-parameters@0.2",
         latency="static-latency@0.2",
-        time="static-time@0.2",
-        time_epochs=16,
+        longer="static-time@0.2",
+        longer_epochs=16,
         classes=500,
         epochs=8,
     )
@@ -84,7 +90,8 @@ def _sources() -> Iterator[Source]:
             parameters="static-parameters@0.8",
             latency="static-latency@0.8",
             time="static-time@0.8",
-            time_epochs=13,
+            longer="static-time@0.8",
+            longer_epochs=13,
             classes=classes,
             epochs=8,
         )
@@ -150,9 +157,11 @@ def _steps_table(found: list[tuple[Source, Setting]]) -> str:
     columns = ("data", "network", "DCD gains", "static gains from training longer", "level at a step of", "DCD's step")
     rows = []
     for source, setting in found:
-        if setting.time is None:
+        found_runs = _accuracies(source.study)
+        behind = paired_difference(found_runs[source.dcd], found_runs.get(source.longer or "", {}))
+        if behind is None:
             continue
-        longer, static_gain = source.time_epochs / source.epochs, setting.gain - setting.time
+        longer, static_gain = source.longer_epochs / source.epochs, setting.gain - behind.mean
         level = longer ** (setting.gain / static_gain) if static_gain > 0 else math.inf
         costs = json.loads((STUDIES / source.study / "costs.json").read_text(encoding="utf-8"))["variants"]
         step = costs[source.dcd]["step_seconds"] / costs[source.static]["step_seconds"]
