@@ -10,12 +10,13 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 
 from dynaconv.files import write_csv
 from dynaconv.markdown import markdown_table, replace_between
 from dynaconv.study.advice import Setting, fit_slope, loss_floor, prediction_error, read_settings
-from dynaconv.study.statistics import paired_difference
+from dynaconv.study.statistics import Interval, paired_difference
 
 ROOT = Path(__file__).parents[1]
 STUDIES = ROOT / "docs" / "results" / "studies"
@@ -28,9 +29,9 @@ STEP_MARKS = ("<!-- steps -->", "<!-- end of steps -->")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a setting's runs are: a study, its variants, and how long a run is.
+    """Where a setting's runs are: a study and its variants.
 
-    `time` trains for as long as DCD, `longer` for `longer_epochs`.
+    `time` trains for as long as DCD, `longer` for longer than that.
     """
 
     data: str
@@ -39,16 +40,11 @@ class Source:
     static: str
     dcd: str
     classes: int
-    epochs: int
     parameters: str | None = None
     latency: str | None = None
     time: str | None = None
     longer: str | None = None
-    longer_epochs: int = 12
     smoothing: float = 0.1
-
-
-_LONGER = {4: "static-time@4", 8: "static-longer@8", 16: "static-longer@16", 32: "static-time@32"}
 
 
 def _sources() -> Iterator[Source]:
@@ -62,10 +58,8 @@ def _sources() -> Iterator[Source]:
             parameters=f"static-parameters@{width}",
             latency=f"static-latency@{width}",
             time=f"static-time@{width}",
-            longer=_LONGER.get(width),
-            longer_epochs=10 if width == 32 else 12,
+            longer=f"static-longer@{width}",
             classes=500,
-            epochs=8,
         )
     yield Source(
         data="drawn characters",
@@ -75,10 +69,8 @@ def _sources() -> Iterator[Source]:
         dcd="dcd@0.2",
         parameters="static-parameters@0.2",
         latency="static-latency@0.2",
-        longer="static-time@0.2",
-        longer_epochs=16,
+        time="static-time@0.2",
         classes=500,
-        epochs=8,
     )
     for data, study, classes in (("spoken words", "words-dcd", 80), ("clothes", "clothes-dcd", 10)):
         yield Source(
@@ -90,10 +82,7 @@ def _sources() -> Iterator[Source]:
             parameters="static-parameters@0.8",
             latency="static-latency@0.8",
             time="static-time@0.8",
-            longer="static-time@0.8",
-            longer_epochs=13,
             classes=classes,
-            epochs=8,
         )
     yield Source(
         data="drawn letters",
@@ -103,10 +92,10 @@ def _sources() -> Iterator[Source]:
         dcd="weight-norm@0.8",
         parameters="static-parameters@0.8",
         classes=87,
-        epochs=6,
     )
 
 
+@cache
 def _accuracies(study: str) -> dict[str, dict[int, float]]:
     found: dict[str, dict[int, float]] = defaultdict(dict)
     with (STUDIES / study / "runs.csv").open(encoding="utf-8") as file:
@@ -116,31 +105,41 @@ def _accuracies(study: str) -> dict[str, dict[int, float]]:
     return found
 
 
-def _last_epoch_loss(study: str, variant: str, epochs: int) -> float:
+def _epochs(study: str, variant: str) -> int:
+    recipes = json.loads((STUDIES / study / "study.json").read_text(encoding="utf-8"))["variants"]
+    return int(recipes[variant]["trainer"]["max_epochs"])
+
+
+def _last_epoch_loss(study: str, variant: str) -> float:
     with (STUDIES / study / "traces.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     runs = [name for name in rows[0] if name.startswith(f"{variant}/")]
     values = [[float(row[name]) for row in rows if row[name]] for name in runs]
+    epochs = _epochs(study, variant)
     return statistics.mean(statistics.mean(run[-len(run) // epochs :]) for run in values)
 
 
-def _setting(source: Source) -> Setting | None:
+def _gain_over(source: Source, control: str | None) -> Interval | None:
     found = _accuracies(source.study)
-    gain = paired_difference(found.get(source.dcd, {}), found.get(source.static, {}))
+    return paired_difference(found.get(source.dcd, {}), found.get(control or "", {}))
+
+
+def _setting(source: Source) -> Setting | None:
+    gain = _gain_over(source, source.static)
     if gain is None or gain.half_width is None:
         return None
 
     def against(control: str | None) -> float | None:
-        difference = paired_difference(found[source.dcd], found.get(control or "", {}))
+        difference = _gain_over(source, control)
         return None if difference is None else difference.mean
 
-    loss = _last_epoch_loss(source.study, source.static, source.epochs)
+    loss = _last_epoch_loss(source.study, source.static)
     return Setting(
         data=source.data,
         network=source.network,
         seeds=gain.count,
         excess=loss - loss_floor(source.classes, source.smoothing),
-        accuracy=statistics.mean(found[source.static].values()),
+        accuracy=statistics.mean(_accuracies(source.study)[source.static].values()),
         gain=gain.mean,
         half_width=gain.half_width,
         parameters=against(source.parameters),
@@ -157,11 +156,13 @@ def _steps_table(found: list[tuple[Source, Setting]]) -> str:
     columns = ("data", "network", "DCD gains", "static gains from training longer", "level at a step of", "DCD's step")
     rows = []
     for source, setting in found:
-        found_runs = _accuracies(source.study)
-        behind = paired_difference(found_runs[source.dcd], found_runs.get(source.longer or "", {}))
-        if behind is None:
+        runs = _accuracies(source.study)
+        control = source.longer if source.longer in runs else source.time
+        difference = _gain_over(source, control)
+        if control is None or difference is None:
             continue
-        longer, static_gain = source.longer_epochs / source.epochs, setting.gain - behind.mean
+        longer = _epochs(source.study, control) / _epochs(source.study, source.static)
+        static_gain = setting.gain - difference.mean
         level = longer ** (setting.gain / static_gain) if static_gain > 0 else math.inf
         costs = json.loads((STUDIES / source.study / "costs.json").read_text(encoding="utf-8"))["variants"]
         step = costs[source.dcd]["step_seconds"] / costs[source.static]["step_seconds"]
